@@ -1,0 +1,8 @@
+module github.com/livetopic/livetopic
+
+go 1.26
+
+require github.com/coder/websocket v1.8.15
+
+// npm packages may hold Go code of their own.
+ignore ./client/node_modules

@@ -1,0 +1,40 @@
+// Package live pushes updates to browsers: sessions subscribe to topics over
+// WebSocket, anything in the program publishes to a topic, and every session
+// that is subscribed has it at once.
+//
+//	server := live.New(live.Options{
+//		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
+//			// the client sent {"topic":…,"data":…}
+//		},
+//		OnConnect: func(ctx context.Context, s *live.Session) error {
+//			return server.Subscribe(s, "news")
+//		},
+//	})
+//	http.Handle("/live", server.Handler())
+//	…
+//	server.Publish("news", []byte(`{"text":"hello"}`))
+//
+// # A session's life
+//
+// A client's handshake is checked, its origin first; OnAuth decides who it is;
+// the connection is switched to WebSocket, OnConnect is called, and then
+// OnMessage for each of its messages. However it ends, the session is first out
+// of every topic, and then OnClose is called, once.
+//
+// # What is promised
+//
+// For one topic all sessions see publications in one order, and those of one
+// goroutine in the order it made them. After Subscribe has returned every
+// publication that is made reaches the session; after Unsubscribe has returned
+// none that is made does. Delivery is at most once: what is published while a
+// client is away it does not get.
+//
+// A slow client hurts only itself. What waits for it is bounded in messages and
+// in bytes, and when the bound is reached its session is closed with
+// ErrQueueFull. A dead one is found within PingInterval + PingTimeout.
+//
+// # What is on the wire
+//
+// One JSON object a text frame, {"topic":…,"data":…}, both ways. What a client
+// sends that is no such object is ignored and counted in Stats.
+package live

@@ -1,0 +1,87 @@
+package live
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+var (
+	// ErrSessionClosed is returned for a session that has ended, by whichever
+	// side.
+	ErrSessionClosed = errors.New("live: session closed")
+
+	// ErrQueueFull is returned when a session's queue would grow past
+	// QueueSize or QueueBytes. The session is closed then, since a client
+	// that cannot keep up must not cost the others.
+	ErrQueueFull = errors.New("live: send queue full")
+
+	// ErrInvalidTopic is wrapped by the error for a topic that is empty, too
+	// long or not UTF-8.
+	ErrInvalidTopic = errors.New("live: invalid topic")
+
+	// ErrInvalidData is wrapped by the error for data that is not JSON.
+	ErrInvalidData = errors.New("live: data is not valid JSON")
+
+	// ErrTooManyTopics is wrapped by the error of a Subscribe that would take
+	// a session over MaxTopics.
+	ErrTooManyTopics = errors.New("live: session has too many topics")
+
+	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
+	// by what is called after it.
+	ErrServerClosed = errors.New("live: server closed")
+
+	// ErrPingTimeout ends a session whose client did not answer a ping
+	// within PingTimeout.
+	ErrPingTimeout = errors.New("live: client does not answer")
+
+	// ErrWriteFailed is wrapped by the error that ends a session whose
+	// connection failed, or took nothing for WriteTimeout, while being
+	// written to.
+	ErrWriteFailed = errors.New("live: write to client failed")
+
+	// ErrMessageTooBig ends a session whose client sent a message larger than
+	// ReadLimit.
+	ErrMessageTooBig = errors.New("live: message from client is larger than ReadLimit")
+
+	// ErrPanic is wrapped by the error that ends a session one of whose
+	// callbacks panicked.
+	ErrPanic = errors.New("live: callback panicked")
+)
+
+// The codes with which the server closes a session. The range tells a client
+// what to do, which is all that a browser's close event can carry:
+//
+//	1000              the session was closed on purpose: stay away
+//	1008, 1009, 1011  a limit was broken, or a callback failed: back off
+//	1012, 1013        restart or overload: come back within the window in the reason
+//	4000–4099         final: stop
+//	4100–4199         the line was bad: back off, then resume
+//	4200–4299         signed in anew: fetch a new token, then come back at once
+const (
+	CloseNormal       = 1000 // Session.Close
+	CloseRefused      = 1008 // OnConnect returned an error
+	CloseTooBig       = 1009 // a message over ReadLimit
+	ClosePanic        = 1011 // a callback panicked
+	CloseRestart      = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
+	CloseQueueFull    = 4100 // ErrQueueFull
+	ClosePingTimeout  = 4101 // ErrPingTimeout
+	CloseWriteTimeout = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
+)
+
+// Refuse returns an error for OnAuth that answers the handshake with the given
+// HTTP status and text instead of 401 and "authentication failed". The text is
+// sent to the client. A status that is no client or server error becomes 401.
+func Refuse(status int, text string) error {
+	if status < 400 || status > 599 {
+		status = http.StatusUnauthorized
+	}
+	return &refusal{status, text}
+}
+
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return fmt.Sprintf("live: refused with %d: %s", r.status, r.text) }

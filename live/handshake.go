@@ -1,0 +1,221 @@
+package live
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+
+	"github.com/coder/websocket"
+)
+
+// Refusals of a handshake that are known beforehand.
+var (
+	errMethod          = &refusal{http.StatusBadRequest, "websocket: the method must be GET"}
+	errHTTP1           = &refusal{http.StatusUpgradeRequired, "websocket: HTTP/1.1 is needed"}
+	errUpgrade         = &refusal{http.StatusBadRequest, "websocket upgrade required: connect with a WebSocket client"}
+	errVersion         = &refusal{http.StatusUpgradeRequired, "unsupported WebSocket version: this server speaks 13"}
+	errKey             = &refusal{http.StatusBadRequest, "invalid Sec-WebSocket-Key: it must be 16 bytes in base64"}
+	errDraining        = &refusal{http.StatusServiceUnavailable, "the server is shutting down"}
+	errTooManySessions = &refusal{http.StatusServiceUnavailable, "too many sessions"}
+	errTooManyOfUser   = &refusal{http.StatusTooManyRequests, "too many sessions of this user"}
+	errNotHijackable   = &refusal{http.StatusInternalServerError, "websocket: this connection cannot be taken over; " +
+		"a middleware wraps the http.ResponseWriter without an Unwrap or Hijack method"}
+	errAuthFailed = &refusal{http.StatusUnauthorized, "authentication failed"}
+	errAuthSlow   = &refusal{http.StatusServiceUnavailable, "authentication took too long"}
+	errInternal   = &refusal{http.StatusInternalServerError, "internal error"}
+)
+
+// retryAfter is what a refused client that may come back is told, in seconds.
+const retryAfter = "5"
+
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	if err := s.accept(w, r); err != nil {
+		s.counters.refused.Add(1)
+		s.opts.Logger.Debug("live: client refused", "remote", r.RemoteAddr, "err", err)
+	}
+}
+
+// accept takes a client through the handshake, cheapest check first, and
+// begins its session. It has answered w when it returns.
+func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
+	if err := checkRequest(r); err != nil {
+		return refuse(w, err)
+	}
+	if err := s.checkOrigin(r); err != nil {
+		return refuse(w, err)
+	}
+	if !hijackable(w) {
+		return refuse(w, errNotHijackable)
+	}
+	if err := s.reserve(); err != nil {
+		return refuse(w, err)
+	}
+	begun := false
+	defer func() {
+		if !begun {
+			s.release()
+		}
+		s.running.Done()
+	}()
+	value, err := s.authenticate(r)
+	if err != nil {
+		return refuse(w, err)
+	}
+	user, id := s.opts.UserID(value), s.opts.IDGenerator()
+	if err := s.reserveUser(user); err != nil {
+		return refuse(w, err)
+	}
+	sess := &Session{id: id, value: value, user: user, server: s}
+	if err := sess.upgrade(w, r); err != nil {
+		s.releaseUser(user)
+		return err
+	}
+	begun = true
+	sess.calls.Lock() // until OnConnect has returned: no other callback comes before it
+	s.add(sess)
+	go sess.run() // ends with the connection
+	return nil
+}
+
+// upgrade switches the connection to WebSocket. Nothing of net/http's is kept:
+// the handler returns, and its buffers and goroutine with it.
+func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
+	u, err := newUpgrader(w, sess.server.writers, sess.writeFailed)
+	if err != nil {
+		refuse(w, errNotHijackable)
+		return err
+	}
+	sess.ws, err = websocket.Accept(u, r, &websocket.AcceptOptions{
+		InsecureSkipVerify: true, // the origin was checked
+		OnPingReceived:     func(context.Context, []byte) bool { sess.throttle(); return true },
+		OnPongReceived:     func(context.Context, []byte) { sess.throttle() },
+	})
+	if err != nil {
+		u.abandon()
+		return err
+	}
+	sess.ws.SetReadLimit(int64(sess.server.opts.ReadLimit))
+	sess.conn = u.conn
+	sess.conn.Age(sess.server.pingPhase())
+	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
+	return nil
+}
+
+// refuse answers a handshake with an error and returns it.
+func refuse(w http.ResponseWriter, err error) error {
+	var answer *refusal
+	if !errors.As(err, &answer) {
+		answer = errAuthFailed
+	}
+	switch answer.status {
+	case http.StatusUpgradeRequired:
+		w.Header().Set("Sec-WebSocket-Version", "13")
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", retryAfter)
+	}
+	http.Error(w, answer.text, answer.status)
+	return err
+}
+
+// checkRequest is the server's part of RFC 6455, section 4.2.1.
+func checkRequest(r *http.Request) error {
+	switch {
+	case r.Method != http.MethodGet:
+		return errMethod
+	case r.ProtoMajor != 1 || r.ProtoMinor < 1:
+		return errHTTP1
+	case !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
+		return errUpgrade
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return errVersion
+	case !validKey(r.Header.Values("Sec-WebSocket-Key")):
+		return errKey
+	}
+	return nil
+}
+
+func hasToken(h http.Header, key, token string) bool {
+	for _, line := range h.Values(key) {
+		for field := range strings.SplitSeq(line, ",") {
+			if strings.EqualFold(strings.TrimSpace(field), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func validKey(keys []string) bool {
+	if len(keys) != 1 {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
+	return err == nil && len(key) == 16
+}
+
+// checkOrigin keeps pages of other sites from connecting in their reader's name.
+func (s *Server) checkOrigin(r *http.Request) error {
+	origin := r.Header.Get("Origin")
+	var ok bool
+	switch {
+	case s.opts.CheckOrigin != nil:
+		ok = s.opts.CheckOrigin(r)
+	case len(s.opts.Origins) > 0:
+		ok = originListed(origin, s.opts.Origins)
+	default:
+		ok = origin == "" || strings.EqualFold(originHost(origin), r.Host)
+	}
+	if !ok {
+		return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q", origin)}
+	}
+	return nil
+}
+
+func originListed(origin string, origins []string) bool {
+	for _, o := range origins {
+		if o == "*" {
+			return true
+		}
+		if origin != "" && (strings.EqualFold(o, origin) || strings.EqualFold(o, originHost(origin))) {
+			return true
+		}
+	}
+	return false
+}
+
+// originHost returns host and port of an origin. One that has none, as "null"
+// has not, is the same as no other, so it gets what is no host.
+func originHost(origin string) string {
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" {
+		return "\x00"
+	}
+	return u.Host
+}
+
+// authenticate calls OnAuth. The errors it returns are safe to show.
+func (s *Server) authenticate(r *http.Request) (value any, err error) {
+	if s.opts.OnAuth == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
+	defer cancel()
+	defer func() {
+		if p := recover(); p != nil {
+			s.counters.panics.Add(1)
+			s.opts.Logger.Error("live: callback panicked",
+				"callback", "OnAuth", "remote", r.RemoteAddr, "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("%w: OnAuth: %v (%w)", ErrPanic, p, errInternal)
+		}
+	}()
+	value, err = s.opts.OnAuth(ctx, r)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
+	}
+	return value, err
+}

@@ -1,0 +1,262 @@
+package live_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// upgrade returns a good handshake, changed.
+func upgrade(t *testing.T, url string, change func(r *http.Request)) *http.Response {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Connection", "keep-alive, Upgrade")
+	r.Header.Set("Upgrade", "websocket")
+	r.Header.Set("Sec-WebSocket-Version", "13")
+	r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
+	if change != nil {
+		change(r)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { resp.Body.Close() })
+	return resp
+}
+
+func TestHandshake(t *testing.T) {
+	header := func(key, value string) func(*http.Request) {
+		return func(r *http.Request) { r.Header.Set(key, value) }
+	}
+	tests := []struct {
+		name   string
+		opts   live.Options
+		change func(*http.Request)
+		status int
+		text   string
+	}{
+		{"good", live.Options{}, nil, 101, ""},
+		{"method", live.Options{}, func(r *http.Request) { r.Method = "POST" }, 400, "method must be GET"},
+		{"no upgrade", live.Options{}, func(r *http.Request) { r.Header.Del("Upgrade") }, 400, "websocket upgrade required"},
+		{"no connection", live.Options{}, func(r *http.Request) { r.Header.Del("Connection") }, 400, "websocket upgrade required"},
+		{"another upgrade", live.Options{}, header("Upgrade", "h2c"), 400, "websocket upgrade required"},
+		{"version", live.Options{}, header("Sec-WebSocket-Version", "8"), 426, "version"},
+		{"no version", live.Options{}, func(r *http.Request) { r.Header.Del("Sec-WebSocket-Version") }, 426, "version"},
+		{"no key", live.Options{}, func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") }, 400, "Sec-WebSocket-Key"},
+		{"short key", live.Options{}, header("Sec-WebSocket-Key", "AAAA"), 400, "Sec-WebSocket-Key"},
+		{"key is no base64", live.Options{}, header("Sec-WebSocket-Key", strings.Repeat("*", 24)), 400, "Sec-WebSocket-Key"},
+		{"two keys", live.Options{}, func(r *http.Request) {
+			r.Header.Add("Sec-WebSocket-Key", "BAAAAAAAAAAAAAAAAAAAAA==")
+		}, 400, "Sec-WebSocket-Key"},
+
+		{"same origin", live.Options{}, func(r *http.Request) { r.Header.Set("Origin", "http://"+r.URL.Host) }, 101, ""},
+		{"other origin", live.Options{}, header("Origin", "https://evil.example"), 403, `forbidden origin "https://evil.example"`},
+		{"other port", live.Options{}, header("Origin", "http://127.0.0.1:1"), 403, "forbidden origin"},
+		{"null origin", live.Options{}, header("Origin", "null"), 403, "forbidden origin"},
+		{"listed origin", live.Options{Origins: []string{"https://a.example"}}, header("Origin", "https://A.example"), 101, ""},
+		{"listed host", live.Options{Origins: []string{"a.example"}}, header("Origin", "https://a.example"), 101, ""},
+		{"origin that ends like a listed one", live.Options{Origins: []string{"a.example"}}, header("Origin", "https://evil-a.example"), 403, "forbidden origin"},
+		{"unlisted origin", live.Options{Origins: []string{"https://a.example"}}, header("Origin", "https://b.example"), 403, "forbidden origin"},
+		{"no origin with a list", live.Options{Origins: []string{"https://a.example"}}, nil, 403, "forbidden origin"},
+		{"every origin", live.Options{Origins: []string{"*"}}, header("Origin", "https://b.example"), 101, ""},
+		{"CheckOrigin goes before the list", live.Options{
+			Origins:     []string{"https://b.example"},
+			CheckOrigin: func(r *http.Request) bool { return r.Header.Get("Origin") == "https://c.example" },
+		}, header("Origin", "https://b.example"), 403, "forbidden origin"},
+
+		{"auth", live.Options{OnAuth: refuseWith(errors.New("secret reason"))}, nil, 401, "authentication failed"},
+		{"auth names a status", live.Options{OnAuth: refuseWith(live.Refuse(402, "pay first"))}, nil, 402, "pay first"},
+		{"auth names no error", live.Options{OnAuth: refuseWith(live.Refuse(200, "odd"))}, nil, 401, "odd"},
+		{"auth is slow", live.Options{AuthTimeout: time.Millisecond, OnAuth: func(ctx context.Context, _ *http.Request) (any, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}, nil, 503, "took too long"},
+		{"auth panics", live.Options{OnAuth: func(context.Context, *http.Request) (any, error) { panic("boom") }}, nil, 500, "internal error"},
+		{"auth runs after the origin check", live.Options{OnAuth: func(context.Context, *http.Request) (any, error) {
+			t.Error("OnAuth was called for a forbidden origin")
+			return nil, nil
+		}}, header("Origin", "https://evil.example"), 403, "forbidden origin"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			srv, url := serve(t, tt.opts)
+			resp := upgrade(t, url, tt.change)
+			if resp.StatusCode != tt.status {
+				t.Fatalf("status %s, want %d", resp.Status, tt.status)
+			}
+			st := srv.Stats()
+			if tt.status == 101 {
+				if st.Accepted != 1 || st.Refused != 0 {
+					t.Fatalf("%+v", st)
+				}
+				return
+			}
+			body, _ := io.ReadAll(resp.Body)
+			if !strings.Contains(string(body), tt.text) || strings.Contains(string(body), "secret") {
+				t.Errorf("body %q, want %q", body, tt.text)
+			}
+			if v := resp.Header.Get("Sec-WebSocket-Version"); (tt.status == 426) != (v == "13") {
+				t.Errorf("Sec-WebSocket-Version: %q", v)
+			}
+			if after := resp.Header.Get("Retry-After"); (tt.status == 503) != (after != "") {
+				t.Errorf("Retry-After: %q", after)
+			}
+			if st.Accepted != 0 || st.Refused != 1 || st.Sessions != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+func refuseWith(err error) func(context.Context, *http.Request) (any, error) {
+	return func(context.Context, *http.Request) (any, error) { return nil, err }
+}
+
+func TestWriterThatCannotBeHijackedGets500(t *testing.T) {
+	srv := live.New(live.Options{Logger: slog.New(slog.DiscardHandler)})
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for key, value := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket",
+		"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+	} {
+		r.Header.Set(key, value)
+	}
+	w := httptest.NewRecorder()
+	srv.Handler().ServeHTTP(w, r)
+	if w.Code != 500 || !strings.Contains(w.Body.String(), "Unwrap or Hijack") {
+		t.Fatal(w.Code, w.Body)
+	}
+	if st := srv.Stats(); st.Refused != 1 || st.Accepted != 0 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func TestValueAndID(t *testing.T) {
+	type user struct{ name string }
+	opts, sessions := connected(live.Options{
+		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
+			return user{r.URL.Query().Get("user")}, nil
+		},
+	})
+	_, url := serve(t, opts)
+	ids := map[string]bool{}
+	for range 10 {
+		_, s := pair(t, url+"?user=ann", sessions)
+		if s.Value() != (user{"ann"}) {
+			t.Error(s.Value())
+		}
+		if len(s.ID()) != 32 || ids[s.ID()] {
+			t.Errorf("ID %q", s.ID())
+		}
+		ids[s.ID()] = true
+	}
+	opts, sessions = connected(live.Options{IDGenerator: func() string { return "mine" }})
+	_, url = serve(t, opts)
+	if _, s := pair(t, url, sessions); s.ID() != "mine" || s.Value() != nil {
+		t.Error(s.ID(), s.Value())
+	}
+}
+
+type account struct{ id string }
+
+func (a account) UserID() string { return a.id }
+
+func TestSessionLimits(t *testing.T) {
+	opts, sessions := connected(live.Options{
+		MaxSessions: 4, MaxSessionsPerUser: 2,
+		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
+			switch name := r.URL.Query().Get("user"); {
+			case name == "nobody":
+				return nil, errors.New("no")
+			case strings.HasPrefix(name, "account"):
+				return account{name}, nil
+			default:
+				return name, nil
+			}
+		},
+	})
+	srv, url := serve(t, opts)
+	status := func(user string) int {
+		return upgrade(t, url+"?user="+user, nil).StatusCode
+	}
+	for range 10 { // a refused client takes no place
+		if got := status("nobody"); got != 401 {
+			t.Fatal(got)
+		}
+	}
+	_, first := pair(t, url+"?user=account1", sessions)
+	pair(t, url+"?user=account1", sessions)
+	if got := status("account1"); got != 429 {
+		t.Fatalf("third of one user: %d", got)
+	}
+	pair(t, url+"?user=ann", sessions)
+	pair(t, url+"?user=", sessions)
+	if got := status("bob"); got != 503 {
+		t.Fatalf("fifth of all: %d", got)
+	}
+	first.Close()
+	eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
+	pair(t, url+"?user=account1", sessions)
+}
+
+func TestSessionLimitHoldsInACrowd(t *testing.T) {
+	srv, url := serve(t, live.Options{MaxSessions: 5})
+	var wg sync.WaitGroup
+	for range 40 {
+		wg.Go(func() { upgrade(t, url, nil) })
+	}
+	wg.Wait()
+	if st := srv.Stats(); st.Sessions != 5 || st.Accepted != 5 || st.Refused != 35 {
+		t.Fatalf("%+v", st)
+	}
+}
+
+func TestPanicIsLoggedWithItsStack(t *testing.T) {
+	var log lockedBuffer
+	srv, url := serve(t, live.Options{
+		Logger:    slog.New(slog.NewTextHandler(&log, nil)),
+		OnMessage: func(context.Context, *live.Session, string, []byte) { panic("the cause") },
+	})
+	dial(t, url).send("t", "private payload")
+	eventually(t, "the panic", func() bool { return srv.Stats().Panics == 1 })
+	eventually(t, "the log", func() bool { return strings.Contains(log.String(), "the cause") })
+	for _, want := range []string{"callback=OnMessage", "session=", "TestPanicIsLoggedWithItsStack"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("no %q in %s", want, log.String())
+		}
+	}
+	if strings.Contains(log.String(), "private") {
+		t.Error("a payload in the log")
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}

@@ -1,0 +1,305 @@
+// Package outbox is the way from a session's publications to its socket: a
+// bounded queue for each session, and a few writers, shared by all sessions,
+// that send everything a session has queued in one write.
+//
+// A box is in one of three states. Idle: nothing is queued, and nothing but
+// the struct exists: no goroutine, no timer, no buffer. Listed: something is
+// queued, and the box stands on the writers' list. Owned: a writer, or the
+// goroutine of a socket that was full, is writing. A box is listed once and
+// owned by one, so its bytes go out in the order in which they were queued,
+// and only the owner touches the socket's write side.
+package outbox
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
+
+var (
+	// ErrFull says that a frame would take the queue over its bounds. The
+	// queue is as it was.
+	ErrFull = errors.New("outbox: queue full")
+
+	// ErrClosed says that the box takes no more frames.
+	ErrClosed = errors.New("outbox: closed")
+)
+
+// Box is one session's way out. It must be made with Init.
+type Box struct {
+	writers *Writers
+	conn    net.Conn
+	raw     syscall.RawConn // nil: conn is no plain socket
+	failed  func(error)     // told by the owner when the socket cannot be written
+
+	mu     sync.Mutex // guards what follows; no lock is taken under it
+	queue  *queue     // nil: nothing queued
+	frames int        // queued or being written
+	bytes  int        // the same, in bytes
+	flying flight     // being written
+	rest   []byte     // what the socket left of the last write
+	pong   []byte     // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
+	ping   bool       // a ping is due
+	busy   bool       // listed or owned
+	ending ending
+	dead   bool        // the connection is closed, everything was dropped
+	timer  *time.Timer // ends a closing that the peer does not answer
+
+	next *Box // on the writers' list; guarded by its lock
+}
+
+// flight is what the owner of a box took from the queue and has not yet
+// written. It counts as queued until it is written.
+type flight struct{ frames, bytes int }
+
+type ending uint8
+
+const (
+	open     ending = iota
+	closing         // a close frame was queued: no more data
+	shutting        // when the queue is empty, no more bytes at all
+	shut            // the write side is shut
+)
+
+// Init makes b the way out to conn. failed is called at most once, from the
+// goroutine that wrote, when writing fails, before the connection is closed.
+func (b *Box) Init(w *Writers, conn net.Conn, failed func(error)) {
+	b.writers, b.conn, b.failed = w, conn, failed
+	b.raw = rawConn(conn)
+}
+
+// Add queues a frame. A session that was idle is put on the list, which the
+// caller hands to the writers when it has added to all sessions.
+//
+// One frame always fits in an empty queue, whatever its size: frames are shared,
+// so it costs the session nothing, and a bound below the size of a publication
+// would otherwise close every subscriber each time.
+func (b *Box) Add(f *frame.Frame, list *List) error {
+	b.mu.Lock()
+	if b.ending != open || b.dead {
+		b.mu.Unlock()
+		return ErrClosed
+	}
+	if b.frames >= b.writers.limits.Frames || b.frames > 0 && b.bytes+f.Len() > b.writers.limits.Bytes {
+		b.mu.Unlock()
+		return ErrFull
+	}
+	b.push(f)
+	idle := b.markBusy()
+	b.mu.Unlock()
+	if idle {
+		list.add(b)
+	}
+	return nil
+}
+
+// Queued returns how much waits to be written.
+func (b *Box) Queued() (frames, bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.frames, b.bytes
+}
+
+// Ping sends a ping ahead of the queue. A ping that is still due is not
+// doubled.
+func (b *Box) Ping() {
+	b.urgent(func() { b.ping = true })
+}
+
+// Pong sends a pong frame ahead of the queue.
+func (b *Box) Pong(bytes []byte) {
+	b.urgent(func() { b.pong = append(b.pong[:0], bytes...) })
+}
+
+func (b *Box) urgent(set func()) {
+	b.mu.Lock()
+	if b.ending != open || b.dead {
+		b.mu.Unlock()
+		return
+	}
+	set()
+	idle := b.markBusy()
+	b.mu.Unlock()
+	if idle {
+		b.writers.write(b)
+	}
+}
+
+// Close queues a close frame, the last that the peer gets, and bounds the time
+// that the peer has to answer it: after that the connection is closed. With
+// discard, what is queued is dropped, save the rest of a frame half sent.
+// Only the first call of Close has an effect.
+func (b *Box) Close(f *frame.Frame, discard bool) {
+	b.mu.Lock()
+	if b.ending != open || b.dead {
+		b.mu.Unlock()
+		return
+	}
+	if discard {
+		b.drop()
+	}
+	b.pong, b.ping = nil, false
+	b.push(f)
+	b.ending = closing
+	b.startTimer()
+	idle := b.markBusy()
+	b.mu.Unlock()
+	if idle {
+		b.writers.write(b)
+	}
+}
+
+// Shut lets the queue run empty and then shuts the write side, so that the
+// peer reads all that was sent and then the end. It takes no more frames.
+func (b *Box) Shut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending >= shutting || b.dead {
+		return
+	}
+	b.ending = shutting
+	b.startTimer()
+	if !b.busy {
+		b.shutWrite()
+	}
+}
+
+// Kill closes the connection at once and drops what is queued.
+func (b *Box) Kill() {
+	b.mu.Lock()
+	first := !b.dead
+	b.dead = true
+	b.drop()
+	b.rest, b.pong, b.ping = nil, nil, false
+	if b.timer != nil {
+		b.timer.Stop()
+	}
+	b.mu.Unlock()
+	if first {
+		b.conn.Close()
+	}
+}
+
+// fail gives up on the connection. The reason is told first, lest the reader
+// report that its connection was closed.
+func (b *Box) fail(err error) {
+	b.failed(err)
+	b.Kill()
+}
+
+// The rest is called with mu held.
+
+func (b *Box) push(f *frame.Frame) {
+	if b.queue == nil {
+		b.queue = newQueue()
+	}
+	b.queue.push(f)
+	b.frames++
+	b.bytes += f.Len()
+}
+
+func (b *Box) markBusy() (wasIdle bool) {
+	wasIdle = !b.busy
+	b.busy = true
+	return wasIdle
+}
+
+func (b *Box) drop() {
+	if b.queue != nil {
+		b.queue.release()
+		b.queue = nil
+	}
+	b.frames, b.bytes = b.flying.frames, b.flying.bytes
+}
+
+func (b *Box) startTimer() {
+	if b.timer == nil {
+		b.timer = time.AfterFunc(b.writers.limits.CloseTimeout, b.Kill)
+	}
+}
+
+// shutWrite tells the peer that nothing follows. It does not wait: a socket
+// takes it like a byte, and TLS bounds it by the write deadline set here.
+func (b *Box) shutWrite() {
+	b.ending = shut
+	half, ok := b.conn.(interface{ CloseWrite() error })
+	if !ok {
+		b.conn.Close()
+		return
+	}
+	if b.raw == nil {
+		b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
+		go half.CloseWrite() // TLS writes an alert; ends with the deadline
+		return
+	}
+	half.CloseWrite()
+}
+
+// fill returns the bytes to write next: what the socket left the last time,
+// else control frames, then as many queued frames as fit in buf, or one
+// frame alone that is larger than buf. It counts what was returned before as
+// written. When nothing is left it returns nil, and the box is idle.
+func (b *Box) fill(buf []byte) []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.rest) > 0 {
+		rest := b.rest
+		b.rest = nil
+		return rest
+	}
+	b.landed()
+	buf = b.appendControl(buf[:0])
+	for b.queue != nil {
+		f := b.queue.peek()
+		if len(buf)+f.Len() > cap(buf) {
+			if len(buf) == 0 {
+				buf = f.Bytes()
+				b.take(f)
+			}
+			break
+		}
+		buf = append(buf, f.Bytes()...)
+		b.take(f)
+	}
+	if len(buf) == 0 {
+		b.busy = false
+		if b.ending == shutting {
+			b.shutWrite()
+		}
+		return nil
+	}
+	return buf
+}
+
+// landed counts what was being written as written.
+func (b *Box) landed() {
+	b.frames -= b.flying.frames
+	b.bytes -= b.flying.bytes
+	b.flying = flight{}
+}
+
+func (b *Box) appendControl(buf []byte) []byte {
+	if b.ping {
+		buf = append(buf, frame.Ping.Bytes()...)
+		b.ping = false
+	}
+	if len(b.pong) > 0 {
+		buf = append(buf, b.pong...)
+		b.pong = nil
+	}
+	return buf
+}
+
+func (b *Box) take(f *frame.Frame) {
+	b.flying.frames++
+	b.flying.bytes += f.Len()
+	b.queue.pop()
+	if b.queue.len() == 0 {
+		b.queue.release()
+		b.queue = nil
+	}
+}

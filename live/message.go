@@ -1,0 +1,71 @@
+package live
+
+import (
+	"encoding/json"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
+
+// Message is what goes over the wire, both ways: {"topic":…,"data":…}.
+type Message struct {
+	// Topic says what the message is about.
+	Topic string `json:"topic,omitempty"`
+
+	// Data is the payload, any JSON value. Empty: the message has none.
+	Data json.RawMessage `json:"data,omitempty"`
+}
+
+// encode returns the message as a frame. The error wraps ErrInvalidData or
+// ErrInvalidTopic.
+func (m Message) encode() (*frame.Frame, error) {
+	if err := checkData(m.Data); err != nil {
+		return nil, err
+	}
+	if !utf8.ValidString(m.Topic) {
+		return nil, fmt.Errorf("%w: %q is not UTF-8", ErrInvalidTopic, m.Topic)
+	}
+	if m.Topic != "" {
+		return frame.NewEnvelope(m.Topic).Frame(m.Data), nil
+	}
+	if len(m.Data) == 0 {
+		return frame.Text([]byte(`{}`)), nil
+	}
+	return frame.Text([]byte(`{"data":`), m.Data, []byte(`}`)), nil
+}
+
+// checkData makes sure that data stands in an envelope without breaking it: one
+// JSON value, and UTF-8, without which a browser fails the whole connection
+// (RFC 6455, section 8.1). encoding/json does not look at the latter.
+func checkData(data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	if !json.Valid(data) {
+		return fmt.Errorf("%w: %s", ErrInvalidData, syntaxError(data))
+	}
+	if !utf8.Valid(data) {
+		return fmt.Errorf("%w: a string in it is not UTF-8", ErrInvalidData)
+	}
+	return nil
+}
+
+func syntaxError(data []byte) error {
+	var v json.RawMessage
+	return json.Unmarshal(data, &v)
+}
+
+// checkTopic returns nil for a topic that can be published and subscribed to,
+// else an error that wraps ErrInvalidTopic.
+func (s *Server) checkTopic(topic string) error {
+	switch {
+	case topic == "":
+		return fmt.Errorf("%w: it is empty", ErrInvalidTopic)
+	case len(topic) > s.opts.MaxTopicLength:
+		return fmt.Errorf("%w: %.40q… is longer than %d bytes", ErrInvalidTopic, topic, s.opts.MaxTopicLength)
+	case !utf8.ValidString(topic):
+		return fmt.Errorf("%w: %q is not UTF-8", ErrInvalidTopic, topic)
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package live
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"time"
+)
+
+// Options configures a Server. The zero value is ready for use: any client of
+// the same origin may connect, and nothing is done with what it sends.
+//
+// The callbacks of one session run one after another, never two at a time; those
+// of different sessions run at the same time. A callback that blocks holds up
+// its own session only. A panic in one is logged with its stack and closes its
+// session with code 1011. The context they get carries the values of the
+// request's context and is cancelled when the session closes.
+type Options struct {
+	// OnAuth decides who may connect, before the upgrade and after the
+	// origin check. What it returns is the session's Value. An error
+	// refuses the client with 401, or with what Refuse named; its text is
+	// logged, and not sent. nil: everyone may connect, with a nil Value.
+	OnAuth func(ctx context.Context, r *http.Request) (any, error)
+
+	// OnConnect is called once for every session when it has begun, before
+	// its first message: the place to subscribe it to what it should always
+	// hear. An error closes it with code 1008.
+	OnConnect func(ctx context.Context, s *Session) error
+
+	// OnMessage is called for every message of a client, in the order they
+	// came. data is the message's JSON, nil when it had none; the callee may
+	// keep it. nil: messages are read and dropped.
+	OnMessage func(ctx context.Context, s *Session, topic string, data []byte)
+
+	// OnClose is called once for every session when it has ended and is out of
+	// all its topics, also if OnConnect failed. err says why it ended and
+	// is what CloseError returns; nil when either side closed it on purpose.
+	OnClose func(s *Session, err error)
+
+	// Origins lists the origins ("https://app.example.com", or the host
+	// alone) whose pages may connect; "*" allows every client. Empty: pages
+	// of the same host, and clients that send no Origin, which browsers
+	// always do. A page of another origin could otherwise connect with the
+	// cookies of whoever reads it (cross-site WebSocket hijacking).
+	Origins []string
+
+	// CheckOrigin decides instead of Origins when it is not nil.
+	CheckOrigin func(r *http.Request) bool
+
+	// IDGenerator makes the sessions' IDs, which should be unique. nil: 128
+	// random bits in hexadecimal.
+	IDGenerator func() string
+
+	// UserID tells whose session a Value is, for MaxSessionsPerUser. nil: a
+	// Value that is a string, or has a UserID() string method. An empty
+	// answer is nobody in particular.
+	UserID func(value any) string
+
+	// Logger gets what an operator should know. Nothing is logged per message
+	// above debug level, and no payload ever. nil: slog.Default().
+	Logger *slog.Logger
+
+	// QueueSize is how many messages may wait for one client. One more closes
+	// its session with ErrQueueFull. 0: 256, half a minute of eight messages
+	// a second.
+	QueueSize int
+
+	// QueueBytes bounds the same in bytes. A message always fits in an empty
+	// queue. 0: 1 MiB, so that a thousand clients that stall at once cost
+	// a gigabyte at most, and far less, since subscribers of one topic share
+	// the bytes of its messages.
+	QueueBytes int
+
+	// ReadLimit is the largest message in bytes that a client may send; a
+	// larger one closes its session with code 1009. 0: 4 MiB.
+	ReadLimit int
+
+	// MaxSessions bounds the sessions of this server; more are refused with
+	// 503. 0: no bound but the process's file descriptors.
+	MaxSessions int
+
+	// MaxSessionsPerUser bounds the sessions of one UserID on this server;
+	// more are refused with 429. 0: no bound.
+	MaxSessionsPerUser int
+
+	// MaxTopics bounds the topics of one session; Subscribe returns
+	// ErrTooManyTopics for more. 0: 10,000. A subscription costs some 150
+	// bytes, so a client that has itself subscribed to everything costs
+	// no more than a full queue.
+	MaxTopics int
+
+	// MaxTopicLength bounds a topic's name in bytes. 0: 255, which every
+	// message broker takes.
+	MaxTopicLength int
+
+	// InboundRate is how many messages and pings a second a client may send
+	// in the long run. One that sends more is read more slowly: TCP makes it
+	// wait, and nothing is lost. 0: 1,000, which keeps one client under a
+	// percent of a CPU. Negative: no bound.
+	InboundRate int
+
+	// InboundBurst is how many it may send at once after it was quiet. 0: as
+	// many as InboundRate, a second's worth.
+	InboundBurst int
+
+	// AuthTimeout ends the context of OnAuth. 0: 10 s, the patience of a
+	// browser's user; more only holds memory for clients that have left.
+	AuthTimeout time.Duration
+
+	// WriteTimeout is how long a client's socket may take nothing at all
+	// before the session is closed. 0: 10 s, longer than a phone needs to
+	// change from one network to another.
+	WriteTimeout time.Duration
+
+	// PingInterval is how long a client may be silent before it is pinged.
+	// 0: 25 s, under the minute after which proxies cut idle connections.
+	// Negative: no pings, and dead clients are found by writing to them.
+	PingInterval time.Duration
+
+	// PingTimeout is how long it then may stay silent before the session is
+	// closed with ErrPingTimeout. 0: 10 s.
+	PingTimeout time.Duration
+}
+
+// closeTimeout is how long a client may leave the server's close frame
+// unanswered. It protects a shutdown from clients that are gone; five seconds
+// are a round trip on the worst of mobile networks.
+const closeTimeout = 5 * time.Second
+
+func (o Options) withDefaults() Options {
+	setDefault(&o.QueueSize, 256)
+	setDefault(&o.QueueBytes, 1<<20)
+	setDefault(&o.ReadLimit, 4<<20)
+	setDefault(&o.MaxTopics, 10_000)
+	setDefault(&o.MaxTopicLength, 255)
+	if o.InboundRate == 0 {
+		o.InboundRate = 1000
+	}
+	setDefault(&o.InboundBurst, max(o.InboundRate, 1))
+	setDefault(&o.AuthTimeout, 10*time.Second)
+	setDefault(&o.WriteTimeout, 10*time.Second)
+	if o.PingInterval == 0 {
+		o.PingInterval = 25 * time.Second
+	}
+	setDefault(&o.PingTimeout, 10*time.Second)
+	if o.IDGenerator == nil {
+		o.IDGenerator = randomID
+	}
+	if o.UserID == nil {
+		o.UserID = userIDOf
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+func userIDOf(value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case interface{ UserID() string }:
+		return v.UserID()
+	}
+	return ""
+}

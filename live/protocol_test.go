@@ -1,0 +1,93 @@
+package live
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestDecodeMessage(t *testing.T) {
+	tests := []struct {
+		raw         string
+		topic, data string
+		ok          bool
+	}{
+		{`{"topic":"t","data":{"a":1}}`, "t", `{"a":1}`, true},
+		{` {"data":[1, 2],"topic":"t"} `, "t", `[1, 2]`, true},
+		{`{"topic":"t"}`, "t", ``, true},
+		{`{"topic":"t","data":null}`, "t", `null`, true},
+		{`{"data":1}`, "", `1`, true},
+		{`{}`, "", ``, true},
+		{`{"topic":"t","data":1,"unknown":{"x":[]}}`, "t", `1`, true},
+		{`{"topic":"\u00e9\ud83d\ude00"}`, "é😀", ``, true},
+		{`{"topic":"` + strings.Repeat("t", 255) + `"}`, strings.Repeat("t", 255), ``, true},
+		{`{"topic":"` + strings.Repeat("t", 256) + `"}`, "", ``, false},
+		{``, "", ``, false},
+		{` `, "", ``, false},
+		{`null`, "", ``, false},
+		{`[]`, "", ``, false},
+		{`"topic"`, "", ``, false},
+		{`42`, "", ``, false},
+		{`{"topic":5}`, "", ``, false},
+		{`{"topic":"t"`, "", ``, false},
+		{`{"topic":"t"}}`, "", ``, false},
+		{`{"topic":"t","data":}`, "", ``, false},
+		{"{\"topic\":\"\xff\"}", "", ``, false},
+		{"\x00\x01\x02", "", ``, false},
+		{`{"data":` + strings.Repeat("[", 1_000_000), "", ``, false},
+		{`{"data":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `}`, "", ``, false},
+	}
+	for _, tt := range tests {
+		m, err := decodeMessage([]byte(tt.raw), 255)
+		if (err == nil) != tt.ok || m.Topic != tt.topic || string(m.Data) != tt.data {
+			t.Errorf("%.60q: %q %q %v", tt.raw, m.Topic, m.Data, err)
+		}
+	}
+}
+
+func TestDecodedDataIsACopy(t *testing.T) {
+	raw := []byte(`{"topic":"t","data":{"a":1}}`)
+	m, err := decodeMessage(raw, 255)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(raw)
+	if m.Topic != "t" || string(m.Data) != `{"a":1}` {
+		t.Fatal(m)
+	}
+}
+
+// What is accepted is what a generic decoder sees in the same bytes, and what is
+// published again makes the same message.
+func FuzzDecodeMessage(f *testing.F) {
+	for _, seed := range []string{
+		`{"topic":"t","data":{"a":1}}`, `{}`, `null`, `[]`, `{"topic":1}`, `{"data":[[[[]]]]}`,
+		`{"topic":"\ud800","data":"\u0000"}`, "{\"topic\":\"\xc3\x28\"}", `{"Topic":"T"}`, ` {"topic":"a","topic":"b"} `,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		m, err := decodeMessage(raw, 255)
+		if err != nil {
+			return
+		}
+		if !utf8.Valid(raw) || !utf8.ValidString(m.Topic) || len(m.Topic) > 255 {
+			t.Fatalf("accepted %q", raw)
+		}
+		var object map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &object); err != nil || object == nil {
+			t.Fatalf("accepted %q, which is no object: %v", raw, err)
+		}
+		out, err := m.encode()
+		if err != nil {
+			t.Fatalf("%q cannot be sent again: %v", raw, err)
+		}
+		payload := out.Bytes()[bytes.IndexByte(out.Bytes(), '{'):]
+		again, err := decodeMessage(payload, 255)
+		if err != nil || again.Topic != m.Topic || !bytes.Equal(again.Data, m.Data) {
+			t.Fatalf("%q became %q, %v", raw, payload, err)
+		}
+	})
+}

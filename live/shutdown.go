@@ -1,0 +1,100 @@
+package live
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	// closesPerSecond is how fast Shutdown closes sessions when its ctx leaves
+	// the time: a client that comes back costs a handshake and its
+	// resubscriptions, about a millisecond of the server that takes it over.
+	closesPerSecond = 1000
+
+	// minReturn is the least time over which clients are told to come back.
+	minReturn = time.Second
+)
+
+// Shutdown ends the server: new clients are refused with 503, every session is
+// closed with code 1012 after what it has queued, and Shutdown returns when
+// every OnClose has returned and every connection is closed. When ctx ends
+// first, the connections that are left are cut, and its error is returned.
+//
+// Many sessions are not closed at once, but over up to half of the time that ctx
+// leaves, a thousand a second if that suffices. The close frame's reason names
+// the time over which clients should spread their return, as in "restart;
+// return within 5000 ms".
+//
+// An http.Server's Shutdown does not know of WebSocket connections, so a
+// program calls both, this one first.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining = true
+	s.mu.Unlock()
+
+	s.closeAll(ctx)
+	err := s.await(ctx)
+
+	s.closed.Store(true)
+	return err
+}
+
+// closeAll ends the sessions in random order, evenly over the window.
+func (s *Server) closeAll(ctx context.Context) {
+	sessions := s.snapshot()
+	rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
+	window := shutdownWindow(ctx, len(sessions))
+	start := time.Now()
+	for i, sess := range sessions {
+		due := window * time.Duration(i) / time.Duration(len(sessions))
+		// Pauses below a timer's grain are saved up.
+		if ahead := due - time.Since(start); ahead > 5*time.Millisecond {
+			sleep(ctx, ahead)
+		}
+		sess.end(restart(window))
+	}
+}
+
+func shutdownWindow(ctx context.Context, sessions int) time.Duration {
+	window := time.Duration(sessions) * time.Second / closesPerSecond
+	if deadline, ok := ctx.Deadline(); ok {
+		window = min(window, time.Until(deadline)/2)
+	}
+	return max(window, 0)
+}
+
+func restart(window time.Duration) closing {
+	within := max(window, minReturn).Milliseconds()
+	return closing{
+		code:   CloseRestart,
+		reason: fmt.Sprintf("restart; return within %d ms", within),
+		err:    ErrServerClosed,
+	}
+}
+
+// await returns when all sessions have gone, or cuts them when ctx ends.
+func (s *Server) await(ctx context.Context) error {
+	gone := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	left := append([]*Session(nil), s.sessions...)
+	for sess := range s.lingering {
+		left = append(left, sess)
+	}
+	s.mu.Unlock()
+	for _, sess := range left {
+		sess.end(restart(0))
+		sess.conn.Kill()
+	}
+	return ctx.Err()
+}

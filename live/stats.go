@@ -1,0 +1,56 @@
+package live
+
+import "sync/atomic"
+
+// Stats is what a server is doing and has done since it was made. The figures
+// are taken one after another, so they need not fit together exactly while the
+// server is busy.
+type Stats struct {
+	Sessions      int // open now
+	Topics        int // with at least one subscriber now
+	Subscriptions int // of all sessions to all topics now
+
+	Accepted uint64 // handshakes that became sessions
+	Refused  uint64 // handshakes that did not
+
+	Published uint64 // publications accepted
+	Delivered uint64 // publications queued for a session, each session counted
+	Received  uint64 // messages from clients
+	Malformed uint64 // of these, not a message, and ignored
+
+	QueueFull    uint64 // sessions closed with ErrQueueFull
+	PingTimeouts uint64 // sessions closed with ErrPingTimeout
+	WriteFailed  uint64 // sessions closed with ErrWriteFailed
+	Panics       uint64 // callbacks that panicked
+}
+
+type counters struct {
+	accepted, refused       atomic.Uint64
+	published, delivered    atomic.Uint64
+	received, malformed     atomic.Uint64
+	queueFull, pingTimeouts atomic.Uint64
+	writeFailed, panics     atomic.Uint64
+}
+
+// Stats returns the figures of this server.
+func (s *Server) Stats() Stats {
+	s.mu.Lock()
+	sessions := len(s.sessions)
+	s.mu.Unlock()
+	c := &s.counters
+	return Stats{
+		Sessions:      sessions,
+		Topics:        int(s.topics.count.Load()),
+		Subscriptions: int(s.topics.subscriptions.Load()),
+		Accepted:      c.accepted.Load(),
+		Refused:       c.refused.Load(),
+		Published:     c.published.Load(),
+		Delivered:     c.delivered.Load(),
+		Received:      c.received.Load(),
+		Malformed:     c.malformed.Load(),
+		QueueFull:     c.queueFull.Load(),
+		PingTimeouts:  c.pingTimeouts.Load(),
+		WriteFailed:   c.writeFailed.Load(),
+		Panics:        c.panics.Load(),
+	}
+}
