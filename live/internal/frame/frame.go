@@ -8,6 +8,7 @@ package frame
 import (
 	"encoding/binary"
 	"encoding/json"
+	"unicode/utf8"
 )
 
 // First bytes of the frames a server sends: FIN and the opcode (RFC 6455,
@@ -52,10 +53,12 @@ func Text(parts ...[]byte) *Frame {
 // Raw returns a frame whose bytes are a copy of b, a whole frame already.
 func Raw(b []byte) *Frame { return &Frame{bytes: append([]byte(nil), b...)} }
 
-// Close returns a close frame. A reason longer than MaxReason bytes is cut.
+// Close returns a close frame. A reason longer than MaxReason bytes is cut
+// between two characters, since it must be UTF-8 (RFC 6455, section 5.5.1).
 func Close(code int, reason string) *Frame {
-	if len(reason) > MaxReason {
-		reason = reason[:MaxReason]
+	for len(reason) > MaxReason {
+		_, size := utf8.DecodeLastRuneInString(reason)
+		reason = reason[:len(reason)-size]
 	}
 	b := appendHeader(make([]byte, 0, 4+len(reason)), finClose, 2+len(reason))
 	b = binary.BigEndian.AppendUint16(b, uint16(code))

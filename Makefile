@@ -1,0 +1,67 @@
+# The targets are this project's vocabulary; `make help` prints them.
+
+GO       ?= go
+CHROMIUM ?= /usr/bin/chromium
+export CHROMIUM
+
+# The modules of the workspace, each with its own go.mod.
+MODULES := . interop examples bench
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-go test-js test-browser lint fuzz cover bench bench-quick deps clean
+
+help: ## print the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## run the chat on http://localhost:8080
+	$(GO) run ./examples/chat
+
+test: deps lint test-go test-js test-browser ## everything: lint, Go with -race, JavaScript, Chromium
+
+test-go: ## the Go tests of every module, with the race detector
+	@set -e; for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 5m ./...); done
+
+test-js: deps ## the JavaScript client's tests, and its size
+	cd client && npm test && npm run size
+
+test-browser: deps ## the chat in headless Chromium
+	cd client && npm run test:browser
+
+lint: deps ## gofmt, go vet (on three systems), staticcheck, eslint, tsc
+	@out=$$(gofmt -l live client examples interop bench); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@set -e; for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...); done
+	GOOS=darwin $(GO) vet ./live/... && GOOS=windows $(GO) vet ./live/...
+	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
+	cd client && npm run lint
+
+FUZZTIME ?= 30s
+fuzz: ## fuzz every decoder, FUZZTIME (30s) each
+	$(GO) test -run '^$$' -fuzz FuzzDecodeMessage -fuzztime $(FUZZTIME) ./live
+	$(GO) test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./live/internal/frame
+
+cover: ## coverage of the root module, as a page in cover.html
+	$(GO) test -coverpkg ./... -coverprofile cover.out ./...
+	$(GO) tool cover -func cover.out | tail -n 1
+	$(GO) tool cover -html cover.out -o cover.html
+
+bench: ## this library beside its peers; writes bench/RESULTS.md (20 minutes)
+	$(GO) run ./bench
+
+bench-quick: ## the same in brief, on the screen only (2 minutes)
+	$(GO) run ./bench -quick
+
+# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium.
+deps: client/node_modules/.package-lock.json $(CHROMIUM)
+
+client/node_modules/.package-lock.json: client/package-lock.json
+	@command -v npm >/dev/null || { echo "npm is missing: installing Debian's nodejs and npm"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
+	cd client && npm ci --no-audit --no-fund
+	@touch $@
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+$(CHROMIUM):
+	@echo "Chromium is missing: installing Debian's package"
+	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium
+
+clean: ## remove what the targets made
+	rm -rf bin cover.out cover.html client/node_modules

@@ -1,0 +1,106 @@
+package live_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// A whole program: it lets clients subscribe themselves, publishes what is
+// posted to it, and ends calmly.
+func Example() {
+	var server *live.Server
+	server = live.New(live.Options{
+		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
+			var req struct{ Topic string }
+			if topic == "subscribe" && json.Unmarshal(data, &req) == nil {
+				server.Subscribe(s, req.Topic)
+			}
+		},
+	})
+
+	http.Handle("GET /live", server.Handler())
+	http.HandleFunc("POST /news", func(w http.ResponseWriter, r *http.Request) {
+		item, _ := json.Marshal(map[string]string{"text": r.FormValue("text")})
+		server.Publish("news", item)
+	})
+
+	web := &http.Server{Addr: "localhost:8080"}
+	go web.ListenAndServe()
+
+	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
+	<-stop.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	server.Shutdown(ctx) // the sessions, which web.Shutdown does not know of
+	web.Shutdown(ctx)    // then the rest
+}
+
+// Everyone who connects hears the same topic.
+func ExampleServer_Subscribe() {
+	var server *live.Server
+	server = live.New(live.Options{
+		OnConnect: func(_ context.Context, s *live.Session) error {
+			return server.Subscribe(s, "news")
+		},
+	})
+	http.Handle("/live", server.Handler())
+}
+
+// OnAuth decides who may connect and what the session remembers of them.
+func ExampleOptions_onAuth() {
+	type User struct{ ID string }
+	live.New(live.Options{
+		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
+			token := r.Header.Get("Authorization")
+			if token == "" {
+				return nil, errors.New("no token") // 401
+			}
+			if strings.HasPrefix(token, "old ") {
+				return nil, live.Refuse(http.StatusForbidden, "this account is closed")
+			}
+			return User{ID: token}, nil
+		},
+		OnMessage: func(_ context.Context, s *live.Session, _ string, _ []byte) {
+			log.Print("a message of ", s.Value().(User).ID)
+		},
+	})
+}
+
+// Data must be JSON; what is not is an error of the publisher.
+func ExampleServer_Publish() {
+	server := live.New(live.Options{})
+	fmt.Println(server.Publish("news", []byte(`{"text":"hello"}`)))
+	fmt.Println(server.Publish("news", []byte(`{"text":`)))
+	fmt.Println(server.Publish("", []byte(`1`)))
+	// Output:
+	// <nil>
+	// live: data is not valid JSON: unexpected end of JSON input
+	// live: invalid topic: it is empty
+}
+
+// Send answers one client alone.
+func ExampleSession_Send() {
+	live.New(live.Options{
+		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
+			err := s.Send(live.Message{Topic: "echo", Data: data})
+			switch err {
+			case live.ErrSessionClosed:
+				log.Print("gone already")
+			case live.ErrQueueFull:
+				log.Print("too slow; the session is closed")
+			}
+		},
+	})
+}

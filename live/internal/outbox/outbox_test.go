@@ -1,0 +1,459 @@
+package outbox
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
+
+const patience = 20 * time.Second
+
+var generous = Limits{Frames: 1 << 20, Bytes: 1 << 30, WriteTimeout: patience, CloseTimeout: patience}
+
+// stuck is a connection that takes nothing until it is let go.
+type stuck struct {
+	net.Conn
+	entered chan struct{}
+	letGo   chan struct{}
+}
+
+func newStuck() *stuck { return &stuck{entered: make(chan struct{}, 1), letGo: make(chan struct{})} }
+
+func (s *stuck) Write(p []byte) (int, error) {
+	select {
+	case s.entered <- struct{}{}:
+	default:
+	}
+	<-s.letGo
+	return len(p), nil
+}
+
+func (s *stuck) SetWriteDeadline(time.Time) error { return nil }
+func (s *stuck) Close() error                     { return nil }
+
+func text(n int) *frame.Frame { return frame.Text([]byte(strings.Repeat("x", n-2))) }
+
+func add(b *Box, f *frame.Frame) error {
+	var list List
+	err := b.Add(f, &list)
+	b.writers.Write(&list)
+	return err
+}
+
+// What is being written counts, so the bounds hold at every moment.
+func TestQueueIsBoundedBeforeTheAdd(t *testing.T) {
+	tests := []struct {
+		name   string
+		limits Limits
+		fits   int // frames of 100 bytes
+	}{
+		{"frames", Limits{Frames: 7, Bytes: 1 << 20}, 7},
+		{"bytes", Limits{Frames: 100, Bytes: 799}, 7},
+		{"exactly", Limits{Frames: 100, Bytes: 800}, 8},
+		{"one always fits", Limits{Frames: 100, Bytes: 10}, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			conn := newStuck()
+			var b Box
+			b.Init(NewWriters(tt.limits), conn, func(err error) { t.Error(err) })
+			for i := range tt.fits {
+				if err := add(&b, text(100)); err != nil {
+					t.Fatalf("frame %d: %v", i, err)
+				}
+				if i == 0 {
+					<-conn.entered
+				}
+			}
+			for range 3 {
+				if err := add(&b, text(100)); err != ErrFull {
+					t.Fatalf("one more: %v", err)
+				}
+			}
+			if frames, bytes := b.Queued(); frames != tt.fits || bytes != 100*tt.fits {
+				t.Fatalf("%d frames, %d bytes queued", frames, bytes)
+			}
+			close(conn.letGo)
+			waitIdle(t, &b)
+			if err := add(&b, text(100)); err != nil {
+				t.Fatalf("when it has drained: %v", err)
+			}
+			waitIdle(t, &b)
+		})
+	}
+}
+
+// An idle box is the struct and nothing else.
+func waitIdle(t *testing.T, b *Box) {
+	t.Helper()
+	idle := func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return !b.busy && b.queue == nil && b.frames == 0 && b.bytes == 0 && b.rest == nil && b.pong == nil && b.timer == nil
+	}
+	for deadline := time.Now().Add(patience); !idle(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not idle: %+v", b)
+		}
+	}
+}
+
+// hidden hides what a connection is, which forces the plain path.
+type hidden struct{ net.Conn }
+
+func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
+
+// link returns a box and the other end of its connection.
+func link(t *testing.T, limits Limits, plain bool, buffer int) (*Conn, net.Conn, <-chan error) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	far, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	near, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if buffer > 0 {
+		near.(*net.TCPConn).SetWriteBuffer(buffer)
+		far.(*net.TCPConn).SetReadBuffer(buffer)
+	}
+	if plain {
+		near = hidden{near}
+	}
+	failed := make(chan error, 10)
+	c := NewConn(NewWriters(limits), near, nil, func(err error) { failed <- err })
+	if (c.raw == nil) != plain {
+		t.Fatalf("raw: %v", c.raw)
+	}
+	t.Cleanup(func() { c.Kill(); far.Close() })
+	return c, far, failed
+}
+
+func readFrame(r *bufio.Reader) (first byte, payload []byte, err error) {
+	var head [2]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return 0, nil, err
+	}
+	n := uint64(head[1])
+	switch n {
+	case 126:
+		var ext [2]byte
+		_, err = io.ReadFull(r, ext[:])
+		n = uint64(binary.BigEndian.Uint16(ext[:]))
+	case 127:
+		var ext [8]byte
+		_, err = io.ReadFull(r, ext[:])
+		n = binary.BigEndian.Uint64(ext[:])
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(r, payload)
+	return head[0], payload, err
+}
+
+// Frames of all sizes, from several goroutines, with pings and pongs in between,
+// through a socket that takes little at a time.
+func TestFramesAreWholeAndInOrder(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		for _, buffer := range []int{0, 16 << 10} {
+			t.Run(fmt.Sprintf("plain=%v,buffer=%d", plain, buffer), func(t *testing.T) {
+				const senders = 3
+				each := 1000
+				if buffer > 0 {
+					each = 100 // such a socket waits for delayed acknowledgements
+				}
+				c, far, failed := link(t, generous, plain, buffer)
+				var wg sync.WaitGroup
+				for s := range senders {
+					wg.Go(func() {
+						for i := range each {
+							head := fmt.Sprintf("%d %d ", s, i)
+							f := frame.Text([]byte(head), []byte(strings.Repeat("x", (i*37)%3000)))
+							if i%100 == 0 {
+								f = frame.Text([]byte(head), []byte(strings.Repeat("x", 100_000)))
+							}
+							if err := add(&c.Box, f); err != nil {
+								t.Error(err)
+							}
+						}
+					})
+				}
+				stop := make(chan struct{})
+				wg.Go(func() {
+					for i := 0; ; i++ {
+						select {
+						case <-stop:
+							return
+						default:
+						}
+						c.Ping()
+						c.Write(append([]byte{0x8a, 100}, strings.Repeat("p", 100)...))
+						runtime.Gosched()
+					}
+				})
+
+				r := bufio.NewReader(far)
+				far.SetReadDeadline(time.Now().Add(patience))
+				next := [senders]int{}
+				for texts := 0; texts < senders*each; {
+					first, payload, err := readFrame(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					switch first {
+					case 0x81:
+						var s, i int
+						if _, err := fmt.Sscanf(string(payload), "%d %d ", &s, &i); err != nil || i != next[s] {
+							t.Fatalf("%.20q, want %d: %v", payload, next[s], err)
+						}
+						next[s]++
+						texts++
+					case 0x89:
+						if len(payload) != 0 {
+							t.Fatal("a ping with", payload)
+						}
+					case 0x8a:
+						if string(payload) != strings.Repeat("p", 100) {
+							t.Fatalf("a pong with %q", payload)
+						}
+					default:
+						t.Fatalf("first byte %#x", first)
+					}
+				}
+				close(stop)
+				go io.Copy(io.Discard, far)
+				wg.Wait()
+				if len(failed) != 0 {
+					t.Fatal(<-failed)
+				}
+				far.SetReadDeadline(time.Time{})
+				waitIdle(t, &c.Box)
+			})
+		}
+	}
+}
+
+// What was queued before the close frame arrives, what comes after it does not,
+// and then the connection ends.
+func TestCloseFrameIsTheLast(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprint("plain=", plain), func(t *testing.T) {
+			c, far, _ := link(t, generous, plain, 64<<10)
+			const n = 100
+			for range n {
+				add(&c.Box, text(5000))
+			}
+			c.Box.Close(frame.Close(1000, "bye"), false)
+			if err := add(&c.Box, text(10)); err != ErrClosed {
+				t.Fatal(err)
+			}
+			c.Ping()
+			c.Write([]byte{0x8a, 0})
+			c.Box.Close(frame.Close(1001, "again"), true)
+			c.Shut()
+
+			r := bufio.NewReader(far)
+			for i := range n {
+				if first, payload, err := readFrame(r); first != 0x81 || len(payload) != 4998 || err != nil {
+					t.Fatalf("frame %d: %#x, %d bytes, %v", i, first, len(payload), err)
+				}
+			}
+			first, payload, err := readFrame(r)
+			if first != 0x88 || string(payload) != "\x03\xe8bye" || err != nil {
+				t.Fatalf("%#x %q %v", first, payload, err)
+			}
+			if _, _, err := readFrame(r); err != io.EOF {
+				t.Fatalf("after the close frame: %v", err)
+			}
+		})
+	}
+}
+
+// A queue that is dropped leaves no half frame on the wire.
+func TestDiscardKeepsFramesWhole(t *testing.T) {
+	c, far, _ := link(t, generous, false, 64<<10)
+	const n = 100
+	for range n {
+		add(&c.Box, text(100_000))
+	}
+	c.Box.Close(frame.Close(4100, "queue full"), true)
+	r := bufio.NewReader(far)
+	for texts := 0; ; texts++ {
+		first, payload, err := readFrame(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == 0x88 {
+			if texts == 0 || texts == n {
+				t.Fatalf("%d frames before the close frame", texts)
+			}
+			return
+		}
+		if first != 0x81 || len(payload) != 99_998 {
+			t.Fatalf("%#x, %d bytes", first, len(payload))
+		}
+	}
+}
+
+func TestUnansweredCloseEndsTheConnection(t *testing.T) {
+	limits := generous
+	limits.CloseTimeout = 10 * time.Millisecond
+	c, far, _ := link(t, limits, false, 0)
+	c.Box.Close(frame.Close(1000, ""), false)
+	far.SetReadDeadline(time.Now().Add(patience))
+	if _, err := io.Copy(io.Discard, far); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Conn.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Fatal(err)
+	}
+}
+
+func TestFailureIsToldAndClosesTheConnection(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		t.Run(fmt.Sprint("plain=", plain), func(t *testing.T) {
+			c, far, failed := link(t, generous, plain, 0)
+			far.(*net.TCPConn).SetLinger(0)
+			far.Close()
+			for deadline := time.Now().Add(patience); ; {
+				err := add(&c.Box, text(1000))
+				if err == ErrClosed {
+					break
+				}
+				if err != nil || time.Now().After(deadline) {
+					t.Fatal("still taken:", err)
+				}
+				time.Sleep(time.Millisecond)
+			}
+			select {
+			case err := <-failed:
+				if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+					t.Error(err)
+				}
+			case <-time.After(patience):
+				t.Fatal("nobody was told")
+			}
+		})
+	}
+}
+
+// A flood of pings from a client that reads no pongs costs one pong.
+func TestPongsDoNotPileUp(t *testing.T) {
+	conn := newStuck()
+	c := NewConn(NewWriters(generous), conn, nil, func(error) {})
+	add(&c.Box, text(100))
+	<-conn.entered
+	for i := range 10_000 {
+		c.Write([]byte{0x8a, 2, byte(i >> 8), byte(i)})
+		c.Ping()
+	}
+	c.mu.Lock()
+	pong, frames := string(c.pong), c.frames
+	c.mu.Unlock()
+	if pong != "\x8a\x02\x27\x0f" || frames != 1 {
+		t.Fatalf("pong % x, %d frames", pong, frames)
+	}
+	close(conn.letGo)
+	waitIdle(t, &c.Box)
+}
+
+func TestOnlyWholeControlFramesAreTaken(t *testing.T) {
+	c, _, _ := link(t, generous, false, 0)
+	for _, bad := range []string{"", "\x8a", "\x81\x00", "\x02\x01x", "\x8a\x02x", "\x8a\x01xy", "\x89\x00\x8a\x00"} {
+		if n, err := c.Write([]byte(bad)); err == nil || n != 0 {
+			t.Errorf("% x: %d, %v", bad, n, err)
+		}
+	}
+}
+
+func TestManyBoxesShareFewWriters(t *testing.T) {
+	before := runtime.NumGoroutine()
+	w := NewWriters(generous)
+	var most atomic.Int64
+	const n = 200
+	boxes, ends := make([]*Conn, n), make([]net.Conn, n)
+	for i := range boxes {
+		boxes[i], ends[i], _ = link(t, generous, false, 0)
+		boxes[i].writers = w
+	}
+	var wg sync.WaitGroup
+	for i, far := range ends {
+		wg.Go(func() {
+			r := bufio.NewReader(far)
+			for want := range 100 {
+				_, payload, err := readFrame(r)
+				if err != nil || string(payload) != fmt.Sprint(want) {
+					t.Errorf("box %d: %q, %v; want %d", i, payload, err, want)
+					return
+				}
+			}
+		})
+	}
+	readers := runtime.NumGoroutine()
+	for i := range 100 {
+		var list List
+		f := frame.Text(fmt.Append(nil, i))
+		for _, b := range boxes {
+			if err := b.Add(f, &list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.Write(&list)
+		most.Store(max(most.Load(), int64(runtime.NumGoroutine()-readers)))
+	}
+	wg.Wait()
+	if got := most.Load(); got > int64(runtime.GOMAXPROCS(0)) {
+		t.Errorf("%d writers", got)
+	}
+	for _, b := range boxes {
+		waitIdle(t, &b.Box)
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines are left", runtime.NumGoroutine()-before)
+		}
+	}
+}
+
+func TestAddAllocatesNothing(t *testing.T) {
+	c, far, _ := link(t, generous, false, 0)
+	go io.Copy(io.Discard, far)
+	f := text(128)
+	var list List
+	allocs := testing.AllocsPerRun(100, func() {
+		for range 64 {
+			if err := c.Add(f, &list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.writers.Write(&list)
+		for frames := 1; frames > 0; runtime.Gosched() {
+			frames, _ = c.Queued()
+		}
+	})
+	// One or two for each burst, its writer's goroutine, and a few under -race,
+	// where sync.Pool forgets at random; 64 would be one for each delivery.
+	if allocs > 16 {
+		t.Errorf("%v allocations for 64 deliveries", allocs)
+	}
+}
