@@ -63,13 +63,20 @@ func TestDecodedDataIsACopy(t *testing.T) {
 // published again makes the same message.
 func FuzzDecodeMessage(f *testing.F) {
 	for _, seed := range []string{
-		`{"topic":"t","data":{"a":1}}`, `{}`, `null`, `[]`, `{"topic":1}`, `{"data":[[[[]]]]}`,
+		`{"topic":"t","data":{"a":1}}`, `{"topic":"t","data": 1}`, `{"topic":"é","data":"x","data":2}`, `{"topic":"\"","data":1}`,
+		`{"topic":"a\",\"data\":","data":1}`, `{}`, `null`, `[]`, `{"topic":1}`, `{"data":[[[[]]]]}`,
 		`{"topic":"\ud800","data":"\u0000"}`, "{\"topic\":\"\xc3\x28\"}", `{"Topic":"T"}`, ` {"topic":"a","topic":"b"} `,
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		m, err := decodeMessage(raw, 255)
+		if scanned, ok := scanMessage(raw); ok {
+			var slow Message
+			if err := json.Unmarshal(raw, &slow); err != nil || slow.Topic != scanned.Topic || !bytes.Equal(slow.Data, scanned.Data) {
+				t.Fatalf("%q scanned as %v; encoding/json says %v, %v", raw, scanned, slow, err)
+			}
+		}
 		if err != nil {
 			return
 		}

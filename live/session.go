@@ -172,7 +172,7 @@ func (s *Session) callLocked(name string, callback func()) {
 // run is the session's life from its first moment, with calls locked.
 func (s *Session) run() {
 	s.callLocked("OnConnect", s.connect)
-	s.read()
+	go s.read() // ends with the connection
 }
 
 func (s *Session) connect() {
@@ -195,6 +195,9 @@ const maxPooledBuffer = 64 << 10
 // application's code make it grow: by 4 KB for every idle session, were it to
 // go on itself.
 func (s *Session) read() {
+	for s.conn.Await() {
+		s.throttle() // a ping or a pong
+	}
 	_, r, err := s.ws.Reader(context.Background())
 	if err != nil {
 		s.readEnded(err)

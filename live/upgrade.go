@@ -10,15 +10,9 @@ import (
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
-const (
-	// readBuffer is all that an idle session has to read with. A frame of a
-	// chat fits; the payload of a longer one is read past the buffer.
-	readBuffer = 512
-
-	// controlBuffer holds the longest control frame, 2 + 125 bytes, whole:
-	// coder/websocket then hands it over in one Write.
-	controlBuffer = 128
-)
+// controlBuffer holds the longest control frame, 2 + 125 bytes, whole:
+// coder/websocket then hands it over in one Write.
+const controlBuffer = 128
 
 // upgrader is the ResponseWriter that coder/websocket gets. It answers the
 // handshake through the program's own, so that middlewares see the 101 and may
@@ -114,7 +108,7 @@ func (u *upgrader) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	u.conn = outbox.NewConn(u.writers, conn, early, u.failed)
 	return u.conn, bufio.NewReadWriter(
-		bufio.NewReaderSize(u.conn, readBuffer),
+		u.conn.Reader(),
 		bufio.NewWriterSize(u.conn, controlBuffer),
 	), nil
 }

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"bufio"
 	"errors"
 	"net"
 	"sync/atomic"
@@ -17,9 +18,15 @@ type Conn struct {
 	net.Conn
 	Box
 
-	early    []byte       // what the HTTP server had read past the handshake
-	lastRead atomic.Int64 // nanoseconds of the server's clock; any byte proves life
+	in       inbox         // the reader's
+	reader   *bufio.Reader // coder/websocket's, on this Conn
+	lastRead atomic.Int64  // nanoseconds of the server's clock; any byte proves life
 }
+
+// plainBuffer is what a session has to read with when its connection is no
+// plain socket. A frame of a chat fits; the payload of a longer one is read
+// past the buffer.
+const plainBuffer = 512
 
 // start is the zero of lastRead: a monotonic clock in eight bytes.
 var start = time.Now()
@@ -29,17 +36,24 @@ func now() int64 { return int64(time.Since(start)) }
 // NewConn returns the connection for a hijacked one. early is what was read
 // from it already; failed is as for Box.Init.
 func NewConn(w *Writers, conn net.Conn, early []byte, failed func(error)) *Conn {
-	c := &Conn{Conn: conn, early: early}
+	c := &Conn{Conn: conn}
 	c.Box.Init(w, conn, failed)
+	c.in.init(c, early)
+	size := plainBuffer
+	if c.raw != nil {
+		size = 0 // the inbox has one when there is something to read
+	}
+	c.reader = bufio.NewReaderSize(c, size)
 	c.lastRead.Store(now())
 	return c
 }
 
+// Reader returns the buffer through which coder/websocket is to read.
+func (c *Conn) Reader() *bufio.Reader { return c.reader }
+
 // Read reads from the socket and notes that the peer lives.
 func (c *Conn) Read(p []byte) (int, error) {
-	if len(c.early) > 0 {
-		n := copy(p, c.early)
-		c.early = c.early[n:]
+	if n := c.in.read(p); n > 0 {
 		return n, nil
 	}
 	n, err := c.Conn.Read(p)
@@ -63,6 +77,7 @@ func (c *Conn) Age(d time.Duration) {
 const (
 	controlBit = 0x08
 	opClose    = 0x08
+	opPing     = 0x09
 	opPong     = 0x0a
 )
 

@@ -30,11 +30,12 @@ type Limits struct {
 // each CPU, start when a box has something to send and end when none has.
 type Writers struct {
 	limits Limits
+	max    int
 
 	mu      sync.Mutex // guards what follows, and Box.next; no lock is taken under it
 	list    List       // boxes with something to send, longest waiting first
 	running int
-	max     int
+	pace    pace
 }
 
 // NewWriters returns the writers of a server.
@@ -93,18 +94,20 @@ func (l *List) pop() *Box {
 // Write has the writers send what the boxes on the list have queued, and
 // empties the list.
 func (w *Writers) Write(list *List) {
+	w.pace.calls.Add(1)
 	if list.n == 0 {
 		return
 	}
 	w.mu.Lock()
 	w.list.join(list)
-	start := w.running < w.max && w.running < w.list.n
-	if start {
-		w.running++
+	first := w.running == 0
+	if first {
+		w.running = 1
+		w.pace.begin()
 	}
 	w.mu.Unlock()
-	if start {
-		go w.run()
+	if first {
+		go w.runFirst()
 	}
 }
 
@@ -116,21 +119,47 @@ func (w *Writers) write(b *Box) {
 
 var batches = sync.Pool{New: func() any { return newBatch(batchBytes) }}
 
+func (w *Writers) runFirst() {
+	w.pace.hold()
+	w.run()
+}
+
 // run is one writer: it takes boxes off the list until it is empty.
 func (w *Writers) run() {
 	batch := batches.Get().(*batch)
 	defer batches.Put(batch)
-	for {
-		w.mu.Lock()
-		b := w.list.pop()
-		if b == nil {
-			w.running--
-			w.mu.Unlock()
-			return
+	for w.take(batch) {
+		for b := batch.boxes.pop(); b != nil; b = batch.boxes.pop() {
+			b.flush(batch)
 		}
-		w.mu.Unlock()
-		b.flush(batch)
 	}
+}
+
+// portion is how many boxes a writer takes at a time: enough that the lock is
+// seldom taken, few enough that another writer finds some left.
+const portion = 16
+
+// take moves boxes from the list to the batch, and starts another writer if
+// there is work for one. When there is none it says so, and the writer ends.
+func (w *Writers) take(batch *batch) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pace.count(batch)
+	for w.list.n > 0 && batch.boxes.n < portion {
+		batch.boxes.add(w.list.pop())
+	}
+	if batch.boxes.n == 0 {
+		w.running--
+		if w.running == 0 {
+			w.pace.end()
+		}
+		return false
+	}
+	if w.list.n > 0 && w.running < w.max {
+		w.running++
+		go w.run() // ends when the list is empty
+	}
+	return true
 }
 
 // flush sends everything that is queued in one write that does not wait. A
@@ -145,6 +174,8 @@ func (b *Box) flush(batch *batch) {
 	if bytes == nil {
 		return
 	}
+	batch.writes++
+	batch.frames += b.flying.frames
 	n, err := batch.writeNow(b.raw, bytes)
 	switch {
 	case err != nil:

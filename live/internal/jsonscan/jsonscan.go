@@ -1,0 +1,238 @@
+// Package jsonscan finds out quickly that bytes are one JSON value (RFC 8259) in
+// UTF-8. Every publication is checked once, and in a burst to few sessions the
+// check would cost as much as the fan-out with encoding/json, which looks at
+// each byte through a function call and not at UTF-8 at all.
+package jsonscan
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"math/bits"
+	"unicode/utf8"
+)
+
+// Valid reports whether b is one JSON value, with white space around it, and
+// UTF-8. It nests as deep as encoding/json lets it, 10,000 levels.
+func Valid(b []byte) bool {
+	if end := Value(b, 0); end >= 0 && space(b, end) == len(b) {
+		return true
+	}
+	// Wrong, or deeper than the scanner goes.
+	return json.Valid(b) && utf8.Valid(b)
+}
+
+// maxDepth is how deep Value goes: as many levels as a word has bits.
+const maxDepth = 64
+
+// Value returns the index after the JSON value that begins at i, white space
+// before it skipped, or -1 if there is none, it is not UTF-8 or it nests deeper
+// than 64 levels.
+func Value(b []byte, i int) int {
+	depth := 0
+	objects := uint64(0) // a bit for each level, the innermost lowest: 1 for an object
+	for {
+		i = space(b, i)
+		if i == len(b) {
+			return -1
+		}
+		opened := false
+		switch c := b[i]; c {
+		case '{', '[':
+			if depth == maxDepth {
+				return -1
+			}
+			depth++
+			objects <<= 1
+			if c == '{' {
+				objects |= 1
+			}
+			i = space(b, i+1)
+			opened = i == len(b) || b[i] != c+2 // '{'+2 is '}', '['+2 is ']'
+		case '"':
+			i = str(b, i+1)
+		case 't':
+			i = literal(b, i, "true")
+		case 'f':
+			i = literal(b, i, "false")
+		case 'n':
+			i = literal(b, i, "null")
+		default:
+			i = number(b, i)
+		}
+		if i < 0 {
+			return -1
+		}
+		if !opened {
+			// Close what ends here, and go on after a comma.
+			for comma := false; !comma; {
+				if depth == 0 {
+					return i
+				}
+				i = space(b, i)
+				if i == len(b) {
+					return -1
+				}
+				switch {
+				case b[i] == ',':
+					comma = true
+				case b[i] == '}' && objects&1 == 1, b[i] == ']' && objects&1 == 0:
+					depth--
+					objects >>= 1
+				default:
+					return -1
+				}
+				i++
+			}
+		}
+		if objects&1 == 1 {
+			if i = key(b, i); i < 0 {
+				return -1
+			}
+		}
+	}
+}
+
+// key returns the index after an object's key and its colon, or -1.
+func key(b []byte, i int) int {
+	i = space(b, i)
+	if i == len(b) || b[i] != '"' {
+		return -1
+	}
+	if i = str(b, i+1); i < 0 {
+		return -1
+	}
+	i = space(b, i)
+	if i == len(b) || b[i] != ':' {
+		return -1
+	}
+	return i + 1
+}
+
+func space(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
+		i++
+	}
+	return i
+}
+
+func literal(b []byte, i int, want string) int {
+	if len(b)-i < len(want) || string(b[i:i+len(want)]) != want {
+		return -1
+	}
+	return i + len(want)
+}
+
+// Eight bytes at a time: each constant has its byte in every place.
+const (
+	ones   = 0x0101010101010101
+	highs  = 0x80 * ones
+	quotes = '"' * ones
+	slants = '\\' * ones
+	spaces = ' ' * ones
+)
+
+// plain returns how many of the next eight bytes are ASCII that needs no look: no
+// quote, backslash or control character. A byte's high bit is set in the mask if
+// it does; a borrow may set it in higher bytes too, so the lowest alone counts.
+func plain(x uint64) int {
+	quote, slant := x^quotes, x^slants
+	mask := (x | (x-spaces)&^x | (quote-ones)&^quote | (slant-ones)&^slant) & highs
+	return bits.TrailingZeros64(mask) / 8
+}
+
+// str returns the index after the string whose opening quote is before i, or -1.
+func str(b []byte, i int) int {
+	for {
+		for i+8 <= len(b) {
+			n := plain(binary.LittleEndian.Uint64(b[i:]))
+			i += n
+			if n < 8 {
+				break
+			}
+		}
+		if i >= len(b) {
+			return -1
+		}
+		switch c := b[i]; {
+		case c == '"':
+			return i + 1
+		case c == '\\':
+			if i = escape(b, i+1); i < 0 {
+				return -1
+			}
+		case c < ' ':
+			return -1
+		case c < utf8.RuneSelf:
+			i++
+		default:
+			r, size := utf8.DecodeRune(b[i:])
+			if r == utf8.RuneError && size == 1 {
+				return -1
+			}
+			i += size
+		}
+	}
+}
+
+// escape returns the index after the escape whose backslash is before i, or -1.
+func escape(b []byte, i int) int {
+	if i >= len(b) {
+		return -1
+	}
+	switch b[i] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return i + 1
+	case 'u':
+		if len(b)-i < 5 {
+			return -1
+		}
+		for _, c := range b[i+1 : i+5] {
+			if !isHex(c) {
+				return -1
+			}
+		}
+		return i + 5
+	}
+	return -1
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f'
+}
+
+// number returns the index after the number at i, or -1.
+func number(b []byte, i int) int {
+	if b[i] == '-' {
+		i++
+	}
+	if i < len(b) && b[i] == '0' {
+		i++
+	} else if i = digits(b, i); i < 0 {
+		return -1
+	}
+	if i < len(b) && b[i] == '.' {
+		if i = digits(b, i+1); i < 0 {
+			return -1
+		}
+	}
+	if i < len(b) && b[i]|0x20 == 'e' {
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		return digits(b, i)
+	}
+	return i
+}
+
+// digits returns the index after one or more digits, or -1.
+func digits(b []byte, i int) int {
+	from := i
+	for i < len(b) && '0' <= b[i] && b[i] <= '9' {
+		i++
+	}
+	if i == from {
+		return -1
+	}
+	return i
+}

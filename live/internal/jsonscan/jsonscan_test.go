@@ -1,0 +1,91 @@
+package jsonscan
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+var samples = []string{
+	``, ` `, `null`, `true`, `false`, `nul`, `truex`, `0`, `-0`, `01`, `-`, `1.`, `.5`, `1.5`, `1e5`, `1E+5`, `1e-`, `1e`, `+1`, `1 2`, `0x1`,
+	`""`, `"`, `"a`, `"\"`, `"\\"`, `"\u12e4"`, `"\u12g4"`, `"\u12`, `"\x"`, `"\ud800"`, "\"\n\"", "\"\x1f\"", "\"\x7f\"", "\"é😀\u2028\"",
+	"\"\xff\"", "\"\xc3\"", "\"\xed\xa0\x80\"", "\xef\xbb\xbf1", "\"12345678\xff\"", `"1234567"`, `"12345678"`, `"1234567\n89"`,
+	`[]`, `[ ]`, `[1]`, `[1,]`, `[,1]`, `[1 2]`, `[`, `]`, `[[],{}]`, `[}`, `{]`, `[1}`, `{"a":1]`,
+	`{}`, `{ }`, `{"a"}`, `{"a":}`, `{"a":1}`, `{"a":1,}`, `{,}`, `{a:1}`, `{"a" : [1, {"b":null}] , "c":"d"}`, `{"a":1}}`, `{"a":1"b":2}`, `{1:2}`,
+	" \t\r\n[1]\v", "\x00", `[1]` + "\x00",
+	strings.Repeat("[", 64) + strings.Repeat("]", 64),
+	strings.Repeat("[", 65) + strings.Repeat("]", 65),
+	strings.Repeat(`{"a":`, 200) + "1" + strings.Repeat("}", 200),
+	strings.Repeat("[", 9999) + strings.Repeat("]", 9999),
+	strings.Repeat("[", 10001) + strings.Repeat("]", 10001),
+	`"` + strings.Repeat("x", 1000) + `"`,
+}
+
+func check(t *testing.T, b []byte) {
+	t.Helper()
+	want := json.Valid(b) && utf8.Valid(b)
+	if got := Valid(b); got != want {
+		t.Fatalf("%.80q: %v, want %v", b, got, want)
+	}
+	// The scanner alone accepts nothing that is wrong.
+	if end := Value(b, 0); end >= 0 && !(json.Valid(b[:end]) && utf8.Valid(b[:end])) {
+		t.Fatalf("%.80q: a value of %d bytes", b, end)
+	}
+}
+
+func TestAgreesWithEncodingJSON(t *testing.T) {
+	for _, s := range samples {
+		check(t, []byte(s))
+		for _, around := range []string{"[%s]", `{"key":%s}`, " %s ", `[1,%s,"x"]`, `%s,`} {
+			check(t, fmt.Appendf(nil, around, s))
+		}
+	}
+}
+
+// Each byte of a string, at each place of a word.
+func TestEveryByteAtEveryPlace(t *testing.T) {
+	for c := range 256 {
+		for at := range 20 {
+			b := []byte(`"` + strings.Repeat("x", 20) + `"`)
+			b[1+at] = byte(c)
+			check(t, b)
+		}
+	}
+}
+
+func TestUsualDataNeedsNoSecondLook(t *testing.T) {
+	for _, s := range samples {
+		b := []byte(s)
+		if !json.Valid(b) || !utf8.Valid(b) || strings.Count(s, "[")+strings.Count(s, "{") > maxDepth {
+			continue
+		}
+		if end := Value(b, 0); end < 0 || space(b, end) != len(b) {
+			t.Errorf("%.80q is left to encoding/json", s)
+		}
+	}
+}
+
+func FuzzValid(f *testing.F) {
+	for _, s := range samples {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(check)
+}
+
+func BenchmarkValid(b *testing.B) {
+	for _, size := range []int{128, 512} {
+		data := []byte(`{"n":12345,"text":"` + strings.Repeat("x", size-21) + `"}`)
+		b.Run(fmt.Sprint("scan/", size), func(b *testing.B) {
+			for b.Loop() {
+				Valid(data)
+			}
+		})
+		b.Run(fmt.Sprint("encoding_json/", size), func(b *testing.B) {
+			for b.Loop() {
+				_ = json.Valid(data) && utf8.Valid(data)
+			}
+		})
+	}
+}
