@@ -1,0 +1,378 @@
+// The chat of examples/ in a real browser, which is found in $CHROMIUM or at /usr/bin/chromium.
+/* global document, getComputedStyle, innerWidth, location, MutationObserver, requestAnimationFrame, window */
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach, test } from "node:test";
+import { chromium } from "playwright-core";
+import { buildChat, ChatServer, Network } from "./chat-server.mjs";
+
+const PATIENCE = 15_000; // ms for what must happen
+const PHONE = { width: 360, height: 640 };
+
+let chat, browser, server, people;
+
+before(async () => {
+  chat = buildChat();
+  browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
+  });
+});
+
+after(async () => {
+  await browser?.close();
+  chat?.remove();
+});
+
+beforeEach(async () => {
+  people = [];
+  server = new ChatServer(chat.binary);
+  await server.start();
+});
+
+afterEach(async () => {
+  for (const { context } of people) await context.close();
+  assert.equal(await server.stop(), 0, "the chat ends as it should");
+  for (const { faults } of people) assert.deepEqual(faults, [], "no page has failed");
+});
+
+/** Someone with a browser of their own, and the chat open in it. */
+async function visit(name, { port = server.port, room = "", ...options } = {}) {
+  const context = await browser.newContext({ viewport: { width: 1000, height: 640 }, ...options });
+  context.setDefaultTimeout(PATIENCE);
+  await context.addInitScript((first) => {
+    if (location.protocol === "http:") localStorage["chat.name"] ??= first;
+  }, name);
+  const faults = [];
+  const home = `http://127.0.0.1:${port}`;
+  const someone = { name, context, faults, home };
+  people.push(someone);
+  someone.open = async () => {
+    const page = await context.newPage();
+    page.on("pageerror", (error) => faults.push(error.message));
+    page.on("console", (message) => {
+      const lost = message.text().includes("WebSocket connection to");
+      if (message.type() === "error" && !lost) faults.push(message.text());
+    });
+    page.on("request", (request) => {
+      if (!request.url().startsWith(home + "/")) faults.push("it asked for " + request.url());
+    });
+    await page.goto(`${home}/${room}`);
+    await connected(page);
+    await page.locator("#people .tag", { hasText: "you" }).waitFor({ state: "attached" });
+    return page;
+  };
+  const page = await someone.open();
+  return { ...someone, page };
+}
+
+const connected = (page) => chip(page, /^Connected$/);
+
+const chip = (page, text) => page.locator("#chip").filter({ hasText: text }).waitFor();
+
+/** Waits until these people, and no others, are in the list. */
+const here = (page, ...names) =>
+  page.waitForFunction(
+    (wanted) => {
+      const shown = [...document.querySelectorAll("#people .name")].map((item) => item.textContent);
+      return JSON.stringify(shown.sort()) === wanted && document.getElementById("count").textContent === String(shown.length);
+    },
+    JSON.stringify([...names].sort()),
+  );
+
+async function say(page, text) {
+  await page.getByRole("textbox", { name: "Message" }).fill(text);
+  await page.getByRole("button", { name: "Send" }).click();
+}
+
+/** Waits until a text is in the log as the server sent it. */
+const heard = (page, text) =>
+  page.locator(".message:not(.pending)").filter({ has: page.getByText(text, { exact: true }) }).first().waitFor();
+
+/** The texts of the messages, as they are shown. */
+const texts = (page) => page.locator(".message .text").allTextContents();
+
+const overflow = (page) =>
+  page.evaluate(() => {
+    const tooWide = [...document.querySelectorAll("main, main *")].filter(
+      (item) => item.scrollWidth > item.clientWidth + 1 && getComputedStyle(item).overflowX === "auto",
+    );
+    return document.documentElement.scrollWidth > innerWidth || tooWide.length > 0;
+  });
+
+test("what one says the other sees", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  await say(ana.page, "Hello, Bo!");
+  await heard(bo.page, "Hello, Bo!");
+  await heard(ana.page, "Hello, Bo!");
+  assert.equal(await ana.page.locator(".message.mine").count(), 1);
+  assert.equal(await bo.page.locator(".message.mine").count(), 0);
+  assert.match(await bo.page.locator(".message").innerText(), /^A\s+Ana\s+Hello, Bo!/);
+  await server.post("general", "curl", "From a terminal");
+  await heard(bo.page, "From a terminal");
+  await heard(ana.page, "From a terminal");
+});
+
+test("the list says who is here", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  await here(ana.page, "Ana", "Bo");
+  await here(bo.page, "Ana", "Bo");
+  const second = await bo.open();
+  await ana.page.getByText("2 tabs").waitFor();
+  await here(ana.page, "Ana", "Bo");
+  await second.close();
+  await bo.page.close();
+  await here(ana.page, "Ana");
+});
+
+test("a reload keeps the name, and shows the history once", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  for (const text of ["one", "two", "three"]) await say(bo.page, text);
+  await say(ana.page, "four");
+  await heard(bo.page, "four");
+  await ana.page.getByLabel("Your name").fill("Anna");
+  await ana.page.getByRole("button", { name: "Save" }).click();
+  await here(bo.page, "Anna", "Bo");
+  await bo.page.evaluate(() => {
+    window.counts = [];
+    new MutationObserver(() => window.counts.push(document.getElementById("count").textContent)).observe(
+      document.getElementById("count"),
+      { childList: true },
+    );
+  });
+
+  await ana.page.reload();
+  await connected(ana.page);
+  await heard(ana.page, "four");
+  assert.equal(await ana.page.getByLabel("Your name").inputValue(), "Anna");
+  assert.deepEqual(await texts(ana.page), ["one", "two", "three", "four"]);
+  assert.equal(await ana.page.locator(".message.mine").innerText().then((text) => text.includes("four")), true);
+  await say(ana.page, "five");
+  await heard(bo.page, "five");
+  assert.deepEqual((await bo.page.evaluate(() => window.counts)).filter((count) => count !== "2"), [], "nobody seemed to leave");
+});
+
+test("after a restart of the server the page comes back by itself", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  await say(ana.page, "before");
+  await heard(bo.page, "before");
+
+  assert.equal(await server.stop(), 0);
+  await chip(ana.page, /^Reconnecting/);
+  await say(ana.page, "meanwhile");
+  await ana.page.locator(".pending").filter({ hasText: "meanwhile" }).waitFor();
+  await server.start();
+
+  await connected(ana.page);
+  await connected(bo.page);
+  await heard(bo.page, "meanwhile");
+  await heard(ana.page, "meanwhile");
+  await say(bo.page, "after");
+  await heard(ana.page, "after");
+  for (const { page } of [ana, bo]) {
+    assert.deepEqual(await texts(page), ["before", "meanwhile", "after"]);
+    await page.getByText("Some messages may be missing here").waitFor();
+  }
+  await here(ana.page, "Ana", "Bo");
+});
+
+test("a page that lost the network gets what it missed, once and in order", async () => {
+  const network = new Network();
+  await network.listen(server.port);
+  try {
+    const ana = await visit("Ana");
+    const bo = await visit("Bo", { port: network.port });
+    await say(ana.page, "before");
+    await heard(bo.page, "before");
+
+    network.cut();
+    await chip(bo.page, /^Reconnecting/);
+    await bo.context.setOffline(true);
+    await chip(bo.page, /^Offline$/);
+    await say(bo.page, "written offline");
+    await say(ana.page, "missed 1");
+    await say(ana.page, "missed 2");
+    await heard(ana.page, "missed 2");
+    network.mend();
+    await bo.context.setOffline(false);
+
+    await connected(bo.page);
+    await heard(bo.page, "written offline");
+    await heard(ana.page, "written offline");
+    const all = ["before", "missed 1", "missed 2", "written offline"];
+    assert.deepEqual(await texts(bo.page), all);
+    assert.deepEqual(await texts(ana.page), all);
+    await bo.page.getByText("While you were away").waitFor();
+    assert.equal(await bo.page.getByText("may be missing").count(), 0);
+  } finally {
+    network.close();
+  }
+});
+
+test("rooms are apart, and any name makes one", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo", { room: "#team-7" });
+  assert.equal(await bo.page.getByRole("heading", { level: 1 }).textContent(), "# team-7");
+  await say(bo.page, "only here");
+  await heard(bo.page, "only here");
+  await here(ana.page, "Ana");
+  assert.deepEqual(await texts(ana.page), []);
+
+  await ana.page.getByLabel("Another room").fill("Team 7");
+  await ana.page.getByRole("button", { name: "Enter" }).click();
+  await heard(ana.page, "only here");
+  await here(ana.page, "Ana", "Bo");
+  await ana.page.getByRole("link", { name: "general" }).click();
+  await here(ana.page, "Ana");
+  assert.deepEqual(await texts(ana.page), []);
+  await ana.page.goBack();
+  await heard(ana.page, "only here");
+  assert.deepEqual(await texts(ana.page), ["only here"]);
+
+  await ana.page.evaluate(() => (location.hash = "not a room"));
+  await ana.page.getByRole("alert").filter({ hasText: "cannot be a room" }).waitFor();
+  assert.equal(new URL(ana.page.url()).hash, "#team-7");
+});
+
+test("what people write is text, never HTML", async () => {
+  const ana = await visit("<b>Ana</b>");
+  const bo = await visit("Bo");
+  const nasty = `<img src=x onerror="document.title='broken'"><script>document.title='broken'</script>`;
+  await say(ana.page, nasty);
+  await heard(bo.page, nasty);
+  assert.deepEqual(await texts(bo.page), [nasty]);
+  assert.equal(await bo.page.locator("#messages img, #messages script, #people b").count(), 0);
+});
+
+test("the log stays where it is read, and says that there is more", async () => {
+  const ana = await visit("Ana");
+  for (let n = 1; n <= 40; n++) await server.post("general", "curl", `line ${n}`);
+  await heard(ana.page, "line 40");
+  const log = ana.page.getByRole("log");
+  const toEnd = () => log.evaluate((item) => item.scrollHeight - item.scrollTop - item.clientHeight);
+  assert.ok((await toEnd()) <= 1, "it follows at its end");
+
+  await log.evaluate((item) => (item.scrollTop = 100));
+  await ana.page.waitForFunction(() => document.getElementById("log").scrollTop === 100);
+  await ana.page.evaluate(() => new Promise(requestAnimationFrame)); // the scroll event has been heard
+  await server.post("general", "curl", "one more");
+  const cue = ana.page.getByRole("button", { name: "1 new message" });
+  await cue.waitFor();
+  assert.equal(await log.evaluate((item) => item.scrollTop), 100);
+  await cue.click();
+  await cue.waitFor({ state: "hidden" });
+  assert.ok((await toEnd()) <= 1);
+  await server.post("general", "curl", "and one");
+  await heard(ana.page, "and one");
+  assert.ok((await toEnd()) <= 1, "it follows again");
+});
+
+test("a message keeps its place and size when it is confirmed", async () => {
+  const network = new Network();
+  await network.listen(server.port);
+  try {
+    const ana = await visit("Ana", { port: network.port });
+    network.cut();
+    await chip(ana.page, /^Reconnecting/);
+    await say(ana.page, "A message that waits for the network to come back.");
+    const item = ana.page.locator(".message");
+    const waiting = await item.locator(".bubble").boundingBox();
+    assert.match(await item.getAttribute("class"), /pending/);
+    network.mend();
+    await heard(ana.page, "A message that waits for the network to come back.");
+    assert.deepEqual(await item.locator(".bubble").boundingBox(), waiting);
+  } finally {
+    network.close();
+  }
+});
+
+test("the job in the background shows how far it is", async () => {
+  const ana = await visit("Ana", { room: "#builds" });
+  const bar = ana.page.getByRole("progressbar", { name: /Build #1/ });
+  const first = Number(await bar.getAttribute("value").then(() => bar.evaluate((item) => item.value)));
+  await ana.page.waitForFunction((value) => document.getElementById("build").value > value, first);
+  await ana.page.locator(".message").filter({ hasText: "Build #1 passed" }).waitFor();
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  for (const viewport of [PHONE, { width: 1280, height: 720 }]) {
+    test(`it fits ${viewport.width}px, ${colorScheme}`, async () => {
+      const ana = await visit("Ana", { viewport, colorScheme });
+      await server.post("general", "x".repeat(40), "y".repeat(400));
+      await say(ana.page, "z".repeat(400));
+      await heard(ana.page, "z".repeat(400));
+      assert.equal(await overflow(ana.page), false);
+      const [r, g, b] = await ana.page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
+      assert.equal((r + g + b) / 3 > 128, colorScheme === "light");
+      const send = await ana.page.getByRole("button", { name: "Send" }).boundingBox();
+      assert.ok(send.x + send.width <= viewport.width && send.y + send.height <= viewport.height, "the button is in view");
+    });
+  }
+}
+
+test("the keyboard is enough", async () => {
+  const ana = await visit("Ana");
+  const { keyboard } = ana.page;
+  const focused = () => ana.page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim());
+  await ana.page.reload();
+  await connected(ana.page);
+
+  assert.equal(await focused(), "text");
+  await keyboard.type("first line");
+  await keyboard.press("Shift+Enter");
+  await keyboard.type("second line");
+  await keyboard.press("Enter");
+  await heard(ana.page, "first line\nsecond line");
+
+  await keyboard.press("Tab");
+  assert.equal(await focused(), "Send");
+  for (const expected of ["text", "log", "Save", "name"]) {
+    await keyboard.press("Shift+Tab");
+    assert.equal(await focused(), expected);
+  }
+  await keyboard.press("Control+A");
+  await keyboard.type("Anna");
+  await keyboard.press("Enter");
+  await here(ana.page, "Anna");
+  assert.equal(await focused(), "text");
+
+  for (const expected of ["log", "Save", "name", "Enter", "other", "builds", "random"]) {
+    await keyboard.press("Shift+Tab");
+    assert.equal(await focused(), expected);
+  }
+  const ring = await ana.page.evaluate(() => getComputedStyle(document.activeElement).outlineWidth);
+  assert.ok(parseFloat(ring) >= 2, "the focus can be seen");
+  await keyboard.press("Enter");
+  await ana.page.locator("h1").filter({ hasText: "# random" }).waitFor();
+  assert.equal(await ana.page.getByRole("link", { name: "random" }).getAttribute("aria-current"), "page");
+});
+
+test("on a phone the side opens and closes", async () => {
+  const ana = await visit("Ana", { viewport: PHONE });
+  const menu = ana.page.getByRole("button", { name: "Rooms and people" });
+  const link = ana.page.getByRole("link", { name: "random" });
+  assert.equal(await link.isVisible(), false);
+  await menu.focus();
+  await ana.page.keyboard.press("Enter");
+  await link.waitFor();
+  assert.equal(await menu.getAttribute("aria-expanded"), "true");
+  await ana.page.keyboard.press("Escape");
+  await link.waitFor({ state: "hidden" });
+  assert.equal(await ana.page.evaluate(() => document.activeElement.id), "menu");
+  await menu.click();
+  await link.click();
+  await link.waitFor({ state: "hidden" });
+  assert.equal(await ana.page.getByRole("heading", { level: 1 }).textContent(), "# random");
+});

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+const (
+	buildTopic = "job:build"
+	buildRoom  = "builds"
+
+	// buildStep is how often a build tells how far it is.
+	buildStep = 500 * time.Millisecond
+
+	stepPercent = 4  // 25 steps a build
+	pauseSteps  = 40 // between two builds
+)
+
+var buildStages = []string{"Fetching", "Compiling", "Testing", "Packaging"}
+
+// build is how far the build is.
+type build struct {
+	Number   int    `json:"number"`
+	Stage    string `json:"stage"`
+	Progress int    `json:"progress"` // percent
+}
+
+// RunBuilds is a job in the background until ctx ends: it stands for whatever
+// work has a progress to show. It publishes to a topic for everyone and, when a
+// build is ready, says so in a room.
+func (c *Chat) RunBuilds(ctx context.Context, step time.Duration) {
+	for number := 1; ; number++ {
+		begun := time.Now()
+		for done := 0; done < 100; done += stepPercent {
+			c.showBuild(build{number, buildStages[done*len(buildStages)/100], done})
+			if !sleep(ctx, step) {
+				return
+			}
+		}
+		c.showBuild(build{number, "Passed", 100})
+		text := fmt.Sprintf("Build #%d passed in %.1f s.", number, time.Since(begun).Seconds())
+		if _, err := c.Say(buildRoom, message{Name: "Build bot", Text: text, Via: "job"}); err != nil {
+			slog.Error("chat: build not announced", "err", err)
+		}
+		if !sleep(ctx, pauseSteps*step) {
+			return
+		}
+	}
+}
+
+// showBuild publishes a build's progress, and keeps it for pages that come.
+func (c *Chat) showBuild(b build) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.build = b
+	c.publishTo(buildTopic, b)
+}
+
+// sleep waits and returns true, or false when ctx ends.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
