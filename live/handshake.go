@@ -90,8 +90,13 @@ func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
 		refuse(w, errNotHijackable)
 		return err
 	}
+	compression := websocket.CompressionDisabled
+	if sess.server.opts.Compression {
+		compression = websocket.CompressionNoContextTakeover // no window kept for each client
+	}
 	sess.ws, err = websocket.Accept(u, r, &websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the origin was checked
+		CompressionMode:    compression,
 		OnPingReceived:     func(context.Context, []byte) bool { sess.throttle(); return true },
 		OnPongReceived:     func(context.Context, []byte) { sess.throttle() },
 	})
@@ -101,6 +106,10 @@ func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
 	}
 	sess.ws.SetReadLimit(int64(sess.server.opts.ReadLimit))
 	sess.conn = u.conn
+	if strings.HasPrefix(w.Header().Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
+		sess.compressed = true
+		sess.conn.Compress()
+	}
 	sess.conn.Age(sess.server.pingPhase())
 	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	return nil

@@ -15,13 +15,14 @@ import (
 // Server holds the sessions and the topics. It is made with New; its methods
 // may be called from any goroutine.
 type Server struct {
-	opts     Options
-	inbound  inboundLimit
-	topics   *topics
-	writers  *outbox.Writers
-	counters counters
-	closed   atomic.Bool    // Shutdown has returned
-	running  sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
+	opts       Options
+	inbound    inboundLimit
+	topics     *topics
+	writers    *outbox.Writers
+	counters   counters
+	compressed atomic.Int64   // open sessions with compression
+	closed     atomic.Bool    // Shutdown has returned
+	running    sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
 
 	mu        sync.Mutex // guards what follows
 	sessions  []*Session // open
@@ -45,6 +46,7 @@ func New(opts Options) *Server {
 			Frames:       opts.QueueSize,
 			Bytes:        opts.QueueBytes,
 			WriteTimeout: opts.WriteTimeout,
+			FlushTimeout: flushTimeout,
 			CloseTimeout: closeTimeout,
 		}),
 		lingering: make(map[*Session]struct{}),
@@ -77,7 +79,7 @@ func (s *Server) Publish(topic string, data []byte) error {
 	if s.closed.Load() {
 		return ErrServerClosed
 	}
-	delivered := s.topics.publish(s.writers, topic, data)
+	delivered := s.topics.publish(s.writers, topic, data, s.compressed.Load() > 0)
 	s.counters.published.Add(1)
 	s.counters.delivered.Add(uint64(delivered))
 	return nil
@@ -166,6 +168,9 @@ func (s *Server) releaseUser(user string) {
 func (s *Server) add(sess *Session) {
 	s.mu.Lock()
 	s.running.Add(2)
+	if sess.compressed {
+		s.compressed.Add(1)
+	}
 	sess.index = len(s.sessions)
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
@@ -191,6 +196,9 @@ func (s *Server) remove(sess *Session) {
 	}
 	if last == 0 {
 		s.stopSweeper()
+	}
+	if sess.compressed {
+		s.compressed.Add(-1)
 	}
 	s.mu.Unlock()
 	s.releaseUser(sess.user)

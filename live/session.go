@@ -24,6 +24,8 @@ type Session struct {
 	server *Server
 	conn   *outbox.Conn
 
+	compressed bool // permessage-deflate was agreed
+
 	ctx    context.Context // of the callbacks
 	cancel context.CancelFunc
 
@@ -58,6 +60,9 @@ func (s *Session) Send(m Message) error {
 	f, err := m.encode()
 	if err != nil {
 		return err
+	}
+	if s.compressed {
+		f.Deflate()
 	}
 	var ready outbox.List
 	err = s.queue(f, &ready)

@@ -187,12 +187,15 @@ func (x *topics) remove(sub *subscription) {
 // publish queues data for every subscriber and returns for how many. The frame
 // is built before the lock is taken; the lock is held while it is queued, which
 // gives all sessions the same order.
-func (x *topics) publish(w *outbox.Writers, name string, data []byte) (delivered int) {
+func (x *topics) publish(w *outbox.Writers, name string, data []byte, deflate bool) (delivered int) {
 	t := x.find(name)
 	if t == nil {
 		return 0
 	}
 	f := t.envelope.Frame(data)
+	if deflate {
+		f.Deflate()
+	}
 	var ready outbox.List
 	t.mu.Lock()
 	for _, sub := range t.subs {

@@ -32,7 +32,9 @@ type upgrader struct {
 // newUpgrader returns the writer for coder/websocket, which sends 101 before it
 // takes the connection over. That is safe if net/http's own writer is known to
 // be below. Else the connection is taken over first, and the answer written to
-// it, so that a client never gets a 101 that is not meant.
+// it, so that a client never gets a 101 that is not meant. Middlewares then do not
+// see the 101, and what they would have added to it, as a cookie session its
+// cookie, is lost: the price of a wrapper with a Hijack method and no Unwrap.
 func newUpgrader(w http.ResponseWriter, writers *outbox.Writers, failed func(error)) (*upgrader, error) {
 	u := &upgrader{ResponseWriter: w, writers: writers, failed: failed}
 	if isNetHTTP(innermost(w)) {

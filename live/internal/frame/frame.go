@@ -28,11 +28,21 @@ var Ping = &Frame{bytes: []byte{finPing, 0}}
 
 // Frame is one whole WebSocket frame, header and payload.
 type Frame struct {
-	bytes []byte
+	bytes    []byte
+	deflated []byte // the same, compressed; nil: it is not
 }
 
 // Bytes returns the frame as it goes on the socket. It must not be changed.
 func (f *Frame) Bytes() []byte { return f.bytes }
+
+// Compact returns the shorter form of the frame for a peer that has agreed to
+// permessage-deflate: compressed, if Deflate was called and that paid.
+func (f *Frame) Compact() []byte {
+	if f.deflated != nil {
+		return f.deflated
+	}
+	return f.bytes
+}
 
 // Len returns the number of bytes that the frame takes on the socket.
 func (f *Frame) Len() int { return len(f.bytes) }

@@ -35,6 +35,7 @@ type Box struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil: conn is no plain socket
 	failed  func(error)     // told by the owner when the socket cannot be written
+	compact bool            // the peer takes compressed frames
 
 	mu     sync.Mutex // guards what follows; no lock is taken under it
 	queue  *queue     // nil: nothing queued
@@ -46,8 +47,9 @@ type Box struct {
 	ping   bool       // a ping is due
 	busy   bool       // listed or owned
 	ending ending
-	dead   bool        // the connection is closed, everything was dropped
-	timer  *time.Timer // ends a closing that the peer does not answer
+	dead   bool          // the connection is closed, everything was dropped
+	timer  *time.Timer   // ends a closing that takes too long
+	ended  chan struct{} // closed when the write side is shut or dead; nil until Shut
 
 	next *Box // on the writers' list; guarded by its lock
 }
@@ -71,6 +73,10 @@ func (b *Box) Init(w *Writers, conn net.Conn, failed func(error)) {
 	b.writers, b.conn, b.failed = w, conn, failed
 	b.raw = rawConn(conn)
 }
+
+// Compress has frames sent in their compressed form, where they have one. It must
+// be called before the first Add.
+func (b *Box) Compress() { b.compact = true }
 
 // Add queues a frame. A session that was idle is put on the list, which the
 // caller hands to the writers when it has added to all sessions.
@@ -130,9 +136,9 @@ func (b *Box) urgent(set func()) {
 }
 
 // Close queues a close frame, the last that the peer gets, and bounds the time
-// that the peer has to answer it: after that the connection is closed. With
-// discard, what is queued is dropped, save the rest of a frame half sent.
-// Only the first call of Close has an effect.
+// that it may take to arrive, and then that the peer has to answer it: after
+// that the connection is closed. With discard, what is queued is dropped, save
+// the rest of a frame half sent. Only the first call of Close has an effect.
 func (b *Box) Close(f *frame.Frame, discard bool) {
 	b.mu.Lock()
 	if b.ending != open || b.dead {
@@ -154,18 +160,23 @@ func (b *Box) Close(f *frame.Frame, discard bool) {
 }
 
 // Shut lets the queue run empty and then shuts the write side, so that the
-// peer reads all that was sent and then the end. It takes no more frames.
-func (b *Box) Shut() {
+// peer reads all that was sent and then the end. It takes no more frames. The
+// channel is closed when that is done, or the connection is closed. Shut is
+// called once.
+func (b *Box) Shut() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.ending >= shutting || b.dead {
-		return
+	b.ended = make(chan struct{})
+	if b.dead {
+		close(b.ended)
+		return b.ended
 	}
 	b.ending = shutting
 	b.startTimer()
 	if !b.busy {
-		b.shutWrite()
+		b.flushed()
 	}
+	return b.ended
 }
 
 // Kill closes the connection at once and drops what is queued.
@@ -177,6 +188,9 @@ func (b *Box) Kill() {
 	b.rest, b.pong, b.ping = nil, nil, false
 	if b.timer != nil {
 		b.timer.Stop()
+	}
+	if first && b.ended != nil && b.ending != shut {
+		close(b.ended)
 	}
 	b.mu.Unlock()
 	if first {
@@ -218,7 +232,20 @@ func (b *Box) drop() {
 
 func (b *Box) startTimer() {
 	if b.timer == nil {
-		b.timer = time.AfterFunc(b.writers.limits.CloseTimeout, b.Kill)
+		b.timer = time.AfterFunc(b.writers.limits.FlushTimeout, b.Kill)
+	}
+}
+
+// flushed is called when the queue has run empty.
+func (b *Box) flushed() {
+	b.busy = false
+	if b.ending == open || b.dead {
+		return
+	}
+	b.timer.Reset(b.writers.limits.CloseTimeout)
+	if b.ending == shutting {
+		b.shutWrite()
+		close(b.ended)
 	}
 }
 
@@ -255,24 +282,29 @@ func (b *Box) fill(buf []byte) []byte {
 	buf = b.appendControl(buf[:0])
 	for b.queue != nil {
 		f := b.queue.peek()
-		if len(buf)+f.Len() > cap(buf) {
+		bytes := b.form(f)
+		if len(buf)+len(bytes) > cap(buf) {
 			if len(buf) == 0 {
-				buf = f.Bytes()
+				buf = bytes
 				b.take(f)
 			}
 			break
 		}
-		buf = append(buf, f.Bytes()...)
+		buf = append(buf, bytes...)
 		b.take(f)
 	}
 	if len(buf) == 0 {
-		b.busy = false
-		if b.ending == shutting {
-			b.shutWrite()
-		}
+		b.flushed()
 		return nil
 	}
 	return buf
+}
+
+func (b *Box) form(f *frame.Frame) []byte {
+	if b.compact {
+		return f.Compact()
+	}
+	return f.Bytes()
 }
 
 // landed counts what was being written as written.

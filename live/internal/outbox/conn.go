@@ -110,12 +110,13 @@ func (c *Conn) Close() error {
 // the peer might lose what was sent last, the close code among it. The
 // box's timer bounds the wait.
 func (c *Conn) Discard() {
-	c.Box.Shut()
+	ended := c.Box.Shut()
 	c.Conn.SetReadDeadline(time.Time{})
 	var junk [512]byte
 	for {
 		if _, err := c.Conn.Read(junk[:]); err != nil {
-			return
+			break
 		}
 	}
+	<-ended // a peer that has said all it had to may still listen
 }

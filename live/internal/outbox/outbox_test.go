@@ -20,7 +20,7 @@ import (
 
 const patience = 20 * time.Second
 
-var generous = Limits{Frames: 1 << 20, Bytes: 1 << 30, WriteTimeout: patience, CloseTimeout: patience}
+var generous = Limits{Frames: 1 << 20, Bytes: 1 << 30, WriteTimeout: patience, FlushTimeout: patience, CloseTimeout: patience}
 
 // stuck is a connection that takes nothing until it is let go.
 type stuck struct {

@@ -23,6 +23,7 @@ type Limits struct {
 	Frames       int           // queued frames
 	Bytes        int           // queued bytes
 	WriteTimeout time.Duration // how long a socket may take nothing
+	FlushTimeout time.Duration // how long what is queued may take to go out when a box is closed
 	CloseTimeout time.Duration // how long a peer may leave a close frame unanswered
 }
 
@@ -195,10 +196,7 @@ func (b *Box) settle() {
 	b.landed()
 	more := b.queue != nil || b.ping || len(b.pong) > 0
 	if !more {
-		b.busy = false
-		if b.ending == shutting {
-			b.shutWrite()
-		}
+		b.flushed()
 	}
 	b.mu.Unlock()
 	if more {

@@ -1,0 +1,64 @@
+package frame
+
+import (
+	"bytes"
+	"compress/flate"
+	"sync"
+)
+
+// deflateFrom is the size from which compressing is tried. Below it JSON shrinks
+// by a hundred bytes at best, which is not worth its time on either side.
+const deflateFrom = 512
+
+// finDeflatedText is finText with RSV1, which says that the message is compressed
+// (RFC 7692, section 6).
+const finDeflatedText = finText | 0x40
+
+// A flate.Writer has over half a megabyte of tables, so there are as many as
+// goroutines that compress at one time, and not one for each session.
+var deflaters = sync.Pool{New: func() any {
+	w, err := flate.NewWriter(nil, flate.BestSpeed)
+	if err != nil {
+		panic(err) // the level is right
+	}
+	return w
+}}
+
+// Deflate makes the compressed form of a text frame, if it is long enough and
+// shrinks. It must be called before the frame is shared.
+//
+// The form refers to nothing that was sent before, so one serves every session,
+// whatever each has agreed to remember (RFC 7692, section 7.1.1).
+func (f *Frame) Deflate() {
+	if len(f.bytes) < deflateFrom || f.bytes[0] != finText {
+		return
+	}
+	var out bytes.Buffer
+	w := deflaters.Get().(*flate.Writer)
+	defer deflaters.Put(w)
+	w.Reset(&out)
+	payload := f.bytes[headerLenOf(f.bytes):]
+	if _, err := w.Write(payload); err != nil {
+		return
+	}
+	if err := w.Flush(); err != nil {
+		return
+	}
+	// The end of every flush is implied (RFC 7692, section 7.2.1).
+	short := bytes.TrimSuffix(out.Bytes(), []byte{0, 0, 0xff, 0xff})
+	if len(short) >= len(payload) {
+		return
+	}
+	b := appendHeader(make([]byte, 0, headerLen(len(short))+len(short)), finDeflatedText, len(short))
+	f.deflated = append(b, short...)
+}
+
+func headerLenOf(frame []byte) int {
+	switch frame[1] {
+	case 126:
+		return 4
+	case 127:
+		return 10
+	}
+	return 2
+}
