@@ -117,7 +117,7 @@ func (c *client) expect(topic, data string) {
 }
 
 // closed reads to the end and returns code and reason of the server's close frame,
-// and what came before it.
+// and what came before it. It may be called from any goroutine.
 func (c *client) closed() (code int, reason string, before []live.Message) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -127,13 +127,13 @@ func (c *client) closed() (code int, reason string, before []live.Message) {
 		if err != nil {
 			ce, ok := closeError(err)
 			if !ok {
-				c.t.Fatalf("closed without a close frame: %v", err)
+				c.t.Errorf("closed without a close frame: %v", err)
 			}
 			return int(ce.Code), ce.Reason, before
 		}
 		var m live.Message
 		if err := json.Unmarshal(raw, &m); err != nil {
-			c.t.Fatalf("%q: %v", raw, err)
+			c.t.Errorf("%q: %v", raw, err)
 		}
 		before = append(before, m)
 	}
