@@ -65,9 +65,16 @@ func (s *Session) Send(m Message) error {
 		f.Deflate()
 	}
 	var ready outbox.List
-	err = s.queue(f, &ready)
-	s.server.writers.Write(&ready)
-	return err
+	switch s.conn.Add(f, &ready) {
+	case nil:
+		s.server.writers.Write(&ready)
+		return nil
+	case outbox.ErrFull:
+		s.queueFull()
+		return ErrQueueFull
+	default:
+		return ErrSessionClosed
+	}
 }
 
 // Close ends the session: what is queued is sent, then a close frame with
@@ -95,22 +102,10 @@ func (s *Session) CloseError() error {
 	return s.err
 }
 
-// deliver queues a publication and reports whether the session got it.
-func (s *Session) deliver(f *frame.Frame, ready *outbox.List) bool {
-	return s.queue(f, ready) == nil
-}
-
-func (s *Session) queue(f *frame.Frame, ready *outbox.List) error {
-	switch s.conn.Add(f, ready) {
-	case nil:
-		return nil
-	case outbox.ErrFull:
-		if s.end(closing{code: CloseQueueFull, reason: "queue full", err: ErrQueueFull, discard: true}) {
-			s.server.counters.queueFull.Add(1)
-		}
-		return ErrQueueFull
-	default:
-		return ErrSessionClosed
+// queueFull ends the session of a client that takes too little.
+func (s *Session) queueFull() {
+	if s.end(closing{code: CloseQueueFull, reason: "queue full", err: ErrQueueFull, discard: true}) {
+		s.server.counters.queueFull.Add(1)
 	}
 }
 
@@ -134,9 +129,11 @@ func (s *Session) end(c closing) bool {
 	}
 	s.closed, s.err = true, c.err
 	s.mu.Unlock()
+	var last *frame.Frame
 	if c.code != 0 {
-		s.conn.Box.Close(frame.Close(c.code, c.reason), c.discard)
+		last = frame.Close(c.code, c.reason)
 	}
+	s.conn.Box.Close(last, c.discard)
 	s.cancel()
 	go s.leave() // ends when OnClose has returned
 	return true

@@ -46,8 +46,15 @@ type topic struct {
 	envelope frame.Envelope
 
 	mu   sync.Mutex // held during a whole fan-out: it makes the order that all see
-	subs []*subscription
+	subs []subscriber
 	gone bool // no longer in the index
+}
+
+// subscriber is a subscription as a fan-out walks over it: with its connection
+// beside it, which saves a look at the subscription and one at the session.
+type subscriber struct {
+	conn *outbox.Conn
+	*subscription
 }
 
 // subscription is one session's to one topic: in the topic's slice, at index,
@@ -135,7 +142,7 @@ func (x *topics) subscribe(s *Session, name string, max int) error {
 		return fmt.Errorf("%w: %d", ErrTooManyTopics, max)
 	}
 	sub := &subscription{topic: t, session: s, index: len(t.subs)}
-	t.subs = append(t.subs, sub)
+	t.subs = append(t.subs, subscriber{s.conn, sub})
 	s.subs.add(sub)
 	x.subscriptions.Add(1)
 	return nil
@@ -176,10 +183,10 @@ func (x *topics) remove(sub *subscription) {
 	last := len(subs) - 1
 	subs[sub.index] = subs[last]
 	subs[sub.index].index = sub.index
-	subs[last] = nil
+	subs[last] = subscriber{}
 	sub.topic.subs = subs[:last]
 	if cap(subs) > 64 && last < cap(subs)/4 { // a crowd that left takes its memory along
-		sub.topic.subs = append(make([]*subscription, 0, cap(subs)/2), subs[:last]...)
+		sub.topic.subs = append(make([]subscriber, 0, cap(subs)/2), subs[:last]...)
 	}
 	x.subscriptions.Add(-1)
 }
@@ -199,8 +206,11 @@ func (x *topics) publish(w *outbox.Writers, name string, data []byte, deflate bo
 	var ready outbox.List
 	t.mu.Lock()
 	for _, sub := range t.subs {
-		if sub.session.deliver(f, &ready) {
+		switch sub.conn.Add(f, &ready) {
+		case nil:
 			delivered++
+		case outbox.ErrFull:
+			sub.session.queueFull()
 		}
 		if ready.Len() == handOver {
 			w.Write(&ready)

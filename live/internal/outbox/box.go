@@ -31,27 +31,28 @@ var (
 
 // Box is one session's way out. It must be made with Init.
 type Box struct {
-	writers *Writers
-	conn    net.Conn
-	raw     syscall.RawConn // nil: conn is no plain socket
-	failed  func(error)     // told by the owner when the socket cannot be written
-	compact bool            // the peer takes compressed frames
+	// What a fan-out touches comes first, in one line of the CPU's cache.
+	mu      sync.Mutex // guards the fields from here to ended; no lock is taken under it
+	queue   *queue     // nil: nothing queued
+	frames  int        // queued or being written
+	bytes   int        // the same, in bytes
+	busy    bool       // listed or owned
+	dead    bool       // the connection is closed, everything was dropped
+	ping    bool       // a ping is due
+	ending  ending
+	writers *Writers // set by Init, like conn, raw and failed
+	next    *Box     // on the writers' list; guarded by its lock
 
-	mu     sync.Mutex // guards what follows; no lock is taken under it
-	queue  *queue     // nil: nothing queued
-	frames int        // queued or being written
-	bytes  int        // the same, in bytes
-	flying flight     // being written
-	rest   []byte     // what the socket left of the last write
-	pong   []byte     // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
-	ping   bool       // a ping is due
-	busy   bool       // listed or owned
-	ending ending
-	dead   bool          // the connection is closed, everything was dropped
+	flying flight        // being written
+	rest   []byte        // what the socket left of the last write
+	pong   []byte        // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
 	timer  *time.Timer   // ends a closing that takes too long
 	ended  chan struct{} // closed when the write side is shut or dead; nil until Shut
 
-	next *Box // on the writers' list; guarded by its lock
+	compact bool // the peer takes compressed frames; set by Compress
+	conn    net.Conn
+	raw     syscall.RawConn // nil: conn is no plain socket
+	failed  func(error)     // told by the owner when the socket cannot be written
 }
 
 // flight is what the owner of a box took from the queue and has not yet
@@ -138,7 +139,8 @@ func (b *Box) urgent(set func()) {
 // Close queues a close frame, the last that the peer gets, and bounds the time
 // that it may take to arrive, and then that the peer has to answer it: after
 // that the connection is closed. With discard, what is queued is dropped, save
-// the rest of a frame half sent. Only the first call of Close has an effect.
+// the rest of a frame half sent. A nil frame only ends the taking of frames: the
+// peer has gone. Only the first call of Close has an effect.
 func (b *Box) Close(f *frame.Frame, discard bool) {
 	b.mu.Lock()
 	if b.ending != open || b.dead {
@@ -149,10 +151,13 @@ func (b *Box) Close(f *frame.Frame, discard bool) {
 		b.drop()
 	}
 	b.pong, b.ping = nil, false
-	b.push(f)
 	b.ending = closing
 	b.startTimer()
-	idle := b.markBusy()
+	idle := false
+	if f != nil {
+		b.push(f)
+		idle = b.markBusy()
+	}
 	b.mu.Unlock()
 	if idle {
 		b.writers.write(b)

@@ -15,8 +15,8 @@ import (
 // because it is given no data to send, goes through the Box like all else, so
 // that frames never mix and the reader never waits for a full socket.
 type Conn struct {
-	net.Conn
 	Box
+	net.Conn
 
 	in       inbox         // the reader's
 	reader   *bufio.Reader // coder/websocket's, on this Conn
