@@ -26,8 +26,12 @@
 // For one topic all sessions see publications in one order, and those of one
 // goroutine in the order it made them. After Subscribe has returned every
 // publication that is made reaches the session; after Unsubscribe has returned
-// none that is made does. Delivery is at most once: what is published while a
-// client is away it does not get.
+// none that is made does.
+//
+// Loss is never silent on a topic that keeps history (Options.Topics): a client
+// that comes back with the position it has gets exactly what it missed, once and
+// in order, or is told that there is a gap. On other topics delivery is at most
+// once: what is published while a client is away it does not get.
 //
 // A slow client hurts only itself. What waits for it is bounded in messages and
 // in bytes, and when the bound is reached its session is closed with
@@ -36,5 +40,8 @@
 // # What is on the wire
 //
 // One JSON object a text frame, {"topic":…,"data":…}, both ways. What a client
-// sends that is no such object is ignored and counted in Stats.
+// sends that is no such object is ignored and counted in Stats. A client that offers
+// the subprotocol live.v1, as live.js does, may subscribe, publish and ask for itself,
+// as far as OnSubscribe, OnPublish and OnRequest let it. docs/protocol.md describes
+// it for whoever writes another client.
 package live

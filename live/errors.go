@@ -27,6 +27,9 @@ var (
 	// a session over MaxTopics.
 	ErrTooManyTopics = errors.New("live: session has too many topics")
 
+	// ErrNoHistory is wrapped by the error for a topic that keeps no history.
+	ErrNoHistory = errors.New("live: topic keeps no history")
+
 	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
 	// by what is called after it.
 	ErrServerClosed = errors.New("live: server closed")
@@ -64,10 +67,24 @@ const (
 	CloseTooBig       = 1009 // a message over ReadLimit
 	ClosePanic        = 1011 // a callback panicked
 	CloseRestart      = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
+	CloseProtocol     = 4002 // a live.v1 client sent what is no frame of it
 	CloseQueueFull    = 4100 // ErrQueueFull
 	ClosePingTimeout  = 4101 // ErrPingTimeout
 	CloseWriteTimeout = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
 )
+
+// ClientError is an error that a live.v1 client is told as it is. OnSubscribe,
+// OnPublish and OnRequest return one to say more than "forbidden" or "internal".
+type ClientError struct {
+	// Code is for the program. Codes of the protocol's own, as "forbidden", mean
+	// what docs/protocol.md says.
+	Code string
+
+	// Message is for a person.
+	Message string
+}
+
+func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }
 
 // Refuse returns an error for OnAuth that answers the handshake with the given
 // HTTP status and text instead of 401 and "authentication failed". The text is

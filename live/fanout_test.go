@@ -15,7 +15,7 @@ import (
 // While one topic's fan-out is under way, all others go on, those of its shard
 // among them.
 func TestFanOutHoldsUpNoOtherTopic(t *testing.T) {
-	x := newTopics()
+	x := New(Options{}).topics
 	busy := x.lock("busy")
 	defer x.unlock(busy)
 	done := make(chan struct{})
@@ -24,7 +24,7 @@ func TestFanOutHoldsUpNoOtherTopic(t *testing.T) {
 		s := &Session{}
 		for i := range 10 * shardCount {
 			name := fmt.Sprint("topic", i)
-			if err := x.subscribe(s, name, 1<<20); err != nil {
+			if err := x.subscribe(context.Background(), s, name, 1<<20, subscribing{}); err != nil {
 				t.Error(err)
 			}
 			if x.find(name) == nil {

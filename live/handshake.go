@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -76,6 +77,9 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	begun = true
+	if sess.wire == wireV1 {
+		sess.answer(helloFrame(sess))
+	}
 	sess.calls.Lock() // until OnConnect has returned: no other callback comes before it
 	s.add(sess)
 	go sess.run() // ends with the connection
@@ -95,6 +99,7 @@ func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
 		compression = websocket.CompressionNoContextTakeover // no window kept for each client
 	}
 	sess.ws, err = websocket.Accept(u, r, &websocket.AcceptOptions{
+		Subprotocols:       []string{subprotocol},
 		InsecureSkipVerify: true, // the origin was checked
 		CompressionMode:    compression,
 		OnPingReceived:     func(context.Context, []byte) bool { sess.throttle(); return true },
@@ -106,11 +111,17 @@ func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
 	}
 	sess.ws.SetReadLimit(int64(sess.server.opts.ReadLimit))
 	sess.conn = u.conn
+	if sess.ws.Subprotocol() != "" {
+		sess.wire = wireV1
+		sess.conn.PingWith(pingFrame)
+	}
 	if strings.HasPrefix(w.Header().Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
 		sess.compressed = true
 		sess.conn.Compress()
 	}
-	sess.conn.Age(sess.server.pingPhase())
+	phase := sess.server.pingPhase()
+	sess.conn.Age(phase)
+	sess.pinged = time.Now().Add(-phase)
 	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	return nil
 }
@@ -165,6 +176,26 @@ func validKey(keys []string) bool {
 	}
 	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
 	return err == nil && len(key) == 16
+}
+
+// Token returns what a client sent to sign in with: the bearer token of the
+// Authorization header, or else what follows "live.token." in an offered subprotocol,
+// which is how a page sends one; "" if there is neither. It is for OnAuth.
+func Token(r *http.Request) string {
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(token)
+	}
+	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+		for offer := range strings.SplitSeq(line, ",") {
+			if coded, ok := strings.CutPrefix(strings.TrimSpace(offer), "live.token."); ok {
+				token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "="))
+				if err == nil {
+					return string(token)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // checkOrigin keeps pages of other sites from connecting in their reader's name.

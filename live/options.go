@@ -32,6 +32,30 @@ type Options struct {
 	// keep it. nil: messages are read and dropped.
 	OnMessage func(ctx context.Context, s *Session, topic string, data []byte)
 
+	// OnSubscribe decides whether a live.v1 client may subscribe to a topic, or read
+	// its history. An error refuses it: a *ClientError as it is, any other as
+	// "forbidden", and its text is not sent. nil: no client may. The server's own
+	// Subscribe does not ask.
+	OnSubscribe func(ctx context.Context, s *Session, topic string) error
+
+	// OnPublish decides in the same way whether a live.v1 client may publish data,
+	// which is valid JSON, or nil. nil: no client may.
+	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) error
+
+	// OnRequest answers a live.v1 client's request. What it returns is marshalled to
+	// JSON. An error is sent if it is a *ClientError; any other becomes "internal".
+	// nil: every request is forbidden.
+	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
+
+	// Topics gives a topic its options, when it gets its first subscriber and when it
+	// is published to: the answer for a topic must always be the same. nil: the zero
+	// TopicOptions, for all.
+	Topics func(topic string) TopicOptions
+
+	// Broker carries publications between servers and keeps history. nil: a
+	// MemoryBroker of this server's own.
+	Broker Broker
+
 	// OnClose is called once for every session when it has ended and is out of
 	// all its topics, also if OnConnect failed. err says why it ended and
 	// is what CloseError returns; nil when either side closed it on purpose.
@@ -161,6 +185,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.UserID == nil {
 		o.UserID = userIDOf
+	}
+	if o.Topics == nil {
+		o.Topics = func(string) TopicOptions { return TopicOptions{} }
+	}
+	if o.Broker == nil {
+		o.Broker = NewMemoryBroker(MemoryOptions{})
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

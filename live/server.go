@@ -1,9 +1,12 @@
 package live
 
 import (
+	"bytes"
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -15,14 +18,13 @@ import (
 // Server holds the sessions and the topics. It is made with New; its methods
 // may be called from any goroutine.
 type Server struct {
-	opts       Options
-	inbound    inboundLimit
-	topics     *topics
-	writers    *outbox.Writers
-	counters   counters
-	compressed atomic.Int64   // open sessions with compression
-	closed     atomic.Bool    // Shutdown has returned
-	running    sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
+	opts     Options
+	inbound  inboundLimit
+	topics   *topics
+	writers  *outbox.Writers
+	counters counters
+	closed   atomic.Bool    // Shutdown has returned
+	running  sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
 
 	mu        sync.Mutex // guards what follows
 	sessions  []*Session // open
@@ -38,10 +40,9 @@ type Server struct {
 // is garbage.
 func New(opts Options) *Server {
 	opts = opts.withDefaults()
-	return &Server{
+	s := &Server{
 		opts:    opts,
 		inbound: newInboundLimit(opts.InboundRate, opts.InboundBurst),
-		topics:  newTopics(),
 		writers: outbox.NewWriters(outbox.Limits{
 			Frames:       opts.QueueSize,
 			Bytes:        opts.QueueBytes,
@@ -52,6 +53,9 @@ func New(opts Options) *Server {
 		lingering: make(map[*Session]struct{}),
 		perUser:   make(map[string]int),
 	}
+	s.topics = newTopics(s, opts.Broker)
+	opts.Broker.Start(sink{s})
+	return s
 }
 
 // Handler returns the handler to which clients connect. It answers what is no
@@ -61,42 +65,84 @@ func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(s.serveHTTP)
 }
 
-// Publish queues data for every session that is subscribed to topic, and does
-// not wait for any of them: one whose queue is full is closed. Publications of
-// one topic reach all its sessions in one order, and those of one goroutine in
-// the order it made them. A topic without subscribers is no error.
-//
-// data must be one JSON value, or empty for a message without data; it is
-// copied. The error wraps ErrInvalidTopic or ErrInvalidData, or is
-// ErrServerClosed after Shutdown.
-func (s *Server) Publish(topic string, data []byte) error {
-	if err := s.checkTopic(topic); err != nil {
-		return err
+// PublishOption changes what Publish does.
+type PublishOption func(*PublishOptions)
+
+// Except leaves out one session: the one whose message is being published, say,
+// when its page has shown it already. nil leaves out none.
+func Except(sess *Session) PublishOption {
+	return func(o *PublishOptions) {
+		if sess != nil {
+			o.Except = sess.id
+		}
 	}
-	if err := checkData(data); err != nil {
-		return err
-	}
-	if s.closed.Load() {
-		return ErrServerClosed
-	}
-	delivered := s.topics.publish(s.writers, topic, data, s.compressed.Load() > 0)
-	s.counters.published.Add(1)
-	s.counters.delivered.Add(uint64(delivered))
-	return nil
 }
 
-// Subscribe adds the session to the topic: every publication that is made after
-// Subscribe has returned reaches it. Subscribing twice is the same as once. The
-// error is ErrSessionClosed if the session has ended, or wraps ErrInvalidTopic
-// or ErrTooManyTopics.
-func (s *Server) Subscribe(sess *Session, topic string) error {
+// Publish sends data to every session that is subscribed to topic, at every server
+// of the Broker, and does not wait for any of them. Publications of one topic
+// reach all its sessions in one order, and those of one goroutine in the order it
+// made them. A topic without subscribers is no error.
+//
+// data must be one JSON value, or empty for a message without data; it is
+// copied. The error wraps ErrInvalidTopic or ErrInvalidData; or is the broker's,
+// which then may or may not have the publication; or is ErrServerClosed after
+// Shutdown. With the broker in memory there is none but these.
+func (s *Server) Publish(topic string, data []byte, opts ...PublishOption) error {
+	_, err := s.publish(context.Background(), topic, data, opts...)
+	return err
+}
+
+func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ...PublishOption) (Position, error) {
+	if err := s.checkTopic(topic); err != nil {
+		return Position{}, err
+	}
+	if err := checkData(data); err != nil {
+		return Position{}, err
+	}
+	if s.closed.Load() {
+		return Position{}, ErrServerClosed
+	}
+	rules := s.opts.Topics(topic)
+	o := PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	at, err := s.opts.Broker.Publish(ctx, topic, bytes.Clone(data), o)
+	if err != nil {
+		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
+	}
+	s.counters.published.Add(1)
+	return at, nil
+}
+
+// Subscribe adds the session to the topic: every publication that is made at this
+// server after Subscribe has returned reaches it. Subscribing twice is the same as
+// once. The error is ErrSessionClosed if the session has ended, or wraps
+// ErrInvalidTopic or ErrTooManyTopics, or is the broker's.
+//
+// With a broker of many servers the first subscription of a topic asks the broker,
+// for five seconds at most.
+func (s *Server) Subscribe(sess *Session, topic string, opts ...SubscribeOption) error {
+	var o subscribing
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return s.subscribe(context.Background(), sess, topic, o)
+}
+
+func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o subscribing) error {
 	if sess == nil {
 		return errNilSession
 	}
 	if err := s.checkTopic(topic); err != nil {
 		return err
 	}
-	return s.topics.subscribe(sess, topic, s.opts.MaxTopics)
+	if sess.IsClosed() {
+		return ErrSessionClosed // before the broker is asked
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	return s.topics.subscribe(ctx, sess, topic, s.opts.MaxTopics, o)
 }
 
 // Unsubscribe removes the session from the topic: no publication that is made
@@ -112,6 +158,54 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 	s.topics.unsubscribe(sess, topic)
 	return nil
 }
+
+// History returns the newest publications of a topic, limit of them at most and
+// 1,000 in any case, oldest first. The error wraps ErrNoHistory if the topic keeps
+// none.
+func (s *Server) History(ctx context.Context, topic string, limit int) ([]Message, error) {
+	publications, err := s.history(ctx, topic, limit)
+	if err != nil {
+		return nil, err
+	}
+	messages := make([]Message, len(publications))
+	for i, p := range publications {
+		messages[i] = Message{Topic: p.Topic, Data: p.Data}
+	}
+	return messages, nil
+}
+
+func (s *Server) history(ctx context.Context, topic string, limit int) ([]*Publication, error) {
+	if err := s.checkTopic(topic); err != nil {
+		return nil, err
+	}
+	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
+		return nil, fmt.Errorf("%w: %q", ErrNoHistory, topic)
+	}
+	if limit <= 0 {
+		return nil, nil
+	}
+	page, err := s.topics.recover.Tail(ctx, topic, min(limit, maxRecovered))
+	if err != nil {
+		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
+	}
+	return page.Publications, nil
+}
+
+// Broker returns the broker: the one of the options, or the server's own.
+func (s *Server) Broker() Broker { return s.opts.Broker }
+
+// sink is the server as its broker sees it.
+type sink struct{ server *Server }
+
+func (k sink) Deliver(p *Publication) { k.server.topics.deliver(p) }
+
+func (k sink) Lost(topic string, cause error) {
+	k.server.opts.Logger.Warn("live: broker may have lost deliveries", "topic", topic, "err", cause)
+	k.server.topics.lost(topic)
+}
+
+// keeps tells the broker in memory what to keep.
+func (k sink) keeps(topic string) bool { return k.server.opts.Topics(topic).History > 0 }
 
 var errNilSession = errors.New("live: nil session")
 
@@ -169,7 +263,7 @@ func (s *Server) add(sess *Session) {
 	s.mu.Lock()
 	s.running.Add(2)
 	if sess.compressed {
-		s.compressed.Add(1)
+		s.topics.compressed.Add(1)
 	}
 	sess.index = len(s.sessions)
 	s.sessions = append(s.sessions, sess)
@@ -198,7 +292,7 @@ func (s *Server) remove(sess *Session) {
 		s.stopSweeper()
 	}
 	if sess.compressed {
-		s.compressed.Add(-1)
+		s.topics.compressed.Add(-1)
 	}
 	s.mu.Unlock()
 	s.releaseUser(sess.user)

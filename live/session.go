@@ -24,6 +24,7 @@ type Session struct {
 	server *Server
 	conn   *outbox.Conn
 
+	wire       wire // how the client speaks
 	compressed bool // permessage-deflate was agreed
 
 	ctx    context.Context // of the callbacks
@@ -41,8 +42,11 @@ type Session struct {
 	err    error
 	subs   subscriptionSet
 
-	index    int  // in Server.sessions; guarded by Server.mu
-	readDone bool // guarded by Server.mu
+	listeners []*listener // nothing is added once it is closed
+
+	pinged   time.Time // the sweeper's, for live.v1
+	index    int       // in Server.sessions; guarded by Server.mu
+	readDone bool      // guarded by Server.mu
 }
 
 // ID returns what IDGenerator made for this session.
@@ -115,6 +119,8 @@ type closing struct {
 	reason  string // for the client
 	err     error  // for the application
 	discard bool   // do not send what is queued: the client cannot take it
+
+	within int64 // if not 0: a live.v1 client is told to come back within so many ms
 }
 
 // end ends the session and reports whether it was still open. From here on it
@@ -129,6 +135,9 @@ func (s *Session) end(c closing) bool {
 	}
 	s.closed, s.err = true, c.err
 	s.mu.Unlock()
+	if c.within > 0 && s.wire == wireV1 {
+		s.answer(drainFrame(c.within))
+	}
 	var last *frame.Frame
 	if c.code != 0 {
 		last = frame.Close(c.code, c.reason)
@@ -143,6 +152,9 @@ func (s *Session) end(c closing) bool {
 func (s *Session) leave() {
 	defer s.server.running.Done()
 	s.server.topics.leave(s)
+	for _, l := range s.listeners {
+		l.Unsubscribe()
+	}
 	s.server.remove(s)
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
@@ -227,11 +239,19 @@ func (s *Session) throttle() {
 }
 
 func (s *Session) receive(raw []byte) {
-	c := &s.server.counters
-	c.received.Add(1)
+	s.server.counters.received.Add(1)
+	if s.wire == wireV1 {
+		s.receiveV1(raw)
+	} else {
+		s.receivePlain(raw)
+	}
+}
+
+// receivePlain takes a message for the application.
+func (s *Session) receivePlain(raw []byte) {
 	m, err := decodeMessage(raw, s.server.opts.MaxTopicLength)
 	if err != nil {
-		c.malformed.Add(1)
+		s.server.counters.malformed.Add(1)
 		s.server.opts.Logger.Debug("live: message ignored", "session", s.id, "err", err)
 		return
 	}
@@ -288,5 +308,11 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 		}
 	case idle >= interval-slack:
 		s.conn.Ping()
+	case s.wire == wireV1 && time.Since(s.pinged) >= interval-slack:
+		// It waits for pings, to know that the server lives.
+		s.conn.Ping()
+	default:
+		return
 	}
+	s.pinged = time.Now()
 }

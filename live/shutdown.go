@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -18,9 +19,10 @@ const (
 )
 
 // Shutdown ends the server: new clients are refused with 503, every session is
-// closed with code 1012 after what it has queued, and Shutdown returns when
-// every OnClose has returned and every connection is closed. When ctx ends
-// first, the connections that are left are cut, and its error is returned.
+// closed with code 1012 after what it has queued, and when every OnClose has
+// returned and every connection is closed, the broker is closed and Shutdown
+// returns. When ctx ends first, the connections that are left are cut, and its
+// error is returned.
 //
 // Many sessions are not closed at once, but over up to half of the time that ctx
 // leaves, a thousand a second if that suffices. The close frame's reason names
@@ -37,8 +39,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.closeAll(ctx)
 	err := s.await(ctx)
 
-	s.closed.Store(true)
-	return err
+	if s.closed.Swap(true) {
+		return err
+	}
+	return errors.Join(err, s.opts.Broker.Close(ctx))
 }
 
 // closeAll ends the sessions in random order, evenly over the window.
@@ -71,6 +75,7 @@ func restart(window time.Duration) closing {
 		code:   CloseRestart,
 		reason: fmt.Sprintf("restart; return within %d ms", within),
 		err:    ErrServerClosed,
+		within: within,
 	}
 }
 

@@ -18,6 +18,9 @@ type Stats struct {
 	Received  uint64 // messages from clients
 	Malformed uint64 // of these, not a message, and ignored
 
+	Dropped uint64 // publications that took the place of others in a full queue
+	Gaps    uint64 // losses that were announced to the subscribers of a topic
+
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
@@ -27,6 +30,7 @@ type Stats struct {
 type counters struct {
 	accepted, refused       atomic.Uint64
 	published, delivered    atomic.Uint64
+	dropped, gaps           atomic.Uint64
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
 	writeFailed, panics     atomic.Uint64
@@ -48,6 +52,8 @@ func (s *Server) Stats() Stats {
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
 		Malformed:     c.malformed.Load(),
+		Dropped:       c.dropped.Load(),
+		Gaps:          c.gaps.Load(),
 		QueueFull:     c.queueFull.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),
 		WriteFailed:   c.writeFailed.Load(),

@@ -1,8 +1,10 @@
 package live
 
 import (
+	"context"
 	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 
@@ -15,18 +17,28 @@ import (
 // The order of locks in this package, outermost first:
 //
 //	Session.calls   held while a callback runs, which may take any of the rest
+//	a history's     in the broker in memory, held while it delivers
 //	topic.mu
 //	shard.mu
 //	Session.mu
+//	listener.mu
 //	Server.mu
 //
 // The locks of package outbox come after these: a box's, and the writers'.
 type topics struct {
+	broker   Broker
+	recover  Recoverer // nil: the broker keeps no history
+	writers  *outbox.Writers
+	options  func(topic string) TopicOptions
+	counters *counters
+	logger   *slog.Logger
+
 	seed   maphash.Seed
 	shards [shardCount]shard
 
 	count         atomic.Int64 // topics
 	subscriptions atomic.Int64 // of all topics
+	compressed    atomic.Int64 // open sessions with compression
 }
 
 // shardCount splits the index's lock: with 64, a thousand connections a second
@@ -44,10 +56,17 @@ type shard struct {
 type topic struct {
 	name     string
 	envelope frame.Envelope
+	opts     TopicOptions
+	gap      *frame.Frame // tells a client that it lost some; nil: made when needed
 
-	mu   sync.Mutex // held during a whole fan-out: it makes the order that all see
-	subs []subscriber
-	gone bool // no longer in the index
+	mu        sync.Mutex // held during a whole fan-out: it makes the order that all see
+	subs      []subscriber
+	listeners []*listener
+	pins      int           // calls under way that need the topic in the index
+	ready     bool          // subscribed at the broker
+	waking    chan struct{} // closed when the broker has answered; nil: nobody has asked
+	gone      bool          // no longer in the index
+	feed      *feed         // nil: the topic keeps no history
 }
 
 // subscriber is a subscription as a fan-out walks over it: with its connection
@@ -62,11 +81,20 @@ type subscriber struct {
 type subscription struct {
 	topic   *topic
 	session *Session
+	wire    wire
 	index   int // in topic.subs; guarded by topic.mu
 }
 
-func newTopics() *topics {
-	x := &topics{seed: maphash.MakeSeed()}
+func newTopics(s *Server, broker Broker) *topics {
+	x := &topics{
+		broker:   broker,
+		writers:  s.writers,
+		options:  s.opts.Topics,
+		counters: &s.counters,
+		logger:   s.opts.Logger,
+		seed:     maphash.MakeSeed(),
+	}
+	x.recover, _ = broker.(Recoverer)
 	for i := range x.shards {
 		x.shards[i].topics = make(map[string]*topic)
 	}
@@ -88,16 +116,19 @@ func (x *topics) findOrAdd(name string) *topic {
 	if t := x.find(name); t != nil {
 		return t
 	}
+	fresh := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
+	if x.recover != nil && x.recover.Keeps(name) {
+		fresh.feed = newFeed(fresh.opts)
+	}
 	sh := x.shard(name)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	t := sh.topics[name]
-	if t == nil {
-		t = &topic{name: name, envelope: frame.NewEnvelope(name)}
-		sh.topics[name] = t
-		x.count.Add(1)
+	if t := sh.topics[name]; t != nil {
+		return t
 	}
-	return t
+	sh.topics[name] = fresh
+	x.count.Add(1)
+	return fresh
 }
 
 // lock returns the topic, in the index and locked.
@@ -112,11 +143,77 @@ func (x *topics) lock(name string) *topic {
 	}
 }
 
-// unlock unlocks the topic, and takes it out of the index if it has no
-// subscriber.
+// lockReady returns the topic locked and subscribed at the broker, which the
+// first that comes asks for while the others wait. The error is the broker's or
+// ctx's; the topic is not locked then.
+func (x *topics) lockReady(ctx context.Context, name string) (*topic, error) {
+	for {
+		t := x.lock(name)
+		if t.ready {
+			return t, nil
+		}
+		err := x.wake(ctx, t)
+		if err == nil && t.ready {
+			return t, nil
+		}
+		x.unlock(t)
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// wake subscribes the topic at the broker, or waits for whoever does. The topic
+// is locked before and after, and not meanwhile.
+func (x *topics) wake(ctx context.Context, t *topic) error {
+	t.pins++
+	defer func() { t.pins-- }()
+	if waking := t.waking; waking != nil {
+		t.mu.Unlock()
+		defer t.mu.Lock()
+		select {
+		case <-waking:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	t.waking = make(chan struct{})
+	t.mu.Unlock()
+	err := x.broker.Subscribe(ctx, t.name)
+	var at Position
+	if err == nil && t.feed != nil {
+		at, err = x.recover.Last(ctx, t.name)
+		if err != nil {
+			x.broker.Unsubscribe(t.name)
+		}
+	}
+	t.mu.Lock()
+	close(t.waking)
+	t.waking = nil
+	if err != nil {
+		return fmt.Errorf("live: topic %q: %w", t.name, err)
+	}
+	t.ready = true
+	if t.feed != nil {
+		x.begin(t, at)
+	}
+	return nil
+}
+
+// unlock unlocks the topic, and takes it out of the index if nobody needs it.
 func (x *topics) unlock(t *topic) {
-	if len(t.subs) == 0 && !t.gone {
+	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
 		t.gone = true
+		if t.feed != nil {
+			close(t.feed.stop)
+		}
+		if t.ready {
+			// With the lock held, so that it comes before the next Subscribe.
+			if err := x.broker.Unsubscribe(t.name); err != nil {
+				x.logger.Warn("live: broker did not unsubscribe", "topic", t.name, "err", err)
+			}
+		}
 		sh := x.shard(t.name)
 		sh.mu.Lock()
 		delete(sh.topics, t.name)
@@ -126,26 +223,12 @@ func (x *topics) unlock(t *topic) {
 	t.mu.Unlock()
 }
 
-// subscribe adds the session to the topic. It returns nil if it was there.
-func (x *topics) subscribe(s *Session, name string, max int) error {
-	t := x.lock(name)
-	defer x.unlock(t)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrSessionClosed
-	}
-	if s.subs.find(name) != nil {
-		return nil
-	}
-	if s.subs.len() >= max {
-		return fmt.Errorf("%w: %d", ErrTooManyTopics, max)
-	}
-	sub := &subscription{topic: t, session: s, index: len(t.subs)}
+// add makes the session a subscriber; both locks are held.
+func (x *topics) add(t *topic, s *Session) {
+	sub := &subscription{topic: t, session: s, wire: s.wire, index: len(t.subs)}
 	t.subs = append(t.subs, subscriber{s.conn, sub})
 	s.subs.add(sub)
 	x.subscriptions.Add(1)
-	return nil
 }
 
 // unsubscribe removes the session from the topic, if it is there.
@@ -191,39 +274,116 @@ func (x *topics) remove(sub *subscription) {
 	x.subscriptions.Add(-1)
 }
 
-// publish queues data for every subscriber and returns for how many. The frame
-// is built before the lock is taken; the lock is held while it is queued, which
-// gives all sessions the same order.
-func (x *topics) publish(w *outbox.Writers, name string, data []byte, deflate bool) (delivered int) {
-	t := x.find(name)
+// deliver takes a publication from the broker.
+func (x *topics) deliver(p *Publication) {
+	t := x.find(p.Topic)
 	if t == nil {
-		return 0
+		return
 	}
-	f := t.envelope.Frame(data)
-	if deflate {
-		f.Deflate()
-	}
-	var ready outbox.List
 	t.mu.Lock()
-	for _, sub := range t.subs {
+	defer t.mu.Unlock()
+	if t.feed != nil {
+		x.receive(t, p)
+	} else {
+		x.fanOut(t, p)
+	}
+}
+
+// fanOut queues a publication for every subscriber; topic.mu is held, which gives
+// all sessions the same order. A frame is built once for each way to write it.
+func (x *topics) fanOut(t *topic, p *Publication) {
+	var frames [wires]*frame.Frame
+	var ready outbox.List
+	delivered := 0
+	for i := range t.subs {
+		sub := &t.subs[i]
+		if p.Except != "" && sub.session.id == p.Except {
+			continue
+		}
+		f := frames[sub.wire]
+		if f == nil {
+			f = x.frame(t, p, sub.wire)
+			frames[sub.wire] = f
+		}
 		switch sub.conn.Add(f, &ready) {
 		case nil:
 			delivered++
 		case outbox.ErrFull:
-			sub.session.queueFull()
+			delivered += x.overflow(t, sub, f, &ready)
 		}
 		if ready.Len() == handOver {
-			w.Write(&ready)
+			x.writers.Write(&ready)
 		}
 	}
-	t.mu.Unlock()
-	w.Write(&ready)
-	return delivered
+	x.writers.Write(&ready)
+	for _, l := range t.listeners {
+		l.deliver(p)
+	}
+	x.counters.delivered.Add(uint64(delivered))
 }
 
 // handOver is how many sessions wait for the writers at most while a large
 // topic is being walked: the first of 100,000 need not wait for the last.
 const handOver = 256
+
+// frame builds a publication's frame for one kind of client.
+func (x *topics) frame(t *topic, p *Publication, w wire) *frame.Frame {
+	var f *frame.Frame
+	if w == wireV1 && p.Offset != 0 {
+		f = t.envelope.FrameAt(p.Data, p.Position.String())
+	} else {
+		f = t.envelope.Frame(p.Data)
+	}
+	if t.opts.Overflow != OverflowClose {
+		f.Tag = t
+	}
+	if x.compressed.Load() > 0 {
+		f.Deflate()
+	}
+	return f
+}
+
+// overflow does to a client that takes too little what the topic's options say,
+// and returns how many publications it got: 1 or 0.
+func (x *topics) overflow(t *topic, sub *subscriber, f *frame.Frame, ready *outbox.List) int {
+	if t.opts.Overflow != OverflowClose {
+		var gap *frame.Frame
+		if sub.wire == wireV1 {
+			gap = t.gapFrame()
+		}
+		if sub.conn.Displace(f, t.opts.Overflow == OverflowLatest, gap, ready) == nil {
+			x.counters.dropped.Add(1)
+			return 1
+		}
+	}
+	sub.session.queueFull()
+	return 0
+}
+
+// gapFrame returns the frame that tells of a loss, without a position. It counts
+// for no bound: there is one at most for each topic in a queue.
+func (t *topic) gapFrame() *frame.Frame {
+	if t.gap == nil {
+		t.gap = gapFrame(t.name, "")
+		t.gap.Tag, t.gap.Free = t, true
+	}
+	return t.gap
+}
+
+// announceGap tells every subscriber that publications were lost before the
+// position; topic.mu is held.
+func (x *topics) announceGap(t *topic, at Position) {
+	x.counters.gaps.Add(1)
+	f := gapFrame(t.name, at.String())
+	f.Free = true
+	var ready outbox.List
+	for i := range t.subs {
+		if t.subs[i].wire == wireV1 {
+			t.subs[i].conn.Add(f, &ready)
+		}
+	}
+	x.writers.Write(&ready)
+}
 
 // subscriptionSet is a session's subscriptions: a slice while they are few, as
 // they are for most sessions, with a map beside it when they are many.

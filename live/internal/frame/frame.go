@@ -30,6 +30,11 @@ var Ping = &Frame{bytes: []byte{finPing, 0}}
 type Frame struct {
 	bytes    []byte
 	deflated []byte // the same, compressed; nil: it is not
+
+	// Tag is what the frame is about, where that matters to a full queue, and Free
+	// says that it counts for no bound. Both are set before the frame is shared.
+	Tag  any
+	Free bool
 }
 
 // Bytes returns the frame as it goes on the socket. It must not be changed.
@@ -96,6 +101,15 @@ func NewEnvelope(topic string) Envelope {
 }
 
 var closeBrace = []byte{'}'}
+
+// FrameAt returns the text frame of one publication that has a position. at must
+// need no escape in a JSON string.
+func (e Envelope) FrameAt(data []byte, at string) *Frame {
+	if len(data) == 0 {
+		return Text(e.bare[:len(e.bare)-1], []byte(`,"at":"`), []byte(at), []byte(`"}`))
+	}
+	return Text(e.open, data, []byte(`,"at":"`), []byte(at), []byte(`"}`))
+}
 
 // Frame returns the text frame of one publication. data must be valid JSON;
 // when it is empty the envelope has no data member.

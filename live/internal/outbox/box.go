@@ -49,7 +49,8 @@ type Box struct {
 	timer  *time.Timer   // ends a closing that takes too long
 	ended  chan struct{} // closed when the write side is shut or dead; nil until Shut
 
-	compact bool // the peer takes compressed frames; set by Compress
+	compact bool         // the peer takes compressed frames; set by Compress
+	pinging *frame.Frame // what a ping is; set by PingWith
 	conn    net.Conn
 	raw     syscall.RawConn // nil: conn is no plain socket
 	failed  func(error)     // told by the owner when the socket cannot be written
@@ -72,12 +73,17 @@ const (
 // goroutine that wrote, when writing fails, before the connection is closed.
 func (b *Box) Init(w *Writers, conn net.Conn, failed func(error)) {
 	b.writers, b.conn, b.failed = w, conn, failed
+	b.pinging = frame.Ping
 	b.raw = rawConn(conn)
 }
 
 // Compress has frames sent in their compressed form, where they have one. It must
 // be called before the first Add.
 func (b *Box) Compress() { b.compact = true }
+
+// PingWith has Ping send another frame than WebSocket's, for a peer that cannot
+// see those. It must be called before the first Ping.
+func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 
 // Add queues a frame. A session that was idle is put on the list, which the
 // caller hands to the writers when it has added to all sessions.
@@ -91,7 +97,7 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 		b.mu.Unlock()
 		return ErrClosed
 	}
-	if b.frames >= b.writers.limits.Frames || b.frames > 0 && b.bytes+f.Len() > b.writers.limits.Bytes {
+	if !b.fits(f) {
 		b.mu.Unlock()
 		return ErrFull
 	}
@@ -102,6 +108,62 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 		list.add(b)
 	}
 	return nil
+}
+
+// Displace queues a frame in the place of others with its tag that still wait: the
+// oldest of them, as many as must be, or all. Where the first of them stood gap
+// comes, unless gap is nil or stands there already. It returns ErrFull, with the
+// queue as it was, if that does not make room.
+func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ending != open || b.dead {
+		return ErrClosed
+	}
+	if b.queue == nil || !b.wouldFit(f) {
+		return ErrFull
+	}
+	q := b.queue
+	waiting := q.frames[q.head:]
+	kept := waiting[:0]
+	dropped := false
+	for i, old := range waiting {
+		if old.Tag != f.Tag || !all && dropped && b.fits(f) {
+			kept = append(kept, waiting[i])
+			continue
+		}
+		if old.Free { // a gap already
+			kept = append(kept, old)
+			gap = nil
+			continue
+		}
+		b.frames--
+		b.bytes -= old.Len()
+		dropped = true
+		if gap != nil {
+			kept = append(kept, gap)
+			gap = nil
+		}
+	}
+	clear(waiting[len(kept):])
+	q.frames = q.frames[:q.head+len(kept)]
+	b.push(f)
+	if b.markBusy() {
+		list.add(b)
+	}
+	return nil
+}
+
+// wouldFit reports whether f fits when all waiting frames with its tag are gone.
+func (b *Box) wouldFit(f *frame.Frame) bool {
+	frames, bytes := b.frames, b.bytes
+	for _, old := range b.queue.frames[b.queue.head:] {
+		if old.Tag == f.Tag && !old.Free {
+			frames--
+			bytes -= old.Len()
+		}
+	}
+	return frames < b.frames && b.writers.limits.fit(frames, bytes, f)
 }
 
 // Queued returns how much waits to be written.
@@ -212,13 +274,19 @@ func (b *Box) fail(err error) {
 
 // The rest is called with mu held.
 
+func (b *Box) fits(f *frame.Frame) bool {
+	return b.writers.limits.fit(b.frames, b.bytes, f)
+}
+
 func (b *Box) push(f *frame.Frame) {
 	if b.queue == nil {
 		b.queue = newQueue()
 	}
 	b.queue.push(f)
-	b.frames++
-	b.bytes += f.Len()
+	if !f.Free {
+		b.frames++
+		b.bytes += f.Len()
+	}
 }
 
 func (b *Box) markBusy() (wasIdle bool) {
@@ -321,7 +389,7 @@ func (b *Box) landed() {
 
 func (b *Box) appendControl(buf []byte) []byte {
 	if b.ping {
-		buf = append(buf, frame.Ping.Bytes()...)
+		buf = append(buf, b.pinging.Bytes()...)
 		b.ping = false
 	}
 	if len(b.pong) > 0 {
@@ -332,8 +400,10 @@ func (b *Box) appendControl(buf []byte) []byte {
 }
 
 func (b *Box) take(f *frame.Frame) {
-	b.flying.frames++
-	b.flying.bytes += f.Len()
+	if !f.Free {
+		b.flying.frames++
+		b.flying.bytes += f.Len()
+	}
 	b.queue.pop()
 	if b.queue.len() == 0 {
 		b.queue.release()

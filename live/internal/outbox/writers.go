@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
 const (
@@ -25,6 +27,11 @@ type Limits struct {
 	WriteTimeout time.Duration // how long a socket may take nothing
 	FlushTimeout time.Duration // how long what is queued may take to go out when a box is closed
 	CloseTimeout time.Duration // how long a peer may leave a close frame unanswered
+}
+
+// fit reports whether a frame may be added to what is queued already.
+func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
+	return f.Free || frames < l.Frames && (frames == 0 || bytes+f.Len() <= l.Bytes)
 }
 
 // Writers send what the boxes have queued. Its goroutines, at most one for

@@ -1,0 +1,380 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// How a topic with history loses nothing in silence, over any broker that is a
+// Recoverer.
+//
+// A topic's feed holds the newest position that its subscribers have seen, and
+// the newest publications. A delivery is applied if it continues from there: its
+// Prev is no newer than what was seen. If it is, something is missing: deliveries
+// wait, and what is missing is fetched from the history. What cannot be had any
+// more is announced to the subscribers as a gap. The same repair follows when
+// the broker says that it may have lost something, and from time to time.
+//
+// A client that comes back with a position is given what followed it, from the
+// feed or from the history, and is made a subscriber in the same moment.
+
+// TopicOptions are the rules of one topic.
+type TopicOptions struct {
+	// History is how many publications are kept, for clients that come back and
+	// for those that ask. 0: none. A broker with streams of its own may have its
+	// own rule.
+	History int
+
+	// HistoryAge is how long they are kept. 0: for as long as History says.
+	HistoryAge time.Duration
+
+	// Overflow says what becomes of a client whose queue is full when a
+	// publication of this topic comes.
+	Overflow Overflow
+}
+
+// Overflow says what a publication does that finds a client's queue full.
+type Overflow int
+
+const (
+	// OverflowClose closes the session with ErrQueueFull: the client comes back
+	// and, on a topic with history, gets what it missed.
+	OverflowClose Overflow = iota
+
+	// OverflowDropOldest drops the oldest publications of this topic that wait
+	// for the client, as many as must be.
+	OverflowDropOldest
+
+	// OverflowLatest drops all that wait: for topics where only the newest counts.
+	OverflowLatest
+)
+
+const (
+	// maxRecovered bounds what one subscription fetches: more is a gap. It is what
+	// a client can take in at once, and a screen of a chat twenty times over.
+	maxRecovered = 1000
+
+	// maxRing is how many publications a feed holds itself, besides the broker's
+	// history: those of the seconds for which most clients are away.
+	maxRing = 256
+
+	// maxParked bounds what waits for a repair: more is fetched afterwards.
+	maxParked = 4096
+
+	// brokerTimeout bounds one call to the broker.
+	brokerTimeout = 5 * time.Second
+)
+
+// settleAfter are the times after which a new feed is compared with the history: a
+// broker's interest spreads to other servers while they publish already.
+var settleAfter = [...]time.Duration{150 * time.Millisecond, 2 * time.Second}
+
+// checkEvery is the time between comparisons after that, give or take a third. It
+// bounds how long a loss of the last publication of a topic can go unnoticed.
+const checkEvery = 45 * time.Second
+
+// String returns the position as it goes to clients, who must not look into it;
+// "" for the zero Position.
+func (p Position) String() string {
+	if p == (Position{}) {
+		return ""
+	}
+	return p.Epoch + "." + strconv.FormatUint(p.Offset, 10)
+}
+
+// ParsePosition is the inverse of Position.String.
+func ParsePosition(s string) (Position, error) {
+	if s == "" {
+		return Position{}, nil
+	}
+	i := strings.LastIndexByte(s, '.')
+	if i < 1 {
+		return Position{}, fmt.Errorf("live: %q is no position", s)
+	}
+	offset, err := strconv.ParseUint(s[i+1:], 10, 64)
+	if err != nil {
+		return Position{}, fmt.Errorf("live: %q is no position", s)
+	}
+	return Position{Epoch: s[:i], Offset: offset}, nil
+}
+
+// feed is what a topic with history knows; it is guarded by topic.mu.
+type feed struct {
+	at      Position       // the newest that subscribers have seen
+	low     uint64         // ring has all after this offset
+	ring    []*Publication // oldest first
+	size    int            // of the ring
+	parked  []*Publication // came while it was not known what is missing before them
+	overrun bool           // some did not fit in parked
+	live    bool           // at is known
+	repair  bool           // a repair is under way, or begins
+	again   bool           // and another must follow it
+	stop    chan struct{}  // ends the comparisons
+}
+
+func newFeed(o TopicOptions) *feed {
+	size := maxRing
+	if o.History > 0 {
+		size = min(o.History, maxRing)
+	}
+	return &feed{size: size, stop: make(chan struct{})}
+}
+
+// begin starts the feed of a topic that has just been subscribed at the broker:
+// at is the newest position, and what was delivered meanwhile waits.
+func (x *topics) begin(t *topic, at Position) {
+	fd := t.feed
+	fd.reset(at)
+	fd.live = true
+	x.unpark(t)
+	if _, exact := x.broker.(*MemoryBroker); !exact {
+		go x.watch(t) // ends with the topic
+	}
+}
+
+// reset begins anew at a position.
+func (fd *feed) reset(at Position) {
+	fd.at, fd.low = at, at.Offset
+	clear(fd.ring)
+	fd.ring = fd.ring[:0]
+}
+
+// receive takes a delivery; topic.mu is held.
+func (x *topics) receive(t *topic, p *Publication) {
+	fd := t.feed
+	switch {
+	case p.Offset == 0: // of no history after all
+		x.fanOut(t, p)
+	case !fd.live || fd.repair:
+		fd.park(p)
+	case p.Epoch == fd.at.Epoch && p.Offset <= fd.at.Offset: // seen
+	case p.Epoch == fd.at.Epoch && p.Prev <= fd.at.Offset:
+		x.apply(t, p)
+	default:
+		fd.park(p)
+		x.startRepair(t)
+	}
+}
+
+func (fd *feed) park(p *Publication) {
+	if len(fd.parked) == maxParked {
+		fd.overrun = true
+		return
+	}
+	fd.parked = append(fd.parked, p)
+}
+
+// apply shows the next publication to the subscribers.
+func (x *topics) apply(t *topic, p *Publication) {
+	fd := t.feed
+	fd.at.Offset = p.Offset
+	if len(fd.ring) == fd.size {
+		fd.low = fd.ring[0].Offset
+		fd.ring = append(fd.ring[:0], fd.ring[1:]...)
+	}
+	fd.ring = append(fd.ring, p)
+	x.fanOut(t, p)
+}
+
+// unpark applies what waited, as far as nothing is missing before it, and starts
+// a repair for the rest.
+func (x *topics) unpark(t *topic) {
+	fd := t.feed
+	parked, overrun := fd.parked, fd.overrun
+	fd.parked, fd.overrun = nil, false
+	slices.SortFunc(parked, func(a, b *Publication) int {
+		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
+	})
+	for _, p := range parked {
+		x.receive(t, p)
+	}
+	if overrun {
+		x.startRepair(t)
+	}
+}
+
+func cmpOffset(a, b *Publication) int {
+	switch {
+	case a.Offset < b.Offset:
+		return -1
+	case a.Offset > b.Offset:
+		return 1
+	}
+	return 0
+}
+
+// startRepair has the topic compared with the history; topic.mu is held.
+func (x *topics) startRepair(t *topic) {
+	fd := t.feed
+	if !fd.live {
+		return
+	}
+	if fd.repair {
+		fd.again = true
+		return
+	}
+	fd.repair = true
+	t.pins++
+	go x.repair(t) // ends when the feed agrees with the history, or the topic has no subscriber
+}
+
+// repair brings the feed to where the history is.
+func (x *topics) repair(t *topic) {
+	for attempt := 0; ; attempt++ {
+		err := x.catchUp(t)
+		t.mu.Lock()
+		fd := t.feed
+		idle := len(t.subs) == 0 && len(t.listeners) == 0
+		if err == nil || idle {
+			fd.repair = false
+			if fd.again && !idle {
+				fd.again = false
+				x.startRepair(t)
+			}
+			x.unpark(t)
+			t.pins--
+			x.unlock(t)
+			return
+		}
+		t.mu.Unlock()
+		if !errors.Is(err, errLagging) {
+			x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		}
+		time.Sleep(backoff(attempt))
+	}
+}
+
+// backoff is the time before the next attempt to reach the broker: 10 ms at first,
+// which a lagging copy needs, and two seconds at most.
+func backoff(attempt int) time.Duration {
+	d := min(10*time.Millisecond<<min(attempt, 8), 2*time.Second)
+	return d/2 + rand.N(d)
+}
+
+var errLagging = errors.New("the history that answered is behind")
+
+// catchUp fetches what lies between the feed and the newest position.
+func (x *topics) catchUp(t *topic) error {
+	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
+	defer cancel()
+	t.mu.Lock()
+	before := t.feed.at
+	t.mu.Unlock()
+	last, err := x.recover.Last(ctx, t.name)
+	if err != nil {
+		return err
+	}
+	// While a repair is under way nothing is applied, so before is where it stands.
+	switch {
+	case last == before:
+		return nil
+	case last.Epoch != before.Epoch || last.Offset < before.Offset:
+		x.skip(t, last)
+		return nil
+	}
+	page, err := x.recover.Read(ctx, t.name, before.Offset, last.Offset, maxRecovered)
+	if err != nil {
+		return err
+	}
+	return x.fill(t, before, last, page)
+}
+
+// fill applies a page that was read to bring the feed from one position to another.
+func (x *topics) fill(t *topic, from, to Position, page Page) error {
+	if page.Epoch != from.Epoch {
+		return errLagging // Last will say which is the newer
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !page.Complete {
+		if len(page.Publications) == 0 {
+			x.skipLocked(t, to)
+			return nil
+		}
+		x.announceGap(t, Position{from.Epoch, max(page.Publications[0].Offset, 1) - 1})
+		t.feed.reset(Position{from.Epoch, page.Publications[0].Offset - 1})
+	}
+	for _, p := range page.Publications {
+		if p.Offset > t.feed.at.Offset && p.Offset <= to.Offset {
+			x.apply(t, p)
+		}
+	}
+	if t.feed.at.Offset < to.Offset {
+		return errLagging
+	}
+	return nil
+}
+
+// skip gives up what lies before the newest position, which is not to be had: the
+// history began anew, or lost its end. What has been delivered since is kept.
+func (x *topics) skip(t *topic, to Position) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, p := range t.feed.parked {
+		if p.Epoch == to.Epoch && p.Offset <= to.Offset {
+			to.Offset = p.Offset - 1
+		}
+	}
+	x.skipLocked(t, to)
+}
+
+func (x *topics) skipLocked(t *topic, to Position) {
+	t.feed.reset(to)
+	x.announceGap(t, to)
+}
+
+// lost is the broker's word that deliveries may be missing.
+func (x *topics) lost(name string) {
+	if x.recover == nil {
+		return
+	}
+	if name != "" {
+		if t := x.find(name); t != nil {
+			x.checkFeed(t)
+		}
+		return
+	}
+	for i := range x.shards {
+		sh := &x.shards[i]
+		sh.mu.RLock()
+		all := make([]*topic, 0, len(sh.topics))
+		for _, t := range sh.topics {
+			all = append(all, t)
+		}
+		sh.mu.RUnlock()
+		for _, t := range all {
+			x.checkFeed(t)
+		}
+	}
+}
+
+func (x *topics) checkFeed(t *topic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.feed != nil && !t.gone {
+		x.startRepair(t)
+	}
+}
+
+// watch compares the feed with the history soon after it began, and then now and
+// then, until the topic has gone.
+func (x *topics) watch(t *topic) {
+	for i := 0; ; i++ {
+		wait := checkEvery*2/3 + rand.N(checkEvery*2/3)
+		if i < len(settleAfter) {
+			wait = settleAfter[i]
+		}
+		select {
+		case <-t.feed.stop:
+			return
+		case <-time.After(wait):
+			x.checkFeed(t)
+		}
+	}
+}

@@ -1,0 +1,238 @@
+package live
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// MemoryOptions configures a MemoryBroker.
+type MemoryOptions struct {
+	// MaxTopics bounds how many topics have a history, besides those that have a
+	// subscriber. The ones that were quiet for longest make room; a client that
+	// comes back to one is told that there is a gap. 0: 10,000.
+	MaxTopics int
+}
+
+// MemoryBroker is the Broker of one process, which a Server makes for itself when
+// Options.Broker is nil. What it keeps is lost with the process; a topic's epoch is
+// random, so that a client notices.
+type MemoryBroker struct {
+	max    int
+	sink   Sink
+	keeps  func(topic string) bool // from the server; nil: what was published with history
+	closed atomic.Bool
+
+	mu        sync.Mutex // guards what follows; no other lock is taken under it
+	histories map[string]*history
+	listeners map[string][]func(from string, b []byte)
+}
+
+// history is one topic's.
+type history struct {
+	epoch    string
+	interest atomic.Bool  // the topic has a subscriber
+	used     atomic.Int64 // nanoseconds since 1970: when it was last needed
+
+	mu   sync.Mutex // held while a publication is numbered and delivered: one order for all
+	last uint64
+	ring []*Publication // oldest first
+}
+
+// NewMemoryBroker returns a broker for one process.
+func NewMemoryBroker(o MemoryOptions) *MemoryBroker {
+	setDefault(&o.MaxTopics, 10_000)
+	return &MemoryBroker{
+		max:       o.MaxTopics,
+		histories: make(map[string]*history),
+		listeners: make(map[string][]func(string, []byte)),
+	}
+}
+
+// Start implements Broker.
+func (b *MemoryBroker) Start(s Sink) {
+	b.sink = s
+	if o, ok := s.(interface{ keeps(topic string) bool }); ok {
+		b.keeps = o.keeps
+	}
+}
+
+// Subscribe implements Broker.
+func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
+	if b.closed.Load() {
+		return ErrServerClosed
+	}
+	if b.Keeps(topic) {
+		b.history(topic).interest.Store(true)
+	}
+	return nil
+}
+
+// Unsubscribe implements Broker.
+func (b *MemoryBroker) Unsubscribe(topic string) error {
+	if h := b.find(topic); h != nil {
+		h.interest.Store(false)
+	}
+	return nil
+}
+
+// Publish implements Broker. It has delivered when it returns.
+func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o PublishOptions) (Position, error) {
+	if b.closed.Load() {
+		return Position{}, ErrServerClosed
+	}
+	p := &Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except}
+	if o.History <= 0 {
+		b.sink.Deliver(p)
+		return Position{}, nil
+	}
+	h := b.history(topic)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last++
+	p.Position, p.Prev = Position{h.epoch, h.last}, h.last-1
+	h.ring = append(h.ring, p)
+	h.trim(o.History, o.HistoryAge, p.Time)
+	b.sink.Deliver(p)
+	return p.Position, nil
+}
+
+// trim drops what the history need not keep; mu is held.
+func (h *history) trim(size int, age time.Duration, now time.Time) {
+	drop := max(len(h.ring)-size, 0)
+	for age > 0 && drop < len(h.ring) && now.Sub(h.ring[drop].Time) > age {
+		drop++
+	}
+	if drop > 0 {
+		n := copy(h.ring, h.ring[drop:])
+		clear(h.ring[n:])
+		h.ring = h.ring[:n]
+	}
+}
+
+// Close implements Broker.
+func (b *MemoryBroker) Close(context.Context) error {
+	b.closed.Store(true)
+	return nil
+}
+
+// Keeps implements Recoverer.
+func (b *MemoryBroker) Keeps(topic string) bool {
+	if b.keeps != nil {
+		return b.keeps(topic)
+	}
+	return b.find(topic) != nil
+}
+
+// Last implements Recoverer.
+func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
+	if b.closed.Load() {
+		return Position{}, ErrServerClosed
+	}
+	h := b.history(topic)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return Position{h.epoch, h.last}, nil
+}
+
+// Read implements Recoverer.
+func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64, limit int) (Page, error) {
+	if b.closed.Load() {
+		return Page{}, ErrServerClosed
+	}
+	h := b.history(topic)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := h.last + 1
+	if len(h.ring) > 0 {
+		first = h.ring[0].Offset
+	}
+	page := Page{Epoch: h.epoch, Complete: after+1 >= first && after <= h.last}
+	for _, p := range h.ring {
+		if p.Offset > after && p.Offset <= upto && len(page.Publications) < limit {
+			page.Publications = append(page.Publications, p)
+		}
+	}
+	return page, nil
+}
+
+// Tail implements Recoverer.
+func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (Page, error) {
+	if b.closed.Load() {
+		return Page{}, ErrServerClosed
+	}
+	h := b.history(topic)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	from := max(len(h.ring)-limit, 0)
+	return Page{Epoch: h.epoch, Complete: true, Publications: slices.Clone(h.ring[from:])}, nil
+}
+
+// Broadcast implements Bus. There is nobody else.
+func (b *MemoryBroker) Broadcast(_ context.Context, kind string, data []byte) error {
+	if b.closed.Load() {
+		return ErrServerClosed
+	}
+	b.mu.Lock()
+	fs := b.listeners[kind]
+	b.mu.Unlock()
+	for _, f := range fs {
+		f("", data)
+	}
+	return nil
+}
+
+// OnBroadcast implements Bus.
+func (b *MemoryBroker) OnBroadcast(kind string, f func(from string, data []byte)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.listeners[kind] = append(b.listeners[kind], f)
+}
+
+func (b *MemoryBroker) find(topic string) *history {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.histories[topic]
+}
+
+func (b *MemoryBroker) history(topic string) *history {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h := b.histories[topic]
+	if h == nil {
+		b.makeRoom()
+		h = &history{epoch: newEpoch()}
+		b.histories[topic] = h
+	}
+	h.used.Store(time.Now().UnixNano())
+	return h
+}
+
+// makeRoom drops the histories that were quiet for longest, a tenth of them at a
+// time, when there are too many; mu is held.
+func (b *MemoryBroker) makeRoom() {
+	if len(b.histories) < b.max {
+		return
+	}
+	type quiet struct {
+		topic string
+		used  int64
+	}
+	var all []quiet
+	for topic, h := range b.histories {
+		if !h.interest.Load() {
+			all = append(all, quiet{topic, h.used.Load()})
+		}
+	}
+	slices.SortFunc(all, func(a, b quiet) int { return int(min(max(a.used-b.used, -1), 1)) })
+	for _, q := range all[:min(len(all), b.max/10+1)] {
+		delete(b.histories, q.topic)
+	}
+}
+
+// newEpoch returns a name that no other history has: 62 random bits.
+func newEpoch() string { return strconv.FormatUint(rand.Uint64()>>2, 36) }

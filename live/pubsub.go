@@ -1,0 +1,143 @@
+package live
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// FromPubSub makes a Broker of any messaging system, without history. A topic's
+// subject is its name. What others publish to the subject is delivered too, if it
+// is JSON; what is not is dropped, and the server told.
+//
+// Publish and Subscribe must be safe for concurrent use, and what is published must
+// come back to the publisher's own subscriptions.
+func FromPubSub(ps PubSub) Broker {
+	return &pubSubBroker{ps: ps, subs: make(map[string]*pubSubTopic)}
+}
+
+type pubSubBroker struct {
+	ps   PubSub
+	sink Sink
+
+	mu     sync.Mutex // guards what follows
+	subs   map[string]*pubSubTopic
+	closed bool
+}
+
+// pubSubTopic is one subscription at the messaging system, which may call its
+// handler from several goroutines.
+type pubSubTopic struct {
+	mu   sync.Mutex // held during a delivery
+	done bool
+	sub  Subscription
+}
+
+func (b *pubSubBroker) Start(s Sink) { b.sink = s }
+
+func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
+	t := &pubSubTopic{}
+	b.mu.Lock()
+	if b.closed || b.subs[topic] != nil {
+		defer b.mu.Unlock()
+		if b.closed {
+			return ErrServerClosed
+		}
+		return nil
+	}
+	b.subs[topic] = t
+	b.mu.Unlock()
+	sub, err := b.ps.Subscribe(topic, func(data []byte) { b.receive(topic, t, data) })
+	if err != nil {
+		b.mu.Lock()
+		delete(b.subs, topic)
+		b.mu.Unlock()
+		return err
+	}
+	b.mu.Lock()
+	t.sub = sub
+	b.mu.Unlock()
+	return nil
+}
+
+func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.done {
+		return
+	}
+	except, data := unwrapExcept(raw)
+	if err := checkData(data); err != nil {
+		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
+		return
+	}
+	b.sink.Deliver(&Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+}
+
+func (b *pubSubBroker) Unsubscribe(topic string) error {
+	b.mu.Lock()
+	t := b.subs[topic]
+	delete(b.subs, topic)
+	var sub Subscription
+	if t != nil {
+		sub = t.sub
+	}
+	b.mu.Unlock()
+	if sub == nil {
+		return nil
+	}
+	go func() { // a delivery may be waiting for a lock that the caller holds
+		t.mu.Lock()
+		t.done = true
+		t.mu.Unlock()
+	}()
+	return sub.Unsubscribe()
+}
+
+func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o PublishOptions) (Position, error) {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if closed {
+		return Position{}, ErrServerClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return Position{}, err
+	}
+	return Position{}, b.ps.Publish(topic, wrapExcept(o.Except, data))
+}
+
+func (b *pubSubBroker) Close(context.Context) error {
+	b.mu.Lock()
+	closed := b.closed
+	b.closed = true
+	b.mu.Unlock()
+	if closed {
+		return nil
+	}
+	return b.ps.Close()
+}
+
+// A session that is left out travels before the data, between two NULs, which no
+// JSON begins with.
+func wrapExcept(except string, data []byte) []byte {
+	if except == "" {
+		return data
+	}
+	return append([]byte("\x00"+strings.ReplaceAll(except, "\x00", "")+"\x00"), data...)
+}
+
+func unwrapExcept(raw []byte) (except string, data []byte) {
+	rest, ok := bytes.CutPrefix(raw, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	id, data, ok := bytes.Cut(rest, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	return string(id), data
+}
