@@ -107,6 +107,11 @@ type Page struct {
 	// Epoch is that of the history that was read.
 	Epoch string
 
+	// Upto is how far the history that answered reaches, or the page, if limit cut
+	// it: a copy that lags says so, and is asked again. An empty page that reaches
+	// far enough says that there is nothing.
+	Upto uint64
+
 	// Complete says of a Read that nothing between after and the last of
 	// Publications is missing: it was never there, or it is in the page. False
 	// when it may have been dropped from the history.

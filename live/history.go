@@ -111,6 +111,7 @@ type feed struct {
 	ring    []*Publication // oldest first
 	size    int            // of the ring
 	parked  []*Publication // came while it was not known what is missing before them
+	older   int            // of parked: those that came before the last look at the history
 	overrun bool           // some did not fit in parked
 	live    bool           // at is known
 	repair  bool           // a repair is under way, or begins
@@ -187,7 +188,11 @@ func (x *topics) apply(t *topic, p *Publication) {
 func (x *topics) unpark(t *topic) {
 	fd := t.feed
 	parked, overrun := fd.parked, fd.overrun
-	fd.parked, fd.overrun = nil, false
+	// What came before the look and is of another epoch is of an older one.
+	parked = append(slices.DeleteFunc(slices.Clone(parked[:fd.older]), func(p *Publication) bool {
+		return p.Epoch != fd.at.Epoch
+	}), parked[fd.older:]...)
+	fd.parked, fd.overrun, fd.older = nil, false, 0
 	slices.SortFunc(parked, func(a, b *Publication) int {
 		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
 	})
@@ -265,6 +270,7 @@ func (x *topics) catchUp(t *topic) error {
 	defer cancel()
 	t.mu.Lock()
 	before := t.feed.at
+	t.feed.older = len(t.feed.parked)
 	t.mu.Unlock()
 	last, err := x.recover.Last(ctx, t.name)
 	if err != nil {
@@ -294,6 +300,9 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 	defer t.mu.Unlock()
 	if !page.Complete {
 		if len(page.Publications) == 0 {
+			if page.Upto < to.Offset {
+				return errLagging
+			}
 			x.skipLocked(t, to)
 			return nil
 		}
@@ -305,9 +314,10 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 			x.apply(t, p)
 		}
 	}
-	if t.feed.at.Offset < to.Offset {
+	if page.Upto < to.Offset {
 		return errLagging
 	}
+	t.feed.at.Offset = to.Offset
 	return nil
 }
 

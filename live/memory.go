@@ -151,11 +151,16 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	if len(h.ring) > 0 {
 		first = h.ring[0].Offset
 	}
-	page := Page{Epoch: h.epoch, Complete: after+1 >= first && after <= h.last}
+	page := Page{Epoch: h.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
 	for _, p := range h.ring {
-		if p.Offset > after && p.Offset <= upto && len(page.Publications) < limit {
-			page.Publications = append(page.Publications, p)
+		if p.Offset <= after || p.Offset > upto {
+			continue
 		}
+		if len(page.Publications) == limit {
+			page.Upto = p.Offset - 1
+			break
+		}
+		page.Publications = append(page.Publications, p)
 	}
 	return page, nil
 }
@@ -169,7 +174,7 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (Page, e
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	from := max(len(h.ring)-limit, 0)
-	return Page{Epoch: h.epoch, Complete: true, Publications: slices.Clone(h.ring[from:])}, nil
+	return Page{Epoch: h.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.ring[from:])}, nil
 }
 
 // Broadcast implements Bus. There is nobody else.

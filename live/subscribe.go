@@ -200,17 +200,16 @@ func (x *topics) readSince(ctx context.Context, t *topic, since Position) (out o
 		page, err = x.recover.Read(ctx, t.name, since.Offset, upto.Offset, maxRecovered+1)
 	})
 	out.at = fd.at
-	switch n := len(page.Publications); {
+	switch {
 	case err != nil:
 		return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 	case fd.at.Epoch != since.Epoch:
 		return out, false, nil
-	case page.Epoch != since.Epoch || page.Complete && n <= maxRecovered && (n == 0 || page.Publications[n-1].Offset < upto.Offset):
-		// Behind: what is up to upto is known to exist.
-		x.unlocked(t, func() { sleep(ctx, backoff(0)) })
-		return outcome{}, true, ctx.Err()
-	case !page.Complete || n > maxRecovered:
+	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete, len(page.Publications) > maxRecovered:
 		return out, false, nil
+	case page.Epoch != since.Epoch, page.Upto < upto.Offset:
+		x.unlocked(t, func() { sleep(ctx, backoff(0)) }) // the copy that answered lags
+		return outcome{}, true, ctx.Err()
 	case fd.low > upto.Offset:
 		return outcome{}, true, nil // so much came meanwhile that the feed has lost the link
 	}
@@ -228,11 +227,13 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, agai
 		if err != nil {
 			return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
-		if page.Epoch == fd.at.Epoch {
-			for _, p := range page.Publications {
-				if p.Offset <= fd.low {
-					out.missed = append(out.missed, p)
-				}
+		if page.Epoch != fd.at.Epoch || page.Upto < fd.low {
+			x.unlocked(t, func() { sleep(ctx, backoff(0)) }) // the copy that answered lags
+			return outcome{}, true, ctx.Err()
+		}
+		for _, p := range page.Publications {
+			if p.Offset <= fd.low {
+				out.missed = append(out.missed, p)
 			}
 		}
 	}

@@ -1,0 +1,35 @@
+package live
+
+import "testing"
+
+func FuzzParsePosition(f *testing.F) {
+	for _, s := range []string{"", "a.1", "a.b.18446744073709551615", "a.", ".1", "a.-1", "a.01", "1", "a.18446744073709551616"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		p, err := ParsePosition(s)
+		if err != nil {
+			if p != (Position{}) {
+				t.Fatalf("%q: %v with %v", s, err, p)
+			}
+			return
+		}
+		again, err := ParsePosition(p.String())
+		if err != nil || again != p {
+			t.Fatalf("%q is %v, again %v, %v", s, p, again, err)
+		}
+	})
+}
+
+func TestPositionAsText(t *testing.T) {
+	for _, p := range []Position{{}, {"a", 0}, {"a-b_c", 1}, {"x.y", 1<<64 - 1}} {
+		if got, err := ParsePosition(p.String()); err != nil || got != p {
+			t.Errorf("%v: %v, %v", p, got, err)
+		}
+	}
+	for _, s := range []string{"a", "a.", ".1", "a.x", "a.-1", "a.18446744073709551616"} {
+		if p, err := ParsePosition(s); err == nil {
+			t.Errorf("%q is %v", s, p)
+		}
+	}
+}
