@@ -21,7 +21,8 @@ type Broker interface {
 	// of other servers as soon as their brokers know.
 	Subscribe(ctx context.Context, topic string) error
 
-	// Unsubscribe is called when the last local subscriber has gone.
+	// Unsubscribe is called when the last local subscriber has gone. It must not wait
+	// for a Deliver: the caller holds a lock that Deliver takes.
 	Unsubscribe(topic string) error
 
 	// Publish returns when the broker has the publication for good, with its
@@ -29,15 +30,16 @@ type Broker interface {
 	// call Deliver before it returns. data is not changed after the call.
 	Publish(ctx context.Context, topic string, data []byte, o PublishOptions) (Position, error)
 
-	// Close ends the broker; everything called after it returns an error. It is
-	// called by Shutdown when all sessions have ended.
+	// Close ends the broker: what is published, subscribed or read after it returns an
+	// error. It is called by Shutdown when all sessions have ended.
 	Close(ctx context.Context) error
 }
 
 // Sink takes what a Broker delivers. It is implemented by the Server.
 type Sink interface {
-	// Deliver hands over a publication. Calls for one topic come one after
-	// another, in the topic's order. It never blocks for long.
+	// Deliver hands over a publication. On a topic with history calls come one after
+	// another, in the topic's order; on others those for one publisher do. A topic
+	// that has no subscriber here is dropped. It never blocks for long.
 	Deliver(p *Publication)
 
 	// Lost says that deliveries of a topic ("": of all topics) may be missing. The
@@ -64,7 +66,8 @@ type Publication struct {
 	Position
 
 	// Prev is the offset before this one on the topic, as the broker knows it: a
-	// server that has not seen it has lost something. 0: not known, or none.
+	// server that has not seen it has lost something. 0: not known, or none; unless
+	// Offset is the next number, a server then looks into the history.
 	Prev uint64
 
 	// Except is the ID of a session that does not get it; "" for none.

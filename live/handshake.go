@@ -77,9 +77,6 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	begun = true
-	if sess.wire == wireV1 {
-		sess.answer(helloFrame(sess))
-	}
 	sess.calls.Lock() // until OnConnect has returned: no other callback comes before it
 	s.add(sess)
 	go sess.run() // ends with the connection

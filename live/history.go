@@ -16,8 +16,8 @@ import (
 //
 // A topic's feed holds the newest position that its subscribers have seen, and
 // the newest publications. A delivery is applied if it continues from there: its
-// Prev is no newer than what was seen. If it is, something is missing: deliveries
-// wait, and what is missing is fetched from the history. What cannot be had any
+// Prev is no newer than what was seen. If it is, or is not known, something may be
+// missing: deliveries wait, and what is missing is fetched from the history. What cannot be had any
 // more is announced to the subscribers as a gap. The same repair follows when
 // the broker says that it may have lost something, and from time to time.
 //
@@ -155,7 +155,7 @@ func (x *topics) receive(t *topic, p *Publication) {
 	case !fd.live || fd.repair:
 		fd.park(p)
 	case p.Epoch == fd.at.Epoch && p.Offset <= fd.at.Offset: // seen
-	case p.Epoch == fd.at.Epoch && p.Prev <= fd.at.Offset:
+	case p.Epoch == fd.at.Epoch && (p.Offset == fd.at.Offset+1 || p.Prev != 0 && p.Prev <= fd.at.Offset):
 		x.apply(t, p)
 	default:
 		fd.park(p)

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,7 +12,8 @@ import (
 // Listen calls fn for every publication of a topic, at any server of the Broker,
 // in order and one after another, until Unsubscribe. fn runs in a goroutine of its
 // own: one that is slow holds up nobody, and if QueueSize publications wait for it the
-// oldest is dropped, which is logged. A panic in fn is logged and ends nothing.
+// oldest is dropped, which is logged. A panic in fn is logged and ends nothing. When
+// Unsubscribe has returned a call that had begun may still be running.
 //
 // The error wraps ErrInvalidTopic, or is the broker's.
 func (s *Server) Listen(topic string, fn func(Message)) (Subscription, error) {
@@ -47,7 +49,11 @@ func (s *Session) Listen(topic string, fn func(Message)) (Subscription, error) {
 	s.mu.Lock()
 	closed := s.closed
 	if !closed {
-		s.listeners = append(s.listeners, l)
+		if s.listeners == nil {
+			s.listeners = make(map[*listener]struct{})
+		}
+		s.listeners[l] = struct{}{}
+		l.session = s
 	}
 	s.mu.Unlock()
 	if closed {
@@ -59,9 +65,10 @@ func (s *Session) Listen(topic string, fn func(Message)) (Subscription, error) {
 
 // listener is Go code that is subscribed to a topic.
 type listener struct {
-	server *Server
-	topic  *topic
-	fn     func(Message)
+	server  *Server
+	topic   *topic
+	fn      func(Message)
+	session *Session // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
 	queue   []Message
@@ -70,7 +77,7 @@ type listener struct {
 	stopped bool
 }
 
-// Unsubscribe ends the listening: no call of fn begins after it has returned.
+// Unsubscribe ends the listening: what is published or waits now does not reach fn.
 func (l *listener) Unsubscribe() error {
 	l.mu.Lock()
 	first := !l.stopped
@@ -79,6 +86,11 @@ func (l *listener) Unsubscribe() error {
 	l.mu.Unlock()
 	if !first {
 		return nil
+	}
+	if s := l.session; s != nil {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
 	}
 	l.topic.mu.Lock()
 	defer l.server.topics.unlock(l.topic)
@@ -102,7 +114,7 @@ func (l *listener) deliver(p *Publication) {
 		l.queue = l.queue[1:]
 		l.dropped++
 	}
-	l.queue = append(l.queue, Message{Topic: p.Topic, Data: p.Data})
+	l.queue = append(l.queue, Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}) // fn may keep it, or change it
 	if !l.running {
 		l.running = true
 		go l.run() // ends when the queue is empty

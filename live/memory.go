@@ -29,18 +29,23 @@ type MemoryBroker struct {
 
 	mu        sync.Mutex // guards what follows; no other lock is taken under it
 	histories map[string]*history
+	quiet     int // of histories: those of topics without a subscriber
 	listeners map[string][]func(from string, b []byte)
 }
 
 // history is one topic's.
 type history struct {
-	epoch    string
-	interest atomic.Bool  // the topic has a subscriber
-	used     atomic.Int64 // nanoseconds since 1970: when it was last needed
+	epoch string
+
+	interest bool        // the topic has a subscriber; guarded by MemoryBroker.mu
+	used     time.Time   // when it was last published to; guarded by MemoryBroker.mu
+	gone     atomic.Bool // it has made room for another
 
 	mu   sync.Mutex // held while a publication is numbered and delivered: one order for all
 	last uint64
 	ring []*Publication // oldest first
+	size int            // of the ring, as the last publication said; 0: nothing was published
+	age  time.Duration  // how long a publication is kept, likewise; 0: for ever
 }
 
 // NewMemoryBroker returns a broker for one process.
@@ -66,16 +71,25 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 	if b.closed.Load() {
 		return ErrServerClosed
 	}
-	if b.Keeps(topic) {
-		b.history(topic).interest.Store(true)
+	if !b.Keeps(topic) {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.findOrMake(topic); !h.interest {
+		h.interest = true
+		b.quiet--
 	}
 	return nil
 }
 
 // Unsubscribe implements Broker.
 func (b *MemoryBroker) Unsubscribe(topic string) error {
-	if h := b.find(topic); h != nil {
-		h.interest.Store(false)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h := b.histories[topic]; h != nil && h.interest {
+		h.interest = false
+		b.quiet++
 	}
 	return nil
 }
@@ -90,21 +104,36 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o P
 		b.sink.Deliver(p)
 		return Position{}, nil
 	}
-	h := b.history(topic)
-	h.mu.Lock()
+	h := b.lock(topic)
 	defer h.mu.Unlock()
 	h.last++
 	p.Position, p.Prev = Position{h.epoch, h.last}, h.last-1
 	h.ring = append(h.ring, p)
-	h.trim(o.History, o.HistoryAge, p.Time)
+	h.size, h.age = o.History, o.HistoryAge
+	h.trim(p.Time)
 	b.sink.Deliver(p)
 	return p.Position, nil
 }
 
+// lock returns the topic's history, made if need be, with its lock held.
+func (b *MemoryBroker) lock(topic string) *history {
+	for {
+		b.mu.Lock()
+		h := b.findOrMake(topic)
+		h.used = time.Now()
+		b.mu.Unlock()
+		h.mu.Lock()
+		if !h.gone.Load() {
+			return h
+		}
+		h.mu.Unlock()
+	}
+}
+
 // trim drops what the history need not keep; mu is held.
-func (h *history) trim(size int, age time.Duration, now time.Time) {
-	drop := max(len(h.ring)-size, 0)
-	for age > 0 && drop < len(h.ring) && now.Sub(h.ring[drop].Time) > age {
+func (h *history) trim(now time.Time) {
+	drop := max(len(h.ring)-h.size, 0)
+	for h.age > 0 && drop < len(h.ring) && now.Sub(h.ring[drop].Time) > h.age {
 		drop++
 	}
 	if drop > 0 {
@@ -133,8 +162,7 @@ func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	h := b.history(topic)
-	h.mu.Lock()
+	h := b.lock(topic)
 	defer h.mu.Unlock()
 	return Position{h.epoch, h.last}, nil
 }
@@ -144,9 +172,13 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	if b.closed.Load() {
 		return Page{}, ErrServerClosed
 	}
-	h := b.history(topic)
+	h := b.find(topic)
+	if h == nil {
+		return Page{}, nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.trim(time.Now())
 	first := h.last + 1
 	if len(h.ring) > 0 {
 		first = h.ring[0].Offset
@@ -170,9 +202,13 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (Page, e
 	if b.closed.Load() {
 		return Page{}, ErrServerClosed
 	}
-	h := b.history(topic)
+	h := b.find(topic)
+	if h == nil {
+		return Page{}, nil
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.trim(time.Now())
 	from := max(len(h.ring)-limit, 0)
 	return Page{Epoch: h.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.ring[from:])}, nil
 }
@@ -204,38 +240,37 @@ func (b *MemoryBroker) find(topic string) *history {
 	return b.histories[topic]
 }
 
-func (b *MemoryBroker) history(topic string) *history {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+// findOrMake returns the topic's history; mu is held.
+func (b *MemoryBroker) findOrMake(topic string) *history {
 	h := b.histories[topic]
 	if h == nil {
 		b.makeRoom()
-		h = &history{epoch: newEpoch()}
+		h = &history{epoch: newEpoch(), used: time.Now()}
 		b.histories[topic] = h
+		b.quiet++
 	}
-	h.used.Store(time.Now().UnixNano())
 	return h
 }
 
 // makeRoom drops the histories that were quiet for longest, a tenth of them at a
-// time, when there are too many; mu is held.
+// time so that it is seldom done, when there are too many; mu is held.
 func (b *MemoryBroker) makeRoom() {
-	if len(b.histories) < b.max {
+	if b.quiet < b.max {
 		return
 	}
-	type quiet struct {
-		topic string
-		used  int64
-	}
-	var all []quiet
+	quiet := make([]string, 0, b.quiet)
 	for topic, h := range b.histories {
-		if !h.interest.Load() {
-			all = append(all, quiet{topic, h.used.Load()})
+		if !h.interest {
+			quiet = append(quiet, topic)
 		}
 	}
-	slices.SortFunc(all, func(a, b quiet) int { return int(min(max(a.used-b.used, -1), 1)) })
-	for _, q := range all[:min(len(all), b.max/10+1)] {
-		delete(b.histories, q.topic)
+	slices.SortFunc(quiet, func(one, other string) int {
+		return b.histories[one].used.Compare(b.histories[other].used)
+	})
+	for _, topic := range quiet[:min(len(quiet), b.max/10+1)] {
+		b.histories[topic].gone.Store(true)
+		delete(b.histories, topic)
+		b.quiet--
 	}
 }
 

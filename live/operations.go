@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
@@ -33,13 +34,48 @@ const maxOperations = 1000
 
 // operation is what a client asks for. Which members count depends on op.
 type operation struct {
-	Op    *string         `json:"op"`
-	ID    uint64          `json:"id"`
-	Topic string          `json:"topic"`
-	Data  json.RawMessage `json:"data"`
-	Since string          `json:"since"`
-	Last  int             `json:"last"`
-	Limit int             `json:"limit"`
+	op       string
+	id       uint64 // 0: none
+	topic    string
+	hasTopic bool
+	data     json.RawMessage
+	since    string
+	last     int
+	limit    int
+}
+
+// maxID is the greatest whole number that JavaScript can count to.
+const maxID = 1<<53 - 1
+
+// parseOperation reads an operation. Its members' names are matched exactly, which
+// encoding/json would not do for a struct. ok is false if a member is of the wrong
+// kind; id is there if it could be had. isOp is false for a plain message.
+func parseOperation(raw []byte) (op operation, isOp, ok bool) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &members); err != nil {
+		return op, true, false
+	}
+	if _, isOp = members["op"]; !isOp {
+		return op, false, true
+	}
+	ok = true
+	read := func(name string, into any) (there bool) {
+		value, there := members[name]
+		if there && (string(value) == "null" || json.Unmarshal(value, into) != nil) {
+			ok = false
+		}
+		return there
+	}
+	if read("id", &op.id) && (op.id == 0 || op.id > maxID) {
+		op.id, ok = 0, false
+	}
+	read("op", &op.op)
+	op.hasTopic = read("topic", &op.topic)
+	read("since", &op.since)
+	read("last", &op.last)
+	read("limit", &op.limit)
+	op.data = members["data"]
+	return op, true, ok && op.last >= 0
 }
 
 var (
@@ -58,10 +94,31 @@ func (s *Session) receiveV1(raw []byte) {
 		s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: errNotObject})
 		return
 	}
-	for _, raw := range frames {
+	for i, raw := range frames {
+		if i > 0 {
+			s.throttle() // each operation counts, and one was counted for the frame
+		}
+		s.awaitRoom()
 		s.operate(raw)
 	}
 }
+
+// awaitRoom waits until the client has taken half of what waits for it. Answers count
+// for no bound, since the client asked for them; one that asks and does not read
+// is not heard further.
+func (s *Session) awaitRoom() {
+	for s.ctx.Err() == nil {
+		frames, bytes := s.conn.Queued()
+		if frames <= s.server.opts.QueueSize/2 && bytes <= s.server.opts.QueueBytes/2 {
+			return
+		}
+		sleep(s.ctx, roomGrain)
+	}
+}
+
+// roomGrain is the time between two looks at a full queue: a tenth of what a phone
+// takes to answer.
+const roomGrain = 5 * time.Millisecond
 
 // splitOperations returns the objects of a frame: one, or those of an array.
 func splitOperations(raw []byte) ([]json.RawMessage, bool) {
@@ -86,64 +143,73 @@ func splitOperations(raw []byte) ([]json.RawMessage, bool) {
 
 // operate carries out one operation, or takes one plain message.
 func (s *Session) operate(raw []byte) {
-	var op operation
-	if err := json.Unmarshal(raw, &op); err != nil {
-		var id struct {
-			ID uint64 `json:"id"`
-		}
-		_ = json.Unmarshal(raw, &id) // what can be had of it
-		s.server.counters.malformed.Add(1)
-		s.fail(id.ID, errBadRequest)
-		return
-	}
-	if op.Op == nil {
+	op, isOp, ok := parseOperation(raw)
+	switch {
+	case !isOp:
 		s.receivePlain(raw)
 		return
-	}
-	if *op.Op == "pong" {
+	case !ok:
+		s.server.counters.malformed.Add(1)
+		s.fail(op.id, errBadRequest)
+		return
+	case op.op == "pong":
 		return // every frame proves that the client lives
 	}
-	s.call(*op.Op, func() {
+	s.call(callbackOf[op.op], func() {
 		if s.IsClosed() {
 			return
 		}
 		if err := s.carryOut(&op); err != nil {
-			s.fail(op.ID, s.clientError(err))
+			s.fail(op.id, s.clientError(err))
 		}
 	})
 }
 
+// callbackOf names what an operation calls, for the log.
+var callbackOf = map[string]string{
+	"subscribe": "OnSubscribe", "history": "OnSubscribe", "publish": "OnPublish", "request": "OnRequest",
+}
+
 func (s *Session) carryOut(op *operation) error {
-	switch *op.Op {
+	var do func(*operation) error
+	switch op.op {
 	case "subscribe":
-		return s.opSubscribe(op)
+		do = s.opSubscribe
 	case "unsubscribe":
-		if err := s.server.Unsubscribe(s, op.Topic); err != nil {
-			return err
-		}
-		s.reply(op.ID, "")
+		do = s.opUnsubscribe
 	case "publish":
-		return s.opPublish(op)
+		do = s.opPublish
 	case "request":
-		return s.opRequest(op)
+		do = s.opRequest
 	case "history":
-		return s.opHistory(op)
+		do = s.opHistory
 	default:
 		return errUnknownOp
 	}
+	if !op.hasTopic {
+		return errBadRequest
+	}
+	return do(op)
+}
+
+func (s *Session) opUnsubscribe(op *operation) error {
+	if err := s.server.Unsubscribe(s, op.topic); err != nil {
+		return err
+	}
+	s.reply(op.id, "")
 	return nil
 }
 
 func (s *Session) opSubscribe(op *operation) error {
-	since, err := ParsePosition(op.Since)
-	if err != nil || op.Last < 0 {
+	since, err := ParsePosition(op.since)
+	if err != nil {
 		return errBadRequest
 	}
-	if err := s.mayRead(op.Topic); err != nil {
+	if err := s.mayRead(op.topic); err != nil {
 		return err
 	}
-	asked := op.Since != ""
-	o := subscribing{since: since, resume: asked, last: min(op.Last, maxRecovered)}
+	asked := op.since != ""
+	o := subscribing{since: since, resume: asked, last: min(op.last, maxRecovered)}
 	o.answer = func(out outcome) {
 		var b []byte
 		if at := out.at.String(); at != "" {
@@ -155,9 +221,9 @@ func (s *Session) opSubscribe(op *operation) error {
 		if asked && out.recovered || o.last > 0 && !asked {
 			b = appendMessages(b, out.missed)
 		}
-		s.reply(op.ID, string(b))
+		s.reply(op.id, string(b))
 	}
-	return s.server.subscribe(s.ctx, s, op.Topic, o)
+	return s.server.subscribe(s.ctx, s, op.topic, o)
 }
 
 // mayRead asks the application whether the client may have a topic.
@@ -173,26 +239,26 @@ func (s *Session) mayRead(topic string) error {
 }
 
 func (s *Session) opPublish(op *operation) error {
-	if err := s.server.checkTopic(op.Topic); err != nil {
+	if err := s.server.checkTopic(op.topic); err != nil {
 		return err
 	}
 	ask := s.server.opts.OnPublish
 	if ask == nil {
 		return errForbidden
 	}
-	if err := forbidden(ask(s.ctx, s, op.Topic, op.Data)); err != nil {
+	if err := forbidden(ask(s.ctx, s, op.topic, op.data)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, brokerTimeout)
 	defer cancel()
-	at, err := s.server.publish(ctx, op.Topic, op.Data)
+	at, err := s.server.publish(ctx, op.topic, op.data)
 	if err != nil {
 		return err
 	}
 	if at.Offset == 0 {
-		s.reply(op.ID, "")
+		s.reply(op.id, "")
 	} else {
-		s.reply(op.ID, `,"at":"`+at.String()+`"`)
+		s.reply(op.id, `,"at":"`+at.String()+`"`)
 	}
 	return nil
 }
@@ -202,12 +268,12 @@ func (s *Session) opRequest(op *operation) error {
 	if ask == nil {
 		return errForbidden
 	}
-	answer, err := ask(s.ctx, s, op.Topic, op.Data)
+	answer, err := ask(s.ctx, s, op.topic, op.data)
 	if err != nil {
-		return err
+		return failedInApp{err}
 	}
 	if answer == nil {
-		s.reply(op.ID, "")
+		s.reply(op.id, "")
 		return nil
 	}
 	data, err := json.Marshal(answer)
@@ -215,31 +281,35 @@ func (s *Session) opRequest(op *operation) error {
 		err = checkData(data)
 	}
 	if err != nil {
-		return fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)
+		return failedInApp{fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)}
 	}
-	s.reply(op.ID, `,"data":`+string(data))
+	s.reply(op.id, `,"data":`+string(data))
 	return nil
 }
 
 func (s *Session) opHistory(op *operation) error {
-	if op.Limit <= 0 {
+	if op.limit <= 0 {
 		return errBadRequest
 	}
-	if err := s.mayRead(op.Topic); err != nil {
+	if err := s.mayRead(op.topic); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, brokerTimeout)
 	defer cancel()
-	publications, err := s.server.history(ctx, op.Topic, op.Limit)
+	publications, err := s.server.history(ctx, op.topic, op.limit)
 	if err != nil {
 		return err
 	}
-	s.reply(op.ID, string(appendMessages(nil, publications)))
+	s.reply(op.id, string(appendMessages(nil, publications)))
 	return nil
 }
 
-// refusedByApp marks an error with which the application said no.
-type refusedByApp struct{ error }
+// refusedByApp marks an error with which the application said no, failedInApp one
+// with which it failed.
+type (
+	refusedByApp struct{ error }
+	failedInApp  struct{ error }
+)
 
 func forbidden(err error) error {
 	if err == nil {
@@ -251,11 +321,18 @@ func forbidden(err error) error {
 // clientError returns what a client is told of an error.
 func (s *Session) clientError(err error) *ClientError {
 	var told *ClientError
-	if r, ok := err.(refusedByApp); ok {
-		if errors.As(r.error, &told) {
+	switch app := err.(type) {
+	case refusedByApp:
+		if errors.As(app.error, &told) {
 			return told
 		}
 		return errForbidden
+	case failedInApp:
+		if errors.As(app.error, &told) {
+			return told
+		}
+		s.server.opts.Logger.Warn("live: request failed", "session", s.id, "err", app.error)
+		return errFailed
 	}
 	switch {
 	case errors.As(err, &told):
@@ -296,14 +373,14 @@ func (s *Session) fail(id uint64, err *ClientError) {
 	s.answer(frame.Text(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
 }
 
+// answer queues a frame that the client has asked for.
 func (s *Session) answer(f *frame.Frame) {
 	if s.compressed {
 		f.Deflate()
 	}
+	f.Free = true
 	var ready outbox.List
-	if s.conn.Add(f, &ready) == outbox.ErrFull {
-		s.queueFull()
-	}
+	s.conn.Add(f, &ready)
 	s.server.writers.Write(&ready)
 }
 

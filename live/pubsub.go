@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -32,8 +33,8 @@ type pubSubBroker struct {
 // handler from several goroutines.
 type pubSubTopic struct {
 	mu   sync.Mutex // held during a delivery
-	done bool
-	sub  Subscription
+	done atomic.Bool
+	sub  Subscription // guarded by pubSubBroker.mu
 }
 
 func (b *pubSubBroker) Start(s Sink) { b.sink = s }
@@ -66,7 +67,7 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.done {
+	if t.done.Load() {
 		return
 	}
 	except, data := unwrapExcept(raw)
@@ -89,12 +90,11 @@ func (b *pubSubBroker) Unsubscribe(topic string) error {
 	if sub == nil {
 		return nil
 	}
-	go func() { // a delivery may be waiting for a lock that the caller holds
-		t.mu.Lock()
-		t.done = true
-		t.mu.Unlock()
-	}()
-	return sub.Unsubscribe()
+	t.done.Store(true)
+	// Not here: the caller holds a lock for which a handler may be waiting, and the
+	// system may wait for its handlers. The next Subscribe is another subscription.
+	go sub.Unsubscribe()
+	return nil
 }
 
 func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o PublishOptions) (Position, error) {

@@ -20,6 +20,7 @@ import (
 type Server struct {
 	opts     Options
 	inbound  inboundLimit
+	sync     bool // the broker is in memory, and done with data when Publish returns, unless it keeps it
 	topics   *topics
 	writers  *outbox.Writers
 	counters counters
@@ -53,6 +54,7 @@ func New(opts Options) *Server {
 		lingering: make(map[*Session]struct{}),
 		perUser:   make(map[string]int),
 	}
+	_, s.sync = opts.Broker.(*MemoryBroker)
 	s.topics = newTopics(s, opts.Broker)
 	opts.Broker.Start(sink{s})
 	return s
@@ -102,17 +104,30 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if s.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	rules := s.opts.Topics(topic)
-	o := PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
-	for _, opt := range opts {
-		opt(&o)
+	o := s.publishOptions(topic, opts)
+	if !s.sync || o.History > 0 {
+		data = bytes.Clone(data)
 	}
-	at, err := s.opts.Broker.Publish(ctx, topic, bytes.Clone(data), o)
+	at, err := s.opts.Broker.Publish(ctx, topic, data, o)
 	if err != nil {
 		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
 	}
 	s.counters.published.Add(1)
 	return at, nil
+}
+
+// publishOptions is apart from its caller so that a publication without options
+// does not allocate what they would change.
+func (s *Server) publishOptions(topic string, opts []PublishOption) PublishOptions {
+	rules := s.opts.Topics(topic)
+	if len(opts) == 0 {
+		return PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+	}
+	o := PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
 }
 
 // Subscribe adds the session to the topic: every publication that is made at this
@@ -269,7 +284,12 @@ func (s *Server) add(sess *Session) {
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
 	draining := s.draining
+	var ready outbox.List
+	if sess.wire == wireV1 {
+		sess.conn.Add(helloFrame(sess), &ready) // first of all; an empty queue takes it
+	}
 	s.mu.Unlock()
+	s.writers.Write(&ready)
 	s.counters.accepted.Add(1)
 	if draining {
 		sess.end(restart(0))

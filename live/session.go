@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,7 +44,7 @@ type Session struct {
 	err    error
 	subs   subscriptionSet
 
-	listeners []*listener // nothing is added once it is closed
+	listeners map[*listener]struct{} // nil: none; nothing is added once it is closed
 
 	pinged   time.Time // the sweeper's, for live.v1
 	index    int       // in Server.sessions; guarded by Server.mu
@@ -152,7 +154,10 @@ func (s *Session) end(c closing) bool {
 func (s *Session) leave() {
 	defer s.server.running.Done()
 	s.server.topics.leave(s)
-	for _, l := range s.listeners {
+	s.mu.Lock()
+	listeners := slices.Collect(maps.Keys(s.listeners))
+	s.mu.Unlock()
+	for _, l := range listeners {
 		l.Unsubscribe()
 	}
 	s.server.remove(s)

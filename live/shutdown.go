@@ -42,7 +42,13 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.closed.Swap(true) {
 		return err
 	}
-	return errors.Join(err, s.opts.Broker.Close(ctx))
+	// The broker has time of its own: ctx may have none left.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
+	defer cancel()
+	if failed := s.opts.Broker.Close(ctx); failed != nil {
+		return errors.Join(err, fmt.Errorf("live: broker did not close: %w", failed))
+	}
+	return err
 }
 
 // closeAll ends the sessions in random order, evenly over the window.

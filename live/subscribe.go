@@ -3,6 +3,8 @@ package live
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/outbox"
@@ -104,7 +106,10 @@ func (s *Session) mayHave(topic string, max int) (known bool, err error) {
 // sendMissed sends what was missed as publications, after a gap if it is not all.
 func (x *topics) sendMissed(t *topic, s *Session, o subscribing, out outcome) {
 	var ready outbox.List
-	send := func(f *frame.Frame) { s.conn.Add(f, &ready) } // a full queue shows with the next publication
+	send := func(f *frame.Frame) {
+		f.Free = true // 1,000 at most, of which none may be missing
+		s.conn.Add(f, &ready)
+	}
 	if o.resume && !out.recovered && s.wire == wireV1 {
 		send(gapFrame(t.name, out.at.String()))
 	}
@@ -239,6 +244,9 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, agai
 	}
 	out.at, out.recovered = fd.at, true
 	out.missed = append(out.missed, fd.ring...)
+	if age := t.opts.HistoryAge; age > 0 {
+		out.missed = slices.DeleteFunc(out.missed, func(p *Publication) bool { return time.Since(p.Time) > age })
+	}
 	if extra := len(out.missed) - n; extra > 0 {
 		out.missed = out.missed[extra:]
 	}

@@ -365,7 +365,7 @@ func (x *topics) overflow(t *topic, sub *subscriber, f *frame.Frame, ready *outb
 func (t *topic) gapFrame() *frame.Frame {
 	if t.gap == nil {
 		t.gap = gapFrame(t.name, "")
-		t.gap.Tag, t.gap.Free = t, true
+		t.gap.Tag, t.gap.Free, t.gap.Gap = t, true, true
 	}
 	return t.gap
 }
@@ -375,11 +375,11 @@ func (t *topic) gapFrame() *frame.Frame {
 func (x *topics) announceGap(t *topic, at Position) {
 	x.counters.gaps.Add(1)
 	f := gapFrame(t.name, at.String())
-	f.Free = true
 	var ready outbox.List
 	for i := range t.subs {
-		if t.subs[i].wire == wireV1 {
-			t.subs[i].conn.Add(f, &ready)
+		sub := &t.subs[i]
+		if sub.wire == wireV1 && sub.conn.Add(f, &ready) == outbox.ErrFull {
+			sub.session.queueFull()
 		}
 	}
 	x.writers.Write(&ready)

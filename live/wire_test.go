@@ -120,8 +120,8 @@ func shareTheLine(t *testing.T, secure, compress bool, mode websocket.Compressio
 	receive(t, reader)
 	closed := make(chan int, 1)
 	go func() { // pongs still have to be read
-		code, _, _ := c.closed()
-		closed <- code
+		_, _, err := ws.Read(ctx)
+		closed <- int(websocket.CloseStatus(err))
 	}()
 	wg.Wait()
 	eventually(t, "the client's messages", func() bool { return heard.Load() == n })

@@ -31,10 +31,12 @@ type Frame struct {
 	bytes    []byte
 	deflated []byte // the same, compressed; nil: it is not
 
-	// Tag is what the frame is about, where that matters to a full queue, and Free
-	// says that it counts for no bound. Both are set before the frame is shared.
+	// Set before the frame is shared, for what a full queue does. Tag is what the
+	// frame is about; Free says that it counts for no bound, and is not dropped; Gap
+	// that it tells of frames that were.
 	Tag  any
 	Free bool
+	Gap  bool
 }
 
 // Bytes returns the frame as it goes on the socket. It must not be changed.

@@ -120,7 +120,14 @@ func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) e
 	if b.ending != open || b.dead {
 		return ErrClosed
 	}
-	if b.queue == nil || !b.wouldFit(f) {
+	if b.queue == nil { // all of the bound is being written: f is the first that waits
+		b.push(f)
+		if b.markBusy() {
+			list.add(b)
+		}
+		return nil
+	}
+	if !b.wouldFit(f) {
 		return ErrFull
 	}
 	q := b.queue
@@ -132,9 +139,11 @@ func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) e
 			kept = append(kept, waiting[i])
 			continue
 		}
-		if old.Free { // a gap already
+		if old.Free {
 			kept = append(kept, old)
-			gap = nil
+			if old.Gap {
+				gap = nil
+			}
 			continue
 		}
 		b.frames--
@@ -163,7 +172,10 @@ func (b *Box) wouldFit(f *frame.Frame) bool {
 			bytes -= old.Len()
 		}
 	}
-	return frames < b.frames && b.writers.limits.fit(frames, bytes, f)
+	if frames == b.frames {
+		return false // there is none
+	}
+	return frames == b.flying.frames || b.writers.limits.fit(frames, bytes, f)
 }
 
 // Queued returns how much waits to be written.

@@ -52,7 +52,7 @@ func TestDisplace(t *testing.T) {
 				f := frame.Text([]byte(name))
 				f.Tag = name[:1]
 				if name[0] == 'g' {
-					f.Tag, f.Free = name[1:], true
+					f.Tag, f.Free, f.Gap = name[1:], true, true
 				}
 				return f
 			}
@@ -90,4 +90,32 @@ func TestDisplace(t *testing.T) {
 			waitIdle(t, &b)
 		})
 	}
+}
+
+// When everything that the bound allows is being written, nothing can be dropped:
+// the next frame waits beyond it, and those after that displace it.
+func TestDisplaceWhenAllIsBeingWritten(t *testing.T) {
+	conn := newStuck()
+	var b Box
+	limits := generous
+	limits.Frames = 1
+	b.Init(NewWriters(limits), conn, func(error) {})
+	add(&b, frame.Text([]byte("a0")))
+	<-conn.entered
+	for i := 1; i < 4; i++ {
+		f := frame.Text(fmt.Append(nil, "a", i))
+		f.Tag = "a"
+		var list List
+		if err := b.Add(f, &list); err != ErrFull {
+			t.Fatal(err)
+		}
+		if err := b.Displace(f, true, nil, &list); err != nil {
+			t.Fatal(err)
+		}
+		if got := waiting(&b); got != fmt.Sprint("a", i) {
+			t.Fatalf("%q waits", got)
+		}
+	}
+	close(conn.letGo)
+	waitIdle(t, &b)
 }
