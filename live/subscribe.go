@@ -151,10 +151,20 @@ func (x *topics) resume(ctx context.Context, t *topic, since Position) (out outc
 	case since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset:
 		return out, false, nil
 	case since.Offset >= fd.low:
-		out.missed, out.recovered = fd.after(since.Offset), true
+		out.missed = fd.after(since.Offset)
+		if len(out.missed) > 0 && t.expired(out.missed[0]) {
+			out.missed = nil // the history says the same: it has been dropped
+			return out, false, nil
+		}
+		out.recovered = true
 		return out, false, nil
 	}
 	return x.readSince(ctx, t, since)
+}
+
+// expired reports whether a publication is older than the topic keeps them.
+func (t *topic) expired(p *Publication) bool {
+	return t.opts.HistoryAge > 0 && time.Since(p.Time) > t.opts.HistoryAge
 }
 
 // after returns the ring's publications after an offset that is not below low.
@@ -244,9 +254,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, agai
 	}
 	out.at, out.recovered = fd.at, true
 	out.missed = append(out.missed, fd.ring...)
-	if age := t.opts.HistoryAge; age > 0 {
-		out.missed = slices.DeleteFunc(out.missed, func(p *Publication) bool { return time.Since(p.Time) > age })
-	}
+	out.missed = slices.DeleteFunc(out.missed, t.expired)
 	if extra := len(out.missed) - n; extra > 0 {
 		out.missed = out.missed[extra:]
 	}

@@ -43,11 +43,13 @@ type Box struct {
 	writers *Writers // set by Init, like conn, raw and failed
 	next    *Box     // on the writers' list; guarded by its lock
 
-	flying flight        // being written
-	rest   []byte        // what the socket left of the last write
-	pong   []byte        // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
-	timer  *time.Timer   // ends a closing that takes too long
-	ended  chan struct{} // closed when the write side is shut or dead; nil until Shut
+	flying     flight        // being written
+	freeFrames int           // queued or being written, and counts for no bound
+	freeBytes  int           // the same, in bytes
+	rest       []byte        // what the socket left of the last write
+	pong       []byte        // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
+	timer      *time.Timer   // ends a closing that takes too long
+	ended      chan struct{} // closed when the write side is shut or dead; nil until Shut
 
 	compact bool         // the peer takes compressed frames; set by Compress
 	pinging *frame.Frame // what a ping is; set by PingWith
@@ -58,7 +60,10 @@ type Box struct {
 
 // flight is what the owner of a box took from the queue and has not yet
 // written. It counts as queued until it is written.
-type flight struct{ frames, bytes int }
+type flight struct {
+	frames, bytes         int
+	freeFrames, freeBytes int // the same, of what counts for no bound
+}
 
 type ending uint8
 
@@ -151,6 +156,8 @@ func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) e
 		dropped = true
 		if gap != nil {
 			kept = append(kept, gap)
+			b.freeFrames++
+			b.freeBytes += gap.Len()
 			gap = nil
 		}
 	}
@@ -178,11 +185,12 @@ func (b *Box) wouldFit(f *frame.Frame) bool {
 	return frames == b.flying.frames || b.writers.limits.fit(frames, bytes, f)
 }
 
-// Queued returns how much waits to be written.
+// Queued returns how much waits to be written, of what counts for the bounds and of
+// what does not.
 func (b *Box) Queued() (frames, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.frames, b.bytes
+	return b.frames + b.freeFrames, b.bytes + b.freeBytes
 }
 
 // Ping sends a ping ahead of the queue. A ping that is still due is not
@@ -295,7 +303,10 @@ func (b *Box) push(f *frame.Frame) {
 		b.queue = newQueue()
 	}
 	b.queue.push(f)
-	if !f.Free {
+	if f.Free {
+		b.freeFrames++
+		b.freeBytes += f.Len()
+	} else {
 		b.frames++
 		b.bytes += f.Len()
 	}
@@ -313,6 +324,7 @@ func (b *Box) drop() {
 		b.queue = nil
 	}
 	b.frames, b.bytes = b.flying.frames, b.flying.bytes
+	b.freeFrames, b.freeBytes = b.flying.freeFrames, b.flying.freeBytes
 }
 
 func (b *Box) startTimer() {
@@ -396,6 +408,8 @@ func (b *Box) form(f *frame.Frame) []byte {
 func (b *Box) landed() {
 	b.frames -= b.flying.frames
 	b.bytes -= b.flying.bytes
+	b.freeFrames -= b.flying.freeFrames
+	b.freeBytes -= b.flying.freeBytes
 	b.flying = flight{}
 }
 
@@ -412,7 +426,10 @@ func (b *Box) appendControl(buf []byte) []byte {
 }
 
 func (b *Box) take(f *frame.Frame) {
-	if !f.Free {
+	if f.Free {
+		b.flying.freeFrames++
+		b.flying.freeBytes += f.Len()
+	} else {
 		b.flying.frames++
 		b.flying.bytes += f.Len()
 	}

@@ -101,7 +101,7 @@ func waitIdle(t *testing.T, b *Box) {
 	idle := func() bool {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return !b.busy && b.queue == nil && b.frames == 0 && b.bytes == 0 && b.rest == nil && b.pong == nil && b.timer == nil
+		return !b.busy && b.queue == nil && b.frames == 0 && b.bytes == 0 && b.freeFrames == 0 && b.freeBytes == 0 && b.rest == nil && b.pong == nil && b.timer == nil
 	}
 	for deadline := time.Now().Add(patience); !idle(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -183,7 +183,7 @@ func (b *Box) flush(batch *batch) {
 		return
 	}
 	batch.writes++
-	batch.frames += b.flying.frames
+	batch.frames += b.flying.frames + b.flying.freeFrames
 	n, err := batch.writeNow(b.raw, bytes)
 	switch {
 	case err != nil:
