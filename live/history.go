@@ -116,6 +116,7 @@ type feed struct {
 	live    bool           // at is known
 	repair  bool           // a repair is under way, or begins
 	again   bool           // and another must follow it
+	rounds  int            // repairs that followed one another at once
 	stop    chan struct{}  // ends the comparisons
 }
 
@@ -231,34 +232,64 @@ func (x *topics) startRepair(t *topic) {
 
 // repair brings the feed to where the history is.
 func (x *topics) repair(t *topic) {
+	t.mu.Lock()
+	rounds := t.feed.rounds
+	t.mu.Unlock()
+	if rounds > 0 {
+		time.Sleep(lagBackoff(rounds)) // the last repair did not explain all that waits
+	}
 	for attempt := 0; ; attempt++ {
 		err := x.catchUp(t)
 		t.mu.Lock()
-		fd := t.feed
-		idle := len(t.subs) == 0 && len(t.listeners) == 0
-		if err == nil || idle {
-			fd.repair = false
-			if fd.again && !idle {
-				fd.again = false
-				x.startRepair(t)
-			}
-			x.unpark(t)
+		if err == nil {
+			x.endRepair(t)
+			return
+		}
+		if t.pins == 1 && len(t.subs) == 0 && len(t.listeners) == 0 {
+			t.feed.repair, t.feed.parked = false, nil // nobody waits for it
 			t.pins--
 			x.unlock(t)
 			return
 		}
 		t.mu.Unlock()
-		if !errors.Is(err, errLagging) {
-			x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		if errors.Is(err, errLagging) {
+			time.Sleep(lagBackoff(attempt))
+			continue
 		}
+		x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
 		time.Sleep(backoff(attempt))
 	}
 }
 
-// backoff is the time before the next attempt to reach the broker: 10 ms at first,
-// which a lagging copy needs, and two seconds at most.
+// endRepair goes on with what came meanwhile, and unlocks the topic.
+func (x *topics) endRepair(t *topic) {
+	fd := t.feed
+	fd.repair = false
+	if fd.again {
+		fd.again = false
+		x.startRepair(t)
+	}
+	x.unpark(t)
+	if fd.repair {
+		fd.rounds++
+	} else {
+		fd.rounds = 0
+	}
+	t.pins--
+	x.unlock(t)
+}
+
+// backoff is the time before the next attempt to reach a broker that failed: 10 ms
+// at first, two seconds at most.
 func backoff(attempt int) time.Duration {
 	d := min(10*time.Millisecond<<min(attempt, 8), 2*time.Second)
+	return d/2 + rand.N(d)
+}
+
+// lagBackoff is the same for a copy of the history that is behind: copies follow
+// within milliseconds, and deliveries wait.
+func lagBackoff(attempt int) time.Duration {
+	d := 10 * time.Millisecond << min(attempt, 3)
 	return d/2 + rand.N(d)
 }
 

@@ -140,8 +140,8 @@ func (x *topics) outcome(ctx context.Context, t *topic, o subscribing) (out outc
 // resume finds what followed a position.
 func (x *topics) resume(ctx context.Context, t *topic, since Position) (out outcome, again bool, err error) {
 	fd := t.feed
-	if since.Epoch == fd.at.Epoch && since.Offset > fd.at.Offset {
-		// The client was at a server that is ahead of this one.
+	if since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset {
+		// The client may have been at a server that is ahead of this one.
 		if again, err := x.reach(ctx, t, since); err != nil || again {
 			return outcome{}, again, err
 		}
@@ -182,17 +182,19 @@ func (fd *feed) after(offset uint64) []*Publication {
 func (x *topics) reach(ctx context.Context, t *topic, since Position) (again bool, err error) {
 	var last Position
 	x.unlocked(t, func() { last, err = x.recover.Last(ctx, t.name) })
-	switch {
+	switch at := t.feed.at; {
 	case err != nil:
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
-	case last.Epoch != t.feed.at.Epoch:
-		x.startRepair(t)
-		return false, nil // another history: resume finds that since is of the old one, or repairs
-	case last.Offset < since.Offset || t.feed.at.Offset >= since.Offset:
-		return false, nil
+	case last.Epoch != since.Epoch || last.Offset < since.Offset:
+		if last.Epoch != at.Epoch {
+			x.startRepair(t)
+		}
+		return false, nil // nobody has it
+	case at.Epoch == since.Epoch && at.Offset >= since.Offset:
+		return false, nil // it came meanwhile
 	}
 	x.startRepair(t)
-	x.unlocked(t, func() { sleep(ctx, backoff(0)) })
+	x.unlocked(t, func() { sleep(ctx, lagBackoff(0)) })
 	return true, ctx.Err()
 }
 
@@ -223,7 +225,7 @@ func (x *topics) readSince(ctx context.Context, t *topic, since Position) (out o
 	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete, len(page.Publications) > maxRecovered:
 		return out, false, nil
 	case page.Epoch != since.Epoch, page.Upto < upto.Offset:
-		x.unlocked(t, func() { sleep(ctx, backoff(0)) }) // the copy that answered lags
+		x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
 		return outcome{}, true, ctx.Err()
 	case fd.low > upto.Offset:
 		return outcome{}, true, nil // so much came meanwhile that the feed has lost the link
@@ -243,7 +245,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, agai
 			return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
 		if page.Epoch != fd.at.Epoch || page.Upto < fd.low {
-			x.unlocked(t, func() { sleep(ctx, backoff(0)) }) // the copy that answered lags
+			x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
 			return outcome{}, true, ctx.Err()
 		}
 		for _, p := range page.Publications {
