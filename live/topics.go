@@ -346,18 +346,19 @@ func (x *topics) frame(t *topic, p *Publication, w wire) *frame.Frame {
 // overflow does to a client that takes too little what the topic's options say,
 // and returns how many publications it got: 1 or 0.
 func (x *topics) overflow(t *topic, sub *subscriber, f *frame.Frame, ready *outbox.List) int {
-	if t.opts.Overflow != OverflowClose {
-		var gap *frame.Frame
-		if sub.wire == wireV1 {
-			gap = t.gapFrame()
-		}
-		if sub.conn.Displace(f, t.opts.Overflow == OverflowLatest, gap, ready) == nil {
-			x.counters.dropped.Add(1)
-			return 1
-		}
+	if t.opts.Overflow == OverflowClose {
+		sub.session.queueFull()
+		return 0
 	}
-	sub.session.queueFull()
-	return 0
+	var gap *frame.Frame
+	if sub.wire == wireV1 {
+		gap = t.gapFrame()
+	}
+	if sub.conn.Displace(f, t.opts.Overflow == OverflowLatest, gap, ready) != nil {
+		return 0 // closed meanwhile
+	}
+	x.counters.dropped.Add(1)
+	return 1
 }
 
 // gapFrame returns the frame that tells of a loss, without a position. It counts

@@ -117,72 +117,24 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 
 // Displace queues a frame in the place of others with its tag that still wait: the
 // oldest of them, as many as must be, or all. Where the first of them stood gap
-// comes, unless gap is nil or stands there already. It returns ErrFull, with the
-// queue as it was, if that does not make room.
+// comes, unless gap is nil or stands there already.
+//
+// When none of its tag is left to go the frame is queued beyond the bound: what drops
+// its own frames never closes a session, and there is one such frame for each tag.
 func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ending != open || b.dead {
 		return ErrClosed
 	}
-	if b.queue == nil { // all of the bound is being written: f is the first that waits
-		b.push(f)
-		if b.markBusy() {
-			list.add(b)
-		}
-		return nil
+	if b.queue != nil {
+		b.displace(f, all, gap)
 	}
-	if !b.wouldFit(f) {
-		return ErrFull
-	}
-	q := b.queue
-	waiting := q.frames[q.head:]
-	kept := waiting[:0]
-	dropped := false
-	for i, old := range waiting {
-		if old.Tag != f.Tag || !all && dropped && b.fits(f) {
-			kept = append(kept, waiting[i])
-			continue
-		}
-		if old.Free {
-			kept = append(kept, old)
-			if old.Gap {
-				gap = nil
-			}
-			continue
-		}
-		b.frames--
-		b.bytes -= old.Len()
-		dropped = true
-		if gap != nil {
-			kept = append(kept, gap)
-			b.freeFrames++
-			b.freeBytes += gap.Len()
-			gap = nil
-		}
-	}
-	clear(waiting[len(kept):])
-	q.frames = q.frames[:q.head+len(kept)]
 	b.push(f)
 	if b.markBusy() {
 		list.add(b)
 	}
 	return nil
-}
-
-// wouldFit reports whether f fits when all waiting frames with its tag are gone.
-func (b *Box) wouldFit(f *frame.Frame) bool {
-	frames, bytes := b.frames, b.bytes
-	for _, old := range b.queue.frames[b.queue.head:] {
-		if old.Tag == f.Tag && !old.Free {
-			frames--
-			bytes -= old.Len()
-		}
-	}
-	if frames == b.frames {
-		return false // there is none
-	}
-	return frames == b.flying.frames || b.writers.limits.fit(frames, bytes, f)
 }
 
 // Queued returns how much waits to be written, of what counts for the bounds and of
@@ -293,6 +245,36 @@ func (b *Box) fail(err error) {
 }
 
 // The rest is called with mu held.
+
+// displace drops what Displace says from the queue.
+func (b *Box) displace(f *frame.Frame, all bool, gap *frame.Frame) {
+	waiting := b.queue.frames[b.queue.head:]
+	kept := waiting[:0]
+	dropped := false
+	for _, old := range waiting {
+		switch {
+		case old.Tag != f.Tag || !all && dropped && b.fits(f):
+			kept = append(kept, old)
+		case old.Free:
+			kept = append(kept, old)
+			if old.Gap {
+				gap = nil
+			}
+		default:
+			b.frames--
+			b.bytes -= old.Len()
+			dropped = true
+			if gap != nil {
+				kept = append(kept, gap)
+				b.freeFrames++
+				b.freeBytes += gap.Len()
+				gap = nil
+			}
+		}
+	}
+	clear(waiting[len(kept):])
+	b.queue.frames = b.queue.frames[:b.queue.head+len(kept)]
+}
 
 func (b *Box) fits(f *frame.Frame) bool {
 	return b.writers.limits.fit(b.frames, b.bytes, f)
