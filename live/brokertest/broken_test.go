@@ -1,0 +1,635 @@
+package brokertest_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+// all is everything that a broker can be.
+type all interface {
+	live.Broker
+	live.Recoverer
+	live.Bus
+}
+
+// broken is a broker in which some calls do not what they should: those that are
+// not nil.
+type broken struct {
+	all
+	deliver     func(sink live.Sink, p *live.Publication)
+	start       func()
+	subscribe   func(topic string) string // the topic that is meant
+	unsubscribe func(topic string) error
+	publish     func(topic string, data []byte, o live.PublishOptions) (live.Position, error)
+	last        func(at live.Position) live.Position
+	read        func(topic string, after, upto uint64, limit int) (live.Page, error)
+	tail        func(p *live.Page)
+	broadcast   func(kind string, b []byte) error
+	heard       func(f func(from string, b []byte)) func(from string, b []byte)
+}
+
+type brokenSink struct {
+	live.Sink
+	b *broken
+}
+
+func (s brokenSink) Deliver(p *live.Publication) {
+	if s.b.deliver == nil {
+		s.Sink.Deliver(p)
+		return
+	}
+	c := *p
+	s.b.deliver(s.Sink, &c)
+}
+
+func (b *broken) Start(s live.Sink) {
+	if b.start != nil {
+		b.start()
+	}
+	b.all.Start(brokenSink{s, b})
+}
+
+func (b *broken) Subscribe(ctx context.Context, topic string) error {
+	if b.subscribe != nil {
+		topic = b.subscribe(topic)
+	}
+	return b.all.Subscribe(ctx, topic)
+}
+
+func (b *broken) Unsubscribe(topic string) error {
+	if b.unsubscribe != nil {
+		return b.unsubscribe(topic)
+	}
+	return b.all.Unsubscribe(topic)
+}
+
+func (b *broken) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	if b.publish != nil {
+		return b.publish(topic, data, o)
+	}
+	return b.all.Publish(ctx, topic, data, o)
+}
+
+func (b *broken) Last(ctx context.Context, topic string) (live.Position, error) {
+	at, err := b.all.Last(ctx, topic)
+	if b.last != nil && err == nil {
+		at = b.last(at)
+	}
+	return at, err
+}
+
+func (b *broken) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+	if b.read != nil {
+		return b.read(topic, after, upto, limit)
+	}
+	return b.all.Read(ctx, topic, after, upto, limit)
+}
+
+func (b *broken) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	page, err := b.all.Tail(ctx, topic, limit)
+	if b.tail != nil {
+		b.tail(&page)
+	}
+	return page, err
+}
+
+func (b *broken) Broadcast(ctx context.Context, kind string, data []byte) error {
+	if b.broadcast != nil {
+		return b.broadcast(kind, data)
+	}
+	return b.all.Broadcast(ctx, kind, data)
+}
+
+func (b *broken) OnBroadcast(kind string, f func(from string, data []byte)) {
+	if b.heard != nil {
+		f = b.heard(f)
+	}
+	b.all.OnBroadcast(kind, f)
+}
+
+// every returns a function that reports true each nth time.
+func every(n int64) func() bool {
+	var count atomic.Int64
+	return func() bool { return count.Add(1)%n == 0 }
+}
+
+// readWith breaks what Read returns.
+func readWith(b *broken, change func(p *live.Page)) {
+	b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+		page, err := b.all.Read(context.Background(), topic, after, upto, limit)
+		page.Publications = slices.Clone(page.Publications)
+		change(&page)
+		return page, err
+	}
+}
+
+// wrongs are ways to break a broker, each with a promise that is not kept then.
+var wrongs = []struct {
+	name, promise string
+	do            func(b *broken)
+}{
+	{"every publication is delivered", "a subscribed topic is delivered, and no other", func(b *broken) {
+		b.start = func() { b.all.Subscribe(context.Background(), "b") }
+	}},
+	{"Subscribe takes effect later", "what is published here comes from when Subscribe has returned", func(b *broken) {
+		b.subscribe = func(topic string) string {
+			time.AfterFunc(time.Second, func() { b.all.Subscribe(context.Background(), topic) })
+			return "another"
+		}
+	}},
+	{"a publication is lost", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
+		lose := every(300)
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			if !lose() {
+				s.Deliver(p)
+			}
+		}
+	}},
+	{"a publication comes twice", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
+		double := every(300)
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			s.Deliver(p)
+			if double() {
+				s.Deliver(p)
+			}
+		}
+	}},
+	{"a publication overtakes", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
+		var held *live.Publication
+		hold := every(50)
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			if held == nil && hold() {
+				held = p
+				return
+			}
+			s.Deliver(p)
+			if held != nil {
+				s.Deliver(held)
+				held = nil
+			}
+		}
+	}},
+	{"deliveries overlap", "calls of Deliver for one topic never overlap", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { go s.Deliver(p) }
+	}},
+	{"Unsubscribe does nothing", "nothing comes after Unsubscribe", func(b *broken) {
+		b.unsubscribe = func(string) error { return nil }
+	}},
+	{"subscriptions add up", "Subscribe twice is the same as once", func(b *broken) {
+		var mu sync.Mutex
+		times := make(map[string]int)
+		b.subscribe = func(topic string) string {
+			mu.Lock()
+			defer mu.Unlock()
+			times[topic]++
+			return topic
+		}
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			mu.Lock()
+			n := times[p.Topic]
+			mu.Unlock()
+			for range n {
+				s.Deliver(p)
+			}
+		}
+	}},
+	{"a subscription that has ended is for ever", "a topic may be subscribed to again", func(b *broken) {
+		var ended sync.Map
+		b.unsubscribe = func(topic string) error { ended.Store(topic, true); return b.all.Unsubscribe(topic) }
+		b.subscribe = func(topic string) string {
+			if _, ok := ended.Load(topic); ok {
+				return "another"
+			}
+			return topic
+		}
+	}},
+	{"Unsubscribe wants a subscription", "Unsubscribe without a subscription is no error", func(b *broken) {
+		b.unsubscribe = func(topic string) error {
+			if topic == "never" {
+				return fmt.Errorf("no subscription of %q", topic)
+			}
+			return b.all.Unsubscribe(topic)
+		}
+	}},
+	{"Unsubscribe waits for a delivery", "Unsubscribe does not wait for a Deliver that is under way", func(b *broken) {
+		var mu sync.Mutex
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			mu.Lock()
+			defer mu.Unlock()
+			s.Deliver(p)
+		}
+		b.unsubscribe = func(topic string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			return b.all.Unsubscribe(topic)
+		}
+	}},
+	{"data is trimmed", "data comes as it was given", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			p.Data = []byte(strings.TrimSpace(string(p.Data)))
+			s.Deliver(p)
+		}
+	}},
+	{"there is no time", "data comes as it was given", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Time = time.Time{}; s.Deliver(p) }
+	}},
+	{"delivered data is changed", "data comes as it was given", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			p.Data = slices.Clone(p.Data)
+			s.Deliver(p)
+			if len(p.Data) > 0 {
+				p.Data[0] = 'X'
+			}
+		}
+	}},
+	{"a publisher's data is written behind", "a publisher's data is left as it is", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			_ = append(data, o.Except...)
+			return b.all.Publish(context.Background(), topic, slices.Clone(data), o)
+		}
+	}},
+	{"topics are folded", "topics that look alike never mix", func(b *broken) {
+		fold := strings.NewReplacer(":", ".")
+		var mu sync.Mutex
+		known := make(map[string][]string)
+		b.subscribe = func(topic string) string {
+			mu.Lock()
+			defer mu.Unlock()
+			known[fold.Replace(topic)] = append(known[fold.Replace(topic)], topic)
+			return fold.Replace(topic)
+		}
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			return b.all.Publish(context.Background(), fold.Replace(topic), data, o)
+		}
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, topic := range known[p.Topic] {
+				c := *p
+				c.Topic = topic
+				s.Deliver(&c)
+			}
+		}
+	}},
+	{"Except is forgotten", "Except travels", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Except = ""; s.Deliver(p) }
+	}},
+	{"there are positions without history", "a topic without history has no positions", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Epoch = "e"; s.Deliver(p) }
+	}},
+	{"a context that has ended blocks all that follows", "a context that has ended does no harm", func(b *broken) {
+		var stuck atomic.Bool
+		b.all = &contextual{b.all, func(ctx context.Context) {
+			if ctx.Err() != nil {
+				stuck.Store(true)
+			}
+		}}
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			if !stuck.Load() {
+				s.Deliver(p)
+			}
+		}
+	}},
+	{"it is not safe for many", "many goroutines may use it at once", func(b *broken) {
+		var under atomic.Int64
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			defer under.Add(-1)
+			if under.Add(1) > 1 {
+				return live.Position{}, fmt.Errorf("busy")
+			}
+			time.Sleep(10 * time.Microsecond)
+			return b.all.Publish(context.Background(), topic, data, o)
+		}
+	}},
+	{"Publish works after Close", "after Close everything returns an error, and nothing comes", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, _ := b.all.Publish(context.Background(), topic, data, o)
+			return at, nil
+		}
+	}},
+	{"a goroutine stays", "Close leaves no goroutine", func(b *broken) {
+		b.start = func() { go func() { select {} }() }
+	}},
+	{"what is under way blocks after Close", "Close may come while everything is under way", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, err := b.all.Publish(context.Background(), topic, data, o)
+			if err != nil {
+				select {}
+			}
+			return at, err
+		}
+	}},
+
+	{"Prev is not the one before", "positions grow within one epoch, and each names the one before it", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Prev = max(p.Prev, 1) - 1; s.Deliver(p) }
+	}},
+	{"offsets go round", "positions grow within one epoch, and each names the one before it", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Offset %= 100; s.Deliver(p) }
+	}},
+	{"the epoch changes", "positions grow within one epoch, and each names the one before it", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Epoch += fmt.Sprint(p.Offset / 100); s.Deliver(p) }
+	}},
+	{"Publish returns another position", "Publish returns the position that is delivered", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			b.all.Publish(context.Background(), topic, data, o)
+			return b.all.Last(context.Background(), topic)
+		}
+	}},
+	{"there is no position without a subscriber", "Publish returns a position though nobody is subscribed", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			return live.Position{}, nil
+		}
+	}},
+	{"an empty topic has no epoch", "an empty topic has a position, and a later publication a greater one", func(b *broken) {
+		b.last = func(at live.Position) live.Position {
+			if at.Offset == 0 {
+				return live.Position{}
+			}
+			return at
+		}
+	}},
+	{"Last lags", "Last is the newest position as soon as Publish has returned", func(b *broken) {
+		var mu sync.Mutex
+		var before live.Position
+		b.last = func(at live.Position) live.Position {
+			mu.Lock()
+			defer mu.Unlock()
+			at, before = before, at
+			return at
+		}
+	}},
+	{"Read includes after", "Read returns what lies between two offsets", func(b *broken) {
+		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+			return b.all.Read(context.Background(), topic, max(after, 1)-1, upto, limit)
+		}
+	}},
+	{"Read excludes upto", "Read returns what lies between two offsets", func(b *broken) {
+		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+			page, err := b.all.Read(context.Background(), topic, after, upto-1, limit)
+			page.Upto = upto
+			return page, err
+		}
+	}},
+	{"Read has no limit", "Read returns what lies between two offsets", func(b *broken) {
+		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+			return b.all.Read(context.Background(), topic, after, upto, limit+1)
+		}
+	}},
+	{"a page that is cut reaches further", "Read returns what lies between two offsets", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Upto = 1 << 40 })
+	}},
+	{"Read returns the newest first", "Read returns what lies between two offsets", func(b *broken) {
+		readWith(b, func(p *live.Page) { slices.Reverse(p.Publications) })
+	}},
+	{"a page has no epoch", "Read returns what lies between two offsets", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Epoch = "" })
+	}},
+	{"a page never reaches far enough", "Read returns what lies between two offsets", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Upto = 0 })
+	}},
+	{"nothing is complete", "Read returns what lies between two offsets", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Complete = false })
+	}},
+	{"Tail returns all", "Tail returns the newest", func(b *broken) {
+		b.tail = func(p *live.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
+	}},
+	{"data is read otherwise than delivered", "what is read is what was delivered", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
+	}},
+	{"everything is complete, after a trim by number", "a history that was trimmed by number says so", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Complete = true })
+	}},
+	{"everything is complete, after a trim by age", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
+		readWith(b, func(p *live.Page) { p.Complete = true })
+	}},
+	{"nothing is ever trimmed", "a history that was trimmed by number says so", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			o.History *= 10
+			return b.all.Publish(context.Background(), topic, data, o)
+		}
+	}},
+	{"nothing is too old", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			o.HistoryAge = 0
+			return b.all.Publish(context.Background(), topic, data, o)
+		}
+	}},
+	{"histories are folded", "histories of topics that look alike never mix", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			return b.all.Publish(context.Background(), strings.ReplaceAll(topic, "*", "a"), data, o)
+		}
+	}},
+	{"a page has holes now and then", "a history may be read while it grows", func(b *broken) {
+		hole := every(3)
+		readWith(b, func(p *live.Page) {
+			if len(p.Publications) > 2 && hole() {
+				p.Publications = slices.Delete(p.Publications, 1, 2)
+			}
+		})
+	}},
+	{"a context that has ended loses history", "a context that has ended does no harm to the history", func(b *broken) {
+		var lost atomic.Bool
+		b.all = &contextual{b.all, func(ctx context.Context) {
+			if ctx.Err() != nil {
+				lost.Store(true)
+			}
+		}}
+		b.last = func(at live.Position) live.Position {
+			if lost.Load() {
+				at.Offset = 0
+			}
+			return at
+		}
+	}},
+	{"a page's slice is used again", "what was read is not changed", func(b *broken) {
+		shared := make([]*live.Publication, 100)
+		b.tail = func(p *live.Page) { p.Publications = shared[:copy(shared, p.Publications)] }
+		publish := b.all.Publish
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, err := publish(context.Background(), topic, data, o)
+			page, _ := b.all.Tail(context.Background(), topic, 100)
+			copy(shared, page.Publications)
+			return at, err
+		}
+	}},
+
+	{"a node is deaf to others", "a publication reaches every node that is subscribed, and no other", func(b *broken) {
+		b.subscribe = func(topic string) string {
+			if b.name() == 1 {
+				return "another"
+			}
+			return topic
+		}
+	}},
+	{"a node has an order of its own", "every node sees one order and the same positions", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			time.Sleep(time.Duration(len(data)) * 10 * time.Microsecond)
+			return b.all.Publish(context.Background(), topic, data, o)
+		}
+		shift := uint64(b.name())
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			p.Offset += shift
+			if p.Prev > 0 {
+				p.Prev += shift
+			}
+			s.Deliver(p)
+		}
+	}},
+	{"a node forgets whom to except", "Except and data travel between nodes", func(b *broken) {
+		b.deliver = func(s live.Sink, p *live.Publication) {
+			if b.name() == 2 {
+				p.Except = ""
+			}
+			s.Deliver(p)
+		}
+	}},
+	{"Last is the node's own", "Last at one node knows what Publish at another has returned", func(b *broken) {
+		var own atomic.Pointer[live.Position]
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, err := b.all.Publish(context.Background(), topic, data, o)
+			own.Store(&at)
+			return at, err
+		}
+		b.last = func(at live.Position) live.Position {
+			if mine := own.Load(); mine != nil {
+				return *mine
+			}
+			return at
+		}
+	}},
+	{"each node has its epoch", "an empty topic has one epoch at all nodes", func(b *broken) {
+		b.last = func(at live.Position) live.Position { at.Epoch += fmt.Sprint(b.name()); return at }
+	}},
+
+	{"a broadcast does not come back", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
+		me := fmt.Sprint("node", b.name())
+		b.heard = func(f func(string, []byte)) func(string, []byte) {
+			return func(from string, data []byte) {
+				if from != me {
+					f(from, data)
+				}
+			}
+		}
+	}},
+	{"broadcasts overtake", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
+		b.heard = func(f func(string, []byte)) func(string, []byte) {
+			slow := every(20)
+			return func(from string, data []byte) {
+				if slow() {
+					data = slices.Clone(data)
+					time.AfterFunc(20*time.Millisecond, func() { f(from, data) })
+					return
+				}
+				f(from, data)
+			}
+		}
+	}},
+	{"kinds mix", "kinds of broadcasts do not mix, and data is left as it is", func(b *broken) {
+		b.broadcast = func(kind string, data []byte) error {
+			b.all.Broadcast(context.Background(), "a", data)
+			return b.all.Broadcast(context.Background(), "b", data)
+		}
+	}},
+	{"a broadcast is from nobody", "a broadcast tells whom it is from", func(b *broken) {
+		b.heard = func(f func(string, []byte)) func(string, []byte) {
+			return func(_ string, data []byte) { f("", data) }
+		}
+	}},
+}
+
+// contextual looks at the contexts of calls.
+type contextual struct {
+	all
+	look func(ctx context.Context)
+}
+
+func (c *contextual) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	c.look(ctx)
+	return c.all.Publish(ctx, topic, data, o)
+}
+
+func (c *contextual) Last(ctx context.Context, topic string) (live.Position, error) {
+	c.look(ctx)
+	return c.all.Last(ctx, topic)
+}
+
+// numbered is a node that knows its number.
+type numbered struct {
+	all
+	number int
+}
+
+func (b *broken) name() int { return b.all.(*numbered).number }
+
+const brokenEnv = "BROKERTEST_BROKEN"
+
+// TestBrokenBroker runs the suite for a broker that the environment names.
+func TestBrokenBroker(t *testing.T) {
+	name := os.Getenv(brokenEnv)
+	if name == "" {
+		return // TestSuiteFindsBrokenBrokers runs it
+	}
+	brokertest.BeImpatient()
+	for _, w := range wrongs {
+		if w.name != name {
+			continue
+		}
+		nodes := func(_ *testing.T, n int) []live.Broker {
+			sim := brokertest.NewSim(1, n, brokertest.Faults{})
+			brokers := make([]live.Broker, n)
+			for i := range brokers {
+				b := &broken{all: &numbered{sim.Node(i).(all), i}}
+				w.do(b)
+				brokers[i] = b
+			}
+			return brokers
+		}
+		brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] },
+			brokertest.Features{History: true, Bus: true, Nodes: nodes})
+	}
+}
+
+// For every promise there is a broker that breaks it, and the suite says so.
+func TestSuiteFindsBrokenBrokers(t *testing.T) {
+	for _, w := range wrongs {
+		t.Run(w.name, func(t *testing.T) {
+			t.Parallel()
+			label := strings.ReplaceAll(w.promise, " ", "_")
+			cmd := exec.Command(os.Args[0], "-test.run=^TestBrokenBroker$/^"+regexp.QuoteMeta(label)+"$", "-test.v")
+			cmd.Env = append(os.Environ(), brokenEnv+"="+w.name)
+			out, err := cmd.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "--- FAIL: TestBrokenBroker/"+label) {
+				t.Errorf("%q is not found: %v\n%s", w.promise, err, out)
+			}
+		})
+	}
+}
+
+// A broker may be slow and late within what is promised.
+func TestSuiteAllowsWhatIsNotPromised(t *testing.T) {
+	nodes := func(_ *testing.T, n int) []live.Broker {
+		sim := brokertest.NewSim(2, n, brokertest.Faults{
+			Delay: 2 * time.Millisecond, Latency: time.Millisecond, Interest: 10 * time.Millisecond, Lag: 10 * time.Millisecond,
+			NoPrev: 0.3, Sparse: true,
+		})
+		brokers := make([]live.Broker, n)
+		for i := range brokers {
+			brokers[i] = sim.Node(i)
+		}
+		return brokers
+	}
+	brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] },
+		brokertest.Features{History: true, Bus: true, Nodes: nodes})
+}

@@ -1,0 +1,76 @@
+package brokertest_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+// The test of a broker of one's own. Here it is the one in memory.
+func ExampleRun() {
+	_ = func(t *testing.T) { // func TestBroker(t *testing.T)
+		brokertest.Run(t, func(t *testing.T) live.Broker {
+			return live.NewMemoryBroker(live.MemoryOptions{})
+		}, brokertest.Features{History: true, Bus: true})
+	}
+}
+
+// A broker of several nodes, whose histories are kept by rules of its own.
+func ExampleRun_nodes() {
+	type cluster struct { /* … */
+	}
+	start := func(t *testing.T) *cluster { /* … */ return nil }
+	connect := func(t *testing.T, c *cluster) live.Broker { /* … */ return nil }
+
+	_ = func(t *testing.T) { // func TestBroker(t *testing.T)
+		brokertest.Run(t, func(t *testing.T) live.Broker {
+			return connect(t, start(t))
+		}, brokertest.Features{
+			History: true,
+			Nodes: func(t *testing.T, n int) []live.Broker {
+				c := start(t)
+				nodes := make([]live.Broker, n)
+				for i := range nodes {
+					nodes[i] = connect(t, c)
+				}
+				return nodes
+			},
+			Topic: func(name string, o live.PublishOptions) string {
+				switch {
+				case o.History == 0:
+					return name
+				case o.HistoryAge > 0:
+					return "fleeting:" + name
+				default:
+					return fmt.Sprintf("keep%d:%s", o.History, name)
+				}
+			},
+		})
+	}
+}
+
+// A cluster in which a tenth of the deliveries is lost, and a server on one of its
+// nodes.
+func ExampleSim() {
+	sim := brokertest.NewSim(1, 3, brokertest.Faults{
+		Loss:  0.1,
+		Delay: 10 * time.Millisecond,
+	})
+	server := live.New(live.Options{
+		Broker: sim.Node(0),
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} },
+	})
+	for i := range 3 {
+		server.Publish("news", fmt.Append(nil, i))
+	}
+	for _, e := range sim.Log("news") {
+		fmt.Printf("%s at %d\n", e.Data, e.Offset)
+	}
+	// Output:
+	// 0 at 1
+	// 1 at 2
+	// 2 at 3
+}

@@ -1,0 +1,6 @@
+package brokertest
+
+import "time"
+
+// BeImpatient shortens the time after which a promise counts as broken.
+func BeImpatient() { patience = time.Second }

@@ -1,0 +1,431 @@
+package brokertest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// What a broker promises that keeps history.
+var histories = []promise{
+	{"positions grow within one epoch, and each names the one before it", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		n.subscribe(topic)
+		s.publishers(4, 100, func(int) *node { return n }, topic, long)
+		got := n.awaitCount(topic, 400)
+		s.checkOrder(got, 4, 100)
+		s.checkChain(got)
+		if !n.recoverer().Keeps(topic) {
+			s.Errorf("Keeps(%q) is false", topic)
+		}
+	}},
+
+	{"Publish returns the position that is delivered", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		n.subscribe(topic)
+		positions := make(map[string]live.Position)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Go(func() {
+				for i := range 50 {
+					at, err := n.Publish(s.ctx(), topic, []byte(number(g, i)), long)
+					if err != nil {
+						s.Errorf("Publish: %v", err)
+						return
+					}
+					mu.Lock()
+					positions[number(g, i)] = at
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+		for _, p := range n.awaitCount(topic, 200) {
+			if at := positions[string(p.Data)]; p.Position != at {
+				s.Errorf("%s: Publish returned %v, delivered was %v", p.Data, at, p.Position)
+			}
+		}
+	}},
+
+	{"Publish returns a position though nobody is subscribed", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		first := n.publish(topic, number(0), short)
+		second := n.publish(topic, number(1), short)
+		if first.Epoch == "" || second.Epoch != first.Epoch || second.Offset <= first.Offset {
+			s.Errorf("%v, then %v", first, second)
+		}
+		s.quiet()
+		n.await(topic)
+	}},
+
+	{"an empty topic has a position, and a later publication a greater one", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		n.subscribe(topic)
+		empty := n.last(topic)
+		if empty.Epoch == "" {
+			s.Errorf("an empty topic has no epoch: %v", empty)
+		}
+		s.wantPage(n.tail(topic, 10), empty.Epoch, 0, 0)
+		first := n.publish(topic, number(0), short)
+		if first.Epoch != empty.Epoch || first.Offset <= empty.Offset {
+			s.Errorf("empty at %v, the first publication at %v", empty, first)
+		}
+		page := n.read(topic, empty.Offset, first.Offset, 10)
+		s.wantPage(page, first.Epoch, 0, 1)
+		s.wantComplete(page, true)
+	}},
+
+	{"Last is the newest position as soon as Publish has returned", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		for i := range 50 {
+			at := n.publish(topic, number(i), short)
+			if last := n.last(topic); last != at {
+				s.Fatalf("published at %v, Last is %v", at, last)
+			}
+		}
+	}},
+
+	{"Read returns what lies between two offsets", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		at := []uint64{n.last(topic).Offset}
+		var epoch string
+		for i := range 20 {
+			p := n.publish(topic, number(i), long)
+			at, epoch = append(at, p.Offset), p.Epoch
+		}
+		for _, c := range []struct{ after, upto, limit, from, to int }{
+			{0, 20, 100, 0, 20},
+			{0, 20, 20, 0, 20},
+			{5, 15, 100, 5, 15},
+			{5, 6, 100, 5, 6},
+			{19, 20, 1, 19, 20},
+			{20, 20, 100, 20, 20},
+			{7, 7, 100, 7, 7},
+			{0, 20, 7, 0, 7},
+			{7, 20, 7, 7, 14},
+			{14, 20, 7, 14, 20},
+			{3, 20, 1, 3, 4},
+		} {
+			page := n.read(topic, at[c.after], at[c.upto], c.limit)
+			s.wantPage(page, epoch, c.from, c.to)
+			s.wantComplete(page, true)
+		}
+		page := n.read(topic, at[18], at[20]+1000, 100)
+		s.wantPage(page, epoch, 18, 20)
+	}},
+
+	{"Tail returns the newest", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		var epoch string
+		for i := range 20 {
+			epoch = n.publish(topic, number(i), long).Epoch
+		}
+		for _, limit := range []int{1, 7, 20, 100} {
+			s.wantPage(n.tail(topic, limit), epoch, max(0, 20-limit), 20)
+		}
+	}},
+
+	{"what is read is what was delivered", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		empty := n.last(topic)
+		n.subscribe(topic)
+		data := []string{"", "null", ` {"a" : "é"} `, `"` + string(slices.Repeat([]byte("x"), 100_000)) + `"`}
+		for _, d := range data {
+			n.publish(topic, d, long)
+		}
+		got := n.await(topic, data...)
+		for _, page := range []live.Page{
+			n.read(topic, empty.Offset, n.last(topic).Offset, 100),
+			n.tail(topic, 100),
+		} {
+			if len(page.Publications) != len(got) {
+				s.Fatalf("%d publications were read, %d delivered", len(page.Publications), len(got))
+			}
+			for i, p := range page.Publications {
+				d := got[i]
+				drift := p.Time.Sub(d.Time).Abs()
+				if p.Topic != d.Topic || string(p.Data) != string(d.Data) || p.Position != d.Position || drift > time.Second {
+					s.Errorf("delivered was %s, %v; read was %s, %v", describe(d), d.Time, describe(p), p.Time)
+				}
+				if p.Prev != 0 && (i == 0 || p.Prev != got[i-1].Offset) && d.Prev != p.Prev {
+					s.Errorf("read was %s", describe(p))
+				}
+			}
+		}
+	}},
+
+	{"a history that was trimmed by number says so", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		at := []uint64{n.last(topic).Offset}
+		var epoch string
+		for i := range 25 {
+			p := n.publish(topic, number(i), short)
+			at, epoch = append(at, p.Offset), p.Epoch
+		}
+		s.eventually(func() bool { return len(n.tail(topic, 100).Publications) == 10 }, func() string {
+			return fmt.Sprintf("a history of 10 has %d publications", len(n.tail(topic, 100).Publications))
+		})
+		s.wantPage(n.tail(topic, 100), epoch, 15, 25)
+		for after := range 25 {
+			page := n.read(topic, at[after], at[25], 100)
+			s.wantPage(page, epoch, max(15, after), 25)
+			switch {
+			case after < 15: // publication after+1 was dropped
+				s.wantComplete(page, false)
+			case after > 15: // the one at which it begins is there still
+				s.wantComplete(page, true)
+			}
+		}
+		s.wantComplete(n.read(topic, at[3], at[7], 100), false)
+		s.wantComplete(n.read(topic, at[3], at[25], 5), false)
+	}},
+
+	{"a history that was trimmed by age says so, and keeps its epoch", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", fleeting)
+		empty := n.last(topic)
+		var last live.Position
+		for i := range 3 {
+			last = n.publish(topic, number(i), fleeting)
+		}
+		s.eventually(func() bool { return len(n.tail(topic, 100).Publications) == 0 }, func() string {
+			return fmt.Sprintf("a history of %v still has %d publications", fleeting.HistoryAge, len(n.tail(topic, 100).Publications))
+		})
+		s.wantComplete(n.read(topic, empty.Offset, last.Offset, 100), false)
+		if now := n.last(topic); now != last {
+			s.Errorf("Last was %v, and is %v with an empty history", last, now)
+		}
+		next := n.publish(topic, number(3), fleeting)
+		if next.Epoch != last.Epoch || next.Offset <= last.Offset {
+			s.Errorf("after %v came %v", last, next)
+		}
+		page := n.read(topic, empty.Offset, next.Offset, 100)
+		s.wantPage(page, next.Epoch, 3, 4)
+		s.wantComplete(page, false)
+	}},
+
+	{"histories of topics that look alike never mix", func(s *suite) {
+		n := s.nodes[0]
+		for i, name := range alike {
+			if len(name) > 200 {
+				continue // Topic may have to make it longer
+			}
+			n.publish(s.Topic(name, short), number(i), short)
+		}
+		for i, name := range alike {
+			if len(name) > 200 {
+				continue
+			}
+			if got := dataOf(n.tail(s.Topic(name, short), 100).Publications); !slices.Equal(got, []string{number(i)}) {
+				s.Errorf("the history of %q is %q", name, got)
+			}
+		}
+	}},
+
+	{"a history may be read while it grows", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", long)
+		n.subscribe(topic)
+		empty := n.last(topic)
+		var pages []live.Page
+		var mu sync.Mutex
+		done := make(chan struct{})
+		var readers sync.WaitGroup
+		for range 3 {
+			readers.Go(func() {
+				after := empty.Offset
+				for i := 0; ; i++ {
+					last, err := n.recoverer().Last(s.ctx(), topic)
+					if err != nil {
+						s.Errorf("Last: %v", err)
+						return
+					}
+					page, err := n.recoverer().Read(s.ctx(), topic, after, last.Offset, 20)
+					if err != nil {
+						s.Errorf("Read: %v", err)
+						return
+					}
+					if len(page.Publications) > 0 {
+						after = page.Publications[len(page.Publications)-1].Offset
+						mu.Lock()
+						pages = append(pages, page)
+						mu.Unlock()
+						continue
+					}
+					select {
+					case <-done:
+						return
+					default:
+					}
+				}
+			})
+		}
+		s.publishers(4, 50, func(int) *node { return n }, topic, long)
+		close(done)
+		s.soon("reading", readers.Wait)
+		log := n.read(topic, empty.Offset, n.last(topic).Offset, 1000).Publications
+		s.checkOrder(log, 4, 50)
+		place := make(map[uint64]int)
+		for i, p := range log {
+			place[p.Offset] = i
+		}
+		for _, page := range pages {
+			s.wantComplete(page, true)
+			for i, p := range page.Publications {
+				if at := place[p.Offset]; i > 0 && at != place[page.Publications[i-1].Offset]+1 {
+					s.Fatalf("a page has %q, which is not in one piece", dataOf(page.Publications))
+				}
+			}
+		}
+		if got := dataOf(n.awaitCount(topic, 200)); !slices.Equal(got, dataOf(log)) {
+			s.Error("what was delivered has another order than what was read")
+		}
+	}},
+
+	{"a context that has ended does no harm to the history", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		at := n.publish(topic, number(0), short)
+		ended, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.soon("a call with a context that has ended", func() {
+			n.recoverer().Last(ended, topic)
+			n.recoverer().Read(ended, topic, 0, at.Offset, 10)
+			n.recoverer().Tail(ended, topic, 10)
+		})
+		if last := n.last(topic); last != at {
+			s.Errorf("published at %v, Last is %v", at, last)
+		}
+		s.wantPage(n.tail(topic, 10), at.Epoch, 0, 1)
+	}},
+
+	{"what was read is not changed", func(s *suite) {
+		n, topic := s.nodes[0], s.Topic("t", short)
+		for i := range 10 {
+			n.publish(topic, number(i), short)
+		}
+		page := n.tail(topic, 10)
+		epoch := page.Epoch
+		for i := range 10 {
+			n.publish(topic, number(10+i), short)
+		}
+		s.wantPage(page, epoch, 0, 10)
+	}},
+}
+
+func (n *node) recoverer() live.Recoverer {
+	n.s.Helper()
+	r, ok := n.Broker.(live.Recoverer)
+	if !ok {
+		n.s.Fatalf("%T is no live.Recoverer", n.Broker)
+	}
+	return r
+}
+
+func (n *node) last(topic string) live.Position {
+	n.s.Helper()
+	at, err := n.recoverer().Last(n.s.ctx(), topic)
+	if err != nil {
+		n.s.Fatalf("Last(%q): %v", topic, err)
+	}
+	return at
+}
+
+// read reads until the page reaches as far as it can: the copy that answers may
+// lag, if it says so.
+func (n *node) read(topic string, after, upto uint64, limit int) live.Page {
+	n.s.Helper()
+	reach := min(upto, n.last(topic).Offset)
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		page, err := n.recoverer().Read(n.s.ctx(), topic, after, upto, limit)
+		if err != nil {
+			n.s.Fatalf("Read(%q, %d, %d, %d): %v", topic, after, upto, limit, err)
+		}
+		if len(page.Publications) > limit {
+			n.s.Errorf("Read(%q, %d, %d, %d) returned %d publications", topic, after, upto, limit, len(page.Publications))
+		}
+		if len(page.Publications) == limit {
+			n.checkCut(page, reach)
+			return page
+		}
+		if page.Upto >= reach {
+			return page
+		}
+		if time.Now().After(deadline) {
+			n.s.Fatalf("Read(%q, %d, %d, %d) reaches no further than %d", topic, after, upto, limit, page.Upto)
+		}
+	}
+}
+
+// checkCut checks how far a full page says that it reaches.
+func (n *node) checkCut(page live.Page, reach uint64) {
+	n.s.Helper()
+	newest := page.Publications[len(page.Publications)-1].Offset
+	if page.Upto < newest || newest < reach && page.Upto != newest {
+		n.s.Errorf("a page that a limit has cut at offset %d reaches to %d", newest, page.Upto)
+	}
+}
+
+// tail reads until the page reaches the newest publication.
+func (n *node) tail(topic string, limit int) live.Page {
+	n.s.Helper()
+	reach := n.last(topic).Offset
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		page, err := n.recoverer().Tail(n.s.ctx(), topic, limit)
+		if err != nil {
+			n.s.Fatalf("Tail(%q, %d): %v", topic, limit, err)
+		}
+		if page.Upto >= reach {
+			return page
+		}
+		if time.Now().After(deadline) {
+			n.s.Fatalf("Tail(%q, %d) reaches no further than %d, Last is %d", topic, limit, page.Upto, reach)
+		}
+	}
+}
+
+// wantPage checks that a page has the publications numbered from to to-1.
+func (s *suite) wantPage(page live.Page, epoch string, from, to int) {
+	s.Helper()
+	if got := dataOf(page.Publications); !slices.Equal(got, numbers(from, to)) {
+		s.Errorf("a page has %.300q, want %.300q", got, numbers(from, to))
+	}
+	if page.Epoch != epoch {
+		s.Errorf("a page has epoch %q, not %q", page.Epoch, epoch)
+	}
+	for i, p := range page.Publications {
+		if p.Epoch != page.Epoch {
+			s.Errorf("a page of epoch %q has %s", page.Epoch, describe(p))
+		}
+		if i > 0 && p.Offset <= page.Publications[i-1].Offset {
+			s.Errorf("a page has %s after %s", describe(p), describe(page.Publications[i-1]))
+		}
+	}
+}
+
+func (s *suite) wantComplete(page live.Page, want bool) {
+	s.Helper()
+	if page.Complete != want {
+		s.Errorf("a page with %.300q has Complete: %v", dataOf(page.Publications), page.Complete)
+	}
+}
+
+// checkChain checks the positions of publications that were delivered one after
+// another.
+func (s *suite) checkChain(got []*live.Publication) {
+	s.Helper()
+	for i, p := range got {
+		if p.Epoch == "" || p.Offset == 0 {
+			s.Fatalf("%s has no position", describe(p))
+		}
+		if i == 0 {
+			continue
+		}
+		before := got[i-1]
+		if p.Epoch != before.Epoch || p.Offset <= before.Offset || p.Prev != 0 && p.Prev != before.Offset {
+			s.Fatalf("after %s came %s", describe(before), describe(p))
+		}
+	}
+}

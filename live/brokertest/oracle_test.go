@@ -1,0 +1,248 @@
+package brokertest_test
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+// oracle compares what a client was told of one topic with the true log. It knows
+// nothing of how servers work, only what docs/protocol.md promises.
+type oracle struct {
+	sim   *brokertest.Sim
+	topic string
+	log   []brokertest.Entry
+	place map[string]int // of data in the log
+
+	// prompt is how late a publication may come to a client that is subscribed,
+	// counted from when nothing stands in its way any more.
+	prompt time.Duration
+	free   time.Time
+
+	wrong       []string
+	notices     int // of gaps
+	falseAlarms []string
+
+	// What the client knows.
+	begun      bool // it has a position
+	subscribed bool
+	since      time.Time
+	next       int    // the place in the log of what must come next
+	floor      int    // what is before that it has had, or was told that it will not have
+	epoch      string // of its position
+}
+
+func newOracle(sim *brokertest.Sim, topic string) *oracle {
+	o := &oracle{sim: sim, topic: topic, log: sim.Log(topic), place: make(map[string]int)}
+	for i, e := range o.log {
+		o.place[string(e.Data)] = i
+	}
+	return o
+}
+
+func (o *oracle) fail(e event, format string, args ...any) {
+	o.wrong = append(o.wrong, fmt.Sprintf("%s: %s", e, fmt.Sprintf(format, args...)))
+}
+
+// judge goes through a client's events.
+func (o *oracle) judge(events []event) {
+	for _, e := range events {
+		switch {
+		case e.kind == "dial":
+			o.subscribed = false
+		case e.topic != o.topic:
+		case e.kind == "subscribed":
+			o.reply(e)
+			o.subscribed, o.since = true, e.time
+		case e.kind == "resume":
+			o.subscribed, o.since = true, e.time
+		case e.kind == "unsubscribed" || e.kind == "error":
+			o.subscribed = false
+		case e.kind == "publication":
+			if !o.subscribed {
+				o.fail(e, "it is not subscribed")
+			}
+			o.message(e, string(e.frame.Data), e.frame.At)
+			o.lateness(e)
+		case e.kind == "gap":
+			if !o.subscribed {
+				o.fail(e, "it is not subscribed")
+			}
+			o.notice(e)
+		}
+	}
+}
+
+// end checks that a client which has stayed has everything.
+func (o *oracle) end(client int) {
+	switch {
+	case !o.subscribed:
+		o.wrong = append(o.wrong, fmt.Sprintf("client %d is not subscribed at the end", client))
+	case o.next != len(o.log):
+		o.wrong = append(o.wrong, fmt.Sprintf("client %d has nothing from #%s on at the end, and was not told", client, o.log[o.next].Data))
+	}
+}
+
+func (o *oracle) reply(e event) {
+	at, ok := o.at(e, e.frame.At)
+	if !ok {
+		return
+	}
+	switch {
+	case e.since == "": // the first time
+		if len(e.frame.Messages) > e.last {
+			o.fail(e, "more messages than it asked for")
+		}
+		o.next = at - len(e.frame.Messages)
+		o.begun = true
+		o.messages(e)
+	case e.frame.Recovered == nil:
+		o.fail(e, "recovered is missing")
+	case *e.frame.Recovered:
+		o.messages(e)
+		if o.next != at {
+			o.fail(e, "recovered up to place %d, at is place %d", o.next, at)
+		}
+	default:
+		if len(e.frame.Messages) > 0 {
+			o.fail(e, "messages, though it was not recovered")
+		}
+		o.notice(e)
+	}
+	o.move(e)
+}
+
+func (o *oracle) messages(e event) {
+	for _, m := range e.frame.Messages {
+		o.message(e, string(m.Data), m.At)
+	}
+}
+
+// message is the next publication.
+func (o *oracle) message(e event, data, at string) {
+	place, known := o.place[data]
+	switch {
+	case !known:
+		o.fail(e, "#%s was never published", data)
+		return
+	case place < o.floor:
+		o.fail(e, "#%s comes again, or late: #%s was to come", data, o.name(o.floor))
+	case place > o.next:
+		o.fail(e, "#%s comes, and %s did not, in silence", data, o.names(o.next, place))
+	}
+	if n, ok := o.at(e, at); ok && n != place+1 {
+		o.fail(e, "#%s is at place %d, its position is place %d", data, place+1, n)
+	}
+	o.next = place + 1
+	o.floor = max(o.floor, o.next)
+	o.move(e)
+}
+
+// lateness checks that a publication comes promptly.
+func (o *oracle) lateness(e event) {
+	from := o.log[max(o.next-1, 0)].Time
+	for _, later := range []time.Time{o.since, o.free} {
+		if from.Before(later) {
+			from = later
+		}
+	}
+	if late := e.time.Sub(from); late > o.prompt {
+		o.fail(e, "comes %v late", late)
+	}
+}
+
+// notice is the word that something was lost: it goes on at a later place.
+func (o *oracle) notice(e event) {
+	at, ok := o.at(e, e.frame.At)
+	if !ok {
+		return
+	}
+	o.notices++
+	if !o.excused(e) {
+		o.falseAlarms = append(o.falseAlarms, fmt.Sprintf("%s: nothing of %s was lost to the history", e, o.names(o.next, at)))
+	}
+	o.next = at // which may be earlier, in an epoch that has ended
+	o.floor = max(o.floor, o.next)
+	o.move(e)
+}
+
+// excused reports whether there may be a gap: something that the client lacks was
+// dropped, its epoch has ended, or the node could not ask.
+func (o *oracle) excused(e event) bool {
+	if o.sim.Epoch(o.topic, e.time) != o.epoch {
+		return true
+	}
+	for _, missing := range o.log[min(o.next, o.lengthAt(e.time)):o.lengthAt(e.time)] {
+		if !missing.Gone.IsZero() && !missing.Gone.After(e.time) {
+			return true
+		}
+	}
+	for _, i := range o.sim.Incidents() {
+		ago := e.time.Sub(i.Time)
+		if (i.Node == e.node || i.Node < 0) && (i.Topic == "" || i.Topic == o.topic) && ago >= 0 && ago < 10*time.Second &&
+			(strings.HasPrefix(i.What, "refused") || strings.HasPrefix(i.What, "cut") || strings.HasPrefix(i.What, "outage")) {
+			return true
+		}
+	}
+	return false
+}
+
+// at returns the place in the log of what follows a position.
+func (o *oracle) at(e event, text string) (place int, ok bool) {
+	p, err := live.ParsePosition(text)
+	if err != nil || text == "" {
+		o.fail(e, "%q is no position", text)
+		return 0, false
+	}
+	place, ok = o.sim.Find(o.topic, p)
+	if !ok {
+		o.fail(e, "position %s is of no epoch", text)
+		return 0, false
+	}
+	if place > o.lengthAt(e.time) {
+		o.fail(e, "position %s lies ahead", text)
+		return 0, false
+	}
+	return place, true
+}
+
+// move notes the epoch of the client's position.
+func (o *oracle) move(e event) {
+	text := e.frame.At
+	if n := len(e.frame.Messages); text == "" && n > 0 {
+		text = e.frame.Messages[n-1].At
+	}
+	if p, err := live.ParsePosition(text); err == nil {
+		o.epoch = p.Epoch
+	}
+}
+
+// lengthAt returns how long the log was at a time.
+func (o *oracle) lengthAt(t time.Time) int {
+	for n := len(o.log); n > 0; n-- {
+		if !o.log[n-1].Time.After(t) {
+			return n
+		}
+	}
+	return 0
+}
+
+func (o *oracle) name(i int) string {
+	if i < len(o.log) {
+		return string(o.log[i].Data)
+	}
+	return "end"
+}
+
+func (o *oracle) names(from, to int) string {
+	if from >= to {
+		return "nothing"
+	}
+	if from+1 == to {
+		return "#" + o.name(from)
+	}
+	return fmt.Sprintf("#%s to #%s", o.name(from), o.name(to-1))
+}

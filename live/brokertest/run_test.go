@@ -1,0 +1,109 @@
+package brokertest_test
+
+import (
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+func TestMemoryBroker(t *testing.T) {
+	brokertest.Run(t, func(t *testing.T) live.Broker {
+		return live.NewMemoryBroker(live.MemoryOptions{})
+	}, brokertest.Features{History: true, Bus: true, Local: true})
+}
+
+func TestFromPubSub(t *testing.T) {
+	brokertest.Run(t, func(t *testing.T) live.Broker {
+		return live.FromPubSub(&exchange{})
+	}, brokertest.Features{
+		Nodes: func(t *testing.T, n int) []live.Broker {
+			shared := &exchange{}
+			nodes := make([]live.Broker, n)
+			for i := range nodes {
+				nodes[i] = live.FromPubSub(sharedExchange{shared})
+			}
+			return nodes
+		},
+	})
+}
+
+// A Sim without faults is a broker like any other.
+func TestSimWithoutFaults(t *testing.T) {
+	nodes := func(t *testing.T, n int) []live.Broker {
+		sim := brokertest.NewSim(1, n, brokertest.Faults{Sparse: true})
+		brokers := make([]live.Broker, n)
+		for i := range brokers {
+			brokers[i] = sim.Node(i)
+		}
+		return brokers
+	}
+	brokertest.Run(t, func(t *testing.T) live.Broker {
+		return nodes(t, 1)[0]
+	}, brokertest.Features{History: true, Bus: true, Nodes: nodes})
+}
+
+// exchange is the least that can be called a messaging system.
+type exchange struct {
+	mu     sync.Mutex
+	subs   []*subscriber
+	closed bool
+}
+
+type subscriber struct {
+	*exchange
+	subject string
+	handler func([]byte)
+}
+
+var errClosed = errors.New("exchange is closed")
+
+func (x *exchange) Publish(subject string, data []byte) error {
+	x.mu.Lock()
+	if x.closed {
+		x.mu.Unlock()
+		return errClosed
+	}
+	subs := slices.Clone(x.subs)
+	x.mu.Unlock()
+	for _, sub := range subs {
+		if sub.subject == subject {
+			sub.handler(slices.Clone(data))
+		}
+	}
+	return nil
+}
+
+func (x *exchange) Subscribe(subject string, handler func([]byte)) (live.Subscription, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return nil, errClosed
+	}
+	sub := &subscriber{x, subject, handler}
+	x.subs = append(x.subs, sub)
+	return sub, nil
+}
+
+func (s *subscriber) Unsubscribe() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.subs = slices.DeleteFunc(s.subs, func(other *subscriber) bool { return other == s })
+	return nil
+}
+
+func (x *exchange) Close() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.closed = true
+	return nil
+}
+
+// sharedExchange is one node's connection to an exchange that goes on when the
+// node has closed.
+type sharedExchange struct{ *exchange }
+
+func (sharedExchange) Close() error { return nil }

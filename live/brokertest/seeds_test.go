@@ -1,0 +1,6 @@
+//go:build !race
+
+package brokertest_test
+
+// defaultSeeds is how many seeds are run in half a minute.
+const defaultSeeds = 10_000

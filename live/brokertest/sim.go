@@ -1,0 +1,397 @@
+package brokertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Sim is a simulated cluster: brokers in memory, one a node, with a history that
+// all share and faults between them. What a node is told may be late, twice or
+// never; Log says what is true.
+//
+// All chance comes from the seed. In a testing/synctest bubble, with one goroutine
+// at work at a time, equal seeds give equal runs. A call may sleep, but no lock is
+// held meanwhile, nor while a Sink is called.
+type Sim struct {
+	seed   uint64
+	faults Faults
+	nodes  []*simNode
+	start  time.Time
+
+	mu      sync.Mutex // guards what follows, and the nodes' fields
+	topics  map[string]*simTopic
+	names   []string // of topics, in the order in which they were met
+	rolls   map[string]int
+	outages []span
+	journal []Incident
+	healed  bool
+}
+
+// Entry is a publication in the true log of a topic.
+type Entry struct {
+	*live.Publication
+
+	// Gone is when the history dropped it, by its rules or by a fault; zero: it
+	// has it still. It may lie ahead.
+	Gone time.Time
+}
+
+// Incident is something that went wrong.
+type Incident struct {
+	Time  time.Time
+	Node  int    // -1: everywhere
+	Topic string // "": all
+	What  string // "lost", "refused", "cut", …
+}
+
+// simTopic is the truth about a topic.
+type simTopic struct {
+	name      string
+	eras      []*era
+	forgetful bool // it was last published without history
+}
+
+// era is the time of one epoch.
+type era struct {
+	epoch   string
+	from    time.Time
+	base    uint64 // the offset before the first publication
+	entries []*Entry
+}
+
+// NewSim returns a cluster of nodes whose faults, and all chance, come from the
+// seed. The faults that are counted begin now.
+func NewSim(seed uint64, nodes int, faults Faults) *Sim {
+	s := &Sim{
+		seed:   seed,
+		faults: faults,
+		start:  time.Now(),
+		topics: make(map[string]*simTopic),
+		rolls:  make(map[string]int),
+	}
+	for i := range nodes {
+		s.nodes = append(s.nodes, &simNode{sim: s, id: i, interests: make(map[string]*interest)})
+	}
+	s.schedule()
+	return s
+}
+
+// Node returns the broker of a node: a live.Recoverer and a live.Bus too. It is the
+// same one each time.
+func (s *Sim) Node(i int) live.Broker { return s.nodes[i] }
+
+// Heal ends all faults. What is on its way still arrives; what was lost stays so.
+func (s *Sim) Heal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.healed = true
+	s.faults = Faults{Sparse: s.faults.Sparse}
+	s.outages = nil
+	for _, n := range s.nodes {
+		n.cut, n.deaf = nil, nil
+	}
+	s.note(-1, "", "healed")
+}
+
+// Log returns every publication that was ever taken on a topic, in order, through
+// all epochs.
+func (s *Sim) Log(topic string) []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var log []Entry
+	if t := s.topics[topic]; t != nil {
+		for _, e := range t.eras {
+			for _, entry := range e.entries {
+				log = append(log, *entry)
+			}
+		}
+	}
+	return log
+}
+
+// Epoch returns the epoch that a topic had at a time.
+func (s *Sim) Epoch(topic string, at time.Time) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.topic(topic).at(at).epoch
+}
+
+// Find returns how many publications of a topic's true log are not after a
+// position; ok is false for a position of no epoch of the topic.
+func (s *Sim) Find(topic string, p live.Position) (n int, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.topics[topic]
+	if t == nil {
+		return 0, false
+	}
+	for _, e := range t.eras {
+		if e.epoch != p.Epoch {
+			n += len(e.entries)
+			continue
+		}
+		for _, entry := range e.entries {
+			if entry.Offset <= p.Offset {
+				n++
+			}
+		}
+		return n, true
+	}
+	return 0, false
+}
+
+// Topics returns what a node is subscribed to, in order.
+func (s *Sim) Topics(node int) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.nodes[node].interests))
+}
+
+// Incidents returns what went wrong so far.
+func (s *Sim) Incidents() []Incident {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.journal)
+}
+
+// note is called with mu held.
+func (s *Sim) note(node int, topic, what string) {
+	s.journal = append(s.journal, Incident{time.Now(), node, topic, what})
+}
+
+// schedule plans the faults that are counted.
+func (s *Sim) schedule() {
+	f := s.faults
+	r := source(s.seed, "schedule")
+	moment := func() time.Duration { return time.Duration(r.Int64N(int64(f.Within) + 1)) }
+	period := func() span {
+		from := s.start.Add(moment())
+		return span{from, from.Add(time.Duration(r.Int64N(int64(f.Break) + 1)))}
+	}
+	for range f.Cuts {
+		n, p := s.nodes[r.IntN(len(s.nodes))], period()
+		n.deaf = append(n.deaf, p)
+		if r.IntN(2) == 0 {
+			n.cut = append(n.cut, p)
+		}
+		if r.Float64() < f.Announce {
+			time.AfterFunc(p.to.Sub(s.start), func() { n.announce("", errCut) })
+		}
+	}
+	for range f.Outages {
+		s.outages = append(s.outages, period())
+	}
+	for i := range f.Trims {
+		time.AfterFunc(moment(), func() { s.trim(i) })
+	}
+	for i := range f.Resets {
+		time.AfterFunc(moment(), func() { s.reset(i) })
+	}
+}
+
+// trim drops a part of each history.
+func (s *Sim) trim(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.healed {
+		return
+	}
+	for _, name := range s.names {
+		r := source(s.seed, "trim", i, name)
+		kept := s.topics[name].at(time.Now()).kept(time.Now())
+		if len(kept) == 0 || r.IntN(4) == 0 {
+			continue
+		}
+		for _, e := range kept[:1+r.IntN(len(kept))] {
+			e.Gone = time.Now()
+		}
+		s.note(-1, name, "trimmed")
+	}
+}
+
+// reset loses histories.
+func (s *Sim) reset(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.healed {
+		return
+	}
+	for _, name := range s.names {
+		if r := source(s.seed, "reset", i, name); r.IntN(4) > 0 {
+			s.begin(s.topics[name])
+			s.note(-1, name, "reset")
+		}
+	}
+}
+
+// begin begins an epoch; mu is held.
+func (s *Sim) begin(t *simTopic) {
+	r := source(s.seed, "epoch", t.name, len(t.eras))
+	e := &era{epoch: fmt.Sprintf("%x", r.Uint32()), from: time.Now()}
+	if s.faults.Sparse {
+		e.base = r.Uint64N(1000)
+	}
+	if len(t.eras) > 0 {
+		old := t.eras[len(t.eras)-1]
+		for _, entry := range old.kept(e.from) {
+			entry.Gone = e.from
+		}
+		if r.IntN(2) == 0 {
+			e.base = old.last() // where the old one ended, which may look like its continuation
+		}
+	}
+	t.eras = append(t.eras, e)
+}
+
+// topic returns a topic, and makes it if need be; mu is held.
+func (s *Sim) topic(name string) *simTopic {
+	t := s.topics[name]
+	if t == nil {
+		t = &simTopic{name: name}
+		s.topics[name] = t
+		s.names = append(s.names, name)
+		s.begin(t)
+	}
+	return t
+}
+
+// at returns the era of a time.
+func (t *simTopic) at(now time.Time) *era {
+	for i := len(t.eras) - 1; i > 0; i-- {
+		if !t.eras[i].from.After(now) {
+			return t.eras[i]
+		}
+	}
+	return t.eras[0]
+}
+
+// last returns the newest offset.
+func (e *era) last() uint64 { return e.lastAt(time.Now()) }
+
+func (e *era) lastAt(now time.Time) uint64 {
+	last := e.base
+	for _, entry := range e.entries {
+		if !entry.Time.After(now) {
+			last = entry.Offset
+		}
+	}
+	return last
+}
+
+// kept returns what the history holds at a time, oldest first.
+func (e *era) kept(now time.Time) []*Entry {
+	var kept []*Entry
+	for _, entry := range e.entries {
+		if !entry.Time.After(now) && !entry.goneAt(now) {
+			kept = append(kept, entry)
+		}
+	}
+	return kept
+}
+
+func (e *Entry) goneAt(now time.Time) bool { return !e.Gone.IsZero() && !e.Gone.After(now) }
+
+// take adds a publication to the truth; mu is held.
+func (s *Sim) take(r chances, t *simTopic, p *live.Publication, o live.PublishOptions) {
+	t.forgetful = o.History <= 0
+	if t.forgetful {
+		return
+	}
+	e := t.eras[len(t.eras)-1]
+	kept := e.kept(p.Time)
+	step := uint64(1)
+	if s.faults.Sparse {
+		step += r.Uint64N(5)
+	}
+	p.Position = live.Position{Epoch: e.epoch, Offset: e.last() + step}
+	if len(kept) > 0 {
+		p.Prev = kept[len(kept)-1].Offset // who keeps nothing of it knows nothing of it
+	}
+	entry := &Entry{Publication: p}
+	if o.HistoryAge > 0 {
+		entry.Gone = p.Time.Add(o.HistoryAge)
+	}
+	e.entries = append(e.entries, entry)
+	for _, old := range kept[:max(0, len(kept)+1-o.History)] {
+		old.Gone = p.Time
+	}
+}
+
+// read returns what a copy of a history has that lags by so much; mu is held.
+func (t *simTopic) read(lag time.Duration) (*era, []*Entry, time.Time) {
+	then := time.Now().Add(-lag)
+	e := t.at(then)
+	return e, e.kept(then), then
+}
+
+// pageOf returns entries as a page.
+func (e *era) pageOf(entries []*Entry, reach uint64) live.Page {
+	page := live.Page{Epoch: e.epoch, Upto: reach, Complete: true}
+	for _, entry := range entries {
+		page.Publications = append(page.Publications, entry.Publication)
+	}
+	return page
+}
+
+// complete reports whether nothing was dropped between two offsets.
+func (e *era) complete(after, upto uint64, now time.Time) bool {
+	for _, entry := range e.entries {
+		if entry.Offset > after && entry.Offset <= upto && entry.goneAt(now) {
+			return false
+		}
+	}
+	return true
+}
+
+// chances are the random numbers of one call.
+type chances interface {
+	Float64() float64
+	Int64N(int64) int64
+	Uint64N(uint64) uint64
+}
+
+// roll returns the random numbers for a node's next call of a kind about a topic;
+// mu is held.
+func (s *Sim) roll(kind string, node int, topic string) chances {
+	key := fmt.Sprint(kind, " ", node, " ", topic)
+	s.rolls[key]++
+	return source(s.seed, key, s.rolls[key])
+}
+
+// upTo draws a duration, so fine that hardly two are equal.
+func upTo(r chances, most time.Duration) time.Duration {
+	if most <= 0 {
+		return 0
+	}
+	return time.Duration(r.Int64N(int64(most) + 1))
+}
+
+var (
+	errClosed  = errors.New("brokertest: closed")
+	errCut     = errors.New("brokertest: node is cut off")
+	errOutage  = errors.New("brokertest: outage")
+	errRefused = errors.New("brokertest: refused")
+	errUnsure  = errors.New("brokertest: no answer")
+)
+
+// sleep waits, unless ctx ends before.
+func sleep(ctx context.Context, d time.Duration) error {
+	if d <= 0 || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

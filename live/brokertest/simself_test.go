@@ -1,0 +1,199 @@
+package brokertest_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+// tape is a Sink that writes down what it gets.
+type tape struct{ got []string }
+
+func (t *tape) Deliver(p *live.Publication) {
+	t.got = append(t.got, fmt.Sprintf("%s %s %d %d", p.Data, p.Epoch, p.Offset, p.Prev))
+}
+
+func (t *tape) Lost(topic string, cause error) {
+	t.got = append(t.got, fmt.Sprint("lost ", topic, cause))
+}
+
+// record runs a cluster of two, publishes at one and returns what the other got,
+// and what was true.
+func record(t *testing.T, seed uint64, faults brokertest.Faults) (got, log, incidents []string) {
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		sim := brokertest.NewSim(seed, 2, faults)
+		var sink, other tape
+		sim.Node(0).Start(&other)
+		sim.Node(1).Start(&sink)
+		sim.Node(1).Subscribe(t.Context(), "t")
+		for i := range 200 {
+			sim.Node(0).Publish(t.Context(), "t", fmt.Append(nil, i), live.PublishOptions{History: 20})
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(time.Second)
+		got = sink.got
+		for _, e := range sim.Log("t") {
+			log = append(log, fmt.Sprintf("%s %s %d %d", e.Data, e.Epoch, e.Offset, e.Prev))
+		}
+		for _, i := range sim.Incidents() {
+			incidents = append(incidents, fmt.Sprint(i.Time.Sub(start), " ", i.Node, i.Topic, i.What))
+		}
+		sim.Node(0).Close(t.Context())
+		sim.Node(1).Close(t.Context())
+	})
+	return got, log, incidents
+}
+
+func TestEqualSeedsGiveEqualRuns(t *testing.T) {
+	for seed := range uint64(50) {
+		faults := brokertest.RandomFaults(seed, time.Second)
+		got, log, incidents := record(t, seed, faults)
+		again, logAgain, incidentsAgain := record(t, seed, faults)
+		if !slices.Equal(got, again) || !slices.Equal(log, logAgain) || !slices.Equal(incidents, incidentsAgain) {
+			t.Errorf("seed %d gave another run, with %+v", seed, faults)
+		}
+	}
+	faults := brokertest.Faults{Loss: 0.5}
+	one, _, _ := record(t, 1, faults)
+	two, _, _ := record(t, 2, faults)
+	if slices.Equal(one, two) {
+		t.Error("the seed makes no difference")
+	}
+}
+
+// Each fault happens, and no other.
+func TestFaultsHappen(t *testing.T) {
+	const within = time.Second
+	for _, c := range []struct {
+		name   string
+		faults brokertest.Faults
+		is     func(got, log []string, incidents string) bool
+	}{
+		{"none", brokertest.Faults{}, func(got, log []string, incidents string) bool {
+			return slices.Equal(got, log) && len(log) == 200 && incidents == ""
+		}},
+		{"Delay", brokertest.Faults{Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
+			return slices.Equal(got, log) && len(log) == 200
+		}},
+		{"Interest", brokertest.Faults{Interest: 100 * time.Millisecond}, func(got, log []string, incidents string) bool {
+			return len(got) < len(log) && slices.Equal(got, log[len(log)-len(got):]) && strings.Contains(incidents, "not yet interested in")
+		}},
+		{"Loss", brokertest.Faults{Loss: 0.2}, func(got, log []string, incidents string) bool {
+			return len(got) < len(log) && len(got)+strings.Count(incidents, "lost") == len(log)
+		}},
+		{"Duplicate", brokertest.Faults{Duplicate: 0.2}, func(got, log []string, _ string) bool {
+			once := slices.Compact(slices.Clone(got))
+			return len(got) > len(log) && slices.Equal(once, log)
+		}},
+		{"Overtake", brokertest.Faults{Overtake: 0.5, Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
+			late := slices.Clone(got)
+			slices.Sort(late)
+			sorted := slices.Clone(log)
+			slices.Sort(sorted)
+			return !slices.Equal(got, log) && slices.Equal(late, sorted)
+		}},
+		{"NoPrev", brokertest.Faults{NoPrev: 0.5}, func(got, log []string, _ string) bool {
+			return len(got) == len(log) && !slices.Equal(got, log)
+		}},
+		{"Announce", brokertest.Faults{Loss: 0.2, Announce: 1}, func(got, log []string, incidents string) bool {
+			return strings.Contains(strings.Join(got, "\n"), "lost t") && strings.Contains(incidents, "announced")
+		}},
+		{"Refuse", brokertest.Faults{Refuse: 0.2}, func(_, log []string, incidents string) bool {
+			return len(log) < 200 && strings.Contains(incidents, "refused: Publish")
+		}},
+		{"Unsure", brokertest.Faults{Unsure: 0.2}, func(got, log []string, incidents string) bool {
+			return len(log) == 200 && slices.Equal(got, log) && strings.Contains(incidents, "unsure of")
+		}},
+		{"Cuts", brokertest.Faults{Cuts: 5, Break: within, Within: within, Announce: 1}, func(got, log []string, incidents string) bool {
+			return len(got) < 200 && strings.Contains(incidents, "deaf to") && strings.Contains(strings.Join(got, "\n"), "lost ")
+		}},
+		{"Outages", brokertest.Faults{Outages: 2, Break: within, Within: within}, func(_, log []string, incidents string) bool {
+			return len(log) < 200 && strings.Contains(incidents, "outage: Publish")
+		}},
+		{"Trims", brokertest.Faults{Trims: 5, Within: within}, func(got, log []string, incidents string) bool {
+			return slices.Equal(got, log) && strings.Contains(incidents, "trimmed")
+		}},
+		{"Resets", brokertest.Faults{Resets: 3, Within: within}, func(got, log []string, incidents string) bool {
+			first, last := strings.Fields(log[0]), strings.Fields(log[len(log)-1])
+			return slices.Equal(got, log) && strings.Contains(incidents, "reset") && first[1] != last[1]
+		}},
+		{"Sparse", brokertest.Faults{Sparse: true}, func(got, log []string, _ string) bool {
+			return slices.Equal(got, log) && !strings.HasSuffix(log[100], " 101 100")
+		}},
+	} {
+		got, log, incidents := record(t, 7, c.faults)
+		if !c.is(got, log, strings.Join(incidents, "\n")) {
+			t.Errorf("%s: %d of %d came; %q", c.name, len(got), len(log), incidents)
+		}
+	}
+}
+
+// The copies that answer reads lag, and say how far they reach; Last does not.
+func TestCopiesLag(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim := brokertest.NewSim(1, 1, brokertest.Faults{Lag: 100 * time.Millisecond})
+		n := sim.Node(0)
+		n.Start(&tape{})
+		lagged := 0
+		for i := range 100 {
+			at, err := n.Publish(t.Context(), "t", fmt.Append(nil, i), live.PublishOptions{History: 1000})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last, err := n.(live.Recoverer).Last(t.Context(), "t"); err != nil || last != at {
+				t.Fatal(last, at, err)
+			}
+			page, err := n.(live.Recoverer).Read(t.Context(), "t", 0, at.Offset, 1000)
+			if err != nil || len(page.Publications) != int(page.Upto) || !page.Complete {
+				t.Fatalf("%+v, %v", page, err)
+			}
+			if page.Upto < at.Offset {
+				lagged++
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		if lagged < 50 {
+			t.Errorf("%d reads of 100 lagged", lagged)
+		}
+		sim.Heal()
+		if page, _ := n.(live.Recoverer).Read(t.Context(), "t", 0, 1000, 1000); page.Upto != 100 {
+			t.Errorf("a healed copy reaches to %d", page.Upto)
+		}
+	})
+}
+
+// After Heal a call works and a delivery comes.
+func TestHeal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim := brokertest.NewSim(3, 2, brokertest.Faults{
+			Refuse: 1, Loss: 1, Cuts: 10, Outages: 10, Break: time.Hour, Within: time.Millisecond,
+		})
+		var sink tape
+		sim.Node(0).Start(&tape{})
+		sim.Node(1).Start(&sink)
+		time.Sleep(time.Second)
+		if err := sim.Node(1).Subscribe(context.Background(), "t"); err == nil {
+			t.Error("nothing is wrong")
+		}
+		sim.Heal()
+		if err := sim.Node(1).Subscribe(context.Background(), "t"); err != nil {
+			t.Error(err)
+		}
+		if _, err := sim.Node(0).Publish(context.Background(), "t", []byte("1"), live.PublishOptions{}); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if len(sink.got) != 1 {
+			t.Errorf("%q came", sink.got)
+		}
+	})
+}

@@ -1,0 +1,331 @@
+package brokertest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// patience is how long a test waits for what must happen. It says nothing of how
+// fast that should be.
+var patience = 20 * time.Second
+
+// suite is one test of a promise: the nodes, of which tests of a single broker use
+// the first.
+type suite struct {
+	*testing.T
+	Features
+	make  func(t *testing.T) live.Broker
+	nodes []*node
+}
+
+// node is a broker under test and what it has delivered.
+type node struct {
+	live.Broker
+	s   *suite
+	rec *recorder
+	bus *busRecorder // nil: no test of the bus
+}
+
+// start starts a broker, which is closed with the test.
+func (s *suite) start(b live.Broker) *node {
+	n := &node{Broker: b, s: s, rec: newRecorder(s.Local)}
+	s.nodes = append(s.nodes, n)
+	b.Start(n.rec)
+	s.Cleanup(func() {
+		n.close()
+		n.rec.check(s.T)
+	})
+	return n
+}
+
+// close closes the broker and does not mind if it was closed before.
+func (n *node) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return n.Close(ctx)
+}
+
+// ctx returns a context that ends when patience does.
+func (s *suite) ctx() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	s.Cleanup(cancel)
+	return ctx
+}
+
+// The options for which topics are asked.
+var (
+	plain    = live.PublishOptions{}
+	short    = live.PublishOptions{History: 10}
+	long     = live.PublishOptions{History: 1000}
+	fleeting = live.PublishOptions{History: 10, HistoryAge: 300 * time.Millisecond}
+)
+
+// Subscribe and Unsubscribe also tell the recorder.
+func (n *node) Subscribe(ctx context.Context, topic string) error {
+	err := n.Broker.Subscribe(ctx, topic)
+	if err == nil {
+		n.rec.want(topic, true)
+	}
+	return err
+}
+
+func (n *node) Unsubscribe(topic string) error {
+	n.rec.want(topic, false)
+	return n.Broker.Unsubscribe(topic)
+}
+
+func (n *node) subscribe(topics ...string) {
+	n.s.Helper()
+	for _, topic := range topics {
+		if err := n.Subscribe(n.s.ctx(), topic); err != nil {
+			n.s.Fatalf("Subscribe(%q): %v", topic, err)
+		}
+	}
+}
+
+func (n *node) unsubscribe(topic string) {
+	n.s.Helper()
+	if err := n.Unsubscribe(topic); err != nil {
+		n.s.Fatalf("Unsubscribe(%q): %v", topic, err)
+	}
+}
+
+func (n *node) publish(topic, data string, o live.PublishOptions) live.Position {
+	n.s.Helper()
+	at, err := n.Publish(n.s.ctx(), topic, []byte(data), o)
+	if err != nil {
+		n.s.Fatalf("Publish(%q): %v", topic, err)
+	}
+	return at
+}
+
+// await waits for publications of a topic and returns all that came. More than
+// were waited for, or other data, is an error.
+func (n *node) await(topic string, data ...string) []*live.Publication {
+	n.s.Helper()
+	got := n.awaitCount(topic, len(data))
+	if !slices.Equal(dataOf(got), data) {
+		n.s.Fatalf("on %q came %.300q, want %.300q", topic, dataOf(got), data)
+	}
+	return got
+}
+
+// awaitCount waits for that many publications of a topic, whatever they are.
+func (n *node) awaitCount(topic string, count int) []*live.Publication {
+	n.s.Helper()
+	n.s.eventually(func() bool { return len(n.rec.on(topic)) >= count }, func() string {
+		got := n.rec.on(topic)
+		return fmt.Sprintf("%d publications on %q, not %d: %.300q", len(got), topic, count, dataOf(got))
+	})
+	return n.rec.on(topic)
+}
+
+// quiet waits until nothing has come anywhere for a while.
+func (s *suite) quiet() {
+	for before := -1; ; time.Sleep(s.Quiet) {
+		now := 0
+		for _, n := range s.nodes {
+			now += n.rec.count()
+		}
+		if now == before {
+			return
+		}
+		before = now
+	}
+}
+
+// eventually waits for a condition; what says what is the case instead.
+func (s *suite) eventually(ok func() bool, what func() string) {
+	s.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.Fatalf("after %v: %s", patience, what())
+		}
+	}
+}
+
+// soon fails if f does not return.
+func (s *suite) soon(what string, f func()) {
+	s.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	select {
+	case <-done:
+	case <-time.After(patience):
+		s.Fatalf("%s did not return within %v", what, patience)
+	}
+}
+
+// connect subscribes every node to topics and waits until what any of them
+// publishes there reaches all: Subscribe need not.
+func (s *suite) connect(o live.PublishOptions, topics ...string) {
+	s.Helper()
+	for _, topic := range topics {
+		for _, n := range s.nodes {
+			n.subscribe(topic)
+		}
+		for i, from := range s.nodes {
+			s.probe(from, topic, fmt.Sprintf(`"probe %d"`, i), o)
+		}
+	}
+	s.quiet()
+	for _, n := range s.nodes {
+		for _, topic := range topics {
+			n.rec.forget(topic)
+		}
+	}
+}
+
+// probe publishes until a publication has reached all nodes.
+func (s *suite) probe(from *node, topic, mark string, o live.PublishOptions) {
+	s.Helper()
+	heard := func() bool {
+		for _, n := range s.nodes {
+			if !slices.Contains(dataOf(n.rec.on(topic)), mark) {
+				return false
+			}
+		}
+		return true
+	}
+	for deadline := time.Now().Add(patience); !heard(); time.Sleep(2 * time.Millisecond) {
+		from.publish(topic, mark, o)
+		if time.Now().After(deadline) {
+			s.Fatalf("after %v, publications of %s on %q do not reach all nodes", patience, mark, topic)
+		}
+	}
+}
+
+// number is data that tells publications apart.
+func number(parts ...int) string { return strings.ReplaceAll(fmt.Sprint(parts), " ", ",") }
+
+// numbers returns the data [from] to [to-1].
+func numbers(from, to int) []string {
+	var all []string
+	for i := from; i < to; i++ {
+		all = append(all, number(i))
+	}
+	return all
+}
+
+func dataOf(publications []*live.Publication) []string {
+	data := make([]string, len(publications))
+	for i, p := range publications {
+		data[i] = string(p.Data)
+	}
+	return data
+}
+
+// recorder is the Sink of a broker under test.
+type recorder struct {
+	during func(p *live.Publication) // called within Deliver; set before anything is published
+
+	local bool // Features.Local
+
+	mu     sync.Mutex      // guards what follows
+	wanted map[string]bool // subscribed topics; only with local
+	got    map[string][]*live.Publication
+	copies map[*live.Publication]live.Publication
+	total  int
+	busy   map[string]bool // topics of which a Deliver is under way
+	wrong  []string
+}
+
+func newRecorder(local bool) *recorder {
+	return &recorder{
+		local:  local,
+		wanted: make(map[string]bool),
+		got:    make(map[string][]*live.Publication),
+		copies: make(map[*live.Publication]live.Publication),
+		busy:   make(map[string]bool),
+	}
+}
+
+func (r *recorder) want(topic string, yes bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.wanted[topic] = yes
+}
+
+func (r *recorder) Deliver(p *live.Publication) {
+	r.mu.Lock()
+	if r.local && !r.wanted[p.Topic] {
+		r.mu.Unlock()
+		return
+	}
+	if r.busy[p.Topic] && !(r.local && p.Offset == 0) {
+		r.wrong = append(r.wrong, fmt.Sprintf("Deliver was called for %q while another call for it was under way", p.Topic))
+	}
+	r.busy[p.Topic] = true
+	r.total++
+	r.got[p.Topic] = append(r.got[p.Topic], p)
+	r.copies[p] = copyOf(p)
+	r.mu.Unlock()
+	if r.during != nil {
+		r.during(p)
+	}
+	r.mu.Lock()
+	r.busy[p.Topic] = false
+	r.mu.Unlock()
+}
+
+// Lost is allowed at any time.
+func (r *recorder) Lost(string, error) {}
+
+// on returns what came on a topic.
+func (r *recorder) on(topic string) []*live.Publication {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.got[topic])
+}
+
+func (r *recorder) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.total
+}
+
+func (r *recorder) forget(topic string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.got, topic)
+}
+
+// check reports what was wrong whatever the test, and looks again at everything
+// that was delivered.
+func (r *recorder) check(t *testing.T) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, w := range r.wrong[:min(len(r.wrong), 3)] {
+		t.Error(w)
+	}
+	for p, was := range r.copies {
+		if !same(p, &was) {
+			t.Errorf("a publication was changed after it was delivered: it was %v, it is %v", describe(&was), describe(p))
+		}
+	}
+}
+
+func copyOf(p *live.Publication) live.Publication {
+	c := *p
+	c.Data = slices.Clone(p.Data)
+	return c
+}
+
+func same(a, b *live.Publication) bool {
+	return a.Topic == b.Topic && string(a.Data) == string(b.Data) && a.Time.Equal(b.Time) &&
+		a.Position == b.Position && a.Prev == b.Prev && a.Except == b.Except
+}
+
+func describe(p *live.Publication) string {
+	return fmt.Sprintf("{topic %q, data %.60q, at %q %d, prev %d, except %q}", p.Topic, p.Data, p.Epoch, p.Offset, p.Prev, p.Except)
+}
