@@ -21,7 +21,8 @@ type Broker interface {
 	// of other servers as soon as their brokers know.
 	Subscribe(ctx context.Context, topic string) error
 
-	// Unsubscribe is called when the last local subscriber has gone. It must not wait
+	// Unsubscribe is called when the last local subscriber has gone, and when a
+	// Subscribe has failed; without a subscription it is no error. It must not wait
 	// for a Deliver: the caller holds a lock that Deliver takes.
 	Unsubscribe(topic string) error
 

@@ -184,9 +184,9 @@ func (x *topics) wake(ctx context.Context, t *topic) error {
 	var at Position
 	if err == nil && t.feed != nil {
 		at, err = x.recover.Last(ctx, t.name)
-		if err != nil {
-			x.broker.Unsubscribe(t.name)
-		}
+	}
+	if err != nil {
+		x.broker.Unsubscribe(t.name) // it may have registered the interest all the same
 	}
 	t.mu.Lock()
 	close(t.waking)

@@ -164,7 +164,7 @@ func newWorld(seed uint64) *world {
 		w.rules.HistoryAge = 100*time.Millisecond + time.Duration(r.Int64N(int64(3*time.Second)))
 	}
 	nodes := 1 + r.IntN(3)
-	w.faults = brokertest.RandomFaults(seed, w.active)
+	w.faults = brokertest.RandomFaults(seed, w.active+time.Duration(r.Int64N(int64(4*time.Second))))
 	w.sim = brokertest.NewSim(seed, nodes, w.faults)
 	for i := range nodes {
 		w.servers = append(w.servers, live.New(live.Options{
@@ -219,6 +219,11 @@ func (w *world) run() {
 		})
 	}
 	wg.Wait()
+	if w.rand.IntN(2) == 0 {
+		time.Sleep(3 * time.Second) // until no server looks soon of its own accord
+		w.burst(w.rand)
+		time.Sleep(time.Duration(w.rand.Int64N(int64(time.Second))))
+	}
 	w.sim.Heal()
 	w.healed = time.Now()
 	if w.rand.IntN(2) == 0 {
@@ -249,7 +254,7 @@ func (w *world) pause(r *rand.Rand, most time.Duration) {
 	time.Sleep(min(time.Duration(r.Int64N(int64(most))), w.active-time.Since(w.start)))
 }
 
-// publish publishes, now and then in bursts, until some time after the clients have
+// publish publishes until some time after the clients have
 // settled.
 func (w *world) publish(r *rand.Rand) {
 	most := time.Duration(20+r.IntN(600)) * time.Millisecond
@@ -259,12 +264,16 @@ func (w *world) publish(r *rand.Rand) {
 		if time.Since(w.start) > end {
 			return
 		}
-		s, topic := w.servers[r.IntN(len(w.servers))], w.topics[r.IntN(len(w.topics))]
-		burst := max(1, r.IntN(20)-12)
-		for range burst {
-			w.publishOne(s, topic)
-			time.Sleep(time.Duration(r.Int64N(int64(3 * time.Millisecond))))
-		}
+		w.burst(r)
+	}
+}
+
+// burst publishes one message, or some within milliseconds.
+func (w *world) burst(r *rand.Rand) {
+	s, topic := w.servers[r.IntN(len(w.servers))], w.topics[r.IntN(len(w.topics))]
+	for range max(1, r.IntN(20)-12) {
+		w.publishOne(s, topic)
+		time.Sleep(time.Duration(r.Int64N(int64(3 * time.Millisecond))))
 	}
 }
 

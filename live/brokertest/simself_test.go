@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,13 +15,20 @@ import (
 )
 
 // tape is a Sink that writes down what it gets.
-type tape struct{ got []string }
+type tape struct {
+	mu  sync.Mutex
+	got []string
+}
 
 func (t *tape) Deliver(p *live.Publication) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.got = append(t.got, fmt.Sprintf("%s %s %d %d", p.Data, p.Epoch, p.Offset, p.Prev))
 }
 
 func (t *tape) Lost(topic string, cause error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.got = append(t.got, fmt.Sprint("lost ", topic, cause))
 }
 
@@ -39,7 +47,10 @@ func record(t *testing.T, seed uint64, faults brokertest.Faults) (got, log, inci
 			time.Sleep(5 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
-		got = sink.got
+		synctest.Wait()
+		sink.mu.Lock()
+		got = slices.Clone(sink.got)
+		sink.mu.Unlock()
 		for _, e := range sim.Log("t") {
 			log = append(log, fmt.Sprintf("%s %s %d %d", e.Data, e.Epoch, e.Offset, e.Prev))
 		}
