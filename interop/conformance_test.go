@@ -1,0 +1,231 @@
+package interop
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// conformanceServer is what both clients go through the protocol with. It pings every
+// 300 ms, and wants an answer as soon.
+func conformanceServer(t *testing.T) endpoint {
+	opts := permissive()
+	opts.PingInterval, opts.PingTimeout = 300*time.Millisecond, 600*time.Millisecond
+	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
+		if live.Token(r) != "secret" {
+			return nil, errors.New("no")
+		}
+		return nil, nil
+	}
+	opts.Topics = func(topic string) live.TopicOptions {
+		return live.TopicOptions{History: map[string]int{"chat": 100, "brief": 2}[topic]}
+	}
+	opts.OnSubscribe = func(_ context.Context, _ *live.Session, topic string) error {
+		if topic == "private" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	opts.OnPublish = func(_ context.Context, _ *live.Session, topic string, _ []byte) error {
+		return opts.OnSubscribe(nil, nil, topic)
+	}
+	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
+		switch topic {
+		case "late":
+			return nil, &live.ClientError{Code: "too_late", Message: "it is over"}
+		case "tell me":
+			return nil, s.Send(live.Message{Topic: "a word", Data: data})
+		case "end":
+			time.AfterFunc(50*time.Millisecond, func() { s.Close() }) // after the reply
+			return nil, nil
+		}
+		if data == nil {
+			return nil, nil
+		}
+		return json.RawMessage(data), nil
+	}
+	return serve(t, newServer(t, opts).Handler())
+}
+
+// twin prints what node/conformance.mjs prints.
+type twin struct {
+	t    testing.TB
+	at   endpoint
+	out  bytes.Buffer
+	ids  int
+	seen map[string]string // positions
+}
+
+func (w *twin) print(words ...any) { fmt.Fprintln(&w.out, words...) }
+
+func (w *twin) dial() *v1 {
+	return dialV1(w.t, w.at, "live.token."+base64.RawURLEncoding.EncodeToString([]byte("secret")))
+}
+
+func place(at string) string {
+	if at == "" {
+		return "nowhere"
+	}
+	return at[strings.LastIndexByte(at, '.')+1:]
+}
+
+func orNothing(data json.RawMessage) string {
+	if data == nil {
+		return "nothing"
+	}
+	return string(data)
+}
+
+// trying does an operation; members are those besides op and id.
+func (w *twin) trying(what string, c *v1, op, members string) {
+	w.t.Helper()
+	w.ids++
+	c.send(fmt.Sprintf(`{"op":%q,"id":%d,%s}`, op, w.ids, members))
+	f, before := c.answer()
+	for _, told := range before {
+		w.print("told", told.Topic, orNothing(told.Data))
+	}
+	if f.ID != uint64(w.ids) {
+		w.t.Fatalf("%s was answered by %s", what, f.text)
+	}
+	if f.Op == "error" {
+		w.print(what, "refused", f.Code)
+		return
+	}
+	recovered, messages := "nothing", "nothing"
+	if f.Recovered != nil {
+		recovered = fmt.Sprint(*f.Recovered)
+	}
+	if f.Messages != nil {
+		all := make([]string, len(*f.Messages))
+		for i, m := range *f.Messages {
+			all[i] = fmt.Sprintf(`[%s,%q]`, m.Data, place(m.At))
+		}
+		messages = "[" + strings.Join(all, ",") + "]"
+	}
+	w.print(what, "done", place(f.At), orNothing(f.Data), recovered, messages)
+}
+
+func (w *twin) subscribe(what string, c *v1, topic string) {
+	w.trying(what, c, "subscribe", fmt.Sprintf(`"topic":%q`, topic))
+}
+
+func (w *twin) publish(what string, c *v1, topic, data string) {
+	w.trying(what, c, "publish", fmt.Sprintf(`"topic":%q,"data":%s`, topic, data))
+}
+
+func (w *twin) request(what string, c *v1, topic, data string) {
+	if data != "" {
+		data = `,"data":` + data
+	}
+	w.trying(what, c, "request", fmt.Sprintf(`"topic":%q%s`, topic, data))
+}
+
+func (w *twin) hear(c *v1) {
+	w.t.Helper()
+	f := c.next()
+	w.heard(f.Topic, f.Data, f.At)
+}
+
+func (w *twin) heard(topic string, data json.RawMessage, at string) {
+	w.print("heard", topic, orNothing(data), place(at))
+	w.seen[topic] = at
+}
+
+func (w *twin) run() string {
+	c := w.dial()
+	w.print("hello", c.hello.Version, c.hello.Ping, "string")
+	other := w.dial()
+	w.subscribe("subscribe plain", c, "plain")
+	w.subscribe("subscribe chat", c, "chat")
+	w.subscribe("subscribe brief", c, "brief")
+	w.publish("publish plain", other, "plain", `{"text":"hello"}`)
+	w.hear(c)
+	for _, n := range numbers(1, 3) {
+		w.publish("publish chat", other, "chat", n)
+		w.hear(c)
+	}
+	w.publish("publish brief", other, "brief", `"first"`)
+	w.hear(c)
+	w.request("request", c, "echo", `{"a":[1,"ü",null]}`)
+	w.request("request of nothing", c, "echo", "")
+	w.trying("history", c, "history", `"topic":"chat","limit":2`)
+	w.trying("history of nothing", c, "history", `"topic":"plain","limit":2`)
+	w.subscribe("forbidden topic", c, "private")
+	w.publish("forbidden publication", c, "private", "1")
+	w.publish("no topic", c, "", "1")
+	w.request("a code of the application", c, "late", "")
+	w.request("tell me", c, "tell me", "7")
+
+	c.drop()
+	for _, n := range numbers(4, 6) {
+		w.publish("publish chat", other, "chat", n)
+		w.publish("publish brief", other, "brief", n)
+	}
+	c = w.dial()
+	c.send("[" + subscribeTo(1, "plain") + "," + resumeFrom(2, "chat", w.seen["chat"]) + "," + resumeFrom(3, "brief", w.seen["brief"]) + "]")
+	c.next()
+	chat := c.next()
+	for _, m := range chat.messages() {
+		w.heard("chat", m.Data, m.At)
+	}
+	w.print("resumed chat", chat.recovered(), len(chat.messages()))
+	if brief := c.next(); !brief.recovered() {
+		w.print("gap brief", place(brief.At))
+	}
+	w.publish("publish brief", other, "brief", `"last"`)
+	w.hear(c)
+	w.trying("unsubscribe", c, "unsubscribe", `"topic":"chat"`)
+	w.publish("publish chat", other, "chat", "7")
+	w.trying("subscribe with last", c, "subscribe", `"topic":"chat","last":2`)
+
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+		for len(c.in.messages)+len(other.in.messages) > 0 { // pings
+			c.settled()
+			other.settled()
+		}
+	}
+	w.request("still here", c, "echo", `"yes"`)
+	w.request("end", c, "end", "")
+	_, code := c.rest()
+	w.print("ended", code)
+	third := w.dial()
+	third.send("this is no frame")
+	_, code = third.rest()
+	w.print("ended", code)
+	return w.out.String()
+}
+
+// Two clients that know nothing of one another, one written from the page in
+// another language, see the same.
+func TestClientInNodeSeesWhatAClientInGoSees(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	node := exec.CommandContext(ctx, "node", "node/conformance.mjs", conformanceServer(t).url)
+	var said bytes.Buffer
+	node.Stderr = &said
+	out, err := node.Output()
+	if err != nil {
+		t.Fatalf("node: %v\n%s%s", err, out, said.String())
+	}
+	want := (&twin{t: t, at: conformanceServer(t), seen: map[string]string{}}).run()
+	got := strings.Split(string(out), "\n")
+	for i, line := range strings.Split(want, "\n") {
+		if i >= len(got) || got[i] != line {
+			t.Fatalf("line %d\nnode %q\ngo   %q\n\nnode:\n%s\ngo:\n%s", i+1, got[min(i, len(got)-1):min(i+1, len(got))], line, out, want)
+		}
+	}
+	if strings.Count(want, "\n") < 40 {
+		t.Errorf("only %d lines", strings.Count(want, "\n"))
+	}
+}

@@ -1,0 +1,434 @@
+package interop
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	gorilla "github.com/gorilla/websocket"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// scope is a test of which a part can end sooner.
+type scope struct {
+	testing.TB
+	cleanups []func()
+}
+
+func (s *scope) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
+
+func (s *scope) end() {
+	for _, f := range s.cleanups {
+		f()
+	}
+}
+
+// account is what a client has had of one topic. Publications are numbered from 1, and
+// so are positions in a history.
+type account struct {
+	since string
+	seen  int // the newest number
+	gaps  int
+}
+
+// offsetOf returns a position's number. A client must not look into one; a test may.
+func offsetOf(at string) (epoch string, offset int) {
+	epoch, text, _ := strings.Cut(at, ".")
+	offset, err := strconv.Atoi(text)
+	if err != nil {
+		return epoch, -1
+	}
+	return epoch, offset
+}
+
+// publication takes the next publication of a topic.
+func (a *account) publication(n int, at string) error {
+	if n != a.seen+1 {
+		return fmt.Errorf("%d came after %d", n, a.seen)
+	}
+	if _, offset := offsetOf(at); offset != n {
+		return fmt.Errorf("%d has the position %s", n, at)
+	}
+	a.seen, a.since = n, at
+	return nil
+}
+
+// subscribed takes the reply to a subscribe.
+func (a *account) subscribed(f frame) error {
+	_, now := offsetOf(f.At)
+	switch {
+	case a.since == "":
+		a.seen = now
+	case f.recovered():
+		for _, m := range f.messages() {
+			n, err := strconv.Atoi(string(m.Data))
+			if err == nil {
+				err = a.publication(n, m.At)
+			}
+			if err != nil {
+				return fmt.Errorf("resumed since %s: %w", a.since, err)
+			}
+		}
+	case f.Recovered == nil:
+		return fmt.Errorf("resumed since %s: %s", a.since, f.text)
+	default:
+		if now <= a.seen {
+			return fmt.Errorf("a gap after %d, where nothing was missed: %s", a.seen, f.text)
+		}
+		a.gaps++
+		a.seen = now
+	}
+	if now != a.seen {
+		return fmt.Errorf("the reply is at %s, the newest is %d", f.At, a.seen)
+	}
+	a.since = f.At
+	return nil
+}
+
+// roamer is a client whose line is cut again and again.
+type roamer struct {
+	t        testing.TB
+	at       endpoint
+	topics   []string
+	accounts map[string]*account
+	rand     *rand.Rand
+	up, down time.Duration // up to three times as long each
+	calm     chan struct{} // closed when no line is cut any more
+	done     func(*roamer) bool
+	take     func(*roamer, frame) error // of a publication
+	answered func(*roamer, *account, frame) error
+	dials    atomic.Int64
+}
+
+// roam goes on until the client has had everything.
+func (r *roamer) roam() {
+	deadline := time.Now().Add(3 * patience)
+	for !r.done(r) {
+		if err := r.visit(); err != nil {
+			r.t.Error(err)
+			return
+		}
+		if time.Now().After(deadline) {
+			r.t.Errorf("after %d dials: %+v", r.dials.Load(), r.accounts)
+			return
+		}
+		if !r.done(r) {
+			time.Sleep(r.between(r.down))
+		}
+	}
+}
+
+func (r *roamer) between(d time.Duration) time.Duration { return d + rand.N(2*d) }
+
+// visit is one connection, from its beginning until it is cut. An error is the
+// server's fault.
+func (r *roamer) visit() error {
+	s := &scope{TB: r.t}
+	defer s.end()
+	l := through(s, r.at)
+	cut := time.AfterFunc(r.between(r.up), func() {
+		select {
+		case <-r.calm:
+		default:
+			r.cut(l)
+		}
+	})
+	defer cut.Stop()
+	dialer := gorilla.Dialer{HandshakeTimeout: patience, Subprotocols: []string{subprotocol}, WriteBufferPool: &buffers}
+	conn, _, err := dialer.Dial(l.url, nil)
+	if err != nil {
+		return nil // cut
+	}
+	defer conn.Close()
+	r.dials.Add(1)
+	ops := make([]string, len(r.topics))
+	for i, topic := range r.topics {
+		ops[i] = subscribeTo(i+1, topic)
+		if a := r.accounts[topic]; a.since != "" {
+			ops[i] = resumeFrom(i+1, topic, a.since)
+		}
+	}
+	if conn.WriteMessage(gorilla.TextMessage, []byte("["+strings.Join(ops, ",")+"]")) != nil {
+		return nil
+	}
+	for !r.done(r) {
+		conn.SetReadDeadline(time.Now().Add(patience))
+		_, text, err := conn.ReadMessage()
+		if err != nil {
+			var closed *gorilla.CloseError
+			if errors.As(err, &closed) && closed.Code != gorilla.CloseAbnormalClosure {
+				return fmt.Errorf("closed: %w", err)
+			}
+			return nil
+		}
+		f, err := parseFrame(string(text))
+		if err != nil {
+			return err
+		}
+		switch f.Op {
+		case "hello":
+		case "ping":
+			conn.WriteMessage(gorilla.TextMessage, []byte(`{"op":"pong"}`))
+		case "reply":
+			topic := r.topics[f.ID-1]
+			err = r.answered(r, r.accounts[topic], f)
+		case "":
+			err = r.take(r, f)
+		default:
+			err = fmt.Errorf("got %s", f.text)
+		}
+		if err != nil {
+			return fmt.Errorf("topic %s, %w", f.Topic, err)
+		}
+	}
+	return nil
+}
+
+var buffers sync.Pool
+
+// cut ends a line in one of the ways in which lines end, perhaps in the middle of a
+// frame.
+func (r *roamer) cut(l *line) {
+	switch rand.IntN(4) {
+	case 0:
+		l.hangUp()
+	case 1:
+		l.reset()
+	case 2:
+		l.cutDown(rand.IntN(100), l.hangUp)
+	case 3:
+		l.cutDown(rand.IntN(100), l.reset)
+	}
+}
+
+// A thousand clients on lines that are cut again and again, while numbers are
+// published. With a history that is long enough each has every number, once and in
+// order. With one that is not each hole is announced where it is, and there is none
+// where none is announced.
+func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		history  int
+		complete bool
+	}{
+		{"all is kept", 1000, true},
+		{"little is kept", 2, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const clients = 1000
+			const atLeast, every = 3 * time.Second, 150 * time.Millisecond
+			server := historyServer(t, live.TopicOptions{History: test.history}, nil)
+			at := serve(t, server.Handler())
+			topics := []string{"a", "b", "c", "d"}
+
+			calm := make(chan struct{})
+			var last [4]atomic.Int64 // set when calm
+			done := func(r *roamer) bool {
+				for i, topic := range topics {
+					if a := r.accounts[topic]; a != nil && (last[i].Load() == 0 || int64(a.seen) < last[i].Load()) {
+						return false
+					}
+				}
+				return true
+			}
+			all := make([]*roamer, clients)
+			var roaming sync.WaitGroup
+			for i := range all {
+				r := &roamer{
+					t: t, at: at, calm: calm, done: done,
+					topics:   []string{topics[i%4], topics[(i+1)%4]},
+					accounts: map[string]*account{topics[i%4]: {}, topics[(i+1)%4]: {}},
+					up:       600 * time.Millisecond, down: 150 * time.Millisecond,
+					take: func(r *roamer, f frame) error {
+						n, err := strconv.Atoi(string(f.Data))
+						if err != nil {
+							return err
+						}
+						return r.accounts[f.Topic].publication(n, f.At)
+					},
+					answered: func(_ *roamer, a *account, f frame) error { return a.subscribed(f) },
+				}
+				all[i] = r
+				roaming.Go(func() {
+					time.Sleep(rand.N(time.Second)) // they do not come all at once
+					r.roam()
+				})
+			}
+			n := 0
+			dials := func() (sum int) {
+				for _, r := range all {
+					sum += int(r.dials.Load())
+				}
+				return sum
+			}
+			// Until each line has been cut, most of them more than once.
+			for start := time.Now(); time.Since(start) < atLeast || dials() < 5*clients/2 && time.Since(start) < patience; time.Sleep(every) {
+				n++
+				for _, topic := range topics {
+					publishNumbers(t, server, topic, n, n)
+				}
+			}
+			close(calm)
+			n++
+			for i, topic := range topics {
+				last[i].Store(int64(n + 1))
+				publishNumbers(t, server, topic, n, n)
+			}
+			time.Sleep(every)
+			for _, topic := range topics {
+				publishNumbers(t, server, topic, n+1, n+1)
+			}
+			roaming.Wait()
+
+			gaps := 0
+			for _, r := range all {
+				for _, a := range r.accounts {
+					gaps += a.gaps
+				}
+			}
+			t.Logf("%d connections, %d publications of each topic, %d gaps", dials(), n+1, gaps)
+			if dials() < 2*clients {
+				t.Errorf("%d connections of %d clients: the lines were hardly cut", dials(), clients)
+			}
+			if test.complete != (gaps == 0) {
+				t.Errorf("%d gaps", gaps)
+			}
+			await(t, "the sessions' end", func() bool { return server.Stats().Sessions == 0 })
+		})
+	}
+}
+
+// child is a server in a process of its own.
+type child struct {
+	*exec.Cmd
+	addr string
+}
+
+func startChild(t testing.TB, program, addr string) *child {
+	t.Helper()
+	for tries := 0; ; tries++ {
+		c := &child{Cmd: exec.Command(program, "-addr", addr)}
+		out, err := c.StdoutPipe()
+		if err == nil {
+			err = c.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		line, err := bufio.NewReader(out).ReadString('\n')
+		if err == nil {
+			c.addr = strings.TrimSpace(line)
+			return c
+		}
+		c.kill()
+		if tries == 50 {
+			t.Fatalf("the server does not start: %v", err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// kill kills the process at once: SIGKILL, of which it hears nothing.
+func (c *child) kill() {
+	c.Process.Kill()
+	c.Wait()
+}
+
+// What a process kept is gone when it is killed. Each client is told, once for
+// each process, and has everything of each from where it was told to begin.
+func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
+	const clients, kills = 60, 3
+	program := filepath.Join(t.TempDir(), "server")
+	if out, err := exec.Command("go", "build", "-o", program, "./node/server").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	c := startChild(t, program, "127.0.0.1:0")
+	defer func() { c.kill() }()
+
+	type count struct {
+		Run int64
+		N   int
+	}
+	var ended atomic.Bool
+	all := make([]*roamer, clients)
+	runs := make([]atomic.Int64, clients) // of each client: the process that it hears
+	allHear := func(c *child) {
+		await(t, "all to hear the process", func() bool {
+			for i := range runs {
+				if runs[i].Load() != int64(c.Process.Pid) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	var roaming sync.WaitGroup
+	for i := range all {
+		told := false // of a gap, and nothing has come since
+		take := func(a *account, data json.RawMessage, at string) error {
+			var got count
+			if err := json.Unmarshal(data, &got); err != nil {
+				return err
+			}
+			if before := runs[i].Swap(got.Run); before != got.Run && before != 0 && !told {
+				return fmt.Errorf("a new process, and no gap: %s", data)
+			}
+			told = false
+			return a.publication(got.N, at)
+		}
+		r := &roamer{
+			t: t, at: endpoint{url: "ws://" + c.addr}, topics: []string{"count"}, accounts: map[string]*account{"count": {}},
+			up: time.Hour, down: 10 * time.Millisecond, calm: make(chan struct{}),
+			done: func(*roamer) bool { return ended.Load() },
+			take: func(r *roamer, f frame) error { return take(r.accounts["count"], f.Data, f.At) },
+			answered: func(_ *roamer, a *account, f frame) error {
+				epoch, _ := offsetOf(f.At)
+				before, _ := offsetOf(a.since)
+				switch {
+				case a.since == "":
+					_, a.seen = offsetOf(f.At)
+				case f.Recovered == nil || f.recovered() != (epoch == before):
+					return fmt.Errorf("resumed since %s: %.200s", a.since, f.text)
+				case f.recovered():
+					for _, m := range f.messages() {
+						if err := take(a, m.Data, m.At); err != nil {
+							return err
+						}
+					}
+				default:
+					told = true
+					a.gaps++
+					_, a.seen = offsetOf(f.At)
+				}
+				a.since = f.At
+				return nil
+			},
+		}
+		all[i] = r
+		roaming.Go(r.roam)
+	}
+	allHear(c)
+	for range kills {
+		c.kill()
+		c = startChild(t, program, c.addr)
+		allHear(c)
+	}
+	ended.Store(true)
+	roaming.Wait()
+	for i, r := range all {
+		if gaps := r.accounts["count"].gaps; gaps != kills {
+			t.Errorf("client %d was told of %d gaps, want %d", i, gaps, kills)
+		}
+	}
+}

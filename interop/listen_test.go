@@ -1,0 +1,401 @@
+package interop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// ear keeps what a listener was called with.
+type ear struct {
+	mu   sync.Mutex
+	data []string
+}
+
+func (e *ear) hear(m live.Message) { e.add(string(m.Data)) }
+
+func (e *ear) add(data string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.data = append(e.data, data)
+}
+
+func (e *ear) all() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.data)
+}
+
+// wants waits for exactly these.
+func (e *ear) wants(t testing.TB, want ...string) {
+	t.Helper()
+	await(t, fmt.Sprintf("%d publications", len(want)), func() bool { return len(e.all()) >= len(want) })
+	if got := e.all(); !slices.Equal(got, want) {
+		t.Errorf("heard %.200v, want %.200v", got, want)
+	}
+}
+
+func listen(t testing.TB, server *live.Server, topic string, fn func(live.Message)) live.Subscription {
+	t.Helper()
+	listening, err := server.Listen(topic, fn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listening.Unsubscribe() })
+	return listening
+}
+
+// silenced waits until a topic has no listener and no subscriber.
+func silenced(t testing.TB, server *live.Server) {
+	t.Helper()
+	await(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
+}
+
+func TestListenHearsEveryPublicationInOrder(t *testing.T) {
+	for _, topic := range []string{"t", "chat"} {
+		server := newServer(t, permissive())
+		c := dialV1(t, serve(t, server.Handler()))
+		var one, other ear
+		first := listen(t, server, topic, func(m live.Message) {
+			if m.Topic != topic {
+				t.Errorf("heard of topic %q", m.Topic)
+			}
+			one.hear(m)
+		})
+		second := listen(t, server, topic, other.hear)
+		publishNumbers(t, server, topic, 1, 100)
+		publishNumbers(t, server, "another", 1, 10)
+		c.must(`{"op":"publish","id":1,"topic":"` + topic + `","data":"from a client"}`)
+		want := append(numbers(1, 100), `"from a client"`)
+		one.wants(t, want...)
+		other.wants(t, want...)
+
+		if err := first.Unsubscribe(); err != nil {
+			t.Error(err)
+		}
+		if err := first.Unsubscribe(); err != nil { // again
+			t.Error(err)
+		}
+		publishNumbers(t, server, topic, 101, 101)
+		other.wants(t, append(want, "101")...)
+		one.wants(t, want...)
+		second.Unsubscribe()
+		silenced(t, server)
+	}
+}
+
+// What a listener does with a message is its own affair.
+func TestListenersDoNotShareTheirData(t *testing.T) {
+	server := newServer(t, permissive())
+	c := dialV1(t, serve(t, server.Handler()))
+	c.must(subscribeTo(1, "chat"))
+	var e ear
+	spoiling := listen(t, server, "chat", func(m live.Message) {
+		for i := range m.Data {
+			m.Data[i] = 'x'
+		}
+	})
+	hearing := listen(t, server, "chat", e.hear)
+	publishNumbers(t, server, "chat", 1, 50)
+	e.wants(t, numbers(1, 50)...)
+	c.hears("chat", numbers(1, 50)...)
+	if got := dataOf(c.must(`{"op":"history","id":1,"topic":"chat","limit":50}`).messages()); !slices.Equal(got, numbers(1, 50)) {
+		t.Errorf("the history has %v", got)
+	}
+	spoiling.Unsubscribe()
+	hearing.Unsubscribe()
+}
+
+// One that is slow holds up nobody, and loses the oldest.
+func TestSlowListener(t *testing.T) {
+	const queue, published = 10, 100
+	opts := permissive()
+	opts.QueueSize = queue
+	logger, log := logged(t)
+	opts.Logger = logger
+	server := newServer(t, opts)
+	var slow, quick ear
+	entered, letGo := make(chan struct{}), make(chan struct{})
+	first := listen(t, server, "t", func(m live.Message) {
+		if string(m.Data) == "1" {
+			close(entered)
+			<-letGo
+		}
+		slow.hear(m)
+	})
+	second := listen(t, server, "t", quick.hear)
+	publishNumbers(t, server, "t", 1, 1)
+	<-entered
+	for n := 2; n <= published; n++ {
+		publishNumbers(t, server, "t", n, n) // returns although the listener does not
+		quick.wants(t, numbers(1, n)...)
+	}
+	close(letGo)
+	slow.wants(t, append([]string{"1"}, numbers(published-queue+1, published)...)...)
+	await(t, "the log", func() bool { return strings.Contains(log(), "too slow") })
+	if text := log(); !strings.Contains(text, fmt.Sprintf("dropped=%d", published-queue-1)) || !strings.Contains(text, "topic=t") {
+		t.Errorf("logged %s", text)
+	}
+	first.Unsubscribe()
+	second.Unsubscribe()
+}
+
+func TestListenerThatPanicsGoesOn(t *testing.T) {
+	opts := permissive()
+	logger, log := logged(t)
+	opts.Logger = logger
+	server := newServer(t, opts)
+	var e ear
+	listening := listen(t, server, "t", func(m live.Message) {
+		if string(m.Data) == "2" {
+			panic("boom of the listener")
+		}
+		e.hear(m)
+	})
+	publishNumbers(t, server, "t", 1, 3)
+	e.wants(t, "1", "3")
+	if text := log(); !strings.Contains(text, "boom of the listener") {
+		t.Errorf("logged %.300s", text)
+	}
+	if st := server.Stats(); st.Panics != 1 {
+		t.Errorf("%d panics, want 1", st.Panics)
+	}
+	listening.Unsubscribe()
+}
+
+// Within a call everything may be done, its own end too.
+func TestListenerThatActs(t *testing.T) {
+	server := newServer(t, permissive())
+	var relayed, e ear
+	listen(t, server, "out", relayed.hear)
+	var listening live.Subscription
+	ready := make(chan struct{})
+	listening = listen(t, server, "in", func(m live.Message) {
+		<-ready
+		e.hear(m)
+		server.Publish("out", m.Data)
+		if string(m.Data) == "3" {
+			listening.Unsubscribe()
+		}
+	})
+	close(ready)
+	publishNumbers(t, server, "in", 1, 3)
+	relayed.wants(t, "1", "2", "3")
+	await(t, "the listening's end", func() bool { return server.Stats().Topics == 1 })
+	publishNumbers(t, server, "in", 4, 10)
+	server.Publish("out", []byte(`"end"`))
+	relayed.wants(t, "1", "2", "3", `"end"`)
+	e.wants(t, "1", "2", "3")
+}
+
+// After Unsubscribe what waits does not come any more: one call at most, which had begun.
+func TestListeningThatEndsWhilePublishing(t *testing.T) {
+	server := newServer(t, permissive())
+	defer hammer(server, "t")()
+	each(8, func(i int) {
+		for range 200 {
+			var mu sync.Mutex
+			ended, late := false, 0
+			listening, err := server.Listen("t", func(live.Message) {
+				mu.Lock()
+				defer mu.Unlock()
+				if ended {
+					late++
+				}
+			})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			listening.Unsubscribe()
+			mu.Lock()
+			ended = true
+			mu.Unlock()
+			defer func() {
+				mu.Lock()
+				defer mu.Unlock()
+				if late > 1 {
+					t.Errorf("%d calls after the end", late)
+				}
+			}()
+		}
+	})
+}
+
+func TestListenOfTheSessionEndsWithIt(t *testing.T) {
+	var server *live.Server
+	sessions := make(chan *live.Session, 1)
+	var e ear
+	opts := permissive()
+	opts.OnConnect = func(_ context.Context, s *live.Session) error {
+		_, err := s.Listen("t", e.hear)
+		sessions <- s
+		return err
+	}
+	opts.OnClose = func(s *live.Session, _ error) {
+		if n := server.Stats().Topics; n != 0 {
+			t.Errorf("%d topics when OnClose runs", n)
+		}
+	}
+	server = newServer(t, opts)
+	at := serve(t, server.Handler())
+	for round := range 20 {
+		c := dialV1(t, at)
+		s := <-sessions
+		server.Publish("t", fmt.Appendf(nil, `%d`, round))
+		e.wants(t, numbers(0, round)...)
+		c.drop()
+		await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+		silenced(t, server)
+		server.Publish("t", []byte(`"late"`))
+		if _, err := s.Listen("t", e.hear); err != live.ErrSessionClosed {
+			t.Errorf("Listen of a closed session: %v", err)
+		}
+		silenced(t, server)
+	}
+	e.wants(t, numbers(0, 19)...)
+}
+
+// Ending, and beginning to listen, at the same time leaves nothing behind.
+func TestListenWhileTheSessionEnds(t *testing.T) {
+	sessions := make(chan *live.Session, 1)
+	opts := permissive()
+	opts.OnConnect = func(_ context.Context, s *live.Session) error { sessions <- s; return nil }
+	server := newServer(t, opts)
+	at := serve(t, server.Handler())
+	for i := range 50 {
+		c := dialV1(t, at)
+		s := <-sessions
+		var running sync.WaitGroup
+		for k := range 4 {
+			running.Go(func() {
+				for {
+					listening, err := s.Listen(fmt.Sprint("t", k), func(live.Message) {})
+					if err == live.ErrSessionClosed {
+						return
+					}
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if i%2 == 0 {
+						listening.Unsubscribe()
+					}
+				}
+			})
+		}
+		if i%3 == 0 {
+			s.Close()
+		} else {
+			c.drop()
+		}
+		running.Wait()
+	}
+	silenced(t, server)
+}
+
+func TestListenWhereThereIsNothing(t *testing.T) {
+	server := live.New(permissive())
+	for _, topic := range []string{"", strings.Repeat("x", 256), "\xff"} {
+		if _, err := server.Listen(topic, func(live.Message) {}); !errors.Is(err, live.ErrInvalidTopic) {
+			t.Errorf("topic %.10q: %v", topic, err)
+		}
+	}
+	if err := server.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Listen("t", func(live.Message) {}); err != live.ErrServerClosed {
+		t.Errorf("after Shutdown: %v", err)
+	}
+	if err := live.Publish(server, "t", 1); !errors.Is(err, live.ErrServerClosed) {
+		t.Errorf("Publish after Shutdown: %v", err)
+	}
+}
+
+// order is what an application publishes.
+type order struct {
+	ID    int      `json:"id"`
+	Items []string `json:"items,omitempty"`
+}
+
+func TestTypedPublishAndListen(t *testing.T) {
+	opts := permissive()
+	logger, log := logged(t)
+	opts.Logger = logger
+	server := newServer(t, opts)
+	c := dialV1(t, serve(t, server.Handler()))
+	c.must(subscribeTo(1, "chat:orders"))
+	var e ear
+	listening, err := live.Listen(server, "chat:orders", func(o order) { e.add(fmt.Sprintf("%+v", o)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range []order{{1, nil}, {2, []string{"a", "<b>"}}} {
+		if err := live.Publish(server, "chat:orders", o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, want := range []string{`{"id":1}`, `{"id":2,"items":["a","<b>"]}`} {
+		var got, wanted any
+		json.Unmarshal(c.next().Data, &got)
+		json.Unmarshal([]byte(want), &wanted)
+		if fmt.Sprint(got) != fmt.Sprint(wanted) {
+			t.Errorf("publication %d is %v, want %v", i, got, wanted)
+		}
+	}
+	server.Publish("chat:orders", []byte(`"no order"`))
+	server.Publish("chat:orders", nil)
+	server.Publish("chat:orders", []byte(`{"id":4,"more":true}`))
+	e.wants(t, "{ID:1 Items:[]}", "{ID:2 Items:[a <b>]}", "{ID:0 Items:[]}", "{ID:4 Items:[]}")
+	if text := log(); strings.Count(text, "does not decode") != 1 || !strings.Contains(text, "level=ERROR") || strings.Contains(text, "no order") {
+		t.Errorf("logged %s, want one error without the data", text)
+	}
+	listening.Unsubscribe()
+
+	if err := live.Publish(server, "t", make(chan int)); !errors.Is(err, live.ErrInvalidData) {
+		t.Errorf("a channel: %v", err)
+	}
+	if err := live.Publish(server, "", 1); !errors.Is(err, live.ErrInvalidTopic) {
+		t.Errorf("no topic: %v", err)
+	}
+	if _, err := live.Listen(server, "", func(int) {}); !errors.Is(err, live.ErrInvalidTopic) {
+		t.Errorf("no topic: %v", err)
+	}
+}
+
+func TestReplayHistory(t *testing.T) {
+	server := newServer(t, permissive())
+	ctx := context.Background()
+	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 10); err != nil || len(all) != 0 {
+		t.Errorf("of a new topic: %v, %v", all, err)
+	}
+	for i := range 150 {
+		live.Publish(server, "chat:orders", order{ID: i})
+	}
+	for limit, first := range map[int]int{3: 147, 100: 50, 1000: 50} { // 100 are kept
+		all, err := live.ReplayHistory[order](ctx, server, "chat:orders", limit)
+		if err != nil || len(all) != 150-first || all[0].ID != first || all[len(all)-1].ID != 149 {
+			t.Errorf("of %d: %d from %v on, %v", limit, len(all), all[:min(1, len(all))], err)
+		}
+	}
+	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 0); err != nil || len(all) != 0 {
+		t.Errorf("of 0: %v, %v", all, err)
+	}
+	server.Publish("chat:orders", []byte(`"no order"`))
+	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 10); err == nil || all != nil {
+		t.Errorf("of what does not decode: %v, %v", all, err)
+	}
+	if _, err := live.ReplayHistory[order](ctx, server, "t", 10); !errors.Is(err, live.ErrNoHistory) {
+		t.Errorf("of a topic without: %v", err)
+	}
+	if _, err := server.History(ctx, "", 10); !errors.Is(err, live.ErrInvalidTopic) {
+		t.Errorf("of no topic: %v", err)
+	}
+}

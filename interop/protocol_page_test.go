@@ -1,0 +1,361 @@
+package interop
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// block is an example of docs/protocol.md.
+type block struct {
+	client bool // sent by the client; else by the server
+	text   string
+	frame  frame // of the server's
+	op     struct {
+		Op    string `json:"op"`
+		ID    uint64 `json:"id"`
+		Topic string `json:"topic"`
+		Since string `json:"since"`
+		Last  int    `json:"last"`
+	}
+	line int
+}
+
+func protocolPage(t testing.TB) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// pageBlocks returns the examples in the page's order.
+func pageBlocks(t testing.TB) []block {
+	t.Helper()
+	page := protocolPage(t)
+	fence := regexp.MustCompile("(?ms)^```json (client|server)\n(.*?)\n```$")
+	var all []block
+	for _, m := range fence.FindAllStringSubmatchIndex(page, -1) {
+		b := block{
+			client: page[m[2]:m[3]] == "client",
+			text:   page[m[4]:m[5]],
+			line:   1 + strings.Count(page[:m[0]], "\n"),
+		}
+		err := json.Unmarshal([]byte(b.text), &b.op)
+		if !b.client && err == nil {
+			b.frame, err = parseFrame(b.text)
+		}
+		if err != nil {
+			t.Fatalf("line %d of the page: %v", b.line, err)
+		}
+		all = append(all, b)
+	}
+	if n := strings.Count(page, "```json"); n != len(all) || n < 18 {
+		t.Fatalf("%d examples found, and %d fences", len(all), n)
+	}
+	return all
+}
+
+// pageServer is what the page's examples talk to.
+type pageServer struct {
+	*live.Server
+	client *v1
+	epoch  string
+}
+
+// The page's topics are at this position when its examples begin; the last two
+// publications are its a and b.
+const pageAt = 41
+
+func newPageServer(t testing.TB, history int) *pageServer {
+	opts := permissive()
+	opts.Topics = keeping("", live.TopicOptions{History: history})
+	opts.OnRequest = func(_ context.Context, _ *live.Session, topic string, data []byte) (any, error) {
+		var question struct{ Prefix string }
+		if json.Unmarshal(data, &question) != nil || topic != "rooms" || question.Prefix != "g" {
+			return nil, errors.New("not what the page asks")
+		}
+		return []string{"general"}, nil
+	}
+	opts.OnSubscribe = func(_ context.Context, _ *live.Session, topic string) error {
+		if topic == "private" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	p := &pageServer{Server: newServer(t, opts)}
+	p.client = dialV1(t, serve(t, p.Server.Handler()))
+	publishNumbers(t, p.Server, "chat:general", 1, pageAt-2)
+	p.Publish("chat:general", []byte(`{"text":"a"}`))
+	p.Publish("chat:general", []byte(`{"text":"b"}`))
+	at := p.client.must(subscribeTo(1, "chat:general")).At
+	p.epoch, _, _ = strings.Cut(at, ".")
+	p.client.must(unsubscribeFrom(2, "chat:general"))
+	return p
+}
+
+// answerTo sends an example, with positions of this server.
+func (p *pageServer) answerTo(b block) frame {
+	text := b.text
+	if b.op.Since != "" {
+		_, offset, _ := strings.Cut(b.op.Since, ".")
+		text = strings.Replace(text, b.op.Since, p.epoch+"."+offset, 1)
+	}
+	p.client.send(text)
+	f, _ := p.client.answer()
+	return f
+}
+
+// Every example that a client sends is answered as the page says.
+func TestExamplesOfTheProtocolPage(t *testing.T) {
+	all := pageBlocks(t)
+	for i, b := range all {
+		if !b.client {
+			continue
+		}
+		var answers []block
+		for _, next := range all[i+1:] {
+			if next.client || next.frame.ID != b.op.ID || next.frame.Op != "reply" {
+				break
+			}
+			answers = append(answers, next)
+		}
+		t.Run(fmt.Sprintf("line %d, %s", b.line, b.op.Op), func(t *testing.T) {
+			for _, want := range answers {
+				history := 100
+				switch {
+				case b.op.Op == "subscribe" && want.frame.At == "":
+					history = 0
+				case b.op.Op == "history":
+					history = len(want.frame.messages())
+				}
+				p := newPageServer(t, history)
+				if b.op.Op == "history" {
+					p.Publish(b.op.Topic, []byte(`{"text":"hello"}`))
+				}
+				same(t, b.text, p.answerTo(b).text, want.text)
+			}
+			if len(answers) > 0 {
+				return
+			}
+			p := newPageServer(t, 100)
+			switch {
+			case b.op.Op == "pong":
+				p.client.send(b.text)
+				if got := p.client.settled(); len(got) != 0 {
+					t.Errorf("pong was answered by %s", got[0].text)
+				}
+			case b.op.Last > 0:
+				f := p.answerTo(b)
+				if n := len(f.messages()); f.ID != b.op.ID || n != min(b.op.Last, pageAt) {
+					t.Errorf("%d messages: %s", n, f.text)
+				}
+			default:
+				t.Error("the page shows no answer")
+			}
+		})
+	}
+}
+
+// exampleOf makes a server send what the page shows without an operation before it.
+var exampleOf = map[string]func(t *testing.T, b block) string{
+	"hello": func(t *testing.T, b block) string {
+		return newPageServer(t, 0).client.hello.text
+	},
+	"error": func(t *testing.T, b block) string {
+		return newPageServer(t, 0).client.do(subscribeTo(int(b.frame.ID), "private")).text
+	},
+	"": func(t *testing.T, b block) string { // a publication
+		p := newPageServer(t, 100)
+		p.client.must(subscribeTo(1, b.frame.Topic))
+		p.Publish(b.frame.Topic, b.frame.Data)
+		return p.client.next().text
+	},
+	"gap": func(t *testing.T, b block) string {
+		opts := permissive()
+		opts.QueueSize = 1
+		opts.Topics = keeping(b.frame.Topic, live.TopicOptions{Overflow: live.OverflowLatest})
+		server := newServer(t, opts)
+		c := dialV1(t, serve(t, server.Handler()))
+		c.must(subscribeTo(1, b.frame.Topic))
+		defer hammer(server, b.frame.Topic)()
+		for {
+			if f := c.next(); f.Op == "gap" {
+				return f.text
+			}
+		}
+	},
+	"ping": func(t *testing.T, b block) string {
+		opts := permissive()
+		opts.PingInterval = 50 * time.Millisecond
+		return dialV1(t, serve(t, newServer(t, opts).Handler())).read()
+	},
+	"drain": func(t *testing.T, b block) string {
+		server := live.New(permissive())
+		c := dialV1(t, serve(t, server.Handler()))
+		go server.Shutdown(context.Background())
+		f := c.next()
+		return strings.Replace(f.text, fmt.Sprint(f.Within), fmt.Sprint(b.frame.Within), 1) // how long is the server's to say
+	},
+}
+
+func TestWhatTheServerSendsIsOnTheProtocolPage(t *testing.T) {
+	shown := make(map[string]bool)
+	for _, b := range pageBlocks(t) {
+		if b.client || b.frame.Op == "reply" {
+			continue
+		}
+		shown[b.frame.Op] = true
+		produce := exampleOf[b.frame.Op]
+		if produce == nil {
+			t.Errorf("line %d: nobody sends %s", b.line, b.text)
+			continue
+		}
+		t.Run(fmt.Sprintf("line %d, %s", b.line, b.frame.Op), func(t *testing.T) {
+			same(t, "example", produce(t, b), b.text)
+		})
+	}
+	if got, want := slices.Sorted(maps.Keys(shown)), slices.Sorted(maps.Keys(exampleOf)); !slices.Equal(got, want) {
+		t.Errorf("the page shows %q, the server sends %q", got, want)
+	}
+}
+
+// table returns the first cells of a table of the page.
+func table(t testing.TB, heading string) []string {
+	t.Helper()
+	_, rest, ok := strings.Cut(protocolPage(t), heading)
+	if !ok {
+		t.Fatalf("the page has no %q", heading)
+	}
+	_, rest, _ = strings.Cut(rest, "|---|")
+	var rows []string
+	for line := range strings.SplitSeq(rest, "\n") {
+		if strings.HasPrefix(line, "| ") {
+			rows = append(rows, line)
+		} else if len(rows) > 0 {
+			break
+		}
+	}
+	return rows
+}
+
+// closeConstants returns the exported close codes of package live.
+func closeConstants(t testing.TB) map[string]int {
+	t.Helper()
+	files, err := filepath.Glob("../live/*.go")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("package live is not there: %v", err)
+	}
+	constants := make(map[string]int)
+	for _, name := range files {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range file.Decls {
+			gen, ok := decl.(*ast.GenDecl)
+			if !ok || gen.Tok != token.CONST {
+				continue
+			}
+			for _, spec := range gen.Specs {
+				value := spec.(*ast.ValueSpec)
+				for i, ident := range value.Names {
+					if literal, ok := value.Values, ident.IsExported() && strings.HasPrefix(ident.Name, "Close"); ok {
+						code, err := strconv.Atoi(literal[i].(*ast.BasicLit).Value)
+						if err != nil {
+							t.Fatal(err)
+						}
+						constants[ident.Name] = code
+					}
+				}
+			}
+		}
+	}
+	return constants
+}
+
+// Codes of the page that this version of the server never closes with.
+var reservedCodes = []int{
+	1006, // what a client makes of a connection that ends without a code
+	1013, 4001, 4200,
+}
+
+func TestCloseCodesOfTheProtocolPage(t *testing.T) {
+	constants := closeConstants(t)
+	if constants["CloseProtocol"] != live.CloseProtocol || len(constants) < 9 {
+		t.Fatalf("the constants are %v", constants)
+	}
+	ranges := regexp.MustCompile(`\d{4}–\d{4}`)
+	number := regexp.MustCompile(`\b\d{4}\b`)
+	page := make(map[int]bool)
+	for _, row := range table(t, "## Close codes") {
+		cells := strings.Split(row, "|")
+		for _, text := range number.FindAllString(ranges.ReplaceAllString(cells[1]+cells[2], ""), -1) {
+			if strings.Contains(cells[2], text+" ms") {
+				continue // of an example
+			}
+			code, _ := strconv.Atoi(text)
+			page[code] = true
+		}
+	}
+	for name, code := range constants {
+		if !page[code] {
+			t.Errorf("the page does not have %s, %d", name, code)
+		}
+	}
+	for code := range page {
+		known := slices.Contains(slices.Collect(maps.Values(constants)), code)
+		if known == slices.Contains(reservedCodes, code) {
+			t.Errorf("the page has %d; it is a constant: %t; it is reserved: %t", code, known, !known)
+		}
+	}
+}
+
+// Each code of the page is sent for what the page says, and no other.
+func TestErrorCodesOfTheProtocolPage(t *testing.T) {
+	broker := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	opts := permissive()
+	opts.Broker, opts.MaxTopics = broker, 1
+	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, errors.New("no") }
+	opts.OnPublish = nil
+	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
+	c.must(subscribeTo(1, "t"))
+	sent := map[string]bool{}
+	for _, op := range []string{
+		`{"op":"subscribe","id":1}`,
+		`{"op":"nonsense","id":1}`,
+		`{"op":"publish","id":1,"topic":"t","data":1}`,
+		`{"op":"subscribe","id":1,"topic":""}`,
+		`{"op":"subscribe","id":1,"topic":"another"}`,
+		`{"op":"history","id":1,"topic":"t","limit":1}`,
+		`{"op":"request","id":1,"topic":"t"}`,
+	} {
+		sent[c.do(op).Code] = true
+	}
+	broker.fail(context.DeadlineExceeded)
+	sent[c.do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+
+	listed := map[string]bool{}
+	for _, row := range table(t, "### error") {
+		listed[strings.Trim(strings.Split(row, "|")[1], " `")] = true
+	}
+	if got, want := slices.Sorted(maps.Keys(sent)), slices.Sorted(maps.Keys(listed)); !slices.Equal(got, want) {
+		t.Errorf("the server sends %v\nthe page has %v", got, want)
+	}
+}

@@ -1,0 +1,833 @@
+package interop
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// publishNumbers publishes the numbers from one to another.
+func publishNumbers(t testing.TB, server *live.Server, topic string, from, to int) {
+	t.Helper()
+	for _, n := range numbers(from, to) {
+		if err := server.Publish(topic, []byte(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// dataOf returns the data of past publications.
+func dataOf(messages []past) []string {
+	all := make([]string, len(messages))
+	for i, m := range messages {
+		all[i] = string(m.Data)
+	}
+	return all
+}
+
+// historyServer returns a permissive server whose topics all have these options.
+func historyServer(t testing.TB, o live.TopicOptions, broker live.Broker) *live.Server {
+	opts := permissive()
+	opts.QueueSize = patientQueue
+	opts.Topics = keeping("", o)
+	opts.Broker = broker
+	return newServer(t, opts)
+}
+
+// A client that has seen the first seen of so many publications comes back.
+func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
+	for _, test := range []struct {
+		history, published, seen int
+		recovered                bool
+	}{
+		{10, 0, 0, true},
+		{10, 1, 0, true},
+		{10, 1, 1, true},
+		{10, 10, 0, true},  // exactly what is kept
+		{10, 11, 0, false}, // one less
+		{10, 11, 1, true},
+		{10, 500, 489, false},
+		{10, 500, 490, true},
+		{10, 500, 499, true},
+		{10, 500, 500, true},
+		{1, 5, 3, false},
+		{1, 5, 4, true},
+		{256, 256, 0, true}, // what the server has at hand
+		{257, 257, 0, true}, // and one more
+		{256, 257, 0, false},
+		{2000, 600, 100, true},
+		{2000, 600, 343, true},
+		{2000, 600, 344, true},
+		{2000, 600, 345, true},
+		{2000, 1500, 500, true},  // 1,000: as many as there are to be had at once
+		{2000, 1500, 499, false}, // 1,001
+		{2000, 1500, 1400, true},
+		{1000, 1500, 500, true},
+		{1000, 1500, 499, false},
+	} {
+		for _, someoneStays := range []bool{false, true} { // whose subscription keeps the topic awake
+			name := fmt.Sprintf("history %d, %d of %d seen, someone stays: %t", test.history, test.seen, test.published, someoneStays)
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				server := historyServer(t, live.TopicOptions{History: test.history}, nil)
+				at := serve(t, server.Handler())
+				c := dialV1(t, at)
+				if someoneStays {
+					listening, err := server.Listen("t", func(live.Message) {})
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer listening.Unsubscribe()
+				}
+				since := c.must(subscribeTo(1, "t")).At
+				for n := range test.seen {
+					server.Publish("t", fmt.Appendf(nil, `%d`, n+1))
+					since = c.hears("t", fmt.Sprint(n+1))[0].At
+				}
+				c.drop()
+				await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+				publishNumbers(t, server, "t", test.seen+1, test.published)
+
+				c = dialV1(t, at)
+				f := c.must(resumeFrom(1, "t", since))
+				if f.Recovered == nil || *f.Recovered != test.recovered {
+					t.Fatalf("answered by %.200s, want recovered %t", f.text, test.recovered)
+				}
+				if !test.recovered {
+					if f.Messages != nil {
+						t.Errorf("with a gap came %d messages", len(*f.Messages))
+					}
+				} else {
+					if f.Messages == nil {
+						t.Fatalf("answered by %s, without messages", f.text)
+					}
+					if got := dataOf(*f.Messages); !slices.Equal(got, numbers(test.seen+1, test.published)) {
+						t.Errorf("got %v", got)
+					}
+					if n := len(*f.Messages); n > 0 && (*f.Messages)[n-1].At != f.At {
+						t.Errorf("the last has the position %s, the reply %s", (*f.Messages)[n-1].At, f.At)
+					}
+				}
+				publishNumbers(t, server, "t", test.published+1, test.published+3)
+				c.hears("t", numbers(test.published+1, test.published+3)...)
+			})
+		}
+	}
+}
+
+// From any position of which the client has been told it can go on.
+func TestEveryPositionIsGoodToResumeFrom(t *testing.T) {
+	const published = 300
+	server := historyServer(t, live.TopicOptions{History: 1000}, nil)
+	c := dialV1(t, serve(t, server.Handler()))
+	positions := []string{c.must(subscribeTo(1, "t")).At}
+	for n := range published {
+		server.Publish("t", fmt.Appendf(nil, `%d`, n+1))
+		positions = append(positions, c.hears("t", fmt.Sprint(n+1))[0].At)
+	}
+	if all := slices.Compact(slices.Sorted(slices.Values(positions))); len(all) != published+1 {
+		t.Errorf("%d positions for %d publications", len(all), published)
+	}
+	for seen, since := range positions {
+		c.must(unsubscribeFrom(1, "t"))
+		f := c.must(resumeFrom(2, "t", since))
+		if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, numbers(seen+1, published)) {
+			t.Fatalf("since %s, the %dth: %.200s", since, seen, f.text)
+		}
+		if f.At != positions[published] {
+			t.Errorf("the topic is at %s, the reply says %s", positions[published], f.At)
+		}
+		for i, m := range f.messages() {
+			if m.At != positions[seen+1+i] {
+				t.Errorf("publication %s came at %s, and is now at %s", m.Data, positions[seen+1+i], m.At)
+			}
+		}
+	}
+}
+
+func TestPositionThatIsNoneOfThisHistoryIsAGap(t *testing.T) {
+	server := historyServer(t, live.TopicOptions{History: 10}, nil)
+	publishNumbers(t, server, "t", 1, 5)
+	c := dialV1(t, serve(t, server.Handler()))
+	at := c.must(subscribeTo(1, "t")).At
+	epoch := strings.TrimSuffix(at, ".5")
+	for _, since := range []string{
+		"otherepoch.3", "otherepoch.5", "otherepoch.0", "a.b.c.5", `\u0000.5`,
+		epoch + ".6", epoch + ".18446744073709551615", // ahead
+		strings.ToUpper(epoch) + ".4",
+	} {
+		if since == epoch+".4" {
+			continue // an epoch without a letter
+		}
+		c.must(unsubscribeFrom(2, "t"))
+		same(t, since, c.do(fmt.Sprintf(`{"op":"subscribe","id":3,"topic":"t","since":"%s"}`, since)).text,
+			`{"op":"reply","id":3,"at":"`+at+`","recovered":false}`)
+	}
+	server.Publish("t", []byte(`6`))
+	c.hears("t", "6")
+}
+
+// A client that is subscribed already is answered all the same, and hears
+// everything once.
+func TestResumingWhileSubscribedChangesNothing(t *testing.T) {
+	server := historyServer(t, live.TopicOptions{History: 10}, nil)
+	c := dialV1(t, serve(t, server.Handler()))
+	c.must(subscribeTo(1, "t"))
+	publishNumbers(t, server, "t", 1, 3)
+	since := c.hears("t", "1", "2", "3")[1].At
+	f := c.must(resumeFrom(2, "t", since))
+	if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, []string{"3"}) {
+		t.Errorf("answered by %s", f.text)
+	}
+	server.Publish("t", []byte(`4`))
+	c.hears("t", "4")
+	if extra := c.settled(); len(extra) != 0 {
+		t.Errorf("then came %s", extra[0].text)
+	}
+}
+
+func TestLastAndHistory(t *testing.T) {
+	const published = 1500
+	server := historyServer(t, live.TopicOptions{History: 1200}, nil)
+	publishNumbers(t, server, "t", 1, published)
+	c := dialV1(t, serve(t, server.Handler()))
+	check := func(asked int, what string, f frame) {
+		t.Helper()
+		n := min(asked, 1000)
+		if got := dataOf(f.messages()); !slices.Equal(got, numbers(published-n+1, published)) {
+			t.Errorf("%s of %d: %d messages, %.200s", what, asked, len(got), f.text)
+		}
+	}
+	for _, asked := range []int{1, 5, 255, 256, 257, 999, 1000, 1001, 1_000_000} {
+		f := c.must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, asked))
+		check(asked, "last", f)
+		if f.At == "" || f.Recovered != nil {
+			t.Errorf("last was answered by %.100s … %s", f.text, f.text[len(f.text)-20:])
+		}
+		check(asked, "history", c.must(fmt.Sprintf(`{"op":"history","id":1,"topic":"t","limit":%d}`, asked)))
+		c.must(unsubscribeFrom(1, "t"))
+		messages, err := server.History(context.Background(), "t", asked)
+		if err != nil || len(messages) != min(asked, 1000) {
+			t.Errorf("History of %d: %d messages, %v", asked, len(messages), err)
+		}
+	}
+	if f := c.must(`{"op":"subscribe","id":1,"topic":"new","last":5}`); f.Messages == nil || len(*f.Messages) != 0 {
+		t.Errorf("last of a new topic: %s", f.text)
+	}
+	if f := c.must(`{"op":"subscribe","id":1,"topic":"t","last":0}`); f.Messages != nil {
+		t.Errorf("last of 0: %s", f.text)
+	}
+}
+
+// Nothing is lost between what last brings and what follows.
+func TestLastWhilePublishing(t *testing.T) {
+	for _, last := range []int{3, 400} {
+		t.Run(fmt.Sprint(last), func(t *testing.T) {
+			server := historyServer(t, live.TopicOptions{History: 500}, nil)
+			at := serve(t, server.Handler())
+			publishNumbers(t, server, "t", 0, 400)
+			defer count(server, "t", 401)()
+			each(6, func(i int) {
+				c := dialV1(t, at)
+				for round := range 30 {
+					f := c.must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
+					data := dataOf(f.messages())
+					if len(data) != last {
+						t.Errorf("last of %d brought %d", last, len(data))
+					}
+					for range round % 5 {
+						data = append(data, string(c.next().Data))
+					}
+					if hole := holeIn(data); hole != "" {
+						t.Errorf("client %d, round %d: %s", i, round, hole)
+						return
+					}
+					c.send(unsubscribeFrom(2, "t"))
+					c.answer()
+				}
+			})
+		})
+	}
+}
+
+// count is hammer from a number on.
+func count(server *live.Server, topic string, from int) (stop func() (last int)) {
+	var ended atomic.Bool
+	var running sync.WaitGroup
+	last := from - 1
+	running.Go(func() {
+		for i := from; !ended.Load(); i++ {
+			server.Publish(topic, fmt.Appendf(nil, `%d`, i))
+			last = i
+			time.Sleep(500 * time.Microsecond)
+		}
+	})
+	return func() int {
+		ended.Store(true)
+		running.Wait()
+		return last
+	}
+}
+
+// holeIn says where numbers do not follow one another.
+func holeIn(data []string) string {
+	for i := 1; i < len(data); i++ {
+		before, _ := strconv.Atoi(data[i-1])
+		if data[i] != strconv.Itoa(before+1) {
+			return fmt.Sprintf("after %s came %s", data[i-1], data[i])
+		}
+	}
+	return ""
+}
+
+// slowHistory is a broker whose history takes as long to read as a test wants.
+type slowHistory struct {
+	*live.MemoryBroker
+	during atomic.Pointer[func()] // called once, between reading and returning
+}
+
+func (b *slowHistory) wait() {
+	if f := b.during.Swap(nil); f != nil {
+		(*f)()
+	}
+}
+
+func (b *slowHistory) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	defer b.wait()
+	return b.MemoryBroker.Tail(ctx, topic, limit)
+}
+
+func (b *slowHistory) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+	defer b.wait()
+	return b.MemoryBroker.Read(ctx, topic, after, upto, limit)
+}
+
+func (b *slowHistory) Last(ctx context.Context, topic string) (live.Position, error) {
+	defer b.wait()
+	return b.MemoryBroker.Last(ctx, topic)
+}
+
+// While the history is being read much may be published, more than the server has
+// at hand afterwards.
+func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
+	for _, meanwhile := range []int{0, 1, 255, 256, 257, 700} {
+		for _, test := range []struct {
+			name, op string
+			from     int // the first number that the reply has, if nothing came meanwhile
+		}{
+			{"resume", `"since":"%s.100"`, 101},
+			{"last", `"last":300`, 101},
+		} {
+			t.Run(fmt.Sprintf("%s, %d meanwhile", test.name, meanwhile), func(t *testing.T) {
+				t.Parallel()
+				broker := &slowHistory{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+				server := historyServer(t, live.TopicOptions{History: 2000}, broker)
+				c := dialV1(t, serve(t, server.Handler()))
+				epoch := strings.TrimSuffix(c.must(subscribeTo(1, "t")).At, ".0")
+				listening, err := server.Listen("t", func(live.Message) {}) // keeps the topic awake
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer listening.Unsubscribe()
+				c.must(unsubscribeFrom(1, "t"))
+				publishNumbers(t, server, "t", 1, 400)
+				during := func() { publishNumbers(t, server, "t", 401, 400+meanwhile) }
+				broker.during.Store(&during)
+
+				op := strings.ReplaceAll(test.op, "%s", epoch)
+				f := c.must(`{"op":"subscribe","id":2,"topic":"t",` + op + `}`)
+				publishNumbers(t, server, "t", 401+meanwhile, 410+meanwhile)
+				data := dataOf(f.messages())
+				if test.name == "resume" && (!f.recovered() || data[0] != "101") {
+					t.Errorf("answered by %.100s", f.text)
+				}
+				if test.name == "last" && len(data) != 300 {
+					t.Errorf("%d messages, want 300", len(data))
+				}
+				for range 10 {
+					data = append(data, string(c.next().Data))
+				}
+				if hole := holeIn(data); hole != "" || data[len(data)-1] != fmt.Sprint(410+meanwhile) {
+					t.Errorf("%s; the last is %s", hole, data[len(data)-1])
+				}
+			})
+		}
+	}
+}
+
+func TestHistoryAge(t *testing.T) {
+	const age = 250 * time.Millisecond
+	server := historyServer(t, live.TopicOptions{History: 1000, HistoryAge: age}, nil)
+	at := serve(t, server.Handler())
+	for _, someoneStays := range []bool{false, true} {
+		topic := fmt.Sprint("t", someoneStays)
+		t.Run(topic, func(t *testing.T) {
+			if someoneStays {
+				listening, err := server.Listen(topic, func(live.Message) {})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer listening.Unsubscribe()
+			}
+			c := dialV1(t, at)
+			since := c.must(subscribeTo(1, topic)).At
+			began := time.Now()
+			publishNumbers(t, server, topic, 1, 5)
+			c.hears(topic, numbers(1, 5)...)
+			c.must(unsubscribeFrom(2, topic))
+			f := c.must(resumeFrom(3, topic, since))
+			if got := dataOf(f.messages()); time.Since(began) < age && (!f.recovered() || !slices.Equal(got, numbers(1, 5))) {
+				t.Errorf("soon afterwards: %s", f.text)
+			}
+			c.must(unsubscribeFrom(4, topic))
+
+			time.Sleep(age + 50*time.Millisecond) // the age itself is what is tested
+			f = c.must(resumeFrom(5, topic, since))
+			if f.Recovered == nil || f.recovered() != (len(f.messages()) == 5) {
+				t.Errorf("when all is too old: %s", f.text)
+			}
+			if f.recovered() {
+				t.Errorf("what is older than HistoryAge was recovered: %s", f.text)
+			}
+			at := f.At
+			c.must(unsubscribeFrom(6, topic))
+			same(t, "the newest position", c.do(resumeFrom(7, topic, at)).text,
+				`{"op":"reply","id":7,"at":"`+at+`","recovered":true,"messages":[]}`)
+			c.must(unsubscribeFrom(8, topic))
+			for _, op := range []string{
+				`{"op":"history","id":9,"topic":"` + topic + `","limit":10}`,
+				`{"op":"subscribe","id":9,"topic":"` + topic + `","last":10}`,
+			} {
+				if f := c.must(op); len(f.messages()) != 0 {
+					t.Errorf("%s brought what is too old: %s", op, f.text)
+				}
+			}
+			if messages, err := server.History(context.Background(), topic, 10); err != nil || len(messages) != 0 {
+				t.Errorf("History: %d messages, %v", len(messages), err)
+			}
+			server.Publish(topic, []byte(`6`)) // the next position, whatever became of those before
+			if f := c.hears(topic, "6")[0]; !strings.HasSuffix(f.At, ".6") || f.At[:len(f.At)-2] != at[:len(at)-2] {
+				t.Errorf("after %s came %s", at, f.At)
+			}
+		})
+	}
+}
+
+// A crowd comes and goes, in every way, while numbers are published. Each of them
+// has every number, once and in order, or is told that it has not.
+func TestResumingWhilePublishing(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		history  int
+		complete bool
+	}{
+		{"all is kept", 20_000, true},
+		{"little is kept", 8, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const clients, rounds = 80, 8
+			server := historyServer(t, live.TopicOptions{History: test.history}, nil)
+			at := serve(t, server.Handler())
+			topics := []string{"a", "b", "c"}
+			var stops []func() int
+			for _, topic := range topics {
+				stops = append(stops, count(server, topic, 1))
+			}
+			all := make([]*follower, clients)
+			each(clients, func(i int) {
+				f := &follower{t: t, at: at, topic: topics[i%len(topics)], rand: rand.New(rand.NewPCG(7, uint64(i)))}
+				all[i] = f
+				f.connect()
+				for range rounds {
+					f.readSome()
+					switch f.rand.IntN(3) {
+					case 0:
+						f.c.drop()
+						f.c.rest()
+						f.connect()
+					case 1:
+						f.unsubscribe()
+						f.subscribe()
+					case 2:
+						f.c.send("[" + unsubscribeFrom(5, f.topic) + "]")
+						f.c.drop() // may or may not have arrived
+						f.c.rest()
+						f.connect()
+					}
+				}
+			})
+			gaps := 0
+			for i, stop := range stops {
+				last := stop()
+				for _, f := range all {
+					if f.topic == topics[i] {
+						f.readTo(last)
+						gaps += f.gaps
+					}
+				}
+			}
+			if test.complete && gaps > 0 {
+				t.Errorf("%d gaps, though all is kept", gaps)
+			}
+			if !test.complete && gaps == 0 {
+				t.Error("no gap, though little is kept: nothing was tested")
+			}
+		})
+	}
+}
+
+// follower is a client that keeps account of the numbers it has seen of a topic.
+type follower struct {
+	t     testing.TB
+	at    endpoint
+	topic string
+	rand  *rand.Rand
+	c     *v1
+	since string
+	next  int // 0: not known
+	gaps  int
+}
+
+func (f *follower) connect() {
+	f.c = dialV1(f.t, f.at)
+	f.subscribe()
+}
+
+func (f *follower) subscribe() {
+	op := subscribeTo(1, f.topic)
+	if f.since != "" {
+		op = resumeFrom(1, f.topic, f.since)
+	}
+	reply := f.c.must(op)
+	switch {
+	case f.since == "":
+		f.next = 0
+	case reply.recovered():
+		for _, m := range reply.messages() {
+			f.take(string(m.Data), m.At)
+		}
+	default:
+		f.gaps++
+		f.next = 0
+	}
+	if f.since == "" || !reply.recovered() {
+		f.since = reply.At
+	}
+	if f.since != reply.At {
+		f.t.Errorf("the reply's position is %s, its last message's %s", reply.At, f.since)
+	}
+}
+
+func (f *follower) take(data, at string) {
+	n, err := strconv.Atoi(data)
+	if err != nil || f.next != 0 && n != f.next {
+		f.t.Errorf("topic %s: %s came when %d was due", f.topic, data, f.next)
+	}
+	if want := "." + data; !strings.HasSuffix(at, want) { // numbers are offsets here
+		f.t.Errorf("%s has the position %s", data, at)
+	}
+	f.next, f.since = n+1, at
+}
+
+func (f *follower) readSome() {
+	for range f.rand.IntN(6) {
+		m := f.c.next()
+		if !m.isPublication() {
+			f.t.Errorf("got %s", m.text)
+			return
+		}
+		f.take(string(m.Data), m.At)
+	}
+}
+
+func (f *follower) unsubscribe() {
+	f.c.send(unsubscribeFrom(2, f.topic))
+	_, before := f.c.answer()
+	for _, m := range before {
+		f.take(string(m.Data), m.At)
+	}
+}
+
+// readTo reads until the number has come.
+func (f *follower) readTo(last int) {
+	f.t.Helper()
+	for !strings.HasSuffix(f.since, "."+strconv.Itoa(last)) {
+		m := f.c.next()
+		if !m.isPublication() {
+			f.t.Fatalf("got %s", m.text)
+		}
+		f.take(string(m.Data), m.At)
+	}
+	if extra := f.c.settled(); len(extra) != 0 {
+		f.t.Errorf("then came %s", extra[0].text)
+	}
+}
+
+// The server's own Subscribe sends what was missed as publications.
+func TestSubscribeWithSinceOrLast(t *testing.T) {
+	const published = 1000
+	for _, n := range []int{0, 1, 10, 256, 257, 1000} {
+		for _, test := range []struct {
+			name string
+			opt  func(live.Position) live.SubscribeOption
+		}{
+			{"Last", func(live.Position) live.SubscribeOption { return live.Last(n) }},
+			{"Since", func(at live.Position) live.SubscribeOption {
+				at.Offset -= uint64(n)
+				return live.Since(at)
+			}},
+		} {
+			t.Run(fmt.Sprintf("%s %d", test.name, n), func(t *testing.T) {
+				var server *live.Server
+				opts := permissive()
+				opts.Topics = keeping("", live.TopicOptions{History: published})
+				opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
+					var at live.Position
+					f := strings.Trim(string(data), `"`)
+					at, err := live.ParsePosition(f)
+					if err != nil {
+						return nil, err
+					}
+					return nil, server.Subscribe(s, topic, test.opt(at))
+				}
+				server = newServer(t, opts)
+				c := dialV1(t, serve(t, server.Handler()))
+				publishNumbers(t, server, "t", 1, published)
+				at := c.must(subscribeTo(1, "t")).At
+				c.must(unsubscribeFrom(2, "t"))
+				c.send(`{"op":"request","id":3,"topic":"t","data":"` + at + `"}`)
+				var heard []string
+				reply, before := c.answer()
+				if reply.Op != "reply" {
+					t.Fatalf("answered by %s", reply.text)
+				}
+				for _, f := range before {
+					heard = append(heard, string(f.Data))
+				}
+				server.Publish("t", fmt.Appendf(nil, `%d`, published+1))
+				for len(heard) == 0 || heard[len(heard)-1] != fmt.Sprint(published+1) {
+					heard = append(heard, string(c.next().Data))
+				}
+				if want := numbers(published-n+1, published+1); !slices.Equal(heard, want) {
+					t.Errorf("heard %d publications: %s; want %d", len(heard), holeIn(heard), len(want))
+				}
+			})
+		}
+	}
+}
+
+// Where it is not all to be had, the client is told, with the position from which
+// it goes on. A plain client knows no positions and is not.
+func TestSubscribeSinceWhatIsNotKept(t *testing.T) {
+	var server *live.Server
+	opts := permissive()
+	opts.Topics = keeping("", live.TopicOptions{History: 3})
+	opts.OnMessage = func(_ context.Context, s *live.Session, topic string, _ []byte) {
+		server.Subscribe(s, topic, live.Since(live.Position{Epoch: "bygone", Offset: 7}))
+		s.Send(live.Message{Topic: "done"})
+	}
+	server = newServer(t, opts)
+	at := serve(t, server.Handler())
+	publishNumbers(t, server, "t", 1, 9)
+	c := dialV1(t, at)
+	same(t, "first", c.do(`{"topic":"t"}`).text, `{"op":"gap","topic":"t","at":"E.9"}`)
+	same(t, "then", c.next().text, `{"topic":"done"}`)
+	plain := dial(t, at)
+	check(t, "the plain client", plain.ask(`{"topic":"t"}`), `{"topic":"done"}`)
+	server.Publish("t", []byte(`10`))
+	c.hears("t", "10")
+	check(t, "the plain client", plain.read(), `{"topic":"t","data":10}`)
+}
+
+// The memory of a process is bounded. A topic that was dropped begins anew, and
+// whoever comes back to it is told.
+func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
+	const kept = 10
+	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	c := dialV1(t, serve(t, server.Handler()))
+	since := make(map[string]string)
+	for i := range 5 * kept {
+		topic := fmt.Sprint("t", i)
+		since[topic] = c.must(subscribeTo(1, topic)).At
+		c.must(unsubscribeFrom(2, topic))
+		publishNumbers(t, server, topic, 1, 3)
+	}
+	recovered := 0
+	for i := 5*kept - 1; i >= 0; i-- {
+		topic := fmt.Sprint("t", i)
+		f := c.must(resumeFrom(3, topic, since[topic]))
+		if f.recovered() {
+			recovered++
+			if got := dataOf(f.messages()); !slices.Equal(got, numbers(1, 3)) {
+				t.Errorf("topic %s recovered with %v", topic, got)
+			}
+		} else if f.At == since[topic] {
+			t.Errorf("topic %s: a gap, at the position %s", topic, f.At)
+		}
+		c.must(unsubscribeFrom(4, topic))
+	}
+	if recovered == 0 || recovered > kept {
+		t.Errorf("%d topics were kept, want some and %d at most", recovered, kept)
+	}
+}
+
+// Topics with a subscriber keep their history however many others there are, and
+// take no room from those.
+func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
+	const kept, subscribed = 10, 20
+	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	at := serve(t, server.Handler())
+	stays, c := dialV1(t, at), dialV1(t, at)
+	since := make([]string, subscribed)
+	for i := range since {
+		since[i] = stays.must(subscribeTo(1, fmt.Sprint("s", i))).At
+	}
+	for i := range 100 {
+		server.Publish(fmt.Sprint("quiet", i), []byte(`1`))
+	}
+	for i, at := range since {
+		topic := fmt.Sprint("s", i)
+		server.Publish(topic, []byte(`1`))
+		stays.hears(topic, "1")
+		f := c.must(resumeFrom(2, topic, at))
+		if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, []string{"1"}) {
+			t.Errorf("topic %s, which had a subscriber all the time: %s", topic, f.text)
+		}
+	}
+	for i := 99; i > 99-kept/2; i-- {
+		if f := c.must(fmt.Sprintf(`{"op":"history","id":3,"topic":"quiet%d","limit":1}`, i)); len(f.messages()) != 1 {
+			t.Errorf("quiet%d has lost its history; %d quiet ones may have one", i, kept)
+		}
+	}
+}
+
+// Publishers, subscribers and a bound that is far too small: what a subscriber does
+// not hear it is told of, and all comes to rest.
+func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
+	const topics, clients, rounds = 40, 8, 60
+	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 4})
+	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	at := serve(t, server.Handler())
+	var numbers [topics]struct {
+		sync.Mutex
+		n int
+	}
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	for p := range 3 {
+		publishing.Go(func() {
+			r := rand.New(rand.NewPCG(3, uint64(p)))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				i := r.IntN(topics)
+				numbers[i].Lock() // one publisher of a topic at a time: the numbers are in order
+				numbers[i].n++
+				server.Publish(fmt.Sprint("t", i), fmt.Appendf(nil, `%d`, numbers[i].n))
+				numbers[i].Unlock()
+				time.Sleep(100 * time.Microsecond)
+			}
+		})
+	}
+	each(clients, func(i int) {
+		r := rand.New(rand.NewPCG(4, uint64(i)))
+		since := make(map[int]string)
+		seen := make(map[int]int)
+		c := dialV1(t, at)
+		for range rounds {
+			k := r.IntN(topics)
+			topic := fmt.Sprint("t", k)
+			op := subscribeTo(1, topic)
+			if since[k] != "" {
+				op = resumeFrom(1, topic, since[k])
+			}
+			known := since[k] != ""
+			take := func(data, at string) {
+				n, _ := strconv.Atoi(data)
+				if known && n != seen[k]+1 {
+					t.Errorf("client %d, %s: %d came after %d, without a gap", i, topic, n, seen[k])
+				}
+				known, seen[k], since[k] = true, n, at
+			}
+			f := c.must(op)
+			if known && !f.recovered() || !known {
+				known, since[k] = false, f.At
+			}
+			for _, m := range f.messages() {
+				take(string(m.Data), m.At)
+			}
+			pause := time.Now().Add(time.Duration(r.IntN(20)) * time.Millisecond)
+			for time.Now().Before(pause) && len(c.in.messages) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			c.send(unsubscribeFrom(2, topic))
+			_, before := c.answer()
+			for _, m := range before {
+				if m.Op == "gap" {
+					known, since[k] = false, m.At
+					continue
+				}
+				take(string(m.Data), m.At)
+			}
+			if !known {
+				delete(seen, k)
+				delete(since, k)
+			}
+		}
+	})
+	close(stop)
+	publishing.Wait()
+	await(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
+}
+
+// tapped is a broker through whose sink a test can deliver.
+type tapped struct {
+	*live.MemoryBroker
+	sink live.Sink
+}
+
+func (b *tapped) Start(s live.Sink) {
+	b.sink = s
+	b.MemoryBroker.Start(s)
+}
+
+// A delivery of a history that is no more may come late. It belongs nowhere, and
+// what follows is not held up.
+func TestDeliveryOfABygoneHistoryIsDropped(t *testing.T) {
+	broker := &tapped{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	server := historyServer(t, live.TopicOptions{History: 10}, broker)
+	c := dialV1(t, serve(t, server.Handler()))
+	c.must(subscribeTo(1, "t"))
+	publishNumbers(t, server, "t", 1, 2)
+	c.hears("t", "1", "2")
+	broker.sink.Deliver(&live.Publication{
+		Topic: "t", Data: []byte(`"late"`), Time: time.Now(), Position: live.Position{Epoch: "bygone", Offset: 7}, Prev: 6,
+	})
+	publishNumbers(t, server, "t", 3, 4)
+	for heard := 0; heard < 2; {
+		f := c.next()
+		if f.Op == "gap" {
+			continue
+		}
+		if want := fmt.Sprint(3 + heard); string(f.Data) != want {
+			t.Fatalf("got %s, want %s", f.text, want)
+		}
+		heard++
+	}
+	c.must(unsubscribeFrom(2, "t"))
+	await(t, "the topic's end", func() bool { return server.Stats().Topics == 0 })
+}
