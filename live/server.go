@@ -71,7 +71,8 @@ func (s *Server) Handler() http.Handler {
 type PublishOption func(*PublishOptions)
 
 // Except leaves out one session: the one whose message is being published, say,
-// when its page has shown it already. nil leaves out none.
+// when its page has shown it already. nil leaves out none. A session that resumes
+// from a position before the publication gets it all the same.
 func Except(sess *Session) PublishOption {
 	return func(o *PublishOptions) {
 		if sess != nil {

@@ -7,7 +7,7 @@ import "sync/atomic"
 // server is busy.
 type Stats struct {
 	Sessions      int // open now
-	Topics        int // with at least one subscriber now
+	Topics        int // with a subscriber, or about to have one
 	Subscriptions int // of all sessions to all topics now
 
 	Accepted uint64 // handshakes that became sessions
