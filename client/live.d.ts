@@ -5,25 +5,50 @@
  *
  *     const live = connect("/live");
  *     const stop = live.subscribe("news", (data) => console.log(data));
+ *     await live.publish("news", { text: "hello" });
+ *
+ * What the topics carry can be declared, name by name and pattern by pattern:
+ *
+ *     const live = connect<{ news: Item; [chat: `chat:${string}`]: ChatMessage }>("/live");
+ *     live.subscribe("chat:general", (message) => message.text);
  *
  * Throws a TypeError if the address cannot be one of a WebSocket, or if there
  * is no WebSocket here and the options give none.
  *
  * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. Default: `/live`.
  */
-export declare function connect(url?: string | URL, options?: Options): LiveClient;
+export declare function connect<Topics = Untyped>(url?: string | URL, options?: Options): LiveClient<Topics>;
 
-/** One connection to a live server, kept up until {@link LiveClient.close} or until the server ends it for good. */
-export declare class LiveClient {
+/** Topics of which nothing is declared. */
+export type Untyped = Record<string, unknown>;
+
+/** The topics that are declared. */
+export type TopicOf<Topics> = keyof Topics & string;
+
+/** Any string, where no topics are declared; else nothing. */
+type AnyTopic<Topics> = Untyped extends Topics ? string : never;
+
+/**
+ * One connection to a live server, kept up until {@link LiveClient.close} or until the server ends it for good.
+ *
+ * It offers the subprotocol `live.v1`, in which every operation has an answer, and a topic that keeps history is resumed
+ * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With a server that does
+ * not agree to it, and with the option `plain`, it speaks the plain wire: the application gets what `subscribeMessage`
+ * and its like make, nothing is answered, nothing resumed, and `request`, `history` and `presence` are `unsupported`.
+ */
+export declare class LiveClient<Topics = Untyped> {
   constructor(url?: string | URL, options?: Options);
 
-  /** The resolved ws(s) address. */
+  /** The resolved ws(s) address, without `query`. */
   readonly url: string;
 
   readonly state: State;
 
   /** Milliseconds until the next attempt, while `state` is `waiting`: what a countdown shows. */
   readonly retryIn: number | undefined;
+
+  /** The server's name for the connection that stands or stood last, so that the server can leave it out of a publication. */
+  readonly session?: string;
 
   /**
    * Sends one message, which the application's OnMessage receives.
@@ -36,30 +61,131 @@ export declare class LiveClient {
    */
   send(topic: string, data?: unknown): boolean;
 
-  /** Publishes through the application: sends what `publishMessage` makes of it. Returns and throws as `send` does. */
-  publish(topic: string, data?: unknown): boolean;
+  /**
+   * Publishes. Resolves when the server has the publication for good: with its position if the topic keeps history.
+   * On the plain wire it resolves, with nothing, when an open socket took what `publishMessage` made.
+   *
+   * While there is no connection it waits like what is sent, within its timeout; see {@link CallOptions}.
+   *
+   * Rejects with a {@link LiveError}, or a TypeError for data that is not JSON. After `timeout` and `disconnected` it is
+   * not known whether the server has it. It is never sent twice by itself.
+   */
+  publish(topic: AnyTopic<Topics>, data?: unknown, options?: CallOptions): Promise<string | undefined>;
+  publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: CallOptions): Promise<string | undefined>;
+
+  /** Asks the application's OnRequest, and resolves with its answer. Waits and rejects as `publish` does. */
+  request<Answer = unknown>(topic: string, data?: unknown, options?: CallOptions): Promise<Answer>;
 
   /**
-   * Calls fn for each message of the topic; returns what ends that, for this caller alone.
+   * Resolves with the newest publications of a topic, oldest first, whether it is subscribed or not.
    *
-   * However many callers a topic has, the server is told once: by the first that comes and the last that goes, and
-   * again after each reconnect. What was published while there was no connection is not delivered later.
+   * @param limit At most so many, up to 1000. Default 100.
+   */
+  history<Data = unknown>(topic: AnyTopic<Topics>, limit?: number, options?: CallOptions): Promise<Past<Data>[]>;
+  history<Topic extends TopicOf<Topics>>(topic: Topic, limit?: number, options?: CallOptions): Promise<Past<Topics[Topic]>[]>;
+
+  /** Resolves with who is present in a topic, where the server keeps that. Else it rejects with `unknown_op`. */
+  presence<Member = unknown>(topic: string, options?: CallOptions): Promise<Member[]>;
+
+  /**
+   * Subscribes, and calls fn for each message of the topic. Returns what ends that, for this caller alone.
+   *
+   * However many callers a topic has, the server is asked once: for the first that comes; told once, when the last has
+   * gone; and asked again after each reconnect. If the topic keeps history, what was published meanwhile then comes
+   * first, as messages that are `recovered`.
+   *
+   * If the server refuses, `ready` rejects, an `error` event tells the topic, and the subscription is over: it is not
+   * tried again until someone subscribes to the topic anew. `unavailable` is no refusal: it is reported, and the server
+   * is asked again every 5 s.
    *
    * Throws a {@link LiveError} `closed` after the end.
    */
-  subscribe<Data = unknown>(topic: string, fn: (data: Data, message: Message<Data>) => void): () => void;
+  subscribe<Data = unknown>(
+    topic: AnyTopic<Topics>,
+    fn: (data: Data, message: Message<Data>) => void,
+    options?: SubscribeOptions,
+  ): Subscription;
+  subscribe<Topic extends TopicOf<Topics>>(
+    topic: Topic,
+    fn: (data: Topics[Topic], message: Message<Topics[Topic]>) => void,
+    options?: SubscribeOptions,
+  ): Subscription;
+
+  /**
+   * Calls fn for each message of the topic without asking the server for it: for topics to which the application
+   * subscribes its sessions, and for messages to this session alone. Returns what ends that.
+   */
+  listen<Data = unknown>(topic: AnyTopic<Topics>, fn: (data: Data, message: Message<Data>) => void): () => void;
+  listen<Topic extends TopicOf<Topics>>(
+    topic: Topic,
+    fn: (data: Topics[Topic], message: Message<Topics[Topic]>) => void,
+  ): () => void;
 
   /** Calls fn at each event of that name; returns what ends that. */
   on<Name extends keyof Events>(name: Name, fn: (event: Events[Name]) => void): () => void;
 
   /**
+   * Tries now: for a button beside a countdown. `waiting`: dials at once. `open`: if nothing was heard for 2 s, asks for a
+   * sign of life, and replaces a connection that gives none within 2 s. Else it does nothing. A page that wakes (`online`,
+   * `pageshow`, `focus`, `resume`, visible again) does this by itself.
+   */
+  reconnect(): void;
+
+  /**
    * The end: no reconnect, and no event any more but one `state` with `closed`. Closing twice does nothing.
-   * Messages that still waited are not sent; that event counts them.
+   * Messages that still waited are not sent; that event counts them. What waits for an answer rejects with `closed`.
    */
   close(): void;
 
   /** The same as close, for `using live = connect()`. */
   [Symbol.dispose](): void;
+}
+
+/** Ends a subscription when it is called, or at the end of its block: `using news = live.subscribe(…)`. */
+export interface Subscription {
+  (): void;
+  [Symbol.dispose](): void;
+
+  /**
+   * Resolves when the server has first agreed: from then on every publication comes. On the plain wire: when it was told.
+   * Rejects with a {@link LiveError} when the server refuses, and with `aborted` or `closed` when it is ended before.
+   * Who does not look at it misses nothing: a refusal is an `error` event too.
+   */
+  readonly ready: Promise<void>;
+}
+
+export interface SubscribeOptions {
+  /** Ends the subscription when it aborts. */
+  signal?: AbortSignal | undefined;
+
+  /**
+   * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`.
+   * Counts for the caller that comes first.
+   */
+  last?: number | undefined;
+
+  /**
+   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. Instead of
+   * `last`. Counts for the caller that comes first.
+   */
+  since?: string | undefined;
+
+  /** Called for each `gap` of this topic. */
+  onGap?: ((gap: Gap) => void) | undefined;
+}
+
+export interface CallOptions {
+  /**
+   * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. Default 10000: a
+   * person has given up by then. `Infinity`: never.
+   */
+  timeout?: number | undefined;
+
+  /** Rejects with `aborted`. What was not sent yet is not sent any more; what was is not taken back. */
+  signal?: AbortSignal | undefined;
+
+  /** Without a connection: `queue` waits for it, as one of at most `maxBuffered`; `fail` rejects with `offline`. Default `queue`. */
+  offline?: "queue" | "fail" | undefined;
 }
 
 /**
@@ -80,11 +206,27 @@ export interface Events {
   close: Ending;
   /** Every message, before the subscribers of its topic get it. */
   message: Message;
+  /** Messages of a topic were lost, or may have been: what is shown of it should be fetched anew. */
+  gap: Gap;
   /**
-   * What went wrong without anyone to throw it to: a listener that threw or rejected, a frame that is not a message.
+   * What went wrong without anyone to throw it to: a listener that threw or rejected, a frame that is not a message, a
+   * `token` or `query` that could not be had, a subscription that was refused (a {@link LiveError} with its `topic`).
    * Where nobody listens, it goes to `reportError`, or to the console. A lost connection is no error: see `state`.
    */
   error: unknown;
+}
+
+/**
+ * Where messages of a topic are missing: between the last one and the next.
+ *
+ * - `lost`: the server says so; it has dropped some, mostly because this client was too slow.
+ * - `not_recovered`: after a reconnect; the topic's history does not reach back far enough, or has begun anew.
+ * - `no_history`: after a reconnect; the topic keeps none, so nobody knows whether there were any. This is so on the
+ *   plain wire, too.
+ */
+export interface Gap {
+  topic: string;
+  reason: "lost" | "not_recovered" | "no_history";
 }
 
 /** How a connection ended. */
@@ -105,10 +247,18 @@ export interface StateEvent extends Partial<Ending> {
   unsent?: number;
 }
 
-/** What the server sends. */
-export interface Message<Data = unknown> {
-  topic: string;
+/** A publication, without its topic. */
+export interface Past<Data = unknown> {
   data: Data;
+  /** Its position, on a topic that keeps history: opaque, for `since`. */
+  at?: string;
+}
+
+/** What the server sends. */
+export interface Message<Data = unknown> extends Past<Data> {
+  topic: string;
+  /** True for what was published before: while there was no connection, or before the subscription that asked for `last`. */
+  recovered?: true;
 }
 
 /** What the client sends. */
@@ -117,72 +267,126 @@ export interface Outgoing {
   data?: unknown;
 }
 
+/** A value, or a function that is asked for it before each attempt to connect, and awaited. */
+export type Asked<Value> = Value | null | undefined | (() => Value | null | undefined | Promise<Value | null | undefined>);
+
 export interface Options {
   /**
    * The class to connect with. Default: the global one. Node before 22 has none: pass that of a package.
    */
-  WebSocket?: new (url: string) => SocketLike;
+  WebSocket?: (new (url: string, protocols?: string[]) => SocketLike) | undefined;
+
+  /**
+   * Speaks the plain wire, offering no subprotocol: for a server that knows no other, which browsers would not
+   * connect to, and for an application that itself answers `subscribeMessage` and its like. Default false.
+   */
+  plain?: boolean | undefined;
+
+  /**
+   * Signs in: travels as a subprotocol beside `live.v1`, as a page can set no header, and stays out of logs. A function is
+   * asked before each attempt, so that it can fetch a new one; null is none. If it fails, so has the attempt, and an
+   * `error` event tells why. The plain wire cannot carry it: use `query` or a cookie.
+   */
+  token?: Asked<string>;
+
+  /** Goes into the address's query, replacing what has the same name. Asked for as `token` is. It may end up in logs. */
+  query?: Asked<string | URLSearchParams | Record<string, string>>;
+
+  /** Closes the client when it aborts. */
+  signal?: AbortSignal | undefined;
 
   /**
    * The n-th retry (from 0) comes after a random time between 0 and min(max, min · 2ⁿ) milliseconds. It is random from
-   * the first retry on, since clients that lost one server at one moment must not all be back at one moment.
+   * the first retry on, since clients that lost one server at one moment must not all be back at one moment. A server that
+   * restarts may name another time.
    *
    * Default min 500: spreads the first retries enough, and is hardly felt by a person.
    * Default max 20000: a server that is down for long gets one attempt per client in 10 s on average, and a page
    * that nobody touches is back within 20 s of its return.
    */
-  backoff?: { min?: number; max?: number };
+  backoff?: { min?: number; max?: number } | undefined;
 
   /**
    * How many milliseconds a connection must stand before the next loss counts as a first one. Default 5000: a server
    * that accepts and then dies at once must not be asked again at full speed for ever.
    */
-  stableAfter?: number;
+  stableAfter?: number | undefined;
 
   /**
-   * How many milliseconds a connection may take to open. Default 10000: a slow mobile network is through by then;
-   * what is not open then mostly hangs, and browsers alone would wait for minutes.
+   * How many milliseconds a connection may take to open, the time for `token` included, and the server's first frame
+   * to come. Default 10000: a slow mobile network is through by then; what is not open then mostly hangs, and browsers
+   * alone would wait for minutes.
    */
-  connectTimeout?: number;
+  connectTimeout?: number | undefined;
 
   /**
-   * How many messages wait while there is no connection. Default 64: enough for what a person does during a short
-   * loss, little enough that the reconnect is no flood. 0 keeps none: sending while not connected then throws.
+   * How many messages and operations wait while there is no connection. Default 64: enough for what a person does during
+   * a short loss, little enough that the reconnect is no flood. 0 keeps none: sending while not connected then fails.
    */
-  maxBuffered?: number;
+  maxBuffered?: number | undefined;
 
   /** A number from 0 up to 1, for the jitter. Default `Math.random`. Replaced in tests. */
-  random?: () => number;
+  random?: (() => number) | undefined;
 
   /**
-   * What tells the application that this client wants a topic; null if it need not be told, as where OnConnect
-   * subscribes its sessions. Default: `{topic: "subscribe", data: {topic}}`.
+   * On the plain wire: what tells the application that this client wants a topic; null if it need not be told, as where
+   * OnConnect subscribes its sessions. Default: `{topic: "subscribe", data: {topic}}`.
    */
-  subscribeMessage?: (topic: string) => Outgoing | null;
+  subscribeMessage?: ((topic: string) => Outgoing | null) | undefined;
 
   /** What tells the application that this client wants it no more. Default: `{topic: "unsubscribe", data: {topic}}`. */
-  unsubscribeMessage?: (topic: string) => Outgoing | null;
+  unsubscribeMessage?: ((topic: string) => Outgoing | null) | undefined;
 
   /** What asks the application to publish. Default: `{topic: "publish", data: {topic, data}}`. */
-  publishMessage?: (topic: string, data: unknown) => Outgoing;
+  publishMessage?: ((topic: string, data: unknown) => Outgoing) | undefined;
 }
 
 /** The part of a WebSocket that is used. */
 export interface SocketLike {
   readonly readyState: number;
+  readonly protocol: string;
   send(frame: string): void;
   close(code?: number, reason?: string): void;
   addEventListener(type: "open" | "message" | "close" | "error", listener: (event: any) => void): void;
 }
 
 /**
+ * The client's own:
+ *
  * - `closed`: the client has ended; connect again.
- * - `buffer_full`: not connected, and as many messages wait as may.
+ * - `timeout`: no answer in time. Whether it was carried out is not known, if it was sent.
+ * - `disconnected`: it was sent, and the connection broke before the answer. Whether it was carried out is not known.
+ * - `offline`: not sent, as there is no connection and it was not to wait for one.
+ * - `buffer_full`: not sent, as there is no connection and as many wait as may.
+ * - `aborted`: given up by its signal, or by its unsubscriber.
+ * - `unsupported`: the plain wire does not have it.
  * - `bad_message`: the server sent a frame that is not a message.
+ *
+ * The server's: `bad_request`, `unknown_op`, `forbidden`, `invalid_topic`, `too_many_topics`, `no_history`,
+ * `unavailable` (try again later), `internal`; any other is the application's own.
  */
-export type LiveErrorCode = "closed" | "buffer_full" | "bad_message";
+export type LiveErrorCode =
+  | "closed"
+  | "timeout"
+  | "disconnected"
+  | "offline"
+  | "buffer_full"
+  | "aborted"
+  | "unsupported"
+  | "bad_message"
+  | "bad_request"
+  | "unknown_op"
+  | "forbidden"
+  | "invalid_topic"
+  | "too_many_topics"
+  | "no_history"
+  | "unavailable"
+  | "internal"
+  | (string & {});
 
 export declare class LiveError extends Error {
   constructor(code: LiveErrorCode, text: string);
   readonly code: LiveErrorCode;
+  /** Of a subscription that was refused: its topic. */
+  readonly topic?: string;
 }

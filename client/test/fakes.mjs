@@ -27,8 +27,8 @@ export function setUp() {
 export function start(outside, options = {}) {
   const sockets = [];
   class WebSocket extends FakeSocket {
-    constructor(url) {
-      super(url);
+    constructor(url, protocols) {
+      super(url, protocols);
       sockets.push(this);
     }
   }
@@ -36,7 +36,9 @@ export function start(outside, options = {}) {
   outside.clients.push(live);
 
   const heard = [];
-  for (const name of ["state", "open", "close", "message", "error"]) live.on(name, (event) => heard.push([name, event]));
+  for (const name of ["state", "open", "close", "message", "gap", "error"]) {
+    live.on(name, (event) => heard.push([name, event]));
+  }
   return {
     live,
     sockets,
@@ -46,10 +48,11 @@ export function start(outside, options = {}) {
     },
     names: () => heard.map(([name, event]) => (name === "state" ? event.state : name)),
     last: (name) => heard.findLast(([n]) => n === name)?.[1],
+    all: (name) => heard.filter(([n]) => n === name).map(([, event]) => event),
   };
 }
 
-/** A client whose first connection stands. */
+/** A client whose first connection stands. The server speaks the plain wire. */
 export function startOpen(outside, options) {
   const client = start(outside, options);
   client.socket.accept();
@@ -57,14 +60,37 @@ export function startOpen(outside, options) {
   return client;
 }
 
+/** The same with a server that speaks live.v1, and pings every 25 s. */
+export function startV1(outside, options) {
+  const client = start(outside, options);
+  client.socket.greet();
+  client.heard.length = 0;
+  return client;
+}
+
+/** Lets the connection break, and the next one stand. */
+export function reconnect(outside, client, end = () => client.socket.end()) {
+  end();
+  outside.clock.advance(client.live.retryIn ?? 0);
+  client.socket.greet();
+}
+
+/** Lets promises settle. */
+export const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+/** The code of the error that a promise rejects with. */
+export const codeOf = (promise) => promise.then(() => "none", (err) => err.code);
+
 export class FakeSocket {
   readyState = 0;
+  protocol = "";
   sent = [];
   closedWith = undefined;
   #listeners = [];
 
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = url;
+    this.protocols = protocols;
   }
 
   addEventListener(type, fn) {
@@ -83,13 +109,44 @@ export class FakeSocket {
 
   // What the network does:
 
-  accept() {
+  accept(protocol = "") {
+    this.protocol = protocol;
     this.readyState = 1;
     this.#dispatch("open", {});
   }
 
-  say(topic, data) {
-    this.sayRaw(JSON.stringify({ topic, data }));
+  /** Accepts, as a server does that speaks live.v1. */
+  greet(ping = 25_000) {
+    this.accept("live.v1");
+    this.sayFrame({ op: "hello", version: 1, session: "s1", ping });
+  }
+
+  /** What the client has sent since it was last asked, batches taken apart. */
+  heard() {
+    return this.sent.splice(0).flat();
+  }
+
+  /** Answers the operation, which is found by its name and topic in what was sent. */
+  reply(op, topic, answer = {}) {
+    this.sayFrame({ op: "reply", id: this.#idOf(op, topic), ...answer });
+  }
+
+  refuse(op, topic, code, message = "not allowed") {
+    this.sayFrame({ op: "error", id: this.#idOf(op, topic), code, message });
+  }
+
+  #idOf(op, topic) {
+    const found = this.sent.flat().findLast((frame) => frame.op === op && frame.topic === topic);
+    if (!found) throw new Error(`no ${op} of ${topic} in ${JSON.stringify(this.sent)}`);
+    return found.id;
+  }
+
+  say(topic, data, at) {
+    this.sayFrame({ topic, data, at });
+  }
+
+  sayFrame(frame) {
+    this.sayRaw(JSON.stringify(frame));
   }
 
   sayRaw(data) {
@@ -152,6 +209,9 @@ class FakeClock {
   }
 }
 
+/** Those that a page hears at its document, not at its window. */
+export const DOCUMENT_EVENTS = ["visibilitychange", "resume"];
+
 class FakePage {
   window = new EventTarget();
   document = Object.assign(new EventTarget(), { visibilityState: "visible" });
@@ -168,7 +228,7 @@ class FakePage {
   }
 
   fire(name) {
-    const target = name === "visibilitychange" ? this.document : this.window;
+    const target = DOCUMENT_EVENTS.includes(name) ? this.document : this.window;
     target.dispatchEvent(new Event(name));
   }
 }

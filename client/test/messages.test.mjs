@@ -67,7 +67,6 @@ describe("send", () => {
     for (let i = 0; i < 64; i++) client.live.send("chat", i);
     const full = (err) => err instanceof LiveError && err.code === "buffer_full" && /64/.test(err.message);
     assert.throws(() => client.live.send("chat", 64), full);
-    assert.throws(() => client.live.publish("chat", 64), full);
     client.socket.accept();
     assert.deepEqual(client.socket.sent.map((m) => m.data), Array.from({ length: 64 }, (_, i) => i));
     assert.equal(client.live.send("chat", 64), true);
@@ -84,7 +83,6 @@ describe("send", () => {
     const client = startOpen(outside);
     client.live.close();
     assert.throws(() => client.live.send("chat", 1), { name: "LiveError", code: "closed" });
-    assert.throws(() => client.live.publish("chat", 1), { name: "LiveError", code: "closed" });
     assert.throws(() => client.live.subscribe("chat", () => {}), { name: "LiveError", code: "closed" });
   });
 
@@ -104,9 +102,9 @@ describe("send", () => {
 });
 
 describe("publish", () => {
-  test("goes through the application", () => {
+  test("goes through the application", async () => {
     const client = startOpen(outside);
-    assert.equal(client.live.publish("news", [1]), true);
+    assert.equal(await client.live.publish("news", [1]), undefined);
     assert.deepEqual(client.socket.sent, [{ topic: "publish", data: { topic: "news", data: [1] } }]);
   });
 
@@ -116,11 +114,26 @@ describe("publish", () => {
     assert.deepEqual(client.socket.sent, [{ topic: "pub:news", data: 7 }]);
   });
 
-  test("waits for the connection as send does", () => {
+  test("waits for the connection as send does, as it was at that moment, in order", async () => {
     const client = start(outside);
-    assert.equal(client.live.publish("news", 1), false);
+    const data = { n: 1 };
+    const published = client.live.publish("news", data);
+    data.n = 99;
+    client.live.send("chat", 2);
     client.socket.accept();
-    assert.deepEqual(client.socket.sent, [{ topic: "publish", data: { topic: "news", data: 1 } }]);
+    await published;
+    assert.deepEqual(client.socket.sent, [{ topic: "publish", data: { topic: "news", data: { n: 1 } } }, { topic: "chat", data: 2 }]);
+    assert.equal(outside.clock.timers, 0);
+  });
+
+  test("fails with what its option's function throws", async () => {
+    const client = startOpen(outside, {
+      publishMessage: () => {
+        throw new Error("no word");
+      },
+    });
+    await assert.rejects(client.live.publish("news", 1), /no word/);
+    assert.deepEqual(client.all("error"), []);
   });
 });
 

@@ -1,4 +1,4 @@
-// The client over real sockets: a server that falls, comes back, and is told everything again.
+// The client on the plain wire over real sockets: a server that falls, comes back, and is told everything again.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { createServer } from "node:net";
@@ -74,7 +74,7 @@ class TopicServer {
 }
 
 function dial(url, options) {
-  const live = connect(url, { WebSocket, backoff: { min: 5, max: 20 }, ...options });
+  const live = connect(url, { WebSocket, plain: true, backoff: { min: 5, max: 20 }, ...options });
   open.add(live);
   return live;
 }

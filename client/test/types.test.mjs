@@ -17,6 +17,7 @@ function compile(file, lib) {
 
 // URL is the one thing that is the platform's: a page and Node both declare it.
 test("a program compiles under --strict", () => compile("types/sample.ts", "es2022,dom"));
+test("declared topics are checked", () => compile("types/topics.ts", "es2022,dom"));
 test("a page compiles under --strict", () => compile("types/page.ts", "es2022,dom"));
 
 test("what is exported is what is declared", () => {

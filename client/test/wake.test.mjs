@@ -2,10 +2,12 @@
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { test } from "node:test";
-import { setUp, start, startOpen } from "./fakes.mjs";
+import { DOCUMENT_EVENTS, setUp, start, startOpen } from "./fakes.mjs";
 
 const outside = setUp();
-const EVENTS = ["online", "pageshow", "focus", "visibilitychange"];
+const EVENTS = ["online", "pageshow", "focus", "visibilitychange", "resume"];
+
+const listeners = ({ page }, name) => getEventListeners(DOCUMENT_EVENTS.includes(name) ? page.document : page.window, name);
 
 for (const name of EVENTS) {
   test(`${name} ends the waiting at once`, () => {
@@ -72,14 +74,25 @@ test("waking counts as a retry: a server that is down still meets a growing dela
   assert.equal(client.last("state").retryIn, 1000);
 });
 
+test("a thousand reconnects leave one timer and the page's listeners as they were", () => {
+  const client = startOpen(outside);
+  for (let i = 0; i < 1000; i++) {
+    client.socket.end();
+    outside.page.fire(EVENTS[i % EVENTS.length]);
+    client.socket.greet();
+  }
+  assert.equal(client.sockets.length, 1001);
+  assert.equal(outside.clock.timers, 1);
+  assert.deepEqual(EVENTS.map((name) => listeners(outside, name).length), EVENTS.map(() => 1));
+});
+
 for (const [how, end] of [
   ["close()", (client) => client.live.close()],
   ["the server's final word", (client) => client.socket.end(1000)],
 ]) {
   test(`after ${how} nothing listens to the page`, () => {
     const client = startOpen(outside);
-    const listening = () =>
-      EVENTS.flatMap((name) => getEventListeners(name === "visibilitychange" ? outside.page.document : outside.page.window, name));
+    const listening = () => EVENTS.flatMap((name) => listeners(outside, name));
     assert.equal(listening().length, EVENTS.length);
     end(client);
     assert.equal(listening().length, 0);

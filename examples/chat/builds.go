@@ -28,18 +28,19 @@ type build struct {
 }
 
 // RunBuilds is a job in the background until ctx ends: it stands for whatever
-// work has a progress to show. It publishes to a topic for everyone and, when a
-// build is ready, says so in a room.
+// work has a progress to show. It publishes to a topic for everyone, of which the
+// library keeps the newest for pages that come, and when a build is ready it says so
+// in a room.
 func (c *Chat) RunBuilds(ctx context.Context, step time.Duration) {
 	for number := 1; ; number++ {
 		begun := time.Now()
 		for done := 0; done < 100; done += stepPercent {
-			c.showBuild(build{number, buildStages[done*len(buildStages)/100], done})
+			c.show(buildTopic, build{number, buildStages[done*len(buildStages)/100], done})
 			if !sleep(ctx, step) {
 				return
 			}
 		}
-		c.showBuild(build{number, "Passed", 100})
+		c.show(buildTopic, build{number, "Passed", 100})
 		text := fmt.Sprintf("Build #%d passed in %.1f s.", number, time.Since(begun).Seconds())
 		if _, err := c.Say(buildRoom, message{Name: "Build bot", Text: text, Via: "job"}); err != nil {
 			slog.Error("chat: build not announced", "err", err)
@@ -48,14 +49,6 @@ func (c *Chat) RunBuilds(ctx context.Context, step time.Duration) {
 			return
 		}
 	}
-}
-
-// showBuild publishes a build's progress, and keeps it for pages that come.
-func (c *Chat) showBuild(b build) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.build = b
-	c.publishTo(buildTopic, b)
 }
 
 // sleep waits and returns true, or false when ctx ends.

@@ -20,12 +20,13 @@ import (
 func TestPagesInARoomHearEachOther(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana, bo := open(t, url, "ana"), open(t, url, "bo")
-	you := ana.enter("general", "Ana", 0).Data.You
-	bo.enter("general", "Bo", 0)
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
+	you := ana.here("general", "Ana").Data.You
 
 	ana.say("general", "hello", "k1")
 	own, heard := ana.wantText("hello"), bo.wantText("hello")
-	if own.Data.Key != "k1" || own.Data.Person != you {
+	if own.Data.Key != "k1" || own.Data.Person != you || you == "" {
 		t.Errorf("the sender cannot know its own message: %+v", own.Data)
 	}
 	if heard.Data.Name != "Ana" || heard.Data.Person != you || heard.Data.Via != "" {
@@ -36,8 +37,8 @@ func TestPagesInARoomHearEachOther(t *testing.T) {
 func TestRoomsAreApart(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
-	ana.enter("general", "Ana", 0)
-	bo.enter("another-room", "Bo", 0)
+	ana.enter("general", "Ana")
+	bo.enter("another-room", "Bo")
 	ana.say("general", "not for bo", "")
 	ana.wantText("not for bo")
 	bo.say("another-room", "for bo", "")
@@ -47,12 +48,12 @@ func TestRoomsAreApart(t *testing.T) {
 func TestLeftRoomIsNotHeard(t *testing.T) {
 	_, url := serve(t, time.Hour)
 	ana, bo := open(t, url, ""), open(t, url, "")
-	ana.enter("general", "Ana", 0)
-	bo.enter("general", "Bo", 0)
-	bo.send("unsubscribe", map[string]string{"topic": "room:general"})
-	bo.enter("random", "Bo", 0)
-	ana.until(func(e event) bool { return e.Data.Type == "people" && e.Data.Count == 2 })
-	ana.until(func(e event) bool { return e.Data.Type == "people" && e.Data.Count == 1 })
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
+	bo.send("unsubscribe", "room:general", nil)
+	bo.enter("random", "Bo")
+	ana.untilHere(func(count int, _ []shown) bool { return count == 2 })
+	ana.untilHere(func(count int, _ []shown) bool { return count == 1 })
 	ana.say("general", "without bo", "")
 	ana.wantText("without bo")
 	bo.say("random", "here", "")
@@ -62,15 +63,15 @@ func TestLeftRoomIsNotHeard(t *testing.T) {
 func TestPostReachesEveryone(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
-	ana.enter("general", "Ana", 0)
-	bo.enter("general", "Bo", 0)
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
 	for _, c := range []struct{ kind, body string }{
 		{"application/x-www-form-urlencoded", "user=curl&text=hello+there"},
 		{"application/json", `{"user":"curl","text":"hello there"}`},
 		{"application/json; charset=utf-8", `{"user":" curl\n","text":" hello there "}`},
 	} {
 		status, answer := postTo(t, url+"/rooms/general/messages", c.kind, c.body)
-		if status != http.StatusAccepted || !strings.Contains(answer, `"id":`) {
+		if status != http.StatusAccepted || !strings.Contains(answer, `"key":`) {
 			t.Errorf("%s: %d %s", c.body, status, answer)
 		}
 		for _, p := range []*tab{ana, bo} {
@@ -84,69 +85,61 @@ func TestPostReachesEveryone(t *testing.T) {
 func TestNewcomerGetsTheHistory(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana := open(t, url, "")
-	ana.enter("general", "Ana", 0)
+	ana.enter("general", "Ana")
 	for _, text := range []string{"one", "two", "three"} {
 		ana.say("general", text, "")
 		ana.wantText(text)
 	}
-	h := open(t, url, "").enter("general", "Bo", 0).Data
-	if texts(h.Messages) != "one two three" || h.Gap || h.Last != h.Messages[2].ID {
-		t.Errorf("the newcomer got %+v", h)
-	}
-	h = open(t, url, "").enter("general", "Cy", h.Messages[0].ID).Data
-	if texts(h.Messages) != "two three" || h.Gap {
-		t.Errorf("who had one got %+v", h)
-	}
-	h = open(t, url, "").enter("general", "Di", h.Last).Data
-	if len(h.Messages) != 0 || h.Gap {
-		t.Errorf("who had everything got %+v", h)
+	if e := open(t, url, "").enter("general", "Bo"); texts(e) != "one two three" {
+		t.Errorf("the newcomer got %+v", e)
 	}
 }
 
-func TestGapIsTold(t *testing.T) {
+func TestReturnerGetsWhatItMissed(t *testing.T) {
 	chat, url := serve(t, leaveGrace)
-	ana := open(t, url, "")
-	empty := ana.enter("general", "Ana", 0).Data
-	for i := range maxHistory + 1 {
+	ana := open(t, url, "ana")
+	ana.enter("general", "Ana")
+	ana.say("general", "heard", "")
+	seen := ana.wantText("heard").At
+	ana.ws.CloseNow()
+	back := func() event {
+		t.Helper()
+		return open(t, url, "ana").ask("subscribe", "room:general", object{"since": seen})
+	}
+
+	if e := back(); !e.Recovered || len(e.Messages) != 0 {
+		t.Errorf("who missed nothing got %+v", e)
+	}
+	for i := range maxHistory {
 		if _, err := chat.Say("general", message{Name: "n", Text: strconv.Itoa(i)}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	all := open(t, url, "").enter("general", "Bo", 0).Data
-	if len(all.Messages) != maxHistory || all.Messages[0].Text != "1" || all.Gap {
-		t.Errorf("the newcomer got %d from %q, gap %v", len(all.Messages), all.Messages[0].Text, all.Gap)
+	if e := back(); !e.Recovered || len(e.Messages) != maxHistory || e.Messages[0].Data.Text != "0" {
+		t.Errorf("who missed all that is kept got %d, recovered %v", len(e.Messages), e.Recovered)
 	}
-	for _, c := range []struct {
-		name  string
-		after int64
-		gap   bool
-	}{
-		{"was there before the first", empty.Last, true},
-		{"misses none that is kept", all.Messages[0].ID - 1, false},
-		{"is of an earlier run", 1, true},
-		{"is of a run with a clock ahead", all.Last + 1, true},
-	} {
-		h := open(t, url, "").enter("general", "Cy", c.after).Data
-		if h.Gap != c.gap {
-			t.Errorf("who %s: gap %v", c.name, h.Gap)
-		}
-		if c.gap && len(h.Messages) != maxHistory {
-			t.Errorf("who %s got %d messages", c.name, len(h.Messages))
-		}
+	if _, err := chat.Say("general", message{Name: "n", Text: "one too many"}); err != nil {
+		t.Fatal(err)
+	}
+	if e := back(); e.Recovered {
+		t.Errorf("who missed more was not told, and got %d", len(e.Messages))
 	}
 }
 
 func TestNothingIsSaidTwice(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana, bo := open(t, url, "ana"), open(t, url, "")
-	bo.enter("general", "Bo", 0)
-	ana.enter("general", "Ana", 0)
+	bo.enter("general", "Bo")
+	ana.enter("general", "Ana")
 	ana.say("general", "hello", "k1")
 	bo.wantText("hello")
 
 	again := open(t, url, "ana") // lost its connection before it heard back
-	again.enter("general", "Ana", 0)
-	again.say("general", "hello", "k1")
+	again.enter("general", "Ana")
+	id := again.say("general", "hello", "k1")
+	if e := again.until(func(e event) bool { return e.ID == id }); e.Op != "reply" {
+		t.Errorf("who sent it again was told %+v", e)
+	}
 	again.say("general", "next", "k2")
 	bo.wantText("next")
 	bo.say("general", "same key, another person", "k2")
@@ -156,19 +149,17 @@ func TestNothingIsSaidTwice(t *testing.T) {
 func TestPeopleAreCountedOnce(t *testing.T) {
 	_, url := serve(t, 20*time.Millisecond)
 	bo := open(t, url, "bo")
-	bo.enter("general", "Bo", 0)
+	bo.enter("general", "Bo")
 	count := func(people, tabs int) {
 		t.Helper()
-		bo.until(func(e event) bool {
-			return e.Data.Type == "people" && e.Data.Count == people && e.Data.People[0].Tabs == tabs
-		})
+		bo.untilHere(func(count int, all []shown) bool { return count == people && all[0].Tabs == tabs })
 	}
 	first, second := open(t, url, "ana"), open(t, url, "ana")
-	first.enter("general", "Ana", 0)
+	first.enter("general", "Ana")
 	count(2, 1)
-	second.enter("general", "Ana", 0)
+	second.enter("general", "Ana")
 	count(2, 2)
-	second.enter("general", "Ana", 0) // again, as after a reconnect that the server did not notice
+	second.here("general", "Ana") // says it again
 	count(2, 2)
 	first.ws.CloseNow()
 	count(2, 1)
@@ -179,46 +170,53 @@ func TestPeopleAreCountedOnce(t *testing.T) {
 func TestReloadIsNoLeaving(t *testing.T) {
 	_, url := serve(t, time.Hour)
 	bo := open(t, url, "")
-	bo.enter("general", "Bo", 0)
+	bo.enter("general", "Bo")
 	ana := open(t, url, "ana")
-	ana.enter("general", "Ana", 0)
-	bo.until(func(e event) bool { return e.Data.Count == 2 })
+	ana.enter("general", "Ana")
+	bo.untilHere(func(count int, _ []shown) bool { return count == 2 })
 
 	ana.ws.CloseNow()
-	open(t, url, "ana").enter("general", "Anna", 0)
-	bo.until(func(e event) bool {
-		if e.Data.Type == "people" && e.Data.Count != 2 {
-			t.Errorf("%d here during the reload", e.Data.Count)
+	open(t, url, "ana").enter("general", "Anna")
+	bo.untilHere(func(count int, all []shown) bool {
+		if count != 2 {
+			t.Errorf("%d here during the reload", count)
 		}
-		return e.Data.Count == 2 && e.Data.People[0].Name == "Anna"
+		return all[0].Name == "Anna"
 	})
 }
 
 func TestGraceBeginsWithTheLastTab(t *testing.T) {
-	r := newRoom("general", 1)
+	chat, _ := serve(t, leaveGrace)
+	chat.mu.Lock()
+	defer chat.mu.Unlock()
+	first, second := &visitor{person: "ana", room: "general"}, &visitor{person: "ana", room: "general"}
 	gone := func(after time.Duration, want bool) {
 		t.Helper()
-		if got := r.forget("ana", after); got != want {
+		chat.forget("general", "ana", after)
+		if got := chat.rooms["general"]["ana"] == nil; got != want {
 			t.Errorf("forgotten after %v: %v", after, got)
 		}
 	}
-	r.enter("ana", "Ana", true)
-	r.enter("ana", "Ana", true)
-	r.leave("ana")
+	chat.arrive("general", "ana")
+	chat.arrive("general", "ana")
+	chat.leave(first)
 	gone(0, false)
-	r.leave("ana")
+	chat.leave(second)
 	gone(time.Hour, false)
 	gone(0, true)
-	gone(0, false)
+	gone(0, true)
+	if len(chat.rooms) != 0 {
+		t.Error("the room is still known with nobody in it")
+	}
 }
 
 func TestRenameIsSeenByAll(t *testing.T) {
 	_, url := serve(t, leaveGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
-	ana.enter("general", "Ana", 0)
-	bo.enter("general", "Bo", 0)
-	ana.send("rename", map[string]string{"name": "Zoe"})
-	bo.until(func(e event) bool { return e.Data.Count == 2 && e.Data.People[1].Name == "Zoe" })
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
+	ana.here("general", "Zoe")
+	bo.untilHere(func(count int, all []shown) bool { return count == 2 && all[1].Name == "Zoe" })
 	ana.say("general", "hi", "")
 	if e := bo.wantText("hi"); e.Data.Name != "Zoe" {
 		t.Errorf("said by %q", e.Data.Name)
@@ -228,50 +226,52 @@ func TestRenameIsSeenByAll(t *testing.T) {
 func TestInvalidInputIsRefused(t *testing.T) {
 	chat, url := serve(t, leaveGrace)
 	ana := open(t, url, "")
-	ana.enter("general", "Ana", 0)
 	long := strings.Repeat("é", maxText+1)
+	key := strings.Repeat("k", maxKey+1)
 
 	for _, c := range []struct {
-		topic string
-		data  any
-		want  error
+		op, topic string
+		data      any
+		want      error
 	}{
-		{"subscribe", map[string]string{"topic": "room:No Room", "name": "Ana"}, errRoomName},
-		{"subscribe", map[string]string{"topic": "room:", "name": "Ana"}, errRoomName},
-		{"subscribe", map[string]string{"topic": "job:build", "name": "Ana"}, errNoRoom},
-		{"subscribe", map[string]string{"topic": "room:random", "name": "\u202e \u0000"}, errNoName},
-		{"subscribe", map[string]string{"topic": "room:random", "name": long}, errLongName},
-		{"rename", map[string]string{"name": "\u200b"}, errNoName},
-		{"publish", map[string]string{"topic": "elsewhere"}, errNoRoom},
-		{"subscribe", "text", nil},
-		{"dance", nil, nil},
+		{"request", "say", object{"room": "general", "text": "nobody yet"}, errNoName},
+		{"request", "here", object{"room": "general", "name": "Ana"}, nil},
+		{"subscribe", "room:No Room", nil, errRoomName},
+		{"subscribe", "room:", nil, errRoomName},
+		{"subscribe", "people:-", nil, errRoomName},
+		{"subscribe", "job:secret", nil, errNoTopic},
+		{"history", "general", nil, errNoTopic},
+		{"request", "here", object{"room": "No Room", "name": "Ana"}, errRoomName},
+		{"request", "here", object{"room": "random", "name": "\u202e \u0000"}, errNoName},
+		{"request", "here", object{"room": "random", "name": long}, errLongName},
+		{"request", "here", object{"room": "general", "name": "\u200b"}, errNoName},
+		{"request", "say", object{"room": "general", "text": " \n "}, errNoText},
+		{"request", "say", object{"room": "general", "text": long}, errLongText},
+		{"request", "say", object{"room": "general", "text": "hi", "key": key}, errLongKey},
+		{"request", "say", object{"room": "elsewhere/", "text": "hi"}, errRoomName},
+		{"request", "say", "text", errUnclear},
+		{"request", "dance", object{}, errUnclear},
+		{"request", "dance", nil, errUnclear},
 	} {
-		ana.send(c.topic, c.data)
-		e := ana.next("error")
-		if c.want != nil && e.Data.Message != c.want.Error() || e.Data.Message == "" {
-			t.Errorf("%s %v: was told %q", c.topic, c.data, e.Data.Message)
+		e := ana.ask(c.op, c.topic, object{"data": c.data, "limit": 1})
+		var told error
+		if e.Op == "error" {
+			told = refusal(e.Message)
+		}
+		if fmt.Sprint(told) != fmt.Sprint(c.want) {
+			t.Errorf("%s %s %v: was told %+v", c.op, c.topic, c.data, e)
 		}
 	}
-
-	for _, c := range []struct {
-		room, text, key string
-		want            error
-	}{
-		{"general", " \n ", "k", errNoText},
-		{"general", long, "k", errLongText},
-		{"general", "hi", strings.Repeat("k", maxKey+1), errLongKey},
-		{"random", "hi", "k", errNotInRoom},
-	} {
-		ana.say(c.room, c.text, c.key)
-		if e := ana.next("refused"); e.Data.Reason != c.want.Error() || e.Data.Key != c.key {
-			t.Errorf("%.20q in %s: was told %q", c.text, c.room, e.Data.Reason)
-		}
+	if e := ana.ask("publish", "room:general", object{"data": message{Text: "hi"}}); e.Code != "forbidden" {
+		t.Errorf("who went around the checks was told %+v", e)
 	}
-	if said := chat.History("general"); len(said) != 0 {
-		t.Errorf("%d messages were taken", len(said))
+	if all := said(t, chat, "general"); len(all) != 0 {
+		t.Errorf("%d messages were taken", len(all))
 	}
-	ana.say("general", strings.Repeat("é", maxText), "") // and she is still connected
-	ana.next("message")
+	longest := object{"room": "general", "text": strings.Repeat("é", maxText)}
+	if e := ana.ask("request", "say", object{"data": longest}); e.Op != "reply" {
+		t.Errorf("the longest text was refused: %s", e.Message)
+	}
 }
 
 func TestInvalidPostIsRefused(t *testing.T) {
@@ -282,16 +282,16 @@ func TestInvalidPostIsRefused(t *testing.T) {
 		status           int
 		want             string
 	}{
-		{"general", form, "user=curl", 400, errNoText.Error()},
-		{"general", form, "text=hi", 400, errNoName.Error()},
-		{"general", form, "user=" + strings.Repeat("x", maxName+1) + "&text=hi", 400, errLongName.Error()},
-		{"general", form, "user=curl&text=" + strings.Repeat("x", maxText+1), 400, errLongText.Error()},
-		{"general", form, "user=curl&text=" + strings.Repeat("x", maxBody), 413, errLongText.Error()},
+		{"general", form, "user=curl", 400, errNoText.Message},
+		{"general", form, "text=hi", 400, errNoName.Message},
+		{"general", form, "user=" + strings.Repeat("x", maxName+1) + "&text=hi", 400, errLongName.Message},
+		{"general", form, "user=curl&text=" + strings.Repeat("x", maxText+1), 400, errLongText.Message},
+		{"general", form, "user=curl&text=" + strings.Repeat("x", maxBody), 413, errLongText.Message},
 		{"general", form, "user=%zz", 400, "not understood"},
 		{"general", json, `{"user":"curl"`, 400, "not understood"},
 		{"general", json, `["curl"]`, 400, "not understood"},
 		{"general", "text/plain", "hi", 415, "send a form or JSON"},
-		{"General", form, "user=curl&text=hi", 404, errRoomName.Error()},
+		{"General", form, "user=curl&text=hi", 404, errRoomName.Message},
 		{"%2e%2e", form, "user=curl&text=hi", 404, ""},
 	} {
 		status, answer := postTo(t, url+"/rooms/"+c.room+"/messages", c.kind, c.body)
@@ -299,8 +299,8 @@ func TestInvalidPostIsRefused(t *testing.T) {
 			t.Errorf("%s %.40s: %d %s, want %d %s", c.room, c.body, status, answer, c.status, c.want)
 		}
 	}
-	if said := chat.History("general"); len(said) != 0 {
-		t.Errorf("%d messages were taken", len(said))
+	if all := said(t, chat, "general"); len(all) != 0 {
+		t.Errorf("%d messages were taken", len(all))
 	}
 }
 
@@ -326,7 +326,7 @@ func TestOtherSitesMayNotPost(t *testing.T) {
 
 func TestPageLoadsFromHereAlone(t *testing.T) {
 	_, url := serve(t, leaveGrace)
-	for _, path := range []string{"/", "/page/chat.js", "/page/log.js", "/page/me.js", "/page/room.js", "/page/chat.css",
+	for _, path := range []string{"/", "/page/chat.js", "/page/log.js", "/page/me.js", "/page/room.js", "/page/line.js", "/page/chat.css",
 		"/page/icon.svg", "/live.js", "/rooms/general/messages"} {
 		resp, err := http.Get(url + path)
 		if err != nil {
@@ -359,18 +359,41 @@ func TestPageLoadsFromHereAlone(t *testing.T) {
 func TestRoomsAreBounded(t *testing.T) {
 	chat, url := serve(t, leaveGrace)
 	ana := open(t, url, "")
-	ana.enter("ours", "Ana", 0)
+	ana.enter("ours", "Ana")
+	ana.say("ours", "kept", "")
+	ana.wantText("kept")
 	for i := range 2 * maxRooms {
 		if _, err := chat.Say(fmt.Sprint("room-", i), message{Name: "n", Text: "t"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(chat.rooms) != maxRooms {
-		t.Errorf("%d rooms", len(chat.rooms))
+	if len(said(t, chat, "room-0")) != 0 || len(said(t, chat, fmt.Sprint("room-", 2*maxRooms-1))) != 1 {
+		t.Error("the quietest rooms did not make place for others")
 	}
-	for _, name := range append([]string{"ours"}, readyRooms...) {
-		if chat.rooms[name] == nil {
-			t.Errorf("%s is gone", name)
+	if len(said(t, chat, "ours")) != 1 {
+		t.Error("a room with someone in it was forgotten")
+	}
+
+	var pages []*tab
+	for i := 0; ; i++ {
+		if i%(maxTabTopics/2) == 0 {
+			pages = append(pages, open(t, url, ""))
+		}
+		room, page := fmt.Sprint("full-", i), pages[len(pages)-1]
+		if page.ask("subscribe", peoplePrefix+room, nil).Op == "error" {
+			break
+		}
+		if i > maxRooms {
+			t.Fatalf("%d rooms were made", i)
+		}
+		page.ask("subscribe", roomPrefix+room, nil)
+	}
+	if _, err := chat.Say("another", message{Name: "n", Text: "t"}); err != errTaken {
+		t.Errorf("one more room: %v", err)
+	}
+	for _, room := range []string{"general", "ours"} {
+		if e := open(t, url, "").ask("subscribe", roomPrefix+room, nil); e.Op == "error" {
+			t.Errorf("%s: %s", room, e.Message)
 		}
 	}
 }
@@ -378,7 +401,8 @@ func TestRoomsAreBounded(t *testing.T) {
 func TestBuildsArePublished(t *testing.T) {
 	chat, url := serve(t, leaveGrace)
 	ana := open(t, url, "")
-	ana.enter(buildRoom, "Ana", 0)
+	ana.enter(buildRoom, "Ana")
+	ana.send("subscribe", buildTopic, object{"last": 1})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -387,13 +411,13 @@ func TestBuildsArePublished(t *testing.T) {
 	}()
 	ana.until(func(e event) bool { return e.Topic == buildTopic && e.Data.Number == 1 && e.Data.Progress == 48 })
 	ana.until(func(e event) bool { return e.Topic == buildTopic && e.Data.Progress == 100 })
-	e := ana.next("message")
+	e := ana.until(func(e event) bool { return e.is(roomPrefix) })
 	if !strings.HasPrefix(e.Data.Text, "Build #1 passed") || e.Data.Via != "job" {
 		t.Errorf("was told %+v", e.Data)
 	}
 	// Who comes between two steps need not wait for the next.
-	if e := open(t, url, "").next(buildTopic); e.Data.Number == 0 {
-		t.Errorf("the newcomer was told %+v", e.Data)
+	if e := open(t, url, "").ask("subscribe", buildTopic, object{"last": 1}); len(e.Messages) != 1 {
+		t.Errorf("the newcomer was told %+v", e)
 	}
 	stop()
 	<-ended
@@ -414,7 +438,7 @@ func TestShutdownSendsPagesAway(t *testing.T) {
 	url := strings.TrimSpace(strings.TrimPrefix(line, "Chat: "))
 
 	ana := open(t, url, "")
-	ana.enter("general", "Ana", 0)
+	ana.enter("general", "Ana")
 	begun := time.Now()
 	stop()
 	ana.awaitEnd()

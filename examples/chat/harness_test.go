@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -50,33 +51,38 @@ func serve(t *testing.T, grace time.Duration) (*Chat, string) {
 
 // event is anything that the server sends a page.
 type event struct {
+	Op    string
+	ID    int
 	Topic string
-	Data  struct {
-		Type string
+	At    string
 
-		ID                           int64
-		Person, Name, Text, Via, Key string
+	Code, Message string // error
+	Recovered     bool   // reply
+	Messages      []struct {
+		At   string
+		Data message
+	}
 
-		You      string
-		Messages []message
-		Last     int64
-		Gap      bool
+	Data struct {
+		Key, Person, Name, Text, Via string
+		You                          string
 
 		Count  int
 		People []shown
-
-		Reason  string
-		Message string
 
 		Number, Progress int
 		Stage            string
 	}
 }
 
-// tab is a page, as a plain WebSocket client.
+// is reports whether it is a publication in topics of that kind.
+func (e event) is(prefix string) bool { return e.Op == "" && strings.HasPrefix(e.Topic, prefix) }
+
+// tab is a page, as a WebSocket client of live.v1.
 type tab struct {
 	t      *testing.T
 	ws     *websocket.Conn
+	lastID int
 	events chan event // closed when the connection has ended
 	ended  error      // why; to be read after that
 }
@@ -90,14 +96,15 @@ func open(t *testing.T, url, cookie string) *tab {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url+"/live", &websocket.DialOptions{HTTPHeader: header})
+	options := &websocket.DialOptions{HTTPHeader: header, Subprotocols: []string{"live.v1"}}
+	ws, _, err := websocket.Dial(ctx, url+"/live", options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ws.SetReadLimit(-1)
 	p := &tab{t: t, ws: ws, events: make(chan event, 1000)}
 	t.Cleanup(func() { ws.CloseNow() })
-	go p.read()
+	go p.read() // ends with the connection
 	return p
 }
 
@@ -117,33 +124,52 @@ func (p *tab) read() {
 	}
 }
 
-func (p *tab) send(topic string, data any) {
+// object is one of JSON.
+type object map[string]any
+
+// send sends an operation and returns its id.
+func (p *tab) send(op, topic string, members object) int {
 	p.t.Helper()
-	raw, err := json.Marshal(map[string]any{"topic": topic, "data": data})
+	p.lastID++
+	frame := object{"op": op, "id": p.lastID, "topic": topic}
+	maps.Copy(frame, members)
+	raw, err := json.Marshal(frame)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	if err := p.ws.Write(context.Background(), websocket.MessageText, raw); err != nil {
 		p.t.Fatal(err)
 	}
+	return p.lastID
 }
 
-// enter goes into a room and returns the history that comes back.
-func (p *tab) enter(room, name string, after int64) event {
+// ask sends an operation and returns its answer. What comes before it is lost.
+func (p *tab) ask(op, topic string, members object) event {
 	p.t.Helper()
-	p.send("subscribe", map[string]any{"topic": roomPrefix + room, "name": name, "after": after})
-	return p.next("history")
+	id := p.send(op, topic, members)
+	return p.until(func(e event) bool { return e.ID == id })
 }
 
-func (p *tab) say(room, text, key string) {
+// enter goes into a room as a page does, and returns what is said of the history.
+func (p *tab) enter(room, name string) event {
 	p.t.Helper()
-	p.send("publish", map[string]any{"topic": roomPrefix + room, "data": map[string]string{"text": text, "key": key}})
+	history := p.ask("subscribe", roomPrefix+room, object{"last": maxHistory})
+	p.ask("subscribe", peoplePrefix+room, nil)
+	if e := p.here(room, name); e.Op != "reply" {
+		p.t.Fatalf("%s could not enter %s: %s", name, room, e.Message)
+	}
+	return history
 }
 
-// next returns the next event of a type; "error" is the topic of that name.
-func (p *tab) next(kind string) event {
+func (p *tab) here(room, name string) event {
 	p.t.Helper()
-	return p.until(func(e event) bool { return e.Data.Type == kind || e.Topic == kind })
+	return p.ask("request", "here", object{"data": object{"room": room, "name": name}})
+}
+
+// say says something without waiting for the answer.
+func (p *tab) say(room, text, key string) int {
+	p.t.Helper()
+	return p.send("request", "say", object{"data": object{"room": room, "text": text, "key": key}})
 }
 
 // until returns the next event for which ok.
@@ -165,6 +191,12 @@ func (p *tab) until(ok func(event) bool) event {
 	}
 }
 
+// untilHere waits for a list of people.
+func (p *tab) untilHere(ok func(count int, people []shown) bool) {
+	p.t.Helper()
+	p.until(func(e event) bool { return e.is(peoplePrefix) && ok(e.Data.Count, e.Data.People) })
+}
+
 // awaitEnd returns when the connection has ended.
 func (p *tab) awaitEnd() {
 	p.t.Helper()
@@ -184,7 +216,7 @@ func (p *tab) awaitEnd() {
 // wantText checks that the next message has that text, and returns it.
 func (p *tab) wantText(text string) event {
 	p.t.Helper()
-	e := p.next("message")
+	e := p.until(func(e event) bool { return e.is(roomPrefix) })
 	if e.Data.Text != text {
 		p.t.Errorf("heard %q, want %q", e.Data.Text, text)
 	}
@@ -206,10 +238,21 @@ func postTo(t *testing.T, url, kind, body string) (status int, answer string) {
 	return resp.StatusCode, string(raw)
 }
 
-func texts(messages []message) string {
+// texts returns those of an answer's messages.
+func texts(e event) string {
 	var all []string
-	for _, m := range messages {
-		all = append(all, m.Text)
+	for _, m := range e.Messages {
+		all = append(all, m.Data.Text)
 	}
 	return strings.Join(all, " ")
+}
+
+// said returns what a room remembers.
+func said(t *testing.T, chat *Chat, room string) []message {
+	t.Helper()
+	all, err := chat.History(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
 }

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/livetopic/livetopic/live"
 )
 
 // What comes from outside is checked here, whichever way it came. A page makes
@@ -19,31 +20,34 @@ const (
 )
 
 var (
-	errNoName   = errors.New("the name is empty")
-	errLongName = fmt.Errorf("the name is longer than %d characters", maxName)
-	errNoText   = errors.New("the text is empty")
-	errLongText = fmt.Errorf("the text is longer than %d characters", maxText)
-	errLongKey  = fmt.Errorf("the key is longer than %d bytes", maxKey)
-	errRoomName = errors.New("a room's name is 1 to 32 of a-z, 0-9 and -, and does not begin with -")
-	errNoRoom   = errors.New("a room's topic is " + roomPrefix + " and its name")
+	errNoName   = refusal("the name is empty")
+	errLongName = refusal(fmt.Sprintf("the name is longer than %d characters", maxName))
+	errNoText   = refusal("the text is empty")
+	errLongText = refusal(fmt.Sprintf("the text is longer than %d characters", maxText))
+	errLongKey  = refusal(fmt.Sprintf("the key is longer than %d bytes", maxKey))
+	errRoomName = refusal("a room's name is 1 to 32 of a-z, 0-9 and -, and does not begin with -")
+	errNoTopic  = refusal("there is no such topic here")
+	errTaken    = refusal("all rooms are taken; come to one that exists")
+	errUnclear  = refusal("the request is not understood")
 )
+
+// refusal is an error whose text a page is told, unlike that of any other.
+func refusal(text string) *live.ClientError {
+	return &live.ClientError{Code: "refused", Message: text}
+}
 
 var roomName = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
-func checkRoom(name string) error {
-	if !roomName.MatchString(name) {
-		return errRoomName
+// clean makes of a message what may be published, or says why it may not.
+func (m *message) clean() (err error) {
+	if m.Text, err = cleanText(m.Text); err != nil {
+		return err
 	}
-	return nil
-}
-
-// roomOf returns the name of the room whose topic it is.
-func roomOf(topic string) (string, error) {
-	name, ok := strings.CutPrefix(topic, roomPrefix)
-	if !ok {
-		return "", errNoRoom
+	if len(m.Key) > maxKey {
+		return errLongKey
 	}
-	return name, checkRoom(name)
+	m.Name, err = cleanName(m.Name)
+	return err
 }
 
 // cleanName makes one line without a control character of a name.

@@ -4,8 +4,8 @@
 //	go run ./examples/chat
 //
 // Read it in this order: main.go starts and ends the program, chat.go is what
-// sessions may do, room.go what a room remembers, person.go how a browser is
-// known again, input.go what is let in, routes.go the HTTP side, builds.go the
+// pages may hear, ask and say, people.go who is in a room, person.go how a browser
+// is known again, input.go what is let in, routes.go the HTTP side, builds.go the
 // job in the background. The page is in page/.
 package main
 

@@ -12,6 +12,7 @@ import (
 	"github.com/go-mizu/mizu"
 
 	"github.com/livetopic/livetopic/client"
+	"github.com/livetopic/livetopic/live"
 )
 
 // maxBody is the largest body of a POST: the longest text, percent-encoded.
@@ -64,10 +65,14 @@ func (c *Chat) page(ctx *mizu.Ctx) error {
 
 func (c *Chat) listMessages(ctx *mizu.Ctx) error {
 	room := ctx.Param("room")
-	if err := checkRoom(room); err != nil {
-		return fail(ctx, http.StatusNotFound, err)
+	if !roomName.MatchString(room) {
+		return fail(ctx, http.StatusNotFound, errRoomName)
 	}
-	return ctx.JSON(http.StatusOK, map[string]any{"messages": c.History(room)})
+	said, err := c.History(ctx.Request().Context(), room)
+	if err != nil {
+		return fail(ctx, http.StatusServiceUnavailable, err)
+	}
+	return ctx.JSON(http.StatusOK, map[string]any{"messages": said})
 }
 
 // postMessage publishes from an HTTP handler. Nobody is asked who they are, so
@@ -81,12 +86,12 @@ func (c *Chat) postMessage(ctx *mizu.Ctx) error {
 	switch {
 	case errors.Is(err, errRoomName):
 		return fail(ctx, http.StatusNotFound, err)
-	case errors.Is(err, errRoomsTaken):
+	case errors.Is(err, errTaken), errors.Is(err, live.ErrServerClosed):
 		return fail(ctx, http.StatusServiceUnavailable, err)
 	case err != nil:
 		return fail(ctx, http.StatusBadRequest, err)
 	}
-	return ctx.JSON(http.StatusAccepted, map[string]any{"id": said.ID})
+	return ctx.JSON(http.StatusAccepted, said)
 }
 
 type post struct {
@@ -119,5 +124,10 @@ func readPost(ctx *mizu.Ctx) (p post, status int, err error) {
 }
 
 func fail(ctx *mizu.Ctx, status int, err error) error {
-	return ctx.JSON(status, map[string]string{"error": err.Error()})
+	text := err.Error()
+	var refused *live.ClientError
+	if errors.As(err, &refused) {
+		text = refused.Message
+	}
+	return ctx.JSON(status, map[string]string{"error": text})
 }

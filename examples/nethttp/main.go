@@ -16,26 +16,30 @@ const page = `<!doctype html><html lang="en"><meta name="viewport" content="widt
 <script type="module">
 	import { connect } from "/live.js";
 	const live = connect("/live"), form = document.querySelector("form"), list = document.querySelector("ul");
-	live.subscribe("chat", (text) => list.appendChild(document.createElement("li")).append(String(text)));
-	form.onsubmit = () => { live.send("say", form.text.value); form.reset(); return false; };
+	live.subscribe("chat", (text) => list.appendChild(document.createElement("li")).append(String(text)), { last: 50 });
+	form.onsubmit = () => { live.publish("chat", form.text.value).catch(alert); form.reset(); return false; };
 </script>`
 
 func handler() http.Handler {
-	var server *live.Server
-	server = live.New(live.Options{
-		OnConnect: func(_ context.Context, s *live.Session) error { return server.Subscribe(s, "chat") },
-		OnMessage: func(_ context.Context, _ *live.Session, topic string, data []byte) {
-			if topic == "say" {
-				server.Publish("chat", data)
-			}
-		},
-		ReadLimit: 4096, // bytes: a long message
+	server := live.New(live.Options{
+		OnSubscribe: func(_ context.Context, _ *live.Session, topic string) error { return only(topic) },
+		OnPublish:   func(_ context.Context, _ *live.Session, topic string, _ []byte) error { return only(topic) },
+		Topics:      func(string) live.TopicOptions { return live.TopicOptions{History: 50} },
+		ReadLimit:   4096, // bytes: a long message
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/live", server.Handler())
 	mux.Handle("/live.js", client.Handler())
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
 	return mux
+}
+
+// only allows everyone the one topic that there is.
+func only(topic string) error {
+	if topic != "chat" {
+		return live.ErrInvalidTopic
+	}
+	return nil
 }
 
 func main() {

@@ -18,34 +18,47 @@ func TestWhatOneSaysAllHear(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 
-	var pages [2]*websocket.Conn
-	for i := range pages {
-		ws, _, err := websocket.Dial(ctx, server.URL+"/live", nil)
+	open := func() *websocket.Conn {
+		t.Helper()
+		ws, _, err := websocket.Dial(ctx, server.URL+"/live", &websocket.DialOptions{Subprotocols: []string{"live.v1"}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer ws.CloseNow()
-		pages[i] = ws
+		t.Cleanup(func() { ws.CloseNow() })
+		return ws
 	}
-	say := func(ws *websocket.Conn, message string) {
+	say := func(ws *websocket.Conn, frame string) {
 		t.Helper()
-		if err := ws.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+		if err := ws.Write(ctx, websocket.MessageText, []byte(frame)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	hear := func(ws *websocket.Conn, text string) {
+	hear := func(ws *websocket.Conn, want string) {
 		t.Helper()
 		_, heard, err := ws.Read(ctx)
-		if want := `{"topic":"chat","data":"` + text + `"}`; err != nil || string(heard) != want {
+		if err != nil || !strings.Contains(string(heard), want) {
 			t.Fatalf("heard %s, %v, want %s", heard, err, want)
 		}
 	}
-	// Who hears itself is subscribed, and then hears the other too.
-	say(pages[1], `{"topic":"say","data":"here"}`)
-	hear(pages[1], "here")
-	say(pages[0], `{"topic":"anything else","data":"ignored"}`)
-	say(pages[0], `{"topic":"say","data":"hello"}`)
-	hear(pages[1], "hello")
+
+	ana, bo := open(), open()
+	for _, ws := range []*websocket.Conn{ana, bo} {
+		hear(ws, `"op":"hello"`)
+		say(ws, `{"op":"subscribe","id":1,"topic":"chat","last":50}`)
+		hear(ws, `"messages":[]`)
+	}
+	say(ana, `{"op":"publish","id":2,"topic":"chat","data":"hello"}`)
+	hear(ana, `{"topic":"chat","data":"hello"`)
+	hear(bo, `{"topic":"chat","data":"hello"`)
+
+	late := open()
+	hear(late, `"op":"hello"`)
+	say(late, `{"op":"subscribe","id":1,"topic":"chat","last":50}`)
+	hear(late, `"data":"hello"`)
+	say(late, `{"op":"publish","id":2,"topic":"elsewhere","data":"hello"}`)
+	hear(late, `"code":"forbidden"`)
+	say(late, `{"op":"subscribe","id":3,"topic":"elsewhere"}`)
+	hear(late, `"code":"forbidden"`)
 }
 
 func TestThePageIsServed(t *testing.T) {

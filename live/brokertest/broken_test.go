@@ -28,6 +28,7 @@ type all interface {
 // not nil.
 type broken struct {
 	all
+	sink        live.Sink // after Start
 	deliver     func(sink live.Sink, p *live.Publication)
 	start       func()
 	subscribe   func(topic string) string // the topic that is meant
@@ -58,6 +59,7 @@ func (b *broken) Start(s live.Sink) {
 	if b.start != nil {
 		b.start()
 	}
+	b.sink = s
 	b.all.Start(brokenSink{s, b})
 }
 

@@ -100,6 +100,14 @@ func (s *Sim) Heal() {
 	s.note(-1, "", "healed")
 }
 
+// Reset loses the history of a topic, which begins another epoch.
+func (s *Sim) Reset(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begin(s.topic(topic))
+	s.note(-1, topic, "reset")
+}
+
 // Log returns every publication that was ever taken on a topic, in order, through
 // all epochs.
 func (s *Sim) Log(topic string) []Entry {

@@ -1,9 +1,9 @@
-// The chat of examples/ in a real browser, which is found in $CHROMIUM or at /usr/bin/chromium.
+// The chat of examples/ in a real browser.
 /* global document, getComputedStyle, innerWidth, location, MutationObserver, requestAnimationFrame, window */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, test } from "node:test";
-import { chromium } from "playwright-core";
-import { buildChat, ChatServer, Network } from "./chat-server.mjs";
+import { launch } from "./browser.mjs";
+import { build, Network, Server } from "./servers.mjs";
 
 const PATIENCE = 15_000; // ms for what must happen
 const PHONE = { width: 360, height: 640 };
@@ -11,20 +11,8 @@ const PHONE = { width: 360, height: 640 };
 let chat, browser, server, people;
 
 before(async () => {
-  chat = buildChat();
-  browser = await chromium.launch({
-    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    args: [
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-    ],
-  });
+  chat = build("chat");
+  browser = await launch();
 });
 
 after(async () => {
@@ -34,7 +22,7 @@ after(async () => {
 
 beforeEach(async () => {
   people = [];
-  server = new ChatServer(chat.binary);
+  server = new Server(chat.binary);
   await server.start();
 });
 
@@ -45,9 +33,10 @@ afterEach(async () => {
 });
 
 /** Someone with a browser of their own, and the chat open in it. */
-async function visit(name, { port = server.port, room = "", ...options } = {}) {
+async function visit(name, { port = server.port, room = "", clock = false, ...options } = {}) {
   const context = await browser.newContext({ viewport: { width: 1000, height: 640 }, ...options });
   context.setDefaultTimeout(PATIENCE);
+  if (clock) await context.clock.install();
   await context.addInitScript((first) => {
     if (location.protocol === "http:") localStorage["chat.name"] ??= first;
   }, name);
@@ -76,7 +65,7 @@ async function visit(name, { port = server.port, room = "", ...options } = {}) {
 
 const connected = (page) => chip(page, /^Connected$/);
 
-const chip = (page, text) => page.locator("#chip").filter({ hasText: text }).waitFor();
+const chip = (page, text) => page.locator("#chip-text").filter({ hasText: text }).waitFor();
 
 /** Waits until these people, and no others, are in the list. */
 const here = (page, ...names) =>
@@ -88,6 +77,9 @@ const here = (page, ...names) =>
     JSON.stringify([...names].sort()),
   );
 
+/** Says something over HTTP, as curl does. */
+const post = (room, user, text) => server.call("POST", `/rooms/${room}/messages`, new URLSearchParams({ user, text }));
+
 async function say(page, text) {
   await page.getByRole("textbox", { name: "Message" }).fill(text);
   await page.getByRole("button", { name: "Send" }).click();
@@ -98,7 +90,8 @@ const heard = (page, text) =>
   page.locator(".message:not(.pending)").filter({ has: page.getByText(text, { exact: true }) }).first().waitFor();
 
 /** The texts of the messages, as they are shown. */
-const texts = (page) => page.locator(".message .text").allTextContents();
+const texts = (page) => textsOf(page.locator(".message"));
+const textsOf = (messages) => messages.locator(".text").allTextContents();
 
 const overflow = (page) =>
   page.evaluate(() => {
@@ -117,7 +110,7 @@ test("what one says the other sees", async () => {
   assert.equal(await ana.page.locator(".message.mine").count(), 1);
   assert.equal(await bo.page.locator(".message.mine").count(), 0);
   assert.match(await bo.page.locator(".message").innerText(), /^A\s+Ana\s+Hello, Bo!/);
-  await server.post("general", "curl", "From a terminal");
+  await post("general", "curl", "From a terminal");
   await heard(bo.page, "From a terminal");
   await heard(ana.page, "From a terminal");
 });
@@ -183,7 +176,7 @@ test("after a restart of the server the page comes back by itself", async () => 
   await heard(ana.page, "after");
   for (const { page } of [ana, bo]) {
     assert.deepEqual(await texts(page), ["before", "meanwhile", "after"]);
-    await page.getByText("Some messages may be missing here").waitFor();
+    await page.getByText("Some messages are missing here").waitFor();
   }
   await here(ana.page, "Ana", "Bo");
 });
@@ -215,7 +208,71 @@ test("a page that lost the network gets what it missed, once and in order", asyn
     assert.deepEqual(await texts(bo.page), all);
     assert.deepEqual(await texts(ana.page), all);
     await bo.page.getByText("While you were away").waitFor();
-    assert.equal(await bo.page.getByText("may be missing").count(), 0);
+    assert.equal(await bo.page.getByText("are missing here").count(), 0);
+  } finally {
+    network.close();
+  }
+});
+
+test("a line can be cut and mended, and what comes late is marked", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  await say(bo.page, "before");
+  await heard(ana.page, "before");
+
+  await ana.page.getByRole("button", { name: "Cut the line" }).click();
+  await chip(ana.page, /^Line cut/);
+  await say(ana.page, "from the tunnel");
+  await say(bo.page, "missed 1");
+  await say(bo.page, "missed 2");
+  await heard(bo.page, "missed 2");
+  assert.deepEqual(await texts(ana.page), ["before", "from the tunnel"]);
+  await ana.page.getByRole("button", { name: "Mend it" }).click();
+
+  await connected(ana.page);
+  await heard(ana.page, "from the tunnel");
+  await say(bo.page, "after");
+  await heard(ana.page, "after");
+  assert.deepEqual(await texts(ana.page), ["before", "missed 1", "missed 2", "from the tunnel", "after"]);
+  assert.deepEqual(await textsOf(ana.page.locator(".message", { hasText: "caught up" })), ["missed 1", "missed 2"]);
+  assert.equal(await ana.page.getByText("While you were away").count(), 1);
+  assert.equal(await bo.page.getByText("caught up").count(), 0);
+  await here(ana.page, "Ana", "Bo");
+});
+
+test("where messages are missing it says so, and goes on with those that are left", async () => {
+  const ana = await visit("Ana");
+  await say(ana.page, "before");
+  await heard(ana.page, "before");
+  await ana.page.getByRole("button", { name: "Cut the line" }).click();
+  await chip(ana.page, /^Line cut/);
+  for (let n = 1; n <= 102; n++) await post("general", "curl", `line ${n}`);
+  await ana.page.getByRole("button", { name: "Mend the line" }).click();
+
+  await heard(ana.page, "line 102");
+  const left = Array.from({ length: 100 }, (_, n) => `line ${n + 3}`);
+  assert.deepEqual(await texts(ana.page), ["before", ...left]);
+  const notes = await ana.page.locator("#messages > :not(.message)").allTextContents();
+  assert.deepEqual(notes, ["Some messages are missing here"]);
+  assert.match(await ana.page.locator(".gap + .message").innerText(), /line 3\b/);
+  await post("general", "curl", "after");
+  await heard(ana.page, "after");
+  assert.equal(await ana.page.locator(".message").last().getByText("caught up").count(), 0);
+});
+
+test("nobody has to wait for the next attempt", async () => {
+  const network = new Network();
+  await network.listen(server.port);
+  try {
+    const ana = await visit("Ana", { port: network.port, clock: true });
+    network.cut();
+    await chip(ana.page, /^Reconnecting in/);
+    await ana.page.clock.pauseAt(await ana.page.evaluate(() => Date.now() + 1000));
+    await chip(ana.page, /^Reconnecting in/);
+    network.mend();
+    await ana.page.getByRole("button", { name: "Try now" }).click();
+    await connected(ana.page);
+    assert.equal(await ana.page.evaluate(() => document.activeElement.id), "text");
   } finally {
     network.close();
   }
@@ -258,7 +315,7 @@ test("what people write is text, never HTML", async () => {
 
 test("the log stays where it is read, and says that there is more", async () => {
   const ana = await visit("Ana");
-  for (let n = 1; n <= 40; n++) await server.post("general", "curl", `line ${n}`);
+  for (let n = 1; n <= 40; n++) await post("general", "curl", `line ${n}`);
   await heard(ana.page, "line 40");
   const log = ana.page.getByRole("log");
   const toEnd = () => log.evaluate((item) => item.scrollHeight - item.scrollTop - item.clientHeight);
@@ -267,14 +324,14 @@ test("the log stays where it is read, and says that there is more", async () => 
   await log.evaluate((item) => (item.scrollTop = 100));
   await ana.page.waitForFunction(() => document.getElementById("log").scrollTop === 100);
   await ana.page.evaluate(() => new Promise(requestAnimationFrame)); // the scroll event has been heard
-  await server.post("general", "curl", "one more");
+  await post("general", "curl", "one more");
   const cue = ana.page.getByRole("button", { name: "1 new message" });
   await cue.waitFor();
   assert.equal(await log.evaluate((item) => item.scrollTop), 100);
   await cue.click();
   await cue.waitFor({ state: "hidden" });
   assert.ok((await toEnd()) <= 1);
-  await server.post("general", "curl", "and one");
+  await post("general", "curl", "and one");
   await heard(ana.page, "and one");
   assert.ok((await toEnd()) <= 1, "it follows again");
 });
@@ -310,7 +367,7 @@ for (const colorScheme of ["light", "dark"]) {
   for (const viewport of [PHONE, { width: 1280, height: 720 }]) {
     test(`it fits ${viewport.width}px, ${colorScheme}`, async () => {
       const ana = await visit("Ana", { viewport, colorScheme });
-      await server.post("general", "x".repeat(40), "y".repeat(400));
+      await post("general", "x".repeat(40), "y".repeat(400));
       await say(ana.page, "z".repeat(400));
       await heard(ana.page, "z".repeat(400));
       assert.equal(await overflow(ana.page), false);
@@ -348,7 +405,7 @@ test("the keyboard is enough", async () => {
   await here(ana.page, "Anna");
   assert.equal(await focused(), "text");
 
-  for (const expected of ["log", "Save", "name", "Enter", "other", "builds", "random"]) {
+  for (const expected of ["log", "Save", "name", "cut", "Enter", "other", "builds", "random"]) {
     await keyboard.press("Shift+Tab");
     assert.equal(await focused(), expected);
   }

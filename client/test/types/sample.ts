@@ -1,6 +1,20 @@
 // A program as a user writes it: it compiles under --strict, and what is wrong in it is found.
 import { connect, LiveClient, LiveError } from "livetopic";
-import type { Events, LiveErrorCode, Message, Options, Outgoing, SocketLike, State, StateEvent } from "livetopic";
+import type {
+  CallOptions,
+  Events,
+  Gap,
+  LiveErrorCode,
+  Message,
+  Options,
+  Outgoing,
+  Past,
+  SocketLike,
+  State,
+  StateEvent,
+  SubscribeOptions,
+  Subscription,
+} from "livetopic";
 
 interface Chat {
   user: string;
@@ -10,13 +24,21 @@ interface Chat {
 declare class AnySocket implements SocketLike {
   constructor(url: string, protocols?: string[]);
   readonly readyState: number;
+  readonly protocol: string;
   send(frame: string | Uint8Array): void;
   close(code?: number, reason?: string): void;
   addEventListener(type: string, listener: (event: { data: string; code: number; reason: string }) => void): void;
 }
 
+declare const signal: AbortSignal;
+declare function signIn(): Promise<string | null>;
+
 const options: Options = {
   WebSocket: AnySocket,
+  plain: false,
+  token: signIn,
+  query: () => ({ tab: "1" }),
+  signal,
   backoff: { min: 100 },
   stableAfter: 1000,
   connectTimeout: 5000,
@@ -30,6 +52,8 @@ const options: Options = {
 const live: LiveClient = connect("/live", options);
 const other = new LiveClient(new URL("https://app.example/live"));
 connect();
+connect("/live", { token: "secret", query: "?v=1", signal: undefined, random: undefined });
+connect("/live", { token: () => null, query: null, plain: undefined });
 
 const stop: () => void = live.subscribe("chat", (chat: Chat, message) => {
   const text: string = chat.text;
@@ -43,7 +67,23 @@ live.subscribe("chat", (data) => {
 });
 stop();
 
-const sent: boolean = live.send("chat", { text: "hi" }) && live.publish("chat", [1, 2]) && live.send("ping");
+const sent: boolean = live.send("chat", { text: "hi" }) && live.send("ping");
+
+const subscribing: SubscribeOptions = { signal, last: 20, onGap: ({ topic, reason }: Gap) => topic + reason };
+const subscription: Subscription = live.subscribe("chat", () => {}, subscribing);
+live.subscribe("chat", () => {}, { since: "1.2" }).ready.then(() => subscription());
+const unheard: () => void = live.listen("inbox", (mail: Chat) => mail.text);
+
+const calling: CallOptions = { timeout: 500, signal, offline: "fail" };
+async function ask(): Promise<[string | undefined, string[], unknown]> {
+  const past: Past<Chat>[] = await live.history<Chat>("chat", 10, calling);
+  const [first] = await live.history("chat");
+  // @ts-expect-error: without a type, data is unknown
+  first.data.text;
+  const rooms = await live.request<string[]>("rooms", { prefix: past[0]?.at }, calling);
+  const people: Chat[] = await live.presence<Chat>("chat");
+  return [await live.publish("chat", people), rooms, await live.request("anything")];
+}
 
 live.on("state", ({ state, attempt, retryIn, code, reason, unsent }: StateEvent) => {
   const shown: State = state;
@@ -51,11 +91,12 @@ live.on("state", ({ state, attempt, retryIn, code, reason, unsent }: StateEvent)
 });
 live.on("open", () => {});
 live.on("close", ({ code, reason }) => [code.toFixed(), reason.length]);
-live.on("message", ({ topic }) => topic.length);
+live.on("message", ({ topic, at, recovered }) => topic + at?.length + recovered);
+live.on("gap", ({ topic, reason }) => topic + (reason === "lost"));
 const off = live.on("error", (err) => {
   if (!(err instanceof LiveError)) return;
   const code: LiveErrorCode = err.code;
-  return code === "bad_message";
+  return code === "bad_message" || code === "an application's own" || err.topic?.length;
 });
 off();
 
@@ -63,8 +104,10 @@ const name: keyof Events = "state";
 const left: number | undefined = live.state === "waiting" ? live.retryIn : 0;
 {
   using scoped = other;
-  scoped.url.length;
+  using chat = scoped.subscribe("chat", () => {});
+  chat.ready.catch(() => scoped.url.length);
 }
+live.reconnect();
 live.close();
 
 // @ts-expect-error: a topic is a string
@@ -77,5 +120,13 @@ live.state = "open";
 connect("/live", { retry: 1 });
 // @ts-expect-error: a subscription needs its function
 live.subscribe("chat");
+// @ts-expect-error: positions are opaque strings
+live.subscribe("chat", () => {}, { since: 7 });
+// @ts-expect-error: there is no such way
+live.publish("chat", 1, { offline: "drop" });
+// @ts-expect-error: a token is a string
+connect("/live", { token: () => 7 });
+// @ts-expect-error: publish answers later
+const at: string = live.publish("chat", 1);
 
-export { left, name, sent };
+export { ask, at, left, name, sent, unheard };

@@ -1,33 +1,36 @@
 // Ties the parts together: the connection (live.js), what is known of the rooms
-// (room.js), who writes (me.js) and what is shown (log.js).
+// (room.js), who writes (me.js), what is shown (log.js), and a line to cut (line.js).
 
-import { connect } from "/live.js";
+import { connect, LiveError } from "/live.js";
+import { cutLine, isCut, Line, mendLine } from "./line.js";
 import { avatar, element, Log } from "./log.js";
 import { loadName, onNameChanged, saveName } from "./me.js";
 import { Room } from "./room.js";
 
 const $ = (id) => document.getElementById(id);
 
+/** How many messages a page asks for when it comes: all that a room remembers. */
+const LAST = 100;
+
+/** Errors of a request that pass with the moment: after the next connect it is made again. */
+const PASSING = ["offline", "disconnected", "timeout", "unavailable", "closed"];
+
 const log = new Log($("log"), $("messages"), $("empty"), $("newer"));
-const rooms = new Map(); // those that were shown, by topic
+const rooms = new Map(); // those that were shown, by name
 let name = loadName();
 let me; // who the server says this page is
 let room; // the one that is shown
-let stop = () => {}; // ends the subscription to it
+let stopPeople, stopMessages; // end the subscriptions to it
 let unseen = 0; // messages that came while the tab was hidden
 
-// After each connect live.js says again what the page is subscribed to. What it
-// says names the place up to which the page has the room, so the answer is
-// exactly what it missed. The topics beside rooms need not be asked for.
-const live = connect("/live", {
-  subscribeMessage: (topic) =>
-    rooms.has(topic) ? { topic: "subscribe", data: { topic, name, after: rooms.get(topic).last } } : null,
-  unsubscribeMessage: (topic) => (rooms.has(topic) ? { topic: "unsubscribe", data: { topic } } : null),
-});
-
-live.subscribe("job:build", showBuild);
-live.subscribe("error", ({ message }) => notify(message));
+const live = connect("/live", { WebSocket: Line });
 live.on("state", showState);
+live.on("error", complain);
+live.on("open", () => {
+  arrive();
+  for (const known of rooms.values()) for (const message of known.pending.values()) send(known, message);
+});
+follow("job:build", showBuild, { last: 1 });
 
 // Rooms. The address names the one that is shown: #general.
 
@@ -42,37 +45,68 @@ function enterRoom() {
     notify(`“${wanted}” cannot be a room: its name is 1 to 32 of a-z, 0-9 and -, and does not begin with -.`);
     return;
   }
-  stop();
-  const next = new Room(wanted);
-  room = rooms.get(next.topic) ?? next;
-  rooms.set(room.topic, room);
-  stop = live.subscribe(room.topic, handlersOf(room));
+  stopPeople?.();
+  stopMessages?.();
+  room = rooms.get(wanted) ?? new Room(wanted);
+  rooms.set(wanted, room);
   showRoom();
+  hearPeople(room);
+  hearMessages(room);
+  arrive();
 }
 
-function handlersOf(its) {
-  const handlers = {
-    history: (data) => {
-      me = data.you;
-      log.add(its.catchUp(data), me);
-      for (const message of its.pending.values()) sendMessage(its.topic, message);
-    },
-    message: (data) => {
-      if (!its.add(data)) return;
-      log.add([data], me);
-      countUnseen(data);
-    },
-    people: (data) => {
-      its.people = data.people;
-      its.count = data.count;
-      showPeople();
-    },
-    refused: ({ key, reason }) => {
-      its.refuse(key);
-      log.refuse(key, reason);
-    },
+function hearPeople(its) {
+  stopPeople = live.subscribe("people:" + its.name, (list) => {
+    Object.assign(its, list);
+    showPeople();
+  });
+}
+
+function hearMessages(its) {
+  const hear = (data, { at, recovered }) => {
+    const news = its.add(data, at, recovered);
+    log.add(news, me);
+    if (news.length && (its.entered || !recovered)) countUnseen(data);
   };
-  return (data) => handlers[data.type]?.(data);
+  stopMessages = follow("room:" + its.name, hear, {
+    since: its.at,
+    last: LAST,
+    onGap: () => log.add(its.addGap(), me),
+  });
+  stopMessages.ready.then(() => (its.entered = true), () => {}); // complain tells of a refusal
+}
+
+/**
+ * Subscribes. When the connection was lost, live.js goes on from where it was; where it cannot, because the server does not
+ * remember that much or is a new one, there is a gap, and this begins anew with the last of what there is.
+ */
+function follow(topic, fn, { since, last, onGap }) {
+  let subscription;
+  const begin = (from) => {
+    subscription = live.subscribe(topic, fn, {
+      since: from,
+      last,
+      onGap: (gap) => {
+        onGap?.(gap);
+        subscription();
+        begin();
+      },
+    });
+  };
+  begin(since);
+  return Object.assign(() => subscription(), { ready: subscription.ready });
+}
+
+/** Tells the server in which room this tab is, and under which name. */
+async function arrive() {
+  try {
+    const { you } = await live.request("here", { room: room.name, name }, { offline: "fail" });
+    if (you === me) return;
+    me = you;
+    showRoom();
+  } catch (err) {
+    complain(err);
+  }
 }
 
 function showRoom() {
@@ -115,7 +149,7 @@ $("composer").addEventListener("submit", (event) => {
   notify("");
   const message = room.write(text, name);
   log.addPending(message);
-  sendMessage(room.topic, message);
+  send(room, message);
 });
 
 $("text").addEventListener("keydown", (event) => {
@@ -124,11 +158,16 @@ $("text").addEventListener("keydown", (event) => {
   $("composer").requestSubmit();
 });
 
-// A message is pending until it comes back from the server. What still is when
-// the page has caught up after a reconnect is sent again; if the server has it
+// A message is pending until it comes back. What still is after a reconnect is sent again; if the server has it
 // already, it knows it by its key.
-function sendMessage(topic, { text, key }) {
-  if (live.state === "open") live.publish(topic, { text, key });
+async function send(its, { text, key }) {
+  try {
+    await live.request("say", { room: its.name, text, key }, { offline: "fail" });
+  } catch (err) {
+    if (PASSING.includes(err.code)) return;
+    its.pending.delete(key);
+    log.refuse(key, textOf(err));
+  }
 }
 
 // The name.
@@ -142,7 +181,7 @@ $("me").addEventListener("submit", (event) => {
 $("name").addEventListener("change", () => rename($("name").value));
 onNameChanged((changed) => {
   name = $("name").value = changed;
-  if (live.state === "open") live.send("rename", { name });
+  arrive();
 });
 
 function rename(wanted) {
@@ -151,7 +190,7 @@ function rename(wanted) {
   if (!wanted || wanted === name) return;
   name = wanted;
   saveName(name);
-  if (live.state === "open") live.send("rename", { name });
+  arrive();
   announce(`You are now called ${name}.`);
 }
 
@@ -191,25 +230,59 @@ addEventListener("offline", () => showState({ state: live.state }));
 function showState({ state }) {
   clearInterval(countdown);
   if (state === "waiting") countdown = setInterval(showChip, 250);
-  showChip();
   if (state === "open") announce(lost ? "Connected again." : "");
   if (state === "waiting" && !lost) announce("The connection is lost. Reconnecting.");
   if (state === "closed") announce("The connection has ended. Reload the page to connect again.");
   if (state !== "connecting") lost = state !== "open";
+  showChip();
+}
+
+function chipState() {
+  if (live.state === "closed") return "closed";
+  if (isCut()) return "cut";
+  return live.state !== "open" && !navigator.onLine ? "offline" : live.state;
 }
 
 function showChip() {
-  const state = live.state !== "open" && !navigator.onLine ? "offline" : live.state;
-  const seconds = Math.ceil((live.retryIn ?? 0) / 1000);
-  const texts = {
+  const state = chipState();
+  const words = {
     connecting: lost ? "Reconnecting…" : "Connecting…",
     open: "Connected",
-    waiting: `Reconnecting in ${seconds} s`,
+    waiting: "Reconnecting in",
     offline: "Offline",
+    cut: "Line cut",
     closed: "Disconnected",
   };
   $("chip").dataset.state = state;
-  $("chip-text").textContent = texts[state];
+  $("chip-words").textContent = words[state];
+  $("chip-words").classList.toggle("wide", state === "waiting"); // what a narrow screen can do without
+  $("chip-time").textContent = state === "waiting" ? ` ${Math.ceil(live.retryIn / 1000)} s` : "";
+  $("retry").hidden = !["waiting", "offline"].includes(state);
+  $("mend").hidden = $("line-hint").hidden = state !== "cut";
+  $("cut").textContent = isCut() ? "Mend the line" : "Cut the line";
+}
+
+$("retry").addEventListener("click", () => {
+  $("text").focus(); // the button goes
+  live.reconnect();
+});
+
+// What was said while the line is cut comes when it is mended.
+$("cut").addEventListener("click", () => (isCut() ? mend() : cut()));
+$("mend").addEventListener("click", () => {
+  $("text").focus();
+  mend();
+});
+
+function cut() {
+  cutLine();
+  showChip();
+}
+
+function mend() {
+  mendLine();
+  live.reconnect();
+  showChip();
 }
 
 // The rest of the page.
@@ -241,6 +314,16 @@ function countUnseen(message) {
 
 function showTitle() {
   document.title = `${unseen ? `(${unseen}) ` : ""}#${room.name} · Chat`;
+}
+
+/** Tells what went wrong, unless it is over when the connection stands again. */
+function complain(err) {
+  if (!(err instanceof LiveError)) reportError(err);
+  else if (!PASSING.includes(err.code)) notify(textOf(err));
+}
+
+function textOf(err) {
+  return err.message.replace(/^live: /, "");
 }
 
 function notify(text) {

@@ -52,13 +52,13 @@ export class Log {
     this.#refresh();
   }
 
-  /** Shows what is new: messages of the server, and notes. */
+  /** Shows what is new: messages from the server, and notes. */
   add(entries, me) {
     const follow = this.#atEnd;
     let others = 0;
     for (const entry of entries) {
       const added = this.#insert(entry, me);
-      if (added && entry.type === "message" && entry.person !== me) others++;
+      if (added && !entry.note && entry.person !== me) others++;
     }
     while (this.#list.children.length > MAX_ITEMS) this.#list.firstElementChild.remove();
     if (follow) this.#toEnd();
@@ -92,7 +92,7 @@ export class Log {
   #insert(entry, me) {
     const mine = entry.person !== undefined && entry.person === me;
     const waiting = mine && this.#pending.get(entry.key);
-    const item = waiting || (entry.type === "note" ? noteItem(entry) : messageItem(entry, mine));
+    const item = waiting || (entry.note ? noteItem(entry) : messageItem(entry, mine));
     if (waiting) {
       confirm(item, entry);
       this.#pending.delete(entry.key);
@@ -190,23 +190,24 @@ function messageItem(message, mine) {
   const text = element("p", "text", message.text);
   text.dir = "auto";
   const foot = element("p", "foot");
+  if (message.late) foot.append(element("span", "late", "caught up"));
   foot.append(element("time"));
-  if (mine) foot.append(element("span", "tick"), element("span", "status unseen", message.id ? "sent" : "sending"));
+  if (mine) foot.append(element("span", "tick"), element("span", "status unseen", message.person ? "sent" : "sending"));
   bubble.append(text, foot);
   body.append(from, bubble);
   item.append(body);
-  setTime(item, message.at);
+  setTime(item, message.time);
   return item;
 }
 
-function noteItem({ text }) {
-  return element("li", "note", text);
+function noteItem({ note, gap }) {
+  return element("li", gap ? "note gap" : "note", note);
 }
 
 function confirm(item, message) {
   item.classList.remove("pending");
   item.querySelector(".status").textContent = "sent";
-  setTime(item, message.at);
+  setTime(item, message.time);
 }
 
 function setTime(item, iso) {

@@ -4,74 +4,64 @@
 const MAX_ENTRIES = 500;
 
 export class Room {
-  /** What is shown, oldest first: messages, and notes {type: "note", text}. */
+  /** What is shown, oldest first: messages, and notes {note, gap}. */
   entries = [];
 
-  /** Own messages that the server has not sent back yet, by key, in the order they were written. */
+  /** Own messages that have not come back from the server yet, by key, in the order they were written. */
   pending = new Map();
 
   /** The people here, and how many they are. */
   people = [];
   count = 0;
 
-  /** The place in the room's history up to which the page has everything; 0: it has nothing. */
-  last = 0;
+  /** Whether the page has been in the room before, so that what it gets of the history is what it missed. */
+  entered = false;
+
+  /** The place in the history up to which the page has the room, as the server calls it. */
+  at;
 
   constructor(name) {
     this.name = name;
-    this.topic = "room:" + name;
   }
 
-  /** Adds a message that the server sent. Returns false if it was here already. */
-  add(message) {
-    this.last = Math.max(this.last, message.id);
-    this.pending.delete(message.key);
-    if (this.#has(message)) return false;
-    this.#push(message);
-    return true;
+  /**
+   * Adds a message that came from the server, at once or out of the history. Returns the entries that are new. One is late
+   * if the page was away when it was said.
+   */
+  add(message, at, fromHistory) {
+    this.at = at;
+    const mine = this.pending.delete(message.key);
+    if (this.#has(message)) return [];
+    const entry = { ...message, late: fromHistory && this.entered && !mine };
+    const news = entry.late && !this.entries.at(-1)?.late ? [{ note: "While you were away", late: true }, entry] : [entry];
+    this.#push(...news);
+    return news;
   }
 
-  /** Takes what the server sent upon entering. Returns the entries that are new. */
-  catchUp({ messages, last, gap }) {
-    const returning = this.last !== 0;
-    const news = messages.filter((message) => !this.#has(message));
-    const notes = [];
-    if (gap) notes.push(note("Some messages may be missing here: the server no longer has them."));
-    else if (returning && news.some((message) => !this.pending.has(message.key))) notes.push(note("While you were away"));
-
-    for (const entry of notes) this.#push(entry);
-    for (const message of news) this.add(message);
-    this.last = last;
-    return [...notes, ...news];
+  /** Adds a note that messages have been lost. Returns it, as a new entry. */
+  addGap() {
+    this.at = undefined;
+    const note = { note: "Some messages are missing here", gap: true, late: true };
+    this.#push(note);
+    return [note];
   }
 
   /** Adds an own message that waits for the server. */
   write(text, name) {
-    const message = { type: "message", key: newKey(), name, text, at: new Date().toISOString() };
+    const message = { key: newKey(), name, text, time: new Date().toISOString() };
     this.pending.set(message.key, message);
     return message;
   }
 
-  /** Takes a pending message back, and returns it. */
-  refuse(key) {
-    const message = this.pending.get(key);
-    this.pending.delete(key);
-    return message;
+  // A message that was sent again after a restart of the server, which forgets, has two places in the history.
+  #has({ person, key }) {
+    return this.entries.some((known) => known.key === key && known.person === person);
   }
 
-  // By key too: a message that was sent again after a restart of the server has a new id.
-  #has({ id, person, key }) {
-    return this.entries.some((known) => known.id === id || (key && known.key === key && known.person === person));
+  #push(...entries) {
+    this.entries.push(...entries);
+    this.entries.splice(0, this.entries.length - MAX_ENTRIES);
   }
-
-  #push(entry) {
-    this.entries.push(entry);
-    if (this.entries.length > MAX_ENTRIES) this.entries.shift();
-  }
-}
-
-function note(text) {
-  return { type: "note", text };
 }
 
 /** Not crypto.randomUUID, which is missing on pages that came over plain HTTP from another machine. */

@@ -1,0 +1,153 @@
+// Programs of examples/ as processes that a test starts, stops, kills and freezes, and a network that it cuts.
+import { spawn, spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+
+const examples = fileURLToPath(new URL("../../../examples", import.meta.url));
+
+/** Builds a program of examples/ into a folder of its own. Returns its path, and what removes it. */
+export function build(program) {
+  const folder = mkdtempSync(join(tmpdir(), "livetopic-"));
+  const binary = join(folder, program);
+  const { status, stderr } = spawnSync("go", ["build", "-o", binary, "./" + program], { cwd: examples, encoding: "utf8" });
+  if (status !== 0) throw new Error(`${program} does not build: ${stderr}`);
+  return { binary, remove: () => rmSync(folder, { recursive: true, force: true }) };
+}
+
+/** A program that prints where it listens, as in "Chat: http://localhost:8080". */
+export class Server {
+  #binary;
+  #args;
+  #process;
+  port = 0;
+
+  constructor(binary, ...args) {
+    this.#binary = binary;
+    this.#args = args;
+  }
+
+  /** Starts it, on the port that it had before if there was one. Returns when it listens. */
+  async start() {
+    const args = ["-addr", `127.0.0.1:${this.port}`, ...this.#args];
+    this.#process = spawn(this.#binary, args, { stdio: ["ignore", "pipe", "ignore"] });
+    for await (const line of createInterface(this.#process.stdout)) {
+      const found = /^[\w ]+: http:\/\/[\w.]+:(\d+)$/.exec(line);
+      if (!found) continue;
+      this.port = Number(found[1]);
+      this.#process.stdout.resume();
+      return;
+    }
+    throw new Error("the server did not start");
+  }
+
+  /** Asks it to end, and returns its exit code. */
+  stop() {
+    return this.#end("SIGTERM");
+  }
+
+  /** Ends it at once, as the kernel does when there is no memory left. */
+  kill() {
+    return this.#end("SIGKILL");
+  }
+
+  async #end(signal) {
+    const process = this.#process;
+    this.#process = undefined;
+    if (!process) return 0;
+    const exited = process.exitCode === null ? once(process, "exit") : [process.exitCode];
+    process.kill(signal);
+    const [code] = await exited;
+    return code;
+  }
+
+  /** Keeps its connections open, and says nothing on them. */
+  freeze() {
+    this.#process.kill("SIGSTOP");
+  }
+
+  thaw() {
+    this.#process?.kill("SIGCONT");
+  }
+
+  /** Makes a request, and returns the answer's JSON. */
+  async call(method, path, body) {
+    const response = await fetch(`http://127.0.0.1:${this.port}${path}`, { method, body });
+    if (!response.ok) throw new Error(`${path}: the server answered ${response.status}`);
+    return response.json();
+  }
+}
+
+/** A network between a page and a server on loopback that can fail. */
+export class Network {
+  #lines = new Set();
+  #whole = true;
+  #listener;
+
+  async listen(port) {
+    this.#listener = net.createServer((near) => {
+      if (!this.#whole) return near.destroy();
+      const line = { near, far: net.connect(port, "127.0.0.1") };
+      this.#lines.add(line);
+      for (const [from, to] of [[line.near, line.far], [line.far, line.near]]) {
+        from.on("error", () => {});
+        from.on("close", () => {
+          if (line.frozen) return;
+          this.#lines.delete(line);
+          to.destroy();
+        });
+        from.pipe(to);
+      }
+    });
+    this.#listener.listen(0, "127.0.0.1");
+    await once(this.#listener, "listening");
+    this.port = this.#listener.address().port;
+  }
+
+  /** Breaks every line, and lets none be made. */
+  cut() {
+    this.#whole = false;
+    this.drop();
+  }
+
+  mend() {
+    this.#whole = true;
+  }
+
+  /** Breaks every line, so that both ends see it. */
+  drop() {
+    for (const { near, far } of this.#lines) {
+      near.destroy();
+      far.destroy();
+    }
+  }
+
+  /** Takes the server away behind every line, so that the page does not see it: a connection that is half open. */
+  strand() {
+    for (const line of this.#lines) {
+      line.frozen = true;
+      line.far.unpipe();
+      line.near.unpipe();
+      line.near.resume();
+      line.far.destroy();
+    }
+  }
+
+  /** Ends every line with a close frame to the page, as a server does that has this code. */
+  end(code, reason) {
+    const frame = Buffer.concat([Buffer.from([0x88, 2 + reason.length, code >> 8, code & 0xff]), Buffer.from(reason)]);
+    for (const { near, far } of this.#lines) {
+      far.unpipe();
+      near.end(frame, () => far.destroy());
+    }
+  }
+
+  close() {
+    this.cut();
+    this.#listener.close();
+  }
+}

@@ -1,0 +1,249 @@
+// What is asked before each dial: a token and a query, perhaps of functions that take their time.
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { describe, test } from "node:test";
+import { connect } from "../live.js";
+import { FakeSocket, setUp, settled, start, startOpen, startV1 } from "./fakes.mjs";
+
+const outside = setUp();
+
+/** A function that is answered by hand. */
+function asked() {
+  const calls = [];
+  const fn = () => new Promise((answer, fail) => calls.push({ answer, fail }));
+  return { fn, calls, answer: (value) => calls.at(-1).answer(value), fail: (err) => calls.at(-1).fail(err) };
+}
+
+const offered = (client) => client.sockets.map(({ protocols }) => protocols.slice(1));
+
+describe("the token", () => {
+  for (const [token, name] of [
+    ["secret", "live.token.c2VjcmV0"],
+    ["a", "live.token.YQ"],
+    ["ÿþ~?>", "live.token.w7_Dvn4_Pg"],
+    ["schlüssel ☃ 🔑", "live.token.c2NobMO8c3NlbCDimIMg8J-UkQ"],
+  ]) {
+    test(`${token} travels as ${name}`, async () => {
+      const client = start(outside, { token });
+      await settled();
+      assert.deepEqual(client.socket.protocols, ["live.v1", name]);
+      assert.equal(Buffer.from(name.slice(11), "base64url").toString(), token);
+      assert.match(name, /^[!#$%&'*+\-.0-9A-Z^_`|a-z~]+$/, "what a subprotocol may be made of");
+    });
+  }
+
+  for (const none of [undefined, null, "", () => null, async () => undefined]) {
+    test(`${none} is none`, async () => {
+      const client = start(outside, { token: none });
+      await settled();
+      assert.deepEqual(client.socket.protocols, ["live.v1"]);
+    });
+  }
+
+  test("is asked for before each dial, and awaited", async () => {
+    let n = 0;
+    const client = start(outside, { token: async () => `t${++n}` });
+    assert.equal(client.sockets.length, 0);
+    assert.equal(client.live.state, "connecting");
+    for (let i = 1; i <= 3; i++) {
+      await settled();
+      assert.equal(client.sockets.length, i);
+      client.socket.end();
+      outside.clock.advance(client.live.retryIn);
+    }
+    await settled();
+    const tokens = offered(client).map(([name]) => Buffer.from(name.slice(11), "base64url").toString());
+    assert.deepEqual(tokens, ["t1", "t2", "t3", "t4"]);
+  });
+
+  test("is fetched anew at once after a close in the range of 4200", async () => {
+    let n = 0;
+    const client = start(outside, { token: () => `t${++n}` });
+    await settled();
+    client.socket.greet();
+    client.socket.end(4200, "expired");
+    assert.equal(client.last("state").retryIn, 0);
+    outside.clock.advance(0);
+    await settled();
+    assert.deepEqual(offered(client), [["live.token.dDE"], ["live.token.dDI"]]);
+  });
+
+  for (const [how, token] of [
+    ["rejects", () => Promise.reject(new Error("no token"))],
+    ["throws", () => {
+      throw new Error("no token");
+    }],
+  ]) {
+    test(`whose function ${how} is a failed attempt, reported, with backoff`, async () => {
+      const client = start(outside, { token });
+      for (const retryIn of [500, 1_000, 2_000]) {
+        await settled();
+        assert.deepEqual([client.last("state").state, client.last("state").retryIn], ["waiting", retryIn]);
+        assert.match(client.last("state").reason, /no token/);
+        assert.match(client.last("error").message, /no token/);
+        outside.clock.advance(retryIn);
+      }
+      assert.equal(client.sockets.length, 0);
+    });
+  }
+
+  test("that never comes is given up with the connection, and is too late then", async () => {
+    const token = asked();
+    const client = start(outside, { token: token.fn });
+    outside.clock.advance(10_000);
+    assert.equal(client.last("state").reason, "connect timeout");
+    token.answer("late");
+    await settled();
+    assert.equal(client.sockets.length, 0);
+    outside.clock.advance(500);
+    token.answer("next");
+    await settled();
+    assert.deepEqual(offered(client), [["live.token.bmV4dA"]]);
+  });
+
+  test("that comes when another attempt is under way makes no second socket", async () => {
+    const token = asked();
+    const client = start(outside, { token: token.fn });
+    outside.clock.sleep(60_000);
+    outside.page.fire("focus"); // gives the first attempt up, and begins the second
+    outside.page.fire("online");
+    assert.equal(token.calls.length, 2);
+    token.calls[0].answer("first");
+    await settled();
+    assert.equal(client.sockets.length, 0);
+    token.calls[1].answer("second");
+    await settled();
+    assert.equal(client.sockets.length, 1);
+    client.socket.greet();
+    assert.equal(client.live.state, "open");
+  });
+
+  test("that fails when another attempt is under way disturbs it not", async () => {
+    const token = asked();
+    const client = start(outside, { token: token.fn });
+    outside.clock.sleep(60_000);
+    client.live.reconnect();
+    token.calls[0].fail(new Error("old"));
+    await settled();
+    assert.equal(client.live.state, "connecting");
+    assert.deepEqual(client.all("error"), []);
+  });
+
+  test("that comes, or fails, after close() does nothing", async () => {
+    for (const end of ["answer", "fail"]) {
+      const token = asked();
+      const client = start(outside, { token: token.fn });
+      client.live.close();
+      token[end]("late");
+      await settled();
+      assert.deepEqual(client.names(), ["closed"]);
+      assert.equal(client.sockets.length, 0);
+      assert.equal(outside.clock.timers, 0);
+    }
+  });
+
+  test("is no reason to dial twice in two quick wakes", async () => {
+    const token = asked();
+    const client = start(outside, { token: token.fn });
+    token.answer("t");
+    await settled();
+    client.socket.greet();
+    client.socket.end();
+    outside.page.fire("focus");
+    outside.page.fire("online");
+    assert.equal(token.calls.length, 2);
+    token.answer("t");
+    await settled();
+    assert.equal(client.sockets.length, 2);
+  });
+});
+
+describe("the query", () => {
+  for (const [query, expected] of [
+    [{ v: "2", who: "ann & bob" }, "ws://server/live?v=2&who=ann+%26+bob"],
+    ["?a=1&b=2", "ws://server/live?a=1&b=2"],
+    [new URLSearchParams({ a: "ü" }), "ws://server/live?a=%C3%BC"],
+    [async () => ({ a: "1" }), "ws://server/live?a=1"],
+    [() => null, "ws://server/live"],
+    [undefined, "ws://server/live"],
+  ]) {
+    test(`${typeof query === "object" ? JSON.stringify(query) : query} gives ${expected}`, async () => {
+      const client = start(outside, { query });
+      await settled();
+      assert.equal(client.socket.url, expected);
+      assert.equal(client.live.url, "ws://server/live");
+    });
+  }
+
+  test("is merged into the address's own, replacing what has the same name", async () => {
+    const made = [];
+    class WebSocket extends FakeSocket {
+      constructor(url) {
+        super(url);
+        made.push(url);
+      }
+    }
+    const live = connect("ws://server/live?v=1&room=7", { WebSocket, query: () => ({ v: "2", token: "t" }) });
+    outside.clients.push(live);
+    await settled();
+    assert.deepEqual(made, ["ws://server/live?v=2&room=7&token=t"]);
+    assert.equal(live.url, "ws://server/live?v=1&room=7");
+  });
+
+  test("that fails is a failed attempt", async () => {
+    const client = start(outside, { query: () => Promise.reject(new Error("no query")) });
+    await settled();
+    assert.equal(client.live.state, "waiting");
+    assert.match(client.last("error").message, /no query/);
+  });
+});
+
+describe("the option plain", () => {
+  test("offers no subprotocol", () => {
+    const client = startOpen(outside, { plain: true });
+    assert.deepEqual(client.socket.protocols, []);
+  });
+
+  test("is what a client falls back to when the server agrees to none", () => {
+    const client = startOpen(outside);
+    client.live.subscribe("a", () => {});
+    assert.deepEqual(client.socket.sent, [{ topic: "subscribe", data: { topic: "a" } }]);
+    assert.equal(client.live.session, undefined);
+    client.socket.sayFrame({ op: "ping", topic: "a", data: 1 }); // an application's message
+    assert.deepEqual(client.last("message"), { op: "ping", topic: "a", data: 1 });
+  });
+
+  test("ends when the server has learned to speak live.v1", () => {
+    const client = startOpen(outside);
+    client.live.subscribe("a", () => {});
+    client.socket.end();
+    outside.clock.advance(500);
+    client.socket.greet();
+    assert.deepEqual(client.socket.sent, [[{ op: "subscribe", id: 1, topic: "a" }]]);
+  });
+});
+
+describe("the client's signal", () => {
+  test("closes it", () => {
+    const abort = new AbortController();
+    const client = startV1(outside, { signal: abort.signal });
+    abort.abort();
+    assert.equal(client.live.state, "closed");
+    assert.deepEqual(client.socket.closedWith, [1000]);
+    assert.equal(outside.clock.timers, 0);
+  });
+
+  test("that has aborted already makes a closed client, and no socket", () => {
+    const client = start(outside, { signal: AbortSignal.abort() });
+    assert.equal(client.live.state, "closed");
+    assert.equal(client.sockets.length, 0);
+    assert.throws(() => client.live.subscribe("a", () => {}), { code: "closed" });
+    assert.equal(getEventListeners(outside.page.window, "focus").length, 0);
+  });
+
+  test("is left clean by close()", () => {
+    const { signal } = new AbortController();
+    startV1(outside, { signal }).live.close();
+    assert.equal(getEventListeners(signal, "abort").length, 0);
+  });
+});

@@ -1,0 +1,169 @@
+// Command testserver is a live server for tests of pages: it says what it sees of
+// each page, gives out tokens that can expire, and pings as often as it is told.
+//
+//	go run ./examples/testserver -ping 300ms
+//
+// Its page subscribes to the topic "ticks", of which the newest 100 publications
+// are kept. The tests in client/test/browser stop, kill and cut it.
+package main
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/livetopic/livetopic/client"
+	"github.com/livetopic/livetopic/live"
+)
+
+// maxHistory is how many ticks are kept: a test that wants a gap publishes more.
+const maxHistory = 100
+
+//go:embed page.html
+var page string
+
+func main() {
+	addr := flag.String("addr", "localhost:0", "`address` to listen on")
+	ping := flag.Duration("ping", 0, "how long a client may be silent before it is pinged; 0: as the library has it")
+	flag.Parse()
+
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal("testserver: ", err)
+	}
+	fmt.Printf("Test server: http://%s\n", listener.Addr())
+	log.Fatal("testserver: ", http.Serve(listener, newServer(*ping).routes()))
+}
+
+// server is the live server and what it has seen.
+type server struct {
+	live *live.Server
+
+	mu     sync.Mutex
+	pages  map[string]*visits // by the page's id
+	issued int                // tokens; only the newest is valid
+	ticks  int
+}
+
+// visits are the sessions of one page.
+type visits struct {
+	Open  int `json:"open"`
+	Most  int `json:"most"` // that were open at one time
+	Total int `json:"total"`
+}
+
+func newServer(ping time.Duration) *server {
+	s := &server{pages: make(map[string]*visits)}
+	s.live = live.New(live.Options{
+		OnAuth:       s.authenticate,
+		OnConnect:    s.connected,
+		OnClose:      s.closed,
+		OnSubscribe:  func(context.Context, *live.Session, string) error { return nil },
+		OnPublish:    func(context.Context, *live.Session, string, []byte) error { return nil },
+		OnRequest:    echo,
+		Topics:       func(string) live.TopicOptions { return live.TopicOptions{History: maxHistory} },
+		PingInterval: ping,
+	})
+	return s
+}
+
+// authenticate returns the page's id. A token, where there is one, must be the newest.
+func (s *server) authenticate(_ context.Context, r *http.Request) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if token := live.Token(r); token != "" && token != strconv.Itoa(s.issued) {
+		return nil, errors.New("the token has expired")
+	}
+	return r.URL.Query().Get("page"), nil
+}
+
+func (s *server) connected(_ context.Context, sess *live.Session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := sess.Value().(string)
+	if s.pages[id] == nil {
+		s.pages[id] = &visits{}
+	}
+	v := s.pages[id]
+	v.Open++
+	v.Total++
+	v.Most = max(v.Most, v.Open)
+	return nil
+}
+
+func (s *server) closed(sess *live.Session, _ error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pages[sess.Value().(string)].Open--
+}
+
+func echo(_ context.Context, _ *live.Session, _ string, data []byte) (any, error) {
+	return json.RawMessage(data), nil
+}
+
+func (s *server) routes() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/live", s.live.Handler())
+	mux.Handle("/live.js", client.Handler())
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
+	mux.HandleFunc("GET /elsewhere", func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "<!doctype html><title>Elsewhere</title>")
+	})
+	mux.HandleFunc("GET /stats", s.stats)
+	mux.HandleFunc("POST /token", s.token)
+	mux.HandleFunc("POST /ticks", s.tick)
+	return mux
+}
+
+// stats tells what the server sees.
+func (s *server) stats(w http.ResponseWriter, _ *http.Request) {
+	stats := s.live.Stats()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answer(w, map[string]any{
+		"sessions": stats.Sessions, "accepted": stats.Accepted, "refused": stats.Refused,
+		"pages": s.pages, "tokens": s.issued,
+	})
+}
+
+// token gives out a new token, and ends the ones before.
+func (s *server) token(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.issued++
+	answer(w, map[string]string{"token": strconv.Itoa(s.issued)})
+}
+
+// tick publishes the next numbers, as many as the parameter n says.
+func (s *server) tick(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.Atoi(r.FormValue("n"))
+	if err != nil || n < 1 {
+		http.Error(w, "n must be a number from 1", http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range n {
+		s.ticks++
+		if err := live.Publish(s.live, "ticks", s.ticks); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+	}
+	answer(w, map[string]int{"last": s.ticks})
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	json.NewEncoder(w).Encode(v)
+}
