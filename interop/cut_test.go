@@ -102,7 +102,6 @@ type roamer struct {
 	at       endpoint
 	topics   []string
 	accounts map[string]*account
-	rand     *rand.Rand
 	up, down time.Duration // up to three times as long each
 	calm     chan struct{} // closed when no line is cut any more
 	done     func(*roamer) bool

@@ -62,10 +62,10 @@ func TestNothingIsLostInSilence(t *testing.T) {
 
 // totals sums the results up.
 type totals struct {
-	mu                          sync.Mutex
-	worlds, failed              int
-	deliveries, resumed, missed int
-	notices, falseAlarms        int
+	mu                   sync.Mutex
+	worlds, failed       int
+	deliveries, resumed  int
+	notices, falseAlarms int
 }
 
 func (s *totals) add(t *testing.T, r *result) {

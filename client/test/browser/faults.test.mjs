@@ -74,6 +74,12 @@ const connected = (page) => page.waitForFunction(() => window.live?.state === "o
 const disconnected = (page) => page.waitForFunction(() => live.state !== "open");
 const stateOf = (page) => page.evaluate(() => live.state);
 
+/** Stops the time of a page that waits to dial: what brings it back then is no timer. */
+async function stopTimers(page) {
+  await page.clock.pauseAt(await page.evaluate(() => Date.now() + 60_000));
+  await page.waitForFunction(() => live.state === "waiting");
+}
+
 /** Publishes the next n ticks, and returns the last. */
 const tick = async (n = 1) => (await server.call("POST", `/ticks?n=${n}`)).last;
 
@@ -169,9 +175,8 @@ test("after minutes offline a page is back at once, with all that it missed", as
     await page.waitForFunction(() => live.state === "waiting");
   }
   await tick(50); // a hundred: all that is kept
+  await stopTimers(page);
   network.mend();
-  // No time passes for the page's timers: it is the event that wakes it.
-  await page.clock.pauseAt(await page.evaluate(() => Date.now() + 1));
   await page.context().setOffline(false);
 
   await connected(page);
@@ -204,9 +209,8 @@ test("a hidden tab hears on, and is back at once when it is seen again", async (
   network.cut();
   await disconnected(page);
   await page.clock.fastForward("10:00");
-  await page.waitForFunction(() => live.state === "waiting");
   await tick(5);
-  await page.clock.pauseAt(await page.evaluate(() => Date.now() + 1)); // a browser may stop a hidden tab's timers
+  await stopTimers(page); // as a browser may do to a hidden tab
   network.mend();
   await setVisibility(page, "visible");
 
