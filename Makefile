@@ -8,7 +8,7 @@ export CHROMIUM
 MODULES := . interop examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-go test-js test-browser lint fuzz cover bench bench-quick deps clean
+.PHONY: help demo test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,10 +16,13 @@ help: ## print the targets
 demo: ## run the chat on http://localhost:8080
 	$(GO) run ./examples/chat
 
-test: deps lint test-go test-js test-browser ## everything: lint, Go with -race, JavaScript, Chromium
+test: deps lint test-go test-sim test-js test-browser ## everything: lint, Go with -race, JavaScript, Chromium
 
 test-go: ## the Go tests of every module, with the race detector
 	@set -e; for m in $(MODULES); do echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 5m ./...); done
+
+test-sim: ## 10,000 simulated clusters with faults, without the race detector
+	$(GO) test -timeout 5m -run TestNothingIsLostInSilence ./live/brokertest
 
 test-js: deps ## the JavaScript client's tests, and its size
 	cd client && npm test && npm run size
@@ -37,7 +40,9 @@ lint: deps ## gofmt, go vet (on three systems), staticcheck, eslint, tsc
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each
 	$(GO) test -run '^$$' -fuzz FuzzDecodeMessage -fuzztime $(FUZZTIME) ./live
+	$(GO) test -run '^$$' -fuzz FuzzParsePosition -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./live/internal/frame
+	$(GO) test -run '^$$' -fuzz FuzzValid -fuzztime $(FUZZTIME) ./live/internal/jsonscan
 
 cover: ## coverage of the root module, as a page in cover.html
 	$(GO) test -coverpkg ./... -coverprofile cover.out ./...
