@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,12 +18,17 @@ import (
 // Publish and Subscribe must be safe for concurrent use, and what is published must
 // come back to the publisher's own subscriptions.
 func FromPubSub(ps PubSub) Broker {
-	return &pubSubBroker{ps: ps, subs: make(map[string]*pubSubTopic)}
+	return &pubSubBroker{ps: ps, seed: maphash.MakeSeed(), subs: make(map[string]*pubSubTopic)}
 }
 
 type pubSubBroker struct {
 	ps   PubSub
 	sink Sink
+
+	// Deliveries of one topic come one after another, also those of a subscription
+	// that is ending and of the next.
+	seed       maphash.Seed
+	deliveries [64]sync.Mutex
 
 	mu     sync.Mutex // guards what follows
 	subs   map[string]*pubSubTopic
@@ -32,7 +38,7 @@ type pubSubBroker struct {
 // pubSubTopic is one subscription at the messaging system, which may call its
 // handler from several goroutines.
 type pubSubTopic struct {
-	mu   sync.Mutex // held during a delivery
+	mu   *sync.Mutex // held during a delivery; one of the broker's
 	done atomic.Bool
 	sub  Subscription // guarded by pubSubBroker.mu
 }
@@ -40,7 +46,7 @@ type pubSubTopic struct {
 func (b *pubSubBroker) Start(s Sink) { b.sink = s }
 
 func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
-	t := &pubSubTopic{}
+	t := &pubSubTopic{mu: &b.deliveries[maphash.String(b.seed, topic)%uint64(len(b.deliveries))]}
 	b.mu.Lock()
 	if b.closed || b.subs[topic] != nil {
 		defer b.mu.Unlock()
@@ -59,8 +65,12 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 		return err
 	}
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	t.sub = sub
-	b.mu.Unlock()
+	if b.subs[topic] != t { // unsubscribed meanwhile
+		t.done.Store(true)
+		go sub.Unsubscribe()
+	}
 	return nil
 }
 

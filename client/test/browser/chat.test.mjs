@@ -1,12 +1,15 @@
 // The chat of examples/ in a real browser.
 /* global document, getComputedStyle, innerWidth, location, MutationObserver, requestAnimationFrame, window */
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, test } from "node:test";
+import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
 import { launch } from "./browser.mjs";
 import { build, Network, Server } from "./servers.mjs";
 
 const PATIENCE = 15_000; // ms for what must happen
+const BOUND = 90_000; // ms for a test
 const PHONE = { width: 360, height: 640 };
+
+const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
 
 let chat, browser, server, people;
 

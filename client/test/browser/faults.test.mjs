@@ -2,14 +2,17 @@
 // having heard every tick once and in order, or having been told of a gap, and with one session at the server.
 /* global document, heard, live, location, PageTransitionEvent, states, window */
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, test } from "node:test";
+import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
 import { launch } from "./browser.mjs";
 import { build, Network, Server } from "./servers.mjs";
 
 const PATIENCE = 10_000; // ms for what must happen
+const BOUND = 60_000; // ms for a test
 const PING = 300; // ms, the server's interval
 const SLACK = 10_000; // ms that a ping may be late, as docs/protocol.md says
 const LOOK = 5_000; // ms between two looks of live.js at its line
+
+const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
 
 let program, browser, server, network, contexts, faults;
 
@@ -118,16 +121,16 @@ test("a server that was killed is found again when it is back", async () => {
   await tick(3);
   await heardAll(page, 3);
 
-  const asked = page.evaluate(() => {
+  await page.evaluate(() => {
     const gone = new Promise((resolve) => live.on("close", resolve));
-    return gone.then(() => live.request("echo", "kept until it is back"));
+    window.asked = gone.then(() => live.request("echo", "kept until it is back"));
   });
   await server.kill();
   await disconnected(page);
   await server.start();
 
   await connected(page);
-  assert.equal(await asked, "kept until it is back");
+  assert.equal(await page.evaluate(() => window.asked), "kept until it is back");
   await sessions({ a: 1 });
   await tick(2); // 1 and 2: this server counts anew
   await page.waitForFunction(() => heard.length === 6);
