@@ -8,7 +8,7 @@ export CHROMIUM
 MODULES := . interop examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-go test-sim test-js test-browser test-faults lint fuzz cover bench bench-quick deps clean
+.PHONY: help demo test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,11 +27,8 @@ test-sim: ## 10,000 simulated clusters with faults, without the race detector
 test-js: deps ## the JavaScript client's tests, and its size
 	cd client && npm test && npm run size
 
-test-browser: deps ## the chat in headless Chromium
+test-browser: deps ## the chat, and what breaks clients, in headless Chromium
 	cd client && npm run test:browser
-
-test-faults: deps ## what breaks clients, in headless Chromium: minutes, on a quiet machine
-	cd client && npm run test:faults
 
 lint: deps ## gofmt, go vet (on three systems), staticcheck, eslint, tsc
 	@out=$$(gofmt -l live client examples interop bench); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
