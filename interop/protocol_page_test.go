@@ -293,7 +293,7 @@ func closeConstants(t testing.TB) map[string]int {
 // Codes of the page that this version of the server never closes with.
 var reservedCodes = []int{
 	1006, // what a client makes of a connection that ends without a code
-	1013, 4001, 4200,
+	1013,
 }
 
 func TestCloseCodesOfTheProtocolPage(t *testing.T) {

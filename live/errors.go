@@ -34,6 +34,10 @@ var (
 	// by what is called after it.
 	ErrServerClosed = errors.New("live: server closed")
 
+	// ErrDisconnected is wrapped by the error of a session that Disconnect,
+	// DisconnectUser or ExpireAt ended. Its text names the close code and the reason.
+	ErrDisconnected = errors.New("live: session disconnected")
+
 	// ErrPingTimeout ends a session whose client did not answer a ping
 	// within PingTimeout.
 	ErrPingTimeout = errors.New("live: client does not answer")
@@ -61,16 +65,19 @@ var (
 //	4000–4099         final: stop
 //	4100–4199         the line was bad: back off, then resume
 //	4200–4299         signed in anew: fetch a new token, then come back at once
+//	others            the application's, for Disconnect: back off, then resume
 const (
-	CloseNormal       = 1000 // Session.Close
-	CloseRefused      = 1008 // OnConnect returned an error
-	CloseTooBig       = 1009 // a message over ReadLimit
-	ClosePanic        = 1011 // a callback panicked
-	CloseRestart      = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
-	CloseProtocol     = 4002 // a live.v1 client sent what is no frame of it
-	CloseQueueFull    = 4100 // ErrQueueFull
-	ClosePingTimeout  = 4101 // ErrPingTimeout
-	CloseWriteTimeout = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
+	CloseNormal        = 1000 // Session.Close
+	CloseRefused       = 1008 // OnConnect returned an error
+	CloseTooBig        = 1009 // a message over ReadLimit
+	ClosePanic         = 1011 // a callback panicked
+	CloseRestart       = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
+	CloseRevoked       = 4001 // DisconnectUser: not allowed any more, or signed out
+	CloseProtocol      = 4002 // a live.v1 client sent what is no frame of it
+	CloseQueueFull     = 4100 // ErrQueueFull
+	ClosePingTimeout   = 4101 // ErrPingTimeout
+	CloseWriteTimeout  = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
+	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )
 
 // ClientError is an error that a live.v1 client is told as it is. OnSubscribe,

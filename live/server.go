@@ -34,6 +34,9 @@ type Server struct {
 	perUser   map[string]int // the same for each user; only with MaxSessionsPerUser
 	sweeper   *time.Timer    // runs while there are sessions
 	draining  bool           // Shutdown was called
+
+	expirer    *time.Timer // runs while a session has an expiry
+	nextExpiry int64       // when it is to act, in Unix seconds; only with expirer
 }
 
 // New returns a server that is ready to accept clients. It starts nothing that
@@ -311,6 +314,7 @@ func (s *Server) remove(sess *Session) {
 	}
 	if last == 0 {
 		s.stopSweeper()
+		s.stopExpirer()
 	}
 	if sess.compressed {
 		s.topics.compressed.Add(-1)

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -22,7 +23,7 @@ import (
 type Session struct {
 	id     string
 	value  any
-	user   string // for MaxSessionsPerUser
+	user   string // whose it is; "" for nobody in particular
 	server *Server
 	conn   *outbox.Conn
 
@@ -46,9 +47,10 @@ type Session struct {
 
 	listeners map[*listener]struct{} // nil: none; nothing is added once it is closed
 
-	pinged   time.Time // the sweeper's, for live.v1
-	index    int       // in Server.sessions; guarded by Server.mu
-	readDone bool      // guarded by Server.mu
+	pinged   time.Time    // the sweeper's, for live.v1
+	index    int          // in Server.sessions; guarded by Server.mu
+	expiry   atomic.Int64 // Unix time, in seconds; 0: none
+	readDone bool         // guarded by Server.mu
 }
 
 // ID returns what IDGenerator made for this session.
