@@ -261,6 +261,7 @@ func TestBrokerThatFails(t *testing.T) {
 	}{
 		{errors.New("the disk of host 10.0.0.7 is full"), "internal"},
 		{context.DeadlineExceeded, "unavailable"},
+		{fmt.Errorf("of 10.0.0.7: %w", live.ErrUnavailable), "unavailable"},
 	} {
 		broker.fail(test.err)
 		for _, name := range []string{"subscribe", "resume", "history", "publish"} {

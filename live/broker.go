@@ -48,6 +48,13 @@ type Sink interface {
 	Lost(topic string, cause error)
 }
 
+// Rules are the server's for its topics. A broker may ask for them by asserting that
+// its Sink has them; the Server's has.
+type Rules interface {
+	// TopicOptions returns what Options.Topics says of a topic.
+	TopicOptions(topic string) TopicOptions
+}
+
 // Position is a place in a topic's history. The zero Position is that of a topic
 // that keeps none.
 type Position struct {
@@ -127,8 +134,9 @@ type Bus interface {
 	// Broadcast sends b to the others and to this server.
 	Broadcast(ctx context.Context, kind string, b []byte) error
 
-	// OnBroadcast has f called for each broadcast of a kind. It is called before
-	// Start, once for a kind.
+	// OnBroadcast has f called for each broadcast of a kind: those of one sender in its
+	// order, those of several perhaps at one time. It is called before Start, once for
+	// a kind; the Server's is "live".
 	OnBroadcast(kind string, f func(from string, b []byte))
 }
 

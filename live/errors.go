@@ -30,6 +30,10 @@ var (
 	// ErrNoHistory is wrapped by the error for a topic that keeps no history.
 	ErrNoHistory = errors.New("live: topic keeps no history")
 
+	// ErrUnavailable is wrapped by a Broker's error when the messaging system cannot
+	// be reached, or cannot decide: a live.v1 client is told to try again later.
+	ErrUnavailable = errors.New("live: broker not available")
+
 	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
 	// by what is called after it.
 	ErrServerClosed = errors.New("live: server closed")

@@ -24,7 +24,7 @@ type MemoryOptions struct {
 type MemoryBroker struct {
 	max    int
 	sink   Sink
-	keeps  func(topic string) bool // from the server; nil: what was published with history
+	rules  Rules // the server's; nil: what was published with history is kept
 	closed atomic.Bool
 
 	mu        sync.Mutex // guards what follows; no other lock is taken under it
@@ -61,9 +61,7 @@ func NewMemoryBroker(o MemoryOptions) *MemoryBroker {
 // Start implements Broker.
 func (b *MemoryBroker) Start(s Sink) {
 	b.sink = s
-	if o, ok := s.(interface{ keeps(topic string) bool }); ok {
-		b.keeps = o.keeps
-	}
+	b.rules, _ = s.(Rules)
 }
 
 // Subscribe implements Broker.
@@ -151,8 +149,8 @@ func (b *MemoryBroker) Close(context.Context) error {
 
 // Keeps implements Recoverer.
 func (b *MemoryBroker) Keeps(topic string) bool {
-	if b.keeps != nil {
-		return b.keeps(topic)
+	if b.rules != nil {
+		return b.rules.TopicOptions(topic).History > 0
 	}
 	return b.find(topic) != nil
 }

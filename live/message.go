@@ -21,7 +21,7 @@ type Message struct {
 // encode returns the message as a frame. The error wraps ErrInvalidData or
 // ErrInvalidTopic.
 func (m Message) encode() (*frame.Frame, error) {
-	if err := checkData(m.Data); err != nil {
+	if err := CheckData(m.Data); err != nil {
 		return nil, err
 	}
 	if !utf8.ValidString(m.Topic) {
@@ -36,10 +36,11 @@ func (m Message) encode() (*frame.Frame, error) {
 	return frame.Text([]byte(`{"data":`), m.Data, []byte(`}`)), nil
 }
 
-// checkData makes sure that data stands in an envelope without breaking it: one
-// JSON value, and UTF-8, without which a browser fails the whole connection
-// (RFC 6455, section 8.1).
-func checkData(data []byte) error {
+// CheckData makes sure that data stands in a frame without breaking it, as Publish
+// does: empty, or one JSON value, and UTF-8, without which a browser fails the whole
+// connection (RFC 6455, section 8.1). It is for brokers that bring what others wrote.
+// The error wraps ErrInvalidData.
+func CheckData(data []byte) error {
 	if len(data) == 0 || jsonscan.Valid(data) {
 		return nil
 	}

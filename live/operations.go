@@ -278,7 +278,7 @@ func (s *Session) opRequest(op *operation) error {
 	}
 	data, err := json.Marshal(answer)
 	if err == nil {
-		err = checkData(data)
+		err = CheckData(data)
 	}
 	if err != nil {
 		return failedInApp{fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)}
@@ -349,8 +349,10 @@ func (s *Session) clientError(err error) *ClientError {
 		return errUnavailable // nobody will read it
 	}
 	s.server.opts.Logger.Warn("live: operation failed", "session", s.id, "err", err)
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrServerClosed) {
-		return errUnavailable
+	for _, passing := range []error{context.DeadlineExceeded, ErrUnavailable, ErrServerClosed} {
+		if errors.Is(err, passing) {
+			return errUnavailable
+		}
 	}
 	return errFailed
 }

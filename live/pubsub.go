@@ -81,7 +81,7 @@ func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
 		return
 	}
 	except, data := unwrapExcept(raw)
-	if err := checkData(data); err != nil {
+	if err := CheckData(data); err != nil {
 		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
 		return
 	}

@@ -102,7 +102,7 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if err := s.checkTopic(topic); err != nil {
 		return Position{}, err
 	}
-	if err := checkData(data); err != nil {
+	if err := CheckData(data); err != nil {
 		return Position{}, err
 	}
 	if s.closed.Load() {
@@ -223,8 +223,8 @@ func (k sink) Lost(topic string, cause error) {
 	k.server.topics.lost(topic)
 }
 
-// keeps tells the broker in memory what to keep.
-func (k sink) keeps(topic string) bool { return k.server.opts.Topics(topic).History > 0 }
+// TopicOptions implements Rules.
+func (k sink) TopicOptions(topic string) TopicOptions { return k.server.opts.Topics(topic) }
 
 var errNilSession = errors.New("live: nil session")
 
