@@ -63,6 +63,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 		}
 		s.running.Done()
 	}()
+	began := time.Now()
 	value, err := s.authenticate(r)
 	if err != nil {
 		return refuse(w, err)
@@ -78,7 +79,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	}
 	begun = true
 	sess.calls.Lock() // until OnConnect has returned: no other callback comes before it
-	s.add(sess)
+	s.add(sess, began)
 	go sess.run() // ends with the connection
 	return nil
 }

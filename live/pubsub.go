@@ -3,6 +3,7 @@ package live
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"strings"
@@ -15,15 +16,25 @@ import (
 // subject is its name. What others publish to the subject is delivered too, if it
 // is JSON; what is not is dropped, and the server told.
 //
+// The Broker is a Bus too, over the subject "__live.broadcast", which is no topic then:
+// Publish and Subscribe refuse it with ErrInvalidTopic. Whoever else may publish to
+// the messaging system can speak to all servers, and end sessions.
+//
 // Publish and Subscribe must be safe for concurrent use, and what is published must
 // come back to the publisher's own subscriptions.
 func FromPubSub(ps PubSub) Broker {
-	return &pubSubBroker{ps: ps, seed: maphash.MakeSeed(), subs: make(map[string]*pubSubTopic)}
+	return &pubSubBroker{
+		ps:   ps,
+		seed: maphash.MakeSeed(),
+		subs: make(map[string]*pubSubTopic),
+		bus:  pubSubBus{from: newEpoch(), handlers: make(map[string]func(string, []byte))},
+	}
 }
 
 type pubSubBroker struct {
 	ps   PubSub
 	sink Sink
+	bus  pubSubBus
 
 	// Deliveries of one topic come one after another, also those of a subscription
 	// that is ending and of the next.
@@ -43,9 +54,19 @@ type pubSubTopic struct {
 	sub  Subscription // guarded by pubSubBroker.mu
 }
 
-func (b *pubSubBroker) Start(s Sink) { b.sink = s }
+func (b *pubSubBroker) Start(s Sink) {
+	b.sink = s
+	if len(b.bus.handlers) > 0 {
+		b.listen()
+	}
+}
+
+var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
 
 func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
+	if topic == busSubject {
+		return errBusSubject
+	}
 	t := &pubSubTopic{mu: &b.deliveries[maphash.String(b.seed, topic)%uint64(len(b.deliveries))]}
 	b.mu.Lock()
 	if b.closed || b.subs[topic] != nil {
@@ -117,6 +138,9 @@ func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o
 	if err := ctx.Err(); err != nil {
 		return Position{}, err
 	}
+	if topic == busSubject {
+		return Position{}, errBusSubject
+	}
 	return Position{}, b.ps.Publish(topic, wrapExcept(o.Except, data))
 }
 
@@ -124,11 +148,12 @@ func (b *pubSubBroker) Close(context.Context) error {
 	b.mu.Lock()
 	closed := b.closed
 	b.closed = true
+	unsubscribe := b.silence()
 	b.mu.Unlock()
 	if closed {
 		return nil
 	}
-	return b.ps.Close()
+	return errors.Join(unsubscribe(), b.ps.Close())
 }
 
 // A session that is left out travels before the data, between two NULs, which no

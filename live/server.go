@@ -18,14 +18,15 @@ import (
 // Server holds the sessions and the topics. It is made with New; its methods
 // may be called from any goroutine.
 type Server struct {
-	opts     Options
-	inbound  inboundLimit
-	sync     bool // the broker is in memory, and done with data when Publish returns, unless it keeps it
-	topics   *topics
-	writers  *outbox.Writers
-	counters counters
-	closed   atomic.Bool    // Shutdown has returned
-	running  sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
+	opts       Options
+	inbound    inboundLimit
+	sync       bool // the broker is in memory, and done with data when Publish returns, unless it keeps it
+	topics     *topics
+	writers    *outbox.Writers
+	counters   counters
+	broadcasts broadcasts
+	closed     atomic.Bool    // Shutdown has returned
+	running    sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
 
 	mu        sync.Mutex // guards what follows
 	sessions  []*Session // open
@@ -34,6 +35,8 @@ type Server struct {
 	perUser   map[string]int // the same for each user; only with MaxSessionsPerUser
 	sweeper   *time.Timer    // runs while there are sessions
 	draining  bool           // Shutdown was called
+
+	revocations map[string]revocation // of users, of late
 
 	expirer    *time.Timer // runs while a session has an expiry
 	nextExpiry int64       // when it is to act, in Unix seconds; only with expirer
@@ -56,9 +59,14 @@ func New(opts Options) *Server {
 		}),
 		lingering: make(map[*Session]struct{}),
 		perUser:   make(map[string]int),
+
+		revocations: make(map[string]revocation),
 	}
 	_, s.sync = opts.Broker.(*MemoryBroker)
 	s.topics = newTopics(s, opts.Broker)
+	if bus, ok := opts.Broker.(Bus); ok {
+		bus.OnBroadcast(busKind, s.hear)
+	}
 	opts.Broker.Start(sink{s})
 	return s
 }
@@ -276,9 +284,9 @@ func (s *Server) releaseUser(user string) {
 	}
 }
 
-// add begins a session. One that comes while the server shuts down is ended
-// like the others.
-func (s *Server) add(sess *Session) {
+// add begins a session, whose handshake began before. One that comes while the server
+// shuts down, or whose user was disconnected meanwhile, is ended like the others.
+func (s *Server) add(sess *Session, began time.Time) {
 	s.mu.Lock()
 	s.running.Add(2)
 	if sess.compressed {
@@ -288,6 +296,7 @@ func (s *Server) add(sess *Session) {
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
 	draining := s.draining
+	ending, revoked := s.revokedSince(sess.user, began)
 	var ready outbox.List
 	if sess.wire == wireV1 {
 		sess.conn.Add(helloFrame(sess), &ready) // first of all; an empty queue takes it
@@ -295,7 +304,10 @@ func (s *Server) add(sess *Session) {
 	s.mu.Unlock()
 	s.writers.Write(&ready)
 	s.counters.accepted.Add(1)
-	if draining {
+	switch {
+	case revoked:
+		sess.end(ending)
+	case draining:
 		sess.end(restart(0))
 	}
 }

@@ -20,6 +20,7 @@ func TestFromPubSub(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return live.FromPubSub(&exchange{})
 	}, brokertest.Features{
+		Bus: true,
 		Nodes: func(t *testing.T, n int) []live.Broker {
 			shared := &exchange{}
 			nodes := make([]live.Broker, n)

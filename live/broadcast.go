@@ -1,0 +1,193 @@
+package live
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+)
+
+// busKind is the one kind of the Broker's Bus under which servers speak to one
+// another.
+const busKind = "live"
+
+// A broadcast of a server is a letter that says what it is, and two strings: the
+// first with its length before it, the second up to the end. A server that does not
+// know the letter, being older, ignores the broadcast.
+const (
+	letterApp        = 'a' // of the application: a kind, and data
+	letterDisconnect = 'd' // DisconnectUser: the user, and the reason
+)
+
+func encodeBroadcast(letter byte, first string, second []byte) []byte {
+	b := make([]byte, 0, 1+binary.MaxVarintLen64+len(first)+len(second))
+	b = appendString(append(b, letter), first)
+	return append(b, second...)
+}
+
+func decodeBroadcast(b []byte) (letter byte, first string, second []byte, ok bool) {
+	if len(b) == 0 {
+		return 0, "", nil, false
+	}
+	first, second, ok = cutString(b[1:])
+	return b[0], first, second, ok
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// cutString splits off a string that has its length before it.
+func cutString(b []byte) (s string, rest []byte, ok bool) {
+	n, size := binary.Uvarint(b)
+	if size <= 0 || n > uint64(len(b)-size) {
+		return "", nil, false
+	}
+	b = b[size:]
+	return string(b[:n]), b[n:], true
+}
+
+// broadcasts are the application's handlers of broadcasts.
+type broadcasts struct {
+	mu       sync.RWMutex
+	handlers map[string][]func(data []byte) // guarded by mu
+}
+
+// OnBroadcast has f called for every broadcast of a kind, wherever it was made, this
+// server among others. Those of one server come in its order. f is called in the
+// goroutine that brings them, and must not block, nor change data; those of several
+// servers may come at the same time. A panic in f is logged and harms nobody.
+func (s *Server) OnBroadcast(kind string, f func(data []byte)) {
+	s.broadcasts.mu.Lock()
+	defer s.broadcasts.mu.Unlock()
+	if s.broadcasts.handlers == nil {
+		s.broadcasts.handlers = make(map[string][]func([]byte))
+	}
+	s.broadcasts.handlers[kind] = append(s.broadcasts.handlers[kind], f)
+}
+
+// Broadcast has the functions called that were given to OnBroadcast for a kind, at
+// every server of the Broker, and does not wait for them. Delivery is at most once: a
+// server that the broker cannot reach does not hear it. With a Broker that is no Bus
+// there is only this server. The error is the broker's, or ErrServerClosed.
+func (s *Server) Broadcast(ctx context.Context, kind string, data []byte) error {
+	return s.broadcast(ctx, encodeBroadcast(letterApp, kind, data))
+}
+
+func (s *Server) broadcast(ctx context.Context, b []byte) error {
+	if s.closed.Load() {
+		return ErrServerClosed
+	}
+	bus, ok := s.opts.Broker.(Bus)
+	if !ok {
+		s.hear("", b)
+		return nil
+	}
+	if err := bus.Broadcast(ctx, busKind, b); err != nil {
+		return fmt.Errorf("live: broadcast: %w", err)
+	}
+	return nil
+}
+
+// hear takes a broadcast of any server.
+func (s *Server) hear(_ string, b []byte) {
+	letter, first, second, ok := decodeBroadcast(b)
+	switch {
+	case !ok:
+		s.opts.Logger.Warn("live: broadcast that is none of a server", "bytes", len(b))
+	case letter == letterApp:
+		s.broadcasts.mu.RLock()
+		handlers := slices.Clone(s.broadcasts.handlers[first])
+		s.broadcasts.mu.RUnlock()
+		for _, f := range handlers {
+			s.callBroadcast(first, second, f)
+		}
+	case letter == letterDisconnect:
+		s.disconnectUser(first, string(second))
+	}
+}
+
+func (s *Server) callBroadcast(kind string, data []byte, f func([]byte)) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.counters.panics.Add(1)
+			s.opts.Logger.Error("live: callback panicked",
+				"callback", "OnBroadcast", "kind", kind, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	f(data)
+}
+
+var errNoUser = errors.New("live: DisconnectUser needs a user")
+
+// DisconnectUser closes every session of a user, as Options.UserID tells it, with
+// CloseRevoked, on every server of the Broker: they may not come back as they are. One
+// whose handshake is under way is closed too. Whoever revokes a right does so first,
+// so that a client which dials again meets an OnAuth that knows.
+//
+// If the error is not nil only the sessions of this server are sure to be closed.
+func (s *Server) DisconnectUser(userID, reason string) error {
+	if userID == "" {
+		return errNoUser
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
+	defer cancel()
+	err := s.broadcast(ctx, encodeBroadcast(letterDisconnect, userID, []byte(reason)))
+	if err != nil {
+		s.disconnectUser(userID, reason)
+	}
+	return err
+}
+
+// revocation is a user's disconnection, kept for handshakes that began before it: their
+// OnAuth may have looked before the right was revoked.
+type revocation struct {
+	ending closing
+	at     time.Time
+}
+
+// maxHandshake is how long a revocation is kept: for longer a handshake takes only if
+// OnAuth ignores its context.
+func (s *Server) maxHandshake() time.Duration { return s.opts.AuthTimeout + flushTimeout }
+
+// disconnectUser closes a user's sessions of this server. It walks over all: it is
+// seldom done, and an index would cost every session some bytes.
+func (s *Server) disconnectUser(user, reason string) {
+	if user == "" {
+		return
+	}
+	ending := disconnection(CloseRevoked, reason)
+	for _, sess := range s.revoke(user, ending) {
+		sess.end(ending)
+	}
+}
+
+// revoke notes the revocation and returns the user's sessions.
+func (s *Server) revoke(user string, ending closing) []*Session {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.revocations, func(_ string, r revocation) bool { return now.Sub(r.at) > s.maxHandshake() })
+	if s.admitted > len(s.sessions) { // a handshake is under way
+		s.revocations[user] = revocation{ending, now}
+	}
+	var theirs []*Session
+	for _, sess := range s.sessions {
+		if sess.user == user {
+			theirs = append(theirs, sess)
+		}
+	}
+	return theirs
+}
+
+// revokedSince reports whether a user was disconnected since a handshake began, and how
+// its session ends then; mu is held.
+func (s *Server) revokedSince(user string, began time.Time) (ending closing, yes bool) {
+	r, ok := s.revocations[user]
+	return r.ending, ok && !r.at.Before(began)
+}
