@@ -117,7 +117,8 @@ type feed struct {
 	repair  bool           // a repair is under way, or begins
 	again   bool           // and another must follow it
 	rounds  int            // repairs that followed one another at once
-	stop    chan struct{}  // ends the comparisons
+	watch   *time.Timer    // of the next comparison; nil: the broker in memory loses nothing
+	looks   int            // comparisons that were due so far, the next one included
 }
 
 func newFeed(o TopicOptions) *feed {
@@ -125,7 +126,7 @@ func newFeed(o TopicOptions) *feed {
 	if o.History > 0 {
 		size = min(o.History, maxRing)
 	}
-	return &feed{size: size, stop: make(chan struct{})}
+	return &feed{size: size}
 }
 
 // begin starts the feed of a topic that has just been subscribed at the broker:
@@ -136,7 +137,7 @@ func (x *topics) begin(t *topic, at Position) {
 	fd.live = true
 	x.unpark(t)
 	if _, exact := x.broker.(*MemoryBroker); !exact {
-		go x.watch(t) // ends with the topic
+		fd.watch = time.AfterFunc(fd.nextLook(), func() { x.look(t) })
 	}
 }
 
@@ -403,19 +404,23 @@ func (x *topics) checkFeed(t *topic) {
 	}
 }
 
-// watch compares the feed with the history soon after it began, and then now and
-// then, until the topic has gone.
-func (x *topics) watch(t *topic) {
-	for i := 0; ; i++ {
-		wait := checkEvery*2/3 + rand.N(checkEvery*2/3)
-		if i < len(settleAfter) {
-			wait = settleAfter[i]
-		}
-		select {
-		case <-t.feed.stop:
-			return
-		case <-time.After(wait):
-			x.checkFeed(t)
-		}
+// look compares the feed with the history soon after it began, and then now and
+// then, until the topic has gone. It is a timer's: nothing waits for it in a goroutine.
+func (x *topics) look(t *topic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gone {
+		return
 	}
+	t.feed.watch.Reset(t.feed.nextLook())
+	x.startRepair(t)
+}
+
+// nextLook returns how long it is until the next comparison.
+func (fd *feed) nextLook() time.Duration {
+	fd.looks++
+	if fd.looks <= len(settleAfter) {
+		return settleAfter[fd.looks-1]
+	}
+	return checkEvery*2/3 + rand.N(checkEvery*2/3)
 }

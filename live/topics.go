@@ -205,8 +205,8 @@ func (x *topics) wake(ctx context.Context, t *topic) error {
 func (x *topics) unlock(t *topic) {
 	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
 		t.gone = true
-		if t.feed != nil {
-			close(t.feed.stop)
+		if t.feed != nil && t.feed.watch != nil {
+			t.feed.watch.Stop()
 		}
 		if t.ready {
 			// With the lock held, so that it comes before the next Subscribe.

@@ -1,0 +1,84 @@
+package live_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// remote is a broker whose calls are counted, and which the server does not take for
+// the one in memory.
+type remote struct {
+	*live.MemoryBroker
+	last, tail atomic.Int64
+	asked      atomic.Int64 // the limit of the last Tail
+}
+
+func newRemote() *remote { return &remote{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})} }
+
+func (r *remote) Last(ctx context.Context, topic string) (live.Position, error) {
+	r.last.Add(1)
+	return r.MemoryBroker.Last(ctx, topic)
+}
+
+func (r *remote) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	r.tail.Add(1)
+	r.asked.Store(int64(limit))
+	return r.MemoryBroker.Tail(ctx, topic, limit)
+}
+
+// keeping returns options for topics that all keep so much.
+func keeping(broker live.Broker, rules live.TopicOptions) live.Options {
+	return live.Options{
+		Broker: broker,
+		Topics: func(string) live.TopicOptions { return rules },
+		Logger: slog.New(slog.DiscardHandler),
+	}
+}
+
+// A topic of a broker of many servers is compared with the history now and then,
+// without a goroutine that waits for it.
+func TestTopicCostsNoGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := newRemote()
+		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		const topics = 500
+		before := runtime.NumGoroutine()
+		var all []live.Subscription
+		for i := range topics {
+			l, err := srv.Listen(fmt.Sprint(i), func(live.Message) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, l)
+		}
+		if n := runtime.NumGoroutine(); n > before+10 {
+			t.Errorf("%d goroutines for %d topics", n-before, topics)
+		}
+		for _, look := range []time.Duration{200 * time.Millisecond, 2 * time.Second, time.Minute, time.Minute} {
+			asked := broker.last.Load()
+			time.Sleep(look)
+			synctest.Wait()
+			if n := broker.last.Load() - asked; n < topics || n > 2*topics+10 {
+				t.Errorf("within %v the history of %d topics was asked %d times", look, topics, n)
+			}
+		}
+		for _, l := range all {
+			l.Unsubscribe()
+		}
+		asked := broker.last.Load()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := broker.last.Load(); n != asked {
+			t.Errorf("%d times the history of a topic was asked that has no subscriber", n-asked)
+		}
+		shut(t, srv)
+	})
+}
