@@ -5,7 +5,7 @@ CHROMIUM ?= /usr/bin/chromium
 export CHROMIUM
 
 # The modules of the workspace, each with its own go.mod.
-MODULES := . interop examples bench
+MODULES := . live/natsbroker interop examples bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean

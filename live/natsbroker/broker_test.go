@@ -1,0 +1,223 @@
+package natsbroker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/brokertest"
+)
+
+// quiet is a logger of tests, in which much is expected to go wrong.
+func quiet() *slog.Logger {
+	return slog.New(slog.DiscardHandler)
+}
+
+// suiteStreams are the histories that the suite asks for.
+func suiteStreams() []StreamConfig {
+	return []StreamConfig{
+		{Name: "SHORT", Subjects: []string{"short.>"}, MaxMsgsPerTopic: 10},
+		{Name: "LONG", Subjects: []string{"long.>"}, MaxMsgsPerTopic: 1000},
+		{Name: "FLEETING", Subjects: []string{"fleeting.>"}, MaxAge: 300 * time.Millisecond},
+	}
+}
+
+func suiteTopic(name string, o live.PublishOptions) string {
+	switch {
+	case o.HistoryAge > 0:
+		return "fleeting." + name
+	case o.History == 10:
+		return "short." + name
+	}
+	return "long." + name
+}
+
+func open(t testing.TB, o Options) *Broker {
+	t.Helper()
+	if o.Logger == nil {
+		o.Logger = quiet()
+	}
+	b, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if err := b.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	return b
+}
+
+func suiteFeatures(nodes func(t *testing.T, n int) []live.Broker) brokertest.Features {
+	return brokertest.Features{History: true, Bus: true, Topic: suiteTopic, Nodes: nodes}
+}
+
+func TestEmbeddedInMemory(t *testing.T) {
+	brokertest.Run(t, func(t *testing.T) live.Broker {
+		return open(t, Options{Streams: suiteStreams()})
+	}, brokertest.Features{History: true, Topic: suiteTopic})
+}
+
+func TestEmbeddedOnDisk(t *testing.T) {
+	brokertest.Run(t, func(t *testing.T) live.Broker {
+		return open(t, Options{StoreDir: t.TempDir(), Streams: suiteStreams()})
+	}, brokertest.Features{History: true, Topic: suiteTopic})
+}
+
+// Three nodes in one process, as three machines would be. All tests share them, each
+// with subjects and streams of its own.
+func TestClusterOfEmbedded(t *testing.T) {
+	members := openCluster(t, 3)
+	systems := 0
+	nodes := func(t *testing.T, n int) []live.Broker {
+		systems++
+		brokers := make([]live.Broker, n)
+		for i := range brokers {
+			conn, err := nats.Connect("", members[i].server.connectOptions()...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(conn.Close)
+			brokers[i] = open(t, Options{
+				Conn:    conn,
+				Prefix:  fmt.Sprint("test", systems),
+				Streams: systemStreams(systems, 3),
+			})
+		}
+		return brokers
+	}
+	alone := func(t *testing.T) live.Broker { return tidy{nodes(t, 1)[0].(*Broker)} }
+	brokertest.Run(t, alone, suiteFeatures(nodes))
+}
+
+// tidy leaves nothing behind at a server that goes on when it closes, since all
+// goroutines are counted.
+type tidy struct{ *Broker }
+
+func (b tidy) Close(ctx context.Context) error {
+	for _, st := range *b.streams.all.Load() {
+		b.JetStream().DeleteStream(ctx, st.config.Name)
+	}
+	defer b.NATSConn().Close()
+	return b.Broker.Close(ctx)
+}
+
+// systemStreams are the suite's streams under names of their own.
+func systemStreams(system, replicas int) []StreamConfig {
+	streams := suiteStreams()
+	for i := range streams {
+		streams[i].Name += fmt.Sprint(system)
+		streams[i].Replicas = replicas
+	}
+	return streams
+}
+
+// openCluster starts nodes that know each other.
+func openCluster(t *testing.T, n int) []*Broker {
+	t.Helper()
+	brokers := make([]*Broker, n)
+	routes := freeAddresses(t, n)
+	for i := range brokers {
+		b, err := New(Options{
+			StoreDir: t.TempDir(),
+			Cluster:  &Cluster{Listen: routes[i], Routes: routes},
+			Streams:  suiteStreams(),
+			Logger:   quiet(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close(context.Background()) })
+		brokers[i] = b
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, b := range brokers {
+		if err := b.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return brokers
+}
+
+// freeAddresses returns addresses on which nothing listens.
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		addresses[i] = l.Addr().String()
+	}
+	return addresses
+}
+
+// A server that runs elsewhere: a process of its own, which all tests share, each with
+// subjects and streams of its own.
+func TestExternalServer(t *testing.T) {
+	url := startProcess(t)
+	systems := 0
+	nodes := func(t *testing.T, n int) []live.Broker {
+		systems++
+		brokers := make([]live.Broker, n)
+		for i := range brokers {
+			brokers[i] = open(t, Options{
+				Servers: []string{url},
+				Prefix:  fmt.Sprint("test", systems),
+				Streams: systemStreams(systems, 1),
+			})
+		}
+		return brokers
+	}
+	brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] }, suiteFeatures(nodes))
+}
+
+// startProcess runs a nats-server, built of the module that this one is tested with,
+// until the test ends, and returns its URL.
+func startProcess(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "nats-server")
+	if out, err := exec.Command("go", "build", "-o", program, "github.com/nats-io/nats-server/v2").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	server := exec.Command(program, "-js", "-a", "127.0.0.1", "-p", "-1", "-sd", dir, "--ports_file_dir", dir)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		server.Process.Kill()
+		server.Wait()
+	})
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nats-server does not say where it listens")
+		}
+		found, _ := filepath.Glob(filepath.Join(dir, "nats-server_*.ports"))
+		if len(found) == 0 {
+			continue
+		}
+		raw, _ := os.ReadFile(found[0])
+		var ports struct {
+			NATS []string `json:"nats"`
+		}
+		if json.Unmarshal(raw, &ports) == nil && len(ports.NATS) > 0 {
+			return ports.NATS[0]
+		}
+	}
+}

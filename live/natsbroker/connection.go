@@ -1,0 +1,106 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// What becomes of the connection to NATS, and of the lines between its servers: the
+// live server is told, and compares its topics with their streams.
+
+var (
+	errReconnected = errors.New("natsbroker: NATS was away")
+	errBackwards   = errors.New("natsbroker: the stream's sequence went back")
+	errRejoined    = errors.New("natsbroker: this node was apart from others")
+)
+
+// watchConnection tells the server when deliveries may have been lost, until Close.
+func (b *Broker) watchConnection() {
+	routes := time.NewTicker(routesEvery)
+	defer routes.Stop()
+	connected, nodes := b.nc.IsConnected(), 0
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case status, ok := <-b.status:
+			if !ok {
+				return
+			}
+			now := status == nats.CONNECTED
+			if now && !connected {
+				b.logger.Info("natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
+				b.lost("", errReconnected)
+			} else if !now && connected {
+				b.logger.Warn("natsbroker: not connected", "err", b.nc.LastError())
+			}
+			connected = now
+		case <-routes.C:
+			// The connection to a server in this process stays up when that is cut off
+			// from the others.
+			if b.server == nil || b.opts.Cluster == nil {
+				continue
+			}
+			before := nodes
+			if nodes = b.server.routes(); nodes > before {
+				b.lost("", errRejoined)
+			}
+		}
+	}
+}
+
+// routesEvery is how often a node of a cluster counts the others: what was published
+// elsewhere while it was apart is fetched within that time.
+const routesEvery = time.Second
+
+func (b *Broker) lost(topic string, cause error) {
+	if b.sink != nil {
+		b.sink.Lost(topic, cause)
+	}
+}
+
+// connectionError is what the NATS client calls with errors that belong to no call.
+func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err error) {
+	if b.errors != nil {
+		b.errors(nc, sub, err)
+	}
+	if b.closed.Load() {
+		return
+	}
+	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
+		if in := b.hub.find(sub.Subject); in != nil {
+			b.lost(in.topic, err)
+			return
+		}
+	}
+	subject := ""
+	if sub != nil {
+		subject = sub.Subject
+	}
+	b.logger.Warn("natsbroker: "+err.Error(), "subject", subject)
+}
+
+// unavailable marks errors that say that NATS, or a majority of it, is not there.
+func unavailable(err error) error {
+	switch {
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
+		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
+		errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w: %w", live.ErrServerClosed, err)
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.Code == 503 {
+		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	}
+	return err
+}

@@ -1,0 +1,289 @@
+package natsbroker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// maxPayload is of a message between nodes: twice the four megabytes that a client may
+// send at once by default, and as much as NATS takes without a warning.
+const maxPayload = 8 << 20
+
+// readyTimeout is how long the server may take to listen once it has read its store,
+// before starting it is given up. It takes milliseconds; this is for machines that are
+// all but standing still.
+const readyTimeout = 10 * time.Second
+
+// nodeNameLength is that of a random node name: 60 bits, of which a million nodes can
+// choose without two choosing alike.
+const nodeNameLength = 12
+
+var errLocked = errors.New("locked")
+
+// embedded is a NATS server in this process.
+type embedded struct {
+	srv   *server.Server
+	store *store
+	token string // that clients give; "": there is no port, and no need
+	addr  string // where it listens for routes; "": no cluster
+
+	stopping sync.Once
+	stopped  chan struct{} // closed when the server is down and its store released
+	stopErr  error         // set before
+}
+
+// startEmbedded starts a server and returns when it accepts connections. It waits for
+// no other node: whether there is a majority for streams is for others to find out.
+func startEmbedded(o Options) (*embedded, error) {
+	if o.Cluster != nil {
+		if err := o.Cluster.check(o.StoreDir); err != nil {
+			return nil, err
+		}
+	}
+	st, err := openStore(o)
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{store: st, stopped: make(chan struct{})}
+	so := e.serverOptions(o)
+	if e.srv, err = server.NewServer(so); err != nil {
+		st.close()
+		return nil, fmt.Errorf("natsbroker: embedded server: %w", err)
+	}
+	log := newServerLogger(o.Logger, st.node)
+	e.srv.SetLoggerV2(log, log.enabled(slog.LevelDebug), log.enabled(levelTrace), false)
+	e.srv.Start()
+	if err := e.awaitReady(log.fatal); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("natsbroker: embedded server: %w", err), e.stop(ctx))
+	}
+	if a := e.srv.ClusterAddr(); a != nil {
+		e.addr = a.String()
+	}
+	return e, nil
+}
+
+func (e *embedded) serverOptions(o Options) *server.Options {
+	so := &server.Options{
+		ServerName:   e.store.node,
+		DontListen:   true,
+		NoSigs:       true, // its handlers would end the process
+		NoLog:        true, // until it is given a logger
+		TraceHeaders: true, // and no payloads
+		MaxPayload:   maxPayload,
+
+		// What streams may take together is left to the server: three quarters of the
+		// memory, or of GOMEMLIMIT if that is less, and of what is free on the disk. A
+		// stream that is promised more is refused when it is made, not when it is full.
+		JetStream:              o.Cluster == nil || !o.Cluster.NoStore,
+		StoreDir:               e.store.dir,
+		SyncAlways:             o.SyncAlways,
+		DisableJetStreamBanner: true,
+	}
+	if o.Cluster != nil {
+		e.token = rand.Text()
+		o.Cluster.apply(so, e.token)
+	}
+	return so
+}
+
+// awaitReady waits until the server accepts connections, or has said why it will not.
+func (e *embedded) awaitReady(fatal <-chan error) error {
+	deadline := time.Now().Add(readyTimeout)
+	for {
+		// Asked for more than 25 ms it would look every 25 ms only.
+		ready := e.srv.ReadyForConnections(time.Millisecond)
+		select {
+		case err := <-fatal:
+			return err
+		default:
+		}
+		if ready {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("not ready within %v", readyTimeout)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// connectOptions are those of a connection within the process.
+func (e *embedded) connectOptions() []nats.Option {
+	o := []nats.Option{nats.InProcessServer(e.srv)}
+	if e.token != "" {
+		o = append(o, nats.Token(e.token))
+	}
+	return o
+}
+
+// stop shuts the server down and releases its store. When ctx ends before that, it
+// returns an error and the shutting down goes on: a store that is still written to is
+// never released. It may be called again.
+func (e *embedded) stop(ctx context.Context) error {
+	e.stopping.Do(func() {
+		go func() { // ends with the server
+			defer close(e.stopped)
+			e.srv.Shutdown()
+			e.srv.WaitForShutdown()
+			e.stopErr = e.store.close()
+		}()
+	})
+	select {
+	case <-e.stopped:
+		return e.stopErr
+	case <-ctx.Done():
+		return fmt.Errorf("natsbroker: embedded server is still shutting down: %w", ctx.Err())
+	}
+}
+
+// routes is the number of other nodes that are connected now.
+func (e *embedded) routes() int { return e.srv.NumRemotes() }
+
+// clusterAddr is where the server listens for other nodes, "" without a cluster.
+func (e *embedded) clusterAddr() string { return e.addr }
+
+// store is the folder of an embedded server, which nobody else uses meanwhile.
+type store struct {
+	dir       string // absolute; "": there is none, since the node stores nothing
+	node      string // the name of the node
+	temporary bool   // dir is removed at the end
+	lock      io.Closer
+}
+
+// openStore makes and locks the folder that o asks for, and finds the node's name.
+func openStore(o Options) (*store, error) {
+	s := &store{dir: o.StoreDir}
+	if s.dir == "" && o.Cluster != nil && o.Cluster.NoStore {
+		return s, s.chooseNode(o)
+	}
+	if err := s.makeDir(); err != nil {
+		return nil, fmt.Errorf("natsbroker: store: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(s.dir, "lock"))
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("natsbroker: store %q is in use by another process", s.dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("natsbroker: store: %w", err)
+	}
+	s.lock = lock
+	if err := s.chooseNode(o); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *store) makeDir() (err error) {
+	if s.dir == "" {
+		s.temporary = true
+		s.dir, err = os.MkdirTemp("", "livetopic-nats-")
+		return err
+	}
+	if s.dir, err = filepath.Abs(s.dir); err != nil {
+		return err
+	}
+	return os.MkdirAll(s.dir, 0o700) // messages are private
+}
+
+// chooseNode sets the node's name: the one of o, or the one that the folder has had
+// so far, or a random one. A folder keeps its name, because to a cluster a node with
+// another name is another node, and the former one missing for ever.
+func (s *store) chooseNode(o Options) error {
+	if err := checkNodeName(o.Name); o.Name != "" && err != nil {
+		return fmt.Errorf("natsbroker: Options.Name: %w", err)
+	}
+	file := filepath.Join(s.dir, "node")
+	former, err := s.readNode(file)
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.Name == "" && former == "":
+		s.node = rand.Text()[:nodeNameLength]
+	case o.Name == "" || o.Name == former:
+		s.node = former
+		return nil
+	case former != "" && o.Cluster != nil && !o.Cluster.NoStore:
+		return fmt.Errorf("natsbroker: store %q is of node %q, not of %q: give each node its own StoreDir and keep its Name", s.dir, former, o.Name)
+	default:
+		s.node = o.Name
+	}
+	if s.dir == "" || s.temporary {
+		return nil
+	}
+	if err := writeFile(file, s.node+"\n"); err != nil {
+		return fmt.Errorf("natsbroker: store: %w", err)
+	}
+	return nil
+}
+
+// readNode returns the name in file, "" if there is none.
+func (s *store) readNode(file string) (string, error) {
+	if s.dir == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("natsbroker: store: %w", err)
+	}
+	name := strings.TrimSpace(string(b))
+	if err := checkNodeName(name); err != nil {
+		return "", fmt.Errorf("natsbroker: %s: %w", file, err)
+	}
+	return name, nil
+}
+
+func checkNodeName(name string) error {
+	odd := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
+	if name == "" || strings.ContainsFunc(name, odd) {
+		return fmt.Errorf("%q cannot be the name of a node: it is empty or has blanks", name)
+	}
+	return nil
+}
+
+// writeFile writes a file whole or not at all. Only one process may do so at a time.
+func writeFile(path, content string) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(content)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// close unlocks the folder, and removes it if it was for this server only.
+func (s *store) close() error {
+	var err error
+	if s.lock != nil {
+		err = s.lock.Close() // first: Windows removes no open files
+	}
+	if s.temporary {
+		err = errors.Join(err, os.RemoveAll(s.dir))
+	}
+	if err != nil {
+		return fmt.Errorf("natsbroker: store: %w", err)
+	}
+	return nil
+}

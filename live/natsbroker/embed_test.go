@@ -1,0 +1,549 @@
+package natsbroker
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// nobody is an address of this machine where nobody listens.
+const nobody = "127.0.0.1:1"
+
+// startNode starts a server that is stopped at the end of the test.
+func startNode(t testing.TB, o Options) *embedded {
+	t.Helper()
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	e, err := startEmbedded(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopNode(t, e) })
+	return e
+}
+
+func stopNode(t testing.TB, e *embedded) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := e.stop(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// connectTo returns a connection within the process.
+func connectTo(t testing.TB, e *embedded) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect("", e.connectOptions()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+// childEnv names the test that a child process is to run its part of.
+const childEnv = "NATSBROKER_TEST_CHILD"
+
+// isChild reports whether this process is the child of the test.
+func isChild(t *testing.T) bool { return os.Getenv(childEnv) == t.Name() }
+
+// child is this test, run in a process of its own.
+type child struct {
+	*exec.Cmd
+	out *bufio.Reader
+	err bytes.Buffer
+}
+
+// startChild starts the test's child and returns when that has said that it is ready.
+// It is killed at the end of the test at the latest.
+func startChild(t *testing.T, env ...string) *child {
+	t.Helper()
+	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")}
+	c.Env = append(append(os.Environ(), childEnv+"="+t.Name()), env...)
+	c.Stderr = &c.err
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.StdinPipe(); err != nil { // open as long as this process lives
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	c.out = bufio.NewReader(out)
+	var said strings.Builder
+	for {
+		line, err := c.out.ReadString('\n')
+		if line == "ready\n" {
+			return c
+		}
+		said.WriteString(line)
+		if err != nil {
+			t.Fatalf("child: %s%s", said.String(), c.err.String())
+		}
+	}
+}
+
+// awaitParent returns when the parent of this process has ended; mostly that kills it
+// before.
+func awaitParent() { io.Copy(io.Discard, os.Stdin) }
+
+func TestZeroOptionsOpenNoPort(t *testing.T) {
+	if isChild(t) {
+		e := startNode(t, Options{})
+		nc := connectTo(t, e)
+		if err := nc.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Println("ready")
+		awaitParent()
+		return
+	}
+	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
+		t.Skip("this system has no /proc/self/net")
+	}
+	c := startChild(t)
+	if s := sockets(t, c.Process.Pid); len(s) > 0 {
+		t.Errorf("the process has sockets: %v", s)
+	}
+	if err := c.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the process was gone when its sockets were looked at: %v", err)
+	}
+
+	// The same way of looking finds a port that is open.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if len(sockets(t, os.Getpid())) == 0 {
+		t.Error("a listener of this test is not seen")
+	}
+}
+
+// sockets returns the lines of /proc/net that are about a process's own sockets.
+func sockets(t *testing.T, pid int) []string {
+	dir := fmt.Sprintf("/proc/%d", pid)
+	fds, err := os.ReadDir(dir + "/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := make(map[string]bool) // inodes
+	for _, fd := range fds {
+		if s, err := os.Readlink(dir + "/fd/" + fd.Name()); err == nil {
+			if inode, ok := strings.CutPrefix(s, "socket:["); ok {
+				own[strings.TrimSuffix(inode, "]")] = true
+			}
+		}
+	}
+	var found []string
+	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
+		b, err := os.ReadFile(dir + "/net/" + table)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // IPv6 is off
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(b)) {
+			// The tenth column is the inode.
+			if f := strings.Fields(line); len(f) > 9 && own[f[9]] {
+				found = append(found, table+": "+strings.TrimSpace(line))
+			}
+		}
+	}
+	return found
+}
+
+func TestSignalsReachTheApplication(t *testing.T) {
+	const code = 7
+	if isChild(t) {
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, syscall.SIGTERM)
+		e := startNode(t, Options{Cluster: &Cluster{Listen: "127.0.0.1:0", NoStore: true}})
+		fmt.Println("ready")
+		<-c
+		// A handler of the server's would have the time to end the process its own way.
+		stopNode(t, e)
+		os.Exit(code)
+	}
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows sends no SIGTERM")
+	}
+	c := startChild(t)
+	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := c.Wait(); !errors.As(err, &exit) || exit.ExitCode() != code {
+		t.Errorf("%v, want the application's exit code, %d\n%s", err, code, c.err.String())
+	}
+}
+
+func TestStoreKeepsStreamsAndName(t *testing.T) {
+	t.Chdir(t.TempDir())
+	o := Options{StoreDir: "store"} // relative
+	e := startNode(t, o)
+	if !filepath.IsAbs(e.store.dir) || e.srv.Name() != e.store.node {
+		t.Errorf("folder %q, server %q, node %q", e.store.dir, e.srv.Name(), e.store.node)
+	}
+	node := e.store.node
+	js := streamsOf(t, e)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.a", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	stopNode(t, e)
+
+	e = startNode(t, o)
+	if e.store.node != node {
+		t.Errorf("node %q was %q before", e.store.node, node)
+	}
+	s, err := streamsOf(t, e).Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := s.GetLastMsgForSubject(t.Context(), "s.a"); err != nil || string(m.Data) != "1" {
+		t.Errorf("%v, %v", m, err)
+	}
+}
+
+func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(connectTo(t, e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+func TestWithoutStoreDirNothingIsLeft(t *testing.T) {
+	e := startNode(t, Options{})
+	dir := e.store.dir
+	if _, err := streamsOf(t, e).CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		t.Fatal(err)
+	}
+	stopNode(t, e)
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s is still there: %v", dir, err)
+	}
+}
+
+func TestSyncAlwaysIsPassedOn(t *testing.T) {
+	for _, sync := range []bool{false, true} {
+		e := startNode(t, Options{SyncAlways: sync})
+		if got := e.srv.JetStreamConfig().SyncAlways; got != sync {
+			t.Errorf("SyncAlways %v, want %v", got, sync)
+		}
+	}
+}
+
+func TestLargeMessagesPass(t *testing.T) {
+	nc := connectTo(t, startNode(t, Options{}))
+	sub, err := nc.SubscribeSync("large")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Publish("large", make([]byte, maxPayload)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := sub.NextMsg(patience); err != nil || len(m.Data) != maxPayload {
+		t.Errorf("%v", err)
+	}
+	if err := nc.Publish("large", make([]byte, maxPayload+1)); !errors.Is(err, nats.ErrMaxPayload) {
+		t.Errorf("%v, want ErrMaxPayload", err)
+	}
+}
+
+func TestStoreHasOneServer(t *testing.T) {
+	dir := t.TempDir()
+	e := startNode(t, Options{StoreDir: dir})
+	mustBeInUse(t, dir)
+	stopNode(t, e)
+	stopNode(t, startNode(t, Options{StoreDir: dir}))
+}
+
+func TestStoreHasOneProcess(t *testing.T) {
+	const env = "NATSBROKER_TEST_STORE"
+	if isChild(t) {
+		startNode(t, Options{StoreDir: os.Getenv(env)})
+		fmt.Println("ready")
+		awaitParent()
+		return
+	}
+	dir := t.TempDir()
+	c := startChild(t, env+"="+dir)
+	mustBeInUse(t, dir)
+	if err := c.Process.Kill(); err != nil { // as kill -9
+		t.Fatal(err)
+	}
+	c.Wait()
+	startNode(t, Options{StoreDir: dir})
+}
+
+// mustBeInUse fails the test unless a server on the store is refused as it should.
+func mustBeInUse(t *testing.T, dir string) {
+	t.Helper()
+	e, err := startEmbedded(Options{StoreDir: dir, Logger: slog.New(slog.DiscardHandler)})
+	if err == nil {
+		stopNode(t, e)
+	}
+	if want := fmt.Sprintf("natsbroker: store %q is in use by another process", dir); err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+func TestServerThatCannotStartSaysWhy(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := func(path ...string) string {
+		p := filepath.Join(path...)
+		if err := os.WriteFile(p, []byte("x\ny"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	aFile := file(t.TempDir(), "store")
+	badStreams := t.TempDir()
+	file(badStreams, "jetstream")
+	badName := t.TempDir()
+	file(badName, "node")
+
+	for _, test := range []struct {
+		name string
+		o    Options
+		want string
+	}{
+		{"store is a file", Options{StoreDir: aFile}, "not a directory"},
+		{"streams are a file", Options{StoreDir: badStreams}, "Can't start JetStream"},
+		{"name in the store", Options{StoreDir: badName}, "cannot be the name of a node"},
+		{"name", Options{Name: "a b"}, "cannot be the name of a node"},
+		{"port in use", Options{Cluster: &Cluster{NoStore: true, Listen: taken.Addr().String()}}, "address already in use"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Setenv("TMPDIR", t.TempDir()) // where folders without a name are made
+			test.o.Logger = slog.New(slog.DiscardHandler)
+			e, err := startEmbedded(test.o)
+			if err == nil {
+				stopNode(t, e)
+				t.Fatal("it starts")
+			}
+			if !strings.HasPrefix(err.Error(), "natsbroker: ") || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want: … %s …", err, test.want)
+			}
+			if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
+			}
+			if test.o.StoreDir == "" || test.o.StoreDir == aFile {
+				return
+			}
+			unlock, err := lockFile(filepath.Join(test.o.StoreDir, "lock"))
+			if err != nil {
+				t.Fatalf("the store: %v", err)
+			}
+			unlock.Close()
+		})
+	}
+}
+
+func TestNodeName(t *testing.T) {
+	dir := t.TempDir()
+	name := func(o Options) string {
+		t.Helper()
+		o.StoreDir = dir
+		e := startNode(t, o)
+		defer stopNode(t, e)
+		return e.store.node
+	}
+	random := name(Options{})
+	if len(random) != nodeNameLength {
+		t.Errorf("random name %q", random)
+	}
+	if got := name(Options{}); got != random {
+		t.Errorf("%q, want %q as before", got, random)
+	}
+	if got := name(Options{Name: "one"}); got != "one" {
+		t.Errorf("%q, want the name that was asked for", got)
+	}
+	if got := name(Options{}); got != "one" {
+		t.Errorf("%q, want the name that was last asked for", got)
+	}
+	if a, b := startNode(t, Options{}), startNode(t, Options{}); a.store.node == b.store.node {
+		t.Errorf("two random names are %q", a.store.node)
+	}
+
+	// To a cluster it would be another node.
+	o := Options{StoreDir: dir, Name: "two", Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}, Logger: slog.New(slog.DiscardHandler)}
+	if e, err := startEmbedded(o); err == nil {
+		stopNode(t, e)
+		t.Error("a node of a cluster was renamed")
+	} else if !strings.Contains(err.Error(), `is of node "one", not of "two"`) {
+		t.Error(err)
+	}
+	o.Name = "one"
+	startNode(t, o)
+}
+
+// logBook is a slog.Handler that keeps what it is told.
+type logBook struct {
+	least slog.Level
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *logBook) Enabled(_ context.Context, l slog.Level) bool { return l >= b.least }
+func (b *logBook) WithAttrs([]slog.Attr) slog.Handler           { return b }
+func (b *logBook) WithGroup(string) slog.Handler                { return b }
+
+func (b *logBook) Handle(_ context.Context, r slog.Record) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, r.Level.String()+" "+r.Message)
+	return nil
+}
+
+func (b *logBook) find(part string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var found []string
+	for _, l := range b.lines {
+		if strings.Contains(l, part) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+func TestOrdinaryLifeIsNotLogged(t *testing.T) {
+	self := freeAddr(t)
+	for name, c := range map[string]*Cluster{
+		"alone":   nil,
+		"cluster": {Listen: self, Routes: []string{self}, Username: "node", Password: "secret"},
+		"web":     {Listen: "127.0.0.1:0", NoStore: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			book := &logBook{least: slog.LevelInfo}
+			e := startNode(t, Options{StoreDir: t.TempDir(), Cluster: c, Logger: slog.New(book)})
+			if err := connectTo(t, e).Flush(); err != nil {
+				t.Fatal(err)
+			}
+			stopNode(t, e)
+			if found := book.find(""); len(found) > 0 {
+				t.Errorf("logged:\n%s", strings.Join(found, "\n"))
+			}
+		})
+	}
+}
+
+func TestLogHasTheProtocolButNoPayload(t *testing.T) {
+	book := &logBook{least: levelTrace}
+	e := startNode(t, Options{Logger: slog.New(book)})
+	nc := connectTo(t, e)
+	nc.Publish("subject", []byte("payload"))
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a trace of the publication", func() bool { return len(book.find("PUB subject")) > 0 })
+	stopNode(t, e)
+	if found := book.find("payload"); len(found) > 0 {
+		t.Errorf("logged: %s", found)
+	}
+	if len(book.find("DEBUG natsbroker: server: Server is ready")) == 0 {
+		t.Error("no notice was logged")
+	}
+}
+
+func TestStopReleasesEverything(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		store   bool
+		cluster func() *Cluster
+	}{
+		{"alone", false, func() *Cluster { return nil }},
+		{"with a store", true, func() *Cluster { return nil }},
+		{"in a cluster", true, func() *Cluster { return &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}} }},
+		{"without streams", false, func() *Cluster { return &Cluster{Listen: "127.0.0.1:0", NoStore: true} }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			use := func() {
+				o := Options{Cluster: test.cluster()}
+				if test.store {
+					o.StoreDir = t.TempDir()
+				}
+				began := time.Now()
+				e := startNode(t, o)
+				started := time.Since(began)
+				nc := connectTo(t, e)
+				if err := nc.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				nc.Close() // it would connect again and again
+				began = time.Now()
+				stopNode(t, e)
+				t.Logf("up in %v, down in %v", started, time.Since(began))
+				if addr := e.clusterAddr(); addr != "" {
+					l, err := net.Listen("tcp", addr)
+					if err != nil {
+						t.Fatal(err)
+					}
+					l.Close()
+				}
+				stopNode(t, e) // again
+			}
+			use() // what is made once for a process is made now
+			settled := runtime.NumGoroutine()
+			for quiet := 0; quiet < 20; quiet++ {
+				time.Sleep(5 * time.Millisecond)
+				if n := runtime.NumGoroutine(); n < settled {
+					settled, quiet = n, 0
+				}
+			}
+			for range 3 {
+				use()
+			}
+			waitFor(t, fmt.Sprintf("%d goroutines as before", settled), func() bool { return runtime.NumGoroutine() <= settled })
+		})
+	}
+}
+
+func TestStopDoesNotWaitLongerThanItMay(t *testing.T) {
+	dir := t.TempDir()
+	e := startNode(t, Options{StoreDir: dir})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := e.stop(ctx); err != nil && !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	stopNode(t, e) // goes on where the first one gave up
+	startNode(t, Options{StoreDir: dir})
+}

@@ -1,0 +1,52 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+// levelTrace is under slog.LevelDebug as that is under slog.LevelInfo. A logger that
+// has it enabled gets every line of the NATS protocol, without the payloads.
+const levelTrace = slog.LevelDebug - 4
+
+// serverLogger passes what the embedded server says on to a slog.Logger. It has no
+// Close, which the server would call.
+type serverLogger struct {
+	log   *slog.Logger
+	fatal chan error // holds the first fatal error until it is read
+}
+
+func newServerLogger(l *slog.Logger, node string) *serverLogger {
+	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1)}
+}
+
+func (l *serverLogger) enabled(level slog.Level) bool {
+	return l.log.Enabled(context.Background(), level)
+}
+
+// Noticef is for debugging: the server gives notice of each step of its start and end,
+// which the user of a library did not ask for.
+func (l *serverLogger) Noticef(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
+
+func (l *serverLogger) Warnf(format string, v ...any)  { l.logf(slog.LevelWarn, format, v...) }
+func (l *serverLogger) Errorf(format string, v ...any) { l.logf(slog.LevelError, format, v...) }
+func (l *serverLogger) Debugf(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
+func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, format, v...) }
+
+// Fatalf ends nothing: the server gives up by itself, and whoever started it learns
+// why from fatal.
+func (l *serverLogger) Fatalf(format string, v ...any) {
+	select {
+	case l.fatal <- errors.New(fmt.Sprintf(format, v...)):
+	default:
+	}
+	l.logf(slog.LevelError, format, v...)
+}
+
+func (l *serverLogger) logf(level slog.Level, format string, v ...any) {
+	if l.enabled(level) {
+		l.log.Log(context.Background(), level, "natsbroker: server: "+fmt.Sprintf(format, v...))
+	}
+}

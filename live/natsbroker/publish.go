@@ -1,0 +1,110 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Publish implements live.Broker. A topic that a stream covers has the publication
+// stored when it returns nil; the error wraps live.ErrUnavailable when it was not
+// acknowledged within Options.PublishTimeout, and it may have been stored then.
+// Others have it on its way.
+func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	if b.closed.Load() {
+		return live.Position{}, live.ErrServerClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return live.Position{}, err
+	}
+	tokens, err := encode(topic)
+	if err != nil {
+		return live.Position{}, err
+	}
+	if st := b.streams.of(topic, tokens); st != nil {
+		return st.publish(ctx, tokens, data, o)
+	}
+	if o.Except == "" {
+		err = b.nc.Publish(b.deliverySubject(tokens), data)
+	} else {
+		m := nats.NewMsg(b.deliverySubject(tokens))
+		m.Data = data
+		setExcept(m, o.Except)
+		err = b.nc.PublishMsg(m)
+	}
+	if err != nil {
+		return live.Position{}, fmt.Errorf("natsbroker: %w", unavailable(err))
+	}
+	return live.Position{}, nil
+}
+
+// publish stores a publication. It is tried again with the same ID, by which JetStream
+// knows it if only the acknowledgement was lost.
+func (st *stream) publish(ctx context.Context, tokens string, data []byte, o live.PublishOptions) (live.Position, error) {
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, st.broker.opts.PublishTimeout)
+	defer cancel()
+	stop := context.AfterFunc(st.broker.ctx, cancel)
+	defer stop()
+
+	m := nats.NewMsg(st.subject(tokens))
+	m.Data = data
+	m.Header.Set(jetstream.MsgIDHeader, nuid.Next())
+	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
+	setExcept(m, o.Except)
+	before := st.newestSeen()
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
+		sequence, err := st.attempt(ctx, m)
+		if err == nil {
+			return st.acknowledged(ctx, before, sequence), nil
+		}
+		if gone(err) {
+			if made := st.remake(ctx); made != nil {
+				err = made
+			}
+		}
+		if ctx.Err() == nil && !errors.Is(unavailable(err), live.ErrUnavailable) && !gone(err) {
+			return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+		}
+		if !sleep(ctx, wait) {
+			switch {
+			case st.broker.closed.Load():
+				return live.Position{}, live.ErrServerClosed
+			case caller.Err() != nil:
+				return live.Position{}, caller.Err()
+			}
+			return live.Position{}, fmt.Errorf("natsbroker: stream %s does not acknowledge: %w: %w", st.config.Name, live.ErrUnavailable, err)
+		}
+	}
+}
+
+func (st *stream) attempt(ctx context.Context, m *nats.Msg) (sequence uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	ack, err := st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// acknowledged returns the position of a publication. A sequence that is not greater
+// than one that was seen before it is another stream's.
+func (st *stream) acknowledged(ctx context.Context, before, sequence uint64) live.Position {
+	if sequence <= before {
+		st.doubt()
+	}
+	state, err := st.since(ctx, time.Time{})
+	if err != nil {
+		return live.Position{} // it is stored; where, the subscribers will learn
+	}
+	st.saw(sequence)
+	return live.Position{Epoch: state.epoch, Offset: sequence}
+}

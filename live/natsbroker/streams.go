@@ -1,0 +1,361 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"reflect"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// streamTable knows which stream covers a topic.
+type streamTable struct {
+	broker   *Broker
+	fallback *stream // Options.Default
+
+	mu  sync.Mutex // held while all is replaced
+	all atomic.Pointer[[]*stream]
+}
+
+func (x *streamTable) init(b *Broker) {
+	x.broker = b
+	x.fallback = newStream(b, b.opts.Default)
+	x.fallback.subjects = []string{b.defaultSubject(">")}
+	x.fallback.subject = b.defaultSubject
+	all := make([]*stream, len(b.opts.Streams))
+	for i, c := range b.opts.Streams {
+		all[i] = newStream(b, c)
+	}
+	x.all.Store(&all)
+}
+
+// of returns the stream that covers a topic; nil: none.
+func (x *streamTable) of(topic, tokens string) *stream {
+	for _, st := range *x.all.Load() {
+		for _, pattern := range st.patterns {
+			if matches(pattern, tokens) {
+				return st
+			}
+		}
+	}
+	if rules := x.broker.rules; rules != nil && rules.TopicOptions(topic).History > 0 {
+		return x.fallback
+	}
+	return nil
+}
+
+// set adds a stream, or replaces the one of its name.
+func (x *streamTable) set(st *stream) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	all := slices.DeleteFunc(slices.Clone(*x.all.Load()), func(other *stream) bool {
+		return other.config.Name == st.config.Name
+	})
+	all = append(all, st)
+	x.all.Store(&all)
+}
+
+// missing returns why not all streams are there.
+func (x *streamTable) missing() error {
+	for _, st := range *x.all.Load() {
+		switch why := st.why.Load(); {
+		case why == nil:
+			return fmt.Errorf("natsbroker: stream %s: %w: not looked for yet", st.config.Name, live.ErrUnavailable)
+		case *why != nil:
+			return *why
+		}
+	}
+	return nil
+}
+
+// stream is one of JetStream, as far as it is known here.
+type stream struct {
+	broker   *Broker
+	config   StreamConfig
+	patterns []string                   // of topics' tokens
+	subjects []string                   // what it takes in
+	subject  func(tokens string) string // where a topic is published to
+
+	making chan struct{}         // holds one while it is made
+	made   time.Time             // when that was last tried; guarded by making
+	why    atomic.Pointer[error] // why it is not there; nil: not tried yet
+
+	asking sync.Mutex // held while the server is asked for its state; before mu
+
+	mu     sync.Mutex // guards what follows
+	state  streamState
+	newest uint64 // greatest sequence seen
+}
+
+// streamState is what the stream's leader said of it.
+type streamState struct {
+	epoch       string
+	first, last uint64    // sequences; first is last+1 if it is empty
+	asked       time.Time // before it said so; zero: never
+}
+
+func newStream(b *Broker, c StreamConfig) *stream {
+	st := &stream{broker: b, config: c, subject: b.storedSubject, making: make(chan struct{}, 1)}
+	for _, s := range c.Subjects {
+		patterns, err := encodePattern(s)
+		if err != nil {
+			panic(err) // StreamConfig.check has seen it
+		}
+		st.patterns = append(st.patterns, patterns...)
+	}
+	slices.Sort(st.patterns)
+	st.patterns = slices.Compact(st.patterns)
+	for _, p := range st.patterns {
+		st.subjects = append(st.subjects, b.storedSubject(p))
+	}
+	return st
+}
+
+// EnsureStream creates a stream, or changes the one of that name to what c says. It
+// is for streams that Options.Streams cannot name yet, and is called before the
+// topics that it covers have subscribers. The error wraps live.ErrUnavailable if
+// JetStream cannot be reached or has no majority.
+func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
+	if b.closed.Load() {
+		return live.ErrServerClosed
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.Name == b.opts.Default.Name {
+		return fmt.Errorf("natsbroker: %q is the name of the default stream", c.Name)
+	}
+	st := newStream(b, c)
+	if err := st.ensure(ctx, 0); err != nil {
+		return err
+	}
+	b.streams.set(st)
+	return nil
+}
+
+// ensureAll has the streams of the options made.
+func (b *Broker) ensureAll() error {
+	ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
+	defer cancel()
+	for _, st := range *b.streams.all.Load() {
+		if err := st.ensure(ctx, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ensureInBackground does so until it has worked.
+func (b *Broker) ensureInBackground() {
+	for _, st := range *b.streams.all.Load() {
+		b.tasks.Go(st.ensureInBackground) // ends when it is there, or with Close
+	}
+}
+
+func (st *stream) ensureInBackground() {
+	warned := ""
+	// A cluster without a leader does not answer at all: short attempts at first.
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		ctx, cancel := context.WithTimeout(st.broker.ctx, 200*time.Millisecond+2*wait)
+		err := st.ensure(ctx, 0)
+		cancel()
+		if err == nil {
+			return
+		}
+		if wait > 500*time.Millisecond && err.Error() != warned { // that is no longer the moment a cluster needs
+			warned = err.Error()
+			st.broker.logger.Warn("natsbroker: stream not there, trying on", "stream", st.config.Name, "err", err)
+		}
+		if !sleep(st.broker.ctx, wait) {
+			return
+		}
+	}
+}
+
+// sleep waits, and reports false if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// remake is ensure for a call that found the stream missing: in brief, since a cluster
+// without a leader does not answer, and not more than once a second.
+func (st *stream) remake(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return st.ensure(ctx, time.Second)
+}
+
+// ensure has the stream made, or changed to what it should be, unless that was tried
+// within pause.
+func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
+	select {
+	case st.making <- struct{}{}:
+		defer func() { <-st.making }()
+	case <-ctx.Done():
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(ctx.Err()))
+	}
+	if why := st.why.Load(); pause > 0 && why != nil && time.Since(st.made) < pause {
+		return *why
+	}
+	st.made = time.Now()
+	err := st.make(ctx)
+	if err != nil {
+		err = fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+	}
+	st.why.Store(&err)
+	return err
+}
+
+func (st *stream) make(ctx context.Context) error {
+	js := st.broker.js
+	asked := time.Now()
+	there, err := js.Stream(ctx, st.config.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		there, err = js.CreateStream(ctx, st.wanted(jetstream.StreamConfig{}))
+		if err == nil {
+			st.broker.logger.Info("natsbroker: stream made", "stream", st.config.Name)
+		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			there, err = js.Stream(ctx, st.config.Name) // another node was faster
+		}
+	}
+	if err != nil {
+		return err
+	}
+	is := there.CachedInfo().Config
+	if want := st.wanted(is); !reflect.DeepEqual(is, want) {
+		if there, err = js.UpdateStream(ctx, want); err != nil {
+			return err
+		}
+		st.broker.logger.Info("natsbroker: stream changed", "stream", st.config.Name)
+	}
+	st.learn(there.CachedInfo(), asked)
+	return nil
+}
+
+// wanted returns the stream's configuration: is, with what StreamConfig and this
+// package have a say in.
+func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
+	c, b := st.config, st.broker
+	want := is
+	want.Name = c.Name
+	want.Subjects = st.subjects
+	want.Retention, want.Discard = jetstream.LimitsPolicy, jetstream.DiscardOld
+	want.MaxMsgs = orUnbounded(c.MaxMsgs)
+	want.MaxMsgsPerSubject = orUnbounded(c.MaxMsgsPerTopic)
+	want.MaxBytes = orUnbounded(c.MaxBytes)
+	want.MaxAge = c.MaxAge
+	want.Duplicates = dedupe
+	if c.MaxAge > 0 {
+		want.Duplicates = min(dedupe, c.MaxAge) // NATS refuses a longer one
+	}
+	want.Storage = c.Storage
+	if b.server != nil && b.opts.StoreDir == "" {
+		want.Storage = jetstream.MemoryStorage
+	}
+	switch {
+	case c.Replicas > 0:
+		want.Replicas = c.Replicas
+	case is.Replicas > 0: // as it was made
+	case b.opts.Cluster != nil:
+		want.Replicas = 3
+	default:
+		want.Replicas = 1
+	}
+	want.AllowDirect = true
+	want.RePublish = &jetstream.RePublish{Source: st.subject(">"), Destination: b.deliverySubject(">")}
+	return want
+}
+
+func orUnbounded(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// learn takes note of what the leader said. An epoch is a stream's life: a stream
+// that is deleted and made again is another, also with the same name.
+func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
+	h := fnv.New32a()
+	h.Write([]byte(st.config.Name))
+	now := streamState{
+		epoch: strconv.FormatInt(info.Created.UnixNano(), 36) + "-" + strconv.FormatUint(uint64(h.Sum32()), 36),
+		first: info.State.FirstSeq,
+		last:  info.State.LastSeq,
+		asked: asked,
+	}
+	if info.State.Msgs == 0 {
+		now.first = now.last + 1
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if now.epoch != st.state.epoch {
+		st.newest = 0
+	}
+	if now.asked.After(st.state.asked) {
+		st.state = now
+	}
+	st.newest = max(st.newest, now.last)
+	return now
+}
+
+// since returns a state of the stream that the leader gave after a moment.
+func (st *stream) since(ctx context.Context, moment time.Time) (streamState, error) {
+	st.asking.Lock() // whoever waits here profits from the answer
+	defer st.asking.Unlock()
+	st.mu.Lock()
+	known := st.state
+	st.mu.Unlock()
+	if !known.asked.Before(moment) && !known.asked.IsZero() {
+		return known, nil
+	}
+	asked := time.Now()
+	there, err := st.broker.js.Stream(ctx, st.config.Name)
+	if err != nil {
+		return streamState{}, err
+	}
+	return st.learn(there.CachedInfo(), asked), nil
+}
+
+// doubt has the stream's state asked for before it is relied upon again.
+func (st *stream) doubt() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.state.asked = time.Time{}
+}
+
+// saw takes note of a sequence, and returns the epoch that it is taken to be of.
+func (st *stream) saw(sequence uint64) (epoch string) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.newest = max(st.newest, sequence)
+	return st.state.epoch
+}
+
+func (st *stream) newestSeen() uint64 {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.newest
+}
+
+// gone reports whether an error may mean that the stream is not there.
+func gone(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
+}
