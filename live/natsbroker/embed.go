@@ -182,11 +182,19 @@ func openStore(o Options) (*store, error) {
 		return nil, fmt.Errorf("natsbroker: store: %w", err)
 	}
 	s.lock = lock
-	if err := s.chooseNode(o); err != nil {
+	if err := s.prepare(o); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
+}
+
+// prepare does what needs the lock.
+func (s *store) prepare(o Options) error {
+	if err := s.chooseNode(o); err != nil {
+		return err
+	}
+	return s.checkOwner(o.Cluster)
 }
 
 func (s *store) makeDir() (err error) {
@@ -199,6 +207,38 @@ func (s *store) makeDir() (err error) {
 		return err
 	}
 	return os.MkdirAll(s.dir, 0o700) // messages are private
+}
+
+// checkOwner reports an error if there are streams that would be lost: a cluster
+// deletes those that it does not know half a minute after a node has begun, and a server
+// that is alone does not load those of several nodes. Whose they are is in a file.
+func (s *store) checkOwner(c *Cluster) error {
+	if c != nil && c.NoStore {
+		return nil
+	}
+	owner := "a server that is alone"
+	if c != nil {
+		owner = fmt.Sprintf("the cluster %q", c.name())
+	}
+	file := filepath.Join(s.dir, "owner")
+	b, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("natsbroker: store: %w", err)
+	}
+	former := strings.TrimSpace(string(b))
+	if former == owner || s.temporary {
+		return nil
+	}
+	// What is wrong with this folder, if anything, is for the server to say.
+	streams, _ := os.ReadDir(filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"))
+	if len(streams) > 0 && former != "" {
+		return fmt.Errorf("natsbroker: store %q has streams of %s, which would be lost in %s: "+
+			"use another StoreDir, or move them with \"nats stream backup\"", s.dir, former, owner)
+	}
+	if err := writeFile(file, owner+"\n"); err != nil {
+		return fmt.Errorf("natsbroker: store: %w", err)
+	}
+	return nil
 }
 
 // chooseNode sets the node's name: the one of o, or the one that the folder has had

@@ -43,56 +43,82 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 	if st == nil {
 		return live.Position{}, nil
 	}
-	at, err := st.lastOf(ctx, tokens)
+	in := b.hub.find(b.deliverySubject(tokens))
+	at, err := st.agree(ctx, tokens, in)
 	if gone(err) { // it may have been deleted
 		if err = st.remake(ctx); err == nil {
-			at, err = st.lastOf(ctx, tokens)
+			at, err = st.agree(ctx, tokens, in)
 		}
 	}
 	if err != nil {
 		return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
-	if in := b.hub.find(b.deliverySubject(tokens)); in != nil {
-		if before := in.agreed.Swap(&at); before != nil && before.epoch == at.epoch && at.offset < before.offset {
-			st.doubt() // purged, or another stream of the same name
-			if at, err = st.lastOf(ctx, tokens); err != nil {
-				return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
-			}
-			in.agreed.Store(&at)
-		}
-	}
 	return live.Position{Epoch: at.epoch, Offset: at.offset}, nil
 }
 
-// lastOf returns the newest offset of a topic, and a sequence up to which it is known to
-// have nothing newer.
-func (st *stream) lastOf(ctx context.Context, tokens string) (agreement, error) {
+// agree returns the topic's newest offset; of a topic that is subscribed here it also
+// takes note that nothing newer is before the end of the stream.
+func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agreement, error) {
+	var before *agreement
+	if in != nil {
+		before = in.agreed.Load()
+	}
+	at, err := st.lastOf(ctx, tokens, before)
+	if err == nil && before != nil && before.epoch == at.epoch && at.offset < before.offset {
+		st.doubt() // purged, or another stream of the same name
+		at, err = st.lastOf(ctx, tokens, nil)
+	}
+	if err == nil && in != nil {
+		in.agreed.Store(&at)
+	}
+	return at, err
+}
+
+// lastOf returns the newest offset of a topic, and a sequence up to which it has
+// nothing newer.
+func (st *stream) lastOf(ctx context.Context, tokens string, before *agreement) (agreement, error) {
 	// The state is asked for before the topic: what it knows, the answer for the
 	// topic knows too.
 	state, err := st.since(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return agreement{}, err
 	}
-	m, err := st.leaderGet(ctx, getRequest{LastFor: st.subject(tokens)})
+	ask := getRequest{LastFor: st.subject(tokens)}
+	m, err := st.leaderGet(ctx, ask)
 	if err != nil {
 		return agreement{}, err
 	}
-	if m == nil {
-		// Nothing is kept of the topic. Its position is the stream's, which must be
-		// of now: an older one may lie before what has been delivered.
-		if state, err = st.since(ctx, time.Now()); err != nil {
-			return agreement{}, err
-		}
-		if m, err = st.leaderGet(ctx, getRequest{LastFor: st.subject(tokens)}); err != nil {
-			return agreement{}, err
-		}
-	}
-	at := agreement{epoch: state.epoch, offset: state.last, sequence: state.last}
 	if m != nil {
-		at.offset, at.sequence = m.Sequence, max(state.last, m.Sequence)
+		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
 	}
+	// Nothing is kept of the topic. Its position is the stream's, which must be of now:
+	// an older one may lie before what has been delivered.
+	if state, err = st.since(ctx, time.Now()); err != nil {
+		return agreement{}, err
+	}
+	if m, err = st.leaderGet(ctx, ask); err != nil {
+		return agreement{}, err
+	}
+	if m != nil {
+		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
+	}
+	at := agreement{state.epoch, state.last, state.last}
+	if before != nil && before.epoch == state.epoch {
+		// Or where it was, if nothing can have come and been dropped since.
+		now, err := st.since(ctx, time.Now())
+		if err != nil {
+			return agreement{}, err
+		}
+		if now.epoch == before.epoch && now.first <= before.sequence+1 {
+			at.offset = before.offset
+		}
+	}
+	return st.agreed(at), nil
+}
+
+func (st *stream) agreed(at agreement) agreement {
 	st.saw(at.sequence)
-	return at, nil
+	return at
 }
 
 // Read implements live.Recoverer. Any copy of the stream answers.
@@ -205,7 +231,7 @@ func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, 
 }
 
 func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
-	newest, err := st.lastOf(ctx, tokens)
+	newest, err := st.lastOf(ctx, tokens, nil)
 	if err != nil {
 		return live.Page{}, err
 	}

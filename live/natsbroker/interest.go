@@ -45,9 +45,9 @@ type interest struct {
 	agreed atomic.Pointer[agreement]
 }
 
-// agreement says that all publications of a topic up to one sequence of its stream are
-// not after an offset: from there on nothing can have been dropped that
-// came before either.
+// agreement says that a topic has nothing between an offset and a sequence of its
+// stream: it is where the two were compared. What the stream drops up to there is
+// nothing that a subscriber at the offset has missed.
 type agreement struct {
 	epoch            string
 	offset, sequence uint64

@@ -2,7 +2,6 @@ package natsbroker
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 )
@@ -39,7 +38,7 @@ func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, form
 // why from fatal.
 func (l *serverLogger) Fatalf(format string, v ...any) {
 	select {
-	case l.fatal <- errors.New(fmt.Sprintf(format, v...)):
+	case l.fatal <- fmt.Errorf(format, v...):
 	default:
 	}
 	l.logf(slog.LevelError, format, v...)

@@ -1,0 +1,81 @@
+package natsbroker
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// logBook is a slog.Handler that keeps what it is told.
+type logBook struct {
+	least slog.Level
+	mu    sync.Mutex
+	lines []string
+}
+
+func (b *logBook) Enabled(_ context.Context, l slog.Level) bool { return l >= b.least }
+func (b *logBook) WithAttrs([]slog.Attr) slog.Handler           { return b }
+func (b *logBook) WithGroup(string) slog.Handler                { return b }
+
+func (b *logBook) Handle(_ context.Context, r slog.Record) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lines = append(b.lines, r.Level.String()+" "+r.Message)
+	return nil
+}
+
+func (b *logBook) find(part string) []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var found []string
+	for _, l := range b.lines {
+		if strings.Contains(l, part) {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+func TestOrdinaryLifeIsNotLogged(t *testing.T) {
+	self := freeAddr(t)
+	for name, c := range map[string]*Cluster{
+		"alone":   nil,
+		"cluster": {Listen: self, Routes: []string{self}, Username: "node", Password: "secret"},
+		"web":     {Listen: "127.0.0.1:0", NoStore: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			book := &logBook{least: slog.LevelInfo}
+			e := startNode(t, Options{StoreDir: t.TempDir(), Cluster: c, Logger: slog.New(book)})
+			if err := connectTo(t, e).Flush(); err != nil {
+				t.Fatal(err)
+			}
+			stopNode(t, e)
+			for _, line := range book.find("") {
+				// A node of several says so when it finds no other for a while.
+				if !strings.Contains(line, "Waiting for routing") {
+					t.Errorf("logged: %s", line)
+				}
+			}
+		})
+	}
+}
+
+func TestLogHasTheProtocolButNoPayload(t *testing.T) {
+	book := &logBook{least: levelTrace}
+	e := startNode(t, Options{Logger: slog.New(book)})
+	nc := connectTo(t, e)
+	nc.Publish("subject", []byte("payload"))
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a trace of the publication", func() bool { return len(book.find("PUB subject")) > 0 })
+	stopNode(t, e)
+	if found := book.find("payload"); len(found) > 0 {
+		t.Errorf("logged: %s", found)
+	}
+	if len(book.find("DEBUG natsbroker: server: Server is ready")) == 0 {
+		t.Error("no notice was logged")
+	}
+}
