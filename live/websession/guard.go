@@ -1,0 +1,176 @@
+package websession
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"reflect"
+	"time"
+)
+
+// guard stands between scs and the store. It has what a request has read compared before
+// what it writes, and learns which sessions end.
+type guard struct{ m *Manager }
+
+func (g *guard) FindCtx(ctx context.Context, key string) ([]byte, bool, error) {
+	r, found, err := g.m.find(ctx, key)
+	if err != nil || !found {
+		return nil, false, err
+	}
+	if v := g.m.visitOf(ctx); v != nil {
+		v.setLoaded(key, r)
+	}
+	return r.data, true, nil
+}
+
+// CommitCtx writes a session that is new, or changes one that the request has read. One that
+// has ended since is left alone: that is no error, its user has signed out.
+func (g *guard) CommitCtx(ctx context.Context, key string, b []byte, expiry time.Time) error {
+	v := g.m.visitOf(ctx)
+	if v == nil {
+		return g.commitUnknown(ctx, key, b, expiry)
+	}
+	if v.settled.Load() {
+		return ErrHeadSent
+	}
+	loaded, known := v.getLoaded(key)
+	if !known {
+		if err := g.m.store.CommitCtx(ctx, key, b, expiry); err != nil {
+			return err
+		}
+		r, found, err := g.m.find(ctx, key)
+		if err == nil && found {
+			v.setLoaded(key, r) // of a second commit
+		}
+		return err
+	}
+	r, ok, err := g.m.merge(ctx, key, loaded, b, expiry)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		v.dropped.Store(true)
+		g.m.opts.Logger.Debug("websession: a request's changes are dropped: its session has ended", "session", fingerprint(key))
+		return nil
+	}
+	v.setLoaded(key, r)
+	g.m.sockets.extend(fingerprint(key), expiry)
+	return nil
+}
+
+// commitUnknown is for a context that did not come through Middleware: what its session was
+// when it was read is not known.
+func (g *guard) commitUnknown(ctx context.Context, key string, b []byte, expiry time.Time) error {
+	if g.m.ended.has(fingerprint(key)) {
+		return nil
+	}
+	if err := g.m.store.CommitCtx(ctx, key, b, expiry); err != nil {
+		return err
+	}
+	if g.m.ended.has(fingerprint(key)) { // meanwhile
+		return g.m.store.DeleteCtx(ctx, key)
+	}
+	g.m.sockets.extend(fingerprint(key), expiry)
+	return nil
+}
+
+// DeleteCtx is what scs calls for Destroy and for RenewToken.
+func (g *guard) DeleteCtx(ctx context.Context, key string) error {
+	if key == "" {
+		return nil
+	}
+	v := g.m.visitOf(ctx)
+	how := renewed // the client looks again, which is right for both
+	if v != nil {
+		how = v.endsHow()
+	}
+	return g.m.destroy(ctx, key, how, v)
+}
+
+func (g *guard) Find(key string) ([]byte, bool, error) { return g.FindCtx(context.Background(), key) }
+
+func (g *guard) Commit(key string, b []byte, expiry time.Time) error {
+	return g.CommitCtx(context.Background(), key, b, expiry)
+}
+
+func (g *guard) Delete(key string) error { return g.DeleteCtx(context.Background(), key) }
+
+// AllCtx lets scs iterate, if the store can.
+func (g *guard) AllCtx(ctx context.Context) (map[string][]byte, error) { return all(ctx, g.m.store) }
+
+// merge replaces the data of a session that a request has read as base. If somebody wrote
+// meanwhile, only what the request has changed is carried over. ok is false if the session
+// has ended.
+func (m *Manager) merge(ctx context.Context, key string, base record, b []byte, expiry time.Time) (r record, ok bool, err error) {
+	current, data := base, b
+	for {
+		r, ok, err = m.update(ctx, key, current.version, data, expiry)
+		if ok || err != nil {
+			return r, ok, err
+		}
+		var found bool
+		if current, found, err = m.find(ctx, key); err != nil || !found {
+			return record{}, false, err
+		}
+		if data, err = m.merged(base.data, b, current.data); err != nil {
+			return record{}, false, err
+		}
+	}
+}
+
+// update writes if the version still is the one that was read, and if the session is not
+// known to have ended.
+func (m *Manager) update(ctx context.Context, key string, version int64, data []byte, expiry time.Time) (r record, ok bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return record{}, false, err
+	}
+	ok, err = m.store.Update(ctx, key, version, data, expiry)
+	if err != nil {
+		return record{}, false, fmt.Errorf("websession: write the session: %w", err)
+	}
+	if !ok {
+		return record{}, false, nil
+	}
+	r = record{data: data, version: version + 1, expiry: expiry}
+	if s, plain := m.store.(*plainStore); plain {
+		r.version = s.version(data)
+	}
+	return r, true, nil
+}
+
+// merged returns theirs with what mine has changed of base.
+func (m *Manager) merged(base, mine, theirs []byte) ([]byte, error) {
+	deadlineBefore, before, err := m.scs.Codec.Decode(base)
+	if err != nil {
+		return nil, err
+	}
+	deadline, after, err := m.scs.Codec.Decode(mine)
+	if err != nil {
+		return nil, err
+	}
+	deadlineNow, now, err := m.scs.Codec.Decode(theirs)
+	if err != nil {
+		return nil, err
+	}
+	if deadline.Equal(deadlineBefore) {
+		deadline = deadlineNow
+	}
+	return m.scs.Codec.Encode(deadline, changed(before, after, now))
+}
+
+// changed returns now with the changes that lead from before to after.
+func changed(before, after, now map[string]any) map[string]any {
+	merged := make(map[string]any, len(now))
+	maps.Copy(merged, now)
+	for key := range before {
+		if _, kept := after[key]; !kept {
+			delete(merged, key)
+		}
+	}
+	for key, value := range after {
+		if old, had := before[key]; !had || !reflect.DeepEqual(old, value) {
+			merged[key] = value
+		}
+	}
+	return merged
+}

@@ -1,0 +1,145 @@
+package websession
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+)
+
+// Middleware gives every request that passes it a Session. It stands in the place of scs's
+// LoadAndSave, whose cookie it reads and writes, and must be around the handlers that use
+// sessions and the live server's alike. Over TLS the cookie is Secure even if
+// sm.Cookie does not say so.
+func (m *Manager) Middleware(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.visitOf(r.Context()) != nil {
+			next.ServeHTTP(w, r) // it is around itself
+			return
+		}
+		w.Header().Add("Vary", "Cookie")
+		var token string
+		if cookie, err := r.Cookie(m.scs.Cookie.Name); err == nil {
+			token = cookie.Value
+		}
+		v := &visit{m: m, presented: m.keyOf(token)}
+		ctx, err := m.scs.Load(context.WithValue(r.Context(), visitKey{}, v), token)
+		if err != nil {
+			m.scs.ErrorFunc(w, r, err)
+			return
+		}
+		v.ctx = ctx
+		r = r.WithContext(ctx)
+		answer := &writer{ResponseWriter: w, visit: v, request: r}
+		defer v.decide(renewed) // only if next panics is there anything left
+		next.ServeHTTP(answer, r)
+		answer.settle()
+	})
+}
+
+// commit saves the request's session, as far as it has changed, and sets the cookie.
+func (m *Manager) commit(v *visit, w http.ResponseWriter, r *http.Request) error {
+	switch m.scs.Status(v.ctx) {
+	case scs.Modified:
+		token, expiry, err := m.scs.Commit(v.ctx)
+		if err != nil {
+			return err
+		}
+		if !v.dropped.Load() {
+			m.setCookie(v.ctx, w, r, token, expiry)
+		}
+	case scs.Destroyed:
+		m.setCookie(v.ctx, w, r, "", time.Time{})
+	}
+	return nil
+}
+
+func (m *Manager) setCookie(ctx context.Context, w http.ResponseWriter, r *http.Request, token string, expiry time.Time) {
+	m.scs.WriteSessionCookie(ctx, w, token, expiry)
+	if cookies := w.Header()["Set-Cookie"]; r.TLS != nil && !m.scs.Cookie.Secure && len(cookies) > 0 {
+		cookies[len(cookies)-1] += "; Secure"
+	}
+}
+
+// writer saves the session before the head of the response goes out.
+type writer struct {
+	http.ResponseWriter
+	visit   *visit
+	request *http.Request
+	settled bool
+	err     error // of saving; an error page was sent instead of what the handler writes
+}
+
+// settle is called once the head can no longer be put off.
+func (w *writer) settle() {
+	if w.settled {
+		return
+	}
+	w.settled = true
+	if w.err = w.visit.settle(w.ResponseWriter, w.request); w.err != nil {
+		w.visit.m.scs.ErrorFunc(w.ResponseWriter, w.request, w.err)
+	}
+}
+
+// settleUpgrade is settle where the connection is taken over: nothing else can be answered.
+func (w *writer) settleUpgrade() {
+	if w.settled {
+		return
+	}
+	w.settled = true
+	if err := w.visit.settle(w.ResponseWriter, w.request); err != nil {
+		w.visit.m.opts.Logger.Error("websession: session not saved in a handshake", "err", err)
+	}
+}
+
+// WriteHeader lets informational heads pass, which are not the last (RFC 9110, section
+// 15.2), but for 101.
+func (w *writer) WriteHeader(status int) {
+	switch {
+	case status == http.StatusSwitchingProtocols:
+		w.settleUpgrade()
+	case status >= 200:
+		w.settle()
+	}
+	if w.err == nil {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	if w.settle(); w.err != nil {
+		return 0, w.err
+	}
+	return w.ResponseWriter.Write(b)
+}
+
+// ReadFrom leaves files to be sent by the kernel.
+func (w *writer) ReadFrom(r io.Reader) (int64, error) {
+	if w.settle(); w.err != nil {
+		return 0, w.err
+	}
+	return io.Copy(w.ResponseWriter, r)
+}
+
+// FlushError is for http.ResponseController.
+func (w *writer) FlushError() error {
+	if w.settle(); w.err != nil {
+		return w.err
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *writer) Flush() { w.FlushError() }
+
+// Hijack is for who takes the connection over without having sent a head.
+func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	w.settleUpgrade()
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
+// Unwrap is for http.ResponseController.
+func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,177 @@
+package websession_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/websession"
+)
+
+// rounds is how often a sign-out meets a change.
+const rounds = 1000
+
+// signIn makes a session as a sign-in does, and returns the context and the token.
+func signIn(t *testing.T, n *node) (context.Context, string) {
+	t.Helper()
+	sm := n.sessions.SCS()
+	ctx, err := sm.Load(context.Background(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sm.Put(ctx, "username", "ana")
+	token, _, err := sm.Commit(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ctx, token
+}
+
+// Sessions that have ended stay ended, whatever is under way.
+func TestSignOutWinsAgainstASocketsSet(t *testing.T) {
+	n, b := start(t, setting{live: signedIn()}), newBrowser(t)
+	for i := range rounds {
+		_, token := signIn(t, n)
+		b.setCookie(n.url, token)
+		c, l := b.dial(n)
+
+		var running sync.WaitGroup
+		begin := make(chan bool)
+		running.Go(func() {
+			<-begin
+			for {
+				if err := websession.FromLive(l).Set("last", i); err != nil {
+					if !errors.Is(err, websession.ErrNoSession) {
+						t.Error(err)
+					}
+					return
+				}
+			}
+		})
+		running.Go(func() { <-begin; b.get(n.url + "/logout") })
+		close(begin)
+		running.Wait()
+		if all, err := n.sessions.Find(context.Background(), func(map[string]any) bool { return true }); len(all) > 0 || err != nil {
+			t.Fatalf("round %d: found %v, %v", i, all, err)
+		}
+		c.endsWith(live.CloseRevoked)
+		c.ws.CloseNow()
+	}
+}
+
+// A copy in a context that scs was given by somebody else saves nothing either.
+func TestSignOutWinsAgainstAStaleCopy(t *testing.T) {
+	n := start(t, setting{})
+	ctx := context.Background()
+	sm := n.sessions.SCS()
+	for i := range rounds {
+		request, token := signIn(t, n)
+		found, err := n.sessions.Find(ctx, func(v map[string]any) bool { return true })
+		if err != nil || len(found) != 1 {
+			t.Fatal(found, err)
+		}
+		s := found[0]
+		var running sync.WaitGroup
+		begin := make(chan bool)
+		for range 2 {
+			running.Go(func() {
+				<-begin
+				for s.Set("last", i) == nil {
+				}
+			})
+		}
+		running.Go(func() { <-begin; n.check(s.Destroy()) })
+		running.Go(func() { <-begin; sm.Commit(request) }) // of a stale copy
+		close(begin)
+		running.Wait()
+		sm.Commit(request)
+		if _, back, err := sm.Store.Find(token); back || err != nil {
+			t.Fatalf("round %d: the session is back, %v", i, err)
+		}
+		if all, err := sm.Store.(interface {
+			AllCtx(context.Context) (map[string][]byte, error)
+		}).AllCtx(ctx); len(all) > 0 || err != nil {
+			t.Fatalf("round %d: the store has %d, %v", i, len(all), err)
+		}
+	}
+}
+
+// A request that is under way when its session ends does not save it, nor does its response
+// bring the cookie back.
+func TestALateResponseBringsNothingBack(t *testing.T) {
+	n, b := start(t, setting{}), newBrowser(t)
+	n.sessions.SCS().IdleTimeout = 1 << 40 // every request saves
+	entered, goOn := make(chan bool), make(chan bool)
+	n.handle("/slow", func(_ http.ResponseWriter, r *http.Request, s *websession.Session) {
+		entered <- true
+		<-goOn
+		n.check(s.Set("late", true))
+	})
+	b.get(n.url + "/login?user=ana")
+	token := b.cookie(n.url)
+	done := make(chan bool)
+	go func() { b.get(n.url + "/slow"); close(done) }()
+	receive(t, entered)
+	b.get(n.url + "/logout")
+	goOn <- true
+	receive(t, done)
+	if b.cookie(n.url) != "" {
+		t.Error("the cookie is back")
+	}
+	if _, found, _ := n.sessions.SCS().Store.Find(token); found {
+		t.Error("the session is back")
+	}
+}
+
+// The copy in the context of a socket's callbacks is dead.
+func TestTheCopyOfTheHandshakeCannotBeSaved(t *testing.T) {
+	contexts := make(chan context.Context, 1)
+	n, b := start(t, setting{live: live.Options{OnConnect: func(ctx context.Context, _ *live.Session) error {
+		contexts <- ctx
+		return nil
+	}}}), newBrowser(t)
+	b.get(n.url + "/set?a=1")
+	_, l := b.dial(n)
+	ctx := receive(t, contexts)
+	sm := n.sessions.SCS()
+	sm.Put(ctx, "a", "stale")
+	if _, _, err := sm.Commit(ctx); !errors.Is(err, websession.ErrHeadSent) {
+		t.Errorf("commit returned %v", err)
+	}
+	if got := websession.FromLive(l).GetString("a"); got != "1" {
+		t.Errorf("a is %s", got)
+	}
+	if got := websession.FromContext(ctx).GetString("a"); got != "1" {
+		t.Errorf("a is %s", got)
+	}
+}
+
+// A socket whose session ends during its handshake does not live.
+func TestSignOutDuringAHandshake(t *testing.T) {
+	entered, goOn := make(chan bool), make(chan bool)
+	n, b := start(t, setting{live: live.Options{OnAuth: func(ctx context.Context, r *http.Request) (any, error) {
+		value, err := websession.Authenticate("username")(ctx, r)
+		entered <- true
+		<-goOn
+		return value, err
+	}}}), newBrowser(t)
+	b.get(n.url + "/login?user=ana")
+	dialled := make(chan *socket, 1)
+	go func() {
+		s, _, err := b.tryDial(n)
+		if err != nil {
+			t.Error(err)
+		}
+		dialled <- s
+	}()
+	receive(t, entered)
+	b.get(n.url + "/logout")
+	goOn <- true
+	receive(t, dialled).endsWith(live.CloseRevoked)
+	if len(n.opened) > 0 {
+		t.Error("OnConnect was called")
+	}
+}
