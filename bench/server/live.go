@@ -23,10 +23,13 @@ type liveServer struct {
 	count atomic.Int64
 }
 
-func newLive(o Options) (Server, error) {
+func newLive(o Options) (Server, error) { return newLiveOn(o, nil), nil }
+
+func newLiveOn(o Options, broker live.Broker) *liveServer {
 	s := &liveServer{}
 	s.live = live.New(live.Options{
 		QueueSize: o.Queue,
+		Broker:    broker,
 		OnMessage: func(_ context.Context, session *live.Session, topic string, data []byte) {
 			if string(data) != wire.SubscribeData {
 				s.live.Publish(topic, data)
@@ -37,7 +40,7 @@ func newLive(o Options) (Server, error) {
 			}
 		},
 	})
-	return s, nil
+	return s
 }
 
 func (s *liveServer) Serve(l net.Listener) error { return http.Serve(l, s.live.Handler()) }

@@ -26,8 +26,8 @@ type Server interface {
 	Subscriptions() int
 }
 
-// Preparer is a Server that makes bytes ready ahead of the measurement: only
-// the floor, whose point it is.
+// Preparer is a Server that makes things ready ahead of the measurement: the floor,
+// whose point it is, and one whose publications come from elsewhere.
 type Preparer interface {
 	// Prepare returns a function that sends all of the publications.
 	Prepare([]wire.Publication) (publish func() error)
@@ -38,6 +38,7 @@ type Role int
 
 const (
 	Subject Role = iota // the library that this program belongs to
+	Variant             // the same, set up in another way
 	Peer                // what else a Go developer would use
 	Floor               // what no server can beat without writing less often
 )
@@ -72,6 +73,7 @@ func Lookup(name string) (Kind, bool) {
 
 func init() {
 	Register(liveKind)
+	Register(natsKind)
 
 	Register(mizuKind)
 	Register(melodyKind)
