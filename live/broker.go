@@ -107,7 +107,8 @@ type Recoverer interface {
 	// current epoch, oldest first, limit at most.
 	Read(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error)
 
-	// Tail returns the newest publications, limit at most, oldest first.
+	// Tail returns the newest publications, limit at most, oldest first: between the
+	// first of them and Upto the history has no other. Fewer than limit are all.
 	Tail(ctx context.Context, topic string, limit int) (Page, error)
 }
 

@@ -109,7 +109,9 @@ type feed struct {
 	at      Position       // the newest that subscribers have seen
 	low     uint64         // ring has all after this offset
 	ring    []*Publication // oldest first
-	size    int            // of the ring
+	size    int            // of the ring, at most
+	whole   bool           // the ring has all that the history has
+	tail    *tailCall      // to fill the ring; nil: none is under way
 	parked  []*Publication // came while it was not known what is missing before them
 	older   int            // of parked: those that came before the last look at the history
 	overrun bool           // some did not fit in parked
@@ -145,7 +147,7 @@ func (x *topics) begin(t *topic, at Position) {
 func (fd *feed) reset(at Position) {
 	fd.at, fd.low = at, at.Offset
 	clear(fd.ring)
-	fd.ring = fd.ring[:0]
+	fd.ring, fd.whole = fd.ring[:0], false
 }
 
 // receive takes a delivery; topic.mu is held.
@@ -177,10 +179,7 @@ func (fd *feed) park(p *Publication) {
 func (x *topics) apply(t *topic, p *Publication) {
 	fd := t.feed
 	fd.at.Offset = p.Offset
-	if len(fd.ring) == fd.size {
-		fd.low = fd.ring[0].Offset
-		fd.ring = append(fd.ring[:0], fd.ring[1:]...)
-	}
+	fd.makeRoom(1)
 	fd.ring = append(fd.ring, p)
 	x.fanOut(t, p)
 }

@@ -18,10 +18,39 @@ import (
 type remote struct {
 	*live.MemoryBroker
 	last, tail atomic.Int64
-	asked      atomic.Int64 // the limit of the last Tail
+
+	// What it does otherwise; each may be nil.
+	keep    int                                           // publications, whatever the server says; 0: as many as it says
+	answer  func(ctx context.Context, p *live.Page) error // of Tail
+	deliver func(s live.Sink, p *live.Publication)        // instead of s.Deliver
 }
 
 func newRemote() *remote { return &remote{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})} }
+
+func (r *remote) Start(s live.Sink) {
+	r.MemoryBroker.Start(remoteSink{s, s.(live.Rules), r})
+}
+
+type remoteSink struct {
+	live.Sink
+	live.Rules
+	remote *remote
+}
+
+func (s remoteSink) Deliver(p *live.Publication) {
+	if s.remote.deliver != nil {
+		s.remote.deliver(s.Sink, p)
+		return
+	}
+	s.Sink.Deliver(p)
+}
+
+func (r *remote) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	if r.keep > 0 {
+		o.History = r.keep
+	}
+	return r.MemoryBroker.Publish(ctx, topic, data, o)
+}
 
 func (r *remote) Last(ctx context.Context, topic string) (live.Position, error) {
 	r.last.Add(1)
@@ -30,8 +59,11 @@ func (r *remote) Last(ctx context.Context, topic string) (live.Position, error) 
 
 func (r *remote) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
 	r.tail.Add(1)
-	r.asked.Store(int64(limit))
-	return r.MemoryBroker.Tail(ctx, topic, limit)
+	page, err := r.MemoryBroker.Tail(ctx, topic, limit)
+	if err == nil && r.answer != nil {
+		err = r.answer(ctx, &page)
+	}
+	return page, err
 }
 
 // keeping returns options for topics that all keep so much.

@@ -187,8 +187,9 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 }
 
 // History returns the newest publications of a topic, limit of them at most and
-// 1,000 in any case, oldest first. The error wraps ErrNoHistory if the topic keeps
-// none.
+// 1,000 in any case, oldest first. What was published before the call, at whatever
+// server, is among them. It takes five seconds at most. The error wraps ErrNoHistory
+// if the topic keeps none.
 func (s *Server) History(ctx context.Context, topic string, limit int) ([]Message, error) {
 	publications, err := s.history(ctx, topic, limit)
 	if err != nil {
@@ -211,11 +212,13 @@ func (s *Server) history(ctx context.Context, topic string, limit int) ([]*Publi
 	if limit <= 0 {
 		return nil, nil
 	}
-	page, err := s.topics.recover.Tail(ctx, topic, min(limit, maxRecovered))
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	newest, err := s.topics.history(ctx, topic, min(limit, maxRecovered))
 	if err != nil {
 		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
 	}
-	return page.Publications, nil
+	return newest, nil
 }
 
 // Broker returns the broker: the one of the options, or the server's own.

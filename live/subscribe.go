@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
@@ -127,14 +126,13 @@ func (x *topics) outcome(ctx context.Context, t *topic, o subscribing) (out outc
 	if fd == nil {
 		return outcome{}, false, nil
 	}
-	out.at = fd.at
 	switch {
 	case o.resume:
 		return x.resume(ctx, t, o.since)
 	case o.last > 0:
 		return x.newest(ctx, t, o.last)
 	}
-	return out, false, nil
+	return outcome{at: fd.at}, false, nil
 }
 
 // resume finds what followed a position.
@@ -232,33 +230,5 @@ func (x *topics) readSince(ctx context.Context, t *topic, since Position) (out o
 	}
 	out.missed = append(page.Publications, fd.after(upto.Offset)...)
 	out.recovered = true
-	return out, false, nil
-}
-
-// newest finds the newest publications, n at most.
-func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, again bool, err error) {
-	fd := t.feed
-	if len(fd.ring) < n {
-		var page Page
-		x.unlocked(t, func() { page, err = x.recover.Tail(ctx, t.name, n) })
-		if err != nil {
-			return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
-		}
-		if page.Epoch != fd.at.Epoch || page.Upto < fd.low {
-			x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
-			return outcome{}, true, ctx.Err()
-		}
-		for _, p := range page.Publications {
-			if p.Offset <= fd.low {
-				out.missed = append(out.missed, p)
-			}
-		}
-	}
-	out.at, out.recovered = fd.at, true
-	out.missed = append(out.missed, fd.ring...)
-	out.missed = slices.DeleteFunc(out.missed, t.expired)
-	if extra := len(out.missed) - n; extra > 0 {
-		out.missed = out.missed[extra:]
-	}
 	return out, false, nil
 }
