@@ -625,6 +625,68 @@ func TestSubscribeWithSinceOrLast(t *testing.T) {
 	}
 }
 
+// The newest after a gap are publications like others, and the gap lies before them.
+func TestSubscribeWithSinceAndLast(t *testing.T) {
+	var server *live.Server
+	opts := permissive()
+	opts.Topics = keeping("", live.TopicOptions{History: 5})
+	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
+		at, err := live.ParsePosition(strings.Trim(string(data), `"`))
+		if err != nil {
+			return nil, err
+		}
+		return nil, server.Subscribe(s, topic, live.Since(at), live.Last(2))
+	}
+	server = newServer(t, opts)
+	where := serve(t, server.Handler())
+	publishNumbers(t, server, "t", 1, 9)
+	at := dialV1(t, where).must(subscribeTo(1, "t")).At
+	epoch, _, _ := strings.Cut(at, ".")
+	for _, test := range []struct {
+		since string
+		gap   string // "": none
+		want  []string
+	}{
+		{epoch + ".2", epoch + ".7", numbers(8, 9)},
+		{"bygone.8", epoch + ".7", numbers(8, 9)},
+		{epoch + ".10", epoch + ".9", nil}, // it was ahead, and has what the newest are
+		{epoch + ".5", "", numbers(6, 9)},
+		{epoch + ".9", "", nil},
+	} {
+		c := dialV1(t, where)
+		c.send(`{"op":"request","id":2,"topic":"t","data":"` + test.since + `"}`)
+		_, before := c.answer()
+		if test.gap != "" {
+			if len(before) == 0 {
+				t.Fatalf("since %s: no gap", test.since)
+			}
+			same(t, "since "+test.since, before[0].text, `{"op":"gap","topic":"t","at":"`+test.gap+`"}`)
+			before = before[1:]
+		}
+		var heard []string
+		for _, f := range before {
+			heard = append(heard, string(f.Data))
+		}
+		if !slices.Equal(heard, test.want) {
+			t.Errorf("since %s came %q, want %q", test.since, heard, test.want)
+		}
+
+		reply := c.do(`{"op":"subscribe","id":3,"topic":"t","since":"` + test.since + `","last":2}`)
+		if reply.Recovered == nil || *reply.Recovered != (test.gap == "") || reply.At != at {
+			t.Errorf("since %s: answered by %s", test.since, reply.text)
+		}
+		heard = nil
+		for _, m := range reply.messages() {
+			heard = append(heard, string(m.Data))
+		}
+		if !slices.Equal(heard, test.want) {
+			t.Errorf("since %s the answer has %q, want %q", test.since, heard, test.want)
+		}
+	}
+	same(t, "a topic without history", dialV1(t, serve(t, newServer(t, permissive()).Handler())).do(`{"op":"subscribe","id":4,"topic":"t","since":"a.1","last":2}`).text,
+		`{"op":"reply","id":4,"recovered":false,"messages":[]}`)
+}
+
 // Where it is not all to be had, the client is told, with the position from which
 // it goes on. A plain client knows no positions and is not.
 func TestSubscribeSinceWhatIsNotKept(t *testing.T) {

@@ -296,3 +296,35 @@ func TestQuestionThatFailsIsAskedAgain(t *testing.T) {
 	failing.Store(false)
 	h.expectLast(5, 1, 5, 1)
 }
+
+// A client that cannot have all that it missed gets the newest, after the gap.
+func TestSinceTogetherWithLast(t *testing.T) {
+	for _, test := range []struct {
+		since int
+		want  []string
+	}{
+		{19, []string{"20"}},
+		{17, []string{"18", "19", "20"}}, // all that it missed, which is more than it asked for
+		{20, nil},
+		{5, []string{"19", "20"}},
+	} {
+		t.Run(fmt.Sprint(test.since), func(t *testing.T) {
+			h := newHall(t, live.TopicOptions{History: 10})
+			var at []live.Position
+			h.deliver = func(s live.Sink, p *live.Publication) {
+				at = append(at, p.Position)
+				s.Deliver(p)
+			}
+			h.publish(1, 20)
+			c, s := pair(t, h.url, h.sessions)
+			if err := h.Server.Subscribe(s, "t", live.Since(at[test.since-1]), live.Last(2)); err != nil {
+				t.Fatal(err)
+			}
+			s.Send(live.Message{Topic: "end"})
+			for _, data := range test.want {
+				c.expect("t", data)
+			}
+			c.expect("end", "")
+		})
+	}
+}

@@ -218,7 +218,7 @@ func (s *Session) opSubscribe(op *operation) error {
 		if asked {
 			b = fmt.Appendf(b, `,"recovered":%t`, out.recovered)
 		}
-		if asked && out.recovered || o.last > 0 && !asked {
+		if out.recovered || o.last > 0 {
 			b = appendMessages(b, out.missed)
 		}
 		s.reply(op.id, string(b))

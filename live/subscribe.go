@@ -15,7 +15,7 @@ type SubscribeOption func(*subscribing)
 // Since has Subscribe first send what was published after a position, which is
 // one that the client has from a publication of this topic. When that is not all to
 // be had a live.v1 client is told that there is a gap. The zero Position says that
-// the client has nothing.
+// the client has nothing. With Last as well it is then sent the newest.
 func Since(p Position) SubscribeOption {
 	return func(o *subscribing) { o.since, o.resume = p, p != Position{} }
 }
@@ -41,7 +41,7 @@ type subscribing struct {
 type outcome struct {
 	at        Position       // zero: the topic keeps no history
 	recovered bool           // missed is all that followed since
-	missed    []*Publication // oldest first
+	missed    []*Publication // oldest first; if not recovered, the newest that were asked for
 }
 
 // subscribe adds the session to the topic.
@@ -110,7 +110,11 @@ func (x *topics) sendMissed(t *topic, s *Session, o subscribing, out outcome) {
 		s.conn.Add(f, &ready)
 	}
 	if o.resume && !out.recovered && s.wire == wireV1 {
-		send(gapFrame(t.name, out.at.String()))
+		at := out.at
+		if len(out.missed) > 0 {
+			at.Offset = out.missed[0].Offset - 1 // what is missing lies before them
+		}
+		send(gapFrame(t.name, at.String()))
 	}
 	for _, p := range out.missed {
 		send(x.frame(t, p, s.wire))
@@ -126,13 +130,30 @@ func (x *topics) outcome(ctx context.Context, t *topic, o subscribing) (out outc
 	if fd == nil {
 		return outcome{}, false, nil
 	}
-	switch {
-	case o.resume:
-		return x.resume(ctx, t, o.since)
-	case o.last > 0:
+	if o.resume {
+		out, again, err = x.resume(ctx, t, o.since)
+		if err != nil || again || out.recovered || o.last <= 0 {
+			return out, again, err
+		}
+		out, again, err = x.newest(ctx, t, o.last)
+		out.followFrom(o.since)
+		return out, again, err
+	}
+	if o.last > 0 {
 		return x.newest(ctx, t, o.last)
 	}
 	return outcome{at: fd.at}, false, nil
+}
+
+// followFrom makes the newest publications the answer to a client that was at a position, and
+// has what came up to there. They may reach back to it after all: then what follows it is
+// all that was missed.
+func (out *outcome) followFrom(since Position) {
+	out.recovered = false
+	for since.Epoch == out.at.Epoch && len(out.missed) > 0 && out.missed[0].Offset <= since.Offset {
+		out.missed = out.missed[1:]
+		out.recovered = since.Offset <= out.at.Offset
+	}
 }
 
 // resume finds what followed a position.

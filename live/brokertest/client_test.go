@@ -21,6 +21,8 @@ type client struct {
 	id    int
 	lines int // that it has had
 
+	afterGaps bool // it asks for the newest together with what it missed
+
 	mu     sync.Mutex // guards what follows
 	events []event
 	since  map[string]string // the newest position of each topic
@@ -222,18 +224,18 @@ func (l *line) keep(topic, at string) {
 	}
 }
 
-// subscribe asks for topics in one frame: from where the client was, or with the
-// newest if it has nothing.
+// subscribe asks for topics in one frame: from where the client was, and with the
+// newest if it has nothing, or is to have them after a gap too.
 func (l *line) subscribe(last int, topics ...string) {
 	var ops []map[string]any
 	for _, topic := range topics {
 		l.mu.Lock()
 		op := map[string]any{"op": "subscribe", "topic": topic}
 		e := event{kind: "subscribe", topic: topic, since: l.since[topic]}
-		switch {
-		case e.since != "":
+		if e.since != "" {
 			op["since"] = e.since
-		case last > 0:
+		}
+		if last > 0 && (e.since == "" || l.afterGaps) {
 			e.last, op["last"] = last, last
 		}
 		op["id"] = l.ask(e)
@@ -252,8 +254,8 @@ func (l *line) unsubscribe(topic string) {
 
 // resume has the application subscribe the session, from where the client was: what
 // it missed then comes as publications, after a gap if it is not all. A client that
-// was nowhere yet does it itself.
-func (l *line) resume(topic string) {
+// was nowhere yet does it itself. After a gap the newest come, if it is to have them.
+func (l *line) resume(last int, topic string) {
 	l.mu.Lock()
 	e := event{kind: "resume", topic: topic, since: l.since[topic]}
 	if e.since == "" {
@@ -261,9 +263,12 @@ func (l *line) resume(topic string) {
 		l.subscribe(0, topic)
 		return
 	}
+	if l.afterGaps {
+		e.last = last
+	}
 	id := l.ask(e)
 	l.mu.Unlock()
-	l.send(map[string]any{"op": "request", "id": id, "topic": topic, "data": e.since})
+	l.send(map[string]any{"op": "request", "id": id, "topic": topic, "data": map[string]any{"since": e.since, "last": e.last}})
 }
 
 // ask notes what is about to be asked; mu is held.

@@ -71,7 +71,9 @@ func (o *oracle) judge(events []event) {
 			if !o.subscribed {
 				o.fail(e, "it is not subscribed")
 			}
-			o.notice(e)
+			if at, ok := o.at(e, e.frame.At); ok {
+				o.notice(e, at)
+			}
 		}
 	}
 }
@@ -93,12 +95,9 @@ func (o *oracle) reply(e event) {
 	}
 	switch {
 	case e.since == "": // the first time
-		if len(e.frame.Messages) > e.last {
-			o.fail(e, "more messages than it asked for")
-		}
 		o.next = at - len(e.frame.Messages)
 		o.begun = true
-		o.messages(e)
+		o.newest(e, at)
 	case e.frame.Recovered == nil:
 		o.fail(e, "recovered is missing")
 	case *e.frame.Recovered:
@@ -107,10 +106,8 @@ func (o *oracle) reply(e event) {
 			o.fail(e, "recovered up to place %d, at is place %d", o.next, at)
 		}
 	default:
-		if len(e.frame.Messages) > 0 {
-			o.fail(e, "messages, though it was not recovered")
-		}
-		o.notice(e)
+		o.notice(e, at-len(e.frame.Messages))
+		o.newest(e, at)
 	}
 	o.move(e)
 }
@@ -154,12 +151,24 @@ func (o *oracle) lateness(e event) {
 	}
 }
 
-// notice is the word that something was lost: it goes on at a later place.
-func (o *oracle) notice(e event) {
-	at, ok := o.at(e, e.frame.At)
-	if !ok {
-		return
+// newest checks the newest messages, up to a place, for which a client has asked.
+func (o *oracle) newest(e event, at int) {
+	if len(e.frame.Messages) > e.last {
+		o.fail(e, "more messages than it asked for")
 	}
+	for i := max(at-e.last, 0); i < at-len(e.frame.Messages); i++ {
+		if gone := o.log[i].Gone; gone.IsZero() || gone.After(e.time) {
+			o.fail(e, "#%s is among the newest %d, and is missing", o.name(i), e.last)
+		}
+	}
+	o.messages(e)
+	if o.next != at {
+		o.fail(e, "the newest are those up to place %d, at is place %d", o.next, at)
+	}
+}
+
+// notice is the word that something was lost: it goes on at a later place.
+func (o *oracle) notice(e event, at int) {
 	o.notices++
 	if !o.excused(e) {
 		o.falseAlarms = append(o.falseAlarms, fmt.Sprintf("%s: nothing of %s was lost to the history", e, o.names(o.next, at)))
