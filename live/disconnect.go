@@ -34,7 +34,7 @@ func disconnection(code int, reason string) closing {
 // section 7.4), as that a message was too big.
 func mayDisconnectWith(code int) bool {
 	switch code {
-	case CloseNormal, CloseRefused, ClosePanic, CloseRestart, 1013:
+	case CloseNormal, CloseRefused, ClosePanic, CloseRestart, 1013: // the last: try again later
 		return true
 	}
 	return code >= 3000 && code <= 4999

@@ -21,6 +21,10 @@
 // OnMessage for each of its messages. However it ends, the session is first out
 // of every topic, and then OnClose is called, once.
 //
+// The application ends a session with Close; with Disconnect, whose close code tells the
+// client whether to come back; at a time, with ExpireAt; and all those of one user, on
+// every server, with DisconnectUser.
+//
 // # What is promised
 //
 // For one topic all sessions see publications in one order, and those of one
