@@ -125,7 +125,7 @@ func systemStreams(system, replicas int) []StreamConfig {
 }
 
 // openCluster starts nodes that know each other.
-func openCluster(t *testing.T, n int) []*Broker {
+func openCluster(t testing.TB, n int) []*Broker {
 	t.Helper()
 	brokers := make([]*Broker, n)
 	routes := freeAddresses(t, n)
@@ -153,7 +153,7 @@ func openCluster(t *testing.T, n int) []*Broker {
 }
 
 // freeAddresses returns addresses on which nothing listens.
-func freeAddresses(t *testing.T, n int) []string {
+func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	addresses := make([]string, n)
 	for i := range addresses {

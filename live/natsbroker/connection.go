@@ -76,7 +76,7 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	}
 	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
 		if in := b.hub.find(sub.Subject); in != nil {
-			b.lost(in.topic, err)
+			b.hub.overflow(in, err)
 			return
 		}
 	}
@@ -93,6 +93,7 @@ func unavailable(err error) error {
 	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
 		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
+		errors.Is(err, nats.ErrHeadersNotSupported), // as long as no server has said that it can
 		errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
 	case errors.Is(err, nats.ErrConnectionClosed):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +154,18 @@ func (e *embedded) stop(ctx context.Context) error {
 
 // routes is the number of other nodes that are connected now.
 func (e *embedded) routes() int { return e.srv.NumRemotes() }
+
+// room is how many bytes all streams may have together, on the disk or in memory.
+func (e *embedded) room(disk bool) int64 {
+	c := e.srv.JetStreamConfig()
+	switch {
+	case c == nil:
+		return math.MaxInt64 // it keeps none
+	case disk:
+		return c.MaxStore
+	}
+	return c.MaxMemory
+}
 
 // clusterAddr is where the server listens for other nodes, "" without a cluster.
 func (e *embedded) clusterAddr() string { return e.addr }

@@ -54,7 +54,13 @@ type agreement struct {
 }
 
 // lane is what deliveries of some topics come through.
-type lane struct{ messages chan *nats.Msg }
+type lane struct {
+	messages chan *nats.Msg
+
+	overflowed atomic.Bool // lossy has topics
+	mu         sync.Mutex  // guards lossy
+	lossy      map[*interest]error
+}
 
 // laneSize is how many deliveries wait for a lane. A publication to a thousand
 // sessions takes a quarter of a millisecond, so that is four seconds' worth; what comes
@@ -111,8 +117,7 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 	if in.sub.Load() != nil {
 		return nil
 	}
-	ch := h.lanes[maphash.String(h.seed, subject)%uint64(len(h.lanes))].messages
-	sub, err := h.broker.nc.ChanSubscribe(subject, ch)
+	sub, err := h.broker.nc.ChanSubscribe(subject, h.laneOf(subject).messages)
 	if err != nil {
 		return fmt.Errorf("natsbroker: %w", unavailable(err))
 	}
@@ -160,6 +165,10 @@ func (in *interest) unsubscribe() {
 	}
 }
 
+func (h *hub) laneOf(subject string) *lane {
+	return &h.lanes[maphash.String(h.seed, subject)%uint64(len(h.lanes))]
+}
+
 func (h *hub) run(l *lane) {
 	for {
 		select {
@@ -167,7 +176,35 @@ func (h *hub) run(l *lane) {
 			return
 		case m := <-l.messages:
 			h.deliver(m)
+			if l.overflowed.Load() && len(l.messages) <= cap(l.messages)/2 {
+				h.endOverflow(l)
+			}
 		}
+	}
+}
+
+// overflow takes note that a delivery did not fit in its lane. NATS says so of a topic's
+// first only; how many followed is known when the lane has room again.
+func (h *hub) overflow(in *interest, cause error) {
+	l := h.laneOf(in.subject)
+	l.mu.Lock()
+	if l.lossy == nil {
+		l.lossy = make(map[*interest]error)
+	}
+	l.lossy[in] = cause
+	l.overflowed.Store(true)
+	l.mu.Unlock()
+	h.broker.lost(in.topic, cause)
+}
+
+func (h *hub) endOverflow(l *lane) {
+	l.mu.Lock()
+	lossy := l.lossy
+	l.lossy = nil
+	l.overflowed.Store(false)
+	l.mu.Unlock()
+	for in, cause := range lossy {
+		h.broker.lost(in.topic, cause)
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 // process that opens no port and keeps streams in memory.
 type Options struct {
 	// StoreDir is the folder in which the embedded server keeps streams; it is made
-	// if need be, and belongs to one process at a time. "": streams are kept in memory
-	// and end with the process.
+	// if need be, and belongs to one process at a time. What a lone server has kept a
+	// cluster cannot take over, nor the other way round: that is an error. "": streams
+	// are kept in memory and end with the process.
 	StoreDir string
 
 	// SyncAlways has every publication of a stream on the disk, not only with the
@@ -61,7 +62,8 @@ type Options struct {
 	// and are covered by none of Streams. It is created when it is first needed; its
 	// Subjects must be empty. What is zero in it is: the Name, Prefix in capitals;
 	// MaxMsgsPerTopic, 1,000, as many as one client can get at once; MaxAge, a week;
-	// MaxBytes, a gigabyte.
+	// MaxBytes, a gigabyte, or half of what an embedded server has for all streams if that
+	// is less.
 	Default StreamConfig
 
 	// PublishTimeout is how long a publication may wait for its acknowledgement. 0: 10 s,
@@ -94,15 +96,15 @@ type Cluster struct {
 
 	// Routes are the host and port of other nodes. Some suffice, since nodes tell of
 	// each other, and so does one name that resolves to all. This node may be among
-	// them.
+	// them; one that stores must name at least one.
 	Routes []string
 
 	// Username and Password are the same for all nodes. Whoever has them reads and
 	// writes everything. Without them, or TLS, Listen must be a loopback address.
 	Username, Password string
 
-	// TLS secures the lines between nodes, in both directions. It should demand
-	// certificates (tls.RequireAndVerifyClientCert). nil: no TLS.
+	// TLS secures the lines between nodes, in both directions. Without a password nodes
+	// must show certificates that RootCAs or ClientCAs have signed. nil: no TLS.
 	TLS *tls.Config
 
 	// NoStore says that this node keeps no streams: for web nodes that come and go

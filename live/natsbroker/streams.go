@@ -260,6 +260,9 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	want.MaxMsgs = orUnbounded(c.MaxMsgs)
 	want.MaxMsgsPerSubject = orUnbounded(c.MaxMsgsPerTopic)
 	want.MaxBytes = orUnbounded(c.MaxBytes)
+	if st == b.streams.fallback && b.server != nil {
+		want.MaxBytes = min(want.MaxBytes, b.server.room(b.opts.StoreDir != "")/2)
+	}
 	want.MaxAge = c.MaxAge
 	want.Duplicates = dedupe
 	if c.MaxAge > 0 {

@@ -1,0 +1,179 @@
+package natsbroker
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// The worst case of a stream: a million publications of 200 bytes, of ten thousand
+// topics in turn, on disk.
+const benchMessages, benchTopics = 1_000_000, 10_000
+
+func fillStream(b *testing.B, broker *Broker) {
+	b.Helper()
+	js, err := jetstream.New(broker.NATSConn(), jetstream.WithPublishAsyncMaxPending(4000), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	if err != nil {
+		b.Fatal(err)
+	}
+	data := []byte(`"` + strings.Repeat("x", 198) + `"`)
+	for i := range benchMessages {
+		tokens, _ := encode(fmt.Sprint("long:", i%benchTopics))
+		if _, err := js.PublishAsync(broker.storedSubject(tokens), data); err != nil {
+			b.Fatal(err)
+		}
+	}
+	<-js.PublishAsyncComplete()
+}
+
+// A cold topic is one that no session has: what is asked of a live one comes from the
+// server's memory.
+func BenchmarkColdTopic(b *testing.B) {
+	broker := open(b, Options{StoreDir: b.TempDir(), Streams: suiteStreams()})
+	broker.Start(devNull{})
+	fillStream(b, broker)
+	ctx := context.Background()
+	i := 0
+	next := func() string { i++; return fmt.Sprint("long:", i*7919%benchTopics) }
+	for _, n := range []int{1, 50, 100} {
+		b.Run(fmt.Sprint("Tail-", n), func(b *testing.B) {
+			for b.Loop() {
+				page, err := broker.Tail(ctx, next(), n)
+				if err != nil || len(page.Publications) != n {
+					b.Fatal(len(page.Publications), err)
+				}
+			}
+		})
+	}
+	b.Run("Last", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := broker.Last(ctx, next()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	for _, missed := range []int{0, 10, 50} {
+		b.Run(fmt.Sprint("Read-", missed), func(b *testing.B) {
+			for b.Loop() {
+				b.StopTimer()
+				topic := next()
+				last, err := broker.Last(ctx, topic)
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+				page, err := broker.Read(ctx, topic, last.Offset-uint64(missed*benchTopics), last.Offset, 1000)
+				if err != nil || len(page.Publications) != missed || !page.Complete {
+					b.Fatal(len(page.Publications), page.Complete, err)
+				}
+			}
+		})
+	}
+}
+
+// Publish returns when a plain publication is on its way, and a stored one is stored: on
+// one node, or on two of three.
+func BenchmarkPublish(b *testing.B) {
+	data := []byte(`"` + strings.Repeat("x", 126) + `"`)
+	publish := func(broker *Broker, topic string) func(b *testing.B) {
+		return func(b *testing.B) {
+			for b.Loop() {
+				if _, err := broker.Publish(context.Background(), topic, data, live.PublishOptions{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}
+	alone := open(b, Options{StoreDir: b.TempDir(), Streams: suiteStreams()})
+	alone.Start(devNull{})
+	b.Run("plain", publish(alone, "t"))
+	b.Run("stored", publish(alone, "long:1"))
+	cluster := openCluster(b, 3)
+	for _, broker := range cluster {
+		broker.Start(devNull{})
+	}
+	b.Run("stored-of-three", publish(cluster[0], "long:1"))
+}
+
+// An embedded server from nothing until its streams are there, and back.
+func BenchmarkStartAndClose(b *testing.B) {
+	var closing time.Duration
+	for b.Loop() {
+		broker, err := New(Options{StoreDir: b.TempDir(), Streams: suiteStreams()[:1], Logger: quiet()})
+		if err != nil {
+			b.Fatal(err)
+		}
+		begin := time.Now()
+		if err := broker.Close(context.Background()); err != nil {
+			b.Fatal(err)
+		}
+		closing += time.Since(begin)
+	}
+	b.ReportMetric(float64(closing.Microseconds())/float64(b.N), "µs-of-it-closing/op")
+}
+
+// What a topic costs a node that has a subscriber for it.
+func BenchmarkTopic(b *testing.B) {
+	broker := open(b, Options{})
+	broker.Start(devNull{})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	goroutines := runtime.NumGoroutine()
+	i := 0
+	for ; b.Loop(); i++ {
+		if err := broker.Subscribe(context.Background(), fmt.Sprint("room:", i)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.ReportMetric(float64(after.HeapInuse-before.HeapInuse)/float64(i), "bytes/topic")
+	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines), "goroutines-more")
+}
+
+// How long a cluster of three acknowledges nothing when the leader of a stream is gone.
+func BenchmarkLeaderLost(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		cluster := openCluster(b, 3)
+		leader, other := 0, 0
+		for i, broker := range cluster {
+			broker.Start(devNull{})
+			if broker.server.srv.JetStreamIsStreamLeader("$G", "LONG") {
+				leader, other = i, (i+1)%3
+			}
+		}
+		if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), live.PublishOptions{}); err != nil {
+			b.Fatal(err)
+		}
+		go cluster[leader].Close(context.Background())
+		for cluster[leader].server.srv.Running() {
+			time.Sleep(time.Millisecond)
+		}
+		b.StartTimer()
+		for {
+			if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), live.PublishOptions{}); err == nil {
+				break
+			}
+		}
+		b.StopTimer()
+		for _, broker := range cluster {
+			broker.Close(context.Background())
+		}
+		b.StartTimer()
+	}
+}
+
+// devNull is a server to which nothing matters.
+type devNull struct{}
+
+func (devNull) Deliver(*live.Publication) {}
+func (devNull) Lost(string, error)        {}

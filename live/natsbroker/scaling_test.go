@@ -1,0 +1,87 @@
+package natsbroker_test
+
+import (
+	"log"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/natsbroker"
+)
+
+// Every Go snippet of docs/scaling.md stands here too, where it is compiled.
+func TestSnippetsOfScalingCompile(t *testing.T) {
+	page, err := os.ReadFile("../../docs/scaling.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile("scaling_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := func(code string) string {
+		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) < 5 {
+		t.Fatalf("%d snippets found", len(blocks))
+	}
+	for _, block := range blocks {
+		if !strings.Contains(plain(string(source)), plain(block[1])) {
+			t.Errorf("not in scaling_test.go:\n%s", block[1])
+		}
+	}
+}
+
+func everySnippet() *live.Server {
+	b, err := natsbroker.New(natsbroker.Options{ /* as below */ })
+	if err != nil {
+		log.Fatal(err)
+	}
+	server := live.New(live.Options{Broker: b})
+	return server
+}
+
+var (
+	_ = everySnippet
+
+	_ = natsbroker.Options{
+		StoreDir: "/var/lib/myapp/nats",
+		Streams: []natsbroker.StreamConfig{{
+			Name:            "CHAT",
+			Subjects:        []string{"chat.>"},
+			MaxMsgsPerTopic: 1000,
+			MaxAge:          30 * 24 * time.Hour,
+		}},
+	}
+
+	_ = natsbroker.Options{
+		StoreDir: "/var/lib/myapp/nats",
+		Cluster: &natsbroker.Cluster{
+			Listen:   "10.0.0.1:6222",                                             // this node
+			Routes:   []string{"10.0.0.1:6222", "10.0.0.2:6222", "10.0.0.3:6222"}, // the same on all
+			Username: "cluster", Password: os.Getenv("CLUSTER_PASSWORD"),
+		},
+		Streams: []natsbroker.StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}}}, // on all three
+	}
+
+	_ = natsbroker.Options{
+		Cluster: &natsbroker.Cluster{
+			Listen:   "10.0.1.17:6222",
+			Routes:   []string{"10.0.0.1:6222", "10.0.0.2:6222", "10.0.0.3:6222"}, // those that store
+			Username: "cluster", Password: os.Getenv("CLUSTER_PASSWORD"),
+			NoStore: true,
+		},
+	}
+
+	_ = natsbroker.Options{
+		Servers: []string{"nats://nats-1:4222", "nats://nats-2:4222", "nats://nats-3:4222"},
+		Connect: []nats.Option{nats.UserCredentials("/etc/myapp/nats.creds")},
+		Streams: []natsbroker.StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, Replicas: 3}},
+	}
+)
