@@ -1,0 +1,350 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http/httptest"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// instance is one process of an application: a live.Server with its HTTP server, over
+// a broker.
+type instance struct {
+	node   int
+	broker *Broker
+	server *live.Server
+	http   *httptest.Server
+	lines  *lineBook
+}
+
+// runInstance starts an instance over a broker, or over what wrap makes of it.
+func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Broker) *instance {
+	t.Helper()
+	var broker live.Broker = b
+	if wrap != nil {
+		broker = wrap(b)
+	}
+	in := &instance{node: node, broker: b}
+	in.server = live.New(live.Options{
+		Broker:      broker,
+		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
+		OnPublish:   func(context.Context, *live.Session, string, []byte) error { return nil },
+		Logger:      quiet(),
+	})
+	in.http = httptest.NewUnstartedServer(in.server.Handler())
+	in.lines = &lineBook{Listener: in.http.Listener, lines: make(map[net.Conn]bool)}
+	in.http.Listener = in.lines
+	in.http.Start()
+	t.Cleanup(in.stop)
+	return in
+}
+
+func (in *instance) url() string { return in.http.URL }
+
+// stop ends the instance as a program does that has no time.
+func (in *instance) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	in.server.Shutdown(ctx)
+	in.http.Close()
+}
+
+// drop breaks all lines to clients and accepts no more.
+func (in *instance) drop() {
+	in.lines.Close()
+	in.lines.reset()
+}
+
+// lineBook is a listener that knows the connections that came from it.
+type lineBook struct {
+	net.Listener
+	mu    sync.Mutex
+	lines map[net.Conn]bool
+}
+
+func (b *lineBook) Accept() (net.Conn, error) {
+	c, err := b.Listener.Accept()
+	if err == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.lines[c] = true
+	}
+	return c, err
+}
+
+// reset breaks the connections without a farewell, as a process does that is killed.
+func (b *lineBook) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.lines {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	clear(b.lines)
+}
+
+// fleet is a mesh with an instance on each node.
+type fleet struct {
+	*mesh
+	streams []StreamConfig
+
+	mu        sync.Mutex // guards what follows
+	instances [meshSize]*instance
+}
+
+func newFleet(t testing.TB, streams ...StreamConfig) *fleet {
+	return &fleet{mesh: newMesh(t), streams: streams}
+}
+
+// boot starts node i, and waits for nothing else.
+func (f *fleet) boot(i int, change ...func(*Options)) *instance {
+	f.t.Helper()
+	o := f.options(i)
+	o.Streams = f.streams
+	for _, c := range change {
+		c(&o)
+	}
+	b, err := New(o)
+	if err != nil {
+		f.t.Fatalf("node %d: %v", i, err)
+	}
+	in := runInstance(f.t, i, b, nil)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.adopt(i, b.server)
+	f.instances[i] = in
+	return in
+}
+
+// bootAll starts all nodes, and waits until all is there.
+func (f *fleet) bootAll() {
+	f.t.Helper()
+	for i := range f.instances {
+		f.boot(i)
+	}
+	f.awaitReady()
+}
+
+// at returns the instance on node i; nil: it is down.
+func (f *fleet) at(i int) *instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.instances[i]
+}
+
+// awaitReady waits until the nodes that run see each other and all streams are there.
+func (f *fleet) awaitReady() {
+	f.t.Helper()
+	f.awaitWhole()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for i := range f.instances {
+		if in := f.at(i); in != nil {
+			if err := in.broker.Ready(ctx); err != nil {
+				f.t.Fatalf("node %d: %v", i, err)
+			}
+		}
+	}
+}
+
+// crash has node i end as a process does that is killed: its clients lose their lines
+// and the other nodes theirs to it, without a word.
+func (f *fleet) crash(i int) {
+	f.t.Helper()
+	f.mu.Lock()
+	in := f.instances[i]
+	f.instances[i] = nil
+	f.mu.Unlock()
+	in.drop()
+	f.kill(i)
+	in.stop()
+}
+
+// revive starts a node again that has crashed.
+func (f *fleet) revive(i int) *instance {
+	f.t.Helper()
+	f.heal(i)
+	return f.boot(i)
+}
+
+// leader returns the node that leads a stream; -1: none does.
+func (f *fleet) leader(stream string) int {
+	for i, e := range f.nodes {
+		if e != nil && e.srv.JetStreamIsStreamLeader("$G", stream) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (f *fleet) awaitLeader(stream string) int {
+	f.t.Helper()
+	waitFor(f.t, "a leader of stream "+stream, func() bool { return f.leader(stream) >= 0 })
+	return f.leader(stream)
+}
+
+// stored is a publication as the stream has it.
+type stored struct {
+	sequence uint64
+	data     string
+}
+
+func (s stored) String() string { return fmt.Sprintf("%s at %d", s.data, s.sequence) }
+
+// contents reads what a stream has of a subject, by NATS's own means.
+func contents(t testing.TB, e *embedded, stream, subject string) []stored {
+	t.Helper()
+	return contentsBy(t, streamsOf(t, e), stream, subject)
+}
+
+func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (all []stored) {
+	t.Helper()
+	waitFor(t, "the contents of stream "+stream, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		s, err := js.Stream(ctx, stream)
+		if err != nil {
+			return false
+		}
+		info, err := s.Info(ctx, jetstream.WithSubjectFilter(subject))
+		if err != nil {
+			return false
+		}
+		want := int(info.State.Subjects[subject])
+		if all = nil; want == 0 {
+			return true
+		}
+		c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+			FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
+		})
+		if err != nil {
+			return false
+		}
+		defer s.DeleteConsumer(context.Background(), c.CachedInfo().Name)
+		batch, err := c.Fetch(want, jetstream.FetchMaxWait(2*time.Second))
+		if err != nil {
+			return false
+		}
+		for m := range batch.Messages() {
+			meta, err := m.Metadata()
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, stored{meta.Sequence.Stream, string(m.Data())})
+		}
+		return batch.Error() == nil && len(all) == want
+	})
+	return all
+}
+
+// press publishes numbers to a topic, one after another, and remembers which were
+// acknowledged.
+type press struct {
+	topic string
+	name  string
+
+	mu    sync.Mutex // guards what follows
+	tried []string
+	acked []string
+	bad   []error // that are not live.ErrUnavailable
+}
+
+// publish publishes the next number at an instance.
+func (p *press) publish(in *instance) error {
+	p.mu.Lock()
+	data := fmt.Sprintf(`"%s.%d"`, p.name, len(p.tried))
+	p.tried = append(p.tried, data)
+	p.mu.Unlock()
+	err := in.server.Publish(p.topic, []byte(data))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case err == nil:
+		p.acked = append(p.acked, data)
+	case !errors.Is(err, live.ErrUnavailable) && !errors.Is(err, live.ErrServerClosed):
+		p.bad = append(p.bad, err)
+	}
+	return err
+}
+
+func (p *press) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.acked)
+}
+
+// run publishes until ctx ends, with a pause each time, at the instance that choose
+// names; nil: none now.
+func (p *press) run(ctx context.Context, pause time.Duration, choose func() *instance) {
+	for ctx.Err() == nil {
+		if in := choose(); in != nil {
+			p.publish(in)
+		}
+		sleep(ctx, pause)
+	}
+}
+
+// verifyStored checks that each acknowledged publication of the presses is stored, and
+// each that is stored is one of theirs, once and in the order of its press.
+func verifyStored(t testing.TB, all []stored, presses ...*press) {
+	t.Helper()
+	index := make(map[string]int)
+	for i, s := range all {
+		if before, twice := index[s.data]; twice {
+			t.Errorf("%s is stored twice: %v and %v", s.data, all[before], s)
+		}
+		index[s.data] = i
+	}
+	known := 0
+	for _, p := range presses {
+		p.mu.Lock()
+		for _, err := range p.bad {
+			t.Errorf("press %s: %v", p.name, err)
+		}
+		for _, data := range p.acked {
+			if _, ok := index[data]; !ok {
+				t.Errorf("%s was acknowledged, and is not stored", data)
+			}
+		}
+		before := -1
+		for _, data := range p.tried {
+			i, ok := index[data]
+			if !ok {
+				continue
+			}
+			known++
+			if slices.Contains(p.acked, data) && i < before {
+				t.Errorf("%s is stored before what was published earlier", data)
+			}
+			before = max(before, i)
+		}
+		p.mu.Unlock()
+	}
+	if known != len(index) {
+		t.Errorf("%d publications are stored, and %d of them are known", len(index), known)
+	}
+}
+
+// seedFor returns a random generator whose seed is printed if the test fails.
+func seedFor(t testing.TB, fixed uint64) *rand.Rand {
+	seed := fixed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("seed %d", seed)
+		}
+	})
+	return rand.New(rand.NewPCG(seed, 0))
+}

@@ -1,0 +1,381 @@
+package natsbroker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// viewer is a client of live.v1, as docs/protocol.md describes it, with one topic. It
+// notes all that it is told of that, over however many lines.
+type viewer struct {
+	topic string
+	name  string
+
+	mu      sync.Mutex // guards what follows
+	told    []told
+	at      string // the newest position; "": none yet
+	start   uint64 // the offset at which it began
+	lines   int    // that it has had
+	fault   error  // a server broke the protocol
+	ws      *websocket.Conn
+	ended   chan struct{}   // closed when the line has ended
+	asked   uint64          // the ID of what it asked for last
+	joining uint64          // that of the line's subscription
+	answers chan frameOfNow // to what it asks, of this line
+}
+
+// told is one thing that a viewer was told of its topic.
+type told struct {
+	line, node int
+	gap        bool
+	data, at   string // of a gap: at is the position after it, "" if that is not known
+}
+
+func (e told) String() string {
+	what := e.data
+	if e.gap {
+		what = "GAP"
+	}
+	return fmt.Sprintf("%s at %s (line %d, node %d)", what, e.at, e.line, e.node)
+}
+
+// frameOfNow is what a server sends.
+type frameOfNow struct {
+	Op        string
+	ID        uint64
+	Topic     string
+	Data      json.RawMessage
+	At        string
+	Recovered *bool
+	Messages  []struct {
+		Data json.RawMessage
+		At   string
+	}
+	Code string
+}
+
+var errRefused = errors.New("the server refused the subscription")
+
+// connect dials a node, and subscribes from where the viewer is. What it is told is
+// noted from then on, until the line ends.
+func (v *viewer) connect(ctx context.Context, node int, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second) // a subscription may wait for five
+	defer cancel()
+	ws, _, err := websocket.Dial(ctx, url, &websocket.DialOptions{Subprotocols: []string{"live.v1"}})
+	if err != nil {
+		return err
+	}
+	ws.SetReadLimit(-1)
+	v.mu.Lock()
+	v.lines++
+	v.ws, v.ended = ws, make(chan struct{})
+	v.answers = make(chan frameOfNow, 1)
+	line, ended, answers := v.lines, v.ended, v.answers
+	v.mu.Unlock()
+	go v.read(ws, line, node, ended, answers) // ends with the line
+	answer, err := v.ask(ctx, map[string]any{"op": "subscribe", "topic": v.topic, "since": v.position()})
+	if err == nil && answer.Op == "error" {
+		err = fmt.Errorf("%w: %s", errRefused, answer.Code)
+	}
+	if err != nil {
+		ws.CloseNow()
+		<-ended
+	}
+	return err
+}
+
+// ask carries out an operation, and returns the answer to it.
+func (v *viewer) ask(ctx context.Context, op map[string]any) (frameOfNow, error) {
+	v.mu.Lock()
+	v.asked++
+	op["id"] = v.asked
+	if op["op"] == "subscribe" {
+		v.joining = v.asked
+	}
+	if op["since"] == "" {
+		delete(op, "since")
+	}
+	ws, ended, answers := v.ws, v.ended, v.answers
+	v.mu.Unlock()
+	raw, err := json.Marshal(op)
+	if err != nil {
+		return frameOfNow{}, err
+	}
+	if err := ws.Write(ctx, websocket.MessageText, raw); err != nil {
+		return frameOfNow{}, err
+	}
+	select {
+	case answer := <-answers:
+		return answer, nil
+	case <-ended:
+		return frameOfNow{}, errors.New("the line ended before the answer")
+	case <-ctx.Done():
+		return frameOfNow{}, ctx.Err()
+	}
+}
+
+func (v *viewer) read(ws *websocket.Conn, line, node int, ended chan struct{}, answers chan frameOfNow) {
+	defer close(ended)
+	defer ws.CloseNow()
+	for {
+		_, raw, err := ws.Read(context.Background())
+		if err != nil {
+			return
+		}
+		var f frameOfNow
+		if err := json.Unmarshal(raw, &f); err != nil {
+			v.complain("%q: %w", raw, err)
+			return
+		}
+		if f.Op == "ping" {
+			ws.Write(context.Background(), websocket.MessageText, []byte(`{"op":"pong"}`))
+			continue
+		}
+		v.take(f, line, node)
+		if f.Op == "reply" || f.Op == "error" {
+			answers <- f
+		}
+	}
+}
+
+// take notes a frame.
+func (v *viewer) take(f frameOfNow, line, node int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	note := func(data json.RawMessage, at string) {
+		v.told = append(v.told, told{line, node, false, string(data), at})
+		if at != "" {
+			v.at = at
+		}
+	}
+	switch f.Op {
+	case "":
+		if f.Topic != v.topic {
+			v.fault = fmt.Errorf("a publication of %q", f.Topic)
+			return
+		}
+		note(f.Data, f.At)
+	case "gap":
+		v.told = append(v.told, told{line: line, node: node, gap: true, at: f.At})
+		if f.At != "" {
+			v.at = f.At
+		}
+	case "reply":
+		if f.ID != v.joining || f.At == "" {
+			return
+		}
+		switch {
+		case v.at == "":
+			v.start = offsetOf(f.At)
+		case f.Recovered == nil || !*f.Recovered:
+			v.told = append(v.told, told{line: line, node: node, gap: true, at: f.At})
+		}
+		for _, m := range f.Messages {
+			note(m.Data, m.At)
+		}
+		v.at = f.At
+	}
+}
+
+func (v *viewer) complain(format string, args ...any) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.fault = fmt.Errorf(format, args...)
+}
+
+func (v *viewer) position() string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.at
+}
+
+func (v *viewer) countLines() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.lines
+}
+
+// hangUp ends the line, if there is one, as a network does that breaks.
+func (v *viewer) hangUp() {
+	v.mu.Lock()
+	ws, ended := v.ws, v.ended
+	v.mu.Unlock()
+	if ws != nil {
+		ws.CloseNow()
+		<-ended
+	}
+}
+
+// follow keeps a line to one of the nodes until ctx ends: to the one that choose names,
+// and each time that breaks to the one it names then. "" is no node.
+func (v *viewer) follow(ctx context.Context, choose func() (node int, url string)) {
+	for ctx.Err() == nil {
+		node, url := choose()
+		if url != "" && v.connect(ctx, node, url) == nil {
+			v.mu.Lock()
+			ended := v.ended
+			v.mu.Unlock()
+			select {
+			case <-ended:
+			case <-ctx.Done():
+			}
+		}
+		if ctx.Err() == nil {
+			sleep(ctx, 50*time.Millisecond)
+		}
+	}
+	v.hangUp()
+}
+
+// offsetOf returns the number in a position. Clients must not look into one; for a
+// topic that a stream keeps this broker makes it the stream's sequence, by which a
+// test can compare them.
+func offsetOf(at string) uint64 {
+	n, err := strconv.ParseUint(at[strings.LastIndexByte(at, '.')+1:], 10, 64)
+	if err != nil {
+		panic(fmt.Sprintf("position %q: %v", at, err))
+	}
+	return n
+}
+
+// epochOf is the rest of it.
+func epochOf(at string) string { return at[:max(strings.LastIndexByte(at, '.'), 0)] }
+
+// view connects a viewer that must succeed, and hangs up at the end of the test.
+func view(t testing.TB, topic string, in *instance) *viewer {
+	t.Helper()
+	v := &viewer{topic: topic, name: fmt.Sprint("viewer of ", topic, " at node ", in.node)}
+	v.mustConnect(t, in)
+	t.Cleanup(v.hangUp)
+	return v
+}
+
+func (v *viewer) mustConnect(t testing.TB, in *instance) {
+	t.Helper()
+	if err := v.connect(context.Background(), in.node, in.url()); err != nil {
+		t.Fatalf("%s: %v", v.name, err)
+	}
+}
+
+// gaps counts those that the viewer was told of.
+func (v *viewer) gaps() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := 0
+	for _, e := range v.told {
+		if e.gap {
+			n++
+		}
+	}
+	return n
+}
+
+// data returns what the viewer was told, gaps left out.
+func (v *viewer) data() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var all []string
+	for _, e := range v.told {
+		if !e.gap {
+			all = append(all, e.data)
+		}
+	}
+	return all
+}
+
+// awaitLast waits until the viewer has come to the end of what is stored.
+func (v *viewer) awaitLast(t testing.TB, all []stored) {
+	t.Helper()
+	if len(all) == 0 {
+		return
+	}
+	last := all[len(all)-1]
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		v.mu.Lock()
+		at, fault, n := v.at, v.fault, len(v.told)
+		v.mu.Unlock()
+		if fault != nil {
+			t.Fatalf("%s: %v", v.name, fault)
+		}
+		if at != "" && offsetOf(at) >= last.sequence {
+			return
+		}
+		if time.Now().After(deadline) {
+			ended := "its line is up"
+			select {
+			case <-v.ended:
+				ended = "its line has ended"
+			default:
+			}
+			t.Fatalf("%s: is at %q after %d things that it was told, and not at %d; %s", v.name, at, n, last.sequence, ended)
+		}
+	}
+}
+
+// verify compares what the viewer was told with what is stored of its topic since it
+// began: each once and in that order, or a gap in its place.
+func (v *viewer) verify(t testing.TB, all []stored) {
+	t.Helper()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err := v.verdict(all); err != nil {
+		t.Errorf("%s: %v", v.name, err)
+	}
+}
+
+// verifyWhole is verify for a viewer to whom nothing may have been lost.
+func (v *viewer) verifyWhole(t testing.TB, all []stored) {
+	t.Helper()
+	v.verify(t, all)
+	if n := v.gaps(); n > 0 {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		t.Errorf("%s: was told of %d gaps: %v", v.name, n, v.told)
+	}
+}
+
+func (v *viewer) verdict(all []stored) error {
+	if v.fault != nil {
+		return v.fault
+	}
+	next := 0 // what it must be told now, by index
+	for next < len(all) && all[next].sequence <= v.start {
+		next++
+	}
+	mayMiss := false
+	for i, e := range v.told {
+		if e.gap {
+			mayMiss = e.at == ""
+			for e.at != "" && next < len(all) && all[next].sequence <= offsetOf(e.at) {
+				next++
+			}
+			continue
+		}
+		here := next
+		for mayMiss && here < len(all) && all[here].sequence < offsetOf(e.at) {
+			here++
+		}
+		if here == len(all) || all[here].sequence != offsetOf(e.at) || all[here].data != e.data {
+			expected := "nothing more"
+			if next < len(all) {
+				expected = all[next].String()
+			}
+			return fmt.Errorf("was told %v after %v; should have been %s", e, v.told[max(i-3, 0):i], expected)
+		}
+		next, mayMiss = here+1, false
+	}
+	if next < len(all) && !mayMiss {
+		return fmt.Errorf("was not told the last %d of %d, from %v on; at the end %v",
+			len(all)-next, len(all), all[next], v.told[max(len(v.told)-3, 0):])
+	}
+	return nil
+}
