@@ -159,14 +159,15 @@ export interface SubscribeOptions {
   signal?: AbortSignal | undefined;
 
   /**
-   * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`.
-   * Counts for the caller that comes first.
+   * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`. After
+   * a reconnect it counts if what was missed is not all to be had: then they come after the `gap`. Counts for the caller
+   * that comes first.
    */
   last?: number | undefined;
 
   /**
-   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. Instead of
-   * `last`. Counts for the caller that comes first.
+   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. With `last`,
+   * that is for the case that it is too old. Counts for the caller that comes first.
    */
   since?: string | undefined;
 

@@ -385,7 +385,7 @@ export class LiveClient {
       if (this.#v1) {
         const id = ++this.#id;
         this.#asked.set(id, (reply) => this.#joined(wanted, reply));
-        batch.push({ op: "subscribe", id, topic, since, last: known || since ? undefined : last });
+        batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
       } else {
         this.#tellPlainly("subscribe", topic);
         this.#joined(wanted, {});

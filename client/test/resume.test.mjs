@@ -82,10 +82,10 @@ describe("the position", () => {
     assert.equal(since(client, "a"), undefined);
   });
 
-  test("may be given, as kept by an earlier page, instead of last", () => {
+  test("may be given, as kept by an earlier page", () => {
     const client = startV1(outside);
     const told = [];
-    client.live.subscribe("a", (data) => told.push(data), { since: "e.7", last: 10 });
+    client.live.subscribe("a", (data) => told.push(data), { since: "e.7" });
     assert.deepEqual(client.socket.sent, [[{ op: "subscribe", id: 1, topic: "a", since: "e.7" }]]);
     client.socket.reply("subscribe", "a", { at: "e.8", recovered: true, messages: messages([8, "e.8"]) });
     assert.deepEqual(told, [8]);
@@ -94,6 +94,29 @@ describe("the position", () => {
     client.live.subscribe("b", () => {}, { since: "old.1" });
     client.socket.reply("subscribe", "b", { at: "new.1", recovered: false });
     assert.deepEqual(client.all("gap"), [{ topic: "b", reason: "not_recovered" }]);
+  });
+});
+
+describe("last", () => {
+  test("goes along with the position, for the case that this is too old", () => {
+    const client = startV1(outside);
+    const told = [];
+    client.live.subscribe("a", (data) => told.push(data), { since: "e.1", last: 2 });
+    assert.deepEqual(client.socket.sent, [[{ op: "subscribe", id: 1, topic: "a", since: "e.1", last: 2 }]]);
+    client.live.on("gap", () => told.push("gap"));
+    client.socket.reply("subscribe", "a", { at: "e.9", recovered: false, messages: messages([8, "e.8"], [9, "e.9"]) });
+    assert.deepEqual(told, ["gap", 8, 9]);
+
+    reconnect(outside, client);
+    assert.deepEqual(client.socket.sent.flat(), [{ op: "subscribe", id: 2, topic: "a", since: "e.9", last: 2 }]);
+  });
+
+  test("is not asked for again on a topic without positions", () => {
+    const client = startV1(outside);
+    client.live.subscribe("a", () => {}, { last: 2 });
+    client.socket.reply("subscribe", "a", {});
+    reconnect(outside, client);
+    assert.deepEqual(client.socket.sent.flat(), [{ op: "subscribe", id: 2, topic: "a" }]);
   });
 });
 
