@@ -218,7 +218,7 @@ func cmpOffset(a, b *Publication) int {
 // startRepair has the topic compared with the history; topic.mu is held.
 func (x *topics) startRepair(t *topic) {
 	fd := t.feed
-	if !fd.live {
+	if !fd.live || x.life.Err() != nil {
 		return
 	}
 	if fd.repair {
@@ -236,7 +236,7 @@ func (x *topics) repair(t *topic) {
 	rounds := t.feed.rounds
 	t.mu.Unlock()
 	if rounds > 0 {
-		time.Sleep(lagBackoff(rounds)) // the last repair did not explain all that waits
+		sleep(x.life, lagBackoff(rounds)) // the last repair did not explain all that waits
 	}
 	for attempt := 0; ; attempt++ {
 		err := x.catchUp(t)
@@ -245,7 +245,7 @@ func (x *topics) repair(t *topic) {
 			x.endRepair(t)
 			return
 		}
-		if t.pins == 1 && len(t.subs) == 0 && len(t.listeners) == 0 {
+		if x.life.Err() != nil || t.pins == 1 && len(t.subs) == 0 && len(t.listeners) == 0 {
 			t.feed.repair, t.feed.parked = false, nil // nobody waits for it
 			t.pins--
 			x.unlock(t)
@@ -253,11 +253,11 @@ func (x *topics) repair(t *topic) {
 		}
 		t.mu.Unlock()
 		if errors.Is(err, errLagging) {
-			time.Sleep(lagBackoff(attempt))
+			sleep(x.life, lagBackoff(attempt))
 			continue
 		}
 		x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
-		time.Sleep(backoff(attempt))
+		sleep(x.life, backoff(attempt))
 	}
 }
 
@@ -297,7 +297,7 @@ var errLagging = errors.New("the history that answered is behind")
 
 // catchUp fetches what lies between the feed and the newest position.
 func (x *topics) catchUp(t *topic) error {
-	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
+	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
 	defer cancel()
 	t.mu.Lock()
 	before := t.feed.at
@@ -408,7 +408,7 @@ func (x *topics) checkFeed(t *topic) {
 func (x *topics) look(t *topic) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.gone {
+	if t.gone || x.life.Err() != nil {
 		return
 	}
 	t.feed.watch.Reset(t.feed.nextLook())

@@ -114,3 +114,27 @@ func TestTopicCostsNoGoroutine(t *testing.T) {
 		shut(t, srv)
 	})
 }
+
+// What has subscribers still when the server ends is looked after no more: the broker is
+// closed, and would be asked for ever.
+func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := newRemote()
+		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		for i := range 100 {
+			if _, err := srv.Listen(fmt.Sprint(i), func(live.Message) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := srv.Shutdown(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		asked := broker.last.Load()
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := broker.last.Load() - asked; n > 0 {
+			t.Errorf("it was asked %d times", n)
+		}
+	})
+}

@@ -84,7 +84,7 @@ func (x *topics) tail(ctx context.Context, t *topic, n int) (*tailCall, error) {
 // ask is apart from who asks: one whose session ends must not take the answer from the
 // others.
 func (x *topics) ask(t *topic, call *tailCall) {
-	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
+	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
 	defer cancel()
 	call.page, call.err = x.recover.Tail(ctx, t.name, call.limit)
 	t.mu.Lock()

@@ -45,6 +45,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	// The broker has time of its own: ctx may have none left.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
 	defer cancel()
+	s.topics.end()
 	if failed := s.opts.Broker.Close(ctx); failed != nil {
 		return errors.Join(err, fmt.Errorf("live: broker did not close: %w", failed))
 	}

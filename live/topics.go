@@ -33,6 +33,9 @@ type topics struct {
 	counters *counters
 	logger   *slog.Logger
 
+	life context.Context // ends with the broker: nothing is asked of it any more
+	end  context.CancelFunc
+
 	seed   maphash.Seed
 	shards [shardCount]shard
 
@@ -95,6 +98,7 @@ func newTopics(s *Server, broker Broker) *topics {
 		seed:     maphash.MakeSeed(),
 	}
 	x.recover, _ = broker.(Recoverer)
+	x.life, x.end = context.WithCancel(context.Background())
 	for i := range x.shards {
 		x.shards[i].topics = make(map[string]*topic)
 	}
