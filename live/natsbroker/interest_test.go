@@ -1,0 +1,69 @@
+package natsbroker
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// subscribed reports whether the broker's server knows of a topic's subscription.
+func subscribed(t *testing.T, b *Broker, topic string) bool {
+	t.Helper()
+	tokens, err := encode(topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.server.srv.GlobalAccount().SubscriptionInterest(b.deliverySubject(tokens))
+}
+
+func TestInterestFollowsSubscribers(t *testing.T) {
+	const linger = 300 * time.Millisecond
+	b := open(t, Options{Linger: linger})
+	s := serve(t, b, nil)
+	if subscribed(t, b, "room:1") {
+		t.Fatal("the topic is subscribed before anybody has")
+	}
+	listen := func() live.Subscription {
+		t.Helper()
+		sub, err := s.Listen("room:1", func(live.Message) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sub
+	}
+	first, second := listen(), listen()
+	waitFor(t, "the subscription", func() bool { return subscribed(t, b, "room:1") })
+	first.Unsubscribe()
+	time.Sleep(2 * linger) // there is still one
+	if !subscribed(t, b, "room:1") {
+		t.Error("the topic is not subscribed any more, and has a subscriber")
+	}
+	second.Unsubscribe()
+	for end := time.Now().Add(2 * linger); time.Now().Before(end); time.Sleep(linger / 10) {
+		again := listen() // as a page that is loaded anew
+		if !subscribed(t, b, "room:1") {
+			t.Fatal("a short absence has ended the subscription")
+		}
+		again.Unsubscribe()
+	}
+	waitFor(t, "the end of the subscription", func() bool { return !subscribed(t, b, "room:1") })
+	if in := b.hub.find("live.d.room.:1"); in != nil {
+		t.Error("the topic is remembered")
+	}
+}
+
+func TestTopicsHaveNoGoroutines(t *testing.T) {
+	b := open(t, Options{Streams: suiteStreams()})
+	s := serve(t, b, nil)
+	before := runtime.NumGoroutine()
+	const topics = 2000
+	for i := range topics {
+		if _, err := s.Listen(fmt.Sprint([]string{"plain:", "short:"}[i%2], i), func(live.Message) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "an end of what goes on at first", func() bool { return runtime.NumGoroutine() < before+50 })
+}
