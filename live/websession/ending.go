@@ -22,8 +22,10 @@ const (
 
 const (
 	// remembered is how long it is known that a session has ended: what could still write it
-	// was under way then, and no request takes longer. 128 bits each cost some 100 bytes.
-	remembered = 15 * time.Minute
+	// was under way then, and hardly a request takes longer. maxRemembered of them cost some
+	// 30 MB: that many sign-outs in so short a time are an attack, or a test.
+	remembered    = 5 * time.Minute
+	maxRemembered = 200_000
 
 	// renewGrace is how long sockets with an old token are left: the response with the new
 	// cookie should be at the browser before it dials again.
@@ -54,7 +56,7 @@ func (e *endings) add(fp string, how ending) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
-	for len(e.order) > 0 && now.Sub(e.order[0].at) > remembered {
+	for len(e.order) > 0 && (now.Sub(e.order[0].at) > remembered || len(e.order) >= maxRemembered) {
 		delete(e.byFingerprint, e.order[0].fp)
 		e.order = e.order[1:]
 	}

@@ -24,7 +24,7 @@ const storeTimeout = 5 * time.Second
 // Options configures a Manager. The zero value is ready for use.
 type Options struct {
 	// Revalidate is how often, within a fifth more or less, the sessions of the open
-	// sockets are looked up in the store, in case somebody else has deleted one. 0: 25 s,
+	// sockets are looked up in the store, in case somebody else has deleted one. 0: 24 s,
 	// so that it is noticed within 30. Negative: never.
 	Revalidate time.Duration
 
@@ -51,7 +51,7 @@ func New(sm *scs.SessionManager, o Options) *Manager {
 		sm = scs.New()
 	}
 	if o.Revalidate == 0 {
-		o.Revalidate = 25 * time.Second
+		o.Revalidate = 24 * time.Second
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()

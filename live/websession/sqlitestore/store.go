@@ -20,10 +20,10 @@
 // another, makes it wait and does not make it fail. Writers of one Store queue up before
 // they get to SQLite, whose own waiting is by sleeping.
 //
-// How sure a write is in a power failure is for the program to choose: with SQLite's default
-// (synchronous=FULL) a sign-out is on the disk when it returns; with NORMAL it is faster, and
-// the last sign-outs may be undone. A database in memory must have a single connection
-// (db.SetMaxOpenConns(1)), as each has one of its own otherwise.
+// How sure a write is in a power failure is for the program to choose. With synchronous=FULL,
+// modernc's default, a sign-out is on the disk when it returns. With NORMAL, mattn's in this
+// mode of logging, it is faster, and the last sign-outs may be undone. A database in memory
+// must have a single connection (db.SetMaxOpenConns(1)), as each has one of its own otherwise.
 package sqlitestore
 
 import (
