@@ -1,0 +1,47 @@
+package websession
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// What another program deletes is noticed within 30 s, and servers that start together do not
+// ask together.
+func TestRevalidationIsInTimeAndSpread(t *testing.T) {
+	m := New(nil, Options{})
+	least, most := time.Hour, time.Duration(0)
+	for range 10_000 {
+		wait := m.untilRevalidation()
+		least, most = min(least, wait), max(most, wait)
+	}
+	if most > 29*time.Second || least > 21*time.Second || least < 15*time.Second {
+		t.Errorf("after %v to %v", least, most)
+	}
+}
+
+// That a session has ended is known for as long as something may still write it, and costs
+// nothing for ever.
+func TestEndingsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := endings{byFingerprint: make(map[string]ending)}
+		e.add("a", destroyed)
+		time.Sleep(remembered)
+		e.add("b", renewed)
+		if e.how("a") != destroyed || e.how("b") != renewed || e.has("c") {
+			t.Error("too early")
+		}
+		time.Sleep(time.Second)
+		e.add("c", destroyed)
+		if e.has("a") || !e.has("b") || len(e.order) != 2 {
+			t.Error("too late")
+		}
+		for i := range maxRemembered + 10 {
+			e.add(fmt.Sprint(i), destroyed)
+		}
+		if len(e.order) > maxRemembered || len(e.byFingerprint) > maxRemembered {
+			t.Errorf("%d are remembered", len(e.order))
+		}
+	})
+}
