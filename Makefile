@@ -8,13 +8,16 @@ export CHROMIUM
 MODULES := . live/natsbroker interop examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: ## run the chat on http://localhost:8080
 	$(GO) run ./examples/chat
+
+demo-cluster: ## run three chats that are one, on ports 8080 to 8082
+	$(GO) run ./examples/chat -demo-cluster
 
 test: deps lint test-go test-sim test-js test-browser ## everything: lint, Go with -race, JavaScript, Chromium
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/livetopic/livetopic/live"
 )
 
 const (
@@ -42,13 +44,22 @@ func (c *Chat) RunBuilds(ctx context.Context, step time.Duration) {
 		}
 		c.show(buildTopic, build{number, "Passed", 100})
 		text := fmt.Sprintf("Build #%d passed in %.1f s.", number, time.Since(begun).Seconds())
-		if _, err := c.Say(buildRoom, message{Name: "Build bot", Text: text, Via: "job"}); err != nil {
+		if _, err := c.Say(buildRoom, message{Name: "Build bot", Text: text, Via: "job"}); err != nil && ctx.Err() == nil {
 			slog.Error("chat: build not announced", "err", err)
 		}
 		if !sleep(ctx, pauseSteps*step) {
 			return
 		}
 	}
+}
+
+// lastBuild returns the number of the last build there was, 0 if none.
+func (c *Chat) lastBuild(ctx context.Context) int {
+	last, err := live.ReplayHistory[build](ctx, c.live, buildTopic, 1)
+	if err != nil || len(last) == 0 {
+		return 0
+	}
+	return last[0].Number
 }
 
 // sleep waits and returns true, or false when ctx ends.

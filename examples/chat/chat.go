@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
 const (
@@ -18,7 +20,8 @@ const (
 	// library remembers, …
 	roomPrefix = "room:"
 
-	// … and this for who is there: all of the list, whenever it changes.
+	// … and this for who is there: all of the list, whenever it changes. It does not
+	// leave the instance.
 	peoplePrefix = "people:"
 
 	// maxHistory is how many messages a room remembers: a few screens. A page that
@@ -29,9 +32,8 @@ const (
 	// here: a reload, or a short loss of the network, is no leaving.
 	leaveGrace = 3 * time.Second
 
-	// maxRooms bounds the memory for histories: 100 rooms of 100 messages of
-	// 2,000 runes are 120 MB at the very worst. One more takes the place of the
-	// room that has been quiet for longest and has nobody in it.
+	// maxRooms bounds the rooms that pages of one instance may open: a room with
+	// nobody in it is known to nobody, and only its messages are kept.
 	maxRooms = 100
 
 	// readLimit lets through the longest text with every rune written as a pair
@@ -49,21 +51,41 @@ const (
 // The rooms that are always there.
 var readyRooms = []string{"general", "random", buildRoom}
 
-// Chat is the rooms, and the live server through which pages are in them.
+// Chat is the rooms, and the live server through which pages are in them: one
+// instance, and there may be others on the same NATS.
 type Chat struct {
 	live  *live.Server
-	grace time.Duration // leaveGrace; tests have less patience
+	id    string // of this instance
+	times timing
 
-	// One lock for everything is enough: nothing waits while it is held, since
-	// Publish only queues. It makes a list that is older never come later, and
-	// the same message never come twice.
-	mu    sync.Mutex
-	rooms map[string]people // those with someone in them
+	stop    context.CancelFunc // of what goes on in the background
+	running sync.WaitGroup
+
+	// One lock for everything is enough: nothing waits while it is held, since lists of
+	// people are only queued. It makes a list that is older never come later.
+	mu      sync.Mutex
+	rooms   map[string]people    // those with someone in them, here
+	others  map[string]*instance // by their id
+	leaving bool                 // the others were told that this instance ends
+	saying  map[utterance]func() (message, error)
 }
 
-// NewChat returns a chat in which nothing has been said.
-func NewChat() *Chat {
-	c := &Chat{grace: leaveGrace, rooms: make(map[string]people)}
+// timing is how long the chat waits for what; tests have less patience.
+type timing struct{ grace, report, silence time.Duration }
+
+// NewChat returns a chat of what NATS has, until Shutdown, which closes the broker too.
+func NewChat(nats *natsbroker.Broker) *Chat {
+	return newChat(nats, timing{leaveGrace, reportEvery, forgetAfter})
+}
+
+func newChat(nats *natsbroker.Broker, t timing) *Chat {
+	c := &Chat{
+		id:     rand.Text(),
+		times:  t,
+		rooms:  make(map[string]people),
+		others: make(map[string]*instance),
+		saying: make(map[utterance]func() (message, error)),
+	}
 	c.live = live.New(live.Options{
 		OnAuth:      c.recognize,
 		OnSubscribe: c.mayHear,
@@ -71,7 +93,7 @@ func NewChat() *Chat {
 		OnClose:     c.closed,
 
 		Topics: topicOptions,
-		Broker: live.NewMemoryBroker(live.MemoryOptions{MaxTopics: maxRooms}),
+		Broker: &broker{Broker: nats},
 
 		ReadLimit:          readLimit,
 		InboundRate:        inboundRate,
@@ -80,11 +102,15 @@ func NewChat() *Chat {
 		MaxSessionsPerUser: maxTabs,
 		MaxTopics:          maxTabTopics,
 	})
+	c.live.OnBroadcast(reportKind, c.heard)
+	ctx, stop := context.WithCancel(context.Background())
+	c.stop = stop
+	c.running.Go(func() { c.keepTelling(ctx) }) // ends with Shutdown
 	return c
 }
 
-// topicOptions says what the library remembers of a topic. Pages that come back
-// get what they missed of a room; of all else only the newest counts.
+// topicOptions says what is remembered of a topic; streams keep it. Pages that come
+// back get what they missed of a room; of all else only the newest counts.
 func topicOptions(topic string) live.TopicOptions {
 	switch {
 	case strings.HasPrefix(topic, roomPrefix):
@@ -96,8 +122,13 @@ func topicOptions(topic string) live.TopicOptions {
 }
 
 // Shutdown closes every session; pages come back by themselves when there is a
-// server again.
-func (c *Chat) Shutdown(ctx context.Context) error { return c.live.Shutdown(ctx) }
+// server again, or to another.
+func (c *Chat) Shutdown(ctx context.Context) error {
+	c.stop()
+	c.running.Wait()
+	c.sayGoodbye()
+	return c.live.Shutdown(ctx)
+}
 
 // visitor is what a session stands for: one tab of a person. The callbacks of a
 // session run one after another, so it needs no lock.
@@ -136,8 +167,8 @@ func (c *Chat) checkRoom(name string) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	known := c.rooms[name] != nil || slices.Contains(readyRooms, name)
-	// A room that is listened to has two topics.
+	known := c.occupied(name) || slices.Contains(readyRooms, name)
+	// A room that is listened to here has two topics.
 	if !known && c.live.Stats().Topics > 2*maxRooms {
 		return errTaken
 	}
@@ -173,6 +204,9 @@ func (c *Chat) asked(_ context.Context, s *live.Session, topic string, data []by
 	default:
 		err = errUnclear
 	}
+	if errors.Is(err, live.ErrUnavailable) {
+		err = errAway
+	}
 	return answer{You: v.person}, err
 }
 
@@ -186,12 +220,15 @@ type message struct {
 	Via    string    `json:"via,omitempty"` // "http" or "job", if it came from no page
 }
 
+// utterance is what makes a message the same as another.
+type utterance struct{ room, person, key string }
+
 // Say checks a message and publishes it. It is what pages, the HTTP route and the
 // background job all use.
 //
 // A message that a person has sent before, which is one with the same key, is
 // said once: a page that lost its connection sends again what it does not know to
-// have arrived.
+// have arrived, here or to another instance.
 func (c *Chat) Say(room string, m message) (message, error) {
 	err := c.checkRoom(room)
 	if err == nil {
@@ -202,20 +239,44 @@ func (c *Chat) Say(room string, m message) (message, error) {
 	}
 	if m.Key == "" {
 		m.Key = rand.Text()
+		return c.publish(room, m)
 	}
-	m.Time = time.Now().UTC()
-
+	u := utterance{room, m.Person, m.Key}
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	say := c.saying[u]
+	if say == nil {
+		say = sync.OnceValues(func() (message, error) {
+			defer func() {
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				delete(c.saying, u)
+			}()
+			return c.sayOnce(room, m)
+		})
+		c.saying[u] = say
+	}
+	c.mu.Unlock()
+	return say()
+}
+
+// sayOnce publishes a message unless the room has it. Two instances that are asked
+// within the same milliseconds both find that it has not, and then it stands there
+// twice: pages show it once.
+func (c *Chat) sayOnce(room string, m message) (message, error) {
 	said, err := c.History(context.Background(), room)
+	if err != nil {
+		return m, err
+	}
 	for _, known := range said {
 		if known.Person == m.Person && known.Key == m.Key {
 			return known, nil
 		}
 	}
-	if err != nil {
-		return m, err
-	}
+	return c.publish(room, m)
+}
+
+func (c *Chat) publish(room string, m message) (message, error) {
+	m.Time = time.Now().UTC()
 	return m, live.Publish(c.live, roomPrefix+room, m)
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
 func TestPagesInARoomHearEachOther(t *testing.T) {
@@ -102,6 +103,8 @@ func TestReturnerGetsWhatItMissed(t *testing.T) {
 	ana.say("general", "heard", "")
 	seen := ana.wantText("heard").At
 	ana.ws.CloseNow()
+	bo := open(t, url, "") // what he has heard is there for who comes back
+	bo.enter("general", "Bo")
 	back := func() event {
 		t.Helper()
 		return open(t, url, "ana").ask("subscribe", "room:general", object{"since": seen})
@@ -114,6 +117,7 @@ func TestReturnerGetsWhatItMissed(t *testing.T) {
 		if _, err := chat.Say("general", message{Name: "n", Text: strconv.Itoa(i)}); err != nil {
 			t.Fatal(err)
 		}
+		bo.wantText(strconv.Itoa(i))
 	}
 	if e := back(); !e.Recovered || len(e.Messages) != maxHistory || e.Messages[0].Data.Text != "0" {
 		t.Errorf("who missed all that is kept got %d, recovered %v", len(e.Messages), e.Recovered)
@@ -121,6 +125,7 @@ func TestReturnerGetsWhatItMissed(t *testing.T) {
 	if _, err := chat.Say("general", message{Name: "n", Text: "one too many"}); err != nil {
 		t.Fatal(err)
 	}
+	bo.wantText("one too many")
 	if e := back(); e.Recovered {
 		t.Errorf("who missed more was not told, and got %d", len(e.Messages))
 	}
@@ -356,24 +361,28 @@ func TestPageLoadsFromHereAlone(t *testing.T) {
 	}
 }
 
-func TestRoomsAreBounded(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
-	ana := open(t, url, "")
-	ana.enter("ours", "Ana")
-	ana.say("ours", "kept", "")
-	ana.wantText("kept")
-	for i := range 2 * maxRooms {
+func TestNewestMessagesAreKept(t *testing.T) {
+	bounded := streams()
+	bounded[0].MaxMsgs = 10 // as if it were maxMessages
+	chat, _ := serveOn(t, natsbroker.Options{Streams: bounded}, timing{leaveGrace, reportEvery, forgetAfter})
+	for i := range 20 {
 		if _, err := chat.Say(fmt.Sprint("room-", i), message{Name: "n", Text: "t"}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(said(t, chat, "room-0")) != 0 || len(said(t, chat, fmt.Sprint("room-", 2*maxRooms-1))) != 1 {
-		t.Error("the quietest rooms did not make place for others")
+	for i := range 20 {
+		if n := len(said(t, chat, fmt.Sprint("room-", i))); n != i/10 {
+			t.Errorf("room %d has %d messages", i, n)
+		}
 	}
-	if len(said(t, chat, "ours")) != 1 {
-		t.Error("a room with someone in it was forgotten")
+	if n := streams()[0].MaxMsgs; n != maxMessages {
+		t.Errorf("%d messages are kept", n)
 	}
+}
 
+func TestRoomsAreBounded(t *testing.T) {
+	chat, url := serve(t, leaveGrace)
+	open(t, url, "").enter("ours", "Ana")
 	var pages []*tab
 	for i := 0; ; i++ {
 		if i%(maxTabTopics/2) == 0 {
@@ -428,7 +437,7 @@ func TestShutdownSendsPagesAway(t *testing.T) {
 	defer stop()
 	out, printed := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, "127.0.0.1:0", printed) }()
+	go func() { ended <- run(ctx, config{addr: "127.0.0.1:0", builds: true}, printed) }()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -14,12 +15,21 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
 // patience is how long a test waits for what must happen.
 const patience = 10 * time.Second
 
+// childEnv is set for processes of this test that are to be the program itself.
+const childEnv = "CHAT_TEST_CHILD"
+
 func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		main() // this process is a program that a test has started
+		return
+	}
 	// The app logs every request, which is of no use here.
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	if err != nil {
@@ -35,8 +45,26 @@ func TestMain(m *testing.M) {
 // serve starts a chat on loopback, in which who leaves is gone after grace.
 func serve(t *testing.T, grace time.Duration) (*Chat, string) {
 	t.Helper()
-	chat := NewChat()
-	chat.grace = grace
+	return serveOn(t, natsbroker.Options{}, timing{grace, reportEvery, forgetAfter})
+}
+
+// serveOn starts one on a NATS.
+func serveOn(t *testing.T, o natsbroker.Options, times timing) (*Chat, string) {
+	t.Helper()
+	if o.Streams == nil {
+		o.Streams = streams()
+	}
+	o.Logger = slog.New(slog.DiscardHandler)
+	nats, err := natsbroker.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := nats.Ready(ready); err != nil {
+		t.Fatal(err)
+	}
+	chat := newChat(nats, times)
 	server := httptest.NewServer(chat.Routes())
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -83,6 +111,7 @@ type tab struct {
 	t      *testing.T
 	ws     *websocket.Conn
 	lastID int
+	newest event      // list of people
 	events chan event // closed when the connection has ended
 	ended  error      // why; to be read after that
 }
@@ -181,6 +210,9 @@ func (p *tab) until(ok func(event) bool) event {
 		case e, open := <-p.events:
 			if !open {
 				p.t.Fatal("the connection has ended: ", p.ended)
+			}
+			if e.is(peoplePrefix) {
+				p.newest = e
 			}
 			if ok(e) {
 				return e

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 // the list whenever it changes, so it must not grow with its square.
 const maxShown = 100
 
-// people is who is in a room, by person. Chat's lock guards it.
+// people is who is in a room at this instance, by person. Chat's lock guards it.
 type people map[string]*presence
 
 // presence is one person in a room, whatever the number of tabs.
@@ -43,7 +44,7 @@ func (c *Chat) enter(v *visitor, room, name string) error {
 	}
 	v.room, v.name = room, name
 	c.rooms[room][v.person].name = name
-	c.showPeople(room)
+	c.changed(room, v.person)
 	return nil
 }
 
@@ -54,10 +55,10 @@ func (c *Chat) closed(s *live.Session, _ error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leave(v)
-	time.AfterFunc(c.grace, func() {
+	time.AfterFunc(c.times.grace, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.forget(v.room, v.person, c.grace)
+		c.forget(v.room, v.person, c.times.grace)
 	})
 }
 
@@ -79,7 +80,7 @@ func (c *Chat) leave(v *visitor) {
 	if p := c.rooms[v.room][v.person]; p != nil {
 		p.tabs--
 		p.left = time.Now()
-		c.showPeople(v.room)
+		c.changed(v.room, v.person)
 	}
 }
 
@@ -94,7 +95,45 @@ func (c *Chat) forget(room, person string, after time.Duration) {
 	if len(here) == 0 {
 		delete(c.rooms, room)
 	}
+	c.changed(room, person)
+}
+
+// changed tells pages, and other instances, that a person in a room has changed; mu is
+// held.
+func (c *Chat) changed(room, person string) {
 	c.showPeople(room)
+	c.tell(report{Rooms: map[string]map[string]here{room: {person: c.here(room, person)}}})
+}
+
+// occupied reports whether anyone is in a room, at whatever instance; mu is held.
+func (c *Chat) occupied(room string) bool {
+	for _, it := range c.others {
+		if it.rooms[room] != nil {
+			return true
+		}
+	}
+	return c.rooms[room] != nil
+}
+
+// everyone returns who is in a room, at whatever instance; mu is held. Who is at
+// several is one person with the tabs of all, called as here.
+func (c *Chat) everyone(room string) map[string]here {
+	all := make(map[string]here)
+	add := func(person string, h here) {
+		if known, ok := all[person]; ok {
+			h = here{Name: known.Name, Tabs: known.Tabs + h.Tabs}
+		}
+		all[person] = h
+	}
+	for person := range c.rooms[room] {
+		add(person, c.here(room, person))
+	}
+	for _, id := range slices.Sorted(maps.Keys(c.others)) {
+		for person, h := range c.others[id].rooms[room] {
+			add(person, h)
+		}
+	}
+	return all
 }
 
 // list is who is in a room, as a page gets it.
@@ -109,13 +148,13 @@ type shown struct {
 	Tabs   int    `json:"tabs"`
 }
 
-// showPeople publishes the list of a room: all of it every time, which mends
+// showPeople gives this instance's pages the list of a room: all of it every time, which mends
 // itself whatever a page has missed. mu is held.
 func (c *Chat) showPeople(room string) {
-	here := c.rooms[room]
-	all := make([]shown, 0, len(here))
-	for person, p := range here {
-		all = append(all, shown{Person: person, Name: p.name, Tabs: max(p.tabs, 1)})
+	everyone := c.everyone(room)
+	all := make([]shown, 0, len(everyone))
+	for person, h := range everyone {
+		all = append(all, shown{Person: person, Name: h.Name, Tabs: max(h.Tabs, 1)})
 	}
 	slices.SortFunc(all, func(a, b shown) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Person, b.Person))

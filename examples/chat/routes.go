@@ -86,6 +86,8 @@ func (c *Chat) postMessage(ctx *mizu.Ctx) error {
 	switch {
 	case errors.Is(err, errRoomName):
 		return fail(ctx, http.StatusNotFound, err)
+	case errors.Is(err, live.ErrUnavailable):
+		return fail(ctx, http.StatusServiceUnavailable, errAway)
 	case errors.Is(err, errTaken), errors.Is(err, live.ErrServerClosed):
 		return fail(ctx, http.StatusServiceUnavailable, err)
 	case err != nil:

@@ -3,9 +3,9 @@
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
 import { launch } from "./browser.mjs";
+import { chip, connected, heard, here, say, texts, textsOf, visit as visitAt } from "./chat.mjs";
 import { build, Network, Server } from "./servers.mjs";
 
-const PATIENCE = 15_000; // ms for what must happen
 const BOUND = 90_000; // ms for a test
 const PHONE = { width: 360, height: 640 };
 
@@ -25,7 +25,7 @@ after(async () => {
 
 beforeEach(async () => {
   people = [];
-  server = new Server(chat.binary);
+  server = new Server(chat.binary, "-store", "");
   await server.start();
 });
 
@@ -35,66 +35,10 @@ afterEach(async () => {
   for (const { faults } of people) assert.deepEqual(faults, [], "no page has failed");
 });
 
-/** Someone with a browser of their own, and the chat open in it. */
-async function visit(name, { port = server.port, room = "", clock = false, ...options } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1000, height: 640 }, ...options });
-  context.setDefaultTimeout(PATIENCE);
-  if (clock) await context.clock.install();
-  await context.addInitScript((first) => {
-    if (location.protocol === "http:") localStorage["chat.name"] ??= first;
-  }, name);
-  const faults = [];
-  const home = `http://127.0.0.1:${port}`;
-  const someone = { name, context, faults, home };
-  people.push(someone);
-  someone.open = async () => {
-    const page = await context.newPage();
-    page.on("pageerror", (error) => faults.push(error.message));
-    page.on("console", (message) => {
-      const lost = message.text().includes("WebSocket connection to");
-      if (message.type() === "error" && !lost) faults.push(message.text());
-    });
-    page.on("request", (request) => {
-      if (!request.url().startsWith(home + "/")) faults.push("it asked for " + request.url());
-    });
-    await page.goto(`${home}/${room}`);
-    await connected(page);
-    await page.locator("#people .tag", { hasText: "you" }).waitFor({ state: "attached" });
-    return page;
-  };
-  const page = await someone.open();
-  return { ...someone, page };
-}
-
-const connected = (page) => chip(page, /^Connected$/);
-
-const chip = (page, text) => page.locator("#chip-text").filter({ hasText: text }).waitFor();
-
-/** Waits until these people, and no others, are in the list. */
-const here = (page, ...names) =>
-  page.waitForFunction(
-    (wanted) => {
-      const shown = [...document.querySelectorAll("#people .name")].map((item) => item.textContent);
-      return JSON.stringify(shown.sort()) === wanted && document.getElementById("count").textContent === String(shown.length);
-    },
-    JSON.stringify([...names].sort()),
-  );
+const visit = (name, options) => visitAt(browser, people, name, { port: server.port, ...options });
 
 /** Says something over HTTP, as curl does. */
 const post = (room, user, text) => server.call("POST", `/rooms/${room}/messages`, new URLSearchParams({ user, text }));
-
-async function say(page, text) {
-  await page.getByRole("textbox", { name: "Message" }).fill(text);
-  await page.getByRole("button", { name: "Send" }).click();
-}
-
-/** Waits until a text is in the log as the server sent it. */
-const heard = (page, text) =>
-  page.locator(".message:not(.pending)").filter({ has: page.getByText(text, { exact: true }) }).first().waitFor();
-
-/** The texts of the messages, as they are shown. */
-const texts = (page) => textsOf(page.locator(".message"));
-const textsOf = (messages) => messages.locator(".text").allTextContents();
 
 const overflow = (page) =>
   page.evaluate(() => {
@@ -159,7 +103,7 @@ test("a reload keeps the name, and shows the history once", async () => {
   assert.deepEqual((await bo.page.evaluate(() => window.counts)).filter((count) => count !== "2"), [], "nobody seemed to leave");
 });
 
-test("after a restart of the server the page comes back by itself", async () => {
+test("after a restart of a server that forgets, the page comes back by itself", async () => {
   const ana = await visit("Ana");
   const bo = await visit("Bo");
   await say(ana.page, "before");

@@ -12,8 +12,11 @@ const $ = (id) => document.getElementById(id);
 /** How many messages a page asks for when it comes: all that a room remembers. */
 const LAST = 100;
 
-/** Errors of a request that pass with the moment: after the next connect it is made again. */
+/** Errors of a request that pass with the moment: it is made again, after the next connect or AGAIN. */
 const PASSING = ["offline", "disconnected", "timeout", "unavailable", "closed"];
+
+/** When what could not be sent is tried again over a line that stands, in ms: a cluster takes seconds to go on without one. */
+const AGAIN = 2000;
 
 const log = new Log($("log"), $("messages"), $("empty"), $("newer"));
 const rooms = new Map(); // those that were shown, by name
@@ -28,7 +31,7 @@ live.on("state", showState);
 live.on("error", complain);
 live.on("open", () => {
   arrive();
-  for (const known of rooms.values()) for (const message of known.pending.values()) send(known, message);
+  sendPending();
 });
 follow("job:build", showBuild, { last: 1 });
 
@@ -160,14 +163,28 @@ $("text").addEventListener("keydown", (event) => {
 
 // A message is pending until it comes back. What still is after a reconnect is sent again; if the server has it
 // already, it knows it by its key.
+function sendPending() {
+  for (const known of rooms.values()) for (const message of known.pending.values()) send(known, message);
+}
+
+let again; // the timer of the next attempt
+
 async function send(its, { text, key }) {
   try {
     await live.request("say", { room: its.name, text, key }, { offline: "fail" });
   } catch (err) {
-    if (PASSING.includes(err.code)) return;
+    if (PASSING.includes(err.code)) {
+      if (live.state === "open") again ??= setTimeout(tryAgain, AGAIN);
+      return;
+    }
     its.pending.delete(key);
     log.refuse(key, textOf(err));
   }
+}
+
+function tryAgain() {
+  again = undefined;
+  if (live.state === "open") sendPending();
 }
 
 // The name.

@@ -53,7 +53,8 @@ export class Room {
     return message;
   }
 
-  // A message that was sent again after a restart of the server, which forgets, has two places in the history.
+  // A message that was sent to two servers within the same moment, or again after a restart of one that forgets, has two
+  // places in the history.
   #has({ person, key }) {
     return this.entries.some((known) => known.key === key && known.person === person);
   }

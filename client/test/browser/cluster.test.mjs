@@ -1,0 +1,124 @@
+// The chat where it keeps history on disk, alone and as a cluster of three, with servers that are killed.
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import net from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
+import { launch } from "./browser.mjs";
+import { chip, connected, heard, here, say, texts, visit } from "./chat.mjs";
+import { build, Server } from "./servers.mjs";
+
+const BOUND = 90_000; // ms for a test
+
+const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
+
+let chat, browser, store, servers, people;
+
+before(async () => {
+  chat = build("chat");
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+  chat?.remove();
+});
+
+beforeEach(() => {
+  store = mkdtempSync(join(tmpdir(), "livetopic-"));
+  servers = [];
+  people = [];
+});
+
+afterEach(async () => {
+  for (const { context } of people) await context.close();
+  await Promise.all(servers.map((server) => server.kill()));
+  rmSync(store, { recursive: true, force: true });
+  for (const { faults } of people) assert.deepEqual(faults, [], "no page has failed");
+});
+
+/** Starts chats that form a cluster. */
+async function startCluster(size) {
+  const routes = await freePorts(size).then((ports) => ports.map((port) => `127.0.0.1:${port}`));
+  servers = routes.map((route, n) => {
+    const own = ["-cluster", route, "-store", join(store, String(n)), `-builds=${n === 0}`];
+    return new Server(chat.binary, "-routes", routes.join(","), ...own);
+  });
+  await Promise.all(servers.map((server) => server.start())); // one alone would wait for the others
+}
+
+async function freePorts(size) {
+  const listeners = Array.from({ length: size }, () => net.createServer().listen(0, "127.0.0.1"));
+  await Promise.all(listeners.map((listener) => once(listener, "listening")));
+  const ports = listeners.map((listener) => listener.address().port);
+  await Promise.all(listeners.map((listener) => once(listener.close(), "close")));
+  return ports;
+}
+
+const gaps = (page) => page.getByText("are missing here").count();
+
+test("history is there after a kill and a restart, and no page has a gap", async () => {
+  const server = new Server(chat.binary, "-store", store);
+  servers = [server];
+  await server.start();
+  const ana = await visit(browser, people, "Ana", { port: server.port });
+  const bo = await visit(browser, people, "Bo", { port: server.port });
+  await say(ana.page, "before");
+  await heard(bo.page, "before");
+
+  await server.kill();
+  await chip(ana.page, /^Reconnecting/);
+  await say(ana.page, "meanwhile");
+  await server.start();
+  await heard(bo.page, "meanwhile");
+  await heard(ana.page, "meanwhile");
+  await say(bo.page, "after");
+  await heard(ana.page, "after");
+  const all = ["before", "meanwhile", "after"];
+  for (const { page } of [ana, bo]) {
+    assert.deepEqual(await texts(page), all);
+    assert.equal(await gaps(page), 0);
+  }
+  await here(ana.page, "Ana", "Bo");
+
+  const carl = await visit(browser, people, "Carl", { port: server.port });
+  await heard(carl.page, "after");
+  assert.deepEqual(await texts(carl.page), all);
+});
+
+test("pages of different servers are in one chat, which goes on when a server is killed", async () => {
+  await startCluster(3);
+  const [a, b, c] = servers;
+  const ana = await visit(browser, people, "Ana", { port: a.port });
+  const bo = await visit(browser, people, "Bo", { port: b.port });
+  await here(ana.page, "Ana", "Bo");
+  await here(bo.page, "Ana", "Bo");
+  await say(ana.page, "Hello, Bo!");
+  await heard(bo.page, "Hello, Bo!");
+  await say(bo.page, "Hello, Ana!");
+  await heard(ana.page, "Hello, Ana!");
+
+  await a.kill();
+  await chip(ana.page, /^Reconnecting/);
+  await say(bo.page, "missed");
+  await heard(bo.page, "missed");
+  await say(ana.page, "from the dark");
+  await a.start();
+  await connected(ana.page);
+  await heard(ana.page, "missed");
+  await heard(ana.page, "from the dark");
+  await heard(bo.page, "from the dark");
+  const all = ["Hello, Bo!", "Hello, Ana!", "missed", "from the dark"];
+  for (const { page } of [ana, bo]) {
+    assert.deepEqual(await texts(page), all);
+    assert.equal(await gaps(page), 0);
+    await here(page, "Ana", "Bo");
+  }
+
+  const carl = await visit(browser, people, "Carl", { port: c.port });
+  await heard(carl.page, "from the dark");
+  assert.deepEqual(await texts(carl.page), all);
+  await here(ana.page, "Ana", "Bo", "Carl");
+});
