@@ -437,3 +437,44 @@ func TestNoTokenLeavesTheProcess(t *testing.T) {
 		t.Error("nothing was looked at")
 	}
 }
+
+func TestNothingIsLeftOfClosedSockets(t *testing.T) {
+	n := start(t, setting{live: live.Options{
+		OnConnect: func(_ context.Context, s *live.Session) error {
+			if websession.FromLive(s).GetString("refused") != "" {
+				return errors.New("refused")
+			}
+			return nil
+		},
+	}})
+	_, before, _ := n.sessions.Open()
+	for i := range 20 {
+		b := newBrowser(t)
+		switch i % 4 {
+		case 0:
+			b.get(n.url + "/set?a=1")
+		case 1:
+			b.get(n.url + "/set?refused=1")
+			s, _, err := b.tryDial(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.endsWith(live.CloseRefused)
+			continue
+		}
+		one, l := b.dial(n)
+		two, _ := b.dial(n)
+		if groups, _, running := n.sessions.Open(); i%4 == 0 && (groups == 0 || !running) {
+			t.Errorf("%d groups, running: %v", groups, running)
+		}
+		one.ws.CloseNow()
+		two.ws.CloseNow()
+		if i%4 == 3 {
+			l.Close()
+		}
+	}
+	eventually(t, "all is forgotten", func() bool {
+		groups, sockets, running := n.sessions.Open()
+		return groups == 0 && sockets <= before && !running
+	})
+}
