@@ -67,6 +67,11 @@ const (
 	// maxParked bounds what waits for a repair: more is fetched afterwards.
 	maxParked = 4096
 
+	// maxRepairs is how many topics ask the broker at once what they lack. After a loss of
+	// the connection all do: a broker that is asked 100,000 questions at a time answers
+	// none in time, and 64 are enough to hide a round trip.
+	maxRepairs = 64
+
 	// brokerTimeout bounds one call to the broker.
 	brokerTimeout = 5 * time.Second
 )
@@ -297,6 +302,12 @@ var errLagging = errors.New("the history that answered is behind")
 
 // catchUp fetches what lies between the feed and the newest position.
 func (x *topics) catchUp(t *topic) error {
+	select {
+	case x.repairing <- struct{}{}:
+		defer func() { <-x.repairing }()
+	case <-x.life.Done():
+		return x.life.Err()
+	}
 	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
 	defer cancel()
 	t.mu.Lock()

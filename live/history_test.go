@@ -2,6 +2,7 @@ package live_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -23,11 +24,15 @@ type remote struct {
 	keep    int                                           // publications, whatever the server says; 0: as many as it says
 	answer  func(ctx context.Context, p *live.Page) error // of Tail
 	deliver func(s live.Sink, p *live.Publication)        // instead of s.Deliver
+	look    func()                                        // before Last
+
+	sink live.Sink
 }
 
 func newRemote() *remote { return &remote{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})} }
 
 func (r *remote) Start(s live.Sink) {
+	r.sink = s
 	r.MemoryBroker.Start(remoteSink{s, s.(live.Rules), r})
 }
 
@@ -54,6 +59,9 @@ func (r *remote) Publish(ctx context.Context, topic string, data []byte, o live.
 
 func (r *remote) Last(ctx context.Context, topic string) (live.Position, error) {
 	r.last.Add(1)
+	if r.look != nil {
+		r.look()
+	}
 	return r.MemoryBroker.Last(ctx, topic)
 }
 
@@ -135,6 +143,40 @@ func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
 		synctest.Wait()
 		if n := broker.last.Load() - asked; n > 0 {
 			t.Errorf("it was asked %d times", n)
+		}
+	})
+}
+
+// After a loss of the connection to the broker all topics have to be compared, which
+// must not be its end.
+func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broker := newRemote()
+		var now, most atomic.Int64
+		broker.look = func() {
+			n := now.Add(1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			time.Sleep(time.Millisecond)
+			now.Add(-1)
+		}
+		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		defer srv.Shutdown(context.Background())
+		const topics = 1000
+		for i := range topics {
+			if _, err := srv.Listen(fmt.Sprint(i), func(live.Message) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Second) // after the first looks
+		asked := broker.last.Load()
+		broker.sink.Lost("", errors.New("the connection was lost"))
+		time.Sleep(time.Second)
+		if n := broker.last.Load() - asked; n != topics {
+			t.Errorf("%d of %d topics were compared", n, topics)
+		}
+		if n := most.Load(); n > 100 {
+			t.Errorf("%d questions were asked at once", n)
 		}
 	})
 }

@@ -36,6 +36,8 @@ type topics struct {
 	life context.Context // ends with the broker: nothing is asked of it any more
 	end  context.CancelFunc
 
+	repairing chan struct{} // holds as many as there are repairs that ask the broker
+
 	seed   maphash.Seed
 	shards [shardCount]shard
 
@@ -99,6 +101,7 @@ func newTopics(s *Server, broker Broker) *topics {
 	}
 	x.recover, _ = broker.(Recoverer)
 	x.life, x.end = context.WithCancel(context.Background())
+	x.repairing = make(chan struct{}, maxRepairs)
 	for i := range x.shards {
 		x.shards[i].topics = make(map[string]*topic)
 	}
