@@ -12,15 +12,20 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// Every Go snippet of the README stands here too, where it is compiled.
+// Every Go snippet of the README stands here too, where it is compiled, or in a test of
+// the chat, whose module has NATS.
 func TestSnippetsOfTheReadmeCompile(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	source, err := os.ReadFile("readme_test.go")
-	if err != nil {
-		t.Fatal(err)
+	var source []byte
+	for _, file := range []string{"readme_test.go", "examples/chat/readme_test.go"} {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, raw...)
 	}
 	plain := func(code string) string {
 		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
