@@ -85,8 +85,9 @@ var errNotIterable = errors.New("websession: this store cannot list its sessions
 
 // Find returns the sessions whose values match, in no order: a user's, say, on all devices.
 // It reads and decodes every session there is, which takes some 25 ms for a thousand
-// in SQLite; a program with very many keeps a list of its own. match must not change what
-// it gets. The error is the store's, or says that it cannot list.
+// in SQLite; a program with very many keeps a list of its own. One that does not decode is
+// logged and left out. match must not change what it gets. The error is the store's, or says
+// that it cannot list.
 func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bool) ([]*Session, error) {
 	rows, err := all(ctx, m.store)
 	if err != nil {
@@ -96,7 +97,9 @@ func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bo
 	for key, data := range rows {
 		_, values, err := m.scs.Codec.Decode(data)
 		if err != nil {
-			return nil, fmt.Errorf("websession: find: %w", err)
+			// One that nobody can read any more must not keep the others from being signed out.
+			m.opts.Logger.Warn("websession: session does not decode", "session", fingerprint(key), "err", err)
+			continue
 		}
 		if !match(values) || m.ended.has(fingerprint(key)) {
 			continue

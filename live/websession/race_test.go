@@ -6,6 +6,10 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+	"github.com/alexedwards/scs/v2/memstore"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
@@ -173,5 +177,52 @@ func TestSignOutDuringAHandshake(t *testing.T) {
 	receive(t, dialled).endsWith(live.CloseRevoked)
 	if len(n.opened) > 0 {
 		t.Error("OnConnect was called")
+	}
+}
+
+// late is a store that cannot compare, at which a write of another server arrives just after
+// a session was deleted.
+type late struct {
+	*memstore.MemStore
+	mu      sync.Mutex
+	written bool
+}
+
+func (s *late) Delete(token string) error {
+	b, found, _ := s.MemStore.Find(token)
+	s.MemStore.Delete(token)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if found && !s.written {
+		s.written = true
+		return s.MemStore.Commit(token, b, time.Now().Add(time.Hour))
+	}
+	return nil
+}
+
+// What the last moment before the news has put back is deleted by the server that has a socket
+// of it, and nobody takes it for a session meanwhile.
+func TestAWriteJustBeforeTheNewsIsUndone(t *testing.T) {
+	store := &late{MemStore: memstore.New()}
+	x := &exchange{}
+	node := func() *node {
+		sm := scs.New()
+		sm.Store = store
+		return start(t, setting{sm: sm, live: live.Options{OnAuth: websession.Authenticate("username"), Broker: x.node()}})
+	}
+	here, there := node(), node()
+	b := newBrowser(t)
+	b.get(here.url + "/login?user=ana")
+	token := b.cookie(here.url)
+	c, _ := b.dial(there)
+	b.get(here.url + "/logout")
+	b.setCookie(here.url, token)
+	if got := b.get(here.url + "/get?key=username"); got != "" {
+		t.Errorf("%s is signed in", got)
+	}
+	c.endsWith(live.CloseRevoked)
+	eventually(t, "it is deleted again", func() bool { _, found, _ := store.Find(token); return !found })
+	if got := b.get(there.url + "/get?key=username"); got != "" {
+		t.Errorf("%s is signed in", got)
 	}
 }

@@ -409,3 +409,30 @@ func TestFindListsAUsersSessions(t *testing.T) {
 		})
 	}
 }
+
+func TestASessionThatDoesNotDecodeHidesNoOther(t *testing.T) {
+	n, b := start(t, setting{}), newBrowser(t)
+	b.get(n.url + "/login?user=ana")
+	if err := n.sessions.SCS().Store.Commit("broken", []byte("no gob"), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	found, err := n.sessions.Find(context.Background(), func(map[string]any) bool { return true })
+	if err != nil || len(found) != 1 {
+		t.Errorf("found %v, %v", found, err)
+	}
+	if !strings.Contains(n.logs.String(), "does not decode") || strings.Contains(n.logs.String(), "broken") {
+		t.Error("it is not logged, or with its token")
+	}
+}
+
+// listless is a store that can do the least.
+type listless struct{ scs.Store }
+
+func TestAStoreThatCannotListSaysSo(t *testing.T) {
+	sm := scs.New()
+	sm.Store = listless{sm.Store}
+	m := websession.New(sm, websession.Options{})
+	if _, err := m.Find(context.Background(), func(map[string]any) bool { return true }); err == nil {
+		t.Error("it could")
+	}
+}
