@@ -8,7 +8,7 @@ export CHROMIUM
 MODULES := . live/natsbroker interop examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick bench-nats deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,16 +36,20 @@ test-browser: deps ## the chat, and what breaks clients, in headless Chromium
 lint: deps ## gofmt, go vet (on three systems), staticcheck, eslint, tsc
 	@out=$$(gofmt -l live client examples interop bench); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	@set -e; for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...); done
-	GOOS=darwin $(GO) vet ./live/... && GOOS=windows $(GO) vet ./live/...
+	@set -e; for os in darwin windows; do echo "go vet, $$os"; GOOS=$$os $(GO) vet ./live/...; (cd live/natsbroker && GOOS=$$os $(GO) vet ./...); done
 	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
 	cd client && npm run lint
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each
 	$(GO) test -run '^$$' -fuzz FuzzDecodeMessage -fuzztime $(FUZZTIME) ./live
+	$(GO) test -run '^$$' -fuzz FuzzOperations -fuzztime $(FUZZTIME) ./live
+	$(GO) test -run '^$$' -fuzz FuzzDecodeBroadcast -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzParsePosition -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./live/internal/frame
 	$(GO) test -run '^$$' -fuzz FuzzValid -fuzztime $(FUZZTIME) ./live/internal/jsonscan
+	cd live/natsbroker && $(GO) test -run '^$$' -fuzz FuzzEncode -fuzztime $(FUZZTIME) .
+	cd live/natsbroker && $(GO) test -run '^$$' -fuzz FuzzMatches -fuzztime $(FUZZTIME) .
 
 cover: ## coverage of the root module, as a page in cover.html
 	$(GO) test -coverpkg ./... -coverprofile cover.out ./...
@@ -57,6 +61,15 @@ bench: ## this library beside its peers; writes bench/RESULTS.md (20 minutes)
 
 bench-quick: ## the same in brief, on the screen only (2 minutes)
 	$(GO) run ./bench -quick
+
+NATSBENCH = $(GO) test -run '^$$' -cpu 2
+bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
+	cd live/natsbroker && { \
+		$(NATSBENCH) -bench 'Publish|Topic$$' . && \
+		$(NATSBENCH) -bench 'StartAndClose' -benchtime 50x . && \
+		$(NATSBENCH) -bench 'LeaderLost' -benchtime 10x . && \
+		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt
+	@cat bench/NATS.txt
 
 # What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium.
 deps: client/node_modules/.package-lock.json $(CHROMIUM)

@@ -98,3 +98,62 @@ func FuzzDecodeMessage(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a live.v1 client sends is taken apart without harm: an operation that is
+// accepted is what a generic decoder sees.
+func FuzzOperations(f *testing.F) {
+	for _, seed := range []string{
+		`{"op":"subscribe","id":1,"topic":"a","since":"x.1","last":2}`, `[{"op":"publish","topic":"a","data":null},{}]`,
+		`{"op":1}`, `{"id":9007199254740992,"op":"x"}`, `{"id":-1,"op":"x"}`, `[[]]`, `[1]`, `null`, ` [ ] `, `{"op":"history","limit":1e9}`,
+		`{"op":"a","op":"b"}`, `{"Op":"a"}`, `{"op":"x","topic":null}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		frames, ok := splitOperations(raw)
+		if !ok {
+			return
+		}
+		if !json.Valid(raw) || len(frames) > maxOperations {
+			t.Fatalf("accepted %q", raw)
+		}
+		for _, one := range frames {
+			op, isOp, ok := parseOperation(one)
+			var members map[string]any
+			if err := json.Unmarshal(one, &members); err != nil {
+				t.Fatalf("%q is taken for an object: %v", one, err)
+			}
+			if _, there := members["op"]; there != isOp {
+				t.Fatalf("%q is an operation: %v", one, isOp)
+			}
+			if !isOp || !ok {
+				continue
+			}
+			if op.op != members["op"] || op.id > maxID || op.last < 0 {
+				t.Fatalf("%q became %+v", one, op)
+			}
+			if topic, there := members["topic"]; there != op.hasTopic || there && topic != op.topic {
+				t.Fatalf("%q became %+v", one, op)
+			}
+		}
+	})
+}
+
+func FuzzDecodeBroadcast(f *testing.F) {
+	f.Add(encodeBroadcast(letterApp, "kind", []byte("data")))
+	f.Add(encodeBroadcast(letterDisconnect, "", nil))
+	f.Add([]byte{letterApp, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		letter, first, second, ok := decodeBroadcast(raw)
+		if !ok {
+			return
+		}
+		// The same may be written with a longer number, so only its meaning comes back.
+		again := encodeBroadcast(letter, first, second)
+		l, f, s, ok := decodeBroadcast(again)
+		if !ok || l != letter || f != first || !bytes.Equal(s, second) {
+			t.Fatalf("%q became %q", raw, again)
+		}
+	})
+}
