@@ -478,3 +478,23 @@ func TestNothingIsLeftOfClosedSockets(t *testing.T) {
 		return groups == 0 && sockets <= before && !running
 	})
 }
+
+// What extends a session extends its sockets' time: a request, and a change on a socket.
+func TestUseOfASessionExtendsItsSockets(t *testing.T) {
+	sm := scs.New()
+	sm.IdleTimeout = time.Hour
+	n, b := start(t, setting{sm: sm}), newBrowser(t)
+	b.get(n.url + "/set?a=1")
+	_, l := b.dial(n)
+	s := websession.FromLive(l)
+	for what, use := range map[string]func(){
+		"a request": func() { b.get(n.url + "/get?key=a") },
+		"a change":  func() { n.check(s.Set("a", "2")) },
+	} {
+		before := n.sessions.Expiry(s.Fingerprint())
+		use()
+		if after := n.sessions.Expiry(s.Fingerprint()); before.IsZero() || !after.After(before) {
+			t.Errorf("%s: %v before, %v after", what, before, after)
+		}
+	}
+}

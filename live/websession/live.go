@@ -125,9 +125,11 @@ func (m *Manager) join(ctx context.Context, s *live.Session, v *visit) (alive bo
 		return false, nil
 	}
 	if r.expiry.IsZero() {
-		if r.expiry, _, err = m.scs.Codec.Decode(r.data); err != nil {
+		deadline, _, err := m.scs.Codec.Decode(r.data)
+		if err != nil {
 			return false, err
 		}
+		r.expiry = expiryOf(m.scs, deadline) // the handshake was a use
 	}
 	m.sockets.extend(fp, r.expiry)
 	return true, nil

@@ -127,9 +127,9 @@ func (m *Manager) find(ctx context.Context, key string) (r record, found bool, e
 }
 
 // expiryOf returns when a session expires that is used now.
-func (m *Manager) expiryOf(deadline time.Time) time.Time {
-	if m.scs.IdleTimeout > 0 {
-		if idle := time.Now().Add(m.scs.IdleTimeout).UTC(); idle.Before(deadline) {
+func expiryOf(sm *scs.SessionManager, deadline time.Time) time.Time {
+	if sm.IdleTimeout > 0 {
+		if idle := time.Now().Add(sm.IdleTimeout).UTC(); idle.Before(deadline) {
 			return idle
 		}
 	}

@@ -106,8 +106,8 @@ func (s *plainStore) Update(ctx context.Context, token string, version int64, b 
 	return true, s.commit(ctx, token, b, expiry)
 }
 
-// Expiries returns the sessions' absolute deadlines: an idle timeout's the store keeps to
-// itself.
+// Expiries returns when the sessions expire at the latest: when one was last used the store
+// keeps to itself.
 func (s *plainStore) Expiries(ctx context.Context, tokens []string) (map[string]time.Time, error) {
 	expiries := make(map[string]time.Time, len(tokens))
 	for _, token := range tokens {
@@ -118,9 +118,11 @@ func (s *plainStore) Expiries(ctx context.Context, tokens []string) (map[string]
 		if !found {
 			continue
 		}
-		if expiries[token], _, err = s.sm.Codec.Decode(b); err != nil {
+		deadline, _, err := s.sm.Codec.Decode(b)
+		if err != nil {
 			return nil, err
 		}
+		expiries[token] = expiryOf(s.sm, deadline)
 	}
 	return expiries, nil
 }

@@ -164,7 +164,7 @@ func (v *visit) change(f func(values map[string]any) (bool, error)) error {
 		if err != nil {
 			return err
 		}
-		expiry := v.m.expiryOf(deadline)
+		expiry := expiryOf(v.m.scs, deadline)
 		if _, ok, err := v.m.update(ctx, v.key, r.version, data, expiry); ok || err != nil {
 			if ok {
 				v.m.sockets.extend(fingerprint(v.key), expiry)
