@@ -65,7 +65,7 @@ bench-quick: ## the same in brief, on the screen only (2 minutes)
 NATSBENCH = $(GO) test -run '^$$' -cpu 2
 bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
 	cd live/natsbroker && { \
-		$(NATSBENCH) -bench 'Publish|Topic$$' . && \
+		$(NATSBENCH) -bench '^Benchmark(Publish|Topic)$$' . && \
 		$(NATSBENCH) -bench 'StartAndClose' -benchtime 50x . && \
 		$(NATSBENCH) -bench 'LeaderLost' -benchtime 10x . && \
 		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt

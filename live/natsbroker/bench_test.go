@@ -119,24 +119,35 @@ func BenchmarkStartAndClose(b *testing.B) {
 	b.ReportMetric(float64(closing.Microseconds())/float64(b.N), "µs-of-it-closing/op")
 }
 
-// What a topic costs a node that has a subscriber for it.
+// What a topic costs a node that has a subscriber for it, and what it costs all three of
+// a cluster together when one has.
 func BenchmarkTopic(b *testing.B) {
-	broker := open(b, Options{})
-	broker.Start(devNull{})
-	var before, after runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
-	goroutines := runtime.NumGoroutine()
-	i := 0
-	for ; b.Loop(); i++ {
-		if err := broker.Subscribe(context.Background(), fmt.Sprint("room:", i)); err != nil {
-			b.Fatal(err)
+	subscribe := func(nodes ...*Broker) func(b *testing.B) {
+		for _, broker := range nodes {
+			broker.Start(devNull{})
+		}
+		return func(b *testing.B) {
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			goroutines, known := runtime.NumGoroutine(), nodes[len(nodes)-1].server.srv.NumSubscriptions()
+			i := 0
+			for ; b.Loop(); i++ {
+				if err := nodes[0].Subscribe(context.Background(), fmt.Sprint("room:", i)); err != nil {
+					b.Fatal(err)
+				}
+			}
+			waitFor(b, "the other nodes", func() bool {
+				return nodes[len(nodes)-1].server.srv.NumSubscriptions() >= known+uint32(i)
+			})
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.HeapInuse-before.HeapInuse)/float64(i), "bytes/topic")
+			b.ReportMetric(float64(runtime.NumGoroutine()-goroutines), "goroutines-more")
 		}
 	}
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	b.ReportMetric(float64(after.HeapInuse-before.HeapInuse)/float64(i), "bytes/topic")
-	b.ReportMetric(float64(runtime.NumGoroutine()-goroutines), "goroutines-more")
+	b.Run("alone", subscribe(open(b, Options{})))
+	b.Run("of-three", subscribe(openCluster(b, 3)...))
 }
 
 // How long a cluster of three acknowledges nothing when the leader of a stream is gone.
