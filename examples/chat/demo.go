@@ -46,6 +46,7 @@ func runDemo(ctx context.Context, c config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(out, "Starting three chats. They elect a leader, which takes them up to ten seconds …")
 	events := make(chan nodeEvent)
 	for _, n := range nodes {
 		running.Go(func() { n.keepRunning(ctx, events) }) // ends with ctx
@@ -179,8 +180,7 @@ func (n *node) run(ctx context.Context, serves func(url string, pid int)) error 
 }
 
 func (c *config) greetDemo(out io.Writer, nodes []*node, serving map[*node]nodeEvent) {
-	fmt.Fprintln(out, "Three chats that share their rooms:")
-	fmt.Fprintln(out)
+	fmt.Fprint(out, "\nThree chats that share their rooms:\n\n")
 	for _, n := range nodes {
 		fmt.Fprintf(out, "  %s  process %d\n", serving[n].url, serving[n].pid)
 	}

@@ -19,8 +19,9 @@ import (
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+// patience is how long a test waits for what must happen: longer than all that the
+// program waits for a cluster.
+const patience = 20 * time.Second
 
 // childEnv is set for processes of this test that are to be the program itself.
 const childEnv = "CHAT_TEST_CHILD"
