@@ -146,6 +146,38 @@ func TestSQLiteProgramsThatStartAtOnce(t *testing.T) {
 	running.Wait()
 }
 
+// Another program that holds the file while this one starts is waited for.
+func TestSQLiteWaitsForWhoHoldsTheFile(t *testing.T) {
+	file := appDB(t)
+	ctx := context.Background()
+	other, err := openDB(t, file).Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	for _, statement := range []string{"PRAGMA busy_timeout = 5000", "CREATE TABLE orders (n INTEGER)", "BEGIN IMMEDIATE", "INSERT INTO orders VALUES (1)"} {
+		if _, err := other.ExecContext(ctx, statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made := make(chan error, 1)
+	go func() {
+		_, err := sqlitestore.New(openDB(t, file))
+		made <- err
+	}()
+	select {
+	case err := <-made:
+		t.Errorf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond): // for what must not happen
+	}
+	if _, err := other.ExecContext(ctx, "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-made; err != nil {
+		t.Error(err)
+	}
+}
+
 // Eight writers, in one program and in two, and somebody else who writes to the same file.
 func TestSQLiteIsNeverBusy(t *testing.T) {
 	for _, programs := range []int{1, 2} {
@@ -164,19 +196,21 @@ func TestSQLiteIsNeverBusy(t *testing.T) {
 			stop := make(chan bool)
 			var writers, others sync.WaitGroup
 			others.Go(func() {
-				for ticker := time.NewTicker(time.Millisecond); ; {
+				for took := time.Duration(0); ; {
 					select {
 					case <-stop:
 						return
-					case <-ticker.C:
+					case <-time.After(took): // half of the time the file is free
+						writes := time.Now()
 						other.Exec("PRAGMA busy_timeout = 5000; INSERT INTO orders VALUES (1)")
+						took = time.Since(writes)
 					}
 				}
 			})
 			for w := range 8 {
 				writers.Go(func() {
 					s := stores[w%programs]
-					for i := range 50 {
+					for i := range 50 / programs {
 						if err := s.Commit(fmt.Sprint(w, "-", i%5), make([]byte, 300), expiry); err != nil {
 							t.Error(err)
 						}
@@ -187,7 +221,7 @@ func TestSQLiteIsNeverBusy(t *testing.T) {
 				})
 			}
 			writers.Wait()
-			t.Logf("400 commits of 8 writers in %v", time.Since(began))
+			t.Logf("%d commits of 8 writers in %v", 400/programs, time.Since(began))
 			close(stop)
 			others.Wait()
 			for _, s := range stores {
