@@ -202,6 +202,7 @@ func (b *Broker) Ready(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		b.streams.lookAgain(ctx)
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)

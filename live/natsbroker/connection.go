@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -18,14 +19,15 @@ import (
 var (
 	errReconnected = errors.New("natsbroker: NATS was away")
 	errBackwards   = errors.New("natsbroker: the stream's sequence went back")
-	errRejoined    = errors.New("natsbroker: this node was apart from others")
+	errRerouted    = errors.New("natsbroker: the lines to other nodes are not those of before")
 )
 
 // watchConnection tells the server when deliveries may have been lost, until Close.
 func (b *Broker) watchConnection() {
 	routes := time.NewTicker(routesEvery)
 	defer routes.Stop()
-	connected, nodes := b.nc.IsConnected(), 0
+	connected := b.nc.IsConnected()
+	var lines []uint64
 	for {
 		select {
 		case <-b.ctx.Done():
@@ -48,16 +50,18 @@ func (b *Broker) watchConnection() {
 			if b.server == nil || b.opts.Cluster == nil {
 				continue
 			}
-			before := nodes
-			if nodes = b.server.routes(); nodes > before {
-				b.lost("", errRejoined)
+			// Also when one has gone: the node there may have led a stream, and stored what
+			// it no longer sent on.
+			before := lines
+			if lines = b.server.routeIDs(); !slices.Equal(lines, before) {
+				b.lost("", errRerouted)
 			}
 		}
 	}
 }
 
-// routesEvery is how often a node of a cluster counts the others: what was published
-// elsewhere while it was apart is fetched within that time.
+// routesEvery is how often a node of a cluster looks at its lines to others: what was
+// published elsewhere while it was apart is fetched within that time.
 const routesEvery = time.Second
 
 func (b *Broker) lost(topic string, cause error) {
@@ -87,6 +91,10 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	b.logger.Warn("natsbroker: "+err.Error(), "subject", subject)
 }
 
+// stillInProcess is what a stream's leader answers to a publication that is tried again
+// while the first attempt waits for a majority.
+const stillInProcess jetstream.ErrorCode = 10158
+
 // unavailable marks errors that say that NATS, or a majority of it, is not there.
 func unavailable(err error) error {
 	switch {
@@ -100,7 +108,7 @@ func unavailable(err error) error {
 		return fmt.Errorf("%w: %w", live.ErrServerClosed, err)
 	}
 	var api *jetstream.APIError
-	if errors.As(err, &api) && api.Code == 503 {
+	if errors.As(err, &api) && (api.Code == 503 || api.ErrorCode == stillInProcess) {
 		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
 	}
 	return err

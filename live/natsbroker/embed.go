@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -154,6 +155,21 @@ func (e *embedded) stop(ctx context.Context) error {
 
 // routes is the number of other nodes that are connected now.
 func (e *embedded) routes() int { return e.srv.NumRemotes() }
+
+// routeIDs are the numbers of the lines to other nodes, in order. One that is made anew
+// has another number.
+func (e *embedded) routeIDs() []uint64 {
+	all, err := e.srv.Routez(nil)
+	if err != nil {
+		return nil // it is shutting down
+	}
+	ids := make([]uint64, len(all.Routes))
+	for i, r := range all.Routes {
+		ids[i] = r.Rid
+	}
+	slices.Sort(ids)
+	return ids
+}
 
 // room is how many bytes all streams may have together, on the disk or in memory.
 func (e *embedded) room(disk bool) int64 {

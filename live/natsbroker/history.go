@@ -336,7 +336,9 @@ func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, erro
 	if err != nil {
 		return nil, err
 	}
-	reply, err := st.broker.nc.RequestWithContext(ctx, st.broker.api+"STREAM.MSG.GET."+st.config.Name, body)
+	reply, err := insist(ctx, func(ctx context.Context) (*nats.Msg, error) {
+		return st.broker.nc.RequestWithContext(ctx, st.broker.api+"STREAM.MSG.GET."+st.config.Name, body)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -359,6 +361,24 @@ func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, erro
 	return answer.Message, nil
 }
 
+// answerTimeout is how long one question may wait for its answer. Those take milliseconds;
+// a thousand publications from a disk that is busy, perhaps a second.
+const answerTimeout = 2 * time.Second
+
+// insist asks again until ctx ends: a question that was on its way when a line broke is
+// never answered.
+func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, answerTimeout)
+		answer, err := ask(attempt)
+		unanswered := err != nil && attempt.Err() != nil
+		cancel()
+		if !unanswered || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+}
+
 // batch is a part of a topic, as a copy of its stream has it.
 type batch struct {
 	messages []message
@@ -372,7 +392,9 @@ func (b batch) all() int64 { return int64(len(b.messages)) + int64(b.pending) }
 func (st *stream) batch(ctx context.Context, subject string, from uint64, count int) (batch, error) {
 	var all batch
 	for {
-		part, err := st.oneBatch(ctx, subject, from, count-len(all.messages))
+		part, err := insist(ctx, func(ctx context.Context) (batch, error) {
+			return st.oneBatch(ctx, subject, from, count-len(all.messages))
+		})
 		if err != nil {
 			return batch{}, err
 		}

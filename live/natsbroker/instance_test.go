@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,23 +23,44 @@ import (
 type instance struct {
 	node   int
 	broker *Broker
+	looks  atomic.Int64 // how often the server has compared a topic with its history
 	server *live.Server
 	http   *httptest.Server
 	lines  *lineBook
 }
 
+// counted is the broker of an instance, which counts looks.
+type counted struct {
+	*Broker
+	looks *atomic.Int64
+}
+
+func (b counted) Last(ctx context.Context, topic string) (live.Position, error) {
+	defer b.looks.Add(1)
+	return b.Broker.Last(ctx, topic)
+}
+
+// awaitSettled waits until a topic that was just subscribed has been compared with its
+// history as often as it is for being new.
+func (in *instance) awaitSettled(t testing.TB) {
+	t.Helper()
+	before := in.looks.Load()
+	waitFor(t, "a topic to settle", func() bool { return in.looks.Load() >= before+2 })
+}
+
 // runInstance starts an instance over a broker, or over what wrap makes of it.
 func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Broker) *instance {
 	t.Helper()
-	var broker live.Broker = b
+	in := &instance{node: node, broker: b}
+	var broker live.Broker = counted{b, &in.looks}
 	if wrap != nil {
 		broker = wrap(b)
 	}
-	in := &instance{node: node, broker: b}
 	in.server = live.New(live.Options{
 		Broker:      broker,
 		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
 		OnPublish:   func(context.Context, *live.Session, string, []byte) error { return nil },
+		QueueSize:   4096, // so that no client loses its line because its server gets much at once
 		Logger:      quiet(),
 	})
 	in.http = httptest.NewUnstartedServer(in.server.Handler())
@@ -95,7 +117,8 @@ func (b *lineBook) reset() {
 
 // fleet is a mesh with an instance on each node.
 type fleet struct {
-	*mesh
+	*mesh              // whose t is the subtest's that runs
+	life    testing.TB // at whose end all is stopped
 	streams []StreamConfig
 
 	mu        sync.Mutex // guards what follows
@@ -103,7 +126,7 @@ type fleet struct {
 }
 
 func newFleet(t testing.TB, streams ...StreamConfig) *fleet {
-	return &fleet{mesh: newMesh(t), streams: streams}
+	return &fleet{mesh: newMesh(t), life: t, streams: streams}
 }
 
 // boot starts node i, and waits for nothing else.
@@ -118,7 +141,7 @@ func (f *fleet) boot(i int, change ...func(*Options)) *instance {
 	if err != nil {
 		f.t.Fatalf("node %d: %v", i, err)
 	}
-	in := runInstance(f.t, i, b, nil)
+	in := runInstance(f.life, i, b, nil)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adopt(i, b.server)
@@ -210,7 +233,7 @@ func contents(t testing.TB, e *embedded, stream, subject string) []stored {
 func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (all []stored) {
 	t.Helper()
 	waitFor(t, "the contents of stream "+stream, func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		s, err := js.Stream(ctx, stream)
 		if err != nil {
@@ -224,25 +247,18 @@ func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (a
 		if all = nil; want == 0 {
 			return true
 		}
-		c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
-			FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
-		})
-		if err != nil {
-			return false
-		}
-		defer s.DeleteConsumer(context.Background(), c.CachedInfo().Name)
-		batch, err := c.Fetch(want, jetstream.FetchMaxWait(2*time.Second))
-		if err != nil {
-			return false
-		}
-		for m := range batch.Messages() {
-			meta, err := m.Metadata()
+		// One by one: a consumer would be placed on any node, be it cut off. And from the
+		// leader: a copy that was cut off may be behind for a long time.
+		s.CachedInfo().Config.AllowDirect = false
+		for next := uint64(1); len(all) < want; {
+			m, err := s.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subject))
 			if err != nil {
-				t.Fatal(err)
+				return false
 			}
-			all = append(all, stored{meta.Sequence.Stream, string(m.Data())})
+			all = append(all, stored{m.Sequence, string(m.Data)})
+			next = m.Sequence + 1
 		}
-		return batch.Error() == nil && len(all) == want
+		return true
 	})
 	return all
 }

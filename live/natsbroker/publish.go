@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -61,9 +62,12 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	setExcept(m, o.Except)
 	before := st.newestSeen()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
-		sequence, err := st.attempt(ctx, m)
+		ack, err := st.attempt(ctx, m)
 		if err == nil {
-			return st.acknowledged(ctx, before, sequence), nil
+			if ack.Duplicate {
+				st.sendOn(m, tokens, ack.Sequence)
+			}
+			return st.acknowledged(ctx, before, ack.Sequence), nil
 		}
 		if gone(err) {
 			if made := st.remake(ctx); made != nil {
@@ -85,14 +89,26 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	}
 }
 
-func (st *stream) attempt(ctx context.Context, m *nats.Msg) (sequence uint64, err error) {
+func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	ack, err := st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
-	if err != nil {
-		return 0, err
+	return st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
+}
+
+// sendOn does what the stream's leader may not have lived to do, when an earlier attempt
+// had been stored: it sends the publication to the subscribers. They drop what they have,
+// and look into the history for what came before it.
+func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
+	again := nats.NewMsg(st.broker.deliverySubject(tokens))
+	again.Data = m.Data
+	again.Header.Set(headerStream, st.config.Name)
+	again.Header.Set(headerSequence, strconv.FormatUint(sequence, 10))
+	if except := m.Header.Get(headerExcept); except != "" {
+		again.Header.Set(headerExcept, except)
 	}
-	return ack.Sequence, nil
+	if err := st.broker.nc.PublishMsg(again); err != nil {
+		st.broker.logger.Debug("natsbroker: not sent on again", "stream", st.config.Name, "err", err)
+	}
 }
 
 // acknowledged returns the position of a publication. A sequence that is not greater

@@ -65,6 +65,16 @@ func (x *streamTable) set(st *stream) {
 	x.all.Store(&all)
 }
 
+// lookAgain asks for the streams that were there, but could not be reached when last asked
+// for: nobody else may ask while an application waits to be ready.
+func (x *streamTable) lookAgain(ctx context.Context) {
+	for _, st := range *x.all.Load() {
+		if why := st.why.Load(); st.found.Load() && *why != nil {
+			st.remake(ctx)
+		}
+	}
+}
+
 // missing returns why not all streams are there.
 func (x *streamTable) missing() error {
 	for _, st := range *x.all.Load() {
@@ -89,6 +99,7 @@ type stream struct {
 	making chan struct{}         // holds one while it is made
 	made   time.Time             // when that was last tried; guarded by making
 	why    atomic.Pointer[error] // why it is not there; nil: not tried yet
+	found  atomic.Bool           // it was there once
 
 	asking sync.Mutex // held while the server is asked for its state; before mu
 
@@ -220,6 +231,9 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 		err = fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	st.why.Store(&err)
+	if err == nil {
+		st.found.Store(true)
+	}
 	return err
 }
 
@@ -236,6 +250,9 @@ func (st *stream) make(ctx context.Context) error {
 		}
 	}
 	if err != nil {
+		return err
+	}
+	if err := deposed(there.CachedInfo()); err != nil {
 		return err
 	}
 	is := there.CachedInfo().Config
@@ -329,12 +346,40 @@ func (st *stream) since(ctx context.Context, moment time.Time) (streamState, err
 	if !known.asked.Before(moment) && !known.asked.IsZero() {
 		return known, nil
 	}
-	asked := time.Now()
-	there, err := st.broker.js.Stream(ctx, st.config.Name)
+	var asked time.Time
+	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		asked = time.Now()
+		return st.broker.js.Stream(ctx, st.config.Name)
+	})
+	if err == nil {
+		err = deposed(there.CachedInfo())
+	}
 	if err != nil {
 		return streamState{}, err
 	}
 	return st.learn(there.CachedInfo(), asked), nil
+}
+
+// leaseTime is for how long a leader that has heard from a majority is surely the only
+// one: the others wait for four seconds at least before they elect another.
+const leaseTime = 3 * time.Second
+
+// deposed returns an error if a stream's leader may be one no longer. One that is cut off
+// holds itself for the leader for up to twenty seconds, and tells what was before.
+func deposed(info *jetstream.StreamInfo) error {
+	if info.Cluster == nil {
+		return nil
+	}
+	heard := 1 // itself
+	for _, r := range info.Cluster.Replicas {
+		if r.Active < leaseTime && !(r.Active == 0 && r.Offline) { // zero: not yet since its election
+			heard++
+		}
+	}
+	if all := 1 + len(info.Cluster.Replicas); heard <= all/2 {
+		return fmt.Errorf("%w: its leader has heard from %d of %d nodes", live.ErrUnavailable, heard, all)
+	}
+	return nil
 }
 
 // doubt has the stream's state asked for before it is relied upon again.
