@@ -167,7 +167,7 @@ func TestSQLiteWaitsForWhoHoldsTheFile(t *testing.T) {
 	}()
 	select {
 	case err := <-made:
-		t.Errorf("it did not wait: %v", err)
+		t.Fatalf("it did not wait: %v", err)
 	case <-time.After(100 * time.Millisecond): // for what must not happen
 	}
 	if _, err := other.ExecContext(ctx, "COMMIT"); err != nil {
