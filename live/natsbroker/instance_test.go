@@ -49,20 +49,24 @@ func (in *instance) awaitSettled(t testing.TB) {
 }
 
 // runInstance starts an instance over a broker, or over what wrap makes of it.
-func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Broker) *instance {
+func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Broker, change ...func(*live.Options)) *instance {
 	t.Helper()
 	in := &instance{node: node, broker: b}
 	var broker live.Broker = counted{b, &in.looks}
 	if wrap != nil {
 		broker = wrap(b)
 	}
-	in.server = live.New(live.Options{
+	o := live.Options{
 		Broker:      broker,
 		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
 		OnPublish:   func(context.Context, *live.Session, string, []byte) error { return nil },
 		QueueSize:   4096, // so that no client loses its line because its server gets much at once
 		Logger:      quiet(),
-	})
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	in.server = live.New(o)
 	in.http = httptest.NewUnstartedServer(in.server.Handler())
 	in.lines = &lineBook{Listener: in.http.Listener, lines: make(map[net.Conn]bool)}
 	in.http.Listener = in.lines
@@ -120,6 +124,7 @@ type fleet struct {
 	*mesh              // whose t is the subtest's that runs
 	life    testing.TB // at whose end all is stopped
 	streams []StreamConfig
+	serving []func(*live.Options) // how instances differ from others
 
 	mu        sync.Mutex // guards what follows
 	instances [meshSize]*instance
@@ -141,7 +146,7 @@ func (f *fleet) boot(i int, change ...func(*Options)) *instance {
 	if err != nil {
 		f.t.Fatalf("node %d: %v", i, err)
 	}
-	in := runInstance(f.life, i, b, nil)
+	in := runInstance(f.life, i, b, nil, f.serving...)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.adopt(i, b.server)
