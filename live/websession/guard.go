@@ -33,29 +33,41 @@ func (g *guard) CommitCtx(ctx context.Context, key string, b []byte, expiry time
 	if v.settled.Load() {
 		return ErrHeadSent
 	}
-	loaded, known := v.getLoaded(key)
-	if !known {
-		if err := g.m.store.CommitCtx(ctx, key, b, expiry); err != nil {
-			return err
-		}
-		r, found, err := g.m.find(ctx, key)
-		if err == nil && found {
-			v.setLoaded(key, r) // of a second commit
-		}
+	base, known := v.getLoaded(key)
+	if !known && key != v.presented {
+		return g.insert(ctx, v, key, b, expiry)
+	}
+	var found bool
+	var err error
+	if !known { // an scs middleware around ours has read it
+		base, found, err = g.m.find(ctx, key)
+	}
+	if known || found {
+		base, found, err = g.m.merge(ctx, key, base, b, expiry)
+	}
+	if err != nil {
 		return err
 	}
-	r, ok, err := g.m.merge(ctx, key, loaded, b, expiry)
-	switch {
-	case err != nil:
-		return err
-	case !ok:
+	if !found {
 		v.dropped.Store(true)
 		g.m.opts.Logger.Debug("websession: a request's changes are dropped: its session has ended", "session", fingerprint(key))
 		return nil
 	}
-	v.setLoaded(key, r)
+	v.setLoaded(key, base)
 	g.m.sockets.extend(fingerprint(key), expiry)
 	return nil
+}
+
+// insert writes a new session.
+func (g *guard) insert(ctx context.Context, v *visit, key string, b []byte, expiry time.Time) error {
+	if err := g.m.store.CommitCtx(ctx, key, b, expiry); err != nil {
+		return err
+	}
+	r, found, err := g.m.find(ctx, key)
+	if err == nil && found {
+		v.setLoaded(key, r) // for a second commit
+	}
+	return err
 }
 
 // commitUnknown is for a context that did not come through Middleware: what its session was

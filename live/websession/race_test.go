@@ -130,6 +130,60 @@ func TestALateResponseBringsNothingBack(t *testing.T) {
 	}
 }
 
+// Nor does a renewal that was under way carry what has ended over to another token.
+func TestALateRenewalBringsNothingBack(t *testing.T) {
+	n, b := start(t, setting{}), newBrowser(t)
+	entered, goOn := make(chan bool), make(chan bool)
+	n.handle("/slow", func(_ http.ResponseWriter, r *http.Request, s *websession.Session) {
+		entered <- true
+		<-goOn
+		n.check(s.RenewToken())
+		n.check(s.Set("late", "yes"))
+		n.check(s.RenewToken())
+	})
+	b.get(n.url + "/login?user=ana")
+	done := make(chan bool)
+	go func() { b.get(n.url + "/slow"); close(done) }()
+	receive(t, entered)
+	b.get(n.url + "/logout")
+	goOn <- true
+	receive(t, done)
+	if name, late := b.get(n.url+"/get?key=username"), b.get(n.url+"/get?key=late"); name != "" || late != "yes" {
+		t.Errorf("%q is signed in, and late is %q", name, late)
+	}
+}
+
+// Neither does one of a program that has scs's own middleware around.
+func TestALateResponseBringsNothingBackBehindLoadAndSave(t *testing.T) {
+	m := websession.New(nil, websession.Options{})
+	sm := m.SCS()
+	entered, goOn := make(chan bool), make(chan bool)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/login", func(_ http.ResponseWriter, r *http.Request) { websession.FromRequest(r).Set("username", "ana") })
+	mux.HandleFunc("/logout", func(_ http.ResponseWriter, r *http.Request) { websession.FromRequest(r).Destroy() })
+	mux.HandleFunc("/slow", func(_ http.ResponseWriter, r *http.Request) {
+		entered <- true
+		<-goOn
+		websession.FromRequest(r).Set("late", true)
+	})
+	url, b := serve(t, sm.LoadAndSave(m.Middleware(mux))), newBrowser(t)
+	b.get(url + "/login")
+	token := b.cookie(url)
+	done := make(chan bool)
+	go func() { b.get(url + "/slow"); close(done) }()
+	receive(t, entered)
+	b.get(url + "/logout")
+	goOn <- true
+	receive(t, done)
+	if _, found, _ := sm.Store.Find(token); found {
+		t.Error("the session is back")
+	}
+	found, err := m.Find(context.Background(), func(map[string]any) bool { return true })
+	if len(found) > 0 || err != nil {
+		t.Errorf("found %v, %v", found, err)
+	}
+}
+
 // The copy in the context of a socket's callbacks is dead.
 func TestTheCopyOfTheHandshakeCannotBeSaved(t *testing.T) {
 	contexts := make(chan context.Context, 1)

@@ -248,18 +248,35 @@ func (s *Session) Destroy() (err error) {
 // RenewToken gives the session a new token, with the same values. It is to be called before
 // Set when someone signs in, or gets more rights in another way: a token that somebody has
 // slipped into the browser before is then worth nothing (session fixation). Sockets with
-// the old token are closed with live.CloseSignInExpired, and come back with the new one.
-// On a socket, and after the head of the response is sent, it returns ErrHeadSent.
+// the old token are closed with live.CloseSignInExpired, and come back with the new one. If
+// the session has ended since the request began, its values do not live on under another
+// token: the new session is empty. On a socket, and after the head of the response is sent, it
+// returns ErrHeadSent.
 func (s *Session) RenewToken() (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
 	if s.v.request(func(ctx context.Context) {
-		err = s.v.ends(renewed, func() error { return s.v.m.scs.RenewToken(ctx) })
+		if err = s.v.clearIfEnded(ctx); err == nil {
+			err = s.v.ends(renewed, func() error { return s.v.m.scs.RenewToken(ctx) })
+		}
 	}) {
 		return err
 	}
 	return ErrHeadSent
+}
+
+// clearIfEnded empties the request's copy of a session that is in the store no more.
+func (v *visit) clearIfEnded(ctx context.Context) error {
+	key := v.m.keyOf(v.m.scs.Token(ctx))
+	if key == "" || key != v.presented {
+		return nil // it is the request's own, and not in the store yet
+	}
+	_, found, err := v.m.find(ctx, key)
+	if err != nil || found {
+		return err
+	}
+	return v.m.scs.Clear(ctx)
 }
 
 // Get returns the value of a key; nil if there is none.
