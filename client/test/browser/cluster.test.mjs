@@ -1,4 +1,5 @@
 // The chat where it keeps history on disk, alone and as a cluster of three, with servers that are killed.
+/* global window */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -57,6 +58,12 @@ async function freePorts(size) {
   return ports;
 }
 
+/** The texts that a server has of the room. */
+async function history(server) {
+  const { messages } = await server.call("GET", "/rooms/general/messages");
+  return messages.map(({ text }) => text);
+}
+
 const gaps = (page) => page.getByText("are missing here").count();
 
 test("history is there after a kill and a restart, and no page has a gap", async () => {
@@ -82,15 +89,12 @@ test("history is there after a kill and a restart, and no page has a gap", async
     assert.equal(await gaps(page), 0);
   }
   await here(ana.page, "Ana", "Bo");
-
-  const carl = await visit(browser, people, "Carl", { port: server.port });
-  await heard(carl.page, "after");
-  assert.deepEqual(await texts(carl.page), all);
+  assert.deepEqual(await history(server), all);
 });
 
 test("pages of different servers are in one chat, which goes on when a server is killed", async () => {
   await startCluster(3);
-  const [a, b, c] = servers;
+  const [a, b] = servers;
   const ana = await visit(browser, people, "Ana", { port: a.port });
   const bo = await visit(browser, people, "Bo", { port: b.port });
   await here(ana.page, "Ana", "Bo");
@@ -106,6 +110,7 @@ test("pages of different servers are in one chat, which goes on when a server is
   await heard(bo.page, "missed");
   await say(ana.page, "from the dark");
   await a.start();
+  await ana.page.evaluate(() => window.dispatchEvent(new Event("online"))); // spares it the rest of its wait
   await connected(ana.page);
   await heard(ana.page, "missed");
   await heard(ana.page, "from the dark");
@@ -116,9 +121,5 @@ test("pages of different servers are in one chat, which goes on when a server is
     assert.equal(await gaps(page), 0);
     await here(page, "Ana", "Bo");
   }
-
-  const carl = await visit(browser, people, "Carl", { port: c.port });
-  await heard(carl.page, "from the dark");
-  assert.deepEqual(await texts(carl.page), all);
-  await here(ana.page, "Ana", "Bo", "Carl");
+  for (const server of servers) assert.deepEqual(await history(server), all);
 });
