@@ -17,8 +17,9 @@ const lifetime = 24 * time.Hour
 
 // Options configures an App. The zero value is for development.
 type Options struct {
-	Secure     bool // the browser comes over https
-	Iterations int  // of the passwords' hashes; 0: as many as today should be. Tests take few
+	Secure     bool        // the browser comes over https
+	Broker     live.Broker // shared with other servers on the same database; nil: there are none
+	Iterations int         // of the passwords' hashes; 0: as many as today should be. Tests take few
 }
 
 // App is the program: its people, their sessions, and the live server through which
@@ -49,6 +50,7 @@ func NewApp(db *sql.DB, o Options) (*App, error) {
 	a := &App{people: people, sessions: websession.New(sm, websession.Options{})}
 	a.devices = NewDevices(a.sessions)
 	a.live = a.sessions.NewServer(live.Options{
+		Broker:      o.Broker,
 		OnAuth:      websession.Authenticate("username"),
 		OnConnect:   a.connected,
 		OnSubscribe: a.mayHear,

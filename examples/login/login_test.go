@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
@@ -19,6 +20,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
 // patience is how long a test waits for what must happen.
@@ -389,6 +391,38 @@ func TestSignOutEverywhere(t *testing.T) {
 	}
 	if at, _ := bo.get("/account"); at != "/account" {
 		t.Error("bo is signed out")
+	}
+}
+
+// Two servers share the file, and speak to each other over NATS.
+func TestSignOutReachesTheOtherServer(t *testing.T) {
+	file, logger := newFile(t), slog.New(slog.DiscardHandler)
+	first, err := natsbroker.New(natsbroker.Options{Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := natsbroker.New(natsbroker.Options{Conn: first.NATSConn(), Logger: logger})
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := serveWith(t, file, Options{Broker: first}, httptest.NewServer)
+	there := serveWith(t, file, Options{Broker: second}, httptest.NewServer)
+
+	ana := signedIn(t, here.URL, "ana")
+	elsewhere := newBrowser(t, there.URL)
+	elsewhere.setCookie(ana.cookie())
+	page := elsewhere.open("devices:ana")
+	page.until("the list", func(list []device) bool { return len(list) == 1 && list[0].Tabs == 1 })
+	before := time.Now()
+	ana.post("/logout", nil)
+	if code := page.closed(); code != live.CloseRevoked {
+		t.Errorf("closed with %d", code)
+	}
+	if took := time.Since(before); took > 10*time.Second {
+		t.Errorf("that has taken %v: it was noticed, not told", took) // a look comes within 30 s
+	}
+	if _, resp, err := elsewhere.dial(); err == nil || resp == nil || resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("the socket comes back: %v", err)
 	}
 }
 
