@@ -204,6 +204,28 @@ func summary(count int, all []shown) string {
 	return text
 }
 
+func TestListsOfPeopleStayAtTheirInstance(t *testing.T) {
+	nats := startNATS(t)
+	chatA, urlA := serveOn(t, nats, slow)
+	chatB, urlB := serveOn(t, nats, slow)
+	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
+	chatA.show(peoplePrefix+"general", list{Count: 99})
+	ana.untilHere(func(count int, _ []shown) bool { return count == 99 })
+	if _, err := chatA.Say("general", message{Name: "n", Text: "after it"}); err != nil {
+		t.Fatal(err)
+	}
+	bo.wantText("after it")
+	chatB.show(peoplePrefix+"general", list{Count: 98})
+	bo.untilHere(func(count int, _ []shown) bool {
+		if count == 99 {
+			t.Error("a list came from another instance")
+		}
+		return count == 98
+	})
+}
+
 func TestNewInstanceKnowsAtOnceWhoIsHere(t *testing.T) {
 	nats := startNATS(t)
 	_, urlA := serveOn(t, nats, slow)
