@@ -156,8 +156,9 @@ func TestSentManyTimesAtOnceIsSaidOnce(t *testing.T) {
 
 func TestPeopleOfAllInstancesAreListed(t *testing.T) {
 	nats := startNATS(t)
-	_, urlA := serveOn(t, nats, quick)
-	_, urlB := serveOn(t, nats, quick)
+	times := timing{grace: 20 * time.Millisecond, report: time.Hour, silence: time.Hour} // changes are told at once
+	_, urlA := serveOn(t, nats, times)
+	_, urlB := serveOn(t, nats, times)
 	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
@@ -259,7 +260,7 @@ func TestPeopleOfADeadInstanceAreForgotten(t *testing.T) {
 // At a deploy pages go from one instance to another, which is no leaving either.
 func TestPeopleOfAnInstanceThatEndsMayComeBack(t *testing.T) {
 	nats := startNATS(t)
-	times := timing{grace: 300 * time.Millisecond, report: 50 * time.Millisecond, silence: time.Hour}
+	times := timing{grace: 500 * time.Millisecond, report: 5 * time.Millisecond, silence: time.Hour}
 	_, urlA := serveOn(t, nats, times)
 	chatB, urlB := serveOn(t, nats, times)
 	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
@@ -270,6 +271,7 @@ func TestPeopleOfAnInstanceThatEndsMayComeBack(t *testing.T) {
 	if err := chatB.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	time.Sleep(20 * times.report) // a page takes a moment
 	open(t, urlA, "bo").enter("general", "Bo")
 	ana.untilHere(func(count int, all []shown) bool {
 		if !strings.Contains(summary(count, all), "Bo") {
