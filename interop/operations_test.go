@@ -253,7 +253,11 @@ func TestBrokerThatFails(t *testing.T) {
 	broker := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	opts := permissive()
 	opts.Broker = broker
-	server := newServer(t, opts)
+	var server *live.Server
+	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) {
+		return nil, server.Publish("chat", []byte("1"))
+	}
+	server = newServer(t, opts)
 	c := dialV1(t, serve(t, server.Handler()))
 	for _, test := range []struct {
 		err  error
@@ -272,6 +276,7 @@ func TestBrokerThatFails(t *testing.T) {
 			}
 		}
 	}
+	refused(t, "request", c.do(`{"op":"request","id":9,"topic":"chat"}`), 9, "unavailable")
 	broker.fail(nil) // and then all is well again
 	c.must(`{"op":"subscribe","id":1,"topic":"chat"}`)
 	server.Publish("chat", []byte(`1`))

@@ -331,6 +331,9 @@ func (s *Session) clientError(err error) *ClientError {
 		if errors.As(app.error, &told) {
 			return told
 		}
+		if errors.Is(app.error, ErrUnavailable) {
+			return errUnavailable
+		}
 		s.server.opts.Logger.Warn("live: request failed", "session", s.id, "err", app.error)
 		return errFailed
 	}

@@ -43,8 +43,9 @@ type Options struct {
 	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) error
 
 	// OnRequest answers a live.v1 client's request. What it returns is marshalled to
-	// JSON. An error is sent if it is a *ClientError; any other becomes "internal".
-	// nil: every request is forbidden.
+	// JSON. An error is sent if it is a *ClientError; one that wraps ErrUnavailable, as
+	// a Publish may have returned it, becomes "unavailable"; any other "internal". nil:
+	// every request is forbidden.
 	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
 
 	// Topics gives a topic its options, when it gets its first subscriber and when it

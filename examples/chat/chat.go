@@ -204,9 +204,6 @@ func (c *Chat) asked(_ context.Context, s *live.Session, topic string, data []by
 	default:
 		err = errUnclear
 	}
-	if errors.Is(err, live.ErrUnavailable) {
-		err = errAway
-	}
 	return answer{You: v.person}, err
 }
 

@@ -195,6 +195,9 @@ func (o *Options) check() error {
 		if err := c.checkName(); err != nil {
 			return err
 		}
+		if c.Name == o.Default.Name && names[c.Name] {
+			return fmt.Errorf("natsbroker: stream %q has the name of Options.Default, which is Prefix in capitals unless it is set", c.Name)
+		}
 		if names[c.Name] {
 			return fmt.Errorf("natsbroker: two streams are named %q", c.Name)
 		}

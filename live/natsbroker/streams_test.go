@@ -34,7 +34,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		"an empty part":            {Streams: with(func(c *StreamConfig) { c.Subjects = []string{"a..b"} })},
 		"a negative bound":         {Streams: with(func(c *StreamConfig) { c.MaxMsgs = -1 })},
 		"MaxAge is under 100 ms":   {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
-		`two streams are named "L`: {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
+		"name of Options.Default":  {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
 	} {
 		o.Logger = quiet()
 		b, err := New(o)
