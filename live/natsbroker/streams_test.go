@@ -20,21 +20,21 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		return []StreamConfig{c}
 	}
 	for want, o := range map[string]Options{
-		"both Servers and Conn":    {Servers: []string{"nats://127.0.0.1:1"}, Conn: &nats.Conn{}},
-		"Options.Cluster":          {Servers: []string{"nats://127.0.0.1:1"}, Cluster: &Cluster{Listen: "127.0.0.1:0"}},
-		"Options.StoreDir":         {Servers: []string{"nats://127.0.0.1:1"}, StoreDir: "x"},
-		"Options.Connect":          {Connect: []nats.Option{nats.Name("x")}},
-		`prefix "a.b"`:             {Prefix: "a.b"},
-		`prefix ">"`:               {Prefix: ">"},
-		"Options.Default":          {Default: chat},
-		"two streams":              {Streams: []StreamConfig{chat, chat}},
-		`"CH.AT" cannot be`:        {Streams: with(func(c *StreamConfig) { c.Name = "CH.AT" })},
-		`"" cannot be the name`:    {Streams: with(func(c *StreamConfig) { c.Name = "" })},
-		"covers no topic":          {Streams: with(func(c *StreamConfig) { c.Subjects = nil })},
-		"an empty part":            {Streams: with(func(c *StreamConfig) { c.Subjects = []string{"a..b"} })},
-		"a negative bound":         {Streams: with(func(c *StreamConfig) { c.MaxMsgs = -1 })},
-		"MaxAge is under 100 ms":   {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
-		"name of Options.Default":  {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
+		"both Servers and Conn":   {Servers: []string{"nats://127.0.0.1:1"}, Conn: &nats.Conn{}},
+		"Options.Cluster":         {Servers: []string{"nats://127.0.0.1:1"}, Cluster: &Cluster{Listen: "127.0.0.1:0"}},
+		"Options.StoreDir":        {Servers: []string{"nats://127.0.0.1:1"}, StoreDir: "x"},
+		"Options.Connect":         {Connect: []nats.Option{nats.Name("x")}},
+		`prefix "a.b"`:            {Prefix: "a.b"},
+		`prefix ">"`:              {Prefix: ">"},
+		"Options.Default":         {Default: chat},
+		"two streams":             {Streams: []StreamConfig{chat, chat}},
+		`"CH.AT" cannot be`:       {Streams: with(func(c *StreamConfig) { c.Name = "CH.AT" })},
+		`"" cannot be the name`:   {Streams: with(func(c *StreamConfig) { c.Name = "" })},
+		"covers no topic":         {Streams: with(func(c *StreamConfig) { c.Subjects = nil })},
+		"an empty part":           {Streams: with(func(c *StreamConfig) { c.Subjects = []string{"a..b"} })},
+		"a negative bound":        {Streams: with(func(c *StreamConfig) { c.MaxMsgs = -1 })},
+		"MaxAge is under 100 ms":  {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
+		"name of Options.Default": {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
 	} {
 		o.Logger = quiet()
 		b, err := New(o)
