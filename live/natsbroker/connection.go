@@ -19,15 +19,21 @@ import (
 var (
 	errReconnected = errors.New("natsbroker: NATS was away")
 	errBackwards   = errors.New("natsbroker: the stream's sequence went back")
+	errSettled     = errors.New("natsbroker: a leader that was cut off may have answered before")
 	errRerouted    = errors.New("natsbroker: the lines to other nodes are not those of before")
 )
 
 // watchConnection tells the server when deliveries may have been lost, until Close.
 func (b *Broker) watchConnection() {
-	routes := time.NewTicker(routesEvery)
-	defer routes.Stop()
+	ticker := time.NewTicker(linesEvery)
+	defer ticker.Stop()
 	connected := b.nc.IsConnected()
 	var lines []uint64
+	var settled time.Time // when to look again; zero: that is done
+	lost := func(cause error) {
+		b.lost("", cause)
+		settled = time.Now().Add(leaseTime)
+	}
 	for {
 		select {
 		case <-b.ctx.Done():
@@ -39,30 +45,33 @@ func (b *Broker) watchConnection() {
 			now := status == nats.CONNECTED
 			if now && !connected {
 				b.logger.Info("natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
-				b.lost("", errReconnected)
+				lost(errReconnected)
 			} else if !now && connected {
 				b.logger.Warn("natsbroker: not connected", "err", b.nc.LastError())
 			}
 			connected = now
-		case <-routes.C:
+		case <-ticker.C:
 			// The connection to a server in this process stays up when that is cut off
-			// from the others.
-			if b.server == nil || b.opts.Cluster == nil {
-				continue
-			}
-			// Also when one has gone: the node there may have led a stream, and stored what
-			// it no longer sent on.
+			// from the others. Also a line that has gone counts: the node there may have led
+			// a stream, and stored what it no longer sent on.
 			before := lines
-			if lines = b.server.routeIDs(); !slices.Equal(lines, before) {
-				b.lost("", errRerouted)
+			if b.server != nil && b.opts.Cluster != nil {
+				lines = b.server.routeIDs()
+			}
+			switch {
+			case !slices.Equal(lines, before):
+				lost(errRerouted)
+			case !settled.IsZero() && time.Now().After(settled):
+				settled = time.Time{}
+				b.lost("", errSettled)
 			}
 		}
 	}
 }
 
-// routesEvery is how often a node of a cluster looks at its lines to others: what was
+// linesEvery is how often a node of a cluster looks at its lines to others: what was
 // published elsewhere while it was apart is fetched within that time.
-const routesEvery = time.Second
+const linesEvery = time.Second
 
 func (b *Broker) lost(topic string, cause error) {
 	if b.sink != nil {

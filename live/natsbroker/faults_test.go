@@ -321,6 +321,46 @@ func TestStoredButNotSentOnArrives(t *testing.T) {
 	verifyStored(t, all, p)
 }
 
+// An answer that lies before what was known may be that of a leader which is none any more.
+// It is believed when it lasts: the newest publication may have been deleted.
+func TestStepBackIsNotBelievedAtOnce(t *testing.T) {
+	t.Parallel()
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	b.Start(devNull{})
+	if err := b.Subscribe(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	var ends []uint64
+	for range 2 {
+		at, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, at.Offset)
+	}
+	if at, err := b.Last(t.Context(), room); err != nil || at.Offset != ends[1] {
+		t.Fatalf("the newest position is %v, %v; want %d", at, err, ends[1])
+	}
+	s, err := streamsOf(t, b.server).Stream(t.Context(), "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.DeleteMsg(t.Context(), ends[1]); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if at, err := b.Last(t.Context(), room); !errors.Is(err, live.ErrUnavailable) {
+		t.Errorf("a step back is believed at once: %v, %v", at, err)
+	}
+	waitFor(t, "a step back to be believed", func() bool {
+		at, err := b.Last(t.Context(), room)
+		return err == nil && at.Offset == ends[0]
+	})
+	if d := time.Since(began); d < leaseTime {
+		t.Errorf("a step back was believed after %v", d)
+	}
+}
+
 // gate is a broker whose deliveries wait while it is shut.
 type gate struct {
 	*Broker

@@ -59,19 +59,46 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 // agree returns the topic's newest offset; of a topic that is subscribed here it also
 // takes note that nothing newer is before the end of the stream.
 func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agreement, error) {
-	var before *agreement
-	if in != nil {
-		before = in.agreed.Load()
+	if in == nil {
+		return st.lastOf(ctx, tokens, nil)
+	}
+	before := in.agreed.Load()
+	known := in.seen.Load() // now, before the leader is asked
+	if before != nil {
+		known = max(known, before.offset)
+	}
+	isBack := func(at agreement) bool {
+		return before != nil && before.epoch == at.epoch && at.offset < known
 	}
 	at, err := st.lastOf(ctx, tokens, before)
-	if err == nil && before != nil && before.epoch == at.epoch && at.offset < before.offset {
+	if err == nil && isBack(at) {
 		st.doubt() // purged, or another stream of the same name
 		at, err = st.lastOf(ctx, tokens, nil)
 	}
-	if err == nil && in != nil {
-		in.agreed.Store(&at)
+	if err != nil {
+		return agreement{}, err
 	}
-	return at, err
+	if !isBack(at) {
+		in.back.Store(0)
+	} else if !in.lastingBack() {
+		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", live.ErrUnavailable)
+	}
+	if before != nil && (before.epoch != at.epoch || isBack(at)) {
+		in.seen.Store(at.offset)
+	}
+	in.agreed.Store(&at)
+	return at, nil
+}
+
+// lastingBack reports whether answers that lie before what was known are to be believed:
+// when they have come for longer than a leader that was cut off, and is back, can hold
+// itself for one.
+func (in *interest) lastingBack() bool {
+	now := time.Now().UnixNano()
+	if in.back.CompareAndSwap(0, now) {
+		return false
+	}
+	return now-in.back.Load() >= int64(leaseTime)
 }
 
 // lastOf returns the newest offset of a topic, and a sequence up to which it has

@@ -41,8 +41,9 @@ type interest struct {
 	mu  sync.Mutex // held while it is subscribed or unsubscribed
 	sub atomic.Pointer[nats.Subscription]
 
-	seen   uint64 // the newest offset that came; its lane's alone
+	seen   atomic.Uint64 // the newest offset that came
 	agreed atomic.Pointer[agreement]
+	back   atomic.Int64 // since when answers lie before these, in Unix nanoseconds; 0: they do not
 }
 
 // agreement says that a topic has nothing between an offset and a sequence of its
@@ -250,11 +251,11 @@ func (h *hub) place(in *interest, p *live.Publication, header nats.Header) {
 	p.Time, _ = time.Parse(time.RFC3339Nano, last(header, headerTime))
 	p.Prev, _ = strconv.ParseUint(last(header, headerPrevious), 10, 64)
 	p.Offset = sequence
-	if sequence <= in.seen { // sent twice, or another stream of the same name
+	if sequence <= in.seen.Load() { // sent twice, or another stream of the same name
 		in.stream.doubt()
 		h.broker.lost(in.topic, errBackwards)
 	}
-	in.seen = sequence
+	in.seen.Store(sequence)
 	p.Epoch = in.stream.saw(sequence)
 }
 
