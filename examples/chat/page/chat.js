@@ -81,7 +81,8 @@ function hearMessages(its) {
 
 /**
  * Subscribes. When the connection was lost, live.js goes on from where it was; where it cannot, because the server does not
- * remember that much or is a new one, there is a gap, and this begins anew with the last of what there is.
+ * remember that much or is a new one, there is a gap, and the last of what there is follows. Where the server itself has lost
+ * something, nothing follows: this begins anew.
  */
 function follow(topic, fn, { since, last, onGap }) {
   let subscription;
@@ -91,6 +92,7 @@ function follow(topic, fn, { since, last, onGap }) {
       last,
       onGap: (gap) => {
         onGap?.(gap);
+        if (gap.reason === "not_recovered") return;
         subscription();
         begin();
       },
