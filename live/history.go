@@ -160,12 +160,12 @@ func (x *topics) receive(t *topic, p *Publication) {
 	fd := t.feed
 	switch {
 	case p.Offset == 0: // of no history after all
-		x.fanOut(t, p)
+		x.fanOut(t, p, bounded)
 	case !fd.live || fd.repair:
 		fd.park(p)
 	case p.Epoch == fd.at.Epoch && p.Offset <= fd.at.Offset: // seen
 	case p.Epoch == fd.at.Epoch && (p.Offset == fd.at.Offset+1 || p.Prev != 0 && p.Prev <= fd.at.Offset):
-		x.apply(t, p)
+		x.apply(t, p, bounded)
 	default:
 		fd.park(p)
 		x.startRepair(t)
@@ -181,12 +181,12 @@ func (fd *feed) park(p *Publication) {
 }
 
 // apply shows the next publication to the subscribers.
-func (x *topics) apply(t *topic, p *Publication) {
+func (x *topics) apply(t *topic, p *Publication, o origin) {
 	fd := t.feed
 	fd.at.Offset = p.Offset
 	fd.makeRoom(1)
 	fd.ring = append(fd.ring, p)
-	x.fanOut(t, p)
+	x.fanOut(t, p, o)
 }
 
 // unpark applies what waited, as far as nothing is missing before it, and starts
@@ -353,7 +353,7 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 	}
 	for _, p := range page.Publications {
 		if p.Offset > t.feed.at.Offset && p.Offset <= to.Offset {
-			x.apply(t, p)
+			x.apply(t, p, fetched)
 		}
 	}
 	if page.Upto < to.Offset {

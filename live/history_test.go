@@ -180,3 +180,37 @@ func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
 		}
 	})
 }
+
+// What a server has missed of a busy topic it fetches at once: more than a client's queue
+// holds, which is not the client's fault.
+func TestRepairClosesNobody(t *testing.T) {
+	broker := newRemote()
+	var deaf atomic.Bool
+	broker.deliver = func(s live.Sink, p *live.Publication) {
+		if !deaf.Load() {
+			s.Deliver(p)
+		}
+	}
+	opts := keeping(broker, live.TopicOptions{History: 1000})
+	opts.QueueSize = 8
+	opts, sessions := connected(opts)
+	srv, url := serve(t, opts)
+	c, sess := pair(t, url, sessions)
+	if err := srv.Subscribe(sess, "t"); err != nil {
+		t.Fatal(err)
+	}
+	deaf.Store(true)
+	const missed = 500
+	for i := range missed {
+		if err := live.Publish(srv, "t", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	deaf.Store(false)
+	broker.sink.Lost("t", errors.New("the connection was lost"))
+	for i := range missed {
+		if m := c.next(); string(m.Data) != fmt.Sprint(i) {
+			t.Fatalf("publication %d is %s", i, m.Data)
+		}
+	}
+}

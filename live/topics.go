@@ -292,13 +292,21 @@ func (x *topics) deliver(p *Publication) {
 	if t.feed != nil {
 		x.receive(t, p)
 	} else {
-		x.fanOut(t, p)
+		x.fanOut(t, p, bounded)
 	}
 }
 
+// origin says how a publication has come to a fan-out.
+type origin bool
+
+const (
+	bounded origin = false // it was delivered, and counts for the bounds of a client's queue
+	fetched origin = true  // with up to maxRecovered others that a repair has read at once: no client could keep up with that
+)
+
 // fanOut queues a publication for every subscriber; topic.mu is held, which gives
 // all sessions the same order. A frame is built once for each way to write it.
-func (x *topics) fanOut(t *topic, p *Publication) {
+func (x *topics) fanOut(t *topic, p *Publication, o origin) {
 	var frames [wires]*frame.Frame
 	var ready outbox.List
 	delivered := 0
@@ -310,6 +318,7 @@ func (x *topics) fanOut(t *topic, p *Publication) {
 		f := frames[sub.wire]
 		if f == nil {
 			f = x.frame(t, p, sub.wire)
+			f.Free = o == fetched && t.opts.Overflow == OverflowClose
 			frames[sub.wire] = f
 		}
 		switch sub.conn.Add(f, &ready) {
