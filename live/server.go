@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -230,7 +231,11 @@ type sink struct{ server *Server }
 func (k sink) Deliver(p *Publication) { k.server.topics.deliver(p) }
 
 func (k sink) Lost(topic string, cause error) {
-	k.server.opts.Logger.Warn("live: broker may have lost deliveries", "topic", topic, "err", cause)
+	level := slog.LevelInfo // what is missing will be fetched
+	if k.server.topics.recover == nil {
+		level = slog.LevelWarn
+	}
+	k.server.opts.Logger.Log(context.Background(), level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
 	k.server.topics.lost(topic)
 }
 

@@ -33,7 +33,7 @@ type hub struct {
 type interest struct {
 	topic   string
 	subject string
-	stream  *stream // nil: none covers the topic
+	stream  atomic.Pointer[stream] // nil: none covers the topic
 
 	wanted atomic.Bool  // it has a subscriber here
 	since  atomic.Int64 // when it was last wanted, in Unix nanoseconds
@@ -107,9 +107,10 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 	h.mu.Lock()
 	in := h.topics[subject]
 	if in == nil {
-		in = &interest{topic: topic, subject: subject, stream: stream}
+		in = &interest{topic: topic, subject: subject}
 		h.topics[subject] = in
 	}
+	in.stream.Store(stream) // another, if EnsureStream was called meanwhile
 	in.wanted.Store(true)
 	h.mu.Unlock()
 
@@ -123,6 +124,11 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 		return fmt.Errorf("natsbroker: %w", unavailable(err))
 	}
 	in.sub.Store(sub)
+	if h.broker.closed.Load() { // stop may have looked before
+		in.sub.Store(nil)
+		sub.Unsubscribe()
+		return live.ErrServerClosed
+	}
 	return nil
 }
 
@@ -232,8 +238,8 @@ func (h *hub) deliver(m *nats.Msg) {
 	p := &live.Publication{Topic: in.topic, Data: m.Data}
 	if len(m.Header) > 0 {
 		p.Except = exceptOf(m.Header)
-		if in.stream != nil && last(m.Header, headerStream) == in.stream.config.Name {
-			h.place(in, p, m.Header)
+		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {
+			h.place(in, st, p, m.Header)
 		}
 	}
 	if p.Time.IsZero() {
@@ -243,7 +249,7 @@ func (h *hub) deliver(m *nats.Msg) {
 }
 
 // place gives a publication its place in the history.
-func (h *hub) place(in *interest, p *live.Publication, header nats.Header) {
+func (h *hub) place(in *interest, st *stream, p *live.Publication, header nats.Header) {
 	sequence, err := strconv.ParseUint(last(header, headerSequence), 10, 64)
 	if err != nil || sequence == 0 {
 		return
@@ -252,11 +258,11 @@ func (h *hub) place(in *interest, p *live.Publication, header nats.Header) {
 	p.Prev, _ = strconv.ParseUint(last(header, headerPrevious), 10, 64)
 	p.Offset = sequence
 	if sequence <= in.seen.Load() { // sent twice, or another stream of the same name
-		in.stream.doubt()
+		st.doubt()
 		h.broker.lost(in.topic, errBackwards)
 	}
 	in.seen.Store(sequence)
-	p.Epoch = in.stream.saw(sequence)
+	p.Epoch = st.saw(sequence)
 }
 
 // last returns the last value of a header: what the stream itself has set, whatever
