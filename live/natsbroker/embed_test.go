@@ -11,11 +11,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -110,98 +108,6 @@ func startChild(t *testing.T, env ...string) *child {
 // awaitParent returns when the parent of this process has ended; mostly that kills it
 // before.
 func awaitParent() { io.Copy(io.Discard, os.Stdin) }
-
-func TestZeroOptionsOpenNoPort(t *testing.T) {
-	if isChild(t) {
-		e := startNode(t, Options{})
-		nc := connectTo(t, e)
-		if err := nc.Flush(); err != nil {
-			t.Fatal(err)
-		}
-		fmt.Println("ready")
-		awaitParent()
-		return
-	}
-	if _, err := os.Stat("/proc/self/net/tcp"); err != nil {
-		t.Skip("this system has no /proc/self/net")
-	}
-	c := startChild(t)
-	if s := sockets(t, c.Process.Pid); len(s) > 0 {
-		t.Errorf("the process has sockets: %v", s)
-	}
-
-	// The same way of looking finds a port that is open.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if len(sockets(t, os.Getpid())) == 0 {
-		t.Error("a listener of this test is not seen")
-	}
-}
-
-// sockets returns the lines of /proc/net that are about a process's own sockets.
-func sockets(t *testing.T, pid int) []string {
-	dir := fmt.Sprintf("/proc/%d", pid)
-	fds, err := os.ReadDir(dir + "/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(fds) == 0 {
-		t.Fatal("the process has ended")
-	}
-	own := make(map[string]bool) // inodes
-	for _, fd := range fds {
-		if s, err := os.Readlink(dir + "/fd/" + fd.Name()); err == nil {
-			if inode, ok := strings.CutPrefix(s, "socket:["); ok {
-				own[strings.TrimSuffix(inode, "]")] = true
-			}
-		}
-	}
-	var found []string
-	for _, table := range []string{"tcp", "tcp6", "udp", "udp6"} {
-		b, err := os.ReadFile(dir + "/net/" + table)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // IPv6 is off
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		for line := range strings.Lines(string(b)) {
-			// The tenth column is the inode.
-			if f := strings.Fields(line); len(f) > 9 && own[f[9]] {
-				found = append(found, table+": "+strings.TrimSpace(line))
-			}
-		}
-	}
-	return found
-}
-
-func TestSignalsReachTheApplication(t *testing.T) {
-	const code = 7
-	if isChild(t) {
-		c := make(chan os.Signal, 1)
-		signal.Notify(c, syscall.SIGTERM)
-		e := startNode(t, Options{Cluster: &Cluster{Listen: "127.0.0.1:0", NoStore: true}})
-		fmt.Println("ready")
-		<-c
-		// A handler of the server's would have the time to end the process its own way.
-		stopNode(t, e)
-		os.Exit(code)
-	}
-	if runtime.GOOS == "windows" {
-		t.Skip("Windows sends no SIGTERM")
-	}
-	c := startChild(t)
-	if err := c.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	var exit *exec.ExitError
-	if err := c.Wait(); !errors.As(err, &exit) || exit.ExitCode() != code {
-		t.Errorf("%v, want the application's exit code, %d\n%s", err, code, c.err.String())
-	}
-}
 
 func TestStoreKeepsStreamsAndName(t *testing.T) {
 	t.Chdir(t.TempDir())
