@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -150,21 +149,6 @@ func openCluster(t testing.TB, n int) []*Broker {
 		}
 	}
 	return brokers
-}
-
-// freeAddresses returns addresses on which nothing listens.
-func freeAddresses(t testing.TB, n int) []string {
-	t.Helper()
-	addresses := make([]string, n)
-	for i := range addresses {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		addresses[i] = l.Addr().String()
-	}
-	return addresses
 }
 
 // A server that runs elsewhere: a process of its own, which all tests share, each with

@@ -208,8 +208,8 @@ func TestNodesMeet(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := startWeb(t, c)
-			b := startWeb(t, c, a.clusterAddr())
-			waitFor(t, "two nodes to meet", func() bool { return a.routes() == 1 && b.routes() == 1 })
+			b := startWeb(t, c, clusterAddr(a))
+			waitFor(t, "two nodes to meet", func() bool { return routesOf(a) == 1 && routesOf(b) == 1 })
 			awaitPassage(t, a, b)
 			awaitPassage(t, b, a)
 		})
@@ -238,11 +238,11 @@ func TestStrangersDoNotMeet(t *testing.T) {
 			book := &logBook{least: slog.LevelDebug}
 			test.member.Listen, test.member.NoStore = "127.0.0.1:0", true
 			a := startNode(t, Options{Cluster: &test.member, Logger: slog.New(book)})
-			startWeb(t, test.other, a.clusterAddr())
+			startWeb(t, test.other, clusterAddr(a))
 			waitFor(t, "a refusal", func() bool { return len(book.find(test.sign)) > 0 })
 			// The other one may take it for a route until it is told.
-			if a.routes() != 0 {
-				t.Errorf("the member has %d routes", a.routes())
+			if routesOf(a) != 0 {
+				t.Errorf("the member has %d routes", routesOf(a))
 			}
 		})
 	}
@@ -252,15 +252,15 @@ func TestStrangersDoNotMeet(t *testing.T) {
 func TestNodesTellOfEachOther(t *testing.T) {
 	c := Cluster{Username: "node", Password: "secret"}
 	first := startWeb(t, c)
-	all := []*embedded{first, startWeb(t, c, first.clusterAddr()), startWeb(t, c, first.clusterAddr())}
+	all := []*embedded{first, startWeb(t, c, clusterAddr(first)), startWeb(t, c, clusterAddr(first))}
 	waitFor(t, "three nodes to meet", func() bool {
-		return !slices.ContainsFunc(all, func(e *embedded) bool { return e.routes() != 2 })
+		return !slices.ContainsFunc(all, func(e *embedded) bool { return routesOf(e) != 2 })
 	})
 	awaitPassage(t, all[1], all[2])
 }
 
 func TestRoutesMayNameTheNodeItself(t *testing.T) {
-	addrs := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
+	addrs := freeAddresses(t, 3)
 	var all []*embedded
 	book := &logBook{least: slog.LevelWarn}
 	for _, a := range addrs {
@@ -270,7 +270,7 @@ func TestRoutesMayNameTheNodeItself(t *testing.T) {
 		}))
 	}
 	waitFor(t, "three nodes to meet", func() bool {
-		return !slices.ContainsFunc(all, func(e *embedded) bool { return e.routes() != 2 })
+		return !slices.ContainsFunc(all, func(e *embedded) bool { return routesOf(e) != 2 })
 	})
 	awaitPassage(t, all[0], all[2])
 	if found := book.find("duplicate"); len(found) > 0 {
@@ -306,9 +306,9 @@ func TestClientsOfOtherProcessesAreRefused(t *testing.T) {
 // client must not look for another node's.
 func TestClientsAreNotToldOfOtherNodes(t *testing.T) {
 	a := startWeb(t, Cluster{})
-	b := startWeb(t, Cluster{}, a.clusterAddr())
+	b := startWeb(t, Cluster{}, clusterAddr(a))
 	nc := connectTo(t, a)
-	waitFor(t, "two nodes to meet", func() bool { return a.routes() == 1 && b.routes() == 1 })
+	waitFor(t, "two nodes to meet", func() bool { return routesOf(a) == 1 && routesOf(b) == 1 })
 	if err := nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestNodeWithoutStreamsUsesThoseOfOthers(t *testing.T) {
 	m.start(0, 1, 2)
 	m.awaitWhole()
 	c := *m.options(0).Cluster
-	web := startWeb(t, c, m.nodes[0].clusterAddr(), m.nodes[1].clusterAddr(), m.nodes[2].clusterAddr())
+	web := startWeb(t, c, clusterAddr(m.nodes[0]), clusterAddr(m.nodes[1]), clusterAddr(m.nodes[2]))
 	if web.srv.JetStreamEnabled() {
 		t.Error("it has streams")
 	}

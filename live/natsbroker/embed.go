@@ -40,7 +40,6 @@ type embedded struct {
 	srv   *server.Server
 	store *store
 	token string // that clients give; "": there is no port, and no need
-	addr  string // where it listens for routes; "": no cluster
 
 	stopping sync.Once
 	stopped  chan struct{} // closed when the server is down and its store released
@@ -72,9 +71,6 @@ func startEmbedded(o Options) (*embedded, error) {
 		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 		defer cancel()
 		return nil, errors.Join(fmt.Errorf("natsbroker: embedded server: %w", err), e.stop(ctx))
-	}
-	if a := e.srv.ClusterAddr(); a != nil {
-		e.addr = a.String()
 	}
 	return e, nil
 }
@@ -153,9 +149,6 @@ func (e *embedded) stop(ctx context.Context) error {
 	}
 }
 
-// routes is the number of other nodes that are connected now.
-func (e *embedded) routes() int { return e.srv.NumRemotes() }
-
 // routeIDs are the numbers of the lines to other nodes, in order. One that is made anew
 // has another number.
 func (e *embedded) routeIDs() []uint64 {
@@ -182,9 +175,6 @@ func (e *embedded) room(disk bool) int64 {
 	}
 	return c.MaxMemory
 }
-
-// clusterAddr is where the server listens for other nodes, "" without a cluster.
-func (e *embedded) clusterAddr() string { return e.addr }
 
 // store is the folder of an embedded server, which nobody else uses meanwhile.
 type store struct {

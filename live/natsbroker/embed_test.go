@@ -329,10 +329,11 @@ func TestStopReleasesEverything(t *testing.T) {
 					t.Fatal(err)
 				}
 				nc.Close() // it would connect again and again
+				addr := clusterAddr(e)
 				began = time.Now()
 				stopNode(t, e)
 				t.Logf("up in %v, down in %v", started, time.Since(began))
-				if addr := e.clusterAddr(); addr != "" {
+				if addr != "" {
 					l, err := net.Listen("tcp", addr)
 					if err != nil {
 						t.Fatal(err)

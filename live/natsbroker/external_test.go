@@ -15,7 +15,7 @@ import (
 
 // A NATS that is down when the program starts, and comes later.
 func TestExternalServerMayComeLater(t *testing.T) {
-	address := freeAddr(t)
+	address := freeAddresses(t, 1)[0]
 	before := time.Now()
 	b, err := New(Options{
 		Servers:        []string{"nats://" + address},

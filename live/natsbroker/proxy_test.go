@@ -199,10 +199,7 @@ type mesh struct {
 func newMesh(t testing.TB) *mesh {
 	m := &mesh{t: t}
 	dir := t.TempDir()
-	var addrs [meshSize]string
-	for i := range addrs {
-		addrs[i] = freeAddr(t)
-	}
+	addrs := freeAddresses(t, meshSize)
 	for i := range m.links {
 		var routes []string
 		for j := range m.links[i] {
@@ -226,20 +223,34 @@ func newMesh(t testing.TB) *mesh {
 	return m
 }
 
-// freeAddr returns an address of this machine where nobody listens. The port is under
-// those that systems give out by themselves, so that it stays free.
-func freeAddr(t testing.TB) string {
-	for {
+// freeAddresses returns addresses of this machine where nobody listens. The ports are
+// under those that systems give out by themselves, so that they stay free.
+func freeAddresses(t testing.TB, n int) []string {
+	t.Helper()
+	var all []string
+	for len(all) < n {
 		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(10_000))
 		if l, err := net.Listen("tcp", addr); err == nil {
-			l.Close()
-			return addr
+			defer l.Close() // when all are chosen: they differ
+			all = append(all, addr)
 		}
 		if t.Context().Err() != nil {
 			t.Fatal("no port is free")
 		}
 	}
+	return all
 }
+
+// clusterAddr is where a node listens for others, "" without a cluster.
+func clusterAddr(e *embedded) string {
+	if a := e.srv.ClusterAddr(); a != nil {
+		return a.String()
+	}
+	return ""
+}
+
+// routesOf is the number of other nodes that are connected to one now.
+func routesOf(e *embedded) int { return e.srv.NumRemotes() }
 
 // options are those of node i. The caller may change them, what they point to aside.
 func (m *mesh) options(i int) Options { return m.opts[i] }
@@ -314,7 +325,7 @@ func (m *mesh) stop() {
 // awaitRoutes waits until node i is connected to n others.
 func (m *mesh) awaitRoutes(i, n int) {
 	m.t.Helper()
-	waitFor(m.t, fmt.Sprintf("node %d has %d routes", i, n), func() bool { return m.nodes[i].routes() == n })
+	waitFor(m.t, fmt.Sprintf("node %d has %d routes", i, n), func() bool { return routesOf(m.nodes[i]) == n })
 }
 
 // awaitWhole waits until all nodes that run are connected to each other.
@@ -363,14 +374,14 @@ func TestKilledNodeComesBackAsItself(t *testing.T) {
 	m := newMesh(t)
 	m.start(0, 1, 2)
 	m.awaitWhole()
-	name, addr := m.nodes[2].store.node, m.nodes[2].clusterAddr()
+	name, addr := m.nodes[2].store.node, clusterAddr(m.nodes[2])
 	m.kill(2)
 	m.awaitRoutes(0, 1)
 	m.awaitRoutes(1, 1)
 	m.restart(2)
 	m.awaitWhole()
-	if e := m.nodes[2]; e.store.node != name || e.clusterAddr() != addr {
-		t.Errorf("was %s at %s, is %s at %s", name, addr, e.store.node, e.clusterAddr())
+	if e := m.nodes[2]; e.store.node != name || clusterAddr(e) != addr {
+		t.Errorf("was %s at %s, is %s at %s", name, addr, e.store.node, clusterAddr(e))
 	}
 }
 
