@@ -27,8 +27,9 @@ const (
 	// keySize is that of SHA-256: a longer key is not safer, a shorter one is less.
 	keySize = 32
 
-	// shutdownTimeout bounds the end: pages need milliseconds to be told.
-	shutdownTimeout = 5 * time.Second
+	// shutdownTimeout bounds the end: pages need milliseconds to be told, but http.Server
+	// gives a connection on which a browser has asked for nothing yet five seconds.
+	shutdownTimeout = 10 * time.Second
 
 	// headerTimeout frees the connections of clients that send no request.
 	headerTimeout = 5 * time.Second
