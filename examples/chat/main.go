@@ -29,9 +29,9 @@ import (
 )
 
 const (
-	// shutdownTimeout bounds the end: pages need milliseconds to be told, and
-	// whoever restarts the program wants to wait no longer.
-	shutdownTimeout = 5 * time.Second
+	// shutdownTimeout bounds the end: pages need milliseconds to be told, but http.Server
+	// gives a connection on which a browser has asked for nothing yet five seconds.
+	shutdownTimeout = 10 * time.Second
 
 	// headerTimeout frees the connections of clients that send no request.
 	headerTimeout = 5 * time.Second
