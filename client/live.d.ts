@@ -92,7 +92,8 @@ export declare class LiveClient<Topics = Untyped> {
    *
    * However many callers a topic has, the server is asked once: for the first that comes; told once, when the last has
    * gone; and asked again after each reconnect. If the topic keeps history, what was published meanwhile then comes
-   * first, as messages that are `recovered`.
+   * first, as messages that are `recovered`. If that is much, it arrives in parts: messages of other topics and answers
+   * may come between them, but no newer message of this topic does.
    *
    * If the server refuses, `ready` rejects, an `error` event tells the topic, and the subscription is over: it is not
    * tried again until someone subscribes to the topic anew. `unavailable` is no refusal: it is reported, and the server
@@ -148,6 +149,7 @@ export interface Subscription {
 
   /**
    * Resolves when the server has first agreed: from then on every publication comes. On the plain wire: when it was told.
+   * Messages that are `recovered` come before it resolves, and if they are many, after it too.
    * Rejects with a {@link LiveError} when the server refuses, and with `aborted` or `closed` when it is ended before.
    * Who does not look at it misses nothing: a refusal is an `error` event too.
    */
@@ -177,8 +179,8 @@ export interface SubscribeOptions {
 
 export interface CallOptions {
   /**
-   * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. Default 10000: a
-   * person has given up by then. `Infinity`: never.
+   * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. A large answer comes
+   * in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`: never.
    */
   timeout?: number | undefined;
 
@@ -361,7 +363,7 @@ export interface SocketLike {
  * - `buffer_full`: not sent, as there is no connection and as many wait as may.
  * - `aborted`: given up by its signal, or by its unsubscriber.
  * - `unsupported`: the plain wire does not have it.
- * - `bad_message`: the server sent a frame that is not a message.
+ * - `bad_message`: the server sent a frame that is not a message, or an answer that is not JSON.
  *
  * The server's: `bad_request`, `unknown_op`, `forbidden`, `invalid_topic`, `too_many_topics`, `no_history`,
  * `unavailable` (try again later), `internal`; any other is the application's own.

@@ -328,18 +328,33 @@ export class LiveClient {
   #call(question, answer, { timeout = 10_000, signal, offline } = {}) {
     return new Promise((done, failed) => {
       const id = ++this.#id;
+      let timer = 0;
+      const wait = () => {
+        clearTimeout(timer);
+        if (timeout < Infinity) timer = setTimeout(late, timeout);
+      };
+      /** @type {any[]} */
+      const parts = []; // a large answer has several
       const settle = (/** @type {any} */ reply) => {
+        parts.push(reply);
+        if (reply.more || reply.op === "part") return wait();
         clearTimeout(timer);
         signal?.removeEventListener("abort", abort);
         this.#buffer.delete(entry);
         this.#asked.delete(id);
-        if (reply instanceof Error) failed(reply);
-        else done(reply[answer]);
+        if (reply instanceof Error) return failed(reply);
+        try {
+          if ("text" in reply) reply.data = JSON.parse(parts.map(({ text }) => text).join(""));
+          reply.messages = parts.flatMap(({ messages }) => messages ?? []);
+          done(reply[answer]);
+        } catch {
+          failed(badMessage());
+        }
       };
       const entry = { id, settle, frame: encode({ id, ...question }) };
       const abort = () => settle(new LiveError("aborted", "aborted"));
       const late = () => settle(new LiveError("timeout", `no answer within ${timeout} ms`));
-      const timer = timeout < Infinity ? setTimeout(late, timeout) : 0;
+      wait();
       signal?.addEventListener("abort", abort);
       try {
         if (signal?.aborted) abort();
@@ -384,7 +399,7 @@ export class LiveClient {
       wanted.state = "asked";
       if (this.#v1) {
         const id = ++this.#id;
-        this.#asked.set(id, (reply) => this.#joined(wanted, reply));
+        this.#asked.set(id, (reply) => this.#asked.delete(id) && this.#joined(wanted, reply));
         batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
       } else {
         this.#tellPlainly("subscribe", topic);
@@ -448,7 +463,7 @@ export class LiveClient {
     }
     if (this.#v1 && frame?.op) this.#obey(frame);
     else if (typeof frame?.topic === "string") this.#deliver(frame);
-    else this.#report(new LiveError("bad_message", "the server sent no message"));
+    else this.#report(badMessage());
   }
 
   /** @param {any} frame */
@@ -465,10 +480,9 @@ export class LiveClient {
       if (wanted?.state === "on") wanted.at = frame.at;
       this.#emit("gap", { topic, reason: "lost" });
     }
-    if (op === "reply" || op === "error") {
-      const answer = op === "reply" ? frame : new LiveError(frame.code, frame.message ?? frame.code);
+    if (op === "reply" || op === "part" || op === "error") {
+      const answer = op === "error" ? new LiveError(frame.code, frame.message ?? frame.code) : frame;
       const settle = this.#asked.get(id);
-      this.#asked.delete(id);
       if (settle) settle(answer);
       else if (!id) this.#report(answer);
     }
@@ -477,7 +491,6 @@ export class LiveClient {
   /** @param {LiveError} err */
   #settle(err) {
     for (const settle of this.#asked.values()) settle(err);
-    this.#asked.clear();
   }
 
   /** @param {api.Message} message */
@@ -568,6 +581,7 @@ class Listeners extends Map {
   }
 }
 
+const badMessage = () => new LiveError("bad_message", "the server sent no message");
 const closed = () => new LiveError("closed", "the client is closed; connect again");
 
 /** @param {api.Outgoing} message */

@@ -1,6 +1,8 @@
 // What the client touches of the outside, in a form that a test can move by hand: time, sockets and the page.
 import { setMaxListeners } from "node:events";
 import { afterEach, beforeEach } from "node:test";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { connect } from "../live.js";
 
 /** Sets up a fake clock and page around each test of the file. */
@@ -77,6 +79,13 @@ export function reconnect(outside, client, end = () => client.socket.end()) {
 
 /** Lets promises settle. */
 export const settled = () => new Promise((resolve) => setImmediate(resolve));
+
+/** Lets go of what nobody holds any more. */
+export async function collectGarbage() {
+  setFlagsFromString("--expose-gc");
+  await settled();
+  runInNewContext("gc")();
+}
 
 /** The code of the error that a promise rejects with. */
 export const codeOf = (promise) => promise.then(() => "none", (err) => err.code);

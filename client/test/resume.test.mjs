@@ -202,6 +202,118 @@ describe("what was missed", () => {
   });
 });
 
+describe("what does not fit the reply", () => {
+  const live = (data, topic = "a") => ({ topic, data, at: `e.${data}` });
+  const recovered = (data, topic) => ({ ...live(data, topic), recovered: true });
+  const recover = (client, data, topic) => client.socket.sayFrame(recovered(data, topic));
+
+  /** A client that missed 2 to 5, and was answered with 2 and 3. */
+  function resumed(options) {
+    const client = startV1(outside);
+    const following = follow(client, "a", "e.1", options);
+    reconnect(outside, client);
+    client.heard.length = 0;
+    client.socket.reply("subscribe", "a", { at: "e.3", recovered: true, messages: messages([2, "e.2"], [3, "e.3"]) });
+    return { client, ...following };
+  }
+
+  test("follows as publications, which are told like the reply's, before what is new", () => {
+    const { client, told } = resumed();
+    recover(client, 4);
+    recover(client, 5);
+    client.socket.say("a", 6, "e.6");
+    assert.deepEqual(told, [recovered(2), recovered(3), recovered(4), recovered(5), live(6)]);
+    assert.deepEqual(client.all("message"), told);
+    assert.deepEqual(client.names(), Array(5).fill("message"));
+  });
+
+  test("follows at the first subscription with last, too", () => {
+    const client = startV1(outside);
+    const told = [];
+    client.live.subscribe("a", (data, message) => told.push(message), { last: 4 });
+    client.socket.reply("subscribe", "a", { at: "e.3", messages: messages([2, "e.2"], [3, "e.3"]) });
+    recover(client, 4);
+    recover(client, 5);
+    client.socket.say("a", 6, "e.6");
+    assert.deepEqual(told, [recovered(2), recovered(3), recovered(4), recovered(5), live(6)]);
+    assert.deepEqual(client.all("gap"), []);
+  });
+
+  test("is asked for again from the reply's position when the connection breaks before any of it", () => {
+    const { client, told } = resumed();
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.3");
+    client.socket.reply("subscribe", "a", { at: "e.5", recovered: true, messages: messages([4, "e.4"], [5, "e.5"]) });
+    assert.deepEqual(told, [2, 3, 4, 5].map((data) => recovered(data)));
+    assert.deepEqual(client.all("gap"), []);
+  });
+
+  test("is asked for again from the newest that came when the connection breaks in the middle", () => {
+    const { client, told } = resumed();
+    recover(client, 4);
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.4");
+    client.socket.reply("subscribe", "a", { at: "e.4", recovered: true, messages: [] });
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.4", "the reply held nothing yet");
+    client.socket.reply("subscribe", "a", { at: "e.5", recovered: true, messages: messages([5, "e.5"]) });
+    client.socket.say("a", 6, "e.6");
+    assert.deepEqual(told, [recovered(2), recovered(3), recovered(4), recovered(5), live(6)]);
+    assert.deepEqual(client.all("gap"), []);
+  });
+
+  test("may have other topics' frames, pings and answers between", async () => {
+    const { client, told } = resumed();
+    const other = follow(client, "b", "e.1");
+    const answer = client.live.request("echo");
+    recover(client, 4);
+    client.socket.say("b", 2, "e.2");
+    client.socket.sayFrame({ op: "ping" });
+    recover(client, 3, "b");
+    client.socket.say("a", "for this session alone");
+    client.socket.reply("request", "echo", { data: "answer" });
+    recover(client, 5);
+    assert.equal(await answer, "answer");
+    assert.deepEqual(other.told, [live(2, "b"), recovered(3, "b")]);
+    assert.deepEqual(told.slice(2), [recovered(4), { topic: "a", data: "for this session alone" }, recovered(5)]);
+    reconnect(outside, client);
+    assert.deepEqual([since(client, "a"), since(client, "b")], ["e.5", "e.3"]);
+  });
+
+  test("is a gap where the history was trimmed meanwhile, and goes on behind it", () => {
+    const gaps = [];
+    const { client, told } = resumed({ onGap: (gap) => gaps.push([gap.reason, told.length]) });
+    recover(client, 4);
+    client.socket.sayFrame({ op: "gap", topic: "a", at: "e.7" });
+    assert.deepEqual(gaps, [["lost", 3]]);
+    recover(client, 8);
+    assert.deepEqual(told.map(({ data }) => data), [2, 3, 4, 8]);
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.8");
+  });
+
+  test("resumes behind a gap, if the connection breaks right after it", () => {
+    const { client } = resumed();
+    client.socket.sayFrame({ op: "gap", topic: "a", at: "e.7" });
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.7");
+  });
+
+  test("is not heard by a listener that has left meanwhile, nor twice by one that comes", () => {
+    const { client, told, stop } = resumed();
+    recover(client, 4);
+    stop();
+    recover(client, 5); // sent before the server knew of the end
+    const later = [];
+    client.live.subscribe("a", (data) => later.push(data), { last: 2 });
+    recover(client, 6);
+    client.socket.reply("subscribe", "a", { at: "e.6", messages: messages([6, "e.6"]) });
+    recover(client, 7);
+    assert.deepEqual(told.map(({ data }) => data), [2, 3, 4]);
+    assert.deepEqual(later, [6, 7]);
+  });
+});
+
 describe("a gap", () => {
   /** The gaps as the event tells them, and as the subscription's own listener does. */
   function watched(client, topic, at) {

@@ -1,4 +1,4 @@
-// A small server of live.v1 over real sockets: enough of docs/protocol.md to be disconnected from and resumed at.
+// A small server of live.v1 over real sockets: enough of docs/protocol.md to be disconnected from and resumed at, in parts.
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
 
@@ -7,8 +7,11 @@ const HISTORY = 200; // publications that each topic keeps
 export class LiveServer {
   port = 0;
 
-  /** Each connection since start: {socket, protocols, url, frames, topics}. */
+  /** Each connection since start: {socket, protocols, url, frames, topics, behind}. */
   connections = [];
+
+  /** How much a frame may hold: messages, or characters of an answer's text. What is larger goes out in parts. */
+  part = Infinity;
 
   /** What an application would set: answers a request, refuses a topic, refuses a handshake. */
   onRequest = (topic, data) => data;
@@ -50,7 +53,7 @@ export class LiveServer {
   }
 
   #greet(socket, request) {
-    const connection = { socket, url: request.url, frames: [], topics: new Set() };
+    const connection = { socket, url: request.url, frames: [], topics: new Set(), behind: new Map() };
     connection.protocols = request.headers["sec-websocket-protocol"].split(/, */);
     this.connections.push(connection);
     say(socket, { op: "hello", version: 1, session: `s${this.connections.length}`, ping: 25_000 });
@@ -61,24 +64,42 @@ export class LiveServer {
     });
   }
 
-  #carryOut(connection, { op, id, topic, data, since, last }) {
+  #carryOut(connection, { op, id, topic, data, since, last, limit }) {
     const answer = (members) => say(connection.socket, { op: "reply", id, ...members });
     const refused = op === "subscribe" && this.refuses(topic, connection);
     if (refused) return say(connection.socket, { op: "error", id, code: refused, message: refused });
     switch (op) {
       case "subscribe":
         connection.topics.add(topic);
-        return answer(this.#resumed(topic, since, last));
+        return answer(this.#resumed(connection, topic, since, last));
       case "unsubscribe":
         connection.topics.delete(topic);
+        connection.behind.delete(topic);
         return id && answer();
       case "publish":
         return answer({ at: this.publish(topic, data) });
       case "request":
-        return answer({ data: this.onRequest(topic, data) });
+        return this.#answerWith(this.onRequest(topic, data), connection.socket, id);
       case "history":
-        return answer({ messages: this.#topic(topic).slice(-10) });
+        return this.#answerWithHistory(this.#topic(topic).slice(-limit), answer);
     }
+  }
+
+  /** A large answer goes out as pieces of its JSON text, one in each turn of the event loop. */
+  async #answerWith(data, socket, id) {
+    const characters = [...(JSON.stringify(data) ?? "")];
+    if (characters.length <= this.part) return say(socket, { op: "reply", id, data });
+    while (characters.length) {
+      const text = characters.splice(0, this.part).join("");
+      say(socket, { op: characters.length ? "part" : "reply", id, text });
+      await turn();
+    }
+  }
+
+  /** A long history goes out as several replies. */
+  async #answerWithHistory(messages, answer) {
+    for (; messages.length > this.part; await turn()) answer({ messages: messages.splice(0, this.part), more: true });
+    answer({ messages });
   }
 
   #topic(topic) {
@@ -86,15 +107,38 @@ export class LiveServer {
     return this.#topics.get(topic);
   }
 
-  #resumed(topic, since, last) {
+  #resumed(connection, topic, since, last = 0) {
     const kept = this.#topic(topic);
-    const at = `${this.#epoch}.${kept.count}`;
-    if (last) return { at, messages: kept.slice(-last) };
-    if (!since) return { at };
-    const [epoch, offset] = since.split(".");
-    const missed = kept.count - offset;
-    const recovered = epoch === this.#epoch && missed <= kept.length;
-    return { at, recovered, messages: recovered && missed ? kept.slice(-missed) : [] };
+    const oldest = kept.count - kept.length; // the offset before the first message
+    const [epoch, offset] = since?.split(".") ?? [];
+    const recovered = since && epoch === this.#epoch && offset >= oldest;
+    const from = recovered ? +offset : Math.max(kept.count - last, oldest);
+    const first = kept.slice(from - oldest).slice(0, this.part);
+    const sent = from + first.length;
+    if (sent < kept.count) this.#catchUp(connection, topic, sent);
+    return { at: `${this.#epoch}.${sent}`, recovered, messages: recovered || last ? first : undefined };
+  }
+
+  /** Sends what follows an offset, one message in each turn of the event loop, as the history has it by then. */
+  async #catchUp({ socket, behind }, topic, sent) {
+    const mine = {};
+    behind.set(topic, mine);
+    for (;;) {
+      await turn();
+      if (behind.get(topic) !== mine || socket.readyState !== socket.OPEN) return;
+      const kept = this.#topic(topic);
+      const oldest = kept.count - kept.length;
+      if (sent < oldest) {
+        sent = oldest;
+        say(socket, { op: "gap", topic, at: `${this.#epoch}.${sent}` });
+      } else if (sent < kept.count) {
+        say(socket, { topic, ...kept[sent - oldest], recovered: true });
+        sent++;
+      } else {
+        behind.delete(topic);
+        return;
+      }
+    }
   }
 
   publish(topic, data) {
@@ -102,8 +146,9 @@ export class LiveServer {
     const at = `${this.#epoch}.${++kept.count}`;
     kept.push({ data, at });
     if (kept.length > HISTORY) kept.shift();
-    for (const { socket, topics } of this.connections) {
-      if (topics.has(topic) && socket.readyState === socket.OPEN) say(socket, { topic, data, at });
+    for (const { socket, topics, behind } of this.connections) {
+      const live = topics.has(topic) && !behind.has(topic);
+      if (live && socket.readyState === socket.OPEN) say(socket, { topic, data, at });
     }
     return at;
   }
@@ -129,4 +174,5 @@ export class LiveServer {
   }
 }
 
+const turn = () => new Promise(setImmediate);
 const say = (socket, frame) => socket.send(JSON.stringify(frame));

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
 import { LiveError } from "../live.js";
-import { codeOf, reconnect, setUp, settled, start, startV1 } from "./fakes.mjs";
+import { codeOf, collectGarbage, reconnect, setUp, settled, start, startV1 } from "./fakes.mjs";
 
 const outside = setUp();
 
@@ -213,6 +213,20 @@ describe("a refusal", () => {
 });
 
 describe("a subscription ends", () => {
+  test("and the client keeps nothing of it", async () => {
+    const client = startV1(outside);
+    const subscribed = (topic, ended) => {
+      const { stop } = follow(client, topic);
+      client.socket.reply("subscribe", topic);
+      if (ended) stop();
+      return new WeakRef(stop.ready);
+    };
+    const [lasts, over] = [subscribed("a", false), subscribed("b", true)];
+    await collectGarbage();
+    assert.ok(lasts.deref());
+    assert.equal(over.deref(), undefined);
+  });
+
   test("with its signal", async () => {
     const client = startV1(outside);
     const abort = new AbortController();

@@ -139,7 +139,7 @@ test("a server that was killed is found again when it is back", async () => {
 
 test("what is asked of a server that is killed is answered with an error", async () => {
   const page = await open("a");
-  server.freeze();
+  await server.freeze();
   const answer = page.evaluate(() => live.request("echo", 1).then(() => "answered", (err) => err.code));
   await page.evaluate(() => 0); // it has been sent
   await server.kill();
@@ -151,7 +151,7 @@ test("a server that says nothing any more is left after its ping is overdue", as
   await tick();
   await heardAll(page, 1);
 
-  server.freeze();
+  await server.freeze();
   await page.clock.fastForward(SLACK - 1000);
   assert.equal(await stateOf(page), "open", "a ping may be late");
   await page.clock.fastForward(1000 + PING + LOOK);

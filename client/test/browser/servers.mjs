@@ -1,7 +1,7 @@
 // Programs of examples/ as processes that a test starts, stops, kills and freezes, and a network that it cuts.
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -65,9 +65,12 @@ export class Server {
     return code;
   }
 
-  /** Keeps its connections open, and says nothing on them. */
-  freeze() {
+  /** Keeps its connections open, and says nothing on them. Returns when its threads have stopped. */
+  async freeze() {
+    const { pid } = this.#process;
     this.#process.kill("SIGSTOP");
+    const runs = (thread) => !/\) T /.test(readFileSync(`/proc/${pid}/task/${thread}/stat`, "utf8"));
+    while (readdirSync(`/proc/${pid}/task`).some(runs)) await new Promise((resolve) => setTimeout(resolve, 1));
   }
 
   thaw() {
@@ -93,6 +96,7 @@ export class Network {
       if (!this.#whole) return near.destroy();
       const line = { near, far: net.connect(port, "127.0.0.1") };
       this.#lines.add(line);
+      near.once("data", (request) => (line.live = /^upgrade: websocket/im.test(request)));
       for (const [from, to] of [[line.near, line.far], [line.far, line.near]]) {
         from.on("error", () => {});
         from.on("close", () => {
@@ -137,10 +141,11 @@ export class Network {
     }
   }
 
-  /** Ends every line with a close frame to the page, as a server does that has this code. */
+  /** Ends every WebSocket with a close frame to the page, as a server does that has this code. */
   end(code, reason) {
     const frame = Buffer.concat([Buffer.from([0x88, 2 + reason.length, code >> 8, code & 0xff]), Buffer.from(reason)]);
-    for (const { near, far } of this.#lines) {
+    for (const { near, far, live } of this.#lines) {
+      if (!live) continue; // the page may be about to send its next request on it
       far.unpipe();
       near.end(frame, () => far.destroy());
     }
