@@ -8,7 +8,7 @@ export CHROMIUM
 MODULES := . live/natsbroker interop examples bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint fuzz cover bench bench-quick bench-nats deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint soak fuzz cover bench bench-quick bench-nats deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,12 +45,19 @@ lint: deps ## gofmt, go vet (on three systems), staticcheck, eslint, tsc
 	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
 	cd client && npm run lint
 
+soak: ## 1,000 slow clients on a topic that is published to twice as fast, for minutes
+	$(GO) test -tags soak -timeout 10m -run Thousand -v ./live
+
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each
 	$(GO) test -run '^$$' -fuzz FuzzDecodeMessage -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzOperations -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzDecodeBroadcast -fuzztime $(FUZZTIME) ./live
 	$(GO) test -run '^$$' -fuzz FuzzParsePosition -fuzztime $(FUZZTIME) ./live
+	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./live/internal/inbox
+	$(GO) test -run '^$$' -fuzz FuzzInflate -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./live/internal/inbox
+	$(GO) test -run '^$$' -fuzz FuzzWalk -fuzztime $(FUZZTIME) ./live/internal/jsonscan
+	$(GO) test -run '^$$' -fuzz FuzzAppendQuoted -fuzztime $(FUZZTIME) ./live/internal/jsonscan
 	$(GO) test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./live/internal/frame
 	$(GO) test -run '^$$' -fuzz FuzzValid -fuzztime $(FUZZTIME) ./live/internal/jsonscan
 	cd live/natsbroker && $(GO) test -run '^$$' -fuzz FuzzEncode -fuzztime $(FUZZTIME) .
@@ -61,10 +68,10 @@ cover: ## coverage of the root module, as a page in cover.html
 	$(GO) tool cover -func cover.out | tail -n 1
 	$(GO) tool cover -html cover.out -o cover.html
 
-bench: ## this library beside its peers; writes bench/RESULTS.md (20 minutes)
+bench: ## this library beside its peers; writes bench/RESULTS.md (half an hour)
 	$(GO) run ./bench
 
-bench-quick: ## the same in brief, on the screen only (2 minutes)
+bench-quick: ## the same in brief, on the screen only (3 minutes)
 	$(GO) run ./bench -quick
 
 NATSBENCH = $(GO) test -run '^$$' -cpu 2

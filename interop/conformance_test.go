@@ -3,6 +3,7 @@ package interop
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -28,7 +29,7 @@ func conformanceServer(t *testing.T) endpoint {
 		return nil, nil
 	}
 	opts.Topics = func(topic string) live.TopicOptions {
-		return live.TopicOptions{History: map[string]int{"chat": 100, "brief": 2}[topic]}
+		return live.TopicOptions{History: map[string]int{"chat": 100, "brief": 2, "large": 1000}[topic]}
 	}
 	opts.OnSubscribe = func(_ context.Context, _ *live.Session, topic string) error {
 		if topic == "private" {
@@ -107,11 +108,7 @@ func (w *twin) trying(what string, c *v1, op, members string) {
 		recovered = fmt.Sprint(*f.Recovered)
 	}
 	if f.Messages != nil {
-		all := make([]string, len(*f.Messages))
-		for i, m := range *f.Messages {
-			all[i] = fmt.Sprintf(`[%s,%q]`, m.Data, place(m.At))
-		}
-		messages = "[" + strings.Join(all, ",") + "]"
+		messages = listOf(*f.Messages)
 	}
 	w.print(what, "done", place(f.At), orNothing(f.Data), recovered, messages)
 }
@@ -131,6 +128,26 @@ func (w *twin) request(what string, c *v1, topic, data string) {
 	w.trying(what, c, "request", fmt.Sprintf(`"topic":%q%s`, topic, data))
 }
 
+// digest stands for what is too long to print: its SHA-256.
+func digest(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
+
+// listOf is JSON of publications and their numbers.
+func listOf(messages []past) string {
+	all := make([]string, len(messages))
+	for i, m := range messages {
+		all[i] = fmt.Sprintf(`[%s,%q]`, m.Data, place(m.At))
+	}
+	return "[" + strings.Join(all, ",") + "]"
+}
+
+// lots is how many publications of topic large are missed, of 500 bytes each: some parts.
+const lots = 500
+
+func largeData(n int) string { return fmt.Sprintf(`"%0498d"`, n) }
+
+// answerText is JSON of 200 KB, with characters of every length in UTF-8.
+var answerText = `"` + strings.Repeat(`grüße, 世界 🎉 \"\n`, 200<<10/25) + `"`
+
 func (w *twin) hear(c *v1) {
 	w.t.Helper()
 	f := c.next()
@@ -149,6 +166,7 @@ func (w *twin) run() string {
 	w.subscribe("subscribe plain", c, "plain")
 	w.subscribe("subscribe chat", c, "chat")
 	w.subscribe("subscribe brief", c, "brief")
+	w.subscribe("subscribe large", c, "large")
 	w.publish("publish plain", other, "plain", `{"text":"hello"}`)
 	w.hear(c)
 	for _, n := range numbers(1, 3) {
@@ -166,14 +184,29 @@ func (w *twin) run() string {
 	w.publish("no topic", c, "", "1")
 	w.request("a code of the application", c, "late", "")
 	w.request("tell me", c, "tell me", "7")
+	large := c.must(`{"op":"request","id":1000,"topic":"echo","data":` + answerText + `}`)
+	w.print("large request", len(large.Data), digest(string(large.Data)))
+	w.publish("publish large", other, "large", largeData(0))
+	w.seen["large"] = c.hears("large", largeData(0))[0].At
+	w.print("heard large", place(w.seen["large"]))
 
 	c.drop()
+	other.send(array(lots, func(i int) string {
+		return fmt.Sprintf(`{"op":"publish","id":%d,"topic":"large","data":%s}`, 2000+i, largeData(i+1))
+	}))
+	for i := range lots {
+		if f, _ := other.answer(); f.Op != "reply" || f.ID != uint64(2000+i) {
+			w.t.Fatalf("publication %d was answered by %s", i, f.text)
+		}
+	}
 	for _, n := range numbers(4, 6) {
 		w.publish("publish chat", other, "chat", n)
 		w.publish("publish brief", other, "brief", n)
 	}
 	c = w.dial()
-	c.send("[" + subscribeTo(1, "plain") + "," + resumeFrom(2, "chat", w.seen["chat"]) + "," + resumeFrom(3, "brief", w.seen["brief"]) + "]")
+	resumeLarge := resumeFrom(4, "large", w.seen["large"])
+	c.send("[" + subscribeTo(1, "plain") + "," + resumeFrom(2, "chat", w.seen["chat"]) + "," +
+		resumeFrom(3, "brief", w.seen["brief"]) + "," + resumeLarge + "]")
 	c.next()
 	chat := c.next()
 	for _, m := range chat.messages() {
@@ -183,6 +216,15 @@ func (w *twin) run() string {
 	if brief := c.next(); !brief.recovered() {
 		w.print("gap brief", place(brief.At))
 	}
+	reply := c.next()
+	inReply := len(reply.messages())
+	reply = c.followed(resumeLarge, reply, lots+1)
+	w.print("resumed large", reply.recovered(), inReply > 0 && inReply < lots, place(reply.At),
+		len(reply.messages()), digest(listOf(reply.messages())))
+	past := c.must(fmt.Sprintf(`{"op":"history","id":1000,"topic":"large","limit":%d}`, lots)).messages()
+	w.print("large history", len(past), digest(listOf(past)))
+	w.publish("publish large", other, "large", `"small"`)
+	w.hear(c)
 	w.publish("publish brief", other, "brief", `"last"`)
 	w.hear(c)
 	w.trying("unsubscribe", c, "unsubscribe", `"topic":"chat"`)
@@ -225,7 +267,7 @@ func TestClientInNodeSeesWhatAClientInGoSees(t *testing.T) {
 			t.Fatalf("line %d\nnode %q\ngo   %q\n\nnode:\n%s\ngo:\n%s", i+1, got[min(i, len(got)-1):min(i+1, len(got))], line, out, want)
 		}
 	}
-	if strings.Count(want, "\n") < 40 {
+	if strings.Count(want, "\n") < 50 {
 		t.Errorf("only %d lines", strings.Count(want, "\n"))
 	}
 }

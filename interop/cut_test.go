@@ -37,9 +37,10 @@ func (s *scope) end() {
 // account is what a client has had of one topic. Publications are numbered from 1, and
 // so are positions in a history.
 type account struct {
-	since string
-	seen  int // the newest number
-	gaps  int
+	since     string
+	seen      int  // the newest number
+	answering bool // what was missed may still come
+	gaps      int
 }
 
 // offsetOf returns a position's number. A client must not look into one; a test may.
@@ -50,6 +51,29 @@ func offsetOf(at string) (epoch string, offset int) {
 		return epoch, -1
 	}
 	return epoch, offset
+}
+
+// heard takes a frame with the next publication of a topic. What was missed comes before
+// what is new.
+func (a *account) heard(n int, f frame) error {
+	if f.recovered() && !a.answering {
+		return fmt.Errorf("after %d came %s", a.seen, f.text)
+	}
+	a.answering = f.recovered()
+	return a.publication(n, f.At)
+}
+
+// lost takes the word that publications were lost after the reply. It is true if the
+// history has dropped all up to the gap's position; newest is the newest number that may be
+// published.
+func (a *account) lost(f frame, newest, history int) error {
+	_, offset := offsetOf(f.At)
+	if offset <= a.seen || newest < offset+history {
+		return fmt.Errorf("%s came after %d; %d are published, of which the history has %d", f.text, a.seen, newest, history)
+	}
+	a.seen, a.since = offset, f.At
+	a.gaps++
+	return nil
 }
 
 // publication takes the next publication of a topic.
@@ -67,6 +91,7 @@ func (a *account) publication(n int, at string) error {
 // subscribed takes the reply to a subscribe.
 func (a *account) subscribed(f frame) error {
 	_, now := offsetOf(f.At)
+	a.answering = f.recovered()
 	switch {
 	case a.since == "":
 		a.seen = now
@@ -90,7 +115,7 @@ func (a *account) subscribed(f frame) error {
 		a.seen = now
 	}
 	if now != a.seen {
-		return fmt.Errorf("the reply is at %s, the newest is %d", f.At, a.seen)
+		return fmt.Errorf("the reply is at %s, its last message at %d", f.At, a.seen)
 	}
 	a.since = f.At
 	return nil
@@ -105,7 +130,7 @@ type roamer struct {
 	up, down time.Duration // up to three times as long each
 	calm     chan struct{} // closed when no line is cut any more
 	done     func(*roamer) bool
-	take     func(*roamer, frame) error // of a publication
+	take     func(*roamer, frame) error // a publication, or a gap
 	answered func(*roamer, *account, frame) error
 	dials    atomic.Int64
 }
@@ -182,7 +207,7 @@ func (r *roamer) visit() error {
 		case "reply":
 			topic := r.topics[f.ID-1]
 			err = r.answered(r, r.accounts[topic], f)
-		case "":
+		case "", "gap":
 			err = r.take(r, f)
 		default:
 			err = fmt.Errorf("got %s", f.text)
@@ -232,7 +257,8 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 			topics := []string{"a", "b", "c", "d"}
 
 			calm := make(chan struct{})
-			var last [4]atomic.Int64 // set when calm
+			var published atomic.Int64 // the newest number of each topic, or the next
+			var last [4]atomic.Int64   // set when calm
 			done := func(r *roamer) bool {
 				for i, topic := range topics {
 					if a := r.accounts[topic]; a != nil && (last[i].Load() == 0 || int64(a.seen) < last[i].Load()) {
@@ -250,11 +276,14 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 					accounts: map[string]*account{topics[i%4]: {}, topics[(i+1)%4]: {}},
 					up:       600 * time.Millisecond, down: 150 * time.Millisecond,
 					take: func(r *roamer, f frame) error {
+						if f.Op == "gap" {
+							return r.accounts[f.Topic].lost(f, int(published.Load()), test.history)
+						}
 						n, err := strconv.Atoi(string(f.Data))
 						if err != nil {
 							return err
 						}
-						return r.accounts[f.Topic].publication(n, f.At)
+						return r.accounts[f.Topic].heard(n, f)
 					},
 					answered: func(_ *roamer, a *account, f frame) error { return a.subscribed(f) },
 				}
@@ -272,19 +301,22 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 				return sum
 			}
 			// Until each line has been cut, most of them more than once.
-			for start := time.Now(); time.Since(start) < atLeast || dials() < 5*clients/2 && time.Since(start) < patience; time.Sleep(every) {
+			for start := time.Now(); time.Since(start) < atLeast || dials() < 5*clients/2 && time.Since(start) < 2*patience; time.Sleep(every) {
 				n++
+				published.Store(int64(n))
 				for _, topic := range topics {
 					publishNumbers(t, server, topic, n, n)
 				}
 			}
 			close(calm)
 			n++
+			published.Store(int64(n))
 			for i, topic := range topics {
 				last[i].Store(int64(n + 1))
 				publishNumbers(t, server, topic, n, n)
 			}
 			time.Sleep(every)
+			published.Store(int64(n + 1))
 			for _, topic := range topics {
 				publishNumbers(t, server, topic, n+1, n+1)
 			}
@@ -390,7 +422,12 @@ func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
 			t: t, at: endpoint{url: "ws://" + c.addr}, topics: []string{"count"}, accounts: map[string]*account{"count": {}},
 			up: time.Hour, down: 10 * time.Millisecond, calm: make(chan struct{}),
 			done: func(*roamer) bool { return ended.Load() },
-			take: func(r *roamer, f frame) error { return take(r.accounts["count"], f.Data, f.At) },
+			take: func(r *roamer, f frame) error {
+				if f.Op == "gap" {
+					return fmt.Errorf("got %s", f.text) // every process keeps all
+				}
+				return take(r.accounts["count"], f.Data, f.At)
+			},
 			answered: func(_ *roamer, a *account, f frame) error {
 				epoch, _ := offsetOf(f.At)
 				before, _ := offsetOf(a.since)

@@ -79,8 +79,9 @@ func newServer(t testing.TB, opts live.Options) *live.Server {
 		if err := s.Shutdown(ctx); err != nil {
 			t.Errorf("Shutdown: %v", err)
 		}
-		if st := s.Stats(); st.Sessions != 0 || st.Topics != 0 || st.Subscriptions != 0 {
-			t.Errorf("after Shutdown: %d sessions, %d topics, %d subscriptions", st.Sessions, st.Topics, st.Subscriptions)
+		if st := s.Stats(); st.Sessions != 0 || st.Topics != 0 || st.Subscriptions != 0 || st.CatchingUp != 0 {
+			t.Errorf("after Shutdown: %d sessions, %d topics, %d subscriptions of which %d catch up",
+				st.Sessions, st.Topics, st.Subscriptions, st.CatchingUp)
 		}
 	})
 	return s

@@ -452,7 +452,7 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 		size         int
 	}{
 		{"many topics", 1000, 0, 0},
-		{"much was missed", 40, 10, 5 << 10}, // 2 MB, twice QueueBytes
+		{"much was missed", 40, 10, 5 << 10}, // 2 MB, twice QueueBytes; of each topic more than a part
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -469,8 +469,8 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 			}
 			pad := strings.Repeat("x", test.size)
 			for i := range test.topics {
-				for range test.each {
-					server.Publish(fmt.Sprint("chat", i), []byte(`"`+pad+`"`))
+				for n := range test.each {
+					server.Publish(fmt.Sprint("chat", i), fmt.Appendf(nil, `"%d %s"`, n, pad))
 				}
 			}
 
@@ -479,13 +479,37 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 			slow.stall()
 			c.send(array(test.topics, func(i int) string { return resumeFrom(i+1, fmt.Sprint("chat", i), since[i]) }))
 			slow.resume() // the request passes
-			for i := range test.topics {
-				f := c.next()
-				if f.ID != uint64(i+1) || !f.recovered() || len(f.messages()) != test.each {
-					t.Fatalf("answer %d is %.200s", i, f.text)
+			left := test.topics * test.each
+			had := map[string]int{}
+			take := func(topic string, data []byte, at string) {
+				if _, offset := offsetOf(at); number(t, data) != had[topic] || offset != had[topic]+1 || len(data) < test.size {
+					t.Fatalf("topic %s: %.20s at %s came after %d others", topic, data, at, had[topic])
 				}
-				if i < 20 {
+				had[topic]++
+				left--
+			}
+			for answers, frames := 0, 0; answers < test.topics || left > 0; frames++ {
+				switch f := c.next(); {
+				case f.isPublication() && f.recovered():
+					take(f.Topic, f.Data, f.At)
+				case f.ID != uint64(answers+1) || !f.recovered() || f.Messages == nil:
+					t.Fatalf("answer %d is %.200s", answers, f.text)
+				default:
+					for _, m := range f.messages() {
+						take(fmt.Sprint("chat", answers), m.Data, m.At)
+					}
+					answers++
+				}
+				if frames < 20 {
 					time.Sleep(5 * time.Millisecond) // reads slowly
+				}
+			}
+			if extra := c.settled(); len(extra) != 0 {
+				t.Errorf("then came %.200s", extra[0].text)
+			}
+			for topic, n := range had {
+				if n != test.each {
+					t.Errorf("topic %s: %d publications, want %d", topic, n, test.each)
 				}
 			}
 			if n := ended.count(); n != 0 {
@@ -520,12 +544,35 @@ func TestWhatIsNoFrameOfTheProtocolEndsTheSession(t *testing.T) {
 	}
 }
 
-// One that is no UTF-8 is no JSON. gorilla's client sends it all the same.
+// Text must be UTF-8 (RFC 6455, section 8.1). gorilla's client sends it all the same.
 func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
-	c := dialV1(t, serve(t, newServer(t, permissive()).Handler()))
-	c.send("{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}")
-	if got, code := c.rest(); len(got) != 0 || code != live.CloseProtocol {
-		t.Errorf("got %v and code %d (%v), want none and 4002", got, code, c.in.err)
+	for name, text := range map[string]string{
+		"in a string":           "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}",
+		"cut off":               "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xc3\"}",
+		"a surrogate":           "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xed\xa0\x80\"}",
+		"in a name":             "{\"op\":\"publish\",\"topic\":\"t\",\"\xff\":1}",
+		"no JSON either":        "\xff",
+		"in a plain message":    "{\"topic\":\"t\",\"data\":\"\xff\"}",
+		"in one operation of 2": "[{\"op\":\"publish\",\"topic\":\"t\",\"data\":1},{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}]",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ended ends
+			opts := permissive()
+			opts.OnClose = ended.onClose
+			opts.OnMessage = func(context.Context, *live.Session, string, []byte) { t.Error("OnMessage was called") }
+			server := newServer(t, opts)
+			c := dialV1(t, serve(t, server.Handler()))
+			c.send(text)
+			if got, code := c.rest(); len(got) != 0 || code != gorilla.CloseInvalidFramePayloadData {
+				t.Errorf("got %v and code %d (%v), want none and 1007", got, code, c.in.err)
+			}
+			if err := ended.only(t); err == nil {
+				t.Error("OnClose got nil")
+			}
+			if st := server.Stats(); st.Published != 0 {
+				t.Errorf("%d published, want none", st.Published)
+			}
+		})
 	}
 }
 

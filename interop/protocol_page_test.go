@@ -236,6 +236,75 @@ func TestWhatTheServerSendsIsOnTheProtocolPage(t *testing.T) {
 	}
 }
 
+// pageParts returns the examples of answers in parts. The server makes those of large
+// answers only, so that it is not asked for them.
+func pageParts(t testing.TB) [][]frame {
+	t.Helper()
+	var all [][]frame
+	for _, m := range regexp.MustCompile("(?ms)^```\n(\\{.*?)\n```$").FindAllStringSubmatch(protocolPage(t), -1) {
+		var frames []frame
+		for line := range strings.Lines(m[1]) {
+			f, err := parseFrame(strings.TrimSpace(line))
+			if err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			frames = append(frames, f)
+		}
+		all = append(all, frames)
+	}
+	return all
+}
+
+// An answer that the page shows in parts is, put together, what it shows in one frame
+// before.
+func TestPartsOnTheProtocolPage(t *testing.T) {
+	inOne := make(map[uint64]frame)
+	for _, b := range pageBlocks(t) {
+		if !b.client {
+			inOne[b.frame.ID] = b.frame
+		}
+	}
+	shown := make(map[string]bool)
+	for _, parts := range pageParts(t) {
+		first, last := parts[0], parts[len(parts)-1]
+		want := inOne[first.ID]
+		var text string
+		var messages []past
+		for i, f := range parts {
+			if f.Text != nil {
+				text += *f.Text
+			}
+			messages = append(messages, f.messages()...)
+			if f.isPublication() && f.recovered() {
+				messages = append(messages, past{f.Data, f.At})
+			}
+			if first.More && (f.ID != first.ID || f.More != (i < len(parts)-1)) {
+				t.Errorf("part %d of a history is %s", i, f.text)
+			}
+		}
+		switch {
+		case first.Op == "part":
+			shown["request"] = true
+			if last.Op != "reply" || last.ID != first.ID || text != string(want.Data) {
+				t.Errorf("the answer in parts is %s, in one frame %s", text, want.Data)
+			}
+		case first.More:
+			shown["history"] = true
+			newest := messages[max(len(messages)-len(want.messages()), 0):]
+			check(t, "the newest of the history", listOf(newest), listOf(want.messages()))
+		default:
+			shown["subscribe"] = true
+			if !first.recovered() || !last.isPublication() || last.recovered() {
+				t.Errorf("%s … %s is no answer to a subscribe, and then what is new", first.text, last.text)
+			}
+			check(t, "what was missed", listOf(messages), listOf(want.messages()))
+		}
+	}
+	if len(shown) != 3 {
+		t.Errorf("the page shows parts of %v, want those of a request, a history and a subscribe", shown)
+	}
+}
+
 // table returns the first cells of a table of the page.
 func table(t testing.TB, heading string) []string {
 	t.Helper()
@@ -296,6 +365,12 @@ var reservedCodes = []int{
 	1013,
 }
 
+// Codes of the page that the server closes with, and package live has no name for: they
+// are RFC 6455's and tell a program nothing but that its client is broken.
+var unnamedCodes = []int{
+	1007,
+}
+
 func TestCloseCodesOfTheProtocolPage(t *testing.T) {
 	constants := closeConstants(t)
 	if constants["CloseProtocol"] != live.CloseProtocol || len(constants) < 9 {
@@ -319,8 +394,13 @@ func TestCloseCodesOfTheProtocolPage(t *testing.T) {
 			t.Errorf("the page does not have %s, %d", name, code)
 		}
 	}
+	for _, code := range unnamedCodes {
+		if !page[code] {
+			t.Errorf("the page does not have %d", code)
+		}
+	}
 	for code := range page {
-		known := slices.Contains(slices.Collect(maps.Values(constants)), code)
+		known := slices.Contains(slices.Collect(maps.Values(constants)), code) || slices.Contains(unnamedCodes, code)
 		if known == slices.Contains(reservedCodes, code) {
 			t.Errorf("the page has %d; it is a constant: %t; it is reserved: %t", code, known, !known)
 		}

@@ -68,11 +68,14 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 		{2000, 600, 343, true},
 		{2000, 600, 344, true},
 		{2000, 600, 345, true},
-		{2000, 1500, 500, true},  // 1,000: as many as there are to be had at once
-		{2000, 1500, 499, false}, // 1,001
+		{2000, 1500, 500, true},
+		{2000, 1500, 499, true}, // 1,001, which no single page of a history has
+		{2000, 1500, 0, true},
 		{2000, 1500, 1400, true},
 		{1000, 1500, 500, true},
 		{1000, 1500, 499, false},
+		{4000, 4000, 0, true}, // whatever the history holds
+		{4000, 4001, 0, false},
 	} {
 		for _, someoneStays := range []bool{false, true} { // whose subscription keeps the topic awake
 			name := fmt.Sprintf("history %d, %d of %d seen, someone stays: %t", test.history, test.seen, test.published, someoneStays)
@@ -98,7 +101,7 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 				publishNumbers(t, server, "t", test.seen+1, test.published)
 
 				c = dialV1(t, at)
-				f := c.must(resumeFrom(1, "t", since))
+				f := c.recovers(resumeFrom(1, "t", since), test.published)
 				if f.Recovered == nil || *f.Recovered != test.recovered {
 					t.Fatalf("answered by %.200s, want recovered %t", f.text, test.recovered)
 				}
@@ -111,7 +114,7 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 						t.Fatalf("answered by %s, without messages", f.text)
 					}
 					if got := dataOf(*f.Messages); !slices.Equal(got, numbers(test.seen+1, test.published)) {
-						t.Errorf("got %v", got)
+						t.Errorf("got %d messages: %.200v", len(got), got)
 					}
 					if n := len(*f.Messages); n > 0 && (*f.Messages)[n-1].At != f.At {
 						t.Errorf("the last has the position %s, the reply %s", (*f.Messages)[n-1].At, f.At)
@@ -139,7 +142,7 @@ func TestEveryPositionIsGoodToResumeFrom(t *testing.T) {
 	}
 	for seen, since := range positions {
 		c.must(unsubscribeFrom(1, "t"))
-		f := c.must(resumeFrom(2, "t", since))
+		f := c.recovers(resumeFrom(2, "t", since), published)
 		if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, numbers(seen+1, published)) {
 			t.Fatalf("since %s, the %dth: %.200s", since, seen, f.text)
 		}
@@ -208,7 +211,7 @@ func TestLastAndHistory(t *testing.T) {
 		}
 	}
 	for _, asked := range []int{1, 5, 255, 256, 257, 999, 1000, 1001, 1_000_000} {
-		f := c.must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, asked))
+		f := c.recovers(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, asked), published)
 		check(asked, "last", f)
 		if f.At == "" || f.Recovered != nil {
 			t.Errorf("last was answered by %.100s … %s", f.text, f.text[len(f.text)-20:])
@@ -228,24 +231,32 @@ func TestLastAndHistory(t *testing.T) {
 	}
 }
 
-// Nothing is lost between what last brings and what follows.
+// Nothing is lost between what last brings and what follows. 900 come in parts.
 func TestLastWhilePublishing(t *testing.T) {
-	for _, last := range []int{3, 400} {
+	for _, last := range []int{3, 400, 900} {
 		t.Run(fmt.Sprint(last), func(t *testing.T) {
-			server := historyServer(t, live.TopicOptions{History: 500}, nil)
+			server := historyServer(t, live.TopicOptions{History: 1500}, nil)
 			at := serve(t, server.Handler())
-			publishNumbers(t, server, "t", 0, 400)
-			defer count(server, "t", 401)()
+			publishNumbers(t, server, "t", 0, 900)
+			defer count(server, "t", 901)()
 			each(6, func(i int) {
 				c := dialV1(t, at)
 				for round := range 30 {
 					f := c.must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
 					data := dataOf(f.messages())
-					if len(data) != last {
-						t.Errorf("last of %d brought %d", last, len(data))
+					if len(data) < last {
+						f.checkMore(t)
 					}
-					for range round % 5 {
-						data = append(data, string(c.next().Data))
+					for len(data) < last+round%5 {
+						f := c.next()
+						if !f.isPublication() || f.recovered() != (len(data) < last) {
+							t.Errorf("client %d, round %d: publication %d since last is %s", i, round, len(data), f.text)
+							return
+						}
+						data = append(data, string(f.Data))
+					}
+					if len(data) != last+round%5 {
+						t.Errorf("last of %d brought %d", last, len(data))
 					}
 					if hole := holeIn(data); hole != "" {
 						t.Errorf("client %d, round %d: %s", i, round, hole)
@@ -261,20 +272,26 @@ func TestLastWhilePublishing(t *testing.T) {
 
 // count is hammer from a number on.
 func count(server *live.Server, topic string, from int) (stop func() (last int)) {
+	return countOn(server, topic, from, new(atomic.Int64))
+}
+
+// countOn is count that tells how far it is: newest is the last number that is published,
+// or about to be.
+func countOn(server *live.Server, topic string, from int, newest *atomic.Int64) (stop func() (last int)) {
 	var ended atomic.Bool
 	var running sync.WaitGroup
-	last := from - 1
+	newest.Store(int64(from - 1))
 	running.Go(func() {
 		for i := from; !ended.Load(); i++ {
+			newest.Store(int64(i))
 			server.Publish(topic, fmt.Appendf(nil, `%d`, i))
-			last = i
 			time.Sleep(500 * time.Microsecond)
 		}
 	})
 	return func() int {
 		ended.Store(true)
 		running.Wait()
-		return last
+		return int(newest.Load())
 	}
 }
 
@@ -345,6 +362,9 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 
 				op := strings.ReplaceAll(test.op, "%s", epoch)
 				f := c.must(`{"op":"subscribe","id":2,"topic":"t",` + op + `}`)
+				if broker.during.Load() != nil {
+					t.Fatal("the history was not read, so that nothing was tested")
+				}
 				publishNumbers(t, server, "t", 401+meanwhile, 410+meanwhile)
 				data := dataOf(f.messages())
 				if test.name == "resume" && (!f.recovered() || data[0] != "101") {
@@ -353,11 +373,22 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 				if test.name == "last" && len(data) != 300 {
 					t.Errorf("%d messages, want 300", len(data))
 				}
-				for range 10 {
-					data = append(data, string(c.next().Data))
+				asked := data // what the subscribe asked for
+				for data[len(data)-1] != fmt.Sprint(410+meanwhile) {
+					f := c.next()
+					if !f.isPublication() || f.recovered() && len(asked) < len(data) {
+						t.Fatalf("after %s came %s", data[len(data)-1], f.text)
+					}
+					data = append(data, string(f.Data))
+					if f.recovered() {
+						asked = data
+					}
 				}
-				if hole := holeIn(data); hole != "" || data[len(data)-1] != fmt.Sprint(410+meanwhile) {
-					t.Errorf("%s; the last is %s", hole, data[len(data)-1])
+				if hole := holeIn(data); hole != "" {
+					t.Error(hole)
+				}
+				if n, _ := strconv.Atoi(asked[len(asked)-1]); n < 400 || n > 400+meanwhile {
+					t.Errorf("%d is the last that was missed, want one of 400 to %d", n, 400+meanwhile)
 				}
 			})
 		}
@@ -438,13 +469,17 @@ func TestResumingWhilePublishing(t *testing.T) {
 			server := historyServer(t, live.TopicOptions{History: test.history}, nil)
 			at := serve(t, server.Handler())
 			topics := []string{"a", "b", "c"}
+			newest := make([]atomic.Int64, len(topics))
 			var stops []func() int
-			for _, topic := range topics {
-				stops = append(stops, count(server, topic, 1))
+			for i, topic := range topics {
+				stops = append(stops, countOn(server, topic, 1, &newest[i]))
 			}
 			all := make([]*follower, clients)
 			each(clients, func(i int) {
-				f := &follower{t: t, at: at, topic: topics[i%len(topics)], rand: rand.New(rand.NewPCG(7, uint64(i)))}
+				f := &follower{
+					t: t, at: at, topic: topics[i%len(topics)], history: test.history, newest: &newest[i%len(topics)],
+					rand: rand.New(rand.NewPCG(7, uint64(i))),
+				}
 				all[i] = f
 				f.connect()
 				for range rounds {
@@ -485,16 +520,20 @@ func TestResumingWhilePublishing(t *testing.T) {
 	}
 }
 
-// follower is a client that keeps account of the numbers it has seen of a topic.
+// follower is a client that keeps account of the numbers it has seen of a topic. A
+// number is its publication's offset.
 type follower struct {
-	t     testing.TB
-	at    endpoint
-	topic string
-	rand  *rand.Rand
-	c     *v1
-	since string
-	next  int // 0: not known
-	gaps  int
+	t         testing.TB
+	at        endpoint
+	topic     string
+	history   int           // what the topic keeps
+	newest    *atomic.Int64 // see countOn
+	rand      *rand.Rand
+	c         *v1
+	since     string
+	next      int  // the number that is due; 0: it has not subscribed yet
+	answering bool // what was missed may still come
+	gaps      int
 }
 
 func (f *follower) connect() {
@@ -508,44 +547,69 @@ func (f *follower) subscribe() {
 		op = resumeFrom(1, f.topic, f.since)
 	}
 	reply := f.c.must(op)
+	f.answering = reply.recovered()
 	switch {
 	case f.since == "":
-		f.next = 0
+		f.goOn(reply.At)
 	case reply.recovered():
 		for _, m := range reply.messages() {
 			f.take(string(m.Data), m.At)
 		}
 	default:
-		f.gaps++
-		f.next = 0
-	}
-	if f.since == "" || !reply.recovered() {
-		f.since = reply.At
+		f.lose(reply.At, f.next) // what it still has begins after that
 	}
 	if f.since != reply.At {
 		f.t.Errorf("the reply's position is %s, its last message's %s", reply.At, f.since)
 	}
 }
 
+// goOn makes what follows a position due.
+func (f *follower) goOn(at string) {
+	_, offset := offsetOf(at)
+	f.since, f.next = at, offset+1
+}
+
+// lose takes the word that what comes up to a position is lost. That may be so only if
+// something was missed, and the history has dropped the numbers up to one.
+func (f *follower) lose(at string, dropped int) {
+	f.gaps++
+	if _, offset := offsetOf(at); offset < f.next {
+		f.t.Errorf("topic %s: a gap up to %s when %d was due", f.topic, at, f.next)
+	}
+	if newest := int(f.newest.Load()); newest < dropped+f.history {
+		f.t.Errorf("topic %s: a gap up to %s when %d was due; with %d published the history has %d",
+			f.topic, at, f.next, newest, dropped)
+	}
+	f.goOn(at)
+}
+
 func (f *follower) take(data, at string) {
-	n, err := strconv.Atoi(data)
-	if err != nil || f.next != 0 && n != f.next {
+	if data != strconv.Itoa(f.next) {
 		f.t.Errorf("topic %s: %s came when %d was due", f.topic, data, f.next)
 	}
-	if want := "." + data; !strings.HasSuffix(at, want) { // numbers are offsets here
+	if want := "." + data; !strings.HasSuffix(at, want) {
 		f.t.Errorf("%s has the position %s", data, at)
 	}
-	f.next, f.since = n+1, at
+	f.goOn(at)
+}
+
+// hear takes the next frame. What was missed comes before what is new.
+func (f *follower) hear(m frame) {
+	switch {
+	case m.Op == "gap" && m.Topic == f.topic:
+		_, dropped := offsetOf(m.At)
+		f.lose(m.At, dropped)
+	case !m.isPublication() || m.Topic != f.topic || m.recovered() && !f.answering:
+		f.t.Errorf("topic %s: got %s when %d was due", f.topic, m.text, f.next)
+	default:
+		f.answering = m.recovered()
+		f.take(string(m.Data), m.At)
+	}
 }
 
 func (f *follower) readSome() {
 	for range f.rand.IntN(6) {
-		m := f.c.next()
-		if !m.isPublication() {
-			f.t.Errorf("got %s", m.text)
-			return
-		}
-		f.take(string(m.Data), m.At)
+		f.hear(f.c.next())
 	}
 }
 
@@ -553,19 +617,15 @@ func (f *follower) unsubscribe() {
 	f.c.send(unsubscribeFrom(2, f.topic))
 	_, before := f.c.answer()
 	for _, m := range before {
-		f.take(string(m.Data), m.At)
+		f.hear(m)
 	}
 }
 
 // readTo reads until the number has come.
 func (f *follower) readTo(last int) {
 	f.t.Helper()
-	for !strings.HasSuffix(f.since, "."+strconv.Itoa(last)) {
-		m := f.c.next()
-		if !m.isPublication() {
-			f.t.Fatalf("got %s", m.text)
-		}
-		f.take(string(m.Data), m.At)
+	for f.next <= last {
+		f.hear(f.c.next())
 	}
 	if extra := f.c.settled(); len(extra) != 0 {
 		f.t.Errorf("then came %s", extra[0].text)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -36,6 +37,8 @@ type frame struct {
 	At        string          `json:"at"`
 	Recovered *bool           `json:"recovered"`
 	Messages  *[]past         `json:"messages"`
+	Text      *string         `json:"text"`
+	More      bool            `json:"more"`
 	Code      string          `json:"code"`
 	Message   string          `json:"message"`
 	Version   int             `json:"version"`
@@ -63,13 +66,33 @@ func (f frame) messages() []past {
 
 func (f frame) isPublication() bool { return f.Op == "" }
 
-// parseFrame reads a frame, in which the page must know every member.
+// parseFrame reads a frame, in which the page must know every member and its use.
 func parseFrame(text string) (frame, error) {
 	f := frame{text: text}
 	d := json.NewDecoder(strings.NewReader(text))
 	d.DisallowUnknownFields()
 	err := d.Decode(&f)
+	if err == nil {
+		err = f.misuse()
+	}
 	return f, err
+}
+
+// misuse returns what is wrong with the members of a frame.
+func (f frame) misuse() error {
+	switch {
+	case f.isPublication() && f.Recovered != nil && !*f.Recovered:
+		return errors.New(`a publication has "recovered":false`)
+	case f.isPublication() && f.Recovered != nil && f.At == "":
+		return errors.New("a recovered publication has no position")
+	case f.More && (f.Op != "reply" || f.Messages == nil):
+		return errors.New("more is for a reply with messages")
+	case f.Text != nil && f.Op != "part" && f.Op != "reply":
+		return errors.New("text is for a part and a reply")
+	case f.Text != nil && f.Data != nil, f.Op == "part" && (f.Text == nil || f.ID == 0):
+		return errors.New("a part has an id and text, and no data")
+	}
+	return nil
 }
 
 func tryV1(t testing.TB, e endpoint, header http.Header, offers ...string) (*client, error) {
@@ -101,7 +124,8 @@ func dialV1(t testing.TB, e endpoint, offers ...string) *v1 {
 	return v
 }
 
-// next returns the next frame that is no ping, and answers pings.
+// next returns the next frame that is no ping, and answers pings. No answer may come in a
+// frame that is too large.
 func (c *v1) next() frame {
 	c.t.Helper()
 	for {
@@ -109,6 +133,7 @@ func (c *v1) next() frame {
 		if err != nil {
 			c.t.Fatalf("frame %s: %v", f.text, err)
 		}
+		f.checkSize(c.t)
 		if f.Op != "ping" {
 			return f
 		}
@@ -116,23 +141,33 @@ func (c *v1) next() frame {
 	}
 }
 
-// answer returns the next reply or error, and what came before it.
+// answer returns the next reply or error, and what came before its end. An answer
+// in parts is joined to one frame.
 func (c *v1) answer() (f frame, before []frame) {
 	c.t.Helper()
+	var parts answerParts
 	for {
-		f := c.next()
-		if f.Op == "reply" || f.Op == "error" {
+		switch f := c.next(); {
+		case f.Op != "reply" && f.Op != "part" && f.Op != "error":
+			before = append(before, f)
+		case parts.add(c.t, &f):
 			return f, before
 		}
-		before = append(before, f)
 	}
 }
 
-// do sends an operation and returns its answer, which must be the next frame.
+// do sends an operation and returns its answer, which must be the next frame. An answer
+// in parts is joined to one frame; nothing may come between them.
 func (c *v1) do(text string) frame {
 	c.t.Helper()
 	c.send(text)
-	return c.next()
+	var parts answerParts
+	for {
+		f := c.next()
+		if parts.add(c.t, &f) {
+			return f
+		}
+	}
 }
 
 // must is do for what must succeed.
@@ -159,14 +194,14 @@ func (c *v1) settled() []frame {
 	}
 }
 
-// hears reads the next frames, which must be publications of a topic with data.
+// hears reads the next frames, which must be new publications of a topic with data.
 func (c *v1) hears(topic string, data ...string) []frame {
 	c.t.Helper()
 	all := make([]frame, len(data))
 	for i, want := range data {
 		f := c.next()
-		if !f.isPublication() || f.Topic != topic || string(f.Data) != want {
-			c.t.Fatalf("got %s, want %s on %s", f.text, want, topic)
+		if !f.isPublication() || f.Topic != topic || string(f.Data) != want || f.Recovered != nil {
+			c.t.Fatalf("got %.300s, want %s on %s, which is new", f.text, want, topic)
 		}
 		all[i] = f
 	}

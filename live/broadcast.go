@@ -5,8 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
-	"runtime/debug"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -99,28 +100,17 @@ func (s *Server) hear(_ string, b []byte) {
 	letter, first, second, ok := decodeBroadcast(b)
 	switch {
 	case !ok:
-		s.opts.Logger.Warn("live: broadcast that is none of a server", "bytes", len(b))
+		s.logOfClient(slog.LevelWarn, "live: broadcast that is none of a server", "bytes", len(b))
 	case letter == letterApp:
 		s.broadcasts.mu.RLock()
 		handlers := slices.Clone(s.broadcasts.handlers[first])
 		s.broadcasts.mu.RUnlock()
 		for _, f := range handlers {
-			s.callBroadcast(first, second, f)
+			s.callSafely("OnBroadcast", "kind", first, func() { f(second) })
 		}
 	case letter == letterDisconnect:
 		s.disconnectUser(first, string(second))
 	}
-}
-
-func (s *Server) callBroadcast(kind string, data []byte, f func([]byte)) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.counters.panics.Add(1)
-			s.opts.Logger.Error("live: callback panicked",
-				"callback", "OnBroadcast", "kind", kind, "panic", p, "stack", string(debug.Stack()))
-		}
-	}()
-	f(data)
 }
 
 var errNoUser = errors.New("live: DisconnectUser needs a user")
@@ -153,7 +143,9 @@ type revocation struct {
 
 // maxHandshake is how long a revocation is kept: for longer a handshake takes only if
 // OnAuth ignores its context.
-func (s *Server) maxHandshake() time.Duration { return s.opts.AuthTimeout + flushTimeout }
+func (s *Server) maxHandshake() time.Duration {
+	return min(s.opts.AuthTimeout, math.MaxInt64-flushTimeout) + flushTimeout
+}
 
 // disconnectUser closes a user's sessions of this server. It walks over all: it is
 // seldom done, and an index would cost every session some bytes.

@@ -104,11 +104,16 @@ type Recoverer interface {
 	Last(ctx context.Context, topic string) (Position, error)
 
 	// Read returns publications after one offset and up to another, both in the
-	// current epoch, oldest first, limit at most.
+	// current epoch, oldest first, limit at most. It may return fewer than there are,
+	// to keep a page to some hundred kilobytes, but one at least if there is one: Upto
+	// then says how far the page goes, and the caller reads on from there.
 	Read(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error)
 
 	// Tail returns the newest publications, limit at most, oldest first: between the
-	// first of them and Upto the history has no other. Fewer than limit are all.
+	// first of them and Upto the history has no other. A page that would be too large
+	// for memory ends early: it then has the oldest of them, 128 kilobytes at least,
+	// Upto is the offset of its last one, and the caller reads on from there with Read.
+	// Fewer than limit are all that there are, if the page goes to the topic's newest.
 	Tail(ctx context.Context, topic string, limit int) (Page, error)
 }
 
@@ -119,9 +124,10 @@ type Page struct {
 	// Epoch is that of the history that was read.
 	Epoch string
 
-	// Upto is how far the history that answered reaches, or the page, if limit cut
-	// it: a copy that lags says so, and is asked again. An empty page that reaches
-	// far enough says that there is nothing.
+	// Upto is the highest offset that this page covers. It is lower than what was
+	// asked for if the page was cut, by limit or for its size, or if the copy of the
+	// history that answered lags. An empty page that reaches far enough says that
+	// there is nothing.
 	Upto uint64
 
 	// Complete says of a Read that nothing between after and the last of

@@ -38,8 +38,13 @@
 // once: what is published while a client is away it does not get.
 //
 // A slow client hurts only itself. What waits for it is bounded in messages and
-// in bytes, and when the bound is reached its session is closed with
-// ErrQueueFull. A dead one is found within PingInterval + PingTimeout.
+// in bytes, without an exception. On a topic with history a client that falls behind
+// reads on in the history at its own pace; on others its session is closed with
+// ErrQueueFull, or publications are dropped, as TopicOptions.Overflow says.
+//
+// A dead client is found within PingInterval + PingTimeout. A slow one is not taken for
+// dead: the server reads while callbacks run, and while a client takes what it is sent
+// that is a sign of life.
 //
 // # What is on the wire
 //

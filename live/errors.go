@@ -12,8 +12,9 @@ var (
 	ErrSessionClosed = errors.New("live: session closed")
 
 	// ErrQueueFull is returned when a session's queue would grow past
-	// QueueSize or QueueBytes. The session is closed then, since a client
-	// that cannot keep up must not cost the others.
+	// QueueSize or QueueBytes, and TopicOptions.Overflow has no other way out. The
+	// session is closed then, since a client that cannot keep up must not cost the
+	// others.
 	ErrQueueFull = errors.New("live: send queue full")
 
 	// ErrInvalidTopic is wrapped by the error for a topic that is empty, too
@@ -78,7 +79,7 @@ const (
 	CloseRestart       = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
 	CloseRevoked       = 4001 // DisconnectUser: not allowed any more, or signed out
 	CloseProtocol      = 4002 // a live.v1 client sent what is no frame of it
-	CloseQueueFull     = 4100 // ErrQueueFull
+	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
 	CloseWriteTimeout  = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed

@@ -8,5 +8,20 @@ func SubscribeContext(s *Server, ctx context.Context, sess *Session, topic strin
 	for _, opt := range opts {
 		opt(&o)
 	}
-	return s.subscribe(ctx, sess, topic, o)
+	_, err := s.subscribe(ctx, sess, topic, o)
+	return err
+}
+
+// RestingWorkers is how many goroutines wait for a session.
+func RestingWorkers(s *Server) int { return int(s.workers.idle.Load()) }
+
+// RunWorker has a worker call OnConnect of a session, which lasts until the function that
+// it returns is called.
+func RunWorker(s *Server) (release func()) {
+	wait := make(chan struct{})
+	s.opts.OnConnect = func(context.Context, *Session) error { <-wait; return nil }
+	sess := &Session{server: s, connecting: true} // of no connection
+	sess.calls.Lock()
+	s.workers.run(sess)
+	return func() { close(wait) }
 }

@@ -24,7 +24,7 @@ func TestFanOutHoldsUpNoOtherTopic(t *testing.T) {
 		s := &Session{}
 		for i := range 10 * shardCount {
 			name := fmt.Sprint("topic", i)
-			if err := x.subscribe(context.Background(), s, name, 1<<20, subscribing{}); err != nil {
+			if _, err := x.subscribe(context.Background(), s, name, 1<<20, subscribing{}); err != nil {
 				t.Error(err)
 			}
 			if x.find(name) == nil {
@@ -77,7 +77,7 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range sessions {
-			for frames := 1; frames > 0; frames, _ = s.conn.Queued() {
+			for frames := 1; frames > 0; frames, _ = s.out.Queued() {
 				time.Sleep(0)
 			}
 		}
@@ -86,6 +86,6 @@ func TestDeliveryAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations for %d deliveries", allocs, n)
 	}
 	for _, s := range sessions {
-		s.conn.Kill()
+		s.out.Kill()
 	}
 }

@@ -5,13 +5,15 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
 
-	"github.com/coder/websocket"
+	"github.com/livetopic/livetopic/live/internal/clock"
+	"github.com/livetopic/livetopic/live/internal/inbox"
 )
 
 // Refusals of a handshake that are known beforehand.
@@ -68,58 +70,75 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return refuse(w, err)
 	}
-	user, id := s.opts.UserID(value), s.opts.IDGenerator()
+	var user, id string
+	err = s.guard("UserID", r, func() { user = s.opts.UserID(value) })
+	if err == nil {
+		err = s.guard("IDGenerator", r, func() { id = s.opts.IDGenerator() })
+	}
+	if err != nil {
+		return refuse(w, err)
+	}
 	if err := s.reserveUser(user); err != nil {
 		return refuse(w, err)
 	}
+	defer func() {
+		if !begun { // a middleware's ResponseWriter may panic too
+			s.releaseUser(user)
+		}
+	}()
 	sess := &Session{id: id, value: value, user: user, server: s}
 	if err := sess.upgrade(w, r); err != nil {
-		s.releaseUser(user)
 		return err
 	}
 	begun = true
-	sess.calls.Lock() // until OnConnect has returned: no other callback comes before it
-	s.add(sess, began)
-	go sess.run() // ends with the connection
+	if s.opts.OnConnect == nil {
+		s.add(sess, began)
+	} else {
+		sess.connecting = true
+		sess.inbound.working = true // until OnConnect has returned: messages wait,
+		sess.calls.Lock()           // and OnClose does
+		s.add(sess, began)
+		s.workers.run(sess)
+	}
+	go sess.read() // ends with the connection
 	return nil
 }
 
-// upgrade switches the connection to WebSocket. Nothing of net/http's is kept:
-// the handler returns, and its buffers and goroutine with it.
+// upgrade switches the connection to WebSocket. Nothing of net/http's is kept: the handler
+// returns, and its buffers and goroutine with it.
 func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
-	u, err := newUpgrader(w, sess.server.writers, sess.writeFailed)
+	o := &sess.server.opts
+	own := make(headers, 0, 10)
+	own = append(own, "Upgrade", "websocket", "Connection", "Upgrade",
+		"Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	if offer := offeredSubprotocol(r.Header); offer != "" {
+		own = append(own, "Sec-WebSocket-Protocol", offer)
+		sess.wire = wireV1
+	}
+	if o.Compression {
+		if answer := acceptDeflate(r.Header); answer != "" {
+			own = append(own, "Sec-WebSocket-Extensions", answer)
+			sess.compressed = true
+		}
+	}
+	conn, ahead, err := switchProtocols(w, own)
 	if err != nil {
 		refuse(w, errNotHijackable)
 		return err
 	}
-	compression := websocket.CompressionDisabled
-	if sess.server.opts.Compression {
-		compression = websocket.CompressionNoContextTakeover // no window kept for each client
+	sess.out.Init(sess.server.writers, conn, sess)
+	sess.in.Init(conn, sess.out.Raw(), ahead, sess, inbox.Options{ReadLimit: o.ReadLimit, Compressed: sess.compressed})
+	if sess.wire == wireV1 {
+		sess.out.PingWith(pingFrame)
+	} else {
+		sess.out.HideGaps()
 	}
-	sess.ws, err = websocket.Accept(u, r, &websocket.AcceptOptions{
-		Subprotocols:       []string{subprotocol},
-		InsecureSkipVerify: true, // the origin was checked
-		CompressionMode:    compression,
-		OnPingReceived:     func(context.Context, []byte) bool { sess.throttle(); return true },
-		OnPongReceived:     func(context.Context, []byte) { sess.throttle() },
-	})
-	if err != nil {
-		u.abandon()
-		return err
-	}
-	sess.ws.SetReadLimit(int64(sess.server.opts.ReadLimit))
-	sess.conn = u.conn
-	if sess.ws.Subprotocol() != "" {
-		sess.wire = wireV1
-		sess.conn.PingWith(pingFrame)
-	}
-	if strings.HasPrefix(w.Header().Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
-		sess.compressed = true
-		sess.conn.Compress()
+	if sess.compressed {
+		sess.out.Compress()
 	}
 	phase := sess.server.pingPhase()
-	sess.conn.Age(phase)
-	sess.pinged = time.Now().Add(-phase)
+	sess.in.Age(phase)
+	sess.watch.pinged = clock.Now() - int64(phase)
 	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
 	return nil
 }
@@ -202,7 +221,9 @@ func (s *Server) checkOrigin(r *http.Request) error {
 	var ok bool
 	switch {
 	case s.opts.CheckOrigin != nil:
-		ok = s.opts.CheckOrigin(r)
+		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
+			return err
+		}
 	case len(s.opts.Origins) > 0:
 		ok = originListed(origin, s.opts.Origins)
 	default:
@@ -243,17 +264,31 @@ func (s *Server) authenticate(r *http.Request) (value any, err error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
 	defer cancel()
-	defer func() {
-		if p := recover(); p != nil {
-			s.counters.panics.Add(1)
-			s.opts.Logger.Error("live: callback panicked",
-				"callback", "OnAuth", "remote", r.RemoteAddr, "panic", p, "stack", string(debug.Stack()))
-			err = fmt.Errorf("%w: OnAuth: %v (%w)", ErrPanic, p, errInternal)
-		}
-	}()
-	value, err = s.opts.OnAuth(ctx, r)
+	if broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) }); broken != nil {
+		return nil, broken
+	}
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
 	}
 	return value, err
+}
+
+// guard runs a function of the options for a handshake. A panic in it refuses that
+// client only.
+func (s *Server) guard(name string, r *http.Request, call func()) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked(name, p, "remote", r.RemoteAddr)
+			err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)
+		}
+	}()
+	call()
+	return nil
+}
+
+// panicked counts and logs a callback that did not return. who and value name whose it was.
+func (s *Server) panicked(callback string, p any, who, value string) {
+	s.counters.panics.Add(1)
+	s.logOfClient(slog.LevelError, "live: callback panicked",
+		"callback", callback, who, value, "panic", p, "stack", string(debug.Stack()))
 }

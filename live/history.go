@@ -16,13 +16,13 @@ import (
 //
 // A topic's feed holds the newest position that its subscribers have seen, and
 // the newest publications. A delivery is applied if it continues from there: its
-// Prev is no newer than what was seen. If it is, or is not known, something may be
-// missing: deliveries wait, and what is missing is fetched from the history. What cannot be had any
-// more is announced to the subscribers as a gap. The same repair follows when
+// Prev is no newer than what was seen. If it is newer, or not known, something may be
+// missing: deliveries wait, and what is missing is fetched from the history. What cannot be
+// had any more is announced to the subscribers as a gap. The same repair follows when
 // the broker says that it may have lost something, and from time to time.
 //
-// A client that comes back with a position is given what followed it, from the
-// feed or from the history, and is made a subscriber in the same moment.
+// A client that comes back with a position reads on from there, in the feed or in the
+// history, until it has come to where the topic is: see catchup.go.
 
 // TopicOptions are the rules of one topic.
 type TopicOptions struct {
@@ -39,16 +39,28 @@ type TopicOptions struct {
 	Overflow Overflow
 }
 
-// Overflow says what a publication does that finds a client's queue full.
+// Overflow says what happens when a publication finds a client's queue full.
 type Overflow int
 
 const (
+	// OverflowDefault is OverflowCatchUp on topics that keep history, and OverflowClose on
+	// others.
+	OverflowDefault Overflow = iota
+
+	// OverflowCatchUp has the client read on in the topic's history at its own pace, and
+	// come back to new publications when it has read all. It misses nothing as far as
+	// the history reaches; if that is trimmed faster than the client reads, it is told of
+	// a gap. A topic without history has OverflowClose instead.
+	OverflowCatchUp
+
 	// OverflowClose closes the session with ErrQueueFull: the client comes back
 	// and, on a topic with history, gets what it missed.
-	OverflowClose Overflow = iota
+	OverflowClose
 
 	// OverflowDropOldest drops the oldest publications of this topic that wait
-	// for the client, as many as must be.
+	// for the client, as many as must be. Where other topics' frames have filled the
+	// queue all are dropped but the newest, which comes when there is space again. The
+	// client is told of the gap.
 	OverflowDropOldest
 
 	// OverflowLatest drops all that wait: for topics where only the newest counts.
@@ -56,13 +68,18 @@ const (
 )
 
 const (
-	// maxRecovered bounds what one subscription fetches: more is a gap. It is what
-	// a client can take in at once, and a screen of a chat twenty times over.
-	maxRecovered = 1000
+	// maxNewest bounds how many of the newest publications a client may ask for: a screen
+	// of a chat twenty times over.
+	maxNewest = 1000
+
+	// maxRepairPage is how many publications a repair asks the broker for at a time.
+	maxRepairPage = 1000
 
 	// maxRing is how many publications a feed holds itself, besides the broker's
-	// history: those of the seconds for which most clients are away.
-	maxRing = 256
+	// history: those of the seconds for which most clients are away. maxRingBytes
+	// bounds them in bytes, save the newest.
+	maxRing      = 256
+	maxRingBytes = 1 << 20
 
 	// maxParked bounds what waits for a repair: more is fetched afterwards.
 	maxParked = 4096
@@ -115,6 +132,8 @@ type feed struct {
 	low     uint64         // ring has all after this offset
 	ring    []*Publication // oldest first
 	size    int            // of the ring, at most
+	held    bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
+	bytes   int            // of the ring's data
 	whole   bool           // the ring has all that the history has
 	tail    *tailCall      // to fill the ring; nil: none is under way
 	parked  []*Publication // came while it was not known what is missing before them
@@ -152,7 +171,18 @@ func (x *topics) begin(t *topic, at Position) {
 func (fd *feed) reset(at Position) {
 	fd.at, fd.low = at, at.Offset
 	clear(fd.ring)
-	fd.ring, fd.whole = fd.ring[:0], false
+	fd.ring, fd.whole, fd.bytes = fd.ring[:0], false, 0
+}
+
+// indexAfter returns the index in the ring of the first publication after an offset.
+func (fd *feed) indexAfter(offset uint64) int {
+	i, _ := slices.BinarySearchFunc(fd.ring, offset, func(p *Publication, offset uint64) int {
+		if p.Offset <= offset {
+			return -1
+		}
+		return 1
+	})
+	return i
 }
 
 // receive takes a delivery; topic.mu is held.
@@ -160,12 +190,12 @@ func (x *topics) receive(t *topic, p *Publication) {
 	fd := t.feed
 	switch {
 	case p.Offset == 0: // of no history after all
-		x.fanOut(t, p, bounded)
+		x.fanOut(t, p, Position{}, delivered)
 	case !fd.live || fd.repair:
 		fd.park(p)
 	case p.Epoch == fd.at.Epoch && p.Offset <= fd.at.Offset: // seen
 	case p.Epoch == fd.at.Epoch && (p.Offset == fd.at.Offset+1 || p.Prev != 0 && p.Prev <= fd.at.Offset):
-		x.apply(t, p, bounded)
+		x.apply(t, p, delivered)
 	default:
 		fd.park(p)
 		x.startRepair(t)
@@ -183,10 +213,10 @@ func (fd *feed) park(p *Publication) {
 // apply shows the next publication to the subscribers.
 func (x *topics) apply(t *topic, p *Publication, o origin) {
 	fd := t.feed
+	before := fd.at
 	fd.at.Offset = p.Offset
-	fd.makeRoom(1)
-	fd.ring = append(fd.ring, p)
-	x.fanOut(t, p, o)
+	fd.push(p)
+	x.fanOut(t, p, before, o)
 }
 
 // unpark applies what waited, as far as nothing is missing before it, and starts
@@ -257,6 +287,10 @@ func (x *topics) repair(t *topic) {
 			return
 		}
 		t.mu.Unlock()
+		if err == errMore {
+			attempt = -1 // it goes on
+			continue
+		}
 		if errors.Is(err, errLagging) {
 			sleep(x.life, lagBackoff(attempt))
 			continue
@@ -298,7 +332,10 @@ func lagBackoff(attempt int) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-var errLagging = errors.New("the history that answered is behind")
+var (
+	errLagging = errors.New("the history that answered is behind")
+	errMore    = errors.New("there are more publications than fit in a page")
+)
 
 // catchUp fetches what lies between the feed and the newest position.
 func (x *topics) catchUp(t *topic) error {
@@ -326,7 +363,7 @@ func (x *topics) catchUp(t *topic) error {
 		x.skip(t, last)
 		return nil
 	}
-	page, err := x.recover.Read(ctx, t.name, before.Offset, last.Offset, maxRecovered)
+	page, err := x.recover.Read(ctx, t.name, before.Offset, last.Offset, maxRepairPage)
 	if err != nil {
 		return err
 	}
@@ -348,8 +385,10 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 			x.skipLocked(t, to)
 			return nil
 		}
-		x.announceGap(t, Position{from.Epoch, max(page.Publications[0].Offset, 1) - 1})
-		t.feed.reset(Position{from.Epoch, page.Publications[0].Offset - 1})
+		at := Position{from.Epoch, page.Publications[0].Offset - 1}
+		before := t.feed.at
+		t.feed.reset(at)
+		x.announceGap(t, before, at)
 	}
 	for _, p := range page.Publications {
 		if p.Offset > t.feed.at.Offset && p.Offset <= to.Offset {
@@ -357,6 +396,10 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 		}
 	}
 	if page.Upto < to.Offset {
+		if page.Upto > from.Offset {
+			t.feed.at.Offset = max(t.feed.at.Offset, page.Upto)
+			return errMore
+		}
 		return errLagging
 	}
 	t.feed.at.Offset = to.Offset
@@ -377,8 +420,9 @@ func (x *topics) skip(t *topic, to Position) {
 }
 
 func (x *topics) skipLocked(t *topic, to Position) {
+	before := t.feed.at
 	t.feed.reset(to)
-	x.announceGap(t, to)
+	x.announceGap(t, before, to)
 }
 
 // lost is the broker's word that deliveries may be missing.

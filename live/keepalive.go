@@ -3,6 +3,8 @@ package live
 import (
 	"math/rand/v2"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // Dead clients are found by one timer for all sessions, not one each: it looks
@@ -57,4 +59,58 @@ func (s *Server) pingPhase() time.Duration {
 		return 0
 	}
 	return rand.N(s.opts.PingInterval/2 + 1)
+}
+
+// watch is what the sweeper knows of a session.
+type watch struct {
+	pinged int64  // when it was last pinged, on the clock
+	asked  bool   // one of these pings was for a sign of life, and there was none since
+	sent   int64  // when that one had left for the socket; 0: it has not
+	taken  uint64 // what the client had taken at the last walk
+}
+
+// checkAlive pings a client that has been silent, and ends the session of one that
+// stayed so. slack is how long it is until the next walk: each check is done that much
+// early, so that a dead client is found within the promised time.
+//
+// The client's time begins when the ping has left for the socket. While it takes what
+// lies before it on a slow line, that is a sign of life too.
+func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
+	w, now := &s.watch, clock.Now()
+	due := now-w.pinged >= int64(interval-slack)
+	if s.in.Idle() < interval-slack {
+		w.asked = false
+		if due && s.wire == wireV1 { // it waits for pings, to know that the server lives
+			s.ping(now)
+		}
+		return
+	}
+	taken, more := s.out.Progress()
+	moved := more && taken > w.taken
+	w.taken = taken
+	if !w.asked {
+		w.asked, w.sent = true, 0
+		s.ping(now)
+		return
+	}
+	if sent, ok := s.out.PingSent(); ok && w.sent == 0 {
+		w.sent = sent
+	}
+	if moved {
+		w.sent = now
+	}
+	switch {
+	case w.sent == 0: // how long a socket may take nothing at all is WriteTimeout's
+	case now-w.sent >= int64(timeout-slack):
+		if s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, discard: true}) {
+			s.server.counters.pingTimeouts.Add(1)
+		}
+	case due:
+		s.ping(now)
+	}
+}
+
+func (s *Session) ping(now int64) {
+	s.watch.pinged = now
+	s.out.Ping()
 }

@@ -2,40 +2,49 @@ package live
 
 import (
 	"context"
+	"math"
 	"time"
 )
 
-// inboundLimit is how fast a client may send. every 0: no bound.
-type inboundLimit struct {
-	every time.Duration // time that one message costs
+// rate is how much a client may do in a second. every 0: no bound.
+type rate struct {
+	every time.Duration // time that one unit costs
 	burst time.Duration // time that may be owed
 }
 
-func newInboundLimit(rate, burst int) inboundLimit {
-	if rate < 0 {
-		return inboundLimit{}
+// Units of Options.InboundRate. A message, a ping, a fragment and an operation are one
+// each, and so is as much of their payload.
+const (
+	inboundUnit  = 1 << 10 // bytes that a client sends
+	answerUnit   = 4 << 10 // bytes of history that it asks for: they need not be decoded
+	deflatedUnit = 1 << 10 // the same, compressed
+)
+
+func newRate(perSecond, burst int) rate {
+	if perSecond < 0 {
+		return rate{}
 	}
-	every := time.Second / time.Duration(rate)
-	return inboundLimit{every: every, burst: time.Duration(burst) * every}
+	every := max(time.Second/time.Duration(perSecond), 1)
+	if time.Duration(burst) > math.MaxInt64/2/every {
+		return rate{every: every, burst: math.MaxInt64 / 2}
+	}
+	return rate{every: every, burst: time.Duration(burst) * every}
 }
 
-// limiter counts one client's messages as time owed (the generic cell rate
-// algorithm): eight bytes a session.
+// limiter counts what a client does as time owed (the generic cell rate algorithm):
+// eight bytes a session.
 type limiter struct {
-	paid time.Time // when all that was sent so far is paid for
+	paid int64 // when all so far is paid for, on the clock of package clock
 }
 
-// take counts one message and returns how long to wait before the next is read.
-func (l *limiter) take(limit inboundLimit) time.Duration {
-	if limit.every == 0 {
+// take counts some units at a time and returns how long the client then has to wait.
+func (l *limiter) take(units int, r rate, now int64) time.Duration {
+	if r.every == 0 || units == 0 {
 		return 0
 	}
-	now := time.Now()
-	if l.paid.Before(now) {
-		l.paid = now
-	}
-	l.paid = l.paid.Add(limit.every)
-	return l.paid.Sub(now) - limit.burst
+	l.paid = max(l.paid, now)
+	l.paid += min(int64(units), math.MaxInt64/4/int64(r.every)) * int64(r.every)
+	return time.Duration(l.paid-now) - r.burst
 }
 
 // sleep waits for d, or until ctx ends.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"runtime/debug"
+	"log/slog"
 	"sync"
 )
 
@@ -34,7 +34,7 @@ func (s *Server) listen(topic string, fn func(Message)) (*listener, error) {
 		return nil, err
 	}
 	defer s.topics.unlock(t)
-	l := &listener{server: s, topic: t, fn: fn}
+	l := &listener{server: s, topic: t, fn: fn, index: len(t.listeners)}
 	t.listeners = append(t.listeners, l)
 	return l, nil
 }
@@ -68,6 +68,7 @@ type listener struct {
 	server  *Server
 	topic   *topic
 	fn      func(Message)
+	index   int      // in topic.listeners; guarded by topic.mu
 	session *Session // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
@@ -94,12 +95,12 @@ func (l *listener) Unsubscribe() error {
 	}
 	l.topic.mu.Lock()
 	defer l.server.topics.unlock(l.topic)
-	for i, other := range l.topic.listeners {
-		if other == l {
-			l.topic.listeners = append(l.topic.listeners[:i:i], l.topic.listeners[i+1:]...)
-			break
-		}
-	}
+	all := l.topic.listeners
+	last := len(all) - 1
+	all[l.index] = all[last]
+	all[l.index].index = l.index
+	all[last] = nil
+	l.topic.listeners = all[:last]
 	return nil
 }
 
@@ -121,11 +122,19 @@ func (l *listener) deliver(p *Publication) {
 	}
 }
 
+// run calls fn until nothing waits. A fn that ends its goroutine with runtime.Goexit does
+// not end the listening.
 func (l *listener) run() {
+	goOn := true
+	defer func() {
+		if goOn {
+			go l.run() // ends when the queue is empty
+		}
+	}()
 	for {
 		l.mu.Lock()
 		if l.stopped || len(l.queue) == 0 {
-			l.running = false
+			l.running, goOn = false, false
 			l.mu.Unlock()
 			return
 		}
@@ -133,21 +142,27 @@ func (l *listener) run() {
 		l.queue, l.dropped = l.queue[1:], 0
 		l.mu.Unlock()
 		if dropped > 0 {
-			l.server.opts.Logger.Warn("live: listener is too slow", "topic", l.topic.name, "dropped", dropped)
+			l.server.logOfClient(slog.LevelWarn, "live: listener is too slow", "topic", l.topic.name, "dropped", dropped)
 		}
-		l.call(m)
+		l.server.callSafely("Listen", "topic", m.Topic, func() { l.fn(m) })
 	}
 }
 
-func (l *listener) call(m Message) {
+// callSafely runs a callback that belongs to no session. who and value name what it is
+// about.
+func (s *Server) callSafely(callback, who, value string, call func()) {
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			l.server.counters.panics.Add(1)
-			l.server.opts.Logger.Error("live: callback panicked",
-				"callback", "Listen", "topic", m.Topic, "panic", p, "stack", string(debug.Stack()))
+		if !returned {
+			p := recover()
+			if p == nil {
+				p = "runtime.Goexit"
+			}
+			s.panicked(callback, p, who, value)
 		}
 	}()
-	l.fn(m)
+	call()
+	returned = true
 }
 
 // Publish publishes a value as JSON.
@@ -165,7 +180,7 @@ func Listen[T any](s *Server, topic string, fn func(T)) (Subscription, error) {
 	return s.Listen(topic, func(m Message) {
 		var v T
 		if err := decodeData(m, &v); err != nil {
-			s.opts.Logger.Error("live: publication does not decode", "topic", topic, "err", err)
+			s.logOfClient(slog.LevelError, "live: publication does not decode", "topic", topic, "err", err)
 			return
 		}
 		fn(v)

@@ -182,16 +182,17 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 		first = h.ring[0].Offset
 	}
 	page := Page{Epoch: h.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
-	for _, p := range h.ring {
-		if p.Offset <= after || p.Offset > upto {
-			continue
-		}
-		if len(page.Publications) == limit {
-			page.Upto = p.Offset - 1
-			break
-		}
-		page.Publications = append(page.Publications, p)
+	// Offsets follow one another without a hole.
+	from := min(max(after+1, first)-first, uint64(len(h.ring)))
+	to := min(max(upto+1, first)-first, uint64(len(h.ring)))
+	if to <= from {
+		return page, nil
 	}
+	if to-from > uint64(limit) {
+		to = from + uint64(limit)
+		page.Upto = h.ring[to-1].Offset
+	}
+	page.Publications = slices.Clone(h.ring[from:to])
 	return page, nil
 }
 

@@ -20,29 +20,77 @@ type tailCall struct {
 	err   error
 }
 
-// newest finds the newest publications, n at most.
-func (x *topics) newest(ctx context.Context, t *topic, n int) (out outcome, again bool, err error) {
-	fd := t.feed
-	if !fd.reaches(n) {
+// newest finds where the newest publications begin, n at most. What it returns is recovered:
+// a client that comes for the first time misses nothing.
+func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, again bool, err error) {
+	if !t.feed.reaches(n) {
 		call, err := x.tail(ctx, t, n)
 		if err != nil {
-			return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
+			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
-		if !fd.joins(call.page) {
-			if call.page.Epoch != fd.at.Epoch {
-				x.startRepair(t) // or the history began anew, unnoticed
-			}
-			x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
-			return outcome{}, true, ctx.Err()
+		page := call.page
+		fd := t.feed
+		switch {
+		case page.Epoch != fd.at.Epoch:
+			x.startRepair(t)                                    // the history began anew, unnoticed,
+			x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // or the copy that answered lags
+			return beginning{}, true, ctx.Err()
+		case page.Upto >= fd.low:
+			// The ring was warmed.
+		case !cutForSize(page):
+			x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) })
+			return beginning{}, true, ctx.Err()
 		}
-		out.missed = fd.warm(call)
-	} else {
-		out.missed = slices.Clone(fd.ring)
+		if !fd.reaches(n) { // they do not fit in the ring, or are all that there is
+			from := Position{fd.at.Epoch, fd.startOf(page.Publications, n)}
+			return beginning{at: fd.at, from: from, recovered: true, newest: true}, false, nil
+		}
 	}
-	out.at, out.recovered = fd.at, true
-	out.missed = t.lastOf(out.missed, n)
-	return out, false, nil
+	fd := t.feed
+	i := max(len(fd.ring)-n, 0)
+	for i < len(fd.ring) && t.expired(fd.ring[i]) {
+		i++
+	}
+	from := Position{fd.at.Epoch, fd.low}
+	if i > 0 {
+		from.Offset = fd.ring[i-1].Offset
+	}
+	if i == len(fd.ring) {
+		from = fd.at
+	}
+	return beginning{at: fd.at, from: from, recovered: true, newest: true}, false, nil
 }
+
+// startOf returns the offset after which the newest publications come, n at most, of a page
+// and the ring that it reaches into.
+func (fd *feed) startOf(page []*Publication, n int) uint64 {
+	all := slices.Clone(page)
+	end := fd.at.Offset + 1
+	if len(fd.ring) > 0 {
+		end = fd.ring[0].Offset
+	}
+	for len(all) > 0 && all[len(all)-1].Offset >= end {
+		all = all[:len(all)-1]
+	}
+	all = append(all, fd.ring...)
+	if all = all[max(len(all)-n, 0):]; len(all) == 0 {
+		return fd.at.Offset
+	}
+	return all[0].Offset - 1
+}
+
+// cutForSize reports whether a page of a Tail that does not go to the end was cut because
+// it is large, rather than by a copy that lags.
+func cutForSize(page Page) bool {
+	bytes := 0
+	for _, p := range page.Publications {
+		bytes += len(p.Data)
+	}
+	return bytes >= cutPageBytes
+}
+
+// cutPageBytes is the least size in bytes at which a broker may cut the page of a Tail.
+const cutPageBytes = 128 << 10
 
 // lastOf returns the last publications that are still to be had, n at most. all is the
 // caller's.
@@ -62,7 +110,7 @@ func (x *topics) tail(ctx context.Context, t *topic, n int) (*tailCall, error) {
 	for {
 		call := t.feed.tail
 		if call == nil {
-			call = &tailCall{limit: min(max(n, t.feed.size), maxRecovered), done: make(chan struct{})}
+			call = &tailCall{limit: min(max(n, t.feed.size), maxNewest), done: make(chan struct{})}
 			t.feed.tail = call
 			go x.ask(t, call) // ends with the broker's answer, or brokerTimeout
 		}
@@ -101,28 +149,47 @@ func (fd *feed) joins(page Page) bool {
 	return page.Epoch == fd.at.Epoch && page.Upto >= fd.low
 }
 
-// warm puts the answer, which joins the ring, in front of it, and returns both. The ring
-// grows to what clients ask for, if the history has so much.
-func (fd *feed) warm(call *tailCall) []*Publication {
+// warm puts the answer, which joins the ring, in front of it. The ring grows to what
+// clients ask for, if the history has so much and it is not too large.
+func (fd *feed) warm(call *tailCall) {
 	older := call.page.Publications
 	for len(older) > 0 && older[len(older)-1].Offset > fd.low {
 		older = older[:len(older)-1]
 	}
-	all := slices.Concat(older, fd.ring)
 	fd.size = max(fd.size, min(call.limit, len(call.page.Publications)))
 	fd.whole = len(call.page.Publications) < call.limit
 	if len(older) > 0 {
 		fd.low = older[0].Offset - 1
 	}
-	fd.ring = slices.Clone(all)
-	fd.makeRoom(0)
-	return all
+	for _, p := range older {
+		fd.bytes += len(p.Data)
+	}
+	fd.ring = slices.Concat(older, fd.ring)
+	fd.trim()
 }
 
-// makeRoom drops what does not fit in the ring together with that many more.
-func (fd *feed) makeRoom(more int) {
-	drop := len(fd.ring) + more - fd.size
-	if drop <= 0 {
+// push adds the next publication to the ring.
+func (fd *feed) push(p *Publication) {
+	fd.ring = append(fd.ring, p)
+	fd.bytes += len(p.Data)
+	fd.trim()
+}
+
+// trim drops what does not fit in the ring.
+func (fd *feed) trim() {
+	size := fd.size
+	if fd.held {
+		size = max(size, maxRing)
+	}
+	drop := max(len(fd.ring)-size, 0)
+	for _, p := range fd.ring[:drop] {
+		fd.bytes -= len(p.Data)
+	}
+	for fd.bytes > maxRingBytes && drop < len(fd.ring)-1 {
+		fd.bytes -= len(fd.ring[drop].Data)
+		drop++
+	}
+	if drop == 0 {
 		return
 	}
 	fd.low = fd.ring[drop-1].Offset
@@ -130,33 +197,110 @@ func (fd *feed) makeRoom(more int) {
 	fd.whole = false // the history may still have it
 }
 
+// maxHistoryStep is what History takes from its reader at a time: all that was read.
+const maxHistoryStep = 1 << 30
+
+// historyReader reads the newest publications of a topic, part by part.
+type historyReader struct {
+	topics *topics
+	topic  string
+	ahead  []*Publication // read and not yet handed on
+	at     Position       // of the last that was handed on or stands in ahead
+	upto   uint64         // where the history ended when it was asked for
+	left   int            // how many may be handed on still
+	limit  int            // to ask for next
+}
+
+// openHistory finds the newest publications of a topic, limit at most. What was published
+// before is among them.
+func (s *Server) openHistory(ctx context.Context, topic string, limit int) (*historyReader, error) {
+	if err := s.checkTopic(topic); err != nil {
+		return nil, err
+	}
+	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
+		return nil, fmt.Errorf("%w: %q", ErrNoHistory, topic)
+	}
+	h := &historyReader{topics: s.topics, topic: topic, left: max(min(limit, maxNewest), 0), limit: firstPage}
+	if h.left == 0 {
+		return h, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	page, last, err := s.topics.history(ctx, topic, h.left)
+	if err != nil {
+		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
+	}
+	h.ahead, h.at, h.upto = page.Publications, Position{page.Epoch, page.Upto}, last.Offset
+	return h, nil
+}
+
+// next returns the next part, of about so many bytes, and whether there are more.
+func (h *historyReader) next(ctx context.Context, bytes int) (part []*Publication, more bool, err error) {
+	for len(h.ahead) == 0 && h.left > 0 && h.at.Offset < h.upto {
+		if err := h.read(ctx); err != nil {
+			return nil, false, fmt.Errorf("live: history of %q: %w", h.topic, err)
+		}
+	}
+	part, _ = limitPart(h.ahead[:min(len(h.ahead), h.left)], maxPage, bytes)
+	h.ahead = h.ahead[len(part):]
+	h.left -= len(part)
+	return part, h.left > 0 && (len(h.ahead) > 0 || h.at.Offset < h.upto), nil
+}
+
+// read asks the broker for what follows.
+func (h *historyReader) read(ctx context.Context) error {
+	for failures := 0; ; failures++ {
+		page, err := h.topics.readPage(ctx, h.topic, h.at.Offset, h.upto, h.limit)
+		switch {
+		case err != nil:
+			return err
+		case page.Epoch == h.at.Epoch && page.Upto > h.at.Offset:
+			h.ahead, h.at.Offset = page.Publications, min(page.Upto, h.upto)
+			if len(h.ahead) > 0 {
+				h.limit = nextLimit(h.ahead)
+			}
+			return nil
+		case page.Epoch == h.at.Epoch && !page.Complete:
+			h.at.Offset = h.upto // dropped meanwhile
+			return nil
+		case failures == maxLagging:
+			return fmt.Errorf("%w: the history that answers is behind", ErrUnavailable)
+		}
+		sleep(ctx, lagBackoff(failures))
+	}
+}
+
+// maxLagging is how often a history that is behind is asked again: for two seconds.
+const maxLagging = 25
+
 // history returns the newest publications of a topic, n at most: from the ring, if the topic
 // has subscribers here and the broker says that the ring is up to date; else from the
-// broker. What was published before is in it, on whatever server.
-func (x *topics) history(ctx context.Context, name string, n int) ([]*Publication, error) {
+// broker, whose page may end before last. What was published before is in it, on whatever
+// server.
+func (x *topics) history(ctx context.Context, name string, n int) (page Page, last Position, err error) {
 	if _, exact := x.broker.(*MemoryBroker); exact {
 		page, err := x.recover.Tail(ctx, name, n)
-		return page.Publications, err
+		return page, Position{page.Epoch, page.Upto}, err
 	}
 	for {
 		before := x.standing(name)
 		last, err := x.recover.Last(ctx, name)
 		if err != nil {
-			return nil, err
+			return Page{}, Position{}, err
 		}
 		if newest, ok := x.recent(name, n, before, last); ok {
-			return newest, nil
+			return Page{Epoch: last.Epoch, Upto: last.Offset, Publications: newest}, last, nil
 		}
 		page, err := x.recover.Tail(ctx, name, n)
 		if err != nil {
-			return nil, err
+			return Page{}, Position{}, err
 		}
-		if page.Epoch == last.Epoch && page.Upto >= last.Offset {
-			return page.Publications, nil
+		if page.Epoch == last.Epoch && (page.Upto >= last.Offset || cutForSize(page)) {
+			return page, last, nil
 		}
 		sleep(ctx, lagBackoff(1)) // the copy that answered lags
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return Page{}, Position{}, err
 		}
 	}
 }

@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"strconv"
-	"time"
+	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
-	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
 // The operations of the subprotocol live.v1, which docs/protocol.md describes.
@@ -47,36 +48,70 @@ type operation struct {
 // maxID is the greatest whole number that JavaScript can count to.
 const maxID = 1<<53 - 1
 
-// parseOperation reads an operation. Its members' names are matched exactly, which
-// encoding/json would not do for a struct. ok is false if a member is of the wrong
-// kind; id is there if it could be had. isOp is false for a plain message.
+// parseOperation reads an operation from a valid object. Its members' names are matched
+// exactly, and one that is null is as if it were not there; data may be null. ok is
+// false if a member is of the wrong kind; id is there if it could be had. isOp is false
+// for a plain message.
 func parseOperation(raw []byte) (op operation, isOp, ok bool) {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(raw, &members); err != nil {
-		return op, true, false
-	}
-	if _, isOp = members["op"]; !isOp {
+	var kind, id, topic, since, last, limit []byte
+	jsonscan.Members(raw, func(name, value []byte) bool {
+		switch string(name) {
+		case "op":
+			kind = value
+		case "id":
+			id = value
+		case "topic":
+			topic = value
+		case "data":
+			op.data = value
+		case "since":
+			since = value
+		case "last":
+			last = value
+		case "limit":
+			limit = value
+		}
+		return true
+	})
+	if !present(kind) {
 		return op, false, true
 	}
 	ok = true
-	read := func(name string, into any) (there bool) {
-		value, there := members[name]
-		if there && (string(value) == "null" || json.Unmarshal(value, into) != nil) {
+	readText := func(value []byte, into *string) {
+		if present(value) && !readString(value, into) {
 			ok = false
 		}
-		return there
 	}
-	if read("id", &op.id) && (op.id == 0 || op.id > maxID) {
-		op.id, ok = 0, false
+	readNumber := func(value []byte, into *int) {
+		if !present(value) {
+			return
+		}
+		n, err := strconv.ParseUint(string(value[:min(len(value), maxDigits)]), 10, 64)
+		if err != nil || n > maxID {
+			ok = false
+			return
+		}
+		*into = int(min(n, math.MaxInt32))
 	}
-	read("op", &op.op)
-	op.hasTopic = read("topic", &op.topic)
-	read("since", &op.since)
-	read("last", &op.last)
-	read("limit", &op.limit)
-	op.data = members["data"]
-	return op, true, ok && op.last >= 0
+	if present(id) {
+		n, err := strconv.ParseUint(string(id[:min(len(id), maxDigits)]), 10, 64)
+		if err != nil || n == 0 || n > maxID {
+			ok = false
+		} else {
+			op.id = n
+		}
+	}
+	readText(kind, &op.op)
+	op.hasTopic = present(topic)
+	readText(topic, &op.topic)
+	readText(since, &op.since)
+	readNumber(last, &op.last)
+	readNumber(limit, &op.limit)
+	return op, true, ok
 }
+
+// maxDigits is one more than a whole number up to maxID can have.
+const maxDigits = 17
 
 var (
 	errBadRequest  = &ClientError{"bad_request", "a member is missing or of the wrong kind"}
@@ -86,59 +121,65 @@ var (
 	errFailed      = &ClientError{"internal", "internal error"}
 )
 
-// receiveV1 carries out what one frame of a live.v1 client asks for.
+// receiveV1 carries out what one frame of a live.v1 client asks for. What it may hold is
+// counted before any of it is read.
 func (s *Session) receiveV1(raw []byte) {
-	frames, ok := splitOperations(raw)
-	if !ok {
-		s.server.counters.malformed.Add(1)
-		s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: errNotObject})
-		return
-	}
-	for i, raw := range frames {
-		if i > 0 {
-			s.throttle() // each operation counts, and one was counted for the frame
-		}
-		s.awaitRoom()
-		s.operate(raw)
-	}
-}
-
-// awaitRoom waits until the client has taken half of what waits for it. Answers count
-// for no bound, since the client asked for them; one that asks and does not read
-// is not heard further.
-func (s *Session) awaitRoom() {
-	for s.ctx.Err() == nil {
-		frames, bytes := s.conn.Queued()
-		if frames <= s.server.opts.QueueSize/2 && bytes <= s.server.opts.QueueBytes/2 {
+	if !jsonscan.Valid(raw) {
+		if !utf8.Valid(raw) {
+			s.end(closing{code: closeInvalid, reason: "not UTF-8", err: errNotUTF8})
 			return
 		}
-		sleep(s.ctx, roomGrain)
+		s.refuseFrame(errNotJSON)
+		return
+	}
+	switch jsonscan.Kind(raw) {
+	case '{':
+		s.operate(raw)
+	case '[':
+		if err := checkOperations(raw); err != nil {
+			s.refuseFrame(err)
+			return
+		}
+		first := true
+		jsonscan.Elements(raw, func(one []byte) bool {
+			if !first {
+				s.throttle() // each operation counts, and one was counted for the frame
+			}
+			first = false
+			s.operate(one)
+			return s.ctx.Err() == nil
+		})
+	default:
+		s.refuseFrame(errNotObject)
 	}
 }
 
-// roomGrain is the time between two looks at a full queue: a tenth of what a phone
-// takes to answer.
-const roomGrain = 5 * time.Millisecond
+// closeInvalid is for text that is not UTF-8 (RFC 6455, section 8.1).
+const closeInvalid = 1007
 
-// splitOperations returns the objects of a frame: one, or those of an array.
-func splitOperations(raw []byte) ([]json.RawMessage, bool) {
-	if !jsonscan.Valid(raw) {
-		return nil, false
+// refuseFrame ends the session of a client that does not speak live.v1.
+func (s *Session) refuseFrame(err error) {
+	s.server.counters.malformed.Add(1)
+	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: err})
+}
+
+var errManyOperations = fmt.Errorf("more than %d operations in a frame", maxOperations)
+
+// checkOperations checks that a valid array has objects only, and not too many.
+func checkOperations(raw []byte) error {
+	n, objects := 0, true
+	jsonscan.Elements(raw, func(one []byte) bool {
+		n++
+		objects = one[0] == '{'
+		return objects && n <= maxOperations
+	})
+	switch {
+	case !objects:
+		return errNotObject
+	case n > maxOperations:
+		return errManyOperations
 	}
-	raw = bytes.TrimSpace(raw)
-	if raw[0] == '{' {
-		return []json.RawMessage{raw}, true
-	}
-	var all []json.RawMessage
-	if raw[0] != '[' || json.Unmarshal(raw, &all) != nil || len(all) > maxOperations {
-		return nil, false
-	}
-	for _, one := range all {
-		if one[0] != '{' {
-			return nil, false
-		}
-	}
-	return all, true
+	return nil
 }
 
 // operate carries out one operation, or takes one plain message.
@@ -155,23 +196,34 @@ func (s *Session) operate(raw []byte) {
 	case op.op == "pong":
 		return // every frame proves that the client lives
 	}
+	op.data = bytes.Clone(op.data) // the application may keep it
+	var reply answer
+	var err error
 	s.call(callbackOf[op.op], func() {
-		if s.IsClosed() {
-			return
-		}
-		if err := s.carryOut(&op); err != nil {
-			s.fail(op.id, s.clientError(err))
+		if !s.IsClosed() {
+			reply, err = s.carryOut(&op)
 		}
 	})
+	// What waits for the client does so outside the callback.
+	switch {
+	case err != nil:
+		s.fail(op.id, s.clientError(err))
+	case reply != nil:
+		reply()
+	}
 }
+
+// answer sends what an operation is answered with, and waits while the queue is full.
+// nil: it has been sent.
+type answer func()
 
 // callbackOf names what an operation calls, for the log.
 var callbackOf = map[string]string{
 	"subscribe": "OnSubscribe", "history": "OnSubscribe", "publish": "OnPublish", "request": "OnRequest",
 }
 
-func (s *Session) carryOut(op *operation) error {
-	var do func(*operation) error
+func (s *Session) carryOut(op *operation) (answer, error) {
+	var do func(*operation) (answer, error)
 	switch op.op {
 	case "subscribe":
 		do = s.opSubscribe
@@ -184,46 +236,60 @@ func (s *Session) carryOut(op *operation) error {
 	case "history":
 		do = s.opHistory
 	default:
-		return errUnknownOp
+		return nil, errUnknownOp
 	}
 	if !op.hasTopic {
-		return errBadRequest
+		return nil, errBadRequest
 	}
 	return do(op)
 }
 
-func (s *Session) opUnsubscribe(op *operation) error {
+func (s *Session) opUnsubscribe(op *operation) (answer, error) {
 	if err := s.server.Unsubscribe(s, op.topic); err != nil {
-		return err
+		return nil, err
 	}
-	s.reply(op.id, "")
-	return nil
+	return func() { s.reply(op.id, "") }, nil
 }
 
-func (s *Session) opSubscribe(op *operation) error {
+func (s *Session) opSubscribe(op *operation) (answer, error) {
 	since, err := ParsePosition(op.since)
 	if err != nil {
-		return errBadRequest
+		return nil, errBadRequest
 	}
 	if err := s.mayRead(op.topic); err != nil {
-		return err
+		return nil, err
 	}
 	asked := op.since != ""
-	o := subscribing{since: since, resume: asked, last: min(op.last, maxRecovered)}
-	o.answer = func(out outcome) {
-		var b []byte
-		if at := out.at.String(); at != "" {
-			b = fmt.Appendf(b, `,"at":"%s"`, at)
+	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest)}
+	if op.id != 0 {
+		o.reply = func(at Position, recovered bool, part []*Publication) *frame.Frame {
+			return s.subscribeReply(op.id, at, asked, recovered, part, asked && recovered || o.last > 0)
 		}
-		if asked {
-			b = fmt.Appendf(b, `,"recovered":%t`, out.recovered)
-		}
-		if out.recovered || o.last > 0 {
-			b = appendMessages(b, out.missed)
-		}
-		s.reply(op.id, string(b))
 	}
-	return s.server.subscribe(s.ctx, s, op.topic, o)
+	c, err := s.server.subscribe(s.ctx, s, op.topic, o)
+	if err != nil || c == nil {
+		return nil, err
+	}
+	return func() { // answers come in order
+		if s.await(c.replied) == nil && !c.answered.Load() {
+			s.reply(op.id, "") // the application has ended the subscription meanwhile
+		}
+	}, nil
+}
+
+// subscribeReply is the answer to a subscription, with the first of what was missed.
+func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, part []*Publication, list bool) *frame.Frame {
+	b := replyHead(id)
+	if at := at.String(); at != "" {
+		b = fmt.Appendf(b, `,"at":"%s"`, at)
+	}
+	if asked {
+		b = fmt.Appendf(b, `,"recovered":%t`, recovered)
+	}
+	if list {
+		b = appendMessages(b, part)
+	}
+	return s.textFrame(append(b, '}'))
 }
 
 // mayRead asks the application whether the client may have a topic.
@@ -238,70 +304,132 @@ func (s *Session) mayRead(topic string) error {
 	return forbidden(ask(s.ctx, s, topic))
 }
 
-func (s *Session) opPublish(op *operation) error {
+func (s *Session) opPublish(op *operation) (answer, error) {
 	if err := s.server.checkTopic(op.topic); err != nil {
-		return err
+		return nil, err
 	}
 	ask := s.server.opts.OnPublish
 	if ask == nil {
-		return errForbidden
+		return nil, errForbidden
 	}
 	if err := forbidden(ask(s.ctx, s, op.topic, op.data)); err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, brokerTimeout)
 	defer cancel()
 	at, err := s.server.publish(ctx, op.topic, op.data)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if at.Offset == 0 {
-		s.reply(op.id, "")
-	} else {
-		s.reply(op.id, `,"at":"`+at.String()+`"`)
+	members := ""
+	if at.Offset != 0 {
+		members = `,"at":"` + at.String() + `"`
 	}
-	return nil
+	return func() { s.reply(op.id, members) }, nil
 }
 
-func (s *Session) opRequest(op *operation) error {
+func (s *Session) opRequest(op *operation) (answer, error) {
 	ask := s.server.opts.OnRequest
 	if ask == nil {
-		return errForbidden
+		return nil, errForbidden
 	}
-	answer, err := ask(s.ctx, s, op.topic, op.data)
+	result, err := ask(s.ctx, s, op.topic, op.data)
 	if err != nil {
-		return failedInApp{err}
+		return nil, failedInApp{err}
 	}
-	if answer == nil {
-		s.reply(op.id, "")
-		return nil
+	if result == nil {
+		return func() { s.reply(op.id, "") }, nil
 	}
-	data, err := json.Marshal(answer)
+	data, err := json.Marshal(result)
 	if err == nil {
 		err = CheckData(data)
 	}
 	if err != nil {
-		return failedInApp{fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)}
+		return nil, failedInApp{fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)}
 	}
-	s.reply(op.id, `,"data":`+string(data))
-	return nil
+	return func() { s.replyWithData(op.id, data) }, nil
 }
 
-func (s *Session) opHistory(op *operation) error {
+// replyWithData answers with data, in pieces of its text if it is long: pings and other
+// topics go on between them.
+func (s *Session) replyWithData(id uint64, data []byte) {
+	if id == 0 {
+		return
+	}
+	if len(data) <= min(maxUncut, s.server.opts.QueueBytes/4) {
+		s.reply(id, `,"data":`+string(data))
+		return
+	}
+	_, size := s.partLimits()
+	for len(data) > 0 {
+		n := min(size, len(data))
+		for n < len(data) && !utf8.RuneStart(data[n]) {
+			n--
+		}
+		head := fmt.Appendf(nil, `{"op":"part","id":%d,"text":`, id)
+		if n == len(data) {
+			head = append(replyHead(id), `,"text":`...)
+		}
+		f := s.textFrame(append(jsonscan.AppendQuoted(head, data[:n]), '}'))
+		if s.awaitRoom() != nil || s.put(f) != nil {
+			return
+		}
+		data = data[n:]
+	}
+}
+
+// awaitRoom waits until the client has taken half of what waits for it: what is large is
+// made then, and not before.
+func (s *Session) awaitRoom() error {
+	for {
+		room := s.out.Roomy()
+		if room == nil {
+			return s.ctx.Err()
+		}
+		if err := s.await(room); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Session) opHistory(op *operation) (answer, error) {
 	if op.limit <= 0 {
-		return errBadRequest
+		return nil, errBadRequest
 	}
 	if err := s.mayRead(op.topic); err != nil {
-		return err
+		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, brokerTimeout)
-	defer cancel()
-	publications, err := s.server.history(ctx, op.topic, op.limit)
+	h, err := s.server.openHistory(s.ctx, op.topic, op.limit)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.reply(op.id, string(appendMessages(nil, publications)))
-	return nil
+	return func() { s.replyWithHistory(op.id, h) }, nil
+}
+
+// replyWithHistory answers with a history, in as many replies as it takes.
+func (s *Session) replyWithHistory(id uint64, h *historyReader) {
+	for {
+		if s.awaitRoom() != nil {
+			return
+		}
+		_, size := s.partLimits()
+		part, more, err := h.next(s.ctx, size)
+		if err != nil {
+			s.fail(id, s.clientError(err))
+			return
+		}
+		if id == 0 {
+			return
+		}
+		b := appendMessages(replyHead(id), part)
+		if more {
+			b = append(b, `,"more":true`...)
+		}
+		if s.put(s.textFrame(append(b, '}'))) != nil || !more {
+			return
+		}
+		s.payForAnswer(len(b))
+	}
 }
 
 // refusedByApp marks an error with which the application said no, failedInApp one
@@ -334,7 +462,7 @@ func (s *Session) clientError(err error) *ClientError {
 		if errors.Is(app.error, ErrUnavailable) {
 			return errUnavailable
 		}
-		s.server.opts.Logger.Warn("live: request failed", "session", s.id, "err", app.error)
+		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
 		return errFailed
 	}
 	switch {
@@ -351,7 +479,7 @@ func (s *Session) clientError(err error) *ClientError {
 	case errors.Is(err, ErrSessionClosed), errors.Is(err, context.Canceled):
 		return errUnavailable // nobody will read it
 	}
-	s.server.opts.Logger.Warn("live: operation failed", "session", s.id, "err", err)
+	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
 	for _, passing := range []error{context.DeadlineExceeded, ErrUnavailable, ErrServerClosed} {
 		if errors.Is(err, passing) {
 			return errUnavailable
@@ -364,8 +492,12 @@ func (s *Session) clientError(err error) *ClientError {
 // a comma before it.
 func (s *Session) reply(id uint64, members string) {
 	if id != 0 {
-		s.answer(frame.Text([]byte(`{"op":"reply","id":`+strconv.FormatUint(id, 10)+members), []byte("}")))
+		s.put(s.textFrame(append(append(replyHead(id), members...), '}')))
 	}
+}
+
+func replyHead(id uint64) []byte {
+	return strconv.AppendUint([]byte(`{"op":"reply","id":`), id, 10)
 }
 
 func (s *Session) fail(id uint64, err *ClientError) {
@@ -375,18 +507,16 @@ func (s *Session) fail(id uint64, err *ClientError) {
 	}
 	code, _ := json.Marshal(err.Code)
 	message, _ := json.Marshal(err.Message)
-	s.answer(frame.Text(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
+	s.put(s.textFrame(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
 }
 
-// answer queues a frame that the client has asked for.
-func (s *Session) answer(f *frame.Frame) {
+// textFrame is a frame for this session alone.
+func (s *Session) textFrame(payload []byte) *frame.Frame {
+	f := frame.Text(payload)
 	if s.compressed {
 		f.Deflate()
 	}
-	f.Free = true
-	var ready outbox.List
-	s.conn.Add(f, &ready)
-	s.server.writers.Write(&ready)
+	return f
 }
 
 func appendMessages(b []byte, publications []*Publication) []byte {

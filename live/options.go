@@ -12,9 +12,11 @@ import (
 //
 // The callbacks of one session run one after another, never two at a time; those
 // of different sessions run at the same time. A callback that blocks holds up
-// its own session only. A panic in one is logged with its stack and closes its
-// session with code 1011. The context they get carries the values of the
-// request's context and is cancelled when the session closes.
+// the messages of its own session only; pings are answered meanwhile, and when the client
+// leaves, the callback's context ends within half a second. A panic in one, or
+// runtime.Goexit, is logged with its stack and closes its session with code 1011. The
+// context they get carries the values of the request's context and is cancelled when the
+// session closes.
 type Options struct {
 	// OnAuth decides who may connect, before the upgrade and after the
 	// origin check. What it returns is the session's Value. An error
@@ -85,13 +87,13 @@ type Options struct {
 	// above debug level, and no payload ever. nil: slog.Default().
 	Logger *slog.Logger
 
-	// QueueSize is how many messages may wait for one client. One more closes
-	// its session with ErrQueueFull. 0: 256, half a minute of eight messages
-	// a second.
+	// QueueSize is how many messages may wait for one client. What happens to one
+	// more TopicOptions.Overflow says; Session.Send closes the session with
+	// ErrQueueFull. 0: 256, half a minute of eight messages a second.
 	QueueSize int
 
-	// QueueBytes bounds the same in bytes. A message always fits in an empty
-	// queue. 0: 1 MiB, so that a thousand clients that stall at once cost
+	// QueueBytes bounds the same in bytes. A message always fits when none
+	// waits. 0: 1 MiB, so that a thousand clients that stall at once cost
 	// a gigabyte at most, and far less, since subscribers of one topic share
 	// the bytes of its messages.
 	QueueBytes int
@@ -104,8 +106,20 @@ type Options struct {
 	Compression bool
 
 	// ReadLimit is the largest message in bytes, uncompressed, that a client
-	// may send; a larger one closes its session with code 1009. 0: 4 MiB.
+	// may send; a larger one closes its session with code 1009. One that comes more
+	// slowly than 8 KB/s after half a minute closes it with code 1008. 0: 4 MiB.
 	ReadLimit int
+
+	// InboxSize is how many messages of one client may wait for the application. When
+	// there are as many the server does not read the client further, and nothing is
+	// lost. 0: 64, more than a page sends while a callback asks a database.
+	InboxSize int
+
+	// InboxBytes bounds the same in bytes, together with the message that is being
+	// dealt with. A message up to ReadLimit is always taken when there is no other. 0:
+	// 256 KiB, so that a hundred clients cannot make the server hold more than a full
+	// queue of each.
+	InboxBytes int
 
 	// MaxSessions bounds the sessions of this server; more are refused with
 	// 503. 0: no bound but the process's file descriptors.
@@ -116,19 +130,22 @@ type Options struct {
 	MaxSessionsPerUser int
 
 	// MaxTopics bounds the topics of one session; Subscribe returns
-	// ErrTooManyTopics for more. 0: 10,000. A subscription costs some 150
-	// bytes, so a client that has itself subscribed to everything costs
-	// no more than a full queue.
+	// ErrTooManyTopics for more. 0: 10,000. A subscription costs some 100 bytes
+	// where others have the topic too; to a topic of its own some 350 and the
+	// topic's name, 700 with history. So a client that has itself subscribed to as
+	// many names of its own invention costs 4 to 10 MB.
 	MaxTopics int
 
 	// MaxTopicLength bounds a topic's name in bytes. 0: 255, which every
 	// message broker takes.
 	MaxTopicLength int
 
-	// InboundRate is how many messages and pings a second a client may send
-	// in the long run. One that sends more is read more slowly: TCP makes it
-	// wait, and nothing is lost. 0: 1,000, which keeps one client under a
-	// percent of a CPU. Negative: no bound.
+	// InboundRate is how many messages, fragments, pings and operations a second
+	// a client may send in the long run. Every kilobyte that it sends counts as
+	// one more, and so do four of history that it asks for. One that sends more
+	// is read more slowly: TCP makes it wait, and nothing is lost. 0: 1,000,
+	// which keeps one client at a percent of a CPU, and at three more if it asks
+	// for history without end. Negative: no bound.
 	InboundRate int
 
 	// InboundBurst is how many it may send at once after it was quiet. 0: as
@@ -139,8 +156,8 @@ type Options struct {
 	// browser's user; more only holds memory for clients that have left.
 	AuthTimeout time.Duration
 
-	// WriteTimeout is how long a client's socket may take nothing at all
-	// before the session is closed. 0: 10 s, longer than a phone needs to
+	// WriteTimeout is how long a client may take nothing at all of what it is
+	// sent before the session is closed. 0: 10 s, longer than a phone needs to
 	// change from one network to another.
 	WriteTimeout time.Duration
 
@@ -150,24 +167,26 @@ type Options struct {
 	PingInterval time.Duration
 
 	// PingTimeout is how long it then may stay silent before the session is
-	// closed with ErrPingTimeout. 0: 10 s.
+	// closed with ErrPingTimeout. The time begins when the ping has left for the
+	// socket, and anew while the client takes what is sent before it. 0: 10 s.
 	PingTimeout time.Duration
 }
 
-// flushTimeout is how long what is queued may take to reach a client when its
-// session is closed: a full queue of a mebibyte, over a line of 40 KB/s. It
-// protects a shutdown without a deadline from a client that reads a byte at a
-// time.
+// flushTimeout is how long a session that is closed has in any case to take what is
+// queued. One that takes a kilobyte a second or more has longer. It protects a shutdown
+// without a deadline from a client that reads a byte at a time.
 const flushTimeout = 30 * time.Second
 
 // closeTimeout is how long a client may leave the server's close frame
-// unanswered. It protects a shutdown from clients that are gone; five seconds
-// are a round trip on the worst of mobile networks.
+// unanswered, and take nothing. It protects a shutdown from clients that are gone; five
+// seconds are a round trip on the worst of mobile networks.
 const closeTimeout = 5 * time.Second
 
 func (o Options) withDefaults() Options {
 	setDefault(&o.QueueSize, 256)
 	setDefault(&o.QueueBytes, 1<<20)
+	setDefault(&o.InboxSize, 64)
+	setDefault(&o.InboxBytes, 256<<10)
 	setDefault(&o.ReadLimit, 4<<20)
 	setDefault(&o.MaxTopics, 10_000)
 	setDefault(&o.MaxTopicLength, 255)

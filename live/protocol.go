@@ -12,33 +12,62 @@ import (
 var (
 	errNotObject = errors.New("not a JSON object")
 	errNotUTF8   = errors.New("not UTF-8")
+	errNotJSON   = errors.New("not JSON")
+	errNotString = errors.New("the topic is not a string")
 	errLongTopic = errors.New("topic too long")
 )
 
 // decodeMessage reads what a plain client sent: an object with a topic, a
 // string, and data, any JSON value, each of which may be missing. Members
-// besides these are ignored. The result shares no memory with raw.
-//
-// Depth is bounded by encoding/json (10,000 levels), which does not recurse
-// into what becomes a RawMessage, so that nesting costs no stack.
+// besides these are ignored. The result shares no memory with raw, and nothing but it
+// is allocated, however many members there are and however deep they nest.
 func decodeMessage(raw []byte, maxTopic int) (Message, error) {
 	if m, ok := scanMessage(raw); ok && len(m.Topic) <= maxTopic {
 		return m, nil
 	}
-	if !bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte("{")) {
+	if jsonscan.Kind(raw) != '{' {
 		return Message{}, errNotObject
 	}
-	if !utf8.Valid(raw) {
-		return Message{}, errNotUTF8
+	if !jsonscan.Valid(raw) {
+		if !utf8.Valid(raw) {
+			return Message{}, errNotUTF8
+		}
+		return Message{}, errNotJSON
 	}
+	var topic, data []byte
+	jsonscan.Members(raw, func(name, value []byte) bool {
+		switch string(name) {
+		case "topic":
+			topic = value
+		case "data":
+			data = value
+		}
+		return true
+	})
 	var m Message
-	if err := json.Unmarshal(raw, &m); err != nil {
-		return Message{}, err
+	if present(topic) && !readString(topic, &m.Topic) {
+		return Message{}, errNotString
 	}
 	if len(m.Topic) > maxTopic {
 		return Message{}, errLongTopic
 	}
+	m.Data = bytes.Clone(data)
 	return m, nil
+}
+
+// present reports whether a member is there: one that is null is as if it were not.
+func present(value []byte) bool { return len(value) > 0 && string(value) != "null" }
+
+// readString reads a valid JSON value that must be a string.
+func readString(value []byte, into *string) bool {
+	if value[0] != '"' {
+		return false
+	}
+	if inner := value[1 : len(value)-1]; isPlain(inner) {
+		*into = string(inner)
+		return true
+	}
+	return json.Unmarshal(value, into) == nil
 }
 
 // scanMessage reads a message as JSON.stringify({topic, data}) writes it, with a

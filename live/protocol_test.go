@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/livetopic/livetopic/live/internal/jsonscan"
 	"unicode/utf8"
 )
 
@@ -110,12 +112,23 @@ func FuzzOperations(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		frames, ok := splitOperations(raw)
-		if !ok {
+		if !jsonscan.Valid(raw) {
 			return
 		}
-		if !json.Valid(raw) || len(frames) > maxOperations {
-			t.Fatalf("accepted %q", raw)
+		frames := []json.RawMessage{raw}
+		switch jsonscan.Kind(raw) {
+		case '{':
+		case '[':
+			err := checkOperations(raw)
+			json.Unmarshal(raw, &frames)
+			if (err == nil) != (len(frames) <= maxOperations && allObjects(frames)) {
+				t.Fatalf("%q: %v", raw, err)
+			}
+			if err != nil {
+				return
+			}
+		default:
+			return
 		}
 		for _, one := range frames {
 			op, isOp, ok := parseOperation(one)
@@ -123,20 +136,29 @@ func FuzzOperations(f *testing.F) {
 			if err := json.Unmarshal(one, &members); err != nil {
 				t.Fatalf("%q is taken for an object: %v", one, err)
 			}
-			if _, there := members["op"]; there != isOp {
+			if (members["op"] != nil) != isOp {
 				t.Fatalf("%q is an operation: %v", one, isOp)
 			}
 			if !isOp || !ok {
 				continue
 			}
-			if op.op != members["op"] || op.id > maxID || op.last < 0 {
+			if op.op != members["op"] || op.id > maxID || op.last < 0 || op.limit < 0 {
 				t.Fatalf("%q became %+v", one, op)
 			}
-			if topic, there := members["topic"]; there != op.hasTopic || there && topic != op.topic {
+			if topic := members["topic"]; (topic != nil) != op.hasTopic || topic != nil && topic != op.topic {
 				t.Fatalf("%q became %+v", one, op)
 			}
 		}
 	})
+}
+
+func allObjects(frames []json.RawMessage) bool {
+	for _, one := range frames {
+		if one[0] != '{' {
+			return false
+		}
+	}
+	return true
 }
 
 func FuzzDecodeBroadcast(f *testing.F) {

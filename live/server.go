@@ -20,14 +20,16 @@ import (
 // may be called from any goroutine.
 type Server struct {
 	opts       Options
-	inbound    inboundLimit
+	inbound    rate // what one client may send
 	sync       bool // the broker is in memory, and done with data when Publish returns, unless it keeps it
 	topics     *topics
 	writers    *outbox.Writers
+	workers    workers
 	counters   counters
+	logs       logLimiter
 	broadcasts broadcasts
 	closed     atomic.Bool    // Shutdown has returned
-	running    sync.WaitGroup // one for each handshake; two for each session: its reading, and its leaving
+	running    sync.WaitGroup // for each handshake, and of each session for its reading, its leaving, its worker and its catching up
 
 	mu        sync.Mutex // guards what follows
 	sessions  []*Session // open
@@ -50,7 +52,7 @@ func New(opts Options) *Server {
 	opts = opts.withDefaults()
 	s := &Server{
 		opts:    opts,
-		inbound: newInboundLimit(opts.InboundRate, opts.InboundBurst),
+		inbound: newRate(opts.InboundRate, opts.InboundBurst),
 		writers: outbox.NewWriters(outbox.Limits{
 			Frames:       opts.QueueSize,
 			Bytes:        opts.QueueBytes,
@@ -58,6 +60,7 @@ func New(opts Options) *Server {
 			FlushTimeout: flushTimeout,
 			CloseTimeout: closeTimeout,
 		}),
+		workers:   newWorkers(),
 		lingering: make(map[*Session]struct{}),
 		perUser:   make(map[string]int),
 
@@ -155,18 +158,23 @@ func (s *Server) Subscribe(sess *Session, topic string, opts ...SubscribeOption)
 	for _, opt := range opts {
 		opt(&o)
 	}
-	return s.subscribe(context.Background(), sess, topic, o)
+	_, err := s.subscribe(context.Background(), sess, topic, o)
+	return err
 }
 
-func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o subscribing) error {
+// subscribe returns the cursor that will answer the client; nil: the answer is on its way.
+func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o subscribing) (*cursor, error) {
 	if sess == nil {
-		return errNilSession
+		return nil, errNilSession
 	}
 	if err := s.checkTopic(topic); err != nil {
-		return err
+		return nil, err
 	}
 	if sess.IsClosed() {
-		return ErrSessionClosed // before the broker is asked
+		return nil, ErrSessionClosed // before the broker is asked
+	}
+	if known, err := s.topics.subscribeNow(sess, topic, s.opts.MaxTopics, o); known {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
@@ -192,34 +200,23 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 // server, is among them. It takes five seconds at most. The error wraps ErrNoHistory
 // if the topic keeps none.
 func (s *Server) History(ctx context.Context, topic string, limit int) ([]Message, error) {
-	publications, err := s.history(ctx, topic, limit)
-	if err != nil {
-		return nil, err
-	}
-	messages := make([]Message, len(publications))
-	for i, p := range publications {
-		messages[i] = Message{Topic: p.Topic, Data: p.Data}
-	}
-	return messages, nil
-}
-
-func (s *Server) history(ctx context.Context, topic string, limit int) ([]*Publication, error) {
-	if err := s.checkTopic(topic); err != nil {
-		return nil, err
-	}
-	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
-		return nil, fmt.Errorf("%w: %q", ErrNoHistory, topic)
-	}
-	if limit <= 0 {
-		return nil, nil
-	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
-	newest, err := s.topics.history(ctx, topic, min(limit, maxRecovered))
+	h, err := s.openHistory(ctx, topic, limit)
 	if err != nil {
-		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
+		return nil, err
 	}
-	return newest, nil
+	messages := make([]Message, 0, len(h.ahead))
+	for more := true; more; {
+		var part []*Publication
+		if part, more, err = h.next(ctx, maxHistoryStep); err != nil {
+			return nil, err
+		}
+		for _, p := range part {
+			messages = append(messages, Message{Topic: p.Topic, Data: p.Data})
+		}
+	}
+	return messages, nil
 }
 
 // Broker returns the broker: the one of the options, or the server's own.
@@ -235,12 +232,23 @@ func (k sink) Lost(topic string, cause error) {
 	if k.server.topics.recover == nil {
 		level = slog.LevelWarn
 	}
-	k.server.opts.Logger.Log(context.Background(), level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
+	k.server.logOfClient(level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
 	k.server.topics.lost(topic)
 }
 
 // TopicOptions implements Rules.
-func (k sink) TopicOptions(topic string) TopicOptions { return k.server.opts.Topics(topic) }
+func (k sink) TopicOptions(topic string) TopicOptions { return k.server.topicOptions(topic) }
+
+// topicOptions asks the application, for callers that hold locks: a panic there ends in
+// the log, and the topic has no options.
+func (s *Server) topicOptions(topic string) (o TopicOptions) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.panicked("Topics", p, "topic", topic)
+		}
+	}()
+	return s.opts.Topics(topic)
+}
 
 var errNilSession = errors.New("live: nil session")
 
@@ -307,7 +315,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	ending, revoked := s.revokedSince(sess.user, began)
 	var ready outbox.List
 	if sess.wire == wireV1 {
-		sess.conn.Add(helloFrame(sess), &ready) // first of all; an empty queue takes it
+		sess.out.Add(helloFrame(sess), &ready) // first of all; an empty queue takes it
 	}
 	s.mu.Unlock()
 	s.writers.Write(&ready)

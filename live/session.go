@@ -1,20 +1,15 @@
 package live
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
-
-	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
+	"github.com/livetopic/livetopic/live/internal/inbox"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
@@ -25,7 +20,9 @@ type Session struct {
 	value  any
 	user   string // whose it is; "" for nobody in particular
 	server *Server
-	conn   *outbox.Conn
+
+	out outbox.Box   // the way to the client
+	in  inbox.Reader // the way from the client
 
 	wire       wire // how the client speaks
 	compressed bool // permessage-deflate was agreed
@@ -33,21 +30,19 @@ type Session struct {
 	ctx    context.Context // of the callbacks
 	cancel context.CancelFunc
 
-	// The goroutine that reads owns these. It hands them on to a fresh one
-	// after each message: see read.
-	ws   *websocket.Conn
-	rate limiter
-
-	calls sync.Mutex // held during a callback: one at a time
+	inbound    inbound
+	connecting bool       // OnConnect is still to be called; of whoever works for the session
+	calls      sync.Mutex // held during a callback: one at a time
 
 	mu     sync.Mutex // guards what follows
 	closed bool
 	err    error
 	subs   subscriptionSet
+	behind behindSet
 
 	listeners map[*listener]struct{} // nil: none; nothing is added once it is closed
 
-	pinged   time.Time    // the sweeper's, for live.v1
+	watch    watch        // the sweeper's
 	index    int          // in Server.sessions; guarded by Server.mu
 	expiry   atomic.Int64 // Unix time, in seconds; 0: none
 	readDone bool         // guarded by Server.mu
@@ -73,7 +68,7 @@ func (s *Session) Send(m Message) error {
 		f.Deflate()
 	}
 	var ready outbox.List
-	switch s.conn.Add(f, &ready) {
+	switch s.out.Add(f, &ready) {
 	case nil:
 		s.server.writers.Write(&ready)
 		return nil
@@ -81,6 +76,43 @@ func (s *Session) Send(m Message) error {
 		s.queueFull()
 		return ErrQueueFull
 	default:
+		return ErrSessionClosed
+	}
+}
+
+// put queues a frame that the client has asked for, and waits while the queue is full: a
+// client that asks and does not read is not heard any further. The error is
+// ErrSessionClosed.
+func (s *Session) put(f *frame.Frame) error {
+	for {
+		wait, err := s.tryPut(f)
+		if wait == nil || err != nil {
+			return err
+		}
+		if err := s.await(wait); err != nil {
+			return err
+		}
+	}
+}
+
+// tryPut is put that does not wait: it returns the channel to wait for, nil if it did not
+// have to.
+func (s *Session) tryPut(f *frame.Frame) (wait <-chan struct{}, err error) {
+	var ready outbox.List
+	wait, err = s.out.AddOrWait(f, &ready)
+	s.server.writers.Write(&ready)
+	if err != nil {
+		return nil, ErrSessionClosed
+	}
+	return wait, nil
+}
+
+// await waits for space, or for the end of the session.
+func (s *Session) await(space <-chan struct{}) error {
+	select {
+	case <-space:
+		return nil
+	case <-s.ctx.Done():
 		return ErrSessionClosed
 	}
 }
@@ -119,7 +151,7 @@ func (s *Session) queueFull() {
 
 // closing is how a session ends.
 type closing struct {
-	code    int    // 0: no close frame; there is nobody to read it
+	code    int    // 0: no close frame, since there is nobody to read it; inbox.NoCode: one without a code
 	reason  string // for the client
 	err     error  // for the application
 	discard bool   // do not send what is queued: the client cannot take it
@@ -139,17 +171,28 @@ func (s *Session) end(c closing) bool {
 	}
 	s.closed, s.err = true, c.err
 	s.mu.Unlock()
-	if c.within > 0 && s.wire == wireV1 {
-		s.answer(drainFrame(c.within))
-	}
-	var last *frame.Frame
-	if c.code != 0 {
-		last = frame.Close(c.code, c.reason)
-	}
-	s.conn.Box.Close(last, c.discard)
+	s.in.End()
+	s.endInbound()
+	s.out.Close(c.discard, c.frames(s.wire)...)
 	s.cancel()
 	go s.leave() // ends when OnClose has returned
 	return true
+}
+
+// frames are the last that the client gets.
+func (c *closing) frames(w wire) []*frame.Frame {
+	var last []*frame.Frame
+	if c.within > 0 && w == wireV1 {
+		last = append(last, drainFrame(c.within))
+	}
+	switch c.code {
+	case 0:
+	case inbox.NoCode:
+		last = append(last, frame.EmptyClose)
+	default:
+		last = append(last, frame.Close(c.code, c.reason))
+	}
+	return last
 }
 
 // leave takes the session out of every topic and then tells the application.
@@ -175,25 +218,27 @@ func (s *Session) call(name string, callback func()) {
 	s.callLocked(name, callback)
 }
 
-// callLocked runs a callback and unlocks calls. A callback that panics costs
-// its own session only.
+// callLocked runs a callback and unlocks calls. A callback that panics, or that ends its
+// goroutine with runtime.Goexit as a test's t.Fatal does, costs its own session only.
 func (s *Session) callLocked(name string, callback func()) {
 	defer s.calls.Unlock()
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			s.server.counters.panics.Add(1)
-			s.server.opts.Logger.Error("live: callback panicked",
-				"callback", name, "session", s.id, "panic", p, "stack", string(debug.Stack()))
-			s.end(closing{code: ClosePanic, reason: "internal error", err: fmt.Errorf("%w: %s: %v", ErrPanic, name, p)})
+		if !returned {
+			s.callbackFailed(name, recover())
 		}
 	}()
 	callback()
+	returned = true
 }
 
-// run is the session's life from its first moment, with calls locked.
-func (s *Session) run() {
-	s.callLocked("OnConnect", s.connect)
-	go s.read() // ends with the connection
+// callbackFailed ends the session; p is nil after runtime.Goexit.
+func (s *Session) callbackFailed(name string, p any) {
+	if p == nil {
+		p = "runtime.Goexit"
+	}
+	s.server.panicked(name, p, "session", s.id)
+	s.end(closing{code: ClosePanic, reason: "internal error", err: fmt.Errorf("%w: %s: %v", ErrPanic, name, p)})
 }
 
 func (s *Session) connect() {
@@ -206,120 +251,36 @@ func (s *Session) connect() {
 	}
 }
 
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
-// A buffer that grew past this for one message is not kept for the next.
-const maxPooledBuffer = 64 << 10
-
-// read waits for one message, handles it, and hands over to a new goroutine.
-// A goroutine's stack does not shrink while it waits, and decoding and the
-// application's code make it grow: by 4 KB for every idle session, were it to
-// go on itself.
-func (s *Session) read() {
-	for s.conn.Await() {
-		s.throttle() // a ping or a pong
-	}
-	_, r, err := s.ws.Reader(context.Background())
-	if err != nil {
-		s.readEnded(err)
-		return
-	}
-	buf := buffers.Get().(*bytes.Buffer)
-	if _, err := buf.ReadFrom(r); err != nil {
-		s.readEnded(err)
-		return
-	}
-	s.throttle()
-	s.receive(buf.Bytes())
-	if buf.Cap() <= maxPooledBuffer {
-		buf.Reset()
-		buffers.Put(buf)
-	}
-	go s.read() // ends with the connection
-}
-
-// throttle waits while the client is over InboundRate.
-func (s *Session) throttle() {
-	if wait := s.rate.take(s.server.inbound); wait > 0 {
-		sleep(s.ctx, wait)
-	}
-}
-
-func (s *Session) receive(raw []byte) {
-	s.server.counters.received.Add(1)
-	if s.wire == wireV1 {
-		s.receiveV1(raw)
-	} else {
-		s.receivePlain(raw)
-	}
-}
-
-// receivePlain takes a message for the application.
-func (s *Session) receivePlain(raw []byte) {
-	m, err := decodeMessage(raw, s.server.opts.MaxTopicLength)
-	if err != nil {
-		s.server.counters.malformed.Add(1)
-		s.server.opts.Logger.Debug("live: message ignored", "session", s.id, "err", err)
-		return
-	}
-	onMessage := s.server.opts.OnMessage
-	if onMessage == nil {
-		return
-	}
-	s.call("OnMessage", func() {
-		if !s.IsClosed() { // nothing comes after OnClose
-			onMessage(s.ctx, s, m.Topic, m.Data)
-		}
-	})
-}
-
-// readEnded ends the session because nothing more can be read.
-func (s *Session) readEnded(err error) {
-	s.end(s.closingFor(err))
-	s.conn.Discard()
-	s.conn.Kill()
-	s.server.readEnded(s)
-	s.server.running.Done()
-}
-
+// closingFor is how a session ends whose reading has ended with err.
 func (s *Session) closingFor(err error) closing {
-	var peer websocket.CloseError
-	switch {
-	case errors.Is(err, websocket.ErrMessageTooBig):
-		return closing{err: ErrMessageTooBig} // coder/websocket has sent the code
-	case errors.As(err, &peer):
-		switch peer.Code {
-		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
-			return closing{}
+	switch err := err.(type) {
+	case *inbox.ProtocolError:
+		c := closing{code: err.Code, reason: err.Text, err: fmt.Errorf("live: %w", err)}
+		if err.Code == CloseTooBig {
+			c.err = ErrMessageTooBig
 		}
-		return closing{err: fmt.Errorf("live: client closed with code %d %q", peer.Code, peer.Reason)}
+		return c
+	case *inbox.CloseError:
+		c := closing{code: err.Code, reason: err.Reason}
+		switch err.Code {
+		case CloseNormal, closeGoingAway, inbox.NoCode:
+		default:
+			c.err = fmt.Errorf("live: client closed with code %d %q", err.Code, err.Reason)
+		}
+		return c
 	}
 	return closing{err: fmt.Errorf("live: connection lost: %w", err)}
 }
 
-// writeFailed is called by the outbox when the connection could not be written.
-func (s *Session) writeFailed(err error) {
+// closeGoingAway is what a browser sends when its page is left (RFC 6455, section 7.4.1).
+const closeGoingAway = 1001
+
+// WriteFailed implements outbox.Owner.
+func (s *Session) WriteFailed(err error) {
 	if s.end(closing{err: fmt.Errorf("%w: %w", ErrWriteFailed, err)}) {
 		s.server.counters.writeFailed.Add(1)
 	}
 }
 
-// checkAlive pings a client that has been silent, and ends the session of one
-// that stayed so. slack is how long it is until the next check: each is done
-// that much early, so that a dead client is found within the promised time.
-func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
-	switch idle := s.conn.Idle(); {
-	case idle >= interval+timeout-slack:
-		if s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, discard: true}) {
-			s.server.counters.pingTimeouts.Add(1)
-		}
-	case idle >= interval-slack:
-		s.conn.Ping()
-	case s.wire == wireV1 && time.Since(s.pinged) >= interval-slack:
-		// It waits for pings, to know that the server lives.
-		s.conn.Ping()
-	default:
-		return
-	}
-	s.pinged = time.Now()
-}
+// Heard implements outbox.Owner.
+func (s *Session) Heard() int64 { return s.in.Heard() }

@@ -46,6 +46,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
 	defer cancel()
 	s.topics.end()
+	close(s.workers.over)
 	if failed := s.opts.Broker.Close(ctx); failed != nil {
 		return errors.Join(err, fmt.Errorf("live: broker did not close: %w", failed))
 	}
@@ -106,7 +107,7 @@ func (s *Server) await(ctx context.Context) error {
 	s.mu.Unlock()
 	for _, sess := range left {
 		sess.end(restart(0))
-		sess.conn.Kill()
+		sess.out.Kill()
 	}
 	return ctx.Err()
 }

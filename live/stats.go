@@ -18,8 +18,10 @@ type Stats struct {
 	Received  uint64 // messages from clients
 	Malformed uint64 // of these, not a message, and ignored
 
-	Dropped uint64 // publications that took the place of others in a full queue
-	Gaps    uint64 // losses that were announced to the subscribers of a topic
+	CatchingUp int // subscriptions that read on in the history, since their client was away or takes too little
+
+	Dropped uint64 // publications that a full queue dropped, of topics that allow it
+	Gaps    uint64 // losses that were announced to subscribers
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
@@ -52,7 +54,8 @@ func (s *Server) Stats() Stats {
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
 		Malformed:     c.malformed.Load(),
-		Dropped:       c.dropped.Load(),
+		CatchingUp:    int(s.topics.catchingUp.Load()),
+		Dropped:       c.dropped.Load() + s.writers.Dropped(),
 		Gaps:          c.gaps.Load(),
 		QueueFull:     c.queueFull.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),

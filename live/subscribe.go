@@ -6,16 +6,16 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
-	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
 // SubscribeOption changes what Subscribe does.
 type SubscribeOption func(*subscribing)
 
 // Since has Subscribe first send what was published after a position, which is
-// one that the client has from a publication of this topic. When that is not all to
-// be had a live.v1 client is told that there is a gap. The zero Position says that
-// the client has nothing. With Last as well it is then sent the newest.
+// one that the client has from a publication of this topic, however much that is, as far
+// as the topic's history reaches. When that is not all to be had a live.v1 client is told
+// that there is a gap. The zero Position says that the client has nothing. With Last as
+// well it is then sent the newest.
 func Since(p Position) SubscribeOption {
 	return func(o *subscribing) { o.since, o.resume = p, p != Position{} }
 }
@@ -23,7 +23,7 @@ func Since(p Position) SubscribeOption {
 // Last has Subscribe first send the newest publications, n of them if there are as
 // many, 1,000 at most. Nothing is lost or sent twice between them and what follows.
 func Last(n int) SubscribeOption {
-	return func(o *subscribing) { o.last = min(n, maxRecovered) }
+	return func(o *subscribing) { o.last = min(n, maxNewest) }
 }
 
 // subscribing is one call of Subscribe.
@@ -32,151 +32,228 @@ type subscribing struct {
 	resume bool
 	last   int
 
-	// answer is called with the topic locked, before the session is a subscriber: what
-	// it queues comes before every publication. nil: send publishes the missed ones.
-	answer func(outcome)
+	// reply makes a client's answer: with the position up to which it has everything
+	// then, whether nothing was missed, and the first part of what was. nil: the client
+	// did not ask, and gets publications.
+	reply func(at Position, recovered bool, part []*Publication) *frame.Frame
 }
 
-// outcome is what a subscription begins with.
-type outcome struct {
-	at        Position       // zero: the topic keeps no history
-	recovered bool           // missed is all that followed since
-	missed    []*Publication // oldest first; if not recovered, the newest that were asked for
+// beginning is where a subscription begins.
+type beginning struct {
+	at        Position       // the topic's newest; zero: the topic keeps no history
+	from      Position       // what follows it is sent first
+	recovered bool           // that is all that the client misses
+	newest    bool           // from is not the client's own position: before it nothing is missed
+	page      []*Publication // what follows from, if it was read
 }
 
-// subscribe adds the session to the topic.
-func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) error {
+// subscribeNow is subscribe for a topic that others have already, and a client that has
+// missed nothing: most of them. It reports whether that was so.
+func (x *topics) subscribeNow(s *Session, name string, max int, o subscribing) (done bool, err error) {
+	if o.resume || o.last > 0 {
+		return false, nil
+	}
+	t := x.find(name)
+	if t == nil {
+		return false, nil
+	}
+	t.mu.Lock()
+	defer x.unlock(t)
+	if t.gone || !t.ready || s.isBehind(t) {
+		return false, nil
+	}
+	added, err := x.attach(t, s, max, o, t.now())
+	return added.full == nil && added.answering == nil, err
+}
+
+// subscribe adds the session to the topic. It returns the cursor that will answer the client;
+// nil: the answer is on its way already.
+func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
-		t, err := x.lockReady(ctx, name)
-		if err != nil {
-			return err
-		}
-		out, again, err := x.outcome(ctx, t, o)
-		if err != nil || again {
-			x.unlock(t)
-			if err != nil {
-				return err
+		added, again, err := x.trySubscribe(ctx, s, name, max, o)
+		switch {
+		case err != nil:
+			return nil, err
+		case again:
+		case added.full != nil:
+			if err := s.await(added.full); err != nil {
+				return nil, err
 			}
-			continue
+		default:
+			if added.starts {
+				s.startCatchUp()
+			}
+			return added.answering, nil
 		}
-		err = x.attach(t, s, max, o, out)
-		x.unlock(t)
-		return err
 	}
 }
 
-// attach answers and makes the session a subscriber; topic.mu is held.
-func (x *topics) attach(t *topic, s *Session, max int, o subscribing, out outcome) error {
-	known, err := s.mayHave(t.name, max)
+func (x *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
+	t, err := x.lockReady(ctx, name)
 	if err != nil {
-		return err
+		return attached{}, false, err
 	}
-	if o.answer != nil {
-		o.answer(out) // with Session.mu free: an answer that does not fit ends the session
-	} else if !known {
-		x.sendMissed(t, s, o, out)
+	defer x.unlock(t) // also if the broker panics
+	begin, again, err := x.beginning(ctx, t, o)
+	if err != nil || again {
+		return attached{}, again, err
 	}
-	if known {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return ErrSessionClosed
-	}
-	x.add(t, s)
-	return nil
+	added, err = x.attach(t, s, max, o, begin)
+	return added, false, err
 }
 
-// mayHave reports whether the session has a topic, and if not, whether it may.
-func (s *Session) mayHave(topic string, max int) (known bool, err error) {
+// attached is what attach did.
+type attached struct {
+	answering *cursor         // it will answer the client; nil: that is done
+	starts    bool            // the caller must start the session's catching up
+	full      <-chan struct{} // nothing was done: the queue has no space for the answer
+}
+
+// attach makes the session a subscriber; topic.mu is held. If nothing was missed it
+// answers, and the session hears what comes from now on. Else it catches up first.
+func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin beginning) (attached, error) {
+	known, err := s.subscriptionOf(t.name, max)
+	if err != nil {
+		return attached{}, err
+	}
+	if known != nil && o.reply == nil {
+		return attached{}, nil // subscribing twice is the same as once
+	}
+	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
+	missed := begin.from != begin.at
+	if known != nil && known.behind != nil && !begin.from.isBefore(known.behind.at) {
+		// It goes on where it stands, and answers there.
+		c := known.behind
+		c.reply, c.recovered, c.listed, c.replied = o.reply, begin.recovered, false, make(chan struct{})
+		c.answered.Store(false)
+		return attached{answering: c}, nil
+	}
+	if gap && !missed {
+		if full, err := s.tryPut(gapFrame(t.name, begin.at.String())); err != nil {
+			return attached{}, err
+		} else if full == nil {
+			gap = false
+		}
+	}
+	if !missed && !gap {
+		if o.reply != nil {
+			full, err := s.tryPut(o.reply(begin.at, begin.recovered, nil))
+			if full != nil || err != nil {
+				return attached{full: full}, err
+			}
+		}
+		if known == nil {
+			_, err = x.add(t, s)
+		}
+		return attached{}, err
+	}
+	sub := known
+	if sub == nil {
+		if sub, err = x.add(t, s); err != nil {
+			return attached{}, err
+		}
+	}
+	c := &cursor{
+		at: begin.from, upto: begin.at.Offset, newest: begin.newest, recovered: begin.recovered,
+		gap: gap, reply: o.reply, listed: true, page: begin.page,
+	}
+	added := attached{starts: x.fallBehind(sub, c)}
+	if c.reply != nil {
+		c.replied = make(chan struct{})
+		added.answering = c
+	}
+	return added, nil
+}
+
+// isBefore reports whether what follows p reaches to another position of the same history.
+func (p Position) isBefore(other Position) bool {
+	return p.Epoch == other.Epoch && p.Offset < other.Offset
+}
+
+// isBehind reports whether the session catches up with a topic, whose mu is held.
+func (s *Session) isBehind(t *topic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	known = s.subs.find(topic) != nil
+	sub := s.subs.find(t.name)
+	return sub != nil && sub.behind != nil
+}
+
+// subscriptionOf returns the session's subscription to a topic, or nil and whether it may
+// have one.
+func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sub := s.subs.find(topic)
 	switch {
 	case s.closed:
-		return known, ErrSessionClosed
-	case !known && s.subs.len() >= max:
-		return false, fmt.Errorf("%w: %d", ErrTooManyTopics, max)
+		return nil, ErrSessionClosed
+	case sub == nil && s.subs.len() >= max:
+		return nil, fmt.Errorf("%w: %d", ErrTooManyTopics, max)
 	}
-	return known, nil
+	return sub, nil
 }
 
-// sendMissed sends what was missed as publications, after a gap if it is not all.
-func (x *topics) sendMissed(t *topic, s *Session, o subscribing, out outcome) {
-	var ready outbox.List
-	send := func(f *frame.Frame) {
-		f.Free = true // 1,000 at most, of which none may be missing
-		s.conn.Add(f, &ready)
-	}
-	if o.resume && !out.recovered && s.wire == wireV1 {
-		at := out.at
-		if len(out.missed) > 0 {
-			at.Offset = out.missed[0].Offset - 1 // what is missing lies before them
-		}
-		send(gapFrame(t.name, at.String()))
-	}
-	for _, p := range out.missed {
-		send(x.frame(t, p, s.wire))
-	}
-	x.writers.Write(&ready)
-}
-
-// outcome finds out what the subscription begins with. The topic is locked before
+// beginning finds out where a subscription begins. The topic is locked before
 // and after; again says that it was not meanwhile, so that it may have gone, and that
 // the caller is to begin anew.
-func (x *topics) outcome(ctx context.Context, t *topic, o subscribing) (out outcome, again bool, err error) {
-	fd := t.feed
-	if fd == nil {
-		return outcome{}, false, nil
+func (x *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	if t.feed == nil {
+		return t.now(), false, nil
 	}
 	if o.resume {
-		out, again, err = x.resume(ctx, t, o.since)
-		if err != nil || again || out.recovered || o.last <= 0 {
-			return out, again, err
+		begin, again, err = x.resume(ctx, t, o.since)
+		if err != nil || again || begin.recovered || o.last <= 0 {
+			return begin, again, err
 		}
-		out, again, err = x.newest(ctx, t, o.last)
-		out.followFrom(o.since)
-		return out, again, err
+		begin, again, err = x.newest(ctx, t, o.last)
+		begin.followFrom(o.since)
+		return begin, again, err
 	}
 	if o.last > 0 {
 		return x.newest(ctx, t, o.last)
 	}
-	return outcome{at: fd.at}, false, nil
+	return t.now(), false, nil
 }
 
-// followFrom makes the newest publications the answer to a client that was at a position, and
-// has what came up to there. They may reach back to it after all: then what follows it is
-// all that was missed.
-func (out *outcome) followFrom(since Position) {
-	out.recovered = false
-	for since.Epoch == out.at.Epoch && len(out.missed) > 0 && out.missed[0].Offset <= since.Offset {
-		out.missed = out.missed[1:]
-		out.recovered = since.Offset <= out.at.Offset
+// now is where a subscription begins that misses nothing; mu is held.
+func (t *topic) now() beginning {
+	if t.feed == nil {
+		return beginning{}
+	}
+	return beginning{at: t.feed.at, from: t.feed.at, recovered: true}
+}
+
+// followFrom makes the newest publications the answer to a client that was at a position,
+// and has what came up to there. They may reach back to it after all: then what follows
+// it is all that was missed.
+func (begin *beginning) followFrom(since Position) {
+	begin.recovered = false
+	switch {
+	case since.between(begin.from, begin.at):
+		begin.from, begin.recovered, begin.newest = since, true, false
+	case since.Epoch == begin.at.Epoch && since.Offset > begin.at.Offset:
+		begin.from = begin.at // it was ahead, and has what the newest are
 	}
 }
 
-// resume finds what followed a position.
-func (x *topics) resume(ctx context.Context, t *topic, since Position) (out outcome, again bool, err error) {
+// resume finds out whether what followed a position is to be had.
+func (x *topics) resume(ctx context.Context, t *topic, since Position) (begin beginning, again bool, err error) {
 	fd := t.feed
 	if since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset {
 		// The client may have been at a server that is ahead of this one.
 		if again, err := x.reach(ctx, t, since); err != nil || again {
-			return outcome{}, again, err
+			return beginning{}, again, err
 		}
 	}
-	out.at = fd.at
+	lost := beginning{at: fd.at, from: fd.at}
 	switch {
 	case since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset:
-		return out, false, nil
+		return lost, false, nil
 	case since.Offset >= fd.low:
-		out.missed = fd.after(since.Offset)
-		if len(out.missed) > 0 && t.expired(out.missed[0]) {
-			out.missed = nil // the history says the same: it has been dropped
-			return out, false, nil
+		if i := fd.indexAfter(since.Offset); i < len(fd.ring) && t.expired(fd.ring[i]) {
+			return lost, false, nil // the history says the same: it has been dropped
 		}
-		out.recovered = true
-		return out, false, nil
+		return beginning{at: fd.at, from: since, recovered: true}, false, nil
 	}
 	return x.readSince(ctx, t, since)
 }
@@ -184,16 +261,6 @@ func (x *topics) resume(ctx context.Context, t *topic, since Position) (out outc
 // expired reports whether a publication is older than the topic keeps them.
 func (t *topic) expired(p *Publication) bool {
 	return t.opts.HistoryAge > 0 && time.Since(p.Time) > t.opts.HistoryAge
-}
-
-// after returns the ring's publications after an offset that is not below low.
-func (fd *feed) after(offset uint64) []*Publication {
-	for i, p := range fd.ring {
-		if p.Offset > offset {
-			return append([]*Publication(nil), fd.ring[i:]...)
-		}
-	}
-	return nil
 }
 
 // reach waits until the feed is where the history is. If the position is not in
@@ -204,10 +271,7 @@ func (x *topics) reach(ctx context.Context, t *topic, since Position) (again boo
 	switch at := t.feed.at; {
 	case err != nil:
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
-	case last.Epoch != since.Epoch || last.Offset < since.Offset:
-		if last.Epoch != at.Epoch {
-			x.startRepair(t)
-		}
+	case last.Epoch == at.Epoch && (last.Epoch != since.Epoch || last.Offset < since.Offset):
 		return false, nil // nobody has it
 	case at.Epoch == since.Epoch && at.Offset >= since.Offset:
 		return false, nil // it came meanwhile
@@ -221,35 +285,33 @@ func (x *topics) reach(ctx context.Context, t *topic, since Position) (again boo
 func (x *topics) unlocked(t *topic, f func()) {
 	t.pins++
 	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		t.pins--
+	}()
 	f()
-	t.mu.Lock()
-	t.pins--
 }
 
-// readSince finds what followed a position in the broker's history, because it is
-// older than the feed.
-func (x *topics) readSince(ctx context.Context, t *topic, since Position) (out outcome, again bool, err error) {
+// readSince asks the broker's history for what followed a position, because that is
+// older than the feed. A first page tells whether it is to be had.
+func (x *topics) readSince(ctx context.Context, t *topic, since Position) (begin beginning, again bool, err error) {
 	fd := t.feed
 	upto := fd.at
 	var page Page
 	x.unlocked(t, func() {
-		page, err = x.recover.Read(ctx, t.name, since.Offset, upto.Offset, maxRecovered+1)
+		page, err = x.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
 	})
-	out.at = fd.at
+	lost := beginning{at: fd.at, from: fd.at}
 	switch {
 	case err != nil:
-		return outcome{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
+		return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 	case fd.at.Epoch != since.Epoch:
-		return out, false, nil
-	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete, len(page.Publications) > maxRecovered:
-		return out, false, nil
-	case page.Epoch != since.Epoch, page.Upto < upto.Offset:
+		return lost, false, nil
+	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete:
+		return lost, false, nil
+	case page.Epoch != since.Epoch, len(page.Publications) == 0 && page.Upto < upto.Offset:
 		x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
-		return outcome{}, true, ctx.Err()
-	case fd.low > upto.Offset:
-		return outcome{}, true, nil // so much came meanwhile that the feed has lost the link
+		return beginning{}, true, ctx.Err()
 	}
-	out.missed = append(page.Publications, fd.after(upto.Offset)...)
-	out.recovered = true
-	return out, false, nil
+	return beginning{at: fd.at, from: since, recovered: true, page: page.Publications}, false, nil
 }

@@ -2,9 +2,11 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -24,8 +26,10 @@ import (
 //	listener.mu
 //	Server.mu
 //
-// The locks of package outbox come after these: a box's, and the writers'.
+// The locks of package outbox come after these: a box's, and the writers'. inbound.mu and
+// logLimiter.mu may be taken under any: no other lock is taken under them.
 type topics struct {
+	server   *Server
 	broker   Broker
 	recover  Recoverer // nil: the broker keeps no history
 	writers  *outbox.Writers
@@ -37,6 +41,8 @@ type topics struct {
 	end  context.CancelFunc
 
 	repairing chan struct{} // holds as many as there are repairs that ask the broker
+	reading   chan struct{} // the same for cursors
+	making    chan struct{} // holds as many as there are goroutines that make parts
 
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -44,6 +50,7 @@ type topics struct {
 	count         atomic.Int64 // topics
 	subscriptions atomic.Int64 // of all topics
 	compressed    atomic.Int64 // open sessions with compression
+	catchingUp    atomic.Int64 // subscriptions that catch up
 }
 
 // shardCount splits the index's lock: with 64, a thousand connections a second
@@ -61,8 +68,8 @@ type shard struct {
 type topic struct {
 	name     string
 	envelope frame.Envelope
-	opts     TopicOptions
-	gap      *frame.Frame // tells a client that it lost some; nil: made when needed
+	opts     TopicOptions // Overflow is never OverflowDefault
+	tag      *frame.Tag   // nil: the topic does not drop publications
 
 	mu        sync.Mutex // held during a whole fan-out: it makes the order that all see
 	subs      []subscriber
@@ -72,12 +79,14 @@ type topic struct {
 	waking    chan struct{} // closed when the broker has answered; nil: nobody has asked
 	gone      bool          // no longer in the index
 	feed      *feed         // nil: the topic keeps no history
+	behind    int           // how many of subs are
+	newest    *Publication  // for these, if the topic keeps no history and drops publications
 }
 
 // subscriber is a subscription as a fan-out walks over it: with its connection
 // beside it, which saves a look at the subscription and one at the session.
 type subscriber struct {
-	conn *outbox.Conn
+	out *outbox.Box
 	*subscription
 }
 
@@ -86,12 +95,15 @@ type subscriber struct {
 type subscription struct {
 	topic   *topic
 	session *Session
+	index   int32 // in topic.subs; guarded by topic.mu
 	wire    wire
-	index   int // in topic.subs; guarded by topic.mu
+	queued  bool    // in the session's behindSet; guarded by Session.mu
+	behind  *cursor // nil: live; guarded by topic.mu
 }
 
 func newTopics(s *Server, broker Broker) *topics {
 	x := &topics{
+		server:   s,
 		broker:   broker,
 		writers:  s.writers,
 		options:  s.opts.Topics,
@@ -102,6 +114,8 @@ func newTopics(s *Server, broker Broker) *topics {
 	x.recover, _ = broker.(Recoverer)
 	x.life, x.end = context.WithCancel(context.Background())
 	x.repairing = make(chan struct{}, maxRepairs)
+	x.reading = make(chan struct{}, maxReads)
+	x.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
 	for i := range x.shards {
 		x.shards[i].topics = make(map[string]*topic)
 	}
@@ -123,10 +137,7 @@ func (x *topics) findOrAdd(name string) *topic {
 	if t := x.find(name); t != nil {
 		return t
 	}
-	fresh := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
-	if x.recover != nil && x.recover.Keeps(name) {
-		fresh.feed = newFeed(fresh.opts)
-	}
+	fresh := x.newTopic(name)
 	sh := x.shard(name)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -136,6 +147,22 @@ func (x *topics) findOrAdd(name string) *topic {
 	sh.topics[name] = fresh
 	x.count.Add(1)
 	return fresh
+}
+
+func (x *topics) newTopic(name string) *topic {
+	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
+	if x.recover != nil && x.recover.Keeps(name) {
+		t.feed = newFeed(t.opts)
+	}
+	switch {
+	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:
+		t.tag = &frame.Tag{Gap: gapFrame(name, ""), Latest: t.opts.Overflow == OverflowLatest}
+	case t.feed == nil:
+		t.opts.Overflow = OverflowClose
+	case t.opts.Overflow == OverflowDefault:
+		t.opts.Overflow = OverflowCatchUp
+	}
+	return t
 }
 
 // lock returns the topic, in the index and locked.
@@ -159,15 +186,28 @@ func (x *topics) lockReady(ctx context.Context, name string) (*topic, error) {
 		if t.ready {
 			return t, nil
 		}
-		err := x.wake(ctx, t)
-		if err == nil && t.ready {
+		if err := x.wakeLocked(ctx, t); err != nil {
+			return nil, err
+		}
+		if t.ready {
 			return t, nil
 		}
 		x.unlock(t)
-		if err != nil {
-			return nil, err
-		}
 	}
+}
+
+// wakeLocked is wake that leaves the topic locked only if it returns nil, and not if the
+// broker panics.
+func (x *topics) wakeLocked(ctx context.Context, t *topic) error {
+	awake := false
+	defer func() {
+		if !awake {
+			x.unlock(t)
+		}
+	}()
+	err := x.wake(ctx, t)
+	awake = err == nil
+	return err
 }
 
 // wake subscribes the topic at the broker, or waits for whoever does. The topic
@@ -185,28 +225,36 @@ func (x *topics) wake(ctx context.Context, t *topic) error {
 			return ctx.Err()
 		}
 	}
-	t.waking = make(chan struct{})
+	waking := make(chan struct{})
+	t.waking = waking
 	t.mu.Unlock()
-	err := x.broker.Subscribe(ctx, t.name)
 	var at Position
+	err := errBrokerPanicked // unless it returns
+	defer func() {
+		if err != nil {
+			x.broker.Unsubscribe(t.name) // it may have registered the interest all the same
+		}
+		t.mu.Lock()
+		close(waking)
+		t.waking = nil
+		if err == nil {
+			t.ready = true
+			if t.feed != nil {
+				x.begin(t, at)
+			}
+		}
+	}()
+	err = x.broker.Subscribe(ctx, t.name)
 	if err == nil && t.feed != nil {
 		at, err = x.recover.Last(ctx, t.name)
 	}
 	if err != nil {
-		x.broker.Unsubscribe(t.name) // it may have registered the interest all the same
+		err = fmt.Errorf("live: topic %q: %w", t.name, err)
 	}
-	t.mu.Lock()
-	close(t.waking)
-	t.waking = nil
-	if err != nil {
-		return fmt.Errorf("live: topic %q: %w", t.name, err)
-	}
-	t.ready = true
-	if t.feed != nil {
-		x.begin(t, at)
-	}
-	return nil
+	return err
 }
+
+var errBrokerPanicked = errors.New("live: the broker panicked")
 
 // unlock unlocks the topic, and takes it out of the index if nobody needs it.
 func (x *topics) unlock(t *topic) {
@@ -218,7 +266,7 @@ func (x *topics) unlock(t *topic) {
 		if t.ready {
 			// With the lock held, so that it comes before the next Subscribe.
 			if err := x.broker.Unsubscribe(t.name); err != nil {
-				x.logger.Warn("live: broker did not unsubscribe", "topic", t.name, "err", err)
+				x.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
 			}
 		}
 		sh := x.shard(t.name)
@@ -230,12 +278,18 @@ func (x *topics) unlock(t *topic) {
 	t.mu.Unlock()
 }
 
-// add makes the session a subscriber; both locks are held.
-func (x *topics) add(t *topic, s *Session) {
-	sub := &subscription{topic: t, session: s, wire: s.wire, index: len(t.subs)}
-	t.subs = append(t.subs, subscriber{s.conn, sub})
+// add makes the session a subscriber; topic.mu is held. The error is ErrSessionClosed.
+func (x *topics) add(t *topic, s *Session) (*subscription, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, ErrSessionClosed
+	}
+	sub := &subscription{topic: t, session: s, wire: s.wire, index: int32(len(t.subs))}
+	t.subs = append(t.subs, subscriber{&s.out, sub})
 	s.subs.add(sub)
 	x.subscriptions.Add(1)
+	return sub, nil
 }
 
 // unsubscribe removes the session from the topic, if it is there.
@@ -269,6 +323,7 @@ func (x *topics) leave(s *Session) {
 
 // remove takes sub out of its topic's slice; topic.mu is held.
 func (x *topics) remove(sub *subscription) {
+	x.goLive(sub) // whoever catches up for it notices
 	subs := sub.topic.subs
 	last := len(subs) - 1
 	subs[sub.index] = subs[last]
@@ -292,7 +347,7 @@ func (x *topics) deliver(p *Publication) {
 	if t.feed != nil {
 		x.receive(t, p)
 	} else {
-		x.fanOut(t, p, bounded)
+		x.fanOut(t, p, Position{}, delivered)
 	}
 }
 
@@ -300,42 +355,45 @@ func (x *topics) deliver(p *Publication) {
 type origin bool
 
 const (
-	bounded origin = false // it was delivered, and counts for the bounds of a client's queue
-	fetched origin = true  // with up to maxRecovered others that a repair has read at once: no client could keep up with that
+	delivered origin = false
+	fetched   origin = true // with others that a repair has read at once: no client could keep up with that
 )
 
-// fanOut queues a publication for every subscriber; topic.mu is held, which gives
-// all sessions the same order. A frame is built once for each way to write it.
-func (x *topics) fanOut(t *topic, p *Publication, o origin) {
+// fanOut queues a publication for every subscriber that is live; topic.mu is held, which
+// gives all sessions the same order. A frame is built once for each way to write it.
+// before is the topic's position before the publication.
+func (x *topics) fanOut(t *topic, p *Publication, before Position, o origin) {
 	var frames [wires]*frame.Frame
 	var ready outbox.List
-	delivered := 0
+	count := 0
 	for i := range t.subs {
 		sub := &t.subs[i]
-		if p.Except != "" && sub.session.id == p.Except {
+		if sub.behind != nil || p.Except != "" && sub.session.id == p.Except {
 			continue
 		}
 		f := frames[sub.wire]
 		if f == nil {
 			f = x.frame(t, p, sub.wire)
-			f.Free = o == fetched && t.opts.Overflow == OverflowClose
 			frames[sub.wire] = f
 		}
-		switch sub.conn.Add(f, &ready) {
+		switch sub.out.Add(f, &ready) {
 		case nil:
-			delivered++
+			count++
 		case outbox.ErrFull:
-			delivered += x.overflow(t, sub, f, &ready)
+			x.overflow(t, sub.subscription, before, o)
 		}
 		if ready.Len() == handOver {
 			x.writers.Write(&ready)
 		}
 	}
 	x.writers.Write(&ready)
+	if t.behind > 0 && t.feed == nil {
+		t.newest = p
+	}
 	for _, l := range t.listeners {
 		l.deliver(p)
 	}
-	x.counters.delivered.Add(uint64(delivered))
+	x.counters.delivered.Add(uint64(count))
 }
 
 // handOver is how many sessions wait for the writers at most while a large
@@ -350,53 +408,40 @@ func (x *topics) frame(t *topic, p *Publication, w wire) *frame.Frame {
 	} else {
 		f = t.envelope.Frame(p.Data)
 	}
-	if t.opts.Overflow != OverflowClose {
-		f.Tag = t
-	}
+	f.Tag = t.tag
 	if x.compressed.Load() > 0 {
 		f.Deflate()
 	}
 	return f
 }
 
-// overflow does to a client that takes too little what the topic's options say,
-// and returns how many publications it got: 1 or 0.
-func (x *topics) overflow(t *topic, sub *subscriber, f *frame.Frame, ready *outbox.List) int {
-	if t.opts.Overflow == OverflowClose {
+// overflow does to a client that takes too little what the topic's options say; topic.mu
+// is held. before is the position of what the client has, or is on its way to it.
+func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin) {
+	c := &cursor{at: before}
+	switch {
+	case t.tag != nil:
+		c.skip, c.gap = true, true
+		x.counters.dropped.Add(1)
+	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
 		sub.session.queueFull()
-		return 0
+		return
 	}
-	var gap *frame.Frame
-	if sub.wire == wireV1 {
-		gap = t.gapFrame()
+	if x.fallBehind(sub, c) {
+		go sub.session.catchUp() // ends when no subscription is behind, or with the session
 	}
-	if sub.conn.Displace(f, t.opts.Overflow == OverflowLatest, gap, ready) != nil {
-		return 0 // closed meanwhile
-	}
-	x.counters.dropped.Add(1)
-	return 1
 }
 
-// gapFrame returns the frame that tells of a loss, without a position. It counts
-// for no bound: there is one at most for each topic in a queue.
-func (t *topic) gapFrame() *frame.Frame {
-	if t.gap == nil {
-		t.gap = gapFrame(t.name, "")
-		t.gap.Tag, t.gap.Free, t.gap.Gap = t, true, true
-	}
-	return t.gap
-}
-
-// announceGap tells every subscriber that publications were lost before the
-// position; topic.mu is held.
-func (x *topics) announceGap(t *topic, at Position) {
+// announceGap tells every subscriber that is live that publications were lost after one
+// position and before another; topic.mu is held.
+func (x *topics) announceGap(t *topic, before, at Position) {
 	x.counters.gaps.Add(1)
 	f := gapFrame(t.name, at.String())
 	var ready outbox.List
 	for i := range t.subs {
 		sub := &t.subs[i]
-		if sub.wire == wireV1 && sub.conn.Add(f, &ready) == outbox.ErrFull {
-			sub.session.queueFull()
+		if sub.wire == wireV1 && sub.behind == nil && sub.out.Add(f, &ready) == outbox.ErrFull {
+			x.overflow(t, sub.subscription, before, fetched)
 		}
 	}
 	x.writers.Write(&ready)

@@ -1,48 +1,144 @@
 package live
 
 import (
-	"bufio"
 	"bytes"
+	"crypto/sha1"
+	"encoding/base64"
 	"fmt"
 	"net"
 	"net/http"
-
-	"github.com/livetopic/livetopic/live/internal/outbox"
+	"strings"
 )
 
-// controlBuffer holds the longest control frame, 2 + 125 bytes, whole:
-// coder/websocket then hands it over in one Write.
-const controlBuffer = 128
+// The end of the handshake: the answer 101, and the connection for the session.
 
-// upgrader is the ResponseWriter that coder/websocket gets. It answers the
-// handshake through the program's own, so that middlewares see the 101 and may
-// add headers to it, as a cookie session does; and its Hijack returns our
-// connection with small buffers instead of net/http's two of 4 KB.
-type upgrader struct {
-	http.ResponseWriter
-	writers *outbox.Writers
-	failed  func(error)
-	conn    *outbox.Conn // after Hijack
-
-	// Set when the connection was taken over before the answer.
-	early net.Conn
-	brw   *bufio.ReadWriter
+// acceptKey proves to the client that the server speaks WebSocket (RFC 6455, section
+// 4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(strings.TrimSpace(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
-// newUpgrader returns the writer for coder/websocket, which sends 101 before it
-// takes the connection over. That is safe if net/http's own writer is known to
-// be below. Else the connection is taken over first, and the answer written to
-// it, so that a client never gets a 101 that is not meant. Middlewares then do not
-// see the 101, and what they would have added to it, as a cookie session its
-// cookie, is lost: the price of a wrapper with a Hijack method and no Unwrap.
-func newUpgrader(w http.ResponseWriter, writers *outbox.Writers, failed func(error)) (*upgrader, error) {
-	u := &upgrader{ResponseWriter: w, writers: writers, failed: failed}
-	if isNetHTTP(innermost(w)) {
-		return u, nil
+// offeredSubprotocol returns live.v1 as the client has written it, or "".
+func offeredSubprotocol(h http.Header) string {
+	for _, line := range h.Values("Sec-WebSocket-Protocol") {
+		for offer := range strings.SplitSeq(line, ",") {
+			if offer = strings.TrimSpace(offer); strings.EqualFold(offer, subprotocol) {
+				return offer
+			}
+		}
 	}
-	var err error
-	u.early, u.brw, err = http.NewResponseController(w).Hijack()
-	return u, err
+	return ""
+}
+
+// acceptDeflate returns the answer to the first offer of permessage-deflate that the server
+// can take, or "" (RFC 7692, section 7.1). Neither side remembers earlier messages: a
+// window of 32 KB for each client would be the largest part of a session.
+func acceptDeflate(h http.Header) string {
+	for _, line := range h.Values("Sec-WebSocket-Extensions") {
+		for offer := range strings.SplitSeq(line, ",") {
+			if answer := acceptOffer(offer); answer != "" {
+				return answer
+			}
+		}
+	}
+	return ""
+}
+
+func acceptOffer(offer string) string {
+	name, params, _ := strings.Cut(offer, ";")
+	if strings.TrimSpace(name) != "permessage-deflate" {
+		return ""
+	}
+	answer := "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+	seen := make(map[string]bool)
+	for param := range strings.SplitSeq(params, ";") {
+		if strings.TrimSpace(param) == "" && len(seen) == 0 && strings.TrimSpace(params) == "" {
+			continue // no parameters
+		}
+		key, value, hasValue := strings.Cut(param, "=")
+		key, value = strings.TrimSpace(key), strings.Trim(strings.TrimSpace(value), `"`)
+		if seen[key] {
+			return ""
+		}
+		seen[key] = true
+		switch {
+		case key == "client_no_context_takeover" && !hasValue, key == "server_no_context_takeover" && !hasValue:
+		case key == "client_max_window_bits" && (!hasValue || windowBits(value)):
+			// A client with a smaller window can be read all the same.
+		case key == "server_max_window_bits" && value == "15":
+			answer += "; server_max_window_bits=15"
+		default:
+			return "" // unknown, wrong, or a smaller window than Go's compressor has
+		}
+	}
+	return answer
+}
+
+func windowBits(value string) bool {
+	switch value {
+	case "8", "9", "10", "11", "12", "13", "14", "15":
+		return true
+	}
+	return false
+}
+
+// headers are those of the answer that the handshake makes, in pairs.
+type headers []string
+
+// switchProtocols answers the handshake with 101, and takes the connection over. ahead is
+// what net/http had read past the handshake.
+//
+// Where a middleware wraps net/http's writer the answer goes through it, so that it sees
+// the 101 and may add headers to it, as a cookie session does. That is safe if net/http's
+// own writer is known to be below. Else the connection is taken over first, and the answer
+// written to it, so that a client never gets a 101 that is not meant. A middleware with a
+// Hijack method and no Unwrap then does not see the 101, and what it would have added is
+// lost.
+func switchProtocols(w http.ResponseWriter, own headers) (conn net.Conn, ahead []byte, err error) {
+	below := innermost(w)
+	through := below != w && isNetHTTP(below)
+	if through {
+		for i := 0; i < len(own); i += 2 {
+			w.Header().Set(own[i], own[i+1])
+		}
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		if gin, ok := w.(interface{ WriteHeaderNow() }); ok { // its writer holds the head back until then
+			gin.WriteHeaderNow()
+		}
+	}
+	conn, brw, err := http.NewResponseController(w).Hijack()
+	if err != nil && through {
+		// A wrapper said no, after the 101. The one below does not.
+		conn, brw, err = below.(http.Hijacker).Hijack()
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := brw.Reader.Buffered(); n > 0 {
+		peeked, _ := brw.Reader.Peek(n)
+		ahead = bytes.Clone(peeked)
+	}
+	if !through {
+		conn.Write(own.answer(w.Header())) // an error shows when the session reads
+	}
+	return conn, ahead, nil
+}
+
+// answer returns the head of the answer, with what middlewares have set.
+func (own headers) answer(theirs http.Header) []byte {
+	head := make([]byte, 0, 256)
+	head = append(head, "HTTP/1.1 101 Switching Protocols\r\n"...)
+	for i := 0; i < len(own); i += 2 {
+		head = append(append(append(append(head, own[i]...), ": "...), own[i+1]...), "\r\n"...)
+		theirs.Del(own[i])
+	}
+	if len(theirs) > 0 {
+		b := bytes.NewBuffer(head)
+		theirs.Write(b)
+		head = b.Bytes()
+	}
+	return append(head, "\r\n"...)
 }
 
 // hijackable reports whether w may be hijacked; false is certain.
@@ -72,64 +168,4 @@ func innermost(w http.ResponseWriter) http.ResponseWriter {
 // isNetHTTP reports whether w is what net/http gives to handlers of HTTP/1.
 func isNetHTTP(w http.ResponseWriter) bool {
 	return fmt.Sprintf("%T", w) == "*http.response"
-}
-
-// Unwrap lets http.ResponseController look through.
-func (u *upgrader) Unwrap() http.ResponseWriter { return u.ResponseWriter }
-
-// WriteHeader sends the answer's head.
-func (u *upgrader) WriteHeader(status int) {
-	if u.early == nil {
-		u.ResponseWriter.WriteHeader(status)
-		return
-	}
-	var head bytes.Buffer
-	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", status, http.StatusText(status))
-	u.Header().Write(&head)
-	head.WriteString("\r\n")
-	u.early.Write(head.Bytes()) // an error shows when the session reads
-}
-
-// WriteHeaderNow is for gin, whose writer holds the head back until then.
-func (u *upgrader) WriteHeaderNow() {
-	if w, ok := u.ResponseWriter.(interface{ WriteHeaderNow() }); ok && u.early == nil {
-		w.WriteHeaderNow()
-	}
-}
-
-// Hijack takes the connection over.
-func (u *upgrader) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, brw, err := u.takeOver()
-	if err != nil {
-		return nil, nil, err
-	}
-	var early []byte
-	if n := brw.Reader.Buffered(); n > 0 {
-		peeked, _ := brw.Reader.Peek(n)
-		early = bytes.Clone(peeked)
-	}
-	u.conn = outbox.NewConn(u.writers, conn, early, u.failed)
-	return u.conn, bufio.NewReadWriter(
-		u.conn.Reader(),
-		bufio.NewWriterSize(u.conn, controlBuffer),
-	), nil
-}
-
-// abandon closes a connection that was taken over for a handshake that failed.
-func (u *upgrader) abandon() {
-	if u.early != nil {
-		u.early.Close()
-	}
-}
-
-func (u *upgrader) takeOver() (net.Conn, *bufio.ReadWriter, error) {
-	if u.early != nil {
-		return u.early, u.brw, nil
-	}
-	conn, brw, err := http.NewResponseController(u.ResponseWriter).Hijack()
-	if err != nil {
-		// A wrapper said no, after the 101. The one below does not.
-		return innermost(u.ResponseWriter).(http.Hijacker).Hijack()
-	}
-	return conn, brw, nil
 }

@@ -45,7 +45,10 @@ export class Client {
     this.#dial();
   }
 
-  /** Calls publication(data, at) from the reply on; first may have last. */
+  /**
+   * Calls publication(data, at, recovered) from the reply on; first may have last. resumed(recovered, n) is called after
+   * each reply to a resubscription: n messages of what was missed came with the reply, and more may follow.
+   */
   async subscribe(topic, publication, { gap = () => {}, resumed = () => {}, ...first } = {}) {
     const subscription = { publication, gap, resumed, at: undefined };
     this.#topics.set(topic, subscription);
@@ -78,9 +81,14 @@ export class Client {
     const id = ++this.#ids;
     return new Promise((resolve, reject) => {
       if (this.#socket?.readyState !== OPEN) return reject(new Refused({ code: 'offline', message: 'not connected' }));
-      this.#waiting.set(id, { operation, resolve, reject });
+      this.#wait(id, operation, resolve, reject);
       this.#socket.send(JSON.stringify({ ...operation, id }));
     });
+  }
+
+  /** An answer may come in parts: texts of one JSON text, or messages. */
+  #wait(id, operation, resolve, reject) {
+    this.#waiting.set(id, { operation, resolve, reject, texts: [], messages: [] });
   }
 
   async #dial() {
@@ -121,8 +129,9 @@ export class Client {
     switch (frame.op) {
       case 'hello': return this.#hello(frame);
       case 'ping': return this.#socket.send('{"op":"pong"}');
-      case 'reply': return this.#answer(frame, (w) => w.resolve(frame));
-      case 'error': return this.#answer(frame, (w) => w.reject(new Refused(frame)));
+      case 'part': return this.#waiting.get(frame.id)?.texts.push(frame.text);
+      case 'reply': return this.#reply(frame);
+      case 'error': return this.#answered(frame)?.reject(new Refused(frame));
       case 'drain': this.#within = frame.within; return;
       case 'gap': return this.#gap(frame.topic, frame.at);
       case undefined: return this.#publication(frame.topic, frame);
@@ -140,25 +149,35 @@ export class Client {
       const id = ++this.#ids;
       const operation = { op: 'subscribe', topic, ...(at && { since: at }) };
       const nobody = () => {};
-      this.#waiting.set(id, { operation, resolve: nobody, reject: nobody });
+      this.#wait(id, operation, nobody, nobody);
       again.push({ ...operation, id });
     }
     if (again.length > 0) this.#socket.send(JSON.stringify(again));
     this.on.hello?.(frame);
   }
 
-  #answer(frame, settle) {
-    const waiting = this.#waiting.get(frame.id);
-    this.#waiting.delete(frame.id);
+  /** Returns what waited for an answer, which has come to its end. */
+  #answered({ id }) {
+    const waiting = this.#waiting.get(id);
+    this.#waiting.delete(id);
+    return waiting;
+  }
+
+  #reply(frame) {
+    if (frame.messages) this.#waiting.get(frame.id)?.messages.push(...frame.messages);
+    if (frame.more) return;
+    const waiting = this.#answered(frame);
     if (!waiting) return;
-    if (frame.op === 'reply' && waiting.operation.op === 'subscribe') this.#subscribed(waiting.operation, frame);
-    settle(waiting);
+    if (frame.messages) frame.messages = waiting.messages;
+    if (frame.text !== undefined) frame.data = JSON.parse(waiting.texts.join('') + frame.text);
+    if (waiting.operation.op === 'subscribe') this.#subscribed(waiting.operation, frame);
+    waiting.resolve(frame);
   }
 
   #subscribed({ topic, since }, { at, recovered, messages = [] }) {
     const subscription = this.#topics.get(topic);
     if (!subscription) return;
-    for (const message of messages) this.#publication(topic, message);
+    for (const message of messages) this.#publication(topic, { ...message, recovered: true });
     if (since !== undefined && !recovered) subscription.gap(at);
     if (at !== undefined) subscription.at = at;
     if (since !== undefined) subscription.resumed(recovered, messages.length);
@@ -171,10 +190,10 @@ export class Client {
     subscription.gap(at);
   }
 
-  #publication(topic, { data, at }) {
+  #publication(topic, { data, at, recovered = false }) {
     const subscription = this.#topics.get(topic);
     if (!subscription) return this.on.message?.(topic, data);
     if (at !== undefined) subscription.at = at;
-    subscription.publication(data, at);
+    subscription.publication(data, at, recovered);
   }
 }

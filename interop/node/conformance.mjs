@@ -1,6 +1,7 @@
 // Goes through the protocol with client.mjs, and prints what happens, a line each:
 // node conformance.mjs ws://…. The tests compare that with what a client in Go prints.
 
+import { createHash } from 'node:crypto';
 import { createRequire } from 'node:module';
 import { Client } from './client.mjs';
 
@@ -12,6 +13,10 @@ const json = (v) => JSON.stringify(v) ?? 'nothing';
 
 // Epochs are the server's; what stays the same is the number.
 const place = (at) => (at === undefined ? 'nowhere' : at.slice(at.lastIndexOf('.') + 1));
+
+// What is too long to print.
+const digest = (text) => createHash('sha256').update(text).digest('hex');
+const listOf = (messages) => json(messages.map((m) => [m.data, place(m.at)]));
 
 // What a test waits for.
 function signal() {
@@ -54,6 +59,36 @@ function ear(topic) {
   };
 }
 
+// What is heard of topic large: what comes back in parts, and then what is new.
+function largeEar() {
+  const back = []; // each publication that was missed
+  let inReply;
+  const first = signal();
+  const complete = signal();
+  const fresh = ear('large');
+  return {
+    hear: (data, at, recovered) => {
+      if (at.endsWith('.1')) return first.resolve(at);
+      if (!recovered) return fresh.hear(data, at);
+      if (back.push({ data, at }) === lots) complete.resolve();
+    },
+    gap: fresh.gap,
+    resumed: (recovered, n) => { inReply = [recovered, n]; },
+    first: first.promise,
+    until: fresh.until,
+    async resumedAll() {
+      await complete.promise;
+      const [recovered, n] = inReply;
+      print('resumed large', recovered, n > 0 && n < lots, place(back.at(-1).at), back.length, digest(listOf(back)));
+    },
+  };
+}
+
+// As the client in Go has them.
+const lots = 500;
+const largeData = (n) => String(n).padStart(498, '0');
+const answerText = 'grüße, 世界 🎉 "\n'.repeat((200 << 10) / 25); // 200 KB as JSON
+
 async function trying(what, promise) {
   try {
     const { at, data, recovered, messages } = await promise;
@@ -80,6 +115,8 @@ const brief = ear('brief');
 await trying('subscribe plain', client.subscribe('plain', plain.hear));
 await trying('subscribe chat', client.subscribe('chat', chat.hear, { resumed: chat.resumed }));
 await trying('subscribe brief', client.subscribe('brief', brief.hear, { gap: brief.gap }));
+const large = largeEar();
+await trying('subscribe large', client.subscribe('large', large.hear, { resumed: large.resumed, gap: large.gap }));
 await trying('publish plain', other.client.publish('plain', { text: 'hello' }));
 await plain.until(1);
 for (const n of [1, 2, 3]) {
@@ -98,10 +135,17 @@ await trying('no topic', client.publish('', 1));
 await trying('a code of the application', client.request('late'));
 await trying('tell me', client.request('tell me', 7));
 
+// An answer in pieces.
+const answer = JSON.stringify((await client.request('echo', answerText)).data);
+print('large request', Buffer.byteLength(answer), digest(answer));
+await trying('publish large', other.client.publish('large', largeData(0)));
+print('heard large', place(await large.first));
+
 // While it is away there is more to come back to than one topic keeps.
 const back = signal();
 away = back.promise;
 client.cut();
+await Promise.all(Array.from({ length: lots }, (_, i) => other.client.publish('large', largeData(i + 1))));
 for (const n of [4, 5, 6]) {
   await trying('publish chat', other.client.publish('chat', n));
   await trying('publish brief', other.client.publish('brief', n));
@@ -109,6 +153,11 @@ for (const n of [4, 5, 6]) {
 back.resolve();
 await chat.until(7); // with the word that it has resumed
 await brief.until(2); // with the gap
+await large.resumedAll();
+const past = (await client.history('large', lots)).messages;
+print('large history', past.length, digest(listOf(past)));
+await trying('publish large', other.client.publish('large', 'small'));
+await large.until(1);
 await trying('publish brief', other.client.publish('brief', 'last'));
 await brief.until(3);
 await trying('unsubscribe', client.unsubscribe('chat'));

@@ -408,6 +408,36 @@ var wrongs = []struct {
 	{"Tail returns all", "Tail returns the newest", func(b *broken) {
 		b.tail = func(p *live.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
 	}},
+	{"a page that is cut skips a publication", "large publications are read page by page", func(b *broken) {
+		readWith(b, func(p *live.Page) {
+			if len(p.Publications) > 2 {
+				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[:1]
+			}
+		})
+	}},
+	{"a page that is cut begins anew", "large publications are read page by page", func(b *broken) {
+		readWith(b, func(p *live.Page) {
+			if len(p.Publications) > 2 {
+				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[1:2]
+			}
+		})
+	}},
+	{"a tail is cut in silence", "large publications are read page by page", func(b *broken) {
+		b.tail = func(p *live.Page) { p.Publications = p.Publications[:(len(p.Publications)+1)/2] }
+	}},
+	{"a tail that is cut has the newest", "large publications are read page by page", func(b *broken) {
+		b.tail = func(p *live.Page) { p.Publications = p.Publications[len(p.Publications)/2:] }
+	}},
+	{"a tail is cut though it is small", "large publications are read page by page", func(b *broken) {
+		b.tail = func(p *live.Page) {
+			if len(p.Publications) > 1 {
+				p.Publications, p.Upto = p.Publications[:1], p.Publications[0].Offset
+			}
+		}
+	}},
+	{"a tail that is cut begins too early", "large publications are read page by page", func(b *broken) {
+		b.all = early{b.all}
+	}},
 	{"data is read otherwise than delivered", "what is read is what was delivered", func(b *broken) {
 		b.deliver = func(s live.Sink, p *live.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
 	}},
@@ -568,6 +598,18 @@ func (c *contextual) Last(ctx context.Context, topic string) (live.Position, err
 	return c.all.Last(ctx, topic)
 }
 
+// early returns tails that are cut, and begin before the newest that were asked for.
+type early struct{ all }
+
+func (e early) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	page, err := e.all.Tail(ctx, topic, limit+5)
+	if len(page.Publications) > limit {
+		page.Publications = page.Publications[:limit]
+		page.Upto = page.Publications[limit-1].Offset
+	}
+	return page, err
+}
+
 // numbered is a node that knows its number.
 type numbered struct {
 	all
@@ -625,7 +667,7 @@ func TestSuiteAllowsWhatIsNotPromised(t *testing.T) {
 	nodes := func(_ *testing.T, n int) []live.Broker {
 		sim := brokertest.NewSim(2, n, brokertest.Faults{
 			Delay: 2 * time.Millisecond, Latency: time.Millisecond, Interest: 10 * time.Millisecond, Lag: 10 * time.Millisecond,
-			NoPrev: 0.3, Sparse: true,
+			Cut: 0.5, NoPrev: 0.3, Sparse: true,
 		})
 		brokers := make([]live.Broker, n)
 		for i := range brokers {

@@ -64,7 +64,7 @@ func (e event) String() string {
 		text += fmt.Sprint(" last ", e.last)
 	}
 	if len(e.frame.Data) > 0 {
-		text += " #" + string(e.frame.Data)
+		text += " #" + brief(e.frame.Data)
 	}
 	if e.frame.At != "" {
 		text += " at " + e.frame.At
@@ -73,9 +73,14 @@ func (e event) String() string {
 		text += fmt.Sprint(" recovered ", *e.frame.Recovered)
 	}
 	for _, m := range e.frame.Messages {
-		text += fmt.Sprintf(" [#%s at %s]", m.Data, m.At)
+		text += fmt.Sprintf(" [#%s at %s]", brief(m.Data), m.At)
 	}
 	return text + e.frame.Code
+}
+
+// brief returns the number in a publication, which may be large.
+func brief[T string | []byte | json.RawMessage](data T) string {
+	return strings.TrimPrefix(strings.SplitN(string(data), ",", 2)[0], "[")
 }
 
 // line is one connection of a client.

@@ -25,6 +25,11 @@ type Faults struct {
 	// Lag is how far the copies that answer Read and Tail are behind.
 	Lag time.Duration
 
+	// Cut is the chance that a page ends early, as a page does that would be too large
+	// for memory: a page of Read after one publication or more, one of Tail after 128 kB
+	// or more. A tail of a copy that lags is not cut, and is empty if it is as large.
+	Cut float64
+
 	// Loss, Duplicate and Overtake are the chances that a delivery to one node is
 	// lost, comes twice, or comes before the one that it should follow.
 	Loss, Duplicate, Overtake float64
@@ -93,6 +98,9 @@ func RandomFaults(seed uint64, within time.Duration) Faults {
 		NoPrev:    chance(0.1, 1),
 		Sparse:    r.IntN(2) == 0,
 		Within:    within,
+	}
+	if cuts := source(seed, "cuts"); cuts.IntN(2) == 0 {
+		f.Cut = cuts.Float64()
 	}
 	if r.IntN(8) == 0 {
 		return f

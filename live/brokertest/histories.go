@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -128,6 +129,32 @@ var histories = []promise{
 		for _, limit := range []int{1, 7, 20, 100} {
 			s.wantPage(n.tail(topic, limit), epoch, max(0, 20-limit), 20)
 		}
+	}},
+
+	{"large publications are read page by page", func(s *suite) {
+		n, topic, other := s.nodes[0], s.Topic("t", long), s.Topic("u", long)
+		at := []uint64{n.last(topic).Offset}
+		var all []string
+		var epoch string
+		for i := range 40 {
+			data := fmt.Sprintf(`[%d,"%s"]`, i, strings.Repeat("x", 100_000))
+			p := n.publish(topic, data, long)
+			n.publish(other, number(i), long)
+			all, at, epoch = append(all, data), append(at, p.Offset), p.Epoch
+		}
+		for _, limit := range []int{1, 2, 25, 40, 100} {
+			page := n.tail(topic, limit)
+			s.wantData(page, epoch, all[max(0, 40-limit):])
+			s.wantComplete(page, true)
+		}
+		for _, c := range []struct{ after, upto, limit, to int }{
+			{0, 40, 100, 40}, {0, 40, 25, 25}, {7, 33, 100, 33}, {7, 33, 1, 8}, {39, 40, 100, 40}, {40, 40, 100, 40},
+		} {
+			page := n.read(topic, at[c.after], at[c.upto], c.limit)
+			s.wantData(page, epoch, all[c.after:c.to])
+			s.wantComplete(page, true)
+		}
+		s.wantPage(n.tail(other, 30), n.last(other).Epoch, 10, 40)
 	}},
 
 	{"what is read is what was delivered", func(s *suite) {
@@ -333,29 +360,54 @@ func (n *node) last(topic string) live.Position {
 	return at
 }
 
-// read reads until the page reaches as far as it can: the copy that answers may
-// lag, if it says so.
+// read reads page after page, up to an offset or the newest publication, or until it has
+// limit publications. Pages may be cut, and a copy that answers may lag: it is asked again.
 func (n *node) read(topic string, after, upto uint64, limit int) live.Page {
 	n.s.Helper()
 	reach := min(upto, n.last(topic).Offset)
+	all := live.Page{Upto: after, Complete: true}
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
-		page, err := n.recoverer().Read(n.s.ctx(), topic, after, upto, limit)
+		page, err := n.recoverer().Read(n.s.ctx(), topic, all.Upto, upto, limit-len(all.Publications))
 		if err != nil {
-			n.s.Fatalf("Read(%q, %d, %d, %d): %v", topic, after, upto, limit, err)
+			n.s.Fatalf("Read(%q, %d, %d, %d): %v", topic, all.Upto, upto, limit-len(all.Publications), err)
 		}
-		if len(page.Publications) > limit {
-			n.s.Errorf("Read(%q, %d, %d, %d) returned %d publications", topic, after, upto, limit, len(page.Publications))
+		n.checkPage(page, limit-len(all.Publications))
+		all = n.join(all, page)
+		if len(all.Publications) >= limit {
+			n.checkCut(all, reach)
+			return all
 		}
-		if len(page.Publications) == limit {
-			n.checkCut(page, reach)
-			return page
-		}
-		if page.Upto >= reach {
-			return page
+		if all.Upto >= reach {
+			return all
 		}
 		if time.Now().After(deadline) {
-			n.s.Fatalf("Read(%q, %d, %d, %d) reaches no further than %d", topic, after, upto, limit, page.Upto)
+			n.s.Fatalf("Read(%q, %d, %d, %d) reaches no further than %d", topic, after, upto, limit, all.Upto)
 		}
+	}
+}
+
+// join appends a page to those before it. A page that goes no further adds nothing.
+func (n *node) join(before, next live.Page) live.Page {
+	n.s.Helper()
+	if before.Epoch != "" && next.Epoch != before.Epoch {
+		n.s.Fatalf("after a page of epoch %q came one of epoch %q", before.Epoch, next.Epoch)
+	}
+	before.Epoch = next.Epoch
+	before.Complete = before.Complete && (next.Complete || next.Upto <= before.Upto)
+	before.Publications = append(slices.Clip(before.Publications), next.Publications...)
+	before.Upto = max(before.Upto, next.Upto)
+	return before
+}
+
+// checkPage checks what holds for every page.
+func (n *node) checkPage(page live.Page, limit int) {
+	n.s.Helper()
+	got := page.Publications
+	if len(got) > limit {
+		n.s.Errorf("a page has %d publications, the limit is %d", len(got), limit)
+	}
+	if len(got) > 0 && page.Upto < got[len(got)-1].Offset {
+		n.s.Fatalf("a page reaches to %d only, and has %s", page.Upto, describe(got[len(got)-1]))
 	}
 }
 
@@ -368,7 +420,9 @@ func (n *node) checkCut(page live.Page, reach uint64) {
 	}
 }
 
-// tail reads until the page reaches the newest publication.
+// tail reads the newest publications. If Tail returns the oldest of them only, it reads on.
+// A tail that ends early and is small, or has too many with what follows, is of a copy that
+// lags: it is asked for again.
 func (n *node) tail(topic string, limit int) live.Page {
 	n.s.Helper()
 	reach := n.last(topic).Offset
@@ -377,20 +431,39 @@ func (n *node) tail(topic string, limit int) live.Page {
 		if err != nil {
 			n.s.Fatalf("Tail(%q, %d): %v", topic, limit, err)
 		}
-		if page.Upto >= reach {
+		n.checkPage(page, limit)
+		if page.Upto < reach && isLarge(page) {
+			page = n.join(page, n.read(topic, page.Upto, reach, limit))
+		}
+		if page.Upto >= reach && len(page.Publications) <= limit {
 			return page
 		}
 		if time.Now().After(deadline) {
-			n.s.Fatalf("Tail(%q, %d) reaches no further than %d, Last is %d", topic, limit, page.Upto, reach)
+			n.s.Fatalf("Tail(%q, %d), and what follows it, has %d publications, and reaches to %d; Last is %d", topic, limit, len(page.Publications), page.Upto, reach)
 		}
 	}
+}
+
+// isLarge reports whether a tail is so large that it may be cut.
+func isLarge(page live.Page) bool {
+	bytes := 0
+	for _, p := range page.Publications {
+		bytes += len(p.Data)
+	}
+	return bytes >= leastTail
 }
 
 // wantPage checks that a page has the publications numbered from to to-1.
 func (s *suite) wantPage(page live.Page, epoch string, from, to int) {
 	s.Helper()
-	if got := dataOf(page.Publications); !slices.Equal(got, numbers(from, to)) {
-		s.Errorf("a page has %.300q, want %.300q", got, numbers(from, to))
+	s.wantData(page, epoch, numbers(from, to))
+}
+
+// wantData checks that a page has these publications.
+func (s *suite) wantData(page live.Page, epoch string, want []string) {
+	s.Helper()
+	if got := dataOf(page.Publications); !slices.Equal(got, want) {
+		s.Errorf("a page has %.40q, want %.40q", got, want)
 	}
 	if page.Epoch != epoch {
 		s.Errorf("a page has epoch %q, not %q", page.Epoch, epoch)
@@ -408,7 +481,7 @@ func (s *suite) wantPage(page live.Page, epoch string, from, to int) {
 func (s *suite) wantComplete(page live.Page, want bool) {
 	s.Helper()
 	if page.Complete != want {
-		s.Errorf("a page with %.300q has Complete: %v", dataOf(page.Publications), page.Complete)
+		s.Errorf("a page with %.40q has Complete: %v", dataOf(page.Publications), page.Complete)
 	}
 }
 

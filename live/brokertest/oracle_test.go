@@ -22,6 +22,8 @@ type oracle struct {
 	prompt time.Duration
 	free   time.Time
 
+	large bool // publications are large, and answers come in parts
+
 	wrong       []string
 	notices     int // of gaps
 	falseAlarms []string
@@ -84,7 +86,7 @@ func (o *oracle) end(client int) {
 	case !o.subscribed:
 		o.wrong = append(o.wrong, fmt.Sprintf("client %d is not subscribed at the end", client))
 	case o.next != len(o.log):
-		o.wrong = append(o.wrong, fmt.Sprintf("client %d has nothing from #%s on at the end, and was not told", client, o.log[o.next].Data))
+		o.wrong = append(o.wrong, fmt.Sprintf("client %d has nothing from #%s on at the end, and was not told", client, o.name(o.next)))
 	}
 }
 
@@ -123,15 +125,15 @@ func (o *oracle) message(e event, data, at string) {
 	place, known := o.place[data]
 	switch {
 	case !known:
-		o.fail(e, "#%s was never published", data)
+		o.fail(e, "#%s was never published", brief(data))
 		return
 	case place < o.floor:
-		o.fail(e, "#%s comes again, or late: #%s was to come", data, o.name(o.floor))
+		o.fail(e, "#%s comes again, or late: #%s was to come", brief(data), o.name(o.floor))
 	case place > o.next:
-		o.fail(e, "#%s comes, and %s did not, in silence", data, o.names(o.next, place))
+		o.fail(e, "#%s comes, and %s did not, in silence", brief(data), o.names(o.next, place))
 	}
 	if n, ok := o.at(e, at); ok && n != place+1 {
-		o.fail(e, "#%s is at place %d, its position is place %d", data, place+1, n)
+		o.fail(e, "#%s is at place %d, its position is place %d", brief(data), place+1, n)
 	}
 	o.next = place + 1
 	o.floor = max(o.floor, o.next)
@@ -156,7 +158,11 @@ func (o *oracle) newest(e event, at int) {
 	if len(e.frame.Messages) > e.last {
 		o.fail(e, "more messages than it asked for")
 	}
-	for i := max(at-e.last, 0); i < at-len(e.frame.Messages); i++ {
+	end := at
+	if o.large {
+		end = max(at, o.lengthAt(e.time)) // the rest follows as publications, perhaps
+	}
+	for i := max(end-e.last, 0); i < at-len(e.frame.Messages); i++ {
 		if gone := o.log[i].Gone; gone.IsZero() || gone.After(e.time) {
 			o.fail(e, "#%s is among the newest %d, and is missing", o.name(i), e.last)
 		}
@@ -241,7 +247,7 @@ func (o *oracle) lengthAt(t time.Time) int {
 
 func (o *oracle) name(i int) string {
 	if i < len(o.log) {
-		return string(o.log[i].Data)
+		return brief(o.log[i].Data)
 	}
 	return "end"
 }

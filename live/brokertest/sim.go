@@ -348,6 +348,33 @@ func (e *era) pageOf(entries []*Entry, reach uint64) live.Page {
 	return page
 }
 
+// cut returns how many of so many publications a page has; mu is held.
+func (s *Sim) cut(r chances, all int) int {
+	if all < 2 || s.faults.Cut == 0 || r.Float64() >= s.faults.Cut {
+		return all
+	}
+	return 1 + int(r.Int64N(int64(all)))
+}
+
+// leastTail is the least size in bytes of a tail that is cut, as live.Recoverer has it.
+const leastTail = 128 << 10
+
+// atLeast returns how many entries are a number of them, or more so that they are large
+// enough for a tail that is cut.
+func atLeast(number int, entries []*Entry) int {
+	for number < len(entries) && bytesOf(entries[:number]) < leastTail {
+		number++
+	}
+	return number
+}
+
+func bytesOf(entries []*Entry) (bytes int) {
+	for _, e := range entries {
+		bytes += len(e.Data)
+	}
+	return bytes
+}
+
 // complete reports whether nothing was dropped between two offsets.
 func (e *era) complete(after, upto uint64, now time.Time) bool {
 	for _, entry := range e.entries {

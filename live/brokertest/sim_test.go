@@ -143,6 +143,7 @@ type world struct {
 	topics  []string
 	rules   live.TopicOptions
 	queue   int
+	size    int // of a publication, in bytes; 0: it is a number
 	clients []*client
 	active  time.Duration // for so long things go wrong
 	start   time.Time
@@ -165,6 +166,9 @@ func newWorld(seed uint64) *world {
 	}
 	if r.IntN(4) == 0 {
 		w.rules.HistoryAge = 100*time.Millisecond + time.Duration(r.Int64N(int64(3*time.Second)))
+	}
+	if large := rand.New(rand.NewPCG(seed, 2)); large.IntN(32) == 0 {
+		w.size = 2_000 + large.IntN(18_000)
 	}
 	nodes := 1 + r.IntN(3)
 	w.faults = brokertest.RandomFaults(seed, w.active+time.Duration(r.Int64N(int64(4*time.Second))))
@@ -285,7 +289,11 @@ func (w *world) burst(r *rand.Rand) {
 
 // publishOne publishes a number; whether that worked the log will say.
 func (w *world) publishOne(s *live.Server, topic string) {
-	s.Publish(topic, fmt.Append(nil, w.numbers.Add(1)))
+	data := fmt.Append(nil, w.numbers.Add(1))
+	if w.size > 0 {
+		data = fmt.Appendf(nil, `[%s,"%s"]`, data, strings.Repeat("x", w.size))
+	}
+	s.Publish(topic, data)
 }
 
 // hop is what a client does while things go wrong.
@@ -374,6 +382,7 @@ func (w *world) judge() *result {
 		for _, topic := range w.topics {
 			o := newOracle(w.sim, topic)
 			o.prompt, o.free = w.prompt()
+			o.large = w.size > 0
 			o.judge(c.events)
 			o.end(c.id)
 			for _, text := range o.wrong {
@@ -416,7 +425,7 @@ func (w *world) story() string {
 			if !e.Gone.IsZero() {
 				gone = fmt.Sprint(", kept until ", e.Gone.Sub(w.start))
 			}
-			lines = append(lines, line{e.Time, fmt.Sprintf("LOG %s #%s at %s, prev %d%s", topic, e.Data, e.Position, e.Prev, gone)})
+			lines = append(lines, line{e.Time, fmt.Sprintf("LOG %s #%s at %s, prev %d%s", topic, brief(e.Data), e.Position, e.Prev, gone)})
 		}
 	}
 	for _, i := range w.sim.Incidents() {
@@ -429,7 +438,7 @@ func (w *world) story() string {
 	}
 	slices.SortStableFunc(lines, func(a, b line) int { return a.time.Compare(b.time) })
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d: %d nodes, topics %q, %+v, queue %d, %v\nfaults: %+v\n", w.seed, len(w.servers), w.topics, w.rules, w.queue, w.active, w.faults)
+	fmt.Fprintf(&b, "seed %d: %d nodes, topics %q, %+v, queue %d, size %d, %v\nfaults: %+v\n", w.seed, len(w.servers), w.topics, w.rules, w.queue, w.size, w.active, w.faults)
 	for _, l := range lines {
 		fmt.Fprintf(&b, "%12v %s\n", l.time.Sub(w.start), l.text)
 	}

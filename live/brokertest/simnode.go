@@ -131,9 +131,9 @@ func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, li
 	e, kept, then := s.topic(topic).read(upTo(r, s.faults.Lag))
 	reach := e.lastAt(then)
 	kept = slices.DeleteFunc(kept, func(p *Entry) bool { return p.Offset <= after || p.Offset > upto })
-	if len(kept) > limit {
-		kept = kept[:limit]
-		reach = kept[limit-1].Offset
+	if most := s.cut(r, min(len(kept), limit)); most < len(kept) {
+		kept = kept[:most]
+		reach = kept[most-1].Offset
 	}
 	page := e.pageOf(kept, reach)
 	if len(kept) > 0 {
@@ -152,7 +152,18 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (live.Page,
 	s := n.sim
 	s.mu.Lock()
 	e, kept, then := s.topic(topic).read(upTo(r, s.faults.Lag))
-	page := e.pageOf(kept[max(0, len(kept)-limit):], e.lastAt(then))
+	kept, reach := kept[max(0, len(kept)-limit):], e.lastAt(then)
+	newest, _, _ := s.topic(topic).read(0)
+	if e == newest && reach == e.last() {
+		if most := atLeast(s.cut(r, len(kept)), kept); most < len(kept) {
+			kept = kept[:most]
+			reach = kept[most-1].Offset
+		}
+	} else if bytesOf(kept) >= leastTail {
+		// It would be taken for the oldest part of a tail that was cut.
+		kept, reach = nil, kept[0].Offset-1
+	}
+	page := e.pageOf(kept, reach)
 	s.mu.Unlock()
 	return page, n.answer(ctx, r)
 }

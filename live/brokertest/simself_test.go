@@ -181,6 +181,62 @@ func TestCopiesLag(t *testing.T) {
 	})
 }
 
+// Pages end early, and say where: who reads on from there gets all, once and in order.
+func TestPagesAreCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim := brokertest.NewSim(1, 1, brokertest.Faults{Cut: 0.5, Sparse: true})
+		n := sim.Node(0).(live.Recoverer)
+		sim.Node(0).Start(&tape{})
+		for i := range 100 {
+			data := fmt.Appendf(nil, `[%d,"%s"]`, i, strings.Repeat("x", 8<<10))
+			if _, err := sim.Node(0).Publish(t.Context(), "t", data, live.PublishOptions{History: 50}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		log := sim.Log("t")
+		newest := log[99].Offset
+		check := func(page live.Page, from, want int) (cut bool) {
+			t.Helper()
+			got := len(page.Publications)
+			if got == 0 || got > want || page.Publications[0] != log[from].Publication || !page.Complete {
+				t.Fatalf("a page of %d: %+v", want, page)
+			}
+			if cut = got < want; cut && page.Upto != log[from+got-1].Offset || !cut && from+got == 100 && page.Upto != newest {
+				t.Fatalf("a page of %d has %d, and ends at %d", want, got, page.Upto)
+			}
+			return cut
+		}
+		cuts := 0
+		for range 100 {
+			page, err := n.Tail(t.Context(), "t", 30)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if check(page, 70, 30) {
+				cuts++
+				if len(page.Publications) < 16 {
+					t.Fatalf("a tail of %d was cut", len(page.Publications))
+				}
+			}
+			for next := 70 + len(page.Publications); next < 100; next += len(page.Publications) {
+				if page, err = n.Read(t.Context(), "t", page.Upto, newest, 20); err != nil {
+					t.Fatal(err)
+				}
+				if check(page, next, min(20, 100-next)) {
+					cuts++
+				}
+			}
+		}
+		if cuts < 50 {
+			t.Errorf("%d pages were cut", cuts)
+		}
+		sim.Heal()
+		if page, _ := n.Read(t.Context(), "t", log[50].Offset, newest, 1000); len(page.Publications) != 49 {
+			t.Errorf("a page of a healed cluster has %d publications", len(page.Publications))
+		}
+	})
+}
+
 // After Heal a call works and a delivery comes.
 func TestHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,16 +1,9 @@
 package natsbroker
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"strconv"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -164,11 +157,29 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	return page, nil
 }
 
+// read reads until it has a publication. Messages that are no publications may fill whole
+// batches.
 func (st *stream) read(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+	complete := true
+	for {
+		page, err := st.readBatch(ctx, topic, tokens, after, upto, limit)
+		if err != nil {
+			return live.Page{}, err
+		}
+		complete = complete && page.Complete
+		page.Complete = complete
+		if len(page.Publications) > 0 || page.Upto <= after || page.Upto >= upto {
+			return page, nil
+		}
+		after = page.Upto
+	}
+}
+
+// readBatch returns what one batch has of the publications after one offset and up to
+// another.
+func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
 	subject := st.subject(tokens)
-	// One more than asked for, to see whether after itself is still there: then nothing
-	// that came after it has been dropped, since streams drop from their old end.
-	got, err := st.batch(ctx, subject, max(after, 1), limit+1)
+	got, err := st.batchAfter(ctx, subject, after, limit)
 	if err != nil {
 		return live.Page{}, err
 	}
@@ -190,7 +201,9 @@ func (st *stream) read(ctx context.Context, topic, tokens string, after, upto ui
 		page.Upto = m.Sequence
 		page.Publications = appendPublication(page.Publications, topic, m)
 	}
-	if !full && page.Upto < upto {
+	// If more is pending, the page ends with the batch. If nothing is, the copy has no more,
+	// and may lag.
+	if !full && got.pending == 0 && page.Upto < upto {
 		if page.Upto, err = st.reach(ctx, subject, page.Upto, upto); err != nil {
 			return live.Page{}, err
 		}
@@ -204,6 +217,19 @@ func (st *stream) read(ctx context.Context, topic, tokens string, after, upto ui
 	page.Complete = exists || st.allKept(tokens, state, after, got)
 	setEpoch(&page)
 	return page, nil
+}
+
+// batchAfter reads the message at an offset, if it is still there, and limit more. If it
+// is, nothing that came after it has been dropped: streams drop from their old end.
+func (st *stream) batchAfter(ctx context.Context, subject string, after uint64, limit int) (batch, error) {
+	from, count := max(after, 1), min(limit, pageMessages)+1
+	got, err := st.batch(ctx, subject, from, count, pageBytes)
+	if err != nil || got.pending == 0 || len(got.messages) != 1 || got.messages[0].Sequence != after {
+		return got, err
+	}
+	// The message at the offset has filled the batch. It is read again, with space for what
+	// follows: a second batch from after+1 would not show what was dropped between the two.
+	return st.batch(ctx, subject, from, count, got.messages[0].size+pageBytes)
 }
 
 // reach returns how far a page goes whose copy ended at an offset: to upto, if the
@@ -233,264 +259,4 @@ func (st *stream) allKept(tokens string, state streamState, after uint64, got ba
 	}
 	// A topic that is not full has dropped nothing.
 	return st.config.MaxMsgsPerTopic == 0 || got.all() < st.config.MaxMsgsPerTopic
-}
-
-// Tail implements live.Recoverer.
-func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
-	if b.closed.Load() {
-		return live.Page{}, live.ErrServerClosed
-	}
-	tokens, st := b.streamOf(topic)
-	if st == nil || limit <= 0 {
-		return live.Page{}, nil
-	}
-	select {
-	case b.cold <- struct{}{}:
-		defer func() { <-b.cold }()
-	case <-ctx.Done():
-		return live.Page{}, ctx.Err()
-	}
-	page, err := st.tail(ctx, topic, tokens, limit)
-	if err != nil {
-		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
-	}
-	return page, nil
-}
-
-func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
-	newest, err := st.lastOf(ctx, tokens, nil)
-	if err != nil {
-		return live.Page{}, err
-	}
-	from, err := st.startOfTail(ctx, tokens, newest.sequence, limit)
-	if err != nil {
-		return live.Page{}, err
-	}
-	subject := st.subject(tokens)
-	var kept []message
-	for reads := 0; ; reads++ {
-		got, err := st.batch(ctx, subject, from, tailBatch)
-		if err != nil {
-			return live.Page{}, err
-		}
-		kept = append(kept, got.messages...)
-		kept = kept[max(len(kept)-limit, 0):]
-		if got.pending == 0 {
-			break
-		}
-		from = got.messages[len(got.messages)-1].Sequence + 1
-	}
-	page := live.Page{Epoch: newest.epoch, Complete: true}
-	for _, m := range kept {
-		page.Publications = appendPublication(page.Publications, topic, m)
-		page.Upto = m.Sequence
-	}
-	if page.Upto < newest.offset {
-		if page.Upto, err = st.reach(ctx, subject, page.Upto, newest.offset); err != nil {
-			return live.Page{}, err
-		}
-	}
-	setEpoch(&page)
-	return page, nil
-}
-
-// tailBatch is how many publications are read at once from the end of a topic.
-const tailBatch = 1024
-
-// startOfTail returns a sequence from which a topic has at least limit publications,
-// and not many more: JetStream reads forwards only. Where few topics are busy one
-// guess suffices; three more correct it where they are not.
-func (st *stream) startOfTail(ctx context.Context, tokens string, last uint64, limit int) (uint64, error) {
-	subject := st.subject(tokens)
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
-	if err != nil {
-		return 0, err
-	}
-	first := max(state.first, 1)
-	oldest, err := st.batch(ctx, subject, first, 1)
-	if err != nil || len(oldest.messages) == 0 {
-		return first, err
-	}
-	first = oldest.messages[0].Sequence
-	all := oldest.all()
-	if all <= int64(limit) {
-		return first, nil
-	}
-	want := float64(limit) * 1.25
-	low, high, inLow, inHigh := first, last+1, float64(all), 0.0
-	for range 4 {
-		// As if the topic were spread evenly between what is known.
-		share := (inLow - want) / (inLow - inHigh)
-		guess := low + uint64(share*float64(high-low))
-		if guess <= low || guess >= high {
-			break
-		}
-		probe, err := st.batch(ctx, subject, guess, 1)
-		if err != nil {
-			return 0, err
-		}
-		switch n := probe.all(); {
-		case n < int64(limit):
-			high, inHigh = guess, float64(n)
-		case n > 2*int64(limit):
-			low, inLow = guess, float64(n)
-		default:
-			return guess, nil
-		}
-	}
-	return low, nil
-}
-
-// getRequest asks JetStream for messages.
-type getRequest struct {
-	Sequence uint64 `json:"seq,omitempty"`
-	LastFor  string `json:"last_by_subj,omitempty"`
-	NextFor  string `json:"next_by_subj,omitempty"`
-	Batch    int    `json:"batch,omitempty"`
-}
-
-// message is one of a stream.
-type message struct {
-	Sequence uint64    `json:"seq"`
-	Time     time.Time `json:"time"`
-	data     []byte
-	except   string
-}
-
-// leaderGet has the stream's leader look up a message; nil: there is none.
-func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, error) {
-	body, err := json.Marshal(ask)
-	if err != nil {
-		return nil, err
-	}
-	reply, err := insist(ctx, func(ctx context.Context) (*nats.Msg, error) {
-		return st.broker.nc.RequestWithContext(ctx, st.broker.api+"STREAM.MSG.GET."+st.config.Name, body)
-	})
-	if err != nil {
-		return nil, err
-	}
-	var answer struct {
-		Message *message            `json:"message"`
-		Error   *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("unclear answer: %w", err)
-	}
-	if answer.Error != nil {
-		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
-			return nil, nil
-		}
-		if answer.Error.ErrorCode == jetstream.JSErrCodeStreamNotFound {
-			return nil, jetstream.ErrStreamNotFound
-		}
-		return nil, answer.Error
-	}
-	return answer.Message, nil
-}
-
-// answerTimeout is how long one question may wait for its answer. Those take milliseconds;
-// a thousand publications from a disk that is busy, perhaps a second.
-const answerTimeout = 2 * time.Second
-
-// insist asks again until ctx ends: a question that was on its way when a line broke is
-// never answered.
-func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
-	for {
-		attempt, cancel := context.WithTimeout(ctx, answerTimeout)
-		answer, err := ask(attempt)
-		unanswered := err != nil && attempt.Err() != nil
-		cancel()
-		if !unanswered || ctx.Err() != nil {
-			return answer, err
-		}
-	}
-}
-
-// batch is a part of a topic, as a copy of its stream has it.
-type batch struct {
-	messages []message
-	pending  uint64 // how many more there are after these
-}
-
-// all is how many publications the topic has from where the batch begins.
-func (b batch) all() int64 { return int64(len(b.messages)) + int64(b.pending) }
-
-// batch reads a topic from a sequence on, count publications at most.
-func (st *stream) batch(ctx context.Context, subject string, from uint64, count int) (batch, error) {
-	var all batch
-	for {
-		part, err := insist(ctx, func(ctx context.Context) (batch, error) {
-			return st.oneBatch(ctx, subject, from, count-len(all.messages))
-		})
-		if err != nil {
-			return batch{}, err
-		}
-		all.messages = append(all.messages, part.messages...)
-		all.pending = part.pending
-		if len(part.messages) == 0 || part.pending == 0 || len(all.messages) >= count {
-			return all, nil
-		}
-		from = part.messages[len(part.messages)-1].Sequence + 1 // it was cut for its size in bytes
-	}
-}
-
-func (st *stream) oneBatch(ctx context.Context, subject string, from uint64, count int) (batch, error) {
-	body, err := json.Marshal(getRequest{Sequence: from, NextFor: subject, Batch: count})
-	if err != nil {
-		return batch{}, err
-	}
-	inbox := nats.NewInbox()
-	nc := st.broker.nc
-	replies, err := nc.SubscribeSync(inbox)
-	if err != nil {
-		return batch{}, err
-	}
-	defer replies.Unsubscribe()
-	if err := nc.PublishRequest(st.broker.api+"DIRECT.GET."+st.config.Name, inbox, body); err != nil {
-		return batch{}, err
-	}
-	var got batch
-	for {
-		m, err := replies.NextMsgWithContext(ctx)
-		if err != nil {
-			return batch{}, err
-		}
-		switch status := m.Header.Get("Status"); status {
-		case "":
-			sequence, err := strconv.ParseUint(last(m.Header, headerSequence), 10, 64)
-			if err != nil {
-				return batch{}, fmt.Errorf("unclear answer: %w", err)
-			}
-			at, _ := time.Parse(time.RFC3339Nano, last(m.Header, headerTime))
-			got.messages = append(got.messages, message{sequence, at, m.Data, exceptOf(m.Header)})
-		case "204": // the end
-			got.pending, _ = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
-			return got, nil
-		case "404":
-			return batch{}, nil
-		case "503":
-			return batch{}, nats.ErrNoResponders
-		default:
-			return batch{}, errors.New(cmp.Or(m.Header.Get("Description"), "status "+status))
-		}
-	}
-}
-
-// appendPublication adds a message to a page, unless somebody has stored what is none.
-func appendPublication(page []*live.Publication, topic string, m message) []*live.Publication {
-	if live.CheckData(m.data) != nil {
-		return page
-	}
-	p := &live.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except}
-	p.Offset = m.Sequence
-	if len(page) > 0 {
-		p.Prev = page[len(page)-1].Offset
-	}
-	return append(page, p)
-}
-
-func setEpoch(page *live.Page) {
-	for _, p := range page.Publications {
-		p.Epoch = page.Epoch
-	}
 }

@@ -7,8 +7,10 @@ package frame
 
 import (
 	"encoding/binary"
-	"encoding/json"
+	"strings"
 	"unicode/utf8"
+
+	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
 // First bytes of the frames a server sends: FIN and the opcode (RFC 6455,
@@ -26,17 +28,25 @@ const MaxReason = 123
 // Ping is an empty ping, the same for every session.
 var Ping = &Frame{bytes: []byte{finPing, 0}}
 
-// Frame is one whole WebSocket frame, header and payload.
+// Frame is one whole WebSocket frame, header and payload, or a Batch of them.
 type Frame struct {
 	bytes    []byte
 	deflated []byte // the same, compressed; nil: it is not
+	messages int    // in a Batch; 0: one
+	gap      *Frame // to be sent before this frame; set by AfterGap
 
-	// Set before the frame is shared, for what a full queue does. Tag is what the
-	// frame is about; Free says that it counts for no bound, and is not dropped; Gap
-	// that it tells of frames that were.
-	Tag  any
-	Free bool
-	Gap  bool
+	// Tag marks a frame that a full queue may drop. It is set before the frame is
+	// shared. nil: the frame is never dropped.
+	Tag *Tag
+}
+
+// Tag is shared by all frames of one topic that drops publications.
+type Tag struct {
+	// Gap tells a client that frames with this tag were dropped.
+	Gap *Frame
+
+	// Latest says that a newer frame replaces all that wait, not only the oldest.
+	Latest bool
 }
 
 // Bytes returns the frame as it goes on the socket. It must not be changed.
@@ -51,8 +61,58 @@ func (f *Frame) Compact() []byte {
 	return f.bytes
 }
 
-// Len returns the number of bytes that the frame takes on the socket.
-func (f *Frame) Len() int { return len(f.bytes) }
+// Len returns the number of bytes that the frame takes in a queue.
+func (f *Frame) Len() int {
+	if f.gap != nil {
+		return len(f.bytes) + len(f.gap.bytes)
+	}
+	return len(f.bytes)
+}
+
+// Messages returns how many messages the frame counts for in a queue.
+func (f *Frame) Messages() int { return max(f.messages, 1) }
+
+// Gap returns the frame that must be sent before this one, or nil.
+func (f *Frame) Gap() *Frame { return f.gap }
+
+// AfterGap returns a frame that is sent as its tag's Gap and then f. It shares the
+// bytes of f.
+func (f *Frame) AfterGap() *Frame {
+	if f.gap != nil || f.Tag == nil || f.Tag.Gap == nil {
+		return f
+	}
+	after := *f
+	after.gap = f.Tag.Gap
+	return &after
+}
+
+// Batch is many frames that go to one session, as one entry of its queue.
+type Batch struct {
+	Compact  bool // append the compressed form where a frame has one
+	bytes    []byte
+	messages int
+}
+
+// Append adds a frame.
+func (b *Batch) Append(f *Frame) {
+	if b.Compact {
+		b.bytes = append(b.bytes, f.Compact()...)
+	} else {
+		b.bytes = append(b.bytes, f.bytes...)
+	}
+	b.messages++
+}
+
+// Len returns the size in bytes so far.
+func (b *Batch) Len() int { return len(b.bytes) }
+
+// Frame returns what was appended, or nil if that is nothing.
+func (b *Batch) Frame() *Frame {
+	if b.messages == 0 {
+		return nil
+	}
+	return &Frame{bytes: b.bytes, messages: b.messages}
+}
 
 // Text returns a text frame whose payload is the given parts, joined.
 func Text(parts ...[]byte) *Frame {
@@ -67,8 +127,8 @@ func Text(parts ...[]byte) *Frame {
 	return &Frame{bytes: b}
 }
 
-// Raw returns a frame whose bytes are a copy of b, a whole frame already.
-func Raw(b []byte) *Frame { return &Frame{bytes: append([]byte(nil), b...)} }
+// EmptyClose is a close frame without a code, as the answer to one.
+var EmptyClose = &Frame{bytes: []byte{finClose, 0}}
 
 // Close returns a close frame. A reason longer than MaxReason bytes is cut
 // between two characters, since it must be UTF-8 (RFC 6455, section 5.5.1).
@@ -82,44 +142,62 @@ func Close(code int, reason string) *Frame {
 	return &Frame{bytes: append(b, reason...)}
 }
 
-// Envelope is what stands around every publication of one topic. It is made
-// once per topic, so that the topic's name is escaped once.
+// Envelope is what stands around every publication of one topic. It costs a topic
+// no memory but its name: where that needs no escape it is copied into the frame.
 type Envelope struct {
-	open []byte // {"topic":"…","data":
-	bare []byte // {"topic":"…"}
+	name   string
+	escape bool // the name has characters that a JSON string must escape
 }
 
-// NewEnvelope returns the envelope of a topic.
+// NewEnvelope returns the envelope of a topic, which is UTF-8.
 func NewEnvelope(topic string) Envelope {
-	name, err := json.Marshal(topic)
-	if err != nil {
-		panic(err) // a string always marshals
-	}
-	head := append([]byte(`{"topic":`), name...)
-	return Envelope{
-		open: append(head[:len(head):len(head)], `,"data":`...),
-		bare: append(head[:len(head):len(head)], '}'),
-	}
-}
-
-var closeBrace = []byte{'}'}
-
-// FrameAt returns the text frame of one publication that has a position. at must
-// need no escape in a JSON string.
-func (e Envelope) FrameAt(data []byte, at string) *Frame {
-	if len(data) == 0 {
-		return Text(e.bare[:len(e.bare)-1], []byte(`,"at":"`), []byte(at), []byte(`"}`))
-	}
-	return Text(e.open, data, []byte(`,"at":"`), []byte(at), []byte(`"}`))
+	return Envelope{topic, strings.ContainsFunc(topic, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' })}
 }
 
 // Frame returns the text frame of one publication. data must be valid JSON;
 // when it is empty the envelope has no data member.
-func (e Envelope) Frame(data []byte) *Frame {
-	if len(data) == 0 {
-		return Text(e.bare)
+func (e Envelope) Frame(data []byte) *Frame { return e.frame(data, "", "") }
+
+// FrameAt returns the text frame of one publication that has a position. at must
+// need no escape in a JSON string.
+func (e Envelope) FrameAt(data []byte, at string) *Frame { return e.frame(data, at, "") }
+
+// RecoveredFrame is FrameAt for a publication that answers a client which came back.
+func (e Envelope) RecoveredFrame(data []byte, at string) *Frame {
+	return e.frame(data, at, `,"recovered":true`)
+}
+
+func (e Envelope) frame(data []byte, at, more string) *Frame {
+	const open, toData, toAt = `{"topic":`, `,"data":`, `,"at":"`
+	size := len(open) + len(more) + 1
+	var quoted []byte // the name
+	if e.escape {
+		quoted = jsonscan.AppendQuoted(nil, []byte(e.name))
+		size += len(quoted)
+	} else {
+		size += len(e.name) + 2
 	}
-	return Text(e.open, data, closeBrace)
+	if len(data) > 0 {
+		size += len(toData) + len(data)
+	}
+	if at != "" {
+		size += len(toAt) + len(at) + 1
+	}
+	b := appendHeader(make([]byte, 0, headerLen(size)+size), finText, size)
+	b = append(b, open...)
+	if e.escape {
+		b = append(b, quoted...)
+	} else {
+		b = append(append(append(b, '"'), e.name...), '"')
+	}
+	if len(data) > 0 {
+		b = append(append(b, toData...), data...)
+	}
+	if at != "" {
+		b = append(append(append(b, toAt...), at...), '"')
+	}
+	b = append(b, more...)
+	return &Frame{bytes: append(b, '}')}
 }
 
 func headerLen(payload int) int {

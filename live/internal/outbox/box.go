@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
@@ -32,9 +33,9 @@ var (
 // Box is one session's way out. It must be made with Init.
 type Box struct {
 	// What a fan-out touches comes first, in one line of the CPU's cache.
-	mu      sync.Mutex // guards the fields from here to ended; no lock is taken under it
-	queue   *queue     // nil: nothing queued
-	frames  int        // queued or being written
+	mu      sync.Mutex // guards the fields from here to pingAt; no lock is taken under it
+	queue   *queue     // nil: nothing waits
+	frames  int        // waiting or being written
 	bytes   int        // the same, in bytes
 	busy    bool       // listed or owned
 	dead    bool       // the connection is closed, everything was dropped
@@ -43,27 +44,48 @@ type Box struct {
 	writers *Writers // set by Init, like conn, raw and failed
 	next    *Box     // on the writers' list; guarded by its lock
 
-	flying     flight        // being written
-	freeFrames int           // queued or being written, and counts for no bound
-	freeBytes  int           // the same, in bytes
-	rest       []byte        // what the socket left of the last write
-	pong       []byte        // the newest pong that is due; an older one is obsolete (RFC 6455, section 5.5.3)
-	timer      *time.Timer   // ends a closing that takes too long
-	ended      chan struct{} // closed when the write side is shut or dead; nil until Shut
+	flying    flight        // being written
+	droppable dropped       // of what waits, that which may be dropped
+	rest      []byte        // what the socket left of the last write
+	pongs     []byte        // pongs that are due
+	space     chan struct{} // closed when there is space again; nil: nobody waits for it
+	wrote     uint64        // bytes that the socket took
+	timer     *time.Timer   // looks after a closing
+	closing   closingState
+	ended     chan struct{} // closed when the write side is shut or dead; nil until Shut
+	pingAt    int64         // when the last ping was written; 0: it still has to be
 
 	compact bool         // the peer takes compressed frames; set by Compress
+	silent  bool         // the peer is told of no gap; set by HideGaps
+	slow    bool         // the socket was full once, or is no plain one; the owner's
+	acks    bool         // the kernel tells what the peer has taken; the owner's
 	pinging *frame.Frame // what a ping is; set by PingWith
 	conn    net.Conn
 	raw     syscall.RawConn // nil: conn is no plain socket
-	failed  func(error)     // told by the owner when the socket cannot be written
+	tcp     syscall.RawConn // the socket, below TLS too; nil: none is known
+	owner   Owner
+}
+
+// Owner is the session of a box.
+type Owner interface {
+	// WriteFailed is called when writing fails, once at most, by the goroutine that
+	// wrote, before the connection is closed.
+	WriteFailed(err error)
+
+	// Heard returns when the peer last sent something, on the clock of package clock.
+	Heard() int64
 }
 
 // flight is what the owner of a box took from the queue and has not yet
-// written. It counts as queued until it is written.
+// written. Its bytes count as queued until it is written. Its frames do not: one write
+// of small frames takes a whole queue of them.
 type flight struct {
-	frames, bytes         int
-	freeFrames, freeBytes int // the same, of what counts for no bound
+	frames, bytes int
+	ping          bool
 }
+
+// dropped counts frames.
+type dropped struct{ frames, bytes int }
 
 type ending uint8
 
@@ -74,17 +96,29 @@ const (
 	shut            // the write side is shut
 )
 
-// Init makes b the way out to conn. failed is called at most once, from the
-// goroutine that wrote, when writing fails, before the connection is closed.
-func (b *Box) Init(w *Writers, conn net.Conn, failed func(error)) {
-	b.writers, b.conn, b.failed = w, conn, failed
+// maxPongs bounds the pongs that wait, in bytes: thirty of the longest. A client
+// that sends more pings than that at once gets the newest (RFC 6455, section 5.5.3,
+// lets a server answer only those).
+const maxPongs = 4 << 10
+
+// Init makes b the way out to conn.
+func (b *Box) Init(w *Writers, conn net.Conn, owner Owner) {
+	b.writers, b.conn, b.owner = w, conn, owner
 	b.pinging = frame.Ping
 	b.raw = rawConn(conn)
+	b.tcp = b.raw
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok && b.raw == nil {
+		b.tcp = rawConn(tls.NetConn())
+	}
 }
 
 // Compress has frames sent in their compressed form, where they have one. It must
 // be called before the first Add.
 func (b *Box) Compress() { b.compact = true }
+
+// HideGaps has frames dropped without a word, for a peer that knows no gap frame. It
+// must be called before the first Add.
+func (b *Box) HideGaps() { b.silent = true }
 
 // PingWith has Ping send another frame than WebSocket's, for a peer that cannot
 // see those. It must be called before the first Ping.
@@ -93,7 +127,12 @@ func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 // Add queues a frame. A session that was idle is put on the list, which the
 // caller hands to the writers when it has added to all sessions.
 //
-// One frame always fits in an empty queue, whatever its size: frames are shared,
+// A frame that does not fit takes the place of frames that may be dropped: of its own
+// tag first, oldest first, then of others. Where some were dropped the peer is told
+// of the gap before the next frame of that tag. If that makes no space either, the
+// error is ErrFull.
+//
+// One frame fits whenever none waits, whatever its size: frames are shared,
 // so it costs the session nothing, and a bound below the size of a publication
 // would otherwise close every subscriber each time.
 func (b *Box) Add(f *frame.Frame, list *List) error {
@@ -103,8 +142,10 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 		return ErrClosed
 	}
 	if !b.fits(f) {
-		b.mu.Unlock()
-		return ErrFull
+		if f = b.displace(f); f == nil {
+			b.mu.Unlock()
+			return ErrFull
+		}
 	}
 	b.push(f)
 	idle := b.markBusy()
@@ -115,46 +156,72 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 	return nil
 }
 
-// Displace queues a frame in the place of others with its tag that still wait: the
-// oldest of them, as many as must be, or all. Where the first of them stood gap
-// comes, unless gap is nil or stands there already.
-//
-// When none of its tag is left to go the frame is queued beyond the bound: what drops
-// its own frames never closes a session, and there is one such frame for each tag.
-func (b *Box) Displace(f *frame.Frame, all bool, gap *frame.Frame, list *List) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ending != open || b.dead {
-		return ErrClosed
+// AddOrWait is Add for a caller that can wait: instead of ErrFull it returns a channel
+// that is closed when there is space again, or never will be.
+func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err error) {
+	for {
+		if err := b.Add(f, list); err != ErrFull {
+			return nil, err
+		}
+		b.mu.Lock()
+		full := b.ending == open && !b.dead && !b.fits(f) && b.droppable.frames == 0
+		if full {
+			wait = b.awaitSpace()
+		}
+		b.mu.Unlock()
+		if full {
+			return wait, nil
+		}
 	}
-	if b.queue != nil {
-		b.displace(f, all, gap)
-	}
-	b.push(f)
-	if b.markBusy() {
-		list.add(b)
-	}
-	return nil
 }
 
-// Queued returns how much waits to be written, of what counts for the bounds and of
-// what does not.
+// Roomy returns nil if at most half of the queue is taken by frames that may not be
+// dropped, else a channel that is closed when that is so, or the box is closed.
+func (b *Box) Roomy() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.roomy() || b.ending != open || b.dead {
+		return nil
+	}
+	return b.awaitSpace()
+}
+
+// Queued returns how much waits, or is being written.
 func (b *Box) Queued() (frames, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.frames + b.freeFrames, b.bytes + b.freeBytes
+	return b.frames, b.bytes
 }
 
 // Ping sends a ping ahead of the queue. A ping that is still due is not
 // doubled.
 func (b *Box) Ping() {
-	b.urgent(func() { b.ping = true })
+	b.urgent(func() {
+		b.ping = true
+		b.pingAt = 0
+	})
 }
 
-// Pong sends a pong frame ahead of the queue.
-func (b *Box) Pong(bytes []byte) {
-	b.urgent(func() { b.pong = append(b.pong[:0], bytes...) })
+// PingSent returns when the last ping was written to the socket, on the clock of
+// package clock. ok is false if it still has to be.
+func (b *Box) PingSent() (at int64, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.pingAt, b.pingAt != 0
 }
+
+// Pong answers a ping, ahead of the queue.
+func (b *Box) Pong(payload []byte) {
+	b.urgent(func() {
+		if len(b.pongs)+2+len(payload) > maxPongs {
+			b.pongs = b.pongs[:0]
+		}
+		b.pongs = append(append(b.pongs, finPong, byte(len(payload))), payload...)
+	})
+}
+
+// finPong is the first byte of a pong (RFC 6455, section 5.5.3).
+const finPong = 0x8a
 
 func (b *Box) urgent(set func()) {
 	b.mu.Lock()
@@ -170,12 +237,12 @@ func (b *Box) urgent(set func()) {
 	}
 }
 
-// Close queues a close frame, the last that the peer gets, and bounds the time
-// that it may take to arrive, and then that the peer has to answer it: after
-// that the connection is closed. With discard, what is queued is dropped, save
-// the rest of a frame half sent. A nil frame only ends the taking of frames: the
-// peer has gone. Only the first call of Close has an effect.
-func (b *Box) Close(f *frame.Frame, discard bool) {
+// Close queues the last frames that the peer gets, a close frame last of them, beyond
+// the bounds. With discard, what is queued is dropped, save the rest of a frame half
+// sent. Without a frame it only ends the taking of frames: the peer has gone. From
+// then on the connection is looked after: see closingState. Only the first call of
+// Close has an effect.
+func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	b.mu.Lock()
 	if b.ending != open || b.dead {
 		b.mu.Unlock()
@@ -183,14 +250,16 @@ func (b *Box) Close(f *frame.Frame, discard bool) {
 	}
 	if discard {
 		b.drop()
+		b.pongs = nil
 	}
-	b.pong, b.ping = nil, false
+	b.ping = false
 	b.ending = closing
-	b.startTimer()
+	b.startClosing()
+	b.wake()
 	idle := false
-	if f != nil {
+	for _, f := range last {
 		b.push(f)
-		idle = b.markBusy()
+		idle = b.markBusy() || idle
 	}
 	b.mu.Unlock()
 	if idle {
@@ -211,12 +280,16 @@ func (b *Box) Shut() <-chan struct{} {
 		return b.ended
 	}
 	b.ending = shutting
-	b.startTimer()
+	b.startClosing()
+	b.wake()
 	if !b.busy {
 		b.flushed()
 	}
 	return b.ended
 }
+
+// Raw returns the handle of a plain socket, or nil.
+func (b *Box) Raw() syscall.RawConn { return b.raw }
 
 // Kill closes the connection at once and drops what is queued.
 func (b *Box) Kill() {
@@ -224,7 +297,8 @@ func (b *Box) Kill() {
 	first := !b.dead
 	b.dead = true
 	b.drop()
-	b.rest, b.pong, b.ping = nil, nil, false
+	b.wake()
+	b.rest, b.pongs, b.ping = nil, nil, false
 	if b.timer != nil {
 		b.timer.Stop()
 	}
@@ -240,44 +314,36 @@ func (b *Box) Kill() {
 // fail gives up on the connection. The reason is told first, lest the reader
 // report that its connection was closed.
 func (b *Box) fail(err error) {
-	b.failed(err)
+	b.owner.WriteFailed(err)
 	b.Kill()
 }
 
 // The rest is called with mu held.
 
-// displace drops what Displace says from the queue.
-func (b *Box) displace(f *frame.Frame, all bool, gap *frame.Frame) {
-	waiting := b.queue.frames[b.queue.head:]
-	kept := waiting[:0]
-	dropped := false
-	for _, old := range waiting {
-		switch {
-		case old.Tag != f.Tag || !all && dropped && b.fits(f):
-			kept = append(kept, old)
-		case old.Free:
-			kept = append(kept, old)
-			if old.Gap {
-				gap = nil
-			}
-		default:
-			b.frames--
-			b.bytes -= old.Len()
-			dropped = true
-			if gap != nil {
-				kept = append(kept, gap)
-				b.freeFrames++
-				b.freeBytes += gap.Len()
-				gap = nil
-			}
-		}
-	}
-	clear(waiting[len(kept):])
-	b.queue.frames = b.queue.frames[:b.queue.head+len(kept)]
+func (b *Box) fits(f *frame.Frame) bool {
+	return b.queue == nil || b.writers.limits.fit(b.frames-b.flying.frames, b.bytes, f)
 }
 
-func (b *Box) fits(f *frame.Frame) bool {
-	return b.writers.limits.fit(b.frames, b.bytes, f)
+// roomy says what Roomy does.
+func (b *Box) roomy() bool {
+	l := &b.writers.limits
+	waiting := b.frames - b.flying.frames
+	return b.queue == nil || waiting-b.droppable.frames <= l.Frames/2 && b.bytes-b.droppable.bytes <= l.Bytes/2
+}
+
+// awaitSpace returns a channel that wake closes.
+func (b *Box) awaitSpace() <-chan struct{} {
+	if b.space == nil {
+		b.space = make(chan struct{})
+	}
+	return b.space
+}
+
+func (b *Box) wake() {
+	if b.space != nil {
+		close(b.space)
+		b.space = nil
+	}
 }
 
 func (b *Box) push(f *frame.Frame) {
@@ -285,12 +351,26 @@ func (b *Box) push(f *frame.Frame) {
 		b.queue = newQueue()
 	}
 	b.queue.push(f)
-	if f.Free {
-		b.freeFrames++
-		b.freeBytes += f.Len()
-	} else {
-		b.frames++
-		b.bytes += f.Len()
+	b.frames += f.Messages()
+	b.bytes += f.Len()
+	if f.Tag != nil {
+		b.droppable.frames += f.Messages()
+		b.droppable.bytes += f.Len()
+	}
+}
+
+// uncount takes a frame that waited out of the figures.
+func (b *Box) uncount(f *frame.Frame) {
+	b.frames -= f.Messages()
+	b.bytes -= f.Len()
+	b.countTaken(f)
+}
+
+// countTaken notes that a frame waits no more.
+func (b *Box) countTaken(f *frame.Frame) {
+	if f.Tag != nil {
+		b.droppable.frames -= f.Messages()
+		b.droppable.bytes -= f.Len()
 	}
 }
 
@@ -306,13 +386,7 @@ func (b *Box) drop() {
 		b.queue = nil
 	}
 	b.frames, b.bytes = b.flying.frames, b.flying.bytes
-	b.freeFrames, b.freeBytes = b.flying.freeFrames, b.flying.freeBytes
-}
-
-func (b *Box) startTimer() {
-	if b.timer == nil {
-		b.timer = time.AfterFunc(b.writers.limits.FlushTimeout, b.Kill)
-	}
+	b.droppable = dropped{}
 }
 
 // flushed is called when the queue has run empty.
@@ -321,7 +395,7 @@ func (b *Box) flushed() {
 	if b.ending == open || b.dead {
 		return
 	}
-	b.timer.Reset(b.writers.limits.CloseTimeout)
+	b.closingFlushed()
 	if b.ending == shutting {
 		b.shutWrite()
 		close(b.ended)
@@ -362,15 +436,25 @@ func (b *Box) fill(buf []byte) []byte {
 	for b.queue != nil {
 		f := b.queue.peek()
 		bytes := b.form(f)
-		if len(buf)+len(bytes) > cap(buf) {
-			if len(buf) == 0 {
-				buf = bytes
-				b.take(f)
-			}
-			break
+		gap := f.Gap()
+		if gap == nil && len(buf)+len(bytes) <= cap(buf) {
+			buf = append(buf, bytes...)
+			b.take(f)
+			continue
 		}
-		buf = append(buf, bytes...)
-		b.take(f)
+		if gap != nil {
+			if len(buf)+len(gap.Bytes())+len(bytes) <= cap(buf) {
+				buf = append(append(buf, gap.Bytes()...), bytes...)
+				b.take(f)
+				continue
+			}
+			bytes = append(append([]byte(nil), gap.Bytes()...), bytes...)
+		}
+		if len(buf) == 0 {
+			buf = bytes
+			b.take(f)
+		}
+		break
 	}
 	if len(buf) == 0 {
 		b.flushed()
@@ -390,31 +474,32 @@ func (b *Box) form(f *frame.Frame) []byte {
 func (b *Box) landed() {
 	b.frames -= b.flying.frames
 	b.bytes -= b.flying.bytes
-	b.freeFrames -= b.flying.freeFrames
-	b.freeBytes -= b.flying.freeBytes
+	if b.flying.ping {
+		b.pingAt = clock.Now()
+	}
 	b.flying = flight{}
+	if b.space != nil && b.roomy() {
+		b.wake()
+	}
 }
 
 func (b *Box) appendControl(buf []byte) []byte {
 	if b.ping {
 		buf = append(buf, b.pinging.Bytes()...)
 		b.ping = false
+		b.flying.ping = true
 	}
-	if len(b.pong) > 0 {
-		buf = append(buf, b.pong...)
-		b.pong = nil
+	if len(b.pongs) > 0 {
+		buf = append(buf, b.pongs...)
+		b.pongs = nil
 	}
 	return buf
 }
 
 func (b *Box) take(f *frame.Frame) {
-	if f.Free {
-		b.flying.freeFrames++
-		b.flying.freeBytes += f.Len()
-	} else {
-		b.flying.frames++
-		b.flying.bytes += f.Len()
-	}
+	b.flying.frames += f.Messages()
+	b.flying.bytes += f.Len()
+	b.countTaken(f)
 	b.queue.pop()
 	if b.queue.len() == 0 {
 		b.queue.release()

@@ -8,105 +8,186 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// waiting returns what is queued, by the frames' payloads.
+// waiting returns what is queued, by the frames' payloads; a gap stands before the frame
+// that it is sent with.
 func waiting(b *Box) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []string
 	if b.queue != nil {
-		for _, f := range b.queue.frames[b.queue.head:] {
+		for _, f := range b.queue.waiting() {
+			if f.Gap() != nil {
+				all = append(all, string(f.Gap().Bytes()[2:]))
+			}
 			all = append(all, string(f.Bytes()[2:]))
 		}
 	}
 	return strings.Join(all, " ")
 }
 
-func TestDisplace(t *testing.T) {
+// stuckBox is a box that writes an empty frame, without an end.
+func stuckBox(t *testing.T, limits Limits) (*Box, *stuck) {
+	conn := newStuck()
+	b := new(Box)
+	limits.WriteTimeout, limits.FlushTimeout, limits.CloseTimeout = patience, patience, patience
+	b.Init(NewWriters(limits), conn, &testOwner{failed: func(error) {}})
+	if err := add(b, frame.Text(nil)); err != nil {
+		t.Fatal(err)
+	}
+	<-conn.entered
+	return b, conn
+}
+
+// tags gives frames their tags: a0 has tag a. Those of a big letter are never dropped.
+type tags struct {
+	latest bool
+	known  map[string]*frame.Tag
+}
+
+func (ts *tags) frame(name string) *frame.Frame {
+	f := frame.Text([]byte(name))
+	letter := name[:1]
+	if letter != strings.ToLower(letter) {
+		return f
+	}
+	if ts.known == nil {
+		ts.known = make(map[string]*frame.Tag)
+	}
+	if ts.known[letter] == nil {
+		ts.known[letter] = &frame.Tag{Gap: frame.Text([]byte("g" + letter)), Latest: ts.latest}
+	}
+	f.Tag = ts.known[letter]
+	return f
+}
+
+// Besides what waits an empty frame of two bytes is being written. Each other takes four.
+func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 	tests := []struct {
 		name   string
 		limits Limits
-		queued string // a letter is a tag, a digit the frame
-		all    bool
-		gap    bool
-		want   string // a2 is added
+		queued string
+		latest bool
+		silent bool
+		added  string
+		want   string // "full": ErrFull, and the queue as it was
 	}{
-		{"the oldest goes", Limits{Frames: 4, Bytes: 1000}, "a0 b0 a1", false, true, "ga b0 a1 a2"},
-		{"without a gap frame", Limits{Frames: 4, Bytes: 1000}, "a0 b0 a1", false, false, "b0 a1 a2"},
-		{"one gap serves for the next too", Limits{Frames: 4, Bytes: 1000}, "ga a0 b0 a1", false, true, "ga b0 a1 a2"},
-		{"all go", Limits{Frames: 4, Bytes: 1000}, "a0 b0 a1", true, true, "ga b0 a2"},
-		{"as many as the bytes need", Limits{Frames: 100, Bytes: 8}, "a0 b0", false, true, "ga b0 a2"},
-		{"beyond the bound if nothing of its own waits", Limits{Frames: 4, Bytes: 1000}, "b0 c0 b1", false, true, "b0 c0 b1 a2"},
-		{"beyond the bound if that is not enough", Limits{Frames: 100, Bytes: 9}, "a0 b0", false, true, "ga b0 a2"},
+		{"the oldest goes, and the next of its tag tells", Limits{Frames: 3, Bytes: 1000}, "a0 B0 a1", false, false, "a2", "B0 ga a1 a2"},
+		{"the new one tells", Limits{Frames: 2, Bytes: 1000}, "a0 B0", false, false, "a1", "B0 ga a1"},
+		{"without a word to a plain client", Limits{Frames: 3, Bytes: 1000}, "a0 B0 a1", false, true, "a2", "B0 a1 a2"},
+		{"all of its tag go", Limits{Frames: 3, Bytes: 1000}, "a0 B0 a1", true, false, "a2", "B0 ga a2"},
+		{"as many as the bytes need", Limits{Frames: 100, Bytes: 18}, "a0 B0 a1 a2", false, false, "a3", "B0 ga a2 a3"},
+		{"others make space for what is never dropped", Limits{Frames: 3, Bytes: 1000}, "a0 b0 a1", false, false, "C0", "b0 ga a1 C0"},
+		{"the gap stays where nothing of the tag follows", Limits{Frames: 3, Bytes: 1000}, "b0 a0 a1", false, false, "C0", "gb ga a1 C0"},
+		{"others make space for a tag that has nothing there", Limits{Frames: 3, Bytes: 1000}, "a0 a1 B0", false, false, "c0", "ga a1 B0 c0"},
+		{"one gap serves for more that are dropped", Limits{Frames: 3, Bytes: 1000}, "ga a0 B0", false, false, "C0", "ga B0 C0"},
+		{"a gap that waits alone goes with the next", Limits{Frames: 2, Bytes: 1000}, "ga B0", false, false, "a1", "B0 ga a1"},
+		{"nothing may be dropped", Limits{Frames: 3, Bytes: 1000}, "A0 B0 A1", false, false, "c0", "full"},
+		{"nothing may be dropped, for what is never", Limits{Frames: 3, Bytes: 1000}, "A0 B0 A1", false, false, "C0", "full"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			conn := newStuck()
-			w := NewWriters(Limits{Frames: 1 << 20, Bytes: 1 << 20, WriteTimeout: patience, FlushTimeout: patience, CloseTimeout: patience})
-			var b Box
-			b.Init(w, conn, func(error) {})
-			if err := add(&b, frame.Text(nil)); err != nil { // it is being written while the others wait
-				t.Fatal(err)
+			b, conn := stuckBox(t, Limits{Frames: 1 << 20, Bytes: 1 << 20})
+			if tt.silent {
+				b.HideGaps()
 			}
-			<-conn.entered
-			tagged := func(name string) *frame.Frame {
-				f := frame.Text([]byte(name))
-				f.Tag = name[:1]
-				if name[0] == 'g' {
-					f.Tag, f.Free, f.Gap = name[1:], true, true
-				}
-				return f
-			}
+			ts := tags{latest: tt.latest}
 			for name := range strings.SplitSeq(tt.queued, " ") {
-				if err := add(&b, tagged(name)); err != nil {
+				f := ts.frame(name)
+				if name[0] == 'g' {
+					f = ts.frame(name[1:] + "0").Tag.Gap
+				}
+				if err := add(b, f); err != nil {
 					t.Fatal(err)
 				}
 			}
-			w.limits.Frames, w.limits.Bytes = tt.limits.Frames, tt.limits.Bytes+2 // the one that is being written
-
-			var gap *frame.Frame
-			if tt.gap {
-				gap = tagged("ga")
+			b.writers.limits.Frames, b.writers.limits.Bytes = tt.limits.Frames, tt.limits.Bytes
+			err := add(b, ts.frame(tt.added))
+			got := waiting(b)
+			if tt.want == "full" {
+				if err != ErrFull || got != tt.queued {
+					t.Fatalf("%v, and %q waits", err, got)
+				}
+			} else if err != nil || got != tt.want {
+				t.Fatalf("%v, and %q waits; want %q", err, got, tt.want)
 			}
-			var list List
-			err := b.Displace(tagged("a2"), tt.all, gap, &list)
-			if got := waiting(&b); err != nil || got != tt.want {
-				t.Fatalf("got %q, %v; want %q", got, err, tt.want)
+			frames, bytes := b.Queued()
+			all := len(strings.Fields(got))
+			b.mu.Lock()
+			entries := 0
+			if b.queue != nil {
+				entries = b.queue.len()
 			}
-			all := len(strings.Fields(waiting(&b)))
-			gaps := strings.Count(waiting(&b), "g")
-			if frames, bytes := b.Queued(); frames != all+1 || bytes != 4*all+2 || b.frames != all-gaps+1 {
-				t.Errorf("%d frames, %d bytes, %d counted for %q", frames, bytes, b.frames, waiting(&b))
+			b.mu.Unlock()
+			if frames != entries+1 || bytes != 4*all+2 {
+				t.Errorf("%d frames and %d bytes counted for %q", frames, bytes, got)
+			}
+			if frames-1 > tt.limits.Frames || bytes > tt.limits.Bytes {
+				t.Errorf("%d frames, %d bytes: beyond the bounds", frames, bytes)
 			}
 			close(conn.letGo)
-			waitIdle(t, &b)
+			waitIdle(t, b)
 		})
 	}
 }
 
-// When everything that the bound allows is being written, nothing can be dropped:
-// the next frame waits beyond it, and those after that displace it.
-func TestDisplaceWhenAllIsBeingWritten(t *testing.T) {
-	conn := newStuck()
-	var b Box
-	limits := generous
-	limits.Frames = 1
-	b.Init(NewWriters(limits), conn, func(error) {})
-	add(&b, frame.Text([]byte("a0")))
-	<-conn.entered
-	for i := 1; i < 4; i++ {
-		f := frame.Text(fmt.Append(nil, "a", i))
-		f.Tag = "a"
-		var list List
-		if err := b.Add(f, &list); err != ErrFull {
+// When everything that the bound allows is being written, the next frame waits, and those
+// after that displace it.
+func TestTheNewestWaitsBesideWhatIsBeingWritten(t *testing.T) {
+	b, conn := stuckBox(t, Limits{Frames: 1, Bytes: 1 << 20})
+	ts := tags{latest: true}
+	for i := range 4 {
+		if err := add(b, ts.frame(fmt.Sprint("a", i))); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Displace(f, true, nil, &list); err != nil {
-			t.Fatal(err)
+		want := fmt.Sprint("ga a", i)
+		if i == 0 {
+			want = "a0"
 		}
-		if got := waiting(&b); got != fmt.Sprint("a", i) {
-			t.Fatalf("%q waits", got)
+		if got := waiting(b); got != want {
+			t.Fatalf("%q waits, want %q", got, want)
 		}
 	}
 	close(conn.letGo)
-	waitIdle(t, &b)
+	waitIdle(t, b)
+}
+
+// Whoever waits for space is woken when the queue is half empty, and when it is closed.
+func TestSpaceIsTold(t *testing.T) {
+	b, conn := stuckBox(t, Limits{Frames: 3, Bytes: 1 << 20})
+	ts := tags{}
+	for _, name := range []string{"A0", "A1", "A2"} {
+		if err := add(b, ts.frame(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var list List
+	wait, err := b.AddOrWait(ts.frame("A3"), &list)
+	if wait == nil || err != nil {
+		t.Fatal(wait, err)
+	}
+	room := b.Roomy()
+	select {
+	case <-wait:
+		t.Fatal("woken too early")
+	case <-room:
+		t.Fatal("woken too early")
+	default:
+	}
+	close(conn.letGo)
+	<-wait
+	<-room
+	waitIdle(t, b)
+	if wait, err := b.AddOrWait(ts.frame("A3"), &list); wait != nil || err != nil || b.Roomy() != nil {
+		t.Fatal(wait, err)
+	}
+
+	b, conn = stuckBox(t, Limits{Frames: 1, Bytes: 1 << 20})
+	add(b, ts.frame("A0"))
+	wait, _ = b.AddOrWait(ts.frame("A1"), &list)
+	b.Kill()
+	<-wait
+	if _, err := b.AddOrWait(ts.frame("A1"), &list); err != ErrClosed {
+		t.Fatal(err)
+	}
+	close(conn.letGo)
 }

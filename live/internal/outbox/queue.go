@@ -48,3 +48,12 @@ func (q *queue) pop() {
 	q.frames[q.head] = nil
 	q.head++
 }
+
+// waiting returns the frames in the queue, oldest first.
+func (q *queue) waiting() []*frame.Frame { return q.frames[q.head:] }
+
+// keep drops the frames after the first n.
+func (q *queue) keep(n int) {
+	clear(q.frames[q.head+n:])
+	q.frames = q.frames[:q.head+n]
+}

@@ -27,26 +27,6 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// readNow reads what the socket has, or reports that it has to be waited for.
-func (in *inbox) readNow(fd uintptr) bool {
-	buf := readBufs.Get().(*readBuf)
-	for {
-		n, err := syscall.Read(int(fd), buf.bytes[:])
-		switch {
-		case err == syscall.EINTR:
-			continue
-		case n > 0:
-			buf.to = n
-			in.buf = buf
-			in.conn.lastRead.Store(now())
-			return true
-		default: // the end, and any error, coder/websocket will meet itself
-			readBufs.Put(buf)
-			return err != syscall.EAGAIN
-		}
-	}
-}
-
 // batch is what a writer has: a buffer, and its one write at a time. The
 // function value is made once, so that a write allocates nothing.
 type batch struct {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
@@ -22,23 +23,24 @@ const (
 
 // Limits bound every box of a Writers.
 type Limits struct {
-	Frames       int           // queued frames
-	Bytes        int           // queued bytes
+	Frames       int           // frames that wait
+	Bytes        int           // bytes that wait or are being written
 	WriteTimeout time.Duration // how long a socket may take nothing
-	FlushTimeout time.Duration // how long what is queued may take to go out when a box is closed
+	FlushTimeout time.Duration // how long a box that closes has in any case; see closingState
 	CloseTimeout time.Duration // how long a peer may leave a close frame unanswered
 }
 
 // fit reports whether a frame may be added to what is queued already.
 func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
-	return f.Free || frames < l.Frames && (frames == 0 || bytes+f.Len() <= l.Bytes)
+	return frames+f.Messages() <= l.Frames && bytes+f.Len() <= l.Bytes
 }
 
 // Writers send what the boxes have queued. Its goroutines, at most one for
 // each CPU, start when a box has something to send and end when none has.
 type Writers struct {
-	limits Limits
-	max    int
+	limits  Limits
+	max     int
+	dropped atomic.Uint64 // frames that made space for others
 
 	mu      sync.Mutex // guards what follows, and Box.next; no lock is taken under it
 	list    List       // boxes with something to send, longest waiting first
@@ -50,6 +52,9 @@ type Writers struct {
 func NewWriters(limits Limits) *Writers {
 	return &Writers{limits: limits, max: runtime.GOMAXPROCS(0)}
 }
+
+// Dropped returns how many frames made space for others in full queues.
+func (w *Writers) Dropped() uint64 { return w.dropped.Load() }
 
 // List is a list of boxes that became busy. Its zero value is empty.
 type List struct {
@@ -183,25 +188,26 @@ func (b *Box) flush(batch *batch) {
 		return
 	}
 	batch.writes++
-	batch.frames += b.flying.frames + b.flying.freeFrames
+	batch.frames += b.flying.frames
 	n, err := batch.writeNow(b.raw, bytes)
 	switch {
 	case err != nil:
 		b.fail(err)
 	case n < len(bytes):
-		b.keep(bytes[n:])
+		b.keep(bytes[n:], n)
 		go b.drain()
 	default:
-		b.settle()
+		b.settle(n)
 	}
 }
 
 // settle counts what was written, and lists the box again if more was queued
 // meanwhile: at the end, so that one busy session does not hold up the others.
-func (b *Box) settle() {
+func (b *Box) settle(wrote int) {
 	b.mu.Lock()
+	b.wrote += uint64(wrote)
 	b.landed()
-	more := b.queue != nil || b.ping || len(b.pong) > 0
+	more := b.queue != nil || b.ping || len(b.pongs) > 0
 	if !more {
 		b.flushed()
 	}
@@ -213,8 +219,9 @@ func (b *Box) settle() {
 
 // keep holds what the socket did not take. The bytes may stand in a batch
 // that is used again, so they are copied.
-func (b *Box) keep(rest []byte) {
+func (b *Box) keep(rest []byte, wrote int) {
 	b.mu.Lock()
+	b.wrote += uint64(wrote)
 	if !b.dead {
 		b.rest = append([]byte(nil), rest...)
 	}
@@ -223,9 +230,14 @@ func (b *Box) keep(rest []byte) {
 
 var slowBatches = sync.Pool{New: func() any { return newBatch(slowBatchBytes) }}
 
-// drain writes, waiting for the socket, until the queue is empty or the
-// socket took nothing for WriteTimeout.
+// drain writes, waiting for the socket, until the queue is empty or the peer took
+// nothing for WriteTimeout.
 func (b *Box) drain() {
+	if !b.slow {
+		b.slow = true
+		limitUnsent(b.tcp)
+		_, b.acks = acknowledged(b.tcp)
+	}
 	batch := slowBatches.Get().(*batch)
 	defer slowBatches.Put(batch)
 	for {
@@ -240,17 +252,138 @@ func (b *Box) drain() {
 	}
 }
 
-// writeWaiting writes all of p. A socket that takes some of it is slow; one
-// that takes none of it for WriteTimeout is given up.
+// writeWaiting writes all of p. A peer that takes some of it is slow; one that takes
+// none of it for WriteTimeout is given up.
 func (b *Box) writeWaiting(p []byte) error {
 	defer b.conn.SetWriteDeadline(time.Time{}) // an expired one would fail the next write
-	for {
-		b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
-		n, err := b.conn.Write(p)
+	switch {
+	case b.raw != nil:
+		return b.writeInSteps(p)
+	case b.acks:
+		return b.writeWatched(p)
+	}
+	timeout := b.writers.limits.WriteTimeout
+	for len(p) > 0 {
+		b.conn.SetWriteDeadline(time.Now().Add(timeout))
+		n, err := b.conn.Write(p[:min(len(p), blindStep)])
+		b.count(n)
+		if err != nil {
+			return err
+		}
 		p = p[n:]
-		// TLS is torn by a timeout, whatever was sent.
-		if err == nil || n == 0 || b.raw == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+	}
+	return nil
+}
+
+// blindStep is how much is written at a time where it cannot be seen whether the peer
+// takes some of it: a client of 1 KB/s takes it within the WriteTimeout.
+const blindStep = 4 << 10
+
+// writeChecks is how often a write is looked at within WriteTimeout.
+const writeChecks = 4
+
+// writeInSteps writes to a plain socket, which a deadline does not harm.
+func (b *Box) writeInSteps(p []byte) error {
+	timeout := b.writers.limits.WriteTimeout
+	stall := b.watchStall()
+	for {
+		b.conn.SetWriteDeadline(time.Now().Add(timeout / writeChecks))
+		n, err := b.conn.Write(p)
+		b.count(n)
+		p = p[n:]
+		if !errors.Is(err, os.ErrDeadlineExceeded) || stall.lasts(n) {
 			return err
 		}
 	}
+}
+
+// writeWatched writes to a connection that a deadline tears, as it does TLS: the deadline
+// is put off for as long as the peer takes something.
+func (b *Box) writeWatched(p []byte) error {
+	b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
+	w := watches.Get().(*writeWatch)
+	w.begin(b)
+	n, err := b.conn.Write(p)
+	w.end()
+	watches.Put(w)
+	b.count(n)
+	return err
+}
+
+// writeWatch looks after one write at a time. It is used again, since nearly all writes end
+// before its first look.
+type writeWatch struct {
+	timer *time.Timer
+
+	mu    sync.Mutex // guards what follows
+	box   *Box       // that is writing; nil: none is
+	stall *stall     // since the first look
+}
+
+var watches = sync.Pool{New: func() any {
+	w := new(writeWatch)
+	w.timer = time.AfterFunc(time.Hour, w.look)
+	return w
+}}
+
+func (w *writeWatch) begin(b *Box) {
+	w.mu.Lock()
+	w.box = b
+	w.mu.Unlock()
+	w.timer.Reset(b.writers.limits.WriteTimeout / writeChecks)
+}
+
+func (w *writeWatch) end() {
+	w.timer.Stop()
+	w.mu.Lock()
+	w.box, w.stall = nil, nil
+	w.mu.Unlock()
+}
+
+func (w *writeWatch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.box == nil {
+		return
+	}
+	if w.stall == nil {
+		w.stall = w.box.watchStall()
+	}
+	if w.stall.lasts(0) {
+		return // the deadline comes
+	}
+	timeout := w.box.writers.limits.WriteTimeout
+	w.box.conn.SetWriteDeadline(time.Now().Add(timeout - time.Since(w.stall.since)))
+	w.timer.Reset(timeout / writeChecks)
+}
+
+// stall watches whether the peer of a box takes anything.
+type stall struct {
+	box   *Box
+	taken uint64
+	since time.Time // it has taken nothing
+}
+
+func (b *Box) watchStall() *stall {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &stall{box: b, taken: b.taken(), since: time.Now()}
+}
+
+// lasts reports whether the peer has taken nothing for WriteTimeout. n is how much the
+// kernel has taken since the last call.
+func (s *stall) lasts(n int) bool {
+	s.box.mu.Lock()
+	taken := s.box.taken()
+	s.box.mu.Unlock()
+	if n > 0 || taken > s.taken {
+		s.taken, s.since = taken, time.Now()
+	}
+	return time.Since(s.since) >= s.box.writers.limits.WriteTimeout
+}
+
+func (b *Box) count(n int) {
+	b.mu.Lock()
+	b.wrote += uint64(n)
+	b.mu.Unlock()
 }

@@ -1,0 +1,620 @@
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// slowHost starts a server whose clients' queues are soon full, and keeps so much of every topic.
+func slowHost(t testing.TB, opts live.Options, rules live.TopicOptions) *host {
+	opts.QueueSize, opts.QueueBytes = 16, 16<<10
+	opts.Topics = func(string) live.TopicOptions { return rules }
+	return hosting{buffer: 8 << 10}.start(t, open(opts))
+}
+
+// slowPeer is a client that reads so much in a second.
+func (h *host) slowPeer(t testing.TB, v1 bool, pace int) *peer {
+	return h.dial(t, dialling{v1: v1, buffer: 8 << 10, pace: pace})
+}
+
+// publishNumbers publishes the numbers from one to another, as padded makes them.
+func (h *host) publishNumbers(t testing.TB, topic string, from, to, size int) {
+	t.Helper()
+	for i := from; i <= to; i++ {
+		if err := h.Publish(topic, []byte(padded(i, size))); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// publishSlowly does so at a rate.
+func (h *host) publishSlowly(t testing.TB, topic string, from, to, size, perSecond int) {
+	t.Helper()
+	begun := time.Now()
+	for i := from; i <= to; i++ {
+		time.Sleep(time.Until(begun.Add(time.Duration(i-from) * time.Second / time.Duration(perSecond))))
+		h.publishNumbers(t, topic, i, i, size)
+	}
+}
+
+// expectNumbers reads publications of a topic, which must be the numbers from one to
+// another, and nothing else in between.
+func (p *peer) expectNumbers(topic string, from, to int) {
+	p.t.Helper()
+	for want := from; want <= to; want++ {
+		f := p.must()
+		if f.Op != "" || f.Topic != topic || numberOf(f.Data) != want {
+			p.t.Fatalf("got %s, want number %d of %s", &f, want, topic)
+		}
+	}
+}
+
+// A topic that keeps history may for a while bring more than its clients take: they read on
+// in the history at their own pace. Nobody is closed, nothing is lost, doubled or out of
+// order.
+func TestSlowClientsMissNothingOfATopicWithHistory(t *testing.T) {
+	t.Parallel()
+	const clients, pace, size = 50, 20_000, 1000
+	const perSecond, seconds = 2 * pace / size, 2
+	keepUp(t, clients, pace, size, perSecond, perSecond*seconds, live.Options{})
+}
+
+// keepUp publishes n numbers, half of which the clients can take meanwhile.
+func keepUp(t *testing.T, clients, pace, size, perSecond, n int, opts live.Options) {
+	opts, sessions := connected(opts)
+	h := slowHost(t, opts, live.TopicOptions{History: n})
+	var peers []*peer
+	for i := range clients {
+		p := h.slowPeer(t, i%2 == 0, pace).attend()
+		if err := h.Subscribe(receive(t, sessions), "t"); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			p.must() // hello
+		}
+		peers = append(peers, p)
+	}
+	h.publishSlowly(t, "t", 1, n, size, perSecond)
+	if behind := h.Stats().CatchingUp; behind != clients {
+		t.Errorf("%d of %d clients catch up: the test is too easy", behind, clients)
+	}
+	for _, p := range peers {
+		p.expectNumbers("t", 1, n)
+	}
+	eventually(t, "that all have caught up", func() bool { return h.Stats().CatchingUp == 0 })
+	h.publishNumbers(t, "t", n+1, n+3, size)
+	for _, p := range peers {
+		p.expectNumbers("t", n+1, n+3)
+	}
+	if st := h.Stats(); st.Sessions != clients || st.QueueFull != 0 || st.Gaps != 0 || st.Dropped != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// With the options as they are by default a client may take nothing for two seconds of a
+// busy topic.
+func TestStallOfTwoSecondsCostsNothing(t *testing.T) {
+	t.Parallel()
+	const size, perSecond, n = 4000, 500, 1500
+	atOnce(t, func(g *together) {
+		for _, v1 := range []bool{false, true} {
+			g.run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
+				opts, sessions := connected(live.Options{
+					Topics: func(string) live.TopicOptions { return live.TopicOptions{History: n} },
+				})
+				h := hosting{buffer: 64 << 10}.start(t, opts)
+				p := h.dial(t, dialling{v1: v1, buffer: 64 << 10}).attend()
+				h.Subscribe(receive(t, sessions), "t")
+				if v1 {
+					p.must() // hello
+				}
+				published := make(chan struct{})
+				go func() {
+					defer close(published)
+					h.publishSlowly(t, "t", 1, n, size, perSecond)
+				}()
+				defer func() { <-published }()
+				p.expectNumbers("t", 1, 10)
+				p.line.stalled.Store(true)
+				time.Sleep(2 * time.Second)
+				p.line.stalled.Store(false)
+				p.expectNumbers("t", 11, n)
+			})
+		}
+	})
+}
+
+// Without history, or where the application says so, a client that takes too little is closed.
+func TestFullQueueClosesWhereThereIsNothingToCatchUpWith(t *testing.T) {
+	t.Parallel()
+	for name, rules := range map[string]live.TopicOptions{
+		"no history":                      {},
+		"no history, OverflowCatchUp":     {Overflow: live.OverflowCatchUp},
+		"no history, OverflowClose":       {Overflow: live.OverflowClose},
+		"history and OverflowClose":       {History: 1000, Overflow: live.OverflowClose},
+		"a history too short, and Closed": {History: 1, Overflow: live.OverflowClose},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ends := make(chan error, 1)
+			opts, sessions := connected(live.Options{OnClose: func(_ *live.Session, err error) { ends <- err }})
+			h := slowHost(t, opts, rules)
+			p := h.slowPeer(t, false, 0)
+			h.Subscribe(receive(t, sessions), "t")
+			p.line.stalled.Store(true)
+			for i := 0; h.Stats().QueueFull == 0 && i < 10_000; i++ {
+				h.publishNumbers(t, "t", i, i, 1000)
+			}
+			if err := receive(t, ends); err != live.ErrQueueFull {
+				t.Errorf("OnClose got %v", err)
+			}
+			p.line.stalled.Store(false)
+			if code, before := p.attend().rest(); code != live.CloseQueueFull {
+				t.Errorf("close code %d after %d messages", code, len(before))
+			}
+		})
+	}
+}
+
+// A history that is trimmed faster than the client reads leaves gaps, each in its place.
+func TestHistoryThatIsTrimmedLeavesAGapInItsPlace(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	atOnce(t, func(g *together) {
+		for _, v1 := range []bool{false, true} {
+			g.run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) { isTrimmed(t, v1, n) })
+		}
+	})
+}
+
+func isTrimmed(t *testing.T, v1 bool, n int) {
+	opts, sessions := connected(live.Options{})
+	h := slowHost(t, opts, live.TopicOptions{History: 20})
+	p := h.slowPeer(t, v1, 0)
+	h.Subscribe(receive(t, sessions), "t")
+	p.line.stalled.Store(true)
+	h.publishNumbers(t, "t", 1, n/3, 500)
+	p.line.perSecond.Store(400_000)
+	p.line.stalled.Store(false)
+	p.attend()
+	h.publishSlowly(t, "t", n/3+1, n, 500, 2000)
+	if v1 {
+		p.must() // hello
+	}
+	last, gaps := 0, 0
+	told := "" // by a gap frame just before
+	for last < n {
+		f := p.must()
+		if f.Op == "gap" {
+			if told != "" && offsetOf(f.At) <= offsetOf(told) { // more may be lost before a next one is to be had
+				t.Errorf("a gap up to %s after one up to %s", f.At, told)
+			}
+			told = f.At
+			gaps++
+			continue
+		}
+		i := numberOf(f.Data)
+		switch {
+		case i <= last:
+			t.Fatalf("number %d after %d", i, last)
+		case v1 && i > last+1 && told == "":
+			t.Fatalf("number %d after %d, without a gap", i, last)
+		case v1 && told != "" && offsetOf(told) != i-1:
+			t.Errorf("a gap up to %s before number %d", told, i)
+		}
+		last, told = i, ""
+	}
+	if v1 && gaps == 0 {
+		t.Error("nothing was lost: the test is too easy")
+	}
+	if st := h.Stats(); st.QueueFull != 0 || v1 && st.Gaps != uint64(gaps) {
+		t.Errorf("%d gaps; %+v", gaps, st)
+	}
+}
+
+func offsetOf(at string) int {
+	n, _ := strconv.Atoi(at[strings.LastIndexByte(at, '.')+1:])
+	return n
+}
+
+// After the reply to its unsubscribe a client hears nothing of the topic, also when it was
+// catching up.
+func TestUnsubscribedWhileCatchingUpHearsNothing(t *testing.T) {
+	t.Parallel()
+	const rounds, n, size = 15, 100, 1000
+	h := slowHost(t, live.Options{}, live.TopicOptions{History: 10 * n})
+	p := h.slowPeer(t, true, 300_000).attend()
+	p.must() // hello
+	for i := range rounds {
+		topic := fmt.Sprint("t", i)
+		p.say(operation("subscribe", 2*i+1, topic))
+		p.reply(2*i + 1)
+		h.publishNumbers(t, topic, 1, n, size)
+		behind := h.Stats().CatchingUp > 0
+		p.say(operation("unsubscribe", 2*i+2, topic))
+		_, before := p.reply(2*i + 2)
+		for j, f := range before {
+			if f.Topic != topic || numberOf(f.Data) != j+1 {
+				t.Fatalf("got %s, want number %d of %s", &f, j+1, topic)
+			}
+		}
+		if !behind || len(before) == n {
+			t.Error("it was not catching up: the test is too easy")
+		}
+		h.publishNumbers(t, topic, n+1, n+1, size)
+	}
+	p.say(operation("unsubscribe", 1_000_000, "t"))
+	if _, before := p.reply(1_000_000); len(before) > 0 {
+		t.Errorf("heard %s", &before[0])
+	}
+	if st := h.Stats(); st.CatchingUp != 0 || st.Topics != 0 || st.Subscriptions != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// Nothing runs on for a session that ends while it catches up.
+func TestEndWhileCatchingUpLeavesNothing(t *testing.T) {
+	noGoroutinesLeft(t)
+	const n, topics = 200, 5
+	for name, end := range map[string]func(p *peer, s *live.Session){
+		"reset":         func(p *peer, _ *live.Session) { p.reset() },
+		"FIN":           func(p *peer, _ *live.Session) { p.line.Close() },
+		"client closes": func(p *peer, _ *live.Session) { p.write(masked(fClose, "\x03\xe8")) },
+		"server closes": func(_ *peer, s *live.Session) { s.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			opts, sessions := connected(live.Options{WriteTimeout: time.Second})
+			h := slowHost(t, opts, live.TopicOptions{History: n})
+			p := h.slowPeer(t, true, 0)
+			s := receive(t, sessions)
+			for i := range topics {
+				h.Subscribe(s, fmt.Sprint("t", i))
+			}
+			for i := range topics {
+				h.publishNumbers(t, fmt.Sprint("t", i), 1, n, 1000)
+			}
+			eventually(t, "catching up", func() bool { return h.Stats().CatchingUp == topics })
+			end(p, s)
+			eventually(t, "the end", func() bool {
+				st := h.Stats()
+				return st.Sessions == 0 && st.CatchingUp == 0 && st.Topics == 0
+			})
+			p.line.Close()
+			h.publishNumbers(t, "t0", n+1, n+1, 10)
+		})
+	}
+}
+
+// One client catches up with many topics at once, each in its order, and none waits for the
+// end of another.
+func TestManyTopicsAreCaughtUpWithAtOnce(t *testing.T) {
+	t.Parallel()
+	const topics, n, size = 100, 30, 500
+	for _, v1 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
+			opts, sessions := connected(live.Options{})
+			h := slowHost(t, opts, live.TopicOptions{History: 2 * n})
+			p := h.slowPeer(t, v1, 0)
+			p.line.stalled.Store(true)
+			s := receive(t, sessions)
+			for i := range topics {
+				h.Subscribe(s, fmt.Sprint(i))
+			}
+			for number := 1; number <= n; number++ {
+				for i := range topics {
+					h.publishNumbers(t, fmt.Sprint(i), number, number, size)
+				}
+			}
+			if behind := h.Stats().CatchingUp; behind < topics/2 {
+				t.Errorf("%d subscriptions catch up: the test is too easy", behind)
+			}
+			p.line.stalled.Store(false)
+			p.attend()
+			if v1 {
+				p.must() // hello
+			}
+			last := make(map[string]int)
+			for range topics * n {
+				f := p.must()
+				if last[f.Topic]++; numberOf(f.Data) != last[f.Topic] {
+					t.Fatalf("got %s, want number %d", &f, last[f.Topic])
+				}
+			}
+			eventually(t, "that all are live", func() bool { return h.Stats().CatchingUp == 0 })
+			s.Send(live.Message{Topic: "end"})
+			if f := p.must(); f.Topic != "end" {
+				t.Errorf("got %s", &f)
+			}
+		})
+	}
+}
+
+// moody is a broker whose history is not always to be had.
+type moody struct {
+	*remote
+	fails atomic.Bool
+	asked atomic.Int64
+}
+
+func (m *moody) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+	m.asked.Add(1)
+	if m.fails.Load() {
+		return live.Page{}, errors.New("away")
+	}
+	return m.remote.Read(ctx, topic, after, upto, limit)
+}
+
+// While the broker is away a client that catches up waits, and nothing is lost.
+func TestCatchingUpWaitsForTheHistory(t *testing.T) {
+	t.Parallel()
+	const n = 1000 // more than a topic holds itself
+	broker := &moody{remote: newRemote()}
+	opts, sessions := connected(live.Options{Broker: broker})
+	h := slowHost(t, opts, live.TopicOptions{History: 2 * n})
+	p := h.slowPeer(t, true, 0)
+	h.Subscribe(receive(t, sessions), "t")
+	p.line.stalled.Store(true)
+	h.publishNumbers(t, "t", 1, n, 500)
+	broker.fails.Store(true)
+	p.line.stalled.Store(false)
+	p.attend().must() // hello
+	eventually(t, "questions in vain", func() bool { return broker.asked.Load() > 5 })
+	broker.fails.Store(false)
+	p.expectNumbers("t", 1, n)
+	if st := h.Stats(); st.Gaps != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// The publications of a client itself are left out for it when it catches up, too.
+func TestExceptHoldsWhileCatchingUp(t *testing.T) {
+	t.Parallel()
+	const n = 200
+	opts, sessions := connected(live.Options{})
+	h := slowHost(t, opts, live.TopicOptions{History: 2 * n})
+	p := h.slowPeer(t, true, 0)
+	s := receive(t, sessions)
+	h.Subscribe(s, "t")
+	p.line.stalled.Store(true)
+	for i := 1; i <= n; i++ {
+		var o []live.PublishOption
+		if i%3 == 0 {
+			o = append(o, live.Except(s))
+		}
+		h.Publish("t", []byte(padded(i, 1000)), o...)
+	}
+	p.line.stalled.Store(false)
+	p.attend().must() // hello
+	for i := 1; i <= n; i++ {
+		if i%3 != 0 {
+			p.expectNumbers("t", i, i)
+		}
+	}
+}
+
+// A subscription is answered also if the application ends it before its answer was due.
+func TestSubscriptionThatIsEndedMeanwhileIsAnswered(t *testing.T) {
+	t.Parallel()
+	const n = 300
+	opts, sessions := connected(live.Options{})
+	h := slowHost(t, opts, live.TopicOptions{History: n})
+	p := h.slowPeer(t, true, 0)
+	p.line.stalled.Store(true)
+	s := receive(t, sessions)
+	h.Subscribe(s, "other")
+	h.publishNumbers(t, "other", 1, n, 1000)
+	h.publishNumbers(t, "t", 1, 1, 10)
+	p.say(operation("subscribe", 1, "t", "last", 1))
+	eventually(t, "the subscription", func() bool { return h.Stats().Subscriptions == 2 })
+	h.Unsubscribe(s, "t")
+	p.say(operation("unsubscribe", 2, "t"))
+	p.line.stalled.Store(false)
+	p.attend()
+	answers := map[int]bool{}
+	for len(answers) < 2 {
+		f := p.must()
+		if f.Op == "reply" || f.Op == "error" {
+			answers[f.ID] = true
+		}
+		if answers[2] && !answers[1] {
+			t.Fatal("the second operation was answered, the first was not")
+		}
+	}
+}
+
+// Subscribing again to what is still on its way takes nothing away from it.
+func TestSubscribingAgainWhileCatchingUpLosesNothing(t *testing.T) {
+	t.Parallel()
+	const n = 100
+	for _, more := range [][]any{{}, {"last", 5}} {
+		t.Run(fmt.Sprint(more...), func(t *testing.T) {
+			h := slowHost(t, live.Options{}, live.TopicOptions{History: n})
+			h.publishNumbers(t, "t", 1, n, 1000)
+			p := h.slowPeer(t, true, 0).attend()
+			p.must() // hello
+			p.say(inOneFrame(operation("subscribe", 1, "t", "last", n), operation("subscribe", 2, "t", more...)))
+			last := 0
+			hear := func(number int) {
+				if number > last+1 {
+					t.Fatalf("number %d after %d", number, last)
+				}
+				last = max(last, number)
+			}
+			for last < n {
+				f := p.must()
+				for _, m := range f.Messages {
+					hear(numberOf(m.Data))
+				}
+				if f.Op == "" {
+					hear(numberOf(f.Data))
+				}
+			}
+		})
+	}
+}
+
+// Whatever clients on slow lines do at once: by the positions each can tell that it has had
+// every publication once, in order.
+func TestClientsThatComeAndGoMissNothing(t *testing.T) {
+	t.Parallel()
+	const clients, topics, steps = 12, 3, 25
+	h := slowHost(t, live.Options{InboundRate: -1}, live.TopicOptions{History: 100_000})
+	stop := make(chan struct{})
+	var publishing, all sync.WaitGroup
+	for i := range topics {
+		publishing.Go(func() {
+			for n := 1; ; n++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Duration(rand.IntN(4)) * time.Millisecond):
+					h.publishNumbers(t, fmt.Sprint(i), n, n, 10+rand.IntN(400))
+				}
+			}
+		})
+	}
+	for range clients {
+		all.Go(func() {
+			w := &wanderer{t: t, h: h, topics: make(map[string]*walk)}
+			w.connect()
+			for range steps {
+				w.step(fmt.Sprint(rand.IntN(topics)))
+			}
+			w.p.reset()
+		})
+	}
+	all.Wait()
+	close(stop)
+	publishing.Wait()
+}
+
+// wanderer is a client of live.v1 that subscribes and unsubscribes, leaves and comes back.
+type wanderer struct {
+	t      *testing.T
+	h      *host
+	p      *peer
+	id     int
+	topics map[string]*walk
+}
+
+// walk is what a wanderer knows of a topic.
+type walk struct {
+	at         string // the newest position
+	subscribed bool
+}
+
+func (w *wanderer) connect() {
+	w.p = w.h.slowPeer(w.t, true, 50_000+rand.IntN(400_000)).attend()
+	w.p.must() // hello
+}
+
+func (w *wanderer) step(topic string) {
+	at := w.topics[topic]
+	if at == nil {
+		at = new(walk)
+		w.topics[topic] = at
+	}
+	w.id++
+	switch {
+	case rand.IntN(10) == 0: // leaves and comes back
+		w.p.reset()
+		w.connect()
+		for topic, at := range w.topics {
+			if at.subscribed {
+				w.id++
+				w.subscribe(topic, at)
+			}
+		}
+	case at.subscribed && rand.IntN(3) == 0:
+		w.p.say(operation("unsubscribe", w.id, topic))
+		w.answer()
+		at.subscribed = false
+	case !at.subscribed:
+		w.subscribe(topic, at)
+	case rand.IntN(5) == 0:
+		w.p.say(operation("subscribe", w.id, topic)) // again, which changes nothing
+		if f := w.answer(); f.At != at.at {
+			w.t.Errorf("%s, though the client is at %s", f, at.at)
+		}
+	default:
+		for range rand.IntN(20) {
+			w.hear(w.p.must())
+		}
+	}
+}
+
+func (w *wanderer) subscribe(topic string, at *walk) {
+	since := at.at
+	switch {
+	case since != "":
+		more := []any{"since", since}
+		if rand.IntN(2) == 0 {
+			more = append(more, "last", 5)
+		}
+		w.p.say(operation("subscribe", w.id, topic, more...))
+	case rand.IntN(2) == 0:
+		w.p.say(operation("subscribe", w.id, topic, "last", 1+rand.IntN(500)))
+	default:
+		w.p.say(operation("subscribe", w.id, topic))
+	}
+	f := w.answer()
+	if since != "" && (f.Recovered == nil || !*f.Recovered) {
+		w.t.Errorf("%s: all since %s is to be had", f, since)
+	}
+	at.subscribed = true
+	for i, m := range f.Messages {
+		if i > 0 || since != "" {
+			w.follows(at, m.At)
+		}
+		at.at = m.At
+	}
+	if len(f.Messages) > 0 && f.At != at.at {
+		w.t.Errorf("the reply's position is %s, that of its last message %s", f.At, at.at)
+	}
+	at.at = f.At
+}
+
+// follows checks that a position is the one after where the client is.
+func (w *wanderer) follows(at *walk, next string) {
+	if offsetOf(next) != offsetOf(at.at)+1 {
+		w.t.Errorf("%s after %s", next, at.at)
+	}
+}
+
+func (w *wanderer) hear(f received) {
+	at := w.topics[f.Topic]
+	switch {
+	case f.Op != "":
+		w.t.Errorf("got %s", &f)
+	case at == nil || !at.subscribed:
+		w.t.Errorf("got %s without a subscription", &f)
+	default:
+		w.follows(at, f.At)
+		at.at = f.At
+	}
+}
+
+// answer reads to the answer of the last operation.
+func (w *wanderer) answer() *received {
+	for {
+		f := w.p.must()
+		if f.Op == "" {
+			w.hear(f)
+			continue
+		}
+		if f.Op != "reply" || f.ID != w.id {
+			w.t.Errorf("got %s as the answer to %d", &f, w.id)
+		}
+		return &f
+	}
+}

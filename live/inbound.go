@@ -1,0 +1,316 @@
+package live
+
+import (
+	"sync"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
+	"github.com/livetopic/livetopic/live/internal/inbox"
+)
+
+// The way in: one goroutine of a session reads frames and never runs the application's
+// code, so that pings, close frames and the end of the connection are seen at once.
+// Messages wait in the session's inbox for another goroutine, which exists only while
+// there are some. When the inbox is full, or the client is over InboundRate, the reader
+// pauses: TCP makes the client wait, and the time counts for no silence of the client.
+
+// inbound is what a session has read and not yet dealt with.
+type inbound struct {
+	mu      sync.Mutex // guards what follows; no other lock is taken under it
+	first   *inbox.Message
+	last    *inbox.Message
+	waiting int           // messages that wait
+	bytes   int           // the same, in bytes
+	inWork  int           // bytes of the message that is being dealt with; 0: none is
+	working bool          // a goroutine deals with messages, or with OnConnect
+	ended   bool          // nothing is dealt with any more
+	space   chan struct{} // closed when messages were dealt with; nil: the reader does not wait
+	idle    chan struct{} // closed when all were; nil: nobody waits for it
+
+	received limiter // what the client sent
+	answered limiter // the history that it asked for
+}
+
+// leaveGrace is how long what a client has sent before it left may take to be dealt
+// with, before the context of its callbacks ends: a page may publish and close in one
+// breath. It bounds how long a callback goes on for a client that has gone.
+const leaveGrace = 500 * time.Millisecond
+
+// read is the goroutine that reads. It ends with the connection.
+func (s *Session) read() {
+	for {
+		m, err := s.in.Next()
+		if err != nil {
+			s.readEnded(err)
+			return
+		}
+		s.take(m)
+	}
+}
+
+// take puts a message into the inbox, and waits while that is full.
+func (s *Session) take(m *inbox.Message) {
+	in := &s.inbound
+	in.mu.Lock()
+	if in.ended {
+		in.mu.Unlock()
+		return
+	}
+	if in.last == nil {
+		in.first = m
+	} else {
+		in.last.Next = m
+	}
+	in.last = m
+	in.waiting++
+	in.bytes += sizeOf(m)
+	start := !in.working
+	in.working = true
+	in.mu.Unlock()
+	if start {
+		s.server.workers.run(s)
+	}
+	s.Admit(0)
+}
+
+// Admit implements inbox.Handler: it waits until there is space for one more message,
+// which has grown to size bytes so far. A message of any size is admitted alone. One that
+// is being dealt with takes space from large messages only: while the application takes
+// its time over it, the reader goes on, and sees pings.
+func (s *Session) Admit(size int) {
+	in := &s.inbound
+	paused := false
+	for {
+		in.mu.Lock()
+		full := !in.ended && in.full(size, &s.server.opts)
+		if full && in.space == nil {
+			in.space = make(chan struct{})
+		}
+		space := in.space
+		in.mu.Unlock()
+		if !full {
+			break
+		}
+		if !paused {
+			paused = true
+			s.in.Pause()
+		}
+		<-space
+	}
+	if paused {
+		s.in.Resume()
+	}
+}
+
+// full says what Admit waits for; mu is held.
+func (in *inbound) full(size int, o *Options) bool {
+	if in.waiting > 0 && (in.waiting >= o.InboxSize || in.bytes > o.InboxBytes) {
+		return true
+	}
+	held := in.bytes + in.inWork
+	return size > 0 && held > 0 && held+size > o.InboxBytes
+}
+
+// Charge implements inbox.Handler.
+func (s *Session) Charge(frames, bytes int) {
+	if wait := s.owes(&s.inbound.received, frames+bytes/inboundUnit); wait > 0 {
+		s.in.Pause()
+		sleep(s.ctx, wait)
+		s.in.Resume()
+	}
+}
+
+// owes counts units for a client, and returns how long it has to wait.
+func (s *Session) owes(l *limiter, units int) time.Duration {
+	if s.server.inbound.every == 0 {
+		return 0
+	}
+	s.inbound.mu.Lock()
+	defer s.inbound.mu.Unlock()
+	if wait := l.take(units, s.server.inbound, clock.Now()); wait > 0 {
+		return max(wait, throttleGrain)
+	}
+	return 0
+}
+
+// throttleGrain is the least wait of a client that is over its rate. What it waits too long it
+// has to its credit afterwards; to wake for each message would cost more than the message.
+const throttleGrain = 50 * time.Millisecond
+
+// throttle counts an operation, and waits while the client is over InboundRate.
+func (s *Session) throttle() {
+	if wait := s.owes(&s.inbound.received, 1); wait > 0 {
+		sleep(s.ctx, wait)
+	}
+}
+
+// payForAnswer counts what a client was sent of a history that it asked for.
+func (s *Session) payForAnswer(bytes int) {
+	unit := answerUnit
+	if s.compressed {
+		unit = deflatedUnit
+	}
+	if wait := s.owes(&s.inbound.answered, 1+bytes/unit); wait > 0 {
+		sleep(s.ctx, wait)
+	}
+}
+
+// Ping implements inbox.Handler.
+func (s *Session) Ping(payload []byte) { s.out.Pong(payload) }
+
+// work calls OnConnect, of a session that has just begun, and deals with messages, in
+// order, until there are none.
+func (s *Session) work() {
+	defer s.server.running.Done() // also if a callback ends its goroutine
+	if s.connecting {
+		s.connecting = false
+		s.callLocked("OnConnect", s.connect)
+	}
+	for m := s.nextMessage(); m != nil; m = s.nextMessage() {
+		s.receive(m)
+		m.Release()
+	}
+}
+
+// sizeOf is what a message counts for in the inbox: an empty one counts too.
+func sizeOf(m *inbox.Message) int { return len(m.Data) + 1 }
+
+// nextMessage returns the next message to deal with. nil: there is none, and the goroutine
+// ends.
+func (s *Session) nextMessage() *inbox.Message {
+	in := &s.inbound
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.inWork = 0
+	closeAll(&in.space)
+	m := in.first
+	if m == nil {
+		in.working = false
+		closeAll(&in.idle)
+		return nil
+	}
+	in.first = m.Next
+	if in.first == nil {
+		in.last = nil
+	}
+	m.Next = nil
+	in.waiting--
+	in.bytes -= sizeOf(m)
+	in.inWork = sizeOf(m)
+	return m
+}
+
+// closeAll wakes whoever waits at a channel.
+func closeAll(ch *chan struct{}) {
+	if *ch != nil {
+		close(*ch)
+		*ch = nil
+	}
+}
+
+// endInbound drops what has not been dealt with.
+func (s *Session) endInbound() {
+	in := &s.inbound
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.ended = true
+	in.first, in.last = nil, nil
+	closeAll(&in.space)
+	closeAll(&in.idle)
+}
+
+// awaitWork waits until what the client has sent was dealt with, for leaveGrace at most.
+func (s *Session) awaitWork() {
+	in := &s.inbound
+	in.mu.Lock()
+	if !in.working || in.ended {
+		in.mu.Unlock()
+		return
+	}
+	if in.idle == nil {
+		in.idle = make(chan struct{})
+	}
+	idle := in.idle
+	in.mu.Unlock()
+	t := time.NewTimer(leaveGrace)
+	defer t.Stop()
+	select {
+	case <-idle:
+	case <-t.C:
+	}
+}
+
+// receive deals with one message.
+func (s *Session) receive(m *inbox.Message) {
+	if s.IsClosed() {
+		return
+	}
+	s.server.counters.received.Add(1)
+	raw := m.Data
+	if m.Compressed {
+		before := len(raw)
+		if err := m.Inflate(s.server.opts.ReadLimit); err != nil {
+			s.end(s.closingFor(err))
+			return
+		}
+		raw = m.Data
+		if wait := s.owes(&s.inbound.received, (len(raw)-before)/inboundUnit); wait > 0 {
+			sleep(s.ctx, wait)
+		}
+	}
+	if s.wire == wireV1 {
+		s.receiveV1(raw)
+	} else {
+		s.receivePlain(raw)
+	}
+}
+
+// receivePlain takes a message for the application.
+func (s *Session) receivePlain(raw []byte) {
+	m, err := decodeMessage(raw, s.server.opts.MaxTopicLength)
+	if err != nil {
+		s.ignore(err)
+		return
+	}
+	onMessage := s.server.opts.OnMessage
+	if onMessage == nil {
+		return
+	}
+	s.call("OnMessage", func() {
+		if !s.IsClosed() { // nothing comes after OnClose
+			onMessage(s.ctx, s, m.Topic, m.Data)
+		}
+	})
+}
+
+// ignore counts a message that is none.
+func (s *Session) ignore(err error) {
+	s.server.counters.malformed.Add(1)
+	s.server.opts.Logger.Debug("live: message ignored", "session", s.id, "err", err)
+}
+
+// lost reports whether reading has ended without a word from the client: there is nothing to
+// be read any more, and nothing to be told.
+func lost(err error) bool {
+	switch err.(type) {
+	case *inbox.CloseError, *inbox.ProtocolError:
+		return false
+	}
+	return true
+}
+
+// readEnded ends the session because nothing more can be read.
+func (s *Session) readEnded(err error) {
+	if _, broken := err.(*inbox.ProtocolError); !broken {
+		s.awaitWork()
+	}
+	s.end(s.closingFor(err))
+	if frames, _ := s.out.Queued(); frames > 0 || !lost(err) {
+		shut := s.out.Shut()
+		s.in.Drain()
+		<-shut // a peer that has said all it had to may still listen
+	}
+	s.out.Kill()
+	s.server.readEnded(s)
+	s.server.running.Done()
+}

@@ -1,0 +1,274 @@
+package inbox
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// deflated is a message as a client compresses it.
+type deflated struct {
+	level  int
+	flush  int  // a flush after so many bytes; 0: none but at the end
+	blocks int  // a last block after so many bytes (RFC 7692, section 7.2.3.4); 0: none
+	final  bool // it ends with a last block and the byte of an empty one
+}
+
+func (d deflated) of(payload string) []byte {
+	var out bytes.Buffer
+	w, err := flate.NewWriter(&out, d.level)
+	if err != nil {
+		panic(err)
+	}
+	for from := 0; from < len(payload); {
+		to := len(payload)
+		for _, every := range []int{d.flush, d.blocks} {
+			if every > 0 {
+				to = min(to, (from/every+1)*every)
+			}
+		}
+		io.WriteString(w, payload[from:to])
+		switch from = to; {
+		case d.blocks > 0 && to%d.blocks == 0 && to < len(payload):
+			w.Close()
+			w, _ = flate.NewWriterDict(&out, d.level, []byte(payload[max(to-32<<10, 0):to])) // the window lasts for the message
+		case d.flush > 0 && to%d.flush == 0:
+			w.Flush()
+		}
+	}
+	if d.final {
+		w.Close()
+		return append(out.Bytes(), 0)
+	}
+	w.Flush()
+	return bytes.TrimSuffix(out.Bytes(), []byte("\x00\x00\xff\xff"))
+}
+
+// inflate returns the message, or the close code that its sender gets.
+func inflate(compressed []byte, limit int) (string, int) {
+	m := &Message{Data: bytes.Clone(compressed), Compressed: true}
+	err := m.Inflate(limit)
+	var broken *ProtocolError
+	switch {
+	case errors.As(err, &broken):
+		return "", broken.Code
+	case err != nil || m.Compressed:
+		return "", -1
+	}
+	return string(m.Data), 0
+}
+
+// payloads are texts that compress well, badly and not at all.
+func payloads() map[string]string {
+	random := rand.New(rand.NewPCG(5, 6))
+	noise := make([]byte, 40_000)
+	for i := range noise {
+		noise[i] = byte(random.Uint32())
+	}
+	return map[string]string{
+		"nothing": "", "a byte": "x", "a word": "Hello", "1,023 bytes": strings.Repeat("x", 1023), "1,024 bytes": strings.Repeat("x", 1024), "1,025 bytes": strings.Repeat("x", 1025),
+		"noise": string(noise), "text": strings.Repeat(`{"topic":"a","data":"lorem ipsum"},`, 2000),
+		"far repetition": string(noise[:32<<10]) + string(noise[:32<<10]),
+	}
+}
+
+func TestInflateIsTheInverseOfDeflate(t *testing.T) {
+	cases := 0
+	for name, payload := range payloads() {
+		for level := flate.HuffmanOnly; level <= flate.BestCompression; level++ {
+			for _, d := range []deflated{
+				{level: level}, {level: level, final: true},
+				{level: level, flush: max(len(payload)/3, 1)}, {level: level, blocks: max(len(payload)/3, 1)},
+				{level: level, blocks: max(len(payload)/5, 1), flush: max(len(payload)/7, 1), final: true},
+			} {
+				if len(payload) > 1<<15 && (level > 1 && level < 9) {
+					continue
+				}
+				compressed := d.of(payload)
+				if got, code := inflate(compressed, plenty); code != 0 || got != payload {
+					t.Errorf("%s, %+v: %d bytes, code %d, want %d bytes", name, d, len(got), code, len(payload))
+				}
+				if got, code := inflate(compressed, len(payload)); code != 0 || got != payload {
+					t.Errorf("%s, %+v, the limit exact: code %d", name, d, code)
+				}
+				if len(payload) > 0 {
+					if _, code := inflate(compressed, len(payload)-1); code != codeTooBig {
+						t.Errorf("%s, %+v, the limit one less: code %d", name, d, code)
+					}
+				}
+				cases++
+			}
+		}
+	}
+	t.Log(3*cases, "cases")
+}
+
+// The examples of RFC 7692, section 7.2.3.
+func TestExamplesOfTheRFC(t *testing.T) {
+	for _, example := range []struct {
+		section, in, want string
+	}{
+		{"7.2.3.1", "\xf2\x48\xcd\xc9\xc9\x07\x00", "Hello"},
+		{"7.2.3.3, no compression", "\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", "Hello"},
+		{"7.2.3.4, BFINAL", "\xf3\x48\xcd\xc9\xc9\x07\x00\x00", "Hello"},
+		{"7.2.3.5, two blocks", "\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", "Hello"},
+		{"7.2.3.6, an empty fragment", "\x00", ""},
+	} {
+		if got, code := inflate([]byte(example.in), plenty); got != example.want || code != 0 {
+			t.Errorf("%s: %q, code %d", example.section, got, code)
+		}
+	}
+	// Section 7.2.3.2 refers to the message before, which this server never lets a client do.
+	if got, code := inflate([]byte("\xf2\x00\x11\x00\x00"), plenty); code != codeInvalid {
+		t.Errorf("7.2.3.2: %q, code %d", got, code)
+	}
+	// In fragments, as section 7.2.3.1 has them.
+	h := read(Options{ReadLimit: plenty, Compressed: true}, nil, []byte("\x41\x83\x00\x00\x00\x00\xf2\x48\xcd\x80\x84\x00\x00\x00\x00\xc9\xc9\x07\x00"))
+	if got, code := inflate([]byte(h.messages[0]), plenty); got != "Hello" || code != 0 || !h.flags[0] {
+		t.Errorf("in fragments: %q, code %d", got, code)
+	}
+}
+
+func TestWhatIsNotDeflate(t *testing.T) {
+	for name, in := range map[string]string{
+		"nothing at all":                      "", // an empty message is a byte
+		"text":                                `{"topic":"x"}`,
+		"block type 3":                        "\x06\x00\x00",
+		"a wrong length":                      "\x00\x05\x00\xfa\xfeHello\x00",
+		"a reference to before the beginning": "\xf2\x00\x11\x00\x00",
+		"the tail was not left out":           "\xf2\x48\xcd\xc9\xc9\x07\x00\x00\x00\xff\xff",
+		"nothing after a last block":          "\xf3\x48\xcd\xc9\xc9\x07\x00",
+	} {
+		if got, code := inflate([]byte(in), plenty); code != codeInvalid {
+			t.Errorf("%s: %q, code %d", name, got, code)
+		}
+	}
+	// One that was sent with its tail is all the same.
+	if got, code := inflate([]byte("\xf2\x48\xcd\xc9\xc9\x07\x00\x00\x00\xff\xff\x00"), plenty); got != "Hello" || code != 0 {
+		t.Errorf("with two tails: %q, code %d", got, code)
+	}
+}
+
+// A message that was cut is not taken for a shorter one: it is no deflate, or what comes out
+// is no JSON.
+func TestMessageThatWasCut(t *testing.T) {
+	texts := []string{
+		`"Hello"`, `{"topic":"chat","data":{"text":"hello, world","n":[1,2,3]}}`, `12345678`, `[` + strings.Repeat(`"lorem ipsum",`, 100) + `1]`,
+	}
+	random := rand.New(rand.NewPCG(7, 8))
+	long := make([]byte, 500)
+	for i := range long {
+		long[i] = byte('a' + random.IntN(26))
+	}
+	texts = append(texts, `"`+string(long)+`"`)
+	cases, decoded := 0, 0
+	for _, text := range texts {
+		for _, level := range []int{flate.HuffmanOnly, flate.NoCompression, flate.BestSpeed, flate.BestCompression} {
+			for _, d := range []deflated{{level: level}, {level: level, final: true}, {level: level, blocks: max(len(text)/3, 5)}} {
+				if d.blocks > 0 && text[0] == '1' {
+					continue // half a number is one too, and may be all of a block
+				}
+				compressed := d.of(text)
+				for n := range compressed {
+					got, code := inflate(compressed[:n], plenty)
+					cases++
+					if code != 0 {
+						continue
+					}
+					decoded++
+					// The last byte of all may be an empty block's: without it nothing is missing.
+					if got != text && json.Valid([]byte(got)) {
+						t.Errorf("%+v: of %d bytes %d were decoded to %q", d, len(compressed), n, got)
+					}
+				}
+			}
+		}
+	}
+	t.Log(cases, "cases, of which", decoded, "were deflate")
+}
+
+func TestManyLastBlocksAreRefused(t *testing.T) {
+	block := func(n int) []byte {
+		var out bytes.Buffer
+		for range n {
+			w, _ := flate.NewWriter(&out, flate.BestSpeed)
+			io.WriteString(w, "x")
+			w.Close()
+		}
+		return append(out.Bytes(), 0)
+	}
+	for n := range 3 * maxLastBlocks {
+		got, code := inflate(block(n), plenty)
+		if n <= maxLastBlocks && (code != 0 || got != strings.Repeat("x", n)) || n > maxLastBlocks && code != codeInvalid {
+			t.Errorf("%d last blocks: %q, code %d", n, got, code)
+		}
+	}
+}
+
+// A bomb takes no more memory than a message of ReadLimit does, and its time is bounded by
+// that too.
+func TestBombsAreBounded(t *testing.T) {
+	zeros := func(n int) []byte { return deflated{level: flate.BestCompression}.of(strings.Repeat("\x00", n)) }
+	bomb := zeros(8 << 20)
+	chain := bytes.Repeat(append(zeros(1<<20), 0, 0, 0xff, 0xff), 40)
+	for name, in := range map[string][]byte{"one": bomb, "a chain of blocks": chain, "noise after it": append(slices.Clone(bomb), "noise"...)} {
+		for _, limit := range []int{1, 1000, 100_000, 4 << 20} {
+			inflate(in, 10) // so that the pool is filled
+			var before, after runtime.MemStats
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+			_, code := inflate(in, limit)
+			runtime.ReadMemStats(&after)
+			took := int(after.TotalAlloc - before.TotalAlloc)
+			if code != codeTooBig {
+				t.Errorf("%s, limit %d: code %d", name, limit, code)
+			}
+			// Sizes double, so all that was outgrown is as much again, and the input was cloned.
+			if most := 3*limit + len(in) + 100_000; took > most {
+				t.Errorf("%s, limit %d: %d bytes were allocated, want %d at most", name, limit, took, most)
+			}
+		}
+	}
+	t.Logf("%d bytes become %d", len(bomb), 8<<20)
+}
+
+// After a message that fails the decompressor serves the next one.
+func TestInflaterIsUsedAgain(t *testing.T) {
+	good := deflated{level: 6}.of(`{"topic":"t"}`)
+	for i := range 1000 {
+		bad := slices.Clone(good)
+		bad[i%len(bad)] ^= byte(1 + i%255)
+		inflate(bad, []int{plenty, 3}[i%2])
+		if got, code := inflate(good, plenty); got != `{"topic":"t"}` || code != 0 {
+			t.Fatalf("%q, code %d", got, code)
+		}
+	}
+	if got := inflaters.Get().(*inflater); got.src.data != nil || got.src.tail != nil {
+		t.Errorf("it keeps %d bytes of the message", len(got.src.data))
+	}
+}
+
+func TestSmallCompressedMessageAllocatesLittle(t *testing.T) {
+	in := deflated{level: 6}.of(`{"topic":"t","data":1}`)
+	m := new(Message)
+	allocs := testing.AllocsPerRun(100, func() {
+		m.Data, m.Compressed = in, true
+		if err := m.Inflate(plenty); err != nil {
+			t.Fatal(err)
+		}
+	})
+	// The output; and a decompressor now and then where sync.Pool forgets one of four.
+	if allocs > 1 && !withRace || allocs > 5 {
+		t.Errorf("%v allocations", allocs)
+	}
+	if cap(m.Data) > 2<<10 {
+		t.Errorf("%d bytes of memory for %d", cap(m.Data), len(m.Data))
+	}
+}

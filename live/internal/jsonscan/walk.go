@@ -1,0 +1,139 @@
+package jsonscan
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+)
+
+// Members calls f for each member of the object that b is, with its name and its value,
+// until f returns false. b must be valid, and may have white space around it. It
+// allocates nothing, unless a name has an escape.
+func Members(b []byte, f func(name, value []byte) bool) {
+	for i := space(b, space(b, 0)+1); b[i] != '}'; {
+		nameEnd := skipString(b, i)
+		name := b[i+1 : nameEnd-1]
+		from := space(b, space(b, nameEnd)+1)
+		end := skip(b, from)
+		if !f(unescaped(name), b[from:end]) {
+			return
+		}
+		if i = space(b, end); b[i] == ',' {
+			i = space(b, i+1)
+		}
+	}
+}
+
+// Elements calls f for each element of the array that b is, until f returns false. b
+// must be valid, and may have white space around it.
+func Elements(b []byte, f func(value []byte) bool) {
+	for i := space(b, space(b, 0)+1); b[i] != ']'; {
+		end := skip(b, i)
+		if !f(b[i:end]) {
+			return
+		}
+		if i = space(b, end); b[i] == ',' {
+			i = space(b, i+1)
+		}
+	}
+}
+
+// Kind returns the first byte of the value that b is, which tells its type; 0 if there
+// is none.
+func Kind(b []byte) byte {
+	if i := space(b, 0); i < len(b) {
+		return b[i]
+	}
+	return 0
+}
+
+// skip returns the index after the value that begins at i, in valid JSON. It goes as
+// deep as the value does, in constant memory.
+func skip(b []byte, i int) int {
+	for depth := 0; ; {
+		switch b[i] {
+		case '"':
+			i = skipString(b, i)
+		case '{', '[':
+			depth++
+			i++
+		case '}', ']':
+			depth--
+			i++
+		case ',', ':', ' ', '\n', '\t', '\r':
+			i++
+		default: // a number or a literal
+			for i < len(b) && !endsScalar(b[i]) {
+				i++
+			}
+		}
+		if depth == 0 {
+			return i
+		}
+	}
+}
+
+func endsScalar(c byte) bool {
+	switch c {
+	case ',', ']', '}', ' ', '\n', '\t', '\r':
+		return true
+	}
+	return false
+}
+
+// skipString returns the index after the string whose opening quote is at i.
+func skipString(b []byte, i int) int {
+	for i++; ; {
+		if i+8 <= len(b) {
+			n := plain(binary.LittleEndian.Uint64(b[i:]))
+			i += n
+			if n == 8 {
+				continue
+			}
+		}
+		switch b[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			i++
+		}
+		i++
+	}
+}
+
+func unescaped(name []byte) []byte {
+	if bytes.IndexByte(name, '\\') < 0 {
+		return name
+	}
+	var s string
+	if json.Unmarshal(append(append([]byte{'"'}, name...), '"'), &s) != nil {
+		return name
+	}
+	return []byte(s)
+}
+
+// AppendQuoted appends text, which is UTF-8, to b as a JSON string. It escapes what must
+// be escaped and nothing else: text that is JSON itself grows by its quotes.
+func AppendQuoted(b, text []byte) []byte {
+	b = append(b, '"')
+	from := 0
+	for i, c := range text {
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		b = append(b, text[from:i]...)
+		from = i + 1
+		switch c {
+		case '"', '\\':
+			b = append(b, '\\', c)
+		case '\n':
+			b = append(b, '\\', 'n')
+		case '\t':
+			b = append(b, '\\', 't')
+		default:
+			const hex = "0123456789abcdef"
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+	}
+	return append(append(b, text[from:]...), '"')
+}

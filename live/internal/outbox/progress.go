@@ -1,0 +1,24 @@
+package outbox
+
+// What a peer has taken. On Linux the kernel tells how much a peer has acknowledged,
+// below TLS too. Elsewhere what the kernel has taken must do.
+
+// Progress returns how many bytes the peer has taken so far, and whether there are more
+// that it has not. Only differences of the first mean something.
+func (b *Box) Progress() (taken uint64, more bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.taken(), b.bytes > 0 || unacknowledged(b.tcp) > 0
+}
+
+// taken is called with mu held.
+func (b *Box) taken() uint64 {
+	if n, ok := acknowledged(b.tcp); ok {
+		return n
+	}
+	return b.wrote
+}
+
+// unsentBytes is how much the kernel is asked to hold of what it has not yet sent, for a
+// socket that was full once. It would take megabytes, and a ping would wait behind them.
+const unsentBytes = 32 << 10

@@ -1,0 +1,57 @@
+package outbox
+
+import (
+	"encoding/binary"
+	"syscall"
+	"unsafe"
+)
+
+const (
+	// tcpi_bytes_acked stands at this offset of struct tcp_info, since Linux 4.1.
+	bytesAckedOffset = 120
+
+	tcpNotsentLowat = 25     // TCP_NOTSENT_LOWAT
+	siocOutq        = 0x5411 // SIOCOUTQ: bytes in the send queue that are not acknowledged
+)
+
+// acknowledged returns how many bytes the peer's kernel has acknowledged.
+func acknowledged(raw syscall.RawConn) (n uint64, ok bool) {
+	if raw == nil {
+		return 0, false
+	}
+	raw.Control(func(fd uintptr) {
+		var info [bytesAckedOffset + 8]byte
+		size := uint32(len(info))
+		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno == 0 && int(size) == len(info) {
+			n, ok = binary.NativeEndian.Uint64(info[bytesAckedOffset:]), true
+		}
+	})
+	return n, ok
+}
+
+// unacknowledged returns how many bytes the kernel holds for the peer.
+func unacknowledged(raw syscall.RawConn) (n int) {
+	if raw == nil {
+		return 0
+	}
+	raw.Control(func(fd uintptr) {
+		var queued int32
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, siocOutq, uintptr(unsafe.Pointer(&queued))); errno == 0 {
+			n = int(queued)
+		}
+	})
+	return n
+}
+
+// limitUnsent bounds what the kernel holds and has not sent. Other than TCP sockets
+// refuse, and stay as they are.
+func limitUnsent(raw syscall.RawConn) {
+	if raw == nil {
+		return
+	}
+	raw.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat, unsentBytes)
+	})
+}

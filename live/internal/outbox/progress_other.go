@@ -1,0 +1,11 @@
+//go:build !linux
+
+package outbox
+
+import "syscall"
+
+func acknowledged(syscall.RawConn) (n uint64, ok bool) { return 0, false }
+
+func unacknowledged(syscall.RawConn) int { return 0 }
+
+func limitUnsent(syscall.RawConn) {}

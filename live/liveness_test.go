@@ -1,0 +1,620 @@
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Pings as these tests have them: a client that is taken for dead is so within two
+// seconds and a half, which is far more than a busy machine needs to answer.
+const (
+	shortPing   = 100 * time.Millisecond
+	shortAnswer = 2400 * time.Millisecond
+	longTime    = 4 * time.Second // for which the application is busy
+)
+
+// shortPings returns options with these, whose OnClose tells how the session ended.
+func shortPings(opts live.Options) (live.Options, chan error) {
+	ends := make(chan error, 10)
+	opts.PingInterval, opts.PingTimeout = shortPing, shortAnswer
+	opts.OnClose = func(_ *live.Session, err error) { ends <- err }
+	return opts, ends
+}
+
+// stillOpen checks that no session has ended.
+func stillOpen(t *testing.T, h *host, ends chan error) {
+	t.Helper()
+	select {
+	case err := <-ends:
+		t.Errorf("the session has ended: %v", err)
+	default:
+		if st := h.Stats(); st.Sessions != 1 || st.PingTimeouts != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
+}
+
+// A client that answers pings, or takes what lies before them, is not taken for dead, whatever
+// the application, the broker, the line or its own rate make it wait for.
+func TestClientThatLivesIsNotClosed(t *testing.T) {
+	t.Parallel()
+	atOnce(t, func(g *together) {
+		g.run("slow callback", hasASlowCallback)
+		g.run("over its rate", isOverItsRate)
+		g.run("slow broker", hasASlowBroker)
+		g.run("slow reader of a topic that drops", readsSlowly)
+		g.run("large answer over a slow line", hasALargeAnswer)
+		g.run("large publication over a slow line", hasALargePublication)
+	})
+}
+
+// busy is a callback that takes its time, and what the client sends to have it called.
+type busy struct {
+	name string
+	say  string
+	opts func(callback func(context.Context)) live.Options
+}
+
+func busyCallbacks() []busy {
+	return []busy{
+		{"OnConnect", "", func(f func(context.Context)) live.Options {
+			return live.Options{OnConnect: func(ctx context.Context, _ *live.Session) error { f(ctx); return nil }}
+		}},
+		{"OnMessage", `{"topic":"t"}`, func(f func(context.Context)) live.Options {
+			return live.Options{OnMessage: func(ctx context.Context, _ *live.Session, topic string, _ []byte) {
+				if topic == "t" {
+					f(ctx)
+				}
+			}}
+		}},
+		{"OnSubscribe", operation("subscribe", 1, "t"), func(f func(context.Context)) live.Options {
+			return live.Options{OnSubscribe: func(ctx context.Context, _ *live.Session, _ string) error { f(ctx); return nil }}
+		}},
+		{"OnPublish", operation("publish", 1, "t", "data", 1), func(f func(context.Context)) live.Options {
+			return live.Options{OnPublish: func(ctx context.Context, _ *live.Session, _ string, _ []byte) error { f(ctx); return nil }}
+		}},
+		{"OnRequest", operation("request", 1, "t"), func(f func(context.Context)) live.Options {
+			return live.Options{OnRequest: func(ctx context.Context, _ *live.Session, _ string, _ []byte) (any, error) {
+				f(ctx)
+				return "done", nil
+			}}
+		}},
+	}
+}
+
+// A callback may take as long as it likes: pings go on, the session stays, and its
+// context with it.
+func hasASlowCallback(t *testing.T) {
+	atOnce(t, func(g *together) {
+		for _, b := range busyCallbacks() {
+			for _, v1 := range []bool{false, true} {
+				if !v1 && strings.Contains(b.say, `"op"`) {
+					continue
+				}
+				g.run(fmt.Sprintf("%s/v1=%v", b.name, v1), func(t *testing.T) { isBusy(t, b, v1) })
+			}
+		}
+	})
+}
+
+func isBusy(t *testing.T, b busy, v1 bool) {
+	result := make(chan error, 1)
+	opts, ends := shortPings(b.opts(func(ctx context.Context) {
+		time.Sleep(longTime)
+		result <- ctx.Err()
+	}))
+	h := hosting{}.start(t, opts)
+	p := h.dial(t, dialling{v1: v1}).attend()
+	if v1 {
+		p.must() // hello
+	}
+	if b.say != "" {
+		p.say(b.say)
+	}
+	if err := receive(t, result); err != nil {
+		t.Errorf("the callback's context: %v", err)
+	}
+	if n := p.pings.Load(); n < 5 {
+		t.Errorf("%d pings in %v", n, longTime)
+	}
+	if strings.Contains(b.say, `"id"`) {
+		if f := p.must(); f.Op != "reply" || f.ID != 1 {
+			t.Errorf("answered by %s", &f)
+		}
+	}
+	stillOpen(t, h, ends)
+}
+
+// A client that leaves ends the context of a callback that runs for it.
+func TestClientThatLeavesEndsTheCallbacksContext(t *testing.T) {
+	t.Parallel()
+	leave := map[string]func(p *peer){
+		"close frame": func(p *peer) { p.write(masked(fClose, "\x03\xe9")) },
+		"FIN":         func(p *peer) { p.line.Close() },
+		"reset":       func(p *peer) { p.reset() },
+	}
+	atOnce(t, func(g *together) {
+		for _, b := range busyCallbacks() {
+			for name, leave := range leave {
+				g.run(b.name+"/"+name, func(t *testing.T) {
+					began, ended := make(chan struct{}), make(chan bool, 1)
+					h := hosting{}.start(t, b.opts(func(ctx context.Context) {
+						close(began)
+						select {
+						case <-ctx.Done():
+							ended <- true
+						case <-time.After(patience / 2):
+							ended <- false
+						}
+					}))
+					p := h.dial(t, dialling{v1: true})
+					if b.say != "" {
+						p.say(b.say)
+					}
+					receive(t, began)
+					leave(p)
+					if !receive(t, ended) {
+						t.Error("the context has not ended")
+					}
+					eventually(t, "the session's end", func() bool { return h.Stats().Sessions == 0 })
+				})
+			}
+		}
+	})
+}
+
+// What a client has sent before it left is dealt with all the same.
+func TestWhatWasSentBeforeLeavingIsHeard(t *testing.T) {
+	t.Parallel()
+	var heard, ended atomic.Int64
+	h := hosting{}.start(t, live.Options{
+		OnMessage: func(context.Context, *live.Session, string, []byte) { heard.Add(1) },
+		OnClose:   func(*live.Session, error) { ended.Add(1) },
+	})
+	const clients, each = 20, 30
+	for range clients {
+		p := h.dial(t, dialling{})
+		for range each {
+			p.say(`{"topic":"t"}`)
+		}
+		p.write(masked(fClose, "\x03\xe8"))
+		p.line.Close()
+	}
+	eventually(t, "OnClose", func() bool { return ended.Load() == clients })
+	if n := heard.Load(); n != clients*each {
+		t.Errorf("%d messages were heard, of %d", n, clients*each)
+	}
+}
+
+// A client over InboundRate waits, and is not closed for it.
+func isOverItsRate(t *testing.T) {
+	atOnce(t, func(g *together) {
+		g.run("operations in one frame", func(t *testing.T) {
+			opts, ends := shortPings(open(live.Options{InboundRate: 10}))
+			opts.PingInterval = time.Second // pongs count as well
+			h := hosting{}.start(t, opts)
+			p := h.dial(t, dialling{v1: true}).attend()
+			p.must() // hello
+			const topics = 70
+			var all []string
+			for i := range topics {
+				all = append(all, operation("subscribe", i+1, fmt.Sprint("t", i)))
+			}
+			p.say(inOneFrame(all...))
+			for i := range topics {
+				if f := p.must(); f.Op != "reply" || f.ID != i+1 {
+					t.Fatalf("got %s as answer %d", &f, i+1)
+				}
+			}
+			stillOpen(t, h, ends)
+		})
+		g.run("messages", func(t *testing.T) {
+			heard := make(chan string, 100)
+			opts, ends := shortPings(live.Options{
+				InboundRate: 10,
+				OnMessage:   func(_ context.Context, _ *live.Session, topic string, _ []byte) { heard <- topic },
+			})
+			opts.PingInterval = time.Second
+			h := hosting{}.start(t, opts)
+			p := h.dial(t, dialling{}).attend()
+			const messages = 60
+			for i := range messages {
+				p.say(fmt.Sprintf(`{"topic":"%d"}`, i))
+			}
+			for i := range messages {
+				if topic := receive(t, heard); topic != fmt.Sprint(i) {
+					t.Fatalf("heard %s as number %d", topic, i)
+				}
+			}
+			stillOpen(t, h, ends)
+		})
+	})
+}
+
+// slowBroker takes its time over each subscription.
+type slowBroker struct{ *live.MemoryBroker }
+
+func (b slowBroker) Subscribe(ctx context.Context, topic string) error {
+	time.Sleep(longTime / 30)
+	return b.MemoryBroker.Subscribe(ctx, topic)
+}
+
+// A broker that is slow for each of a client's topics does not cost the client either.
+func hasASlowBroker(t *testing.T) {
+	opts, ends := shortPings(open(live.Options{Broker: slowBroker{live.NewMemoryBroker(live.MemoryOptions{})}}))
+	h := hosting{}.start(t, opts)
+	p := h.dial(t, dialling{v1: true}).attend()
+	p.must() // hello
+	var all []string
+	const topics = 40
+	for i := range topics {
+		all = append(all, operation("subscribe", i+1, fmt.Sprint("t", i)))
+	}
+	p.say(inOneFrame(all...))
+	for i := range topics {
+		if f := p.must(); f.Op != "reply" || f.ID != i+1 {
+			t.Fatalf("got %s as answer %d", &f, i+1)
+		}
+	}
+	stillOpen(t, h, ends)
+}
+
+// A client that reads a busy topic slowly, answers pings and asks for something is alive
+// and heard, also where the topic drops what it cannot take.
+func readsSlowly(t *testing.T) {
+	atOnce(t, func(g *together) {
+		for name, overflow := range map[string]live.Overflow{"oldest": live.OverflowDropOldest, "latest": live.OverflowLatest} {
+			g.run(name, func(t *testing.T) {
+				opts, ends := shortPings(open(live.Options{
+					QueueSize: 64,
+					Topics:    func(string) live.TopicOptions { return live.TopicOptions{Overflow: overflow} },
+				}))
+				h := hosting{buffer: 8 << 10}.start(t, opts)
+				p := h.slowPeer(t, true, 40_000).attend()
+				p.must() // hello
+				p.say(operation("subscribe", 1, "t"))
+				p.reply(1)
+				stop, stopped := make(chan struct{}), make(chan struct{})
+				go func() {
+					defer close(stopped)
+					for i := 0; ; i++ {
+						select {
+						case <-stop:
+							return
+						case <-time.After(time.Millisecond):
+							h.Publish("t", []byte(padded(i, 1000)))
+						}
+					}
+				}()
+				time.Sleep(longTime)
+				stillOpen(t, h, ends)
+				p.say(operation("unsubscribe", 2, "t"))
+				p.reply(2)
+				p.say(operation("unsubscribe", 3, "t"))
+				if f := p.must(); f.ID != 3 {
+					t.Errorf("got %s after the unsubscribe", &f)
+				}
+				close(stop)
+				receive(t, stopped)
+				if st := h.Stats(); st.Dropped == 0 {
+					t.Error("nothing was dropped: the test is too easy")
+				}
+				stillOpen(t, h, ends)
+			})
+		}
+	})
+}
+
+// A queue that is full of what may be dropped has space for other topics.
+func TestWhatMayBeDroppedMakesSpaceForOtherTopics(t *testing.T) {
+	t.Parallel()
+	for _, v1 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
+			opts, sessions := connected(live.Options{QueueSize: 16})
+			opts.Topics = func(topic string) live.TopicOptions {
+				if topic == "drops" {
+					return live.TopicOptions{Overflow: live.OverflowDropOldest}
+				}
+				return live.TopicOptions{}
+			}
+			h := hosting{buffer: 8 << 10}.start(t, opts)
+			p := h.slowPeer(t, v1, 0)
+			s := receive(t, sessions)
+			h.Subscribe(s, "drops")
+			h.Subscribe(s, "other")
+			p.line.stalled.Store(true)
+			for i := 0; h.Stats().Dropped < 50; i++ {
+				h.Publish("drops", []byte(padded(i, 1000)))
+			}
+			const others = 5
+			h.publishNumbers(t, "other", 1, others, 10)
+			p.line.stalled.Store(false)
+			p.attend()
+			for want := 1; want <= others; {
+				if f := p.must(); f.Topic == "other" && f.Op == "" {
+					if numberOf(f.Data) != want {
+						t.Fatalf("got %s, want number %d", &f, want)
+					}
+					want++
+				}
+			}
+			if st := h.Stats(); st.QueueFull != 0 || st.Sessions != 1 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// A large answer over a slow line takes its time: the client hears something all the
+// while, and is not taken for dead.
+func hasALargeAnswer(t *testing.T) {
+	const size, pace = 750_000, 150_000
+	overBoth(t, func(t *testing.T, secure bool) {
+		opts, ends := shortPings(live.Options{
+			OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) {
+				return strings.Repeat("x", size), nil
+			},
+		})
+		h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
+		p := h.dial(t, dialling{v1: true, buffer: 8 << 10, pace: pace}).attend()
+		p.must() // hello
+		p.say(operation("request", 1, "t"))
+		var text strings.Builder
+		for {
+			f := p.must()
+			if len(f.payload) > 64<<10 { // half a second of this line
+				t.Errorf("a frame of %d bytes", len(f.payload))
+			}
+			text.WriteString(f.Text)
+			if f.Op == "reply" {
+				break
+			}
+		}
+		if text.String() != `"`+strings.Repeat("x", size)+`"` {
+			t.Errorf("the answer has %d bytes, want %d", text.Len(), size+2)
+		}
+		stillOpen(t, h, ends)
+	})
+}
+
+// One large publication over a slow line, of which the client sees nothing before all of it is
+// there, does not cost it either: what it takes counts.
+func hasALargePublication(t *testing.T) {
+	const size, pace = 600_000, 150_000
+	atOnce(t, func(g *together) {
+		for _, v1 := range []bool{false, true} {
+			g.run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
+				overBoth(t, func(t *testing.T, secure bool) {
+					opts, ends := shortPings(live.Options{})
+					opts, sessions := connected(opts)
+					h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
+					p := h.dial(t, dialling{v1: v1, buffer: 8 << 10, pace: pace}).attend()
+					if v1 {
+						p.must() // hello
+					}
+					receive(t, sessions).Send(live.Message{Data: []byte(padded(1, size))})
+					if f := p.must(); numberOf(f.Data) != 1 {
+						t.Errorf("got %s", &f)
+					}
+					stillOpen(t, h, ends)
+				})
+			})
+		}
+	})
+}
+
+// Each of a client's pings is answered, in order, though many are under way.
+func TestEveryPingIsAnswered(t *testing.T) {
+	t.Parallel()
+	overBoth(t, func(t *testing.T, secure bool) {
+		h := hosting{secure: secure}.start(t, live.Options{
+			OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) { <-ctx.Done() },
+		})
+		p := h.dial(t, dialling{})
+		p.say(`{}`) // during a callback, too
+		const rounds, pings = 20, 20
+		for round := range rounds {
+			var all []byte
+			for i := range pings {
+				all = append(all, masked(fPing, fmt.Sprint(round, i))...)
+			}
+			p.write(all)
+			p.conn.SetReadDeadline(time.Now().Add(patience))
+			for i := range pings {
+				f, err := p.readFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.first != fPong || string(f.payload) != fmt.Sprint(round, i) {
+					t.Fatalf("got %s, want pong %d of round %d", f, i, round)
+				}
+			}
+		}
+	})
+}
+
+// A callback that ends its goroutine, as a test's t.Fatal does, costs its own session only.
+func TestGoexitInACallbackEndsItsSession(t *testing.T) {
+	t.Parallel()
+	quit := func() error { runtime.Goexit(); return nil }
+	tests := []struct {
+		name string
+		say  string
+		opts live.Options
+	}{
+		{"OnConnect", "", live.Options{OnConnect: func(context.Context, *live.Session) error { return quit() }}},
+		{"OnMessage", `{}`, live.Options{OnMessage: func(context.Context, *live.Session, string, []byte) { quit() }}},
+		{"OnSubscribe", operation("subscribe", 1, "t"), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
+		{"OnSubscribe for history", operation("history", 1, "t", "limit", 1), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
+		{"OnPublish", operation("publish", 1, "t"), live.Options{OnPublish: func(context.Context, *live.Session, string, []byte) error { return quit() }}},
+		{"OnRequest", operation("request", 1, "t"), live.Options{OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, quit() }}},
+		{"Topics", operation("subscribe", 1, "t"), open(live.Options{Topics: func(string) live.TopicOptions { quit(); return live.TopicOptions{} }})},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ends := make(chan error, 1)
+			tt.opts.OnClose = func(_ *live.Session, err error) { ends <- err }
+			h := hosting{}.start(t, tt.opts)
+			p := h.dial(t, dialling{v1: true}).attend()
+			if tt.say != "" {
+				p.say(tt.say)
+			}
+			if code, _ := p.rest(); code != live.ClosePanic {
+				t.Errorf("closed with %d", code)
+			}
+			if err := receive(t, ends); !errors.Is(err, live.ErrPanic) {
+				t.Errorf("OnClose got %v", err)
+			}
+			shut(t, h.Server)
+		})
+	}
+}
+
+// In OnClose, and where no session is yet, nothing stays behind either: clients that come
+// later are served, and Shutdown ends.
+func TestGoexitOutsideOfASessionLeavesNothing(t *testing.T) {
+	t.Parallel()
+	tests := map[string]func(o *live.Options, quit func()){
+		"OnAuth": func(o *live.Options, quit func()) {
+			o.OnAuth = func(context.Context, *http.Request) (any, error) { quit(); return nil, nil }
+		},
+		"UserID":      func(o *live.Options, quit func()) { o.UserID = func(any) string { quit(); return "u" } },
+		"IDGenerator": func(o *live.Options, quit func()) { o.IDGenerator = func() string { quit(); return "id" } },
+		"CheckOrigin": func(o *live.Options, quit func()) { o.CheckOrigin = func(*http.Request) bool { quit(); return true } },
+		"OnClose":     func(o *live.Options, quit func()) { o.OnClose = func(*live.Session, error) { quit() } },
+	}
+	for name, set := range tests {
+		t.Run(name, func(t *testing.T) {
+			var good atomic.Bool
+			opts := live.Options{MaxSessions: 1, MaxSessionsPerUser: 1}
+			set(&opts, func() {
+				if !good.Load() {
+					runtime.Goexit()
+				}
+			})
+			h := hosting{}.start(t, opts)
+			if p, err := h.tryDial(dialling{}); err == nil {
+				p.reset()
+			}
+			eventually(t, "the end", func() bool { return h.Stats().Sessions == 0 })
+			good.Store(true)
+			eventually(t, "a client that is served", func() bool {
+				p, err := h.tryDial(dialling{})
+				if err == nil {
+					p.line.Close()
+				}
+				return err == nil
+			})
+			shut(t, h.Server)
+		})
+	}
+}
+
+// A broker that panics over one subscription does not take the topic along.
+func TestBrokerThatPanicsDoesNotPoisonItsTopic(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			broker := &failing{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{}), fail: fail}
+			h := hosting{}.start(t, open(live.Options{Broker: broker}))
+			first := h.dial(t, dialling{v1: true}).attend()
+			first.say(operation("subscribe", 1, "t"))
+			if code, _ := first.rest(); code != live.ClosePanic {
+				t.Errorf("closed with %d", code)
+			}
+			second := h.dial(t, dialling{v1: true}).attend()
+			second.say(operation("subscribe", 1, "t"))
+			if f, _ := second.reply(1); f.Op != "reply" {
+				t.Errorf("got %s", &f)
+			}
+			h.publishNumbers(t, "t", 1, 1, 10)
+			second.expectNumbers("t", 1, 1)
+		})
+	}
+}
+
+// failing is a broker whose first Subscribe fails in a way of its own.
+type failing struct {
+	*live.MemoryBroker
+	fail   func()
+	failed atomic.Bool
+}
+
+func (b *failing) Subscribe(ctx context.Context, topic string) error {
+	if !b.failed.Swap(true) {
+		b.fail()
+	}
+	return b.MemoryBroker.Subscribe(ctx, topic)
+}
+
+// Options may be as large as their types allow.
+func TestOptionsAtTheirTypesMaximum(t *testing.T) {
+	t.Parallel()
+	const most = time.Duration(math.MaxInt64)
+	tests := map[string]func(o *live.Options){
+		"QueueSize":          func(o *live.Options) { o.QueueSize = math.MaxInt },
+		"QueueBytes":         func(o *live.Options) { o.QueueBytes = math.MaxInt },
+		"ReadLimit":          func(o *live.Options) { o.ReadLimit = math.MaxInt },
+		"MaxSessions":        func(o *live.Options) { o.MaxSessions = math.MaxInt },
+		"MaxSessionsPerUser": func(o *live.Options) { o.MaxSessionsPerUser = math.MaxInt },
+		"MaxTopics":          func(o *live.Options) { o.MaxTopics = math.MaxInt },
+		"MaxTopicLength":     func(o *live.Options) { o.MaxTopicLength = math.MaxInt },
+		"InboundRate":        func(o *live.Options) { o.InboundRate = math.MaxInt },
+		"InboundBurst":       func(o *live.Options) { o.InboundRate, o.InboundBurst = 5, math.MaxInt },
+		"AuthTimeout":        func(o *live.Options) { o.AuthTimeout = most },
+		"WriteTimeout":       func(o *live.Options) { o.WriteTimeout = most },
+		"PingInterval":       func(o *live.Options) { o.PingInterval = most },
+		"PingTimeout":        func(o *live.Options) { o.PingTimeout = most },
+		"InboxSize":          func(o *live.Options) { o.InboxSize = math.MaxInt },
+		"InboxBytes":         func(o *live.Options) { o.InboxBytes = math.MaxInt },
+	}
+	all := make([]func(o *live.Options), 0, len(tests))
+	for _, set := range tests {
+		all = append(all, set)
+	}
+	tests["all"] = func(o *live.Options) {
+		for _, set := range all {
+			set(o)
+		}
+	}
+	atOnce(t, func(g *together) {
+		for name, set := range tests {
+			g.run(name, func(t *testing.T) {
+				overBoth(t, func(t *testing.T, secure bool) {
+					opts, ends := shortPings(open(live.Options{
+						Compression: true,
+						OnAuth: func(ctx context.Context, _ *http.Request) (any, error) {
+							return "user", ctx.Err()
+						},
+					}))
+					opts.PingInterval, opts.PingTimeout = 50*time.Millisecond, patience
+					set(&opts)
+					h := hosting{secure: secure, buffer: 8 << 10}.start(t, opts)
+					p := h.dial(t, dialling{v1: true, deflate: true, buffer: 8 << 10}).attend()
+					begun := time.Now()
+					for i := range 100 { // more than a burst of one would let through at once
+						p.say(operation("subscribe", i+1, fmt.Sprint("t", i%10)))
+						p.reply(i + 1)
+					}
+					if took := time.Since(begun); took > patience/2 {
+						t.Errorf("a hundred operations took %v", took)
+					}
+					h.publishNumbers(t, "t1", 1, 1, 400)
+					p.expectNumbers("t1", 1, 1)
+					time.Sleep(100 * time.Millisecond)
+					stillOpen(t, h, ends)
+				})
+			})
+		}
+	})
+}

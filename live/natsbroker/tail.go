@@ -1,0 +1,204 @@
+package natsbroker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Tail implements live.Recoverer.
+func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	if b.closed.Load() {
+		return live.Page{}, live.ErrServerClosed
+	}
+	tokens, st := b.streamOf(topic)
+	if st == nil || limit <= 0 {
+		return live.Page{}, nil
+	}
+	select {
+	case b.cold <- struct{}{}:
+		defer func() { <-b.cold }()
+	case <-ctx.Done():
+		return live.Page{}, ctx.Err()
+	}
+	page, err := st.tail(ctx, topic, tokens, limit)
+	if err != nil {
+		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+	}
+	return page, nil
+}
+
+// tail reads the newest limit messages of a topic. If they are large, the page has the oldest
+// of them only.
+func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
+	newest, err := st.lastOf(ctx, tokens, nil)
+	if err != nil {
+		return live.Page{}, err
+	}
+	subject := st.subject(tokens)
+	from, current, err := st.startOfTail(ctx, subject, newest, int64(limit))
+	if err != nil {
+		return live.Page{}, err
+	}
+	page, ended, err := st.readTail(ctx, topic, subject, from, int64(limit))
+	if err != nil {
+		return live.Page{}, err
+	}
+	if !ended {
+		page.Upto = page.Publications[len(page.Publications)-1].Offset
+	}
+	if ended && page.Upto < newest.offset {
+		if page.Upto, err = st.reach(ctx, subject, page.Upto, newest.offset); err != nil {
+			return live.Page{}, err
+		}
+	}
+	lags := ended && page.Upto < newest.offset || !ended && !current
+	if lags && (!ended || bytesOf(page.Publications) >= cutBytes) {
+		// The page is that of an older tail, and large enough to be taken for the oldest part of
+		// this one. An empty page that ends before it says that the copy lags.
+		page = live.Page{Upto: from - 1}
+	}
+	page.Epoch, page.Complete = newest.epoch, true
+	setEpoch(&page)
+	return page, nil
+}
+
+// readTail reads the newest limit messages of a topic, which are to be found from a sequence
+// on. The page ends with the topic, or with the batch that brings it to cutBytes or more.
+func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64) (page live.Page, ended bool, err error) {
+	// With space for the spare messages, and for those that are published meanwhile.
+	count := 2*int(min(limit, pageMessages)) + 8
+	space := pageBytes
+	for {
+		got, err := st.batch(ctx, subject, from, count, space)
+		if err != nil {
+			return live.Page{}, false, err
+		}
+		messages := got.messages
+		switch {
+		case len(page.Publications) == 0:
+			messages = messages[min(max(got.all()-limit, 0), int64(len(messages))):]
+		case len(messages) > 0 && messages[0].Sequence == page.Upto:
+			messages = messages[1:] // the page has it
+		default:
+			page.Publications = nil // dropped from the history since
+		}
+		for _, m := range messages {
+			page.Publications = appendPublication(page.Publications, topic, m)
+			page.Upto = m.Sequence
+		}
+		if got.pending == 0 || bytesOf(page.Publications) >= cutBytes {
+			page.Publications = page.Publications[max(len(page.Publications)-int(limit), 0):]
+			return page, got.pending == 0, nil
+		}
+		last := got.messages[len(got.messages)-1]
+		if from = last.Sequence + 1; len(page.Publications) > 0 {
+			// With the last message, which shows that nothing was dropped between the two.
+			from, space = last.Sequence, pageBytes+last.size
+		}
+	}
+}
+
+// cutBytes is the least size in bytes of a tail that ends early because it is large, as
+// live.Recoverer has it: a batch may have less where subjects and headers are long. A tail
+// of a copy that lags is smaller, so a server can tell the two apart by their size.
+const cutBytes = pageBytes / 2
+
+func bytesOf(publications []*live.Publication) (bytes int) {
+	for _, p := range publications {
+		bytes += len(p.Data)
+	}
+	return bytes
+}
+
+// place is a sequence of a stream, and how many messages a topic has from there on.
+type place struct {
+	sequence uint64
+	count    int64
+	size     int // of a message near it, in bytes
+}
+
+// startOfTail returns a sequence from which a topic has limit messages, or a few more that
+// are soon skipped. JetStream reads forwards only, but its answers say how many messages
+// follow.
+//
+// Current says that the copy had the topic's newest message before it counted. A NATS server
+// that has a copy of the stream answers from it. If it has none, other servers answer in turn:
+// a copy that lags can then make the tail longer than limit, by what it lacks.
+func (st *stream) startOfTail(ctx context.Context, subject string, newest agreement, limit int64) (from uint64, current bool, err error) {
+	end, err := st.batch(ctx, subject, max(newest.offset, 1), 1, pageBytes)
+	if err != nil {
+		return 0, false, err
+	}
+	high := place{sequence: newest.sequence + 1}
+	if current = len(end.messages) > 0; current {
+		high = place{sequence: newest.offset, count: end.all()}
+	}
+	if high.count >= limit {
+		return high.sequence, current, nil
+	}
+	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	if err != nil {
+		return 0, false, err
+	}
+	first := max(state.first, 1)
+	oldest, err := st.batch(ctx, subject, first, 1, pageBytes)
+	if err != nil || oldest.all() <= limit {
+		return first, current, err
+	}
+	low := oldest.start(limit)
+	for probes := 0; !low.near(limit) && low.sequence+1 < high.sequence; probes++ {
+		guess := guessBetween(low, high, limit, probes)
+		probe, err := st.batch(ctx, subject, guess, 1, pageBytes)
+		if err != nil {
+			return 0, false, err
+		}
+		if n := probe.all(); n < limit {
+			high = place{sequence: guess, count: n}
+		} else {
+			low = probe.start(limit)
+		}
+	}
+	return low.sequence, current, nil
+}
+
+// start returns the last place that a batch of one message shows to have limit messages
+// or more.
+func (b batch) start(limit int64) place {
+	m := b.messages[0]
+	at := place{m.Sequence, b.all(), m.size}
+	if at.count > limit {
+		at.sequence, at.count = at.sequence+1, at.count-1
+	}
+	return at
+}
+
+// near reports whether the tail may be read from here. To read over a message is about as
+// dear as another guess, if messages are small, and must leave the batch to the tail.
+func (p place) near(limit int64) bool {
+	excess := p.count - limit
+	return excess <= spare(limit) && excess*int64(p.size) <= pageBytes/4
+}
+
+// spare is how many messages before its start a tail may be read from.
+func spare(limit int64) int64 { return 4 + limit/8 }
+
+// guesses is how many times the start of a tail is searched for as if the topic were spread
+// evenly over the stream. Where few topics are busy one suffices. What is left after four
+// is halved each time.
+const guesses = 4
+
+// guessBetween returns a sequence between two places, of which the first has more than
+// limit messages, and the second fewer.
+func guessBetween(low, high place, limit int64, probes int) uint64 {
+	share := 0.5
+	if probes < guesses {
+		// It aims at the middle of what is near: a place with fewer messages is of no use.
+		aim := limit + min(low.count-limit, spare(limit))/2
+		share = float64(low.count-aim) / float64(low.count-high.count)
+	}
+	guess := low.sequence + uint64(share*float64(high.sequence-low.sequence))
+	return min(max(guess, low.sequence+1), high.sequence-1)
+}

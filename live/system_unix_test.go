@@ -1,0 +1,20 @@
+//go:build unix
+
+package live_test
+
+import (
+	"syscall"
+	"time"
+)
+
+// processTime is the time of all CPUs that the process has taken.
+func processTime() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// setReceiveBuffer is for a socket that is not yet connected.
+func setReceiveBuffer(fd uintptr, size int) error {
+	return syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, size)
+}
