@@ -1,11 +1,17 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/livetopic/livetopic/bench/server"
+)
 
 // The headlines. Less is better in all of them.
 var (
 	cpuHeadline     = headline{"server CPU ns/delivery", cpuOf, wholeText}
 	latencyHeadline = headline{"latency p99, µs", p99Of, microsText}
+	dialHeadline    = headline{"server CPU µs/dial", cpuOf, microsText}
+	servedHeadline  = headline{"all served, ms", servedOf, millisText}
 	memoryHeadline  = headline{"resident KB/session", sessionRSSOf, kiloText}
 )
 
@@ -35,11 +41,37 @@ var memoryTable = comparison(
 	column{"RSS MB in all", rssOf, megabyteText},
 )
 
+var dialTable = comparison(
+	column{"CPU µs/dial", cpuOf, microsText},
+	column{"dials/s", rateOf, wholeText},
+	column{"allocs/dial", allocsOf, wholeText},
+	column{"RSS MB", rssOf, megabyteText},
+)
+
+var stormTable = comparison(
+	column{"all served ms", servedOf, millisText},
+	column{"p99 ms", p99Of, millisText},
+	column{"max ms", maxOf, millisText},
+	column{"CPU µs/dial", cpuOf, microsText},
+	column{"failures", failuresOf, wholeText},
+)
+
+var resumeTable = comparison(
+	column{"p99 µs", p99Of, microsText},
+	column{"quiet p99 µs", quietOf, microsText},
+	column{"p50 µs", p50Of, microsText},
+	column{"max µs", maxOf, microsText},
+	column{"all resumed ms", servedOf, millisText},
+)
+
 var slowTable = withNotes("the slow session", comparison(
 	column{"p99 µs", p99Of, microsText},
 	column{"p50 µs", p50Of, microsText},
 	column{"max µs", maxOf, microsText},
 ))
+
+// noFloor are the servers that sign in and speak TLS.
+var noFloor = []server.Role{server.Subject, server.Variant, server.Peer}
 
 // catalogue lists all workloads in the order of the report.
 func (v *flagValues) catalogue() ([]workload, error) {
@@ -54,6 +86,7 @@ func (v *flagValues) catalogue() ([]workload, error) {
 	topics.Publications *= topics.Topics
 	paced := v.paced
 	paced.Sessions = paced.Topics * paced.Each
+	v.resume.paced = paced
 	return []workload{
 		{
 			Name:  "burst",
@@ -96,6 +129,55 @@ func (v *flagValues) catalogue() ([]workload, error) {
 				"The kernel's buffers are not in it.", idleEach),
 			Rounds: v.longRounds,
 			Cases:  []testcase{{Run: v.idle.run}}, Table: memoryTable, Headline: memoryHeadline,
+		},
+		{
+			Name:   "connect",
+			Title:  fmt.Sprintf("%d sessions dial, %d at a time", v.connect.Sessions, v.connect.UnderWay),
+			About:  "The server subscribes each to one topic as soon as it is there. The cost is that from the handshake to the subscription.",
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: v.connect.run}}, Table: dialTable, Headline: dialHeadline,
+		},
+		{
+			Name:  "storm",
+			Title: fmt.Sprintf("%d clients dial at once, with a sign-in of %s", v.storm.Sessions, v.storm.Auth),
+			About: "As after a restart. A client is served when it has the message that the server sends it after it has subscribed it; " +
+				"p99 and max count from its dial.",
+			Roles:  noFloor,
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: v.storm.run}}, Table: stormTable, Headline: servedHeadline,
+		},
+		{
+			Name:   "burst-tls",
+			Title:  "burst over TLS",
+			About:  "As burst.",
+			Roles:  noFloor,
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: overTLS(burst.run)}}, Table: costTable, Headline: cpuHeadline,
+		},
+		{
+			Name:   "single-tls",
+			Title:  "single over TLS",
+			About:  "As single.",
+			Roles:  noFloor,
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: overTLS(single.run)}}, Table: costTable, Headline: cpuHeadline,
+		},
+		{
+			Name:   "idle-tls",
+			Title:  fmt.Sprintf("%d silent sessions over TLS", v.idleTLS.Sessions),
+			About:  "As idle.",
+			Roles:  noFloor,
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: overTLS(v.idleTLS.run)}}, Table: memoryTable, Headline: memoryHeadline,
+		},
+		{
+			Name:  "resume",
+			Title: fmt.Sprintf("paced, while %d other clients come back, with %d missed publications each", v.resume.Clients, v.resume.Missed),
+			About: "The latency of what was due before the last of them had everything. " +
+				"The quiet p99 is that of the same server before they came.",
+			Roles:  []server.Role{server.Subject},
+			Rounds: v.longRounds,
+			Cases:  []testcase{{Run: v.resume.run}}, Table: resumeTable, Headline: latencyHeadline,
 		},
 		{
 			Name:   "sessions",

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"sync"
 	"time"
 
@@ -35,13 +34,17 @@ type child struct {
 	stderr  *tail
 }
 
-// startServer starts a server process. cpus, when not empty, is where it runs.
-func startServer(kind server.Kind, queue int, profile string, cpus []int) (*child, error) {
+// startServer starts a server process.
+func startServer(e env, kind server.Kind) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, serveCommand, "-server", kind.Name, "-queue", strconv.Itoa(queue), "-cpuprofile", profile)
+	options, err := json.Marshal(e.Options)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, serveCommand, "-server", kind.Name, "-options", string(options), "-cpuprofile", e.Profile)
 	c := &child{cmd: cmd, stderr: &tail{}}
 	cmd.Stderr = c.stderr
 	if c.in, err = cmd.StdinPipe(); err != nil {
@@ -52,7 +55,7 @@ func startServer(kind server.Kind, queue int, profile string, cpus []int) (*chil
 		return nil, err
 	}
 	c.out = bufio.NewReader(out)
-	if err := startOn(cpus, cmd); err != nil {
+	if err := startOn(e.CPUs, cmd); err != nil {
 		return nil, fmt.Errorf("start server: %w", err)
 	}
 	reply, err := c.answer(answerTimeout)

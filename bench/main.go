@@ -86,14 +86,14 @@ func prepareProcess(s settings) error {
 // runWorkload has the servers take turns, so that whatever else the machine does
 // falls on all of them alike. A server that failed is not run again in that case.
 func runWorkload(w workload, s settings, progress io.Writer) results {
-	r := newResults(w, s.Kinds)
+	r := newResults(w, w.takesPart(s.Kinds))
 	rounds := s.Rounds
 	if w.Rounds > 0 {
 		rounds = min(rounds, w.Rounds)
 	}
 	for round := range rounds {
 		for at, c := range w.Cases {
-			for _, kind := range s.Kinds {
+			for _, kind := range r.kinds {
 				if r.failed(kind, at) {
 					continue
 				}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 // TestMain is a server process when a test starts one.
 func TestMain(m *testing.M) {
 	registerFaulty()
+	registerAwkward()
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	}
@@ -75,7 +77,50 @@ func registerFaulty() {
 	}
 }
 
-var tiny = env{Time: 20 * time.Millisecond, Queue: 256}
+// registerAwkward adds two servers that are not as they should be to who connects.
+func registerAwkward() {
+	gorilla, _ := server.Lookup("gorilla")
+	forgets := gorilla
+	forgets.Name = "forgets"
+	forgets.New = func(o server.Options) (server.Server, error) {
+		o.Topic = ""
+		s, err := gorilla.New(o)
+		return forgetful{s}, err
+	}
+	server.Register(forgets)
+	hangsUp := gorilla
+	hangsUp.Name = "hangs-up"
+	hangsUp.New = func(o server.Options) (server.Server, error) {
+		s, err := gorilla.New(o)
+		return rude{s}, err
+	}
+	server.Register(hangsUp)
+}
+
+// forgetful subscribes nobody, and says that it has.
+type forgetful struct{ server.Server }
+
+func (forgetful) Subscriptions() int { return 1 << 20 }
+
+// rude hangs up on every tenth client.
+type rude struct{ server.Server }
+
+func (r rude) Serve(l net.Listener) error { return r.Server.Serve(&rudeListener{Listener: l}) }
+
+type rudeListener struct {
+	net.Listener
+	count int
+}
+
+func (l *rudeListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if l.count++; err == nil && l.count%10 == 0 {
+		c.Close()
+	}
+	return c, err
+}
+
+var tiny = env{Time: 20 * time.Millisecond, Options: server.Options{Queue: 256}}
 
 func kindOf(t *testing.T, name string) server.Kind {
 	t.Helper()
@@ -167,6 +212,35 @@ func TestDeliveryTooManyIsFound(t *testing.T) {
 	}
 }
 
+func TestEveryServerSubscribesGreetsAndSpeaksTLS(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	err := run([]string{
+		"-servers", "livetopic,mizu,melody,gorilla,gws,coder,centrifuge,floor", "-rounds", "1", "-time", "20ms", "-out", "",
+		"-workloads", "connect,storm,burst-tls,single-tls", "-burst.n", "5", "-single.n", "5",
+		"-connect.n", "30", "-storm.n", "30", "-storm.auth", "10ms",
+	}, &stdout, &stderr)
+	if err != nil {
+		t.Errorf("%v\n%s%s", err, stderr.String(), stdout.String())
+	}
+}
+
+func TestSessionThatIsNotSubscribedIsFound(t *testing.T) {
+	_, err := arrivals{Sessions: 10, UnderWay: 5}.run(tiny, kindOf(t, "forgets"))
+	if err == nil || !strings.Contains(err.Error(), "lost: 0 of 11") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestStormCountsWhoIsNotServed(t *testing.T) {
+	f, err := arrivals{Sessions: 100, Auth: 10 * time.Millisecond}.run(tiny, kindOf(t, "hangs-up"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.Failures != 11 || f.Served < 10e6 || f.P99 < 10e6 || f.Max < f.P99 {
+		t.Errorf("figures %+v", f)
+	}
+}
+
 func TestEveryWorkloadRunsSmall(t *testing.T) {
 	page := filepath.Join(t.TempDir(), "RESULTS.md")
 	var stdout, stderr bytes.Buffer
@@ -174,7 +248,8 @@ func TestEveryWorkloadRunsSmall(t *testing.T) {
 		"-servers", "floor,livetopic", "-rounds", "1", "-time", "20ms", "-out", page,
 		"-burst.n", "20", "-single.n", "20", "-topics.topics", "5", "-chat.n", "40",
 		"-paced.topics", "2", "-paced.rate", "4000", "-paced.time", "100ms",
-		"-idle.n", "50", "-growth", "10,20", "-growth.n", "20",
+		"-idle.n", "50", "-idle-tls.n", "50", "-connect.n", "50", "-storm.n", "50",
+		"-resume.n", "20", "-resume.missed", "300", "-growth", "10,20", "-growth.n", "20",
 		"-slow.n", "10", "-slow.rate", "1000", "-slow.time", "200ms",
 	}, &stdout, &stderr)
 	if err != nil {
@@ -184,7 +259,7 @@ func TestEveryWorkloadRunsSmall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"## burst:", "## slow:", "![", "burst.svg", "| livetopic |", "| floor |"} {
+	for _, want := range []string{"## burst:", "## resume:", "## slow:", "![", "burst.svg", "| livetopic |", "| floor |"} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("the page lacks %q", want)
 		}

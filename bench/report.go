@@ -64,6 +64,10 @@ func p99Of(f figures) float64    { return f.P99 }
 func p999Of(f figures) float64   { return f.P999 }
 func maxOf(f figures) float64    { return f.Max }
 
+func servedOf(f figures) float64   { return f.Served }
+func failuresOf(f figures) float64 { return f.Failures }
+func quietOf(f figures) float64    { return f.Quiet }
+
 // comparison is a table of one case: the main figure with its extent and ratios,
 // and other figures beside it.
 func comparison(main column, others ...column) func(results) table {
@@ -223,6 +227,7 @@ func wholeText(v float64) string {
 func ratioText(v float64) string    { return fixed(v, 2) }
 func allocsText(v float64) string   { return fixed(v, 3) }
 func microsText(v float64) string   { return wholeText(v / 1e3) }
+func millisText(v float64) string   { return wholeText(v / 1e6) }
 func kiloText(v float64) string     { return fixed(v/1024, 1) }
 func megabyteText(v float64) string { return fixed(v/(1<<20), 0) }
 

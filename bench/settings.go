@@ -32,6 +32,9 @@ var quickDefaults = map[string]string{
 	"paced.time": "700ms",
 	"slow.time":  "2500ms",
 	"idle.n":     "2000",
+	"idle-tls.n": "1000",
+	"connect.n":  "3000",
+	"storm.n":    "2000",
 	"growth":     "100,1000",
 	"out":        "",
 }
@@ -47,7 +50,9 @@ type flagValues struct {
 	single             bursts
 	chat               chat
 	paced              paced
-	idle               idle
+	idle, idleTLS      idle
+	connect, storm     arrivals
+	resume             resume
 	growth             string
 	growthPayload      int
 	growthSessions     int
@@ -72,16 +77,17 @@ func parseSettings(args []string, stderr io.Writer) (settings, error) {
 func (v *flagValues) declare(stderr io.Writer) *flag.FlagSet {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
-	f.BoolVar(&v.quick, "quick", false, "a look in under two minutes: fewer servers, rounds and sessions, and no files unless -out is given")
+	f.BoolVar(&v.quick, "quick", false, "a look in under three minutes: fewer servers, rounds and sessions, and no files unless -out is given")
 	f.StringVar(&v.servers, "servers", "all", "which, separated by commas: "+strings.Join(serverNames(), ","))
-	f.StringVar(&v.workloads, "workloads", "all", "which, separated by commas: burst,single,topics,chat,paced,idle,sessions,manytopics,slow")
+	f.StringVar(&v.workloads, "workloads", "all", "which, separated by commas: burst,single,topics,chat,paced,idle,"+
+		"connect,storm,burst-tls,single-tls,idle-tls,resume,sessions,manytopics,slow")
 	f.IntVar(&v.rounds, "rounds", 5, "rounds, of which the median counts")
-	f.IntVar(&v.longRounds, "longrounds", 3, "rounds of what takes long: idle, sessions, manytopics and slow")
+	f.IntVar(&v.longRounds, "longrounds", 3, "rounds of what takes long: all that stands after paced")
 	f.StringVar(&v.out, "out", defaultOut(), "write the tables to this file and the charts beside it; empty: do not")
 	f.StringVar(&v.profile, "cpuprofile", "", "have the server process write a CPU profile to this file; needs one server and one workload")
 	f.StringVar(&v.pin, "pin", "", "CPUs of the server and of the generator, as in 0/1 or 0,1/2,3; empty: any")
 	f.DurationVar(&v.env.Time, "time", time.Second, "how long each run measures")
-	f.IntVar(&v.env.Queue, "queue", 256, "messages that may wait for one session, on servers that count them")
+	f.IntVar(&v.env.Options.Queue, "queue", 256, "messages that may wait for one session, on servers that count them")
 
 	f.IntVar(&v.burst.Sessions, "burst.n", 1000, "burst: sessions")
 	f.IntVar(&v.burst.Publications, "burst.pubs", 64, "burst: publications in a burst")
@@ -107,6 +113,17 @@ func (v *flagValues) declare(stderr io.Writer) *flag.FlagSet {
 	f.DurationVar(&v.paced.Time, "paced.time", 3*time.Second, "paced: how long each run measures")
 
 	f.IntVar(&v.idle.Sessions, "idle.n", 10_000, "idle: sessions")
+
+	f.IntVar(&v.idleTLS.Sessions, "idle-tls.n", 4000, "idle-tls: sessions")
+
+	f.IntVar(&v.connect.Sessions, "connect.n", 15_000, "connect: sessions")
+	f.IntVar(&v.connect.UnderWay, "connect.underway", 64, "connect: how many dial at a time")
+
+	f.IntVar(&v.storm.Sessions, "storm.n", 15_000, "storm: clients")
+	f.DurationVar(&v.storm.Auth, "storm.auth", 50*time.Millisecond, "storm: how long a sign-in takes")
+
+	f.IntVar(&v.resume.Clients, "resume.n", 1000, "resume: clients that come back")
+	f.IntVar(&v.resume.Missed, "resume.missed", 1000, "resume: publications that each has missed")
 
 	f.StringVar(&v.growth, "growth", "100,1000,10000", "sessions, manytopics: the sizes")
 	f.IntVar(&v.growthPayload, "growth.size", 128, "sessions, manytopics: bytes of a payload")
@@ -141,7 +158,7 @@ func defaultOut() string {
 
 func (v *flagValues) settings() (settings, error) {
 	s := settings{Env: v.env, Rounds: v.rounds, Out: v.out}
-	if v.rounds < 1 || v.longRounds < 1 || v.env.Time <= 0 || v.env.Queue < 1 {
+	if v.rounds < 1 || v.longRounds < 1 || v.env.Time <= 0 || v.env.Options.Queue < 1 {
 		return s, errors.New("-rounds, -longrounds, -time and -queue must be positive")
 	}
 	var err error

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/livetopic/livetopic/bench/load"
@@ -15,10 +16,18 @@ type workload struct {
 	Name     string
 	Title    string
 	About    string
-	Rounds   int // fewer than the flag says, for what takes long or hardly varies; 0: as the flag says
+	Roles    []server.Role // that take part; nil: all
+	Rounds   int           // fewer than the flag says, for what takes long or hardly varies; 0: as the flag says
 	Cases    []testcase
 	Table    func(results) table
 	Headline headline
+}
+
+// takesPart returns the servers that the workload is for.
+func (w workload) takesPart(kinds []server.Kind) []server.Kind {
+	return slices.DeleteFunc(slices.Clone(kinds), func(k server.Kind) bool {
+		return w.Roles != nil && !slices.Contains(w.Roles, k.Role)
+	})
 }
 
 // testcase is one run of one server in a process of its own.
@@ -37,14 +46,18 @@ type headline struct {
 
 // figures are what one run yields; which of them depends on the workload.
 type figures struct {
-	CPU    float64 // of the server process, ns a delivery
-	Rate   float64 // deliveries a second
-	Allocs float64 // a delivery
+	CPU    float64 // of the server process, ns a delivery, or a dial
+	Rate   float64 // deliveries, or dials, a second
+	Allocs float64 // a delivery, or a dial
 	RSS    float64 // bytes at the end
 
-	P50, P99, P999, Max float64 // ns from the intended time to arrival
+	P50, P99, P999, Max float64 // ns from the intended time to arrival, or from the dial to the greeting
 
 	SessionRSS, SessionHeap, SessionStack float64 // bytes a session
+
+	Served   float64 // ns until the last of many clients had what it came for
+	Failures float64 // sessions that were not served
+	Quiet    float64 // P99 without the disturbance
 
 	Note string
 }
@@ -52,7 +65,7 @@ type figures struct {
 // env is the same for all runs.
 type env struct {
 	Time    time.Duration // to measure in each run
-	Queue   int
+	Options server.Options
 	Profile string // of the server process; empty: none
 	CPUs    []int  // of the server process; empty: any
 }
@@ -96,42 +109,61 @@ func (a audience) sessions() []load.Session {
 // stage is a server process with its sessions, subscribed.
 type stage struct {
 	*child
-	load *load.Generator
+	load          *load.Generator
+	subscriptions int // that must be in force
 }
 
 // setUp starts a server and connects the sessions to it.
 func setUp(e env, kind server.Kind, sessions []load.Session, payload int) (*stage, error) {
-	c, err := startServer(kind, e.Queue, e.Profile, e.CPUs)
+	s, err := start(e, kind, payload)
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{child: c}
-	if err := s.connect(kind, sessions, payload); err != nil {
+	if err := s.dial(sessions, handshakes); err != nil {
 		s.tearDown()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *stage) connect(kind server.Kind, sessions []load.Session, payload int) error {
-	if need := len(sessions) + 100; need > server.FileLimit() {
-		return fmt.Errorf("%d sessions need more open files than the limit of %d", len(sessions), server.FileLimit())
+// handshakes are under way at a time where that is not what is measured: far fewer than
+// any listen backlog.
+const handshakes = 128
+
+// start starts a server, and a generator for it.
+func start(e env, kind server.Kind, payload int) (*stage, error) {
+	c, err := startServer(e, kind)
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	s.load, err = load.Dial(load.Options{
-		Address:  s.Address,
-		Dialect:  kind.Dialect,
-		Sessions: sessions,
-		Payload:  payload,
+	s := &stage{child: c}
+	s.load, err = load.New(load.Options{
+		Address:    s.Address,
+		Dialect:    kind.Dialect,
+		Payload:    payload,
+		TLS:        e.Options.TLS,
+		Subscribed: e.Options.Topic != "" && !kind.NoHook,
+		Greeted:    e.Options.Greeting != nil,
 	})
 	if err != nil {
+		s.tearDown()
+		return nil, err
+	}
+	return s, nil
+}
+
+// dial connects more sessions, and returns when all are subscribed.
+func (s *stage) dial(sessions []load.Session, underWay int) error {
+	if need := s.subscriptions + len(sessions) + 100; need > server.FileLimit() {
+		return fmt.Errorf("%d sessions need more open files than the limit of %d", len(sessions), server.FileLimit())
+	}
+	if err := s.load.Dial(sessions, underWay); err != nil {
 		return err
 	}
-	total := 0
 	for _, session := range sessions {
-		total += len(session.Topics)
+		s.subscriptions += len(session.Topics)
 	}
-	return s.awaitSubscriptions(total)
+	return s.awaitSubscriptions(s.subscriptions - s.load.Failed)
 }
 
 // subscribeTimeout is how long all subscriptions together may take.
@@ -143,7 +175,7 @@ func (s *stage) awaitSubscriptions(total int) error {
 		if err != nil {
 			return err
 		}
-		if reply.Subscriptions == total {
+		if reply.Subscriptions >= total {
 			return s.load.Quiet(5 * time.Millisecond) // the acknowledgements are on their way still
 		}
 		if time.Since(start) > subscribeTimeout {
@@ -180,7 +212,7 @@ func (s *stage) close() (server.Usage, error) {
 const afterQuiet = 50 * time.Millisecond
 
 // perDelivery divides what was used.
-func perDelivery(u server.Usage, deliveries uint64) figures {
+func perDelivery(u server.Usage, deliveries int) figures {
 	n := float64(deliveries)
 	return figures{
 		CPU:    float64(u.CPU) / n,

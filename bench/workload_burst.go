@@ -27,7 +27,7 @@ func (b bursts) run(e env, kind server.Kind) (figures, error) {
 	}
 	defer s.tearDown()
 	var sum server.Usage
-	var measured uint64
+	measured := 0
 	next := 0
 	burst := func() (server.Usage, error) {
 		u, err := s.burst(b, next)
@@ -48,7 +48,7 @@ func (b bursts) run(e env, kind server.Kind) (figures, error) {
 		sum.Wall += u.Wall
 		sum.Allocs += u.Allocs
 		sum.RSS = u.RSS
-		measured += uint64(b.Publications * b.Each)
+		measured += b.Publications * b.Each
 	}
 	if err := s.load.Quiet(afterQuiet); err != nil {
 		return figures{}, err

@@ -57,7 +57,7 @@ func (c chat) run(e env, kind server.Kind) (figures, error) {
 	if err := s.load.Quiet(afterQuiet); err != nil {
 		return figures{}, err
 	}
-	return perDelivery(usage, deliveries), nil
+	return perDelivery(usage, int(deliveries)), nil
 }
 
 // talk is a chat under way.

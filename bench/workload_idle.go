@@ -3,7 +3,6 @@ package main
 import (
 	"time"
 
-	"github.com/livetopic/livetopic/bench/load"
 	"github.com/livetopic/livetopic/bench/server"
 	"github.com/livetopic/livetopic/bench/wire"
 )
@@ -29,17 +28,19 @@ func (w idle) run(e env, kind server.Kind) (figures, error) {
 	if err := a.check(); err != nil {
 		return figures{}, err
 	}
-	c, err := startServer(kind, e.Queue, e.Profile, e.CPUs)
+	s, err := start(e, kind, a.Payload)
 	if err != nil {
 		return figures{}, err
 	}
-	s := &stage{child: c}
 	defer s.tearDown()
 	before, err := s.memory()
 	if err != nil {
 		return figures{}, err
 	}
-	if err := s.fill(kind, a.sessions()); err != nil {
+	if err := s.dial(a.sessions(), handshakes); err != nil {
+		return figures{}, err
+	}
+	if err := s.load.Quiet(idleSettle); err != nil {
 		return figures{}, err
 	}
 	after, err := s.memory()
@@ -53,13 +54,6 @@ func (w idle) run(e env, kind server.Kind) (figures, error) {
 		SessionHeap:  float64(after.Heap-before.Heap) / n,
 		SessionStack: float64(after.Stack-before.Stack) / n,
 	}, nil
-}
-
-func (s *stage) fill(kind server.Kind, sessions []load.Session) error {
-	if err := s.connect(kind, sessions, wire.MinPayload); err != nil {
-		return err
-	}
-	return s.load.Quiet(idleSettle)
 }
 
 func (s *stage) memory() (server.Memory, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/livetopic/livetopic/bench/server"
@@ -45,7 +46,7 @@ func (p paced) run(e env, kind server.Kind) (figures, error) {
 	if err := s.load.Quiet(afterQuiet); err != nil {
 		return figures{}, err
 	}
-	f := perDelivery(usage, uint64(len(latencies)))
+	f := perDelivery(usage, len(latencies))
 	f.setLatencies(latencies)
 	return f, nil
 }
@@ -66,6 +67,8 @@ type pace struct {
 	rate      int // deliveries a second
 	listeners int // of each topic, that read
 	next      int // the number of the first publication
+
+	until atomic.Int64 // publications due later do not count; 0: all do
 }
 
 // play goes on for d and returns the latency of each delivery.
@@ -77,7 +80,9 @@ func (p *pace) play(d time.Duration) ([]int64, error) {
 	count := max(int(d/every), 1)
 	samples := make([]int64, 0, count*p.listeners)
 	p.load.OnDelivery = func(_ int, m wire.Mark) error {
-		samples = append(samples, wire.Now()-m.Time)
+		if end := p.until.Load(); end == 0 || m.Time <= end {
+			samples = append(samples, wire.Now()-m.Time)
+		}
 		return nil
 	}
 	defer func() { p.load.OnDelivery = nil }()

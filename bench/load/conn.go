@@ -1,8 +1,8 @@
 package load
 
 import (
-	"errors"
 	"fmt"
+	"io"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -12,13 +12,18 @@ import (
 
 // conn is one session's socket and what it has yet to receive.
 type conn struct {
+	Session
 	fd      int
+	stream  io.ReadWriter // the socket, or TLS on it
 	index   int
-	rest    []byte // the beginning of a frame whose end has not come
-	topics  []string
-	streams []uint32 // ascending
+	dialed  int64    // when, by wire.Now
+	asked   bool     // for the upgrade
+	open    bool     // the server has agreed
+	ready   bool     // and has greeted it, where servers do
+	gone    bool     // it ended before
+	rest    []byte   // the beginning of a frame whose end has not come
 	next    []uint32 // for each stream, the sequence number that must come
-	at      int      // the place in streams of the last delivery
+	at      int      // the place in Streams of the last delivery
 	decoded bool     // its first message was looked at in full
 }
 
@@ -40,40 +45,32 @@ func (c *conn) check(m wire.Mark) error {
 
 // find looks first where publications in turn over the streams would have it.
 func (c *conn) find(stream uint32) (int, bool) {
-	if len(c.streams) == 0 {
+	if len(c.Streams) == 0 {
 		return 0, false
 	}
-	if c.streams[c.at] == stream {
+	if c.Streams[c.at] == stream {
 		return c.at, true
 	}
 	next := c.at + 1
-	if next == len(c.streams) {
+	if next == len(c.Streams) {
 		next = 0
 	}
-	if c.streams[next] == stream {
+	if c.Streams[next] == stream {
 		c.at = next
 		return next, true
 	}
-	at, ok := slices.BinarySearch(c.streams, stream)
+	at, ok := slices.BinarySearch(c.Streams, stream)
 	if ok {
 		c.at = at
 	}
 	return at, ok
 }
 
-func (c *conn) subscribed(topic string) bool { return slices.Contains(c.topics, topic) }
+func (c *conn) subscribed(topic string) bool { return slices.Contains(c.Topics, topic) }
 
 func (c *conn) write(p []byte) error {
-	for len(p) > 0 {
-		n, err := unix.Write(c.fd, p)
-		switch {
-		case err == nil:
-			p = p[n:]
-		case errors.Is(err, unix.EAGAIN):
-			unix.Poll([]unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLOUT}}, 1000)
-		case !errors.Is(err, unix.EINTR):
-			return fmt.Errorf("session %d: write: %w", c.index, err)
-		}
+	if _, err := c.stream.Write(p); err != nil {
+		return fmt.Errorf("session %d: write: %w", c.index, err)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func TestDeliveriesAreChecked(t *testing.T) {
 		{"of another topic", []wire.Mark{mark(3, 0), mark(4, 0)}, "did not subscribe"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			conn := conn{streams: []uint32{3, 8, 9}, next: make([]uint32, 3)}
+			conn := conn{Session: Session{Streams: []uint32{3, 8, 9}}, next: make([]uint32, 3)}
 			var err error
 			for _, m := range c.marks {
 				if err = conn.check(m); err != nil {

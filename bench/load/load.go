@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -14,12 +15,15 @@ import (
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// Options describe the sessions.
+// Options are the same for all sessions of a generator.
 type Options struct {
-	Address  string
-	Dialect  wire.Dialect
-	Sessions []Session
-	Payload  int // size in bytes, which is checked
+	Address     string
+	Dialect     wire.Dialect
+	Subprotocol string // to ask for; empty: none
+	Payload     int    // size in bytes, which is checked
+	TLS         bool
+	Subscribed  bool // the server subscribes a session that connects
+	Greeted     bool // and then sends it a first delivery; a session that ends before is counted, and no error
 }
 
 // Session is what one session subscribes to and what it then expects.
@@ -38,10 +42,16 @@ type Generator struct {
 	// delivery is found after it, unless another of its stream tells earlier.
 	Stall time.Duration
 
-	dialect   wire.Dialect
+	// Failed is how many sessions ended before they were greeted.
+	Failed int
+
+	options   Options
+	address   *unix.SockaddrInet4
+	request   []byte // for the upgrade
 	tail      []byte
 	epoll     int
 	conns     []*conn
+	pending   int // of these, not ready yet
 	events    []unix.EpollEvent
 	buf       []byte
 	out       []byte
@@ -59,6 +69,9 @@ const defaultStall = 5 * time.Second
 
 // Delivered is how many deliveries have come since the beginning.
 func (g *Generator) Delivered() uint64 { return g.delivered }
+
+// Since is how long ago a session began to dial, in nanoseconds.
+func (g *Generator) Since(session int) int64 { return wire.Now() - g.conns[session].dialed }
 
 // Receive reads until the given number of deliveries has come since the
 // beginning. Any delivery that is not the next one of its stream is an error.
@@ -94,14 +107,16 @@ func (g *Generator) Quiet(d time.Duration) error {
 
 // Publish sends one message of a session.
 func (g *Generator) Publish(session int, topic string, data []byte) error {
-	g.msg = g.dialect.AppendPublish(g.msg[:0], topic, data)
+	g.msg = g.options.Dialect.AppendPublish(g.msg[:0], topic, data)
 	return g.send(g.conns[session], wire.OpText, g.msg)
 }
 
 // Close ends all sessions at once, without a closing handshake.
 func (g *Generator) Close() {
 	for _, c := range g.conns {
-		c.close()
+		if !c.gone {
+			c.close()
+		}
 	}
 	g.conns = nil
 	unix.Close(g.epoll)
@@ -113,31 +128,74 @@ func (g *Generator) poll(milliseconds int) error {
 		return fmt.Errorf("epoll_wait: %w", err)
 	}
 	for _, event := range g.events[:max(n, 0)] {
-		if err := g.read(g.conns[event.Fd]); err != nil {
+		c := g.conns[event.Fd]
+		turn := g.read
+		if !c.asked {
+			turn = g.ask
+		}
+		if err := turn(c); err != nil {
+			if err = g.lose(c, err); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// lose gives up a session that is not greeted yet; else it returns the error.
+func (g *Generator) lose(c *conn, err error) error {
+	if c.ready || !g.options.Greeted {
+		return err
+	}
+	g.setReady(c)
+	g.Failed++
+	c.close()
+	c.gone = true
+	return nil
+}
+
+func (g *Generator) setReady(c *conn) {
+	c.ready = true
+	g.pending--
+}
+
+// read takes once what the socket has; epoll tells again if there is more. Of what TLS
+// holds ready epoll does not know.
+func (g *Generator) read(c *conn) error {
+	for again := true; again; again = g.options.TLS {
+		for len(c.rest) >= len(g.buf) {
+			g.buf = make([]byte, 2*len(g.buf))
+		}
+		start := copy(g.buf, c.rest)
+		n, err := c.stream.Read(g.buf[start:])
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("session %d: read: %w", c.index, err)
+		}
+		rest, err := g.take(c, g.buf[:start+n])
+		c.rest = append(c.rest[:0], rest...)
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// read takes once what the socket has; epoll tells again if there is more.
-func (g *Generator) read(c *conn) error {
-	for len(c.rest) >= len(g.buf) {
-		g.buf = make([]byte, 2*len(g.buf))
+// take handles what came in and returns what is left.
+func (g *Generator) take(c *conn, p []byte) (rest []byte, err error) {
+	if !c.open {
+		rest, err := g.begin(c, p)
+		if errors.Is(err, wire.ErrShort) {
+			return p, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		p = rest
 	}
-	start := copy(g.buf, c.rest)
-	n, err := unix.Read(c.fd, g.buf[start:])
-	switch {
-	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
-		return nil
-	case err != nil:
-		return fmt.Errorf("session %d: read: %w", c.index, err)
-	case n == 0:
-		return fmt.Errorf("session %d: the server closed the connection", c.index)
-	}
-	rest, err := g.frames(c, g.buf[:start+n])
-	c.rest = append(c.rest[:0], rest...)
-	return err
+	return g.frames(c, p)
 }
 
 // frames handles all whole frames of p and returns what is left.
@@ -190,6 +248,9 @@ func (g *Generator) message(c *conn, p []byte) error {
 			return err
 		}
 		g.delivered++
+		if !c.ready {
+			g.setReady(c)
+		}
 		if g.OnDelivery != nil {
 			if err := g.OnDelivery(c.index, m); err != nil {
 				return err
@@ -204,7 +265,7 @@ func (g *Generator) message(c *conn, p []byte) error {
 			return err
 		}
 	}
-	if marks == 0 || g.dialect.MayPing() {
+	if marks == 0 || g.options.Dialect.MayPing() {
 		return g.answer(c, message)
 	}
 	return nil
@@ -212,7 +273,7 @@ func (g *Generator) message(c *conn, p []byte) error {
 
 // decode looks at a message in full.
 func (g *Generator) decode(c *conn, message []byte, marks int) error {
-	publications, err := g.dialect.Decode(message)
+	publications, err := g.options.Dialect.Decode(message)
 	if err != nil {
 		return err
 	}
@@ -235,7 +296,7 @@ func (g *Generator) decode(c *conn, message []byte, marks int) error {
 }
 
 func (g *Generator) answer(c *conn, message []byte) error {
-	answer, err := g.dialect.Answer(message)
+	answer, err := g.options.Dialect.Answer(message)
 	if err != nil || answer == nil {
 		return err
 	}

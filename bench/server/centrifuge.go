@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"net"
-	"net/http"
 
 	"github.com/centrifugal/centrifuge"
 
@@ -19,15 +18,22 @@ var centrifugeKind = Kind{
 	New:     newCentrifuge,
 }
 
-type centrifugeServer struct{ node *centrifuge.Node }
+type centrifugeServer struct {
+	node    *centrifuge.Node
+	options Options
+}
 
-func newCentrifuge(Options) (Server, error) {
+func newCentrifuge(o Options) (Server, error) {
 	node, err := centrifuge.New(centrifuge.Config{})
 	if err != nil {
 		return nil, err
 	}
 	node.OnConnecting(func(context.Context, centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
-		return centrifuge.ConnectReply{Credentials: &centrifuge.Credentials{}}, nil
+		reply := centrifuge.ConnectReply{Credentials: &centrifuge.Credentials{}}
+		if o.Topic != "" {
+			reply.Subscriptions = map[string]centrifuge.SubscribeOptions{o.Topic: {}}
+		}
+		return reply, nil
 	})
 	node.OnConnect(func(client *centrifuge.Client) {
 		client.OnSubscribe(func(_ centrifuge.SubscribeEvent, reply centrifuge.SubscribeCallback) {
@@ -36,16 +42,18 @@ func newCentrifuge(Options) (Server, error) {
 		client.OnPublish(func(_ centrifuge.PublishEvent, reply centrifuge.PublishCallback) {
 			reply(centrifuge.PublishReply{}, nil)
 		})
+		if o.Greeting != nil {
+			client.WritePublication(o.Topic, &centrifuge.Publication{Data: o.Greeting}, centrifuge.StreamPosition{})
+		}
 	})
 	if err := node.Run(); err != nil {
 		return nil, err
 	}
-	return &centrifugeServer{node}, nil
+	return &centrifugeServer{node, o}, nil
 }
 
 func (s *centrifugeServer) Serve(l net.Listener) error {
-	ws := centrifuge.NewWebsocketHandler(s.node, centrifuge.WebsocketConfig{})
-	return http.Serve(l, ws)
+	return s.options.serve(l, centrifuge.NewWebsocketHandler(s.node, centrifuge.WebsocketConfig{}).ServeHTTP)
 }
 
 func (s *centrifugeServer) Publish(topic string, data []byte) error {

@@ -23,10 +23,7 @@ var coderKind = Kind{
 // coderWriteTimeout is that of the library's chat example.
 const coderWriteTimeout = 5 * time.Second
 
-type coderServer struct {
-	*hub[*coderClient]
-	queue int
-}
+type coderServer struct{ *hub[*coderClient] }
 
 // coderClient reads in its handler's goroutine and writes in another, which ends
 // with ctx.
@@ -37,11 +34,11 @@ type coderClient struct {
 }
 
 func newCoder(o Options) (Server, error) {
-	return &coderServer{hub: newHub[*coderClient](), queue: o.Queue}, nil
+	return &coderServer{newHub[*coderClient](o)}, nil
 }
 
 func (s *coderServer) Serve(l net.Listener) error {
-	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.options.serve(l, func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return
@@ -49,11 +46,12 @@ func (s *coderServer) Serve(l net.Listener) error {
 		defer conn.CloseNow()
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		c := &coderClient{conn: conn, send: make(chan []byte, s.queue), close: cancel}
+		c := &coderClient{conn: conn, send: make(chan []byte, s.options.Queue), close: cancel}
 		defer s.leave(c)
 		go c.write(ctx)
+		s.welcome(c, func(message []byte) { c.send <- message })
 		s.read(ctx, c)
-	}))
+	})
 }
 
 func (s *coderServer) Publish(topic string, data []byte) error {

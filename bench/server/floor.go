@@ -27,8 +27,9 @@ var floorKind = Kind{
 // server to imitate: it has no queues, and cuts who cannot take a publication at
 // once.
 type floor struct {
-	epoll int
-	count atomic.Int64
+	options Options
+	epoll   int
+	count   atomic.Int64
 
 	mu     sync.Mutex // guards what follows, and every write to a session
 	conns  map[int]*floorConn
@@ -47,12 +48,12 @@ type floorConn struct {
 	own    []byte // the memory of out, when it is not shared
 }
 
-func newFloor(Options) (Server, error) {
+func newFloor(o Options) (Server, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("floor: epoll_create: %w", err)
 	}
-	return &floor{epoll: epoll, conns: map[int]*floorConn{}, topics: map[string][]*floorConn{}}, nil
+	return &floor{options: o, epoll: epoll, conns: map[int]*floorConn{}, topics: map[string][]*floorConn{}}, nil
 }
 
 // Subscriptions implements Server.
@@ -246,6 +247,9 @@ func (f *floor) handle(c *floorConn, p []byte) bool {
 			return false
 		}
 		c.open, rest = true, tail
+		if f.options.Topic != "" {
+			f.subscribe(c, f.options.Topic)
+		}
 	}
 	for {
 		frame, after, err := wire.ParseClientFrame(rest)
@@ -286,9 +290,12 @@ func (f *floor) message(c *floorConn, message []byte) {
 		}
 		return
 	}
-	name := string(topic)
-	f.topics[name] = append(f.topics[name], c)
-	c.topics = append(c.topics, name)
+	f.subscribe(c, string(topic))
+}
+
+func (f *floor) subscribe(c *floorConn, topic string) {
+	f.topics[topic] = append(f.topics[topic], c)
+	c.topics = append(c.topics, topic)
 	f.count.Add(1)
 }
 

@@ -29,7 +29,6 @@ const (
 
 type gorillaServer struct {
 	*hub[*gorillaClient]
-	queue    int
 	upgrader websocket.Upgrader
 }
 
@@ -44,26 +43,30 @@ type gorillaClient struct {
 
 func newGorilla(o Options) (Server, error) {
 	return &gorillaServer{
-		hub:      newHub[*gorillaClient](),
-		queue:    o.Queue,
+		hub:      newHub[*gorillaClient](o),
 		upgrader: websocket.Upgrader{ReadBufferSize: 1024, WriteBufferSize: 1024},
 	}, nil
 }
 
 func (s *gorillaServer) Serve(l net.Listener) error {
-	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.options.serve(l, func(w http.ResponseWriter, r *http.Request) {
 		conn, err := s.upgrader.Upgrade(w, r, nil)
 		if err != nil {
 			return
 		}
 		c := &gorillaClient{
 			conn: conn,
-			send: make(chan *websocket.PreparedMessage, s.queue),
+			send: make(chan *websocket.PreparedMessage, s.options.Queue),
 			done: make(chan struct{}),
 		}
 		go c.write()
+		s.welcome(c, func(message []byte) {
+			if p, err := websocket.NewPreparedMessage(websocket.TextMessage, message); err == nil {
+				c.send <- p
+			}
+		})
 		go s.read(c)
-	}))
+	})
 }
 
 func (s *gorillaServer) Publish(topic string, data []byte) error {

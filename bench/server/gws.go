@@ -23,19 +23,19 @@ type gwsServer struct {
 	gws.BuiltinEventHandler
 }
 
-func newGWS(Options) (Server, error) {
-	return &gwsServer{hub: newHub[*gws.Conn]()}, nil
+func newGWS(o Options) (Server, error) {
+	return &gwsServer{hub: newHub[*gws.Conn](o)}, nil
 }
 
 func (s *gwsServer) Serve(l net.Listener) error {
 	upgrader := gws.NewUpgrader(s, &gws.ServerOption{})
-	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.options.serve(l, func(w http.ResponseWriter, r *http.Request) {
 		conn, err := upgrader.Upgrade(w, r)
 		if err != nil {
 			return
 		}
 		go conn.ReadLoop() // so that net/http lets go of the request, as gws advises
-	}))
+	})
 }
 
 func (s *gwsServer) Publish(topic string, data []byte) error {
@@ -47,6 +47,11 @@ func (s *gwsServer) Publish(topic string, data []byte) error {
 	defer b.Close()
 	s.each(topic, func(c *gws.Conn) { b.Broadcast(c) })
 	return nil
+}
+
+// OnOpen implements gws.Event.
+func (s *gwsServer) OnOpen(c *gws.Conn) {
+	s.welcome(c, func(message []byte) { c.WriteMessage(gws.OpcodeText, message) })
 }
 
 // OnMessage implements gws.Event.

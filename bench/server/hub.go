@@ -11,14 +11,30 @@ import (
 // hub is the index from topics to connections that a program on a bare WebSocket
 // library writes by hand.
 type hub[C comparable] struct {
+	options Options
+
 	mu     sync.RWMutex
 	topics map[string]map[C]struct{}
 	joined map[C][]string
 	count  atomic.Int64
 }
 
-func newHub[C comparable]() *hub[C] {
-	return &hub[C]{topics: map[string]map[C]struct{}{}, joined: map[C][]string{}}
+func newHub[C comparable](o Options) *hub[C] {
+	return &hub[C]{options: o, topics: map[string]map[C]struct{}{}, joined: map[C][]string{}}
+}
+
+// welcome is called for every new connection, before it is read.
+func (h *hub[C]) welcome(c C, send func(message []byte)) {
+	if h.options.Topic == "" {
+		return
+	}
+	h.subscribe(c, h.options.Topic)
+	if h.options.Greeting == nil {
+		return
+	}
+	if message, err := envelope(h.options.Topic, h.options.Greeting); err == nil {
+		send(message)
+	}
 }
 
 func (h *hub[C]) subscribe(c C, topic string) {

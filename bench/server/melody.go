@@ -24,20 +24,21 @@ type melodyServer struct {
 }
 
 func newMelody(o Options) (Server, error) {
-	s := &melodyServer{hub: newHub[*melody.Session](), melody: melody.New()}
+	s := &melodyServer{hub: newHub[*melody.Session](o), melody: melody.New()}
 	s.melody.Config.MessageBufferSize = o.Queue
 	s.melody.Config.MaxMessageSize = 64 << 10 // 512 bytes by default: less than some payloads
 	s.melody.HandleMessage(func(session *melody.Session, message []byte) {
 		receive(message, func(topic string) { s.subscribe(session, topic) }, s.Publish)
+	})
+	s.melody.HandleConnect(func(session *melody.Session) {
+		s.welcome(session, func(message []byte) { session.Write(message) })
 	})
 	s.melody.HandleDisconnect(s.leave)
 	return s, nil
 }
 
 func (s *melodyServer) Serve(l net.Listener) error {
-	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.melody.HandleRequest(w, r)
-	}))
+	return s.options.serve(l, func(w http.ResponseWriter, r *http.Request) { s.melody.HandleRequest(w, r) })
 }
 
 func (s *melodyServer) Publish(topic string, data []byte) error {

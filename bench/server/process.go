@@ -20,7 +20,8 @@ type Command struct {
 	Op     string
 	From   int           // OpBurst, OpPace: the number of the first publication
 	Count  int           // and how many there are
-	Topics int           // publication i goes to topic i mod Topics
+	First  int           // OpBurst: the number of the first topic
+	Topics int           // publication i goes to topic First + i mod Topics
 	Size   int           // of each payload, in bytes
 	Every  time.Duration // OpPace: from one to the next
 }
@@ -57,7 +58,7 @@ func RunProcess(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 func runProcess(args []string, stdin io.Reader, stdout io.Writer) error {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	name := flags.String("server", "", "which server")
-	queue := flags.Int("queue", 256, "messages that may wait for one session")
+	encoded := flags.String("options", "{}", "Options, as JSON")
 	profile := flags.String("cpuprofile", "", "write a CPU profile to this file")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -65,6 +66,10 @@ func runProcess(args []string, stdin io.Reader, stdout io.Writer) error {
 	kind, ok := Lookup(*name)
 	if !ok {
 		return fmt.Errorf("there is no server %q", *name)
+	}
+	var o Options
+	if err := json.Unmarshal([]byte(*encoded), &o); err != nil {
+		return err
 	}
 	if err := RaiseFileLimit(); err != nil {
 		return err
@@ -74,13 +79,18 @@ func runProcess(args []string, stdin io.Reader, stdout io.Writer) error {
 		return err
 	}
 	defer stop()
-	server, err := kind.New(Options{Queue: *queue})
+	server, err := kind.New(o)
 	if err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		return err
+	}
+	if o.TLS {
+		if listener, err = listenTLS(listener); err != nil {
+			return err
+		}
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
@@ -187,7 +197,7 @@ func (p *process) burst(c Command) {
 // has received that burst whole, so nobody reads it any more, and what a program
 // publishes is not to be charged to the server's collector.
 func (p *process) prepare(c Command) {
-	p.nameTopics(c.Topics)
+	p.nameTopics(c.First + c.Topics)
 	p.publications = p.publications[:0]
 	if need := c.Count * c.Size; cap(p.payloads) < need {
 		p.payloads = make([]byte, 0, need)
@@ -197,7 +207,7 @@ func (p *process) prepare(c Command) {
 		start := len(buf)
 		buf = wire.AppendPayload(buf, p.mark(c, i, 0), c.Size)
 		data := buf[start:len(buf):len(buf)]
-		p.publications = append(p.publications, wire.Publication{Topic: p.names[i%c.Topics], Data: data})
+		p.publications = append(p.publications, wire.Publication{Topic: p.names[c.First+i%c.Topics], Data: data})
 	}
 }
 
@@ -228,7 +238,7 @@ func (p *process) pace(c Command) {
 }
 
 func (p *process) mark(c Command, number int, at int64) wire.Mark {
-	return wire.Mark{Stream: uint32(number % c.Topics), Seq: uint32(number / c.Topics), Time: at}
+	return wire.Mark{Stream: uint32(c.First + number%c.Topics), Seq: uint32(number / c.Topics), Time: at}
 }
 
 func (p *process) nameTopics(n int) {

@@ -4,19 +4,40 @@ package server
 
 import (
 	"net"
+	"net/http"
+	"time"
 
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// Options are the same for every server.
+// Options are the same for every server. The zero value of all but Queue is what most
+// workloads want.
 type Options struct {
 	// Queue is how many messages may wait for one session, where the server
 	// counts messages.
 	Queue int
+	// Topic is what every session is subscribed to when it connects.
+	Topic string
+	// Greeting is what a session is then sent on Topic, so that it knows.
+	Greeting []byte
+	// Auth is how long a client's sign-in takes, before the upgrade.
+	Auth time.Duration
+	// TLS has the process serve over TLS.
+	TLS bool
+	// History is how many publications of a topic are kept, on servers that can.
+	History map[string]int
 }
 
-// Server is one server under test. Sessions subscribe with a message; what else
-// a session sends is published to the topic that it names.
+// serve is http.Serve for a handler that signs nobody in.
+func (o Options) serve(l net.Listener, h http.HandlerFunc) error {
+	return http.Serve(l, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(o.Auth)
+		h(w, r)
+	}))
+}
+
+// Server is one server under test. Sessions subscribe with a message, or are subscribed
+// to Options.Topic; what else a session sends is published to the topic that it names.
 type Server interface {
 	// Serve accepts sessions at path "/" until the process ends.
 	Serve(net.Listener) error
@@ -51,6 +72,10 @@ type Kind struct {
 	Role    Role
 	Dialect wire.Dialect
 	New     func(Options) (Server, error)
+
+	// NoHook says that the server tells nobody of a new session, so that it cannot
+	// subscribe it before it hears from it.
+	NoHook bool
 }
 
 var kinds []Kind

@@ -25,6 +25,36 @@ func TestCentrifugeDecodesJoinedPushes(t *testing.T) {
 	}
 }
 
+func TestLiveV1TakesWhatWasMissedInBothForms(t *testing.T) {
+	d := &LiveV1{Topic: "t", Since: "e.1"}
+	for message, want := range map[string]int{
+		`{"op":"reply","id":1,"at":"e.3","recovered":true,"messages":[{"data":2,"at":"e.2"},{"data":3,"at":"e.3"}]}`: 2,
+		`{"topic":"t","data":4,"at":"e.4","recovered":true}`:                                                         1,
+	} {
+		publications, err := d.Decode([]byte(message))
+		if err != nil || len(publications) != want || publications[0].Topic != "t" {
+			t.Errorf("%q: %v, error %v", message, publications, err)
+		}
+		if answer, err := d.Answer([]byte(message)); err != nil || answer != nil {
+			t.Errorf("%q: answer %q, error %v", message, answer, err)
+		}
+	}
+	if d.At != "e.3" {
+		t.Errorf("at %q", d.At)
+	}
+	if answer, err := d.Answer([]byte(`{"op":"ping"}`)); err != nil || string(answer) != `{"op":"pong"}` {
+		t.Errorf("ping: answer %q, error %v", answer, err)
+	}
+	for _, message := range []string{`{"op":"gap","topic":"t"}`, `{"op":"reply","id":1,"at":"e.9","recovered":false}`} {
+		if _, err := d.Answer([]byte(message)); err == nil {
+			t.Errorf("%q was accepted", message)
+		}
+	}
+	if _, err := d.Decode([]byte(`{"topic":"t","data":4,"at":"e.4"}`)); err == nil {
+		t.Error("a publication that is not marked as recovered was accepted")
+	}
+}
+
 func TestCentrifugePingsAreAnswered(t *testing.T) {
 	for message, want := range map[string]string{
 		`{}`:                          `{}`,
