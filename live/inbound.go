@@ -1,6 +1,7 @@
 package live
 
 import (
+	"errors"
 	"sync"
 	"time"
 
@@ -95,12 +96,28 @@ func (s *Session) Admit(size int) {
 			paused = true
 			s.in.Pause()
 		}
-		<-space
+		s.awaitSpace(space)
 	}
 	if paused {
 		s.in.Resume()
 	}
 }
+
+// awaitSpace waits until a message was dealt with. A client that leaves meanwhile is not read,
+// so the kernel is asked.
+func (s *Session) awaitSpace(space <-chan struct{}) {
+	patience := time.NewTimer(leaveGrace)
+	defer patience.Stop()
+	select {
+	case <-space:
+	case <-patience.C:
+		if s.out.HasLeft() {
+			s.end(closing{err: errLeft})
+		}
+	}
+}
+
+var errLeft = errors.New("live: connection lost while messages of the client waited")
 
 // full says what Admit waits for; mu is held.
 func (in *inbound) full(size int, o *Options) bool {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -617,4 +618,102 @@ func TestOptionsAtTheirTypesMaximum(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Topics of every kind share a slow line: each has its order, its newest publication at the
+// end, and a gap exactly where something is missing.
+func TestTopicsOfEveryKindShareASlowLine(t *testing.T) {
+	t.Parallel()
+	const n, size, pace = 600, 300, 150_000
+	rules := map[string]live.TopicOptions{
+		"history":                {History: 10 * n},
+		"oldest":                 {Overflow: live.OverflowDropOldest},
+		"latest":                 {Overflow: live.OverflowLatest},
+		"oldest, with history":   {Overflow: live.OverflowDropOldest, History: 50},
+		"latest, with history":   {Overflow: live.OverflowLatest, History: 50},
+		"history, and much more": {History: 10 * n},
+	}
+	opts, sessions := connected(live.Options{
+		QueueSize: 32, QueueBytes: 16 << 10,
+		Topics: func(topic string) live.TopicOptions { return rules[topic] },
+	})
+	h := hosting{buffer: 8 << 10}.start(t, opts)
+	p := h.slowPeer(t, true, pace).attend()
+	p.must() // hello
+	s := receive(t, sessions)
+	for topic := range rules {
+		h.Subscribe(s, topic)
+	}
+	atOnce(t, func(g *together) {
+		for topic := range rules {
+			g.wg.Go(func() { h.publishSlowly(t, topic, 1, n, size, 1000) })
+		}
+	})
+	last, told := make(map[string]int), make(map[string]bool)
+	for complete := 0; complete < len(rules); {
+		f := p.must()
+		if f.Op == "gap" {
+			told[f.Topic] = true
+			continue
+		}
+		i := numberOf(f.Data)
+		switch lost := i > last[f.Topic]+1; {
+		case i <= last[f.Topic]:
+			t.Fatalf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost && rules[f.Topic].Overflow == live.OverflowDefault:
+			t.Errorf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost != told[f.Topic]:
+			t.Errorf("number %d of %s after %d, gap: %v", i, f.Topic, last[f.Topic], told[f.Topic])
+		}
+		last[f.Topic], told[f.Topic] = i, false
+		if i == n {
+			complete++
+		}
+	}
+	if st := h.Stats(); st.Sessions != 1 || st.Dropped == 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A client that leaves ends the callback's context also if so much of it waits for the
+// application that the server reads no more.
+func TestClientThatLeavesWithAFullInboxEndsTheCallbacksContext(t *testing.T) {
+	t.Parallel()
+	atOnce(t, func(g *together) {
+		for what, say := range map[string][]string{
+			"many messages":  slices.Repeat([]string{`{}`}, 200),
+			"large messages": slices.Repeat([]string{`{"data":` + padded(1, 300_000) + `}`}, 3),
+		} {
+			for way, leave := range map[string]func(p *peer){
+				"FIN":   func(p *peer) { p.line.Close() },
+				"reset": func(p *peer) { p.reset() },
+			} {
+				if what == "large messages" && way == "FIN" {
+					continue // it stays behind what the server's kernel does not take
+				}
+				g.run(what+"/"+way, func(t *testing.T) { leavesWithAFullInbox(t, say, leave) })
+			}
+		}
+	})
+}
+
+func leavesWithAFullInbox(t *testing.T, say []string, leave func(p *peer)) {
+	began, ended := make(chan struct{}, 1000), make(chan bool, 1000)
+	h := hosting{}.start(t, live.Options{OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) {
+		began <- struct{}{}
+		select {
+		case <-ctx.Done():
+			ended <- true
+		case <-time.After(patience / 2):
+			ended <- false
+		}
+	}})
+	p := h.dial(t, dialling{})
+	p.say(`{}`)
+	receive(t, began)
+	p.say(say...)
+	leave(p)
+	if !receive(t, ended) {
+		t.Error("the context has not ended")
+	}
 }

@@ -13,10 +13,13 @@ import (
 // The callbacks of one session run one after another, never two at a time; those
 // of different sessions run at the same time. A callback that blocks holds up
 // the messages of its own session only; pings are answered meanwhile, and when the client
-// leaves, the callback's context ends within half a second. A panic in one, or
-// runtime.Goexit, is logged with its stack and closes its session with code 1011. The
-// context they get carries the values of the request's context and is cancelled when the
-// session closes.
+// leaves, the callback's context ends within a second. While its inbox is full the server
+// does not read the client: what comes behind the unread messages, a close frame too, is
+// seen when there is space; a connection that was reset is noticed all the same on Linux.
+//
+// A panic in a callback, or runtime.Goexit, is logged with its stack and closes its session
+// with code 1011. The context that callbacks get carries the values of the request's context
+// and is cancelled when the session closes.
 type Options struct {
 	// OnAuth decides who may connect, before the upgrade and after the
 	// origin check. What it returns is the session's Value. An error

@@ -11,6 +11,10 @@ func (b *Box) Progress() (taken uint64, more bool) {
 	return b.taken(), b.bytes > 0 || unacknowledged(b.tcp) > 0
 }
 
+// HasLeft reports whether the peer has closed or reset the connection, as far as the kernel
+// tells: only on Linux.
+func (b *Box) HasLeft() bool { return hasLeft(b.tcp) }
+
 // taken is called with mu held.
 func (b *Box) taken() uint64 {
 	if n, ok := acknowledged(b.tcp); ok {

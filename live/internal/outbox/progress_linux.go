@@ -10,6 +10,9 @@ const (
 	// tcpi_bytes_acked stands at this offset of struct tcp_info, since Linux 4.1.
 	bytesAckedOffset = 120
 
+	tcpClose     = 7 // TCP_CLOSE: the connection was reset
+	tcpCloseWait = 8 // TCP_CLOSE_WAIT: the peer has said all it will
+
 	tcpNotsentLowat = 25     // TCP_NOTSENT_LOWAT
 	siocOutq        = 0x5411 // SIOCOUTQ: bytes in the send queue that are not acknowledged
 )
@@ -29,6 +32,22 @@ func acknowledged(raw syscall.RawConn) (n uint64, ok bool) {
 		}
 	})
 	return n, ok
+}
+
+// hasLeft reports whether the peer has closed or reset the connection. That is seen also
+// while nobody reads.
+func hasLeft(raw syscall.RawConn) (left bool) {
+	if raw == nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		var state [1]byte // the first of struct tcp_info
+		size := uint32(len(state))
+		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&state)), uintptr(unsafe.Pointer(&size)), 0)
+		left = errno == 0 && (state[0] == tcpClose || state[0] == tcpCloseWait)
+	})
+	return left
 }
 
 // unacknowledged returns how many bytes the kernel holds for the peer.

@@ -6,6 +6,8 @@ import "syscall"
 
 func acknowledged(syscall.RawConn) (n uint64, ok bool) { return 0, false }
 
+func hasLeft(syscall.RawConn) bool { return false }
+
 func unacknowledged(syscall.RawConn) int { return 0 }
 
 func limitUnsent(syscall.RawConn) {}
