@@ -1,16 +1,19 @@
 package main
 
 import (
+	"runtime"
 	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/livetopic/livetopic/bench/load"
 	"github.com/livetopic/livetopic/bench/server"
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// resume is a paced load on topics without history, while other clients come back to a topic
-// that has one.
+// resume is a paced load on topics without history, while other clients, which are connected,
+// resume a topic that has one, all at once.
 type resume struct {
 	paced
 	Clients int
@@ -47,10 +50,22 @@ func (r resume) run(e env, kind server.Kind) (figures, error) {
 	f.setLatencies(quiet)
 	f.Quiet = f.P99
 
-	begun := wire.Now()
+	others, err := r.clients(s, &wire.LiveV1{Topic: topic, Since: since}, r.Clients, true)
+	if err != nil {
+		return figures{}, err
+	}
+	defer others.Close()
+	var begun int64
 	resumed := make(chan error, 1)
 	go func() { // ends when all have everything, or nothing more comes
-		err := r.comeBack(s, topic, since)
+		err := beAside()
+		begun = wire.Now()
+		if err == nil {
+			err = others.Subscribe()
+		}
+		if err == nil {
+			err = others.Receive(uint64(r.Clients * r.Missed))
+		}
 		run.until.Store(wire.Now())
 		resumed <- err
 	}()
@@ -72,7 +87,7 @@ func (r resume) run(e env, kind server.Kind) (figures, error) {
 // position asks for the topic's position, as a client that comes for the first time.
 func (r resume) position(s *stage, topic string) (string, error) {
 	d := &wire.LiveV1{Topic: topic}
-	g, err := r.clients(s, d, 1)
+	g, err := r.clients(s, d, 1, false)
 	if err != nil {
 		return "", err
 	}
@@ -93,20 +108,18 @@ func (r resume) publishMissed(s *stage) error {
 	return err
 }
 
-// comeBack returns when all clients have what they missed.
-func (r resume) comeBack(s *stage, topic, since string) error {
-	g, err := r.clients(s, &wire.LiveV1{Topic: topic, Since: since}, r.Clients)
-	if err != nil {
-		return err
-	}
-	defer g.Close()
-	return g.Receive(uint64(r.Clients * r.Missed))
+// beAside gives the calling goroutine a thread of its own that runs only where nothing else
+// wants to: the clients that come back are other machines, which take nothing from the server
+// and from those that measure.
+func beAside() error {
+	runtime.LockOSThread() // which ends with the goroutine
+	return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 }
 
 // clients dial with a generator of their own, which takes no time from the one that
 // measures.
-func (r resume) clients(s *stage, d *wire.LiveV1, n int) (*load.Generator, error) {
-	g, err := load.New(load.Options{Address: s.Address, Dialect: d, Subprotocol: "live.v1", Payload: r.Payload})
+func (r resume) clients(s *stage, d *wire.LiveV1, n int, later bool) (*load.Generator, error) {
+	g, err := load.New(load.Options{Address: s.Address, Dialect: d, Subprotocol: "live.v1", Payload: r.Payload, Later: later})
 	if err != nil {
 		return nil, err
 	}

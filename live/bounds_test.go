@@ -34,12 +34,21 @@ func allocated(f func()) int {
 }
 
 // deflated returns a client's compressed frame.
-func deflated(payload string) []byte {
+func deflated(payload string) []byte { return masked(fText|0x40, deflate(payload)) }
+
+func deflate(payload string) []byte {
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.BestCompression)
 	w.Write([]byte(payload))
 	w.Flush()
-	return masked(fText|0x40, bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff}))
+	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
+}
+
+// inflating returns a compressed message that is much smaller when it is inflated: it is made
+// of so many empty blocks.
+func inflating(blocks int, payload string) []byte {
+	empty := strings.Repeat("\x00\x00\x00\xff\xff", blocks) // RFC 1951, section 3.2.4
+	return masked(fText|0x40, empty+string(deflate(payload)))
 }
 
 // repeated returns JSON of about so many bytes: a part as often as fits between a head and a tail.
@@ -136,6 +145,7 @@ func TestFloodTakesLittleOfACPU(t *testing.T) {
 		{"operations", true, nil, masked(fText, array)},
 		{"large messages", false, nil, masked(fText, repeated(4<<20-100, `{"data":"`, "x", `"}`))},
 		{"large compressed messages", false, nil, deflated(repeated(4<<20-100, `{"data":"`, "x", `"}`))},
+		{"messages that shrink", false, nil, inflating(180_000, `{"data":0}`)},
 		{"large operations", true, nil, masked(fText, repeated(4<<20-100, `{"op":"pong","data":[`, "1,", `]}`))},
 	}
 	h := hosting{}.start(t, live.Options{
@@ -404,6 +414,12 @@ func TestTopicTakesWhatTheOptionsSay(t *testing.T) {
 
 // A history that is asked for and read comes at a bounded rate.
 func TestHistoryComesAtABoundedRate(t *testing.T) {
+	for _, limit := range []int{25, 1000} { // in one reply, and in many
+		t.Run(fmt.Sprint(limit), func(t *testing.T) { comesAtABoundedRate(t, limit) })
+	}
+}
+
+func comesAtABoundedRate(t *testing.T, limit int) {
 	h := hosting{}.start(t, open(live.Options{
 		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 1000} },
 	}))
@@ -416,7 +432,7 @@ func TestHistoryComesAtABoundedRate(t *testing.T) {
 			}
 		}
 	}()
-	flood(p, masked(fText, operation("history", 1, "t", "limit", 1000)))
+	flood(p, masked(fText, operation("history", 1, "t", "limit", limit)))
 	const seconds, perSecond = 2, 4 << 20
 	time.Sleep(seconds * time.Second)
 	if n := p.line.read.Load(); n > (seconds+2)*perSecond {

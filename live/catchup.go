@@ -1,10 +1,9 @@
 package live
 
 import (
-	"context"
 	"sync/atomic"
 
-	"github.com/livetopic/livetopic/live/internal/frame"
+	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
 // A subscription to a topic with history is live, or it catches up. Live, it gets each
@@ -21,26 +20,6 @@ import (
 // One goroutine of a session catches up for all its subscriptions in turn, and exists
 // only while there are such.
 
-const (
-	// partBytes is how much a client is sent at a time: at 64 KB/s half a second, which
-	// a ping or another topic may wait behind it.
-	partBytes = 32 << 10
-
-	// minPartBytes is for queues that are smaller than any message.
-	minPartBytes = 512
-
-	// maxUncut is the longest answer that goes out in one piece.
-	maxUncut = 2 * partBytes
-
-	// firstPage and maxPage bound how many publications the broker is asked for at a
-	// time: few until it is known how large they are.
-	firstPage = 64
-	maxPage   = 1000
-
-	// maxReads is how many cursors ask the broker at once; see maxRepairs.
-	maxReads = 64
-)
-
 // cursor is how far a subscription that catches up has come. It is guarded by topic.mu;
 // at, newest, page and failures are changed by the goroutine that catches up only.
 type cursor struct {
@@ -50,11 +29,11 @@ type cursor struct {
 	gap    bool     // the client must be told of a gap first
 	skip   bool     // the topic drops publications: go on with the newest
 
-	reply     func(at Position, recovered bool, part []*Publication) *frame.Frame // nil: none is due
-	recovered bool                                                                // for reply
-	listed    bool                                                                // reply has what follows
-	replied   chan struct{}                                                       // closed when reply is on its way, or not due any more
-	answered  atomic.Bool                                                         // it is on its way
+	reply     replyFunc     // nil: none is due
+	recovered bool          // for reply
+	listed    bool          // reply has what follows
+	replied   chan struct{} // closed when reply is on its way, or not due any more
+	answered  atomic.Bool   // it is on its way
 
 	page     []*Publication // what follows at, if it was read already
 	limit    int            // how many publications to ask for; 0: firstPage
@@ -123,7 +102,9 @@ func (x *topics) goLive(sub *subscription) {
 	if sub.behind != nil {
 		sub.behind.finishReply()
 		sub.behind = nil
-		x.catchingUp.Add(-1)
+		if x.catchingUp.Add(-1) == 0 {
+			x.shared.clear()
+		}
 		sub.topic.countBehind(-1)
 	}
 }
@@ -144,8 +125,7 @@ func (s *Session) startCatchUp() {
 	var p part
 	var wait <-chan struct{}
 	if sub.isAtHand() {
-		p = s.server.topics.nextPart(s, sub)
-		wait = s.deliver(sub, &p)
+		wait = s.sendPart(sub, &p)
 	}
 	go func() { // ends like catchUp
 		s.finishPart(sub, &p, wait)
@@ -171,9 +151,26 @@ func (s *Session) catchUp() {
 		if sub == nil {
 			return
 		}
-		p := s.server.topics.nextPart(s, sub)
-		s.finishPart(sub, &p, s.deliver(sub, &p))
+		var p part
+		s.finishPart(sub, &p, s.sendPart(sub, &p))
 	}
+}
+
+// sendPart makes the next part, and queues and writes it if there is space; see deliver.
+func (s *Session) sendPart(sub *subscription, p *part) (wait <-chan struct{}) {
+	x := s.server.topics
+	x.startMaking()
+	defer x.stopMaking()
+	*p = x.nextPart(s, sub)
+	return s.deliver(sub, p)
+}
+
+// redeliver is deliver for a part that has waited.
+func (s *Session) redeliver(sub *subscription, p *part) (wait <-chan struct{}) {
+	x := s.server.topics
+	x.startMaking()
+	defer x.stopMaking()
+	return s.deliver(sub, p)
 }
 
 // nextBehind takes the next subscription that is behind from the queue; nil: there is
@@ -207,20 +204,19 @@ func (s *Session) requeue(sub *subscription) {
 	}
 }
 
-// part is what a client is sent at a time.
-type part struct {
-	cursor *cursor      // nil: nothing can be sent now
-	frame  *frame.Frame // nil: nothing but a step of the cursor
-	at     Position     // where the cursor is then
-	answer bool         // it was asked for
-	reply  bool         // the frame is the reply
-	last   bool         // the subscription is live after it
+// deliver queues a part and moves the cursor past it. If the queue has no space it does
+// nothing and returns a channel to wait for. The part is written here, not by the writers:
+// they would have other topics' publications wait behind the parts of all who catch up.
+func (s *Session) deliver(sub *subscription, p *part) (wait <-chan struct{}) {
+	var ready outbox.List
+	wait = s.queuePart(sub, p, &ready)
+	s.server.writers.WriteHere(&ready)
+	return wait
 }
 
-// deliver queues a part and moves the cursor past it. If the queue has no space it does
-// nothing and returns a channel to wait for. The topic is locked, so that nothing of it is
-// queued any more when it was left.
-func (s *Session) deliver(sub *subscription, p *part) (wait <-chan struct{}) {
+// queuePart is deliver but for writing. topic.mu is held throughout, so nothing of the topic
+// is queued after an Unsubscribe has returned.
+func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wait <-chan struct{}) {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
 	c := p.cursor
@@ -231,16 +227,17 @@ func (s *Session) deliver(sub *subscription, p *part) (wait <-chan struct{}) {
 		*p = s.server.topics.newestPart(s, sub)
 	}
 	if p.frame != nil {
-		if wait, err := s.tryPut(p.frame); wait != nil || err != nil {
+		if wait, err := s.out.AddOrWait(p.frame, ready); wait != nil || err != nil {
 			return wait
 		}
 	}
-	c.at, c.gap = p.at, false
+	c.at, c.gap = p.at, p.gap
 	if p.reply {
 		c.answered.Store(true)
 		c.finishReply()
 	}
 	if p.last {
+		s.server.counters.gaps.Add(1)
 		s.server.topics.goLive(sub)
 	}
 	return nil
@@ -252,285 +249,10 @@ func (s *Session) finishPart(sub *subscription, p *part, wait <-chan struct{}) {
 		if s.await(wait) != nil {
 			return
 		}
-		wait = s.deliver(sub, p)
+		wait = s.redeliver(sub, p)
 	}
 	if p.answer && p.frame != nil {
 		s.payForAnswer(p.frame.Len())
 	}
 	s.requeue(sub)
-}
-
-// nextPart makes the next part of what a subscription has missed.
-func (x *topics) nextPart(s *Session, sub *subscription) part {
-	t := sub.topic
-	t.mu.Lock()
-	c := sub.behind
-	if c == nil {
-		t.mu.Unlock()
-		return part{}
-	}
-	if t.feed == nil || c.skip {
-		defer t.mu.Unlock()
-		return x.newestPart(s, sub)
-	}
-	fd := t.feed
-	m := missed{from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
-	if c.at.Epoch != fd.at.Epoch || c.at.Offset > fd.at.Offset {
-		// The history began anew, or lost its end.
-		m.lose(Position{fd.at.Epoch, fd.low}, true)
-		c.page = nil
-	}
-	if m.upto == fd.at && !m.gap && m.reply == nil {
-		x.goLive(sub)
-		t.mu.Unlock()
-		return part{}
-	}
-	if m.reply != nil && !c.listed {
-		t.mu.Unlock()
-		return part{cursor: c, at: m.upto, reply: true, frame: m.reply(m.upto, m.recovered && !m.gap, nil)}
-	}
-	if page := c.page; page != nil {
-		c.page = nil
-		m.add(page, page[len(page)-1].Offset)
-	}
-	t.mu.Unlock()
-	if !x.collect(s.ctx, t, c, &m) {
-		return part{}
-	}
-	return x.makePart(s, sub, c, m)
-}
-
-// missed is what a part is made of.
-type missed struct {
-	from         Position // what follows it,
-	upto         Position // up to here
-	publications []*Publication
-	bytes        int
-	gap          bool // something before from was lost
-	reply        func(at Position, recovered bool, part []*Publication) *frame.Frame
-	recovered    bool
-}
-
-func (m *missed) add(publications []*Publication, upto uint64) {
-	m.publications = append(m.publications, publications...)
-	for _, p := range publications {
-		m.bytes += len(p.Data) + partOverhead
-	}
-	m.upto.Offset = max(m.upto.Offset, upto)
-}
-
-// lose says that nothing before a position is to be had. It is a gap unless the client does
-// not miss it.
-func (m *missed) lose(before Position, gap bool) {
-	m.gap = m.gap || gap
-	m.from, m.upto = before, before
-}
-
-// collect finds what follows m, enough for a part if there is as much. A reply holds as
-// much as it can; other parts need not be full. It reports whether there is a part to be
-// made; if not it has waited.
-func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bool {
-	for m.bytes < partBytes {
-		t.mu.Lock()
-		fd := t.feed
-		at := fd.at
-		if m.reply != nil { // what comes later is no part of the answer
-			at.Offset = min(at.Offset, max(c.upto, m.from.Offset))
-		}
-		if at.Epoch != m.upto.Epoch || m.upto.Offset >= at.Offset {
-			t.mu.Unlock()
-			return true
-		}
-		if m.upto.Offset >= fd.low {
-			m.add(fd.ring[fd.indexAfter(m.upto.Offset):fd.indexAfter(at.Offset)], at.Offset)
-			t.mu.Unlock()
-			return true
-		}
-		t.mu.Unlock()
-		if m.reply == nil && len(m.publications) > 0 {
-			return true
-		}
-		if !x.read(ctx, t, c, m, at) {
-			return len(m.publications) > 0
-		}
-		if m.gap && m.reply == nil || ctx.Err() != nil {
-			return true
-		}
-	}
-	return true
-}
-
-// read reads what follows m, up to a position, from the broker's history. It reports
-// whether m has come further; if not it has waited.
-func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto Position) bool {
-	page, err := x.readPage(ctx, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
-	reach := min(page.Upto, upto.Offset)
-	switch {
-	case err != nil:
-		x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
-		sleep(ctx, backoff(c.failures))
-	case page.Epoch != m.upto.Epoch:
-		x.checkFeed(t) // the history began anew, or a copy lags
-		sleep(ctx, lagBackoff(c.failures))
-	case len(page.Publications) == 0 && reach <= m.upto.Offset:
-		sleep(ctx, lagBackoff(c.failures)) // the copy that answered lags
-	default:
-		c.failures = 0
-		lost := !page.Complete
-		if lost && len(m.publications) > 0 {
-			return false // first what comes before the gap
-		}
-		if len(page.Publications) == 0 {
-			if lost {
-				m.lose(Position{upto.Epoch, x.oldestUpto(t, Position{upto.Epoch, reach})}, !c.newest)
-			} else {
-				m.upto.Offset = reach
-			}
-			return true
-		}
-		if lost {
-			m.lose(Position{upto.Epoch, max(m.upto.Offset, page.Publications[0].Offset-1)}, !c.newest)
-		}
-		c.limit = nextLimit(page.Publications)
-		m.add(page.Publications, reach)
-		return true
-	}
-	c.failures++
-	return false
-}
-
-// oldestUpto returns where a cursor goes on for which the broker's history has nothing up
-// to a position: perhaps the feed still has some of it.
-func (x *topics) oldestUpto(t *topic, at Position) uint64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if fd := t.feed; fd.at.Epoch == at.Epoch {
-		return min(fd.low, at.Offset)
-	}
-	return at.Offset
-}
-
-// nextLimit is how many publications of this size make up a part.
-func nextLimit(page []*Publication) int {
-	bytes := 0
-	for _, p := range page {
-		bytes += len(p.Data) + 1
-	}
-	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
-}
-
-// readPage asks the broker, as one of maxReads.
-func (x *topics) readPage(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error) {
-	select {
-	case x.reading <- struct{}{}:
-		defer func() { <-x.reading }()
-	case <-ctx.Done():
-		return Page{}, ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
-	defer cancel()
-	return x.recover.Read(ctx, topic, after, upto, limit)
-}
-
-// makePart makes the frame of a part, from as many of the publications as fit.
-func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
-	x.making <- struct{}{}
-	defer func() { <-x.making }()
-	count, bytes := s.partLimits()
-	if m.reply != nil {
-		count = maxPage // in one frame
-	}
-	publications, all := limitPart(m.publications, count, bytes)
-	p := part{cursor: c, at: m.upto, answer: m.from.Offset < c.upto, reply: m.reply != nil}
-	if !all {
-		p.at.Offset = publications[len(publications)-1].Offset
-	}
-	c.newest = false
-	if m.reply != nil {
-		if m.gap { // what follows it comes as publications
-			x.counters.gaps.Add(1)
-			p.at, publications, m.recovered = m.from, nil, false
-		}
-		p.frame = m.reply(p.at, m.recovered, publications)
-		return p
-	}
-	batch := frame.Batch{Compact: s.compressed}
-	if m.gap {
-		x.counters.gaps.Add(1)
-		if s.wire == wireV1 {
-			batch.Append(gapFrame(sub.topic.name, m.from.String()))
-		}
-	}
-	for _, pub := range publications {
-		if pub.Except != "" && pub.Except == s.id && pub.Offset > c.upto {
-			continue
-		}
-		batch.Append(x.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
-	}
-	p.frame = batch.Frame()
-	return p
-}
-
-// missedFrame is the frame of a publication that one session gets late.
-func (x *topics) missedFrame(t *topic, s *Session, p *Publication, recovered bool) *frame.Frame {
-	var f *frame.Frame
-	switch {
-	case s.wire != wireV1:
-		f = t.envelope.Frame(p.Data)
-	case recovered:
-		f = t.envelope.RecoveredFrame(p.Data, p.Position.String())
-	default:
-		f = t.envelope.FrameAt(p.Data, p.Position.String())
-	}
-	if s.compressed {
-		f.Deflate()
-	}
-	return f
-}
-
-// partLimits bound the publications of a part that are frames of their own. They are made
-// when half of the session's queue is free, and take a quarter of it at most, so that
-// space is left for other topics.
-func (s *Session) partLimits() (count, bytes int) {
-	o := &s.server.opts
-	return max(o.QueueSize/4, 1), max(min(o.QueueBytes/4, partBytes), minPartBytes)
-}
-
-// limitPart returns the first publications that make up a part, one at least, and whether
-// these are all.
-func limitPart(publications []*Publication, count, bytes int) (first []*Publication, all bool) {
-	for i, p := range publications {
-		if bytes -= len(p.Data) + partOverhead; i > 0 && (i == count || bytes < 0) {
-			return publications[:i], false
-		}
-	}
-	return publications, true
-}
-
-// partOverhead is what a publication takes besides its data, about.
-const partOverhead = 64
-
-// newestPart is for a topic that drops publications, or keeps none: the client is told of
-// the gap, gets the newest that there is, and is live; topic.mu is held.
-func (x *topics) newestPart(s *Session, sub *subscription) part {
-	t := sub.topic
-	p := part{cursor: sub.behind, last: true}
-	batch := frame.Batch{Compact: s.compressed}
-	newest := t.newest
-	before := Position{}
-	if fd := t.feed; fd != nil {
-		p.at, before = fd.at, fd.at
-		if n := len(fd.ring); n > 0 {
-			newest = fd.ring[n-1]
-			before.Offset = newest.Offset - 1
-		}
-	}
-	if s.wire == wireV1 {
-		batch.Append(gapFrame(t.name, before.String()))
-	}
-	if newest != nil && (newest.Except == "" || newest.Except != s.id) {
-		batch.Append(x.missedFrame(t, s, newest, false))
-	}
-	p.frame = batch.Frame()
-	return p
 }

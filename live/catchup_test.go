@@ -618,3 +618,97 @@ func (w *wanderer) answer() *received {
 		return &f
 	}
 }
+
+// renewed is a broker whose histories can begin anew.
+type renewed struct {
+	sink    live.Sink
+	current atomic.Pointer[live.MemoryBroker]
+}
+
+func (r *renewed) renew() {
+	b := live.NewMemoryBroker(live.MemoryOptions{})
+	b.Start(r.sink)
+	r.current.Store(b)
+}
+
+func (r *renewed) Start(s live.Sink) {
+	r.sink = s
+	r.renew()
+}
+
+func (r *renewed) Subscribe(context.Context, string) error { return nil }
+func (r *renewed) Unsubscribe(string) error                { return nil }
+func (r *renewed) Close(context.Context) error             { return nil }
+func (r *renewed) Keeps(string) bool                       { return true }
+
+func (r *renewed) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	o.History = 100
+	return r.current.Load().Publish(ctx, topic, data, o)
+}
+
+func (r *renewed) Last(ctx context.Context, topic string) (live.Position, error) {
+	return r.current.Load().Last(ctx, topic)
+}
+
+func (r *renewed) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+	return r.current.Load().Read(ctx, topic, after, upto, limit)
+}
+
+func (r *renewed) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+	return r.current.Load().Tail(ctx, topic, limit)
+}
+
+// A client that subscribes again while it catches up is told all the same what it has lost.
+func TestSubscribingAgainWhileCatchingUpHidesNoGap(t *testing.T) {
+	t.Parallel()
+	const again = 5
+	for name, rules := range map[string]live.TopicOptions{
+		"history": {History: 100},
+		"oldest":  {History: 100, Overflow: live.OverflowDropOldest},
+	} {
+		for more, since := range map[string][]any{"": {}, "since": {"since", "here"}} {
+			t.Run(name+more, func(t *testing.T) {
+				b := new(renewed)
+				opts, sessions := connected(live.Options{Broker: b})
+				h := slowHost(t, opts, rules)
+				p := h.slowPeer(t, true, 200_000).attend()
+				h.Subscribe(receive(t, sessions), "t")
+				at, _ := b.Last(t.Context(), "t")
+				for i, m := range since {
+					if m == "here" {
+						since[i] = at.String()
+					}
+				}
+				h.publishNumbers(t, "t", 1, 100, 1000)
+				b.renew()
+				h.publishNumbers(t, "t", 101, 110, 1000)
+				for id := range again {
+					p.say(operation("subscribe", id+1, "t", since...))
+				}
+				last, told, answers := 0, false, 0
+				for last < 110 || answers < again {
+					f := p.must()
+					switch {
+					case f.Op == "gap":
+						told = true
+					case f.Op == "reply":
+						answers++
+						if f.At == "" {
+							t.Errorf("a reply without a position: %s", &f)
+						}
+						told = told || f.Recovered != nil && !*f.Recovered
+						for _, m := range f.Messages {
+							last = numberOf(m.Data)
+						}
+					case f.Op == "":
+						if i := numberOf(f.Data); i > last+1 && !told {
+							t.Fatalf("number %d after %d, without a gap", i, last)
+						} else {
+							last, told = i, false
+						}
+					}
+				}
+			})
+		}
+	}
+}

@@ -28,8 +28,9 @@ type inbound struct {
 	space   chan struct{} // closed when messages were dealt with; nil: the reader does not wait
 	idle    chan struct{} // closed when all were; nil: nobody waits for it
 
-	received limiter // what the client sent
-	answered limiter // the history that it asked for
+	received  limiter // what the client sent
+	uncounted int     // bytes of it that are not counted yet; the reader's alone
+	answered  limiter // the history that it asked for
 }
 
 // leaveGrace is how long what a client has sent before it left may take to be dealt
@@ -130,7 +131,10 @@ func (in *inbound) full(size int, o *Options) bool {
 
 // Charge implements inbox.Handler.
 func (s *Session) Charge(frames, bytes int) {
-	if wait := s.owes(&s.inbound.received, frames+bytes/inboundUnit); wait > 0 {
+	s.inbound.uncounted += bytes
+	units := frames + s.inbound.uncounted/inboundUnit
+	s.inbound.uncounted %= inboundUnit // kept, or who sends a little at a time would pay nothing
+	if wait := s.owes(&s.inbound.received, units); wait > 0 {
 		s.in.Pause()
 		sleep(s.ctx, wait)
 		s.in.Resume()
@@ -271,8 +275,10 @@ func (s *Session) receive(m *inbox.Message) {
 			return
 		}
 		raw = m.Data
-		if wait := s.owes(&s.inbound.received, (len(raw)-before)/inboundUnit); wait > 0 {
-			sleep(s.ctx, wait)
+		if grown := len(raw) - before; grown > 0 { // the rest was counted when it was read
+			if wait := s.owes(&s.inbound.received, grown/inboundUnit); wait > 0 {
+				sleep(s.ctx, wait)
+			}
 		}
 	}
 	if s.wire == wireV1 {

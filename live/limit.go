@@ -39,7 +39,7 @@ type limiter struct {
 
 // take counts some units at a time and returns how long the client then has to wait.
 func (l *limiter) take(units int, r rate, now int64) time.Duration {
-	if r.every == 0 || units == 0 {
+	if r.every == 0 || units <= 0 {
 		return 0
 	}
 	l.paid = max(l.paid, now)

@@ -4,6 +4,8 @@ import (
 	"math"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 func TestLimiterLetsABurstThroughAndThenTheRate(t *testing.T) {
@@ -41,5 +43,17 @@ func TestRatesAtTheirExtremes(t *testing.T) {
 			t.Errorf("rate %d, burst %d: a million units wait %v", c.rate, c.burst, wait)
 		}
 		l.take(math.MaxInt, r, now) // is not too much to count
+	}
+}
+
+// However small the pieces are in which a message comes, all of it counts.
+func TestPiecesOfAMessageCount(t *testing.T) {
+	s := &Session{server: &Server{inbound: newRate(1, math.MaxInt)}}
+	now := clock.Now()
+	for range 1024 {
+		s.Charge(0, 1000)
+	}
+	if owed := time.Duration(s.inbound.received.paid - now); owed < 1000*time.Second {
+		t.Errorf("1,024,000 bytes in pieces count as %v", owed)
 	}
 }

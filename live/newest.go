@@ -24,7 +24,11 @@ type tailCall struct {
 // a client that comes for the first time misses nothing.
 func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, again bool, err error) {
 	if !t.feed.reaches(n) {
-		call, err := x.tail(ctx, t, n)
+		call, err := x.tail(ctx, t, n, false)
+		if err == nil && call.limit > n && call.page.Upto < t.feed.low && cutForSize(call.page) {
+			// The newest n begin behind what it has, at a place that it does not show.
+			call, err = x.tail(ctx, t, n, true)
+		}
 		if err != nil {
 			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
@@ -104,13 +108,17 @@ func (fd *feed) reaches(n int) bool {
 	return len(fd.ring) >= n || fd.whole || fd.low == 0
 }
 
-// tail asks the broker for the newest publications, n at least, one call at a time: the
-// others wait for it. The topic is locked before and after, and not meanwhile.
-func (x *topics) tail(ctx context.Context, t *topic, n int) (*tailCall, error) {
+// tail asks the broker for the newest publications, n at least or exactly, one call at a
+// time: the others wait for it. The topic is locked before and after, and not meanwhile.
+func (x *topics) tail(ctx context.Context, t *topic, n int, exactly bool) (*tailCall, error) {
 	for {
 		call := t.feed.tail
 		if call == nil {
-			call = &tailCall{limit: min(max(n, t.feed.size), maxNewest), done: make(chan struct{})}
+			limit := n
+			if !exactly {
+				limit = min(max(n, t.feed.size), maxNewest)
+			}
+			call = &tailCall{limit: limit, done: make(chan struct{})}
 			t.feed.tail = call
 			go x.ask(t, call) // ends with the broker's answer, or brokerTimeout
 		}
@@ -123,7 +131,7 @@ func (x *topics) tail(ctx context.Context, t *topic, n int) (*tailCall, error) {
 				err = ctx.Err()
 			}
 		})
-		if err != nil || call.limit >= n {
+		if err != nil || call.limit == n || call.limit > n && !exactly {
 			return call, err
 		}
 	}
@@ -157,7 +165,7 @@ func (fd *feed) warm(call *tailCall) {
 		older = older[:len(older)-1]
 	}
 	fd.size = max(fd.size, min(call.limit, len(call.page.Publications)))
-	fd.whole = len(call.page.Publications) < call.limit
+	fd.whole = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
 		fd.low = older[0].Offset - 1
 	}

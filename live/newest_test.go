@@ -332,3 +332,41 @@ func TestSinceTogetherWithLast(t *testing.T) {
 		})
 	}
 }
+
+// The broker cuts its answer where publications are large: then it shows the oldest of those
+// that it was asked for, and not those that a newcomer wants.
+func TestNewestOfLargePublications(t *testing.T) {
+	const cut = 120 // publications, of 2 KB
+	h := newHall(t, live.TopicOptions{History: 10_000})
+	publish := func(from, to int) {
+		for i := from; i <= to; i++ {
+			if err := h.Server.Publish("t", []byte(padded(i, 2<<10))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	expect := func(n, from, to int) {
+		t.Helper()
+		c, s := pair(t, h.url, h.sessions)
+		if err := h.Server.Subscribe(s, "t", live.Last(n)); err != nil {
+			t.Fatal(err)
+		}
+		for want := from; want <= to; want++ {
+			if m := c.next(); numberOf(m.Data) != want {
+				t.Fatalf("of the newest %d came number %d, want %d", n, numberOf(m.Data), want)
+			}
+		}
+	}
+	h.answer = func(_ context.Context, p *live.Page) error {
+		if len(p.Publications) > cut {
+			p.Publications = p.Publications[:cut]
+			p.Upto = p.Publications[cut-1].Offset
+		}
+		return nil
+	}
+	publish(1, 1000)
+	expect(50, 951, 1000) // asked for as many as the ring takes, 256, the broker shows 745 to 864
+	publish(1001, 1100)
+	expect(200, 901, 1100) // now it shows 845 to 964, from where on the ring has all
+	expect(500, 601, 1100) // of which the ring has half
+}

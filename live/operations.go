@@ -262,8 +262,8 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 	asked := op.since != ""
 	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest)}
 	if op.id != 0 {
-		o.reply = func(at Position, recovered bool, part []*Publication) *frame.Frame {
-			return s.subscribeReply(op.id, at, asked, recovered, part, asked && recovered || o.last > 0)
+		o.reply = func(at Position, recovered bool, messages []byte) *frame.Frame {
+			return s.subscribeReply(op.id, at, asked, recovered, messages, asked && recovered || o.last > 0)
 		}
 	}
 	c, err := s.server.subscribe(s.ctx, s, op.topic, o)
@@ -278,7 +278,7 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 }
 
 // subscribeReply is the answer to a subscription, with the first of what was missed.
-func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, part []*Publication, list bool) *frame.Frame {
+func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, messages []byte, list bool) *frame.Frame {
 	b := replyHead(id)
 	if at := at.String(); at != "" {
 		b = fmt.Appendf(b, `,"at":"%s"`, at)
@@ -286,10 +286,10 @@ func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, 
 	if asked {
 		b = fmt.Appendf(b, `,"recovered":%t`, recovered)
 	}
-	if list {
-		b = appendMessages(b, part)
+	if list && messages == nil {
+		messages = appendMessages(nil, nil)
 	}
-	return s.textFrame(append(b, '}'))
+	return s.textFrame(b, messages, []byte{'}'})
 }
 
 // mayRead asks the application whether the client may have a topic.
@@ -425,10 +425,13 @@ func (s *Session) replyWithHistory(id uint64, h *historyReader) {
 		if more {
 			b = append(b, `,"more":true`...)
 		}
-		if s.put(s.textFrame(append(b, '}'))) != nil || !more {
+		if s.put(s.textFrame(append(b, '}'))) != nil {
 			return
 		}
 		s.payForAnswer(len(b))
+		if !more {
+			return
+		}
 	}
 }
 
@@ -510,9 +513,9 @@ func (s *Session) fail(id uint64, err *ClientError) {
 	s.put(s.textFrame(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
 }
 
-// textFrame is a frame for this session alone.
-func (s *Session) textFrame(payload []byte) *frame.Frame {
-	f := frame.Text(payload)
+// textFrame is a frame for this session alone, whose payload is the given parts, joined.
+func (s *Session) textFrame(parts ...[]byte) *frame.Frame {
+	f := frame.Text(parts...)
 	if s.compressed {
 		f.Deflate()
 	}

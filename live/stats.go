@@ -14,14 +14,14 @@ type Stats struct {
 	Refused  uint64 // handshakes that did not
 
 	Published uint64 // publications accepted
-	Delivered uint64 // publications queued for a session, each session counted
+	Delivered uint64 // publications queued as they came, each session counted; not what sessions catch up with
 	Received  uint64 // messages from clients
-	Malformed uint64 // of these, not a message, and ignored
+	Malformed uint64 // of these, those that were not valid: ignored, refused, or the session was closed
 
 	CatchingUp int // subscriptions that read on in the history, since their client was away or takes too little
 
 	Dropped uint64 // publications that a full queue dropped, of topics that allow it
-	Gaps    uint64 // losses that were announced to subscribers
+	Gaps    uint64 // losses that were announced: to all subscribers of a topic, or to one that was away or takes too little
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout

@@ -32,11 +32,14 @@ type subscribing struct {
 	resume bool
 	last   int
 
-	// reply makes a client's answer: with the position up to which it has everything
-	// then, whether nothing was missed, and the first part of what was. nil: the client
-	// did not ask, and gets publications.
-	reply func(at Position, recovered bool, part []*Publication) *frame.Frame
+	// nil: the client did not ask, and gets publications.
+	reply replyFunc
 }
+
+// replyFunc makes the answer to a client's subscribe: with the position up to which it has
+// everything then, whether nothing was missed, and the first of what was, as appendMessages
+// makes it. nil: nothing was.
+type replyFunc func(at Position, recovered bool, messages []byte) *frame.Frame
 
 // beginning is where a subscription begins.
 type beginning struct {
@@ -133,6 +136,7 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 			return attached{}, err
 		} else if full == nil {
 			gap = false
+			x.counters.gaps.Add(1)
 		}
 	}
 	if !missed && !gap {

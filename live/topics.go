@@ -43,6 +43,7 @@ type topics struct {
 	repairing chan struct{} // holds as many as there are repairs that ask the broker
 	reading   chan struct{} // the same for cursors
 	making    chan struct{} // holds as many as there are goroutines that make parts
+	shared    sharedParts
 
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -324,6 +325,9 @@ func (x *topics) leave(s *Session) {
 // remove takes sub out of its topic's slice; topic.mu is held.
 func (x *topics) remove(sub *subscription) {
 	x.goLive(sub) // whoever catches up for it notices
+	if sub.topic.tag != nil {
+		sub.session.out.Forget(sub.topic.tag)
+	}
 	subs := sub.topic.subs
 	last := len(subs) - 1
 	subs[sub.index] = subs[last]

@@ -185,12 +185,12 @@ func (g *Generator) begin(c *conn, p []byte) (rest []byte, err error) {
 	if !g.options.Greeted {
 		g.setReady(c)
 	}
-	topics := c.Topics
-	if g.options.Subscribed {
-		topics = nil
-	}
-	for _, message := range g.options.Dialect.Subscribe(topics) {
-		if err := g.send(c, wire.OpText, message); err != nil {
+	if !g.options.Later {
+		topics := c.Topics
+		if g.options.Subscribed {
+			topics = nil
+		}
+		if err := g.subscribe(c, topics); err != nil {
 			return nil, err
 		}
 	}

@@ -23,6 +23,7 @@ type Options struct {
 	Payload     int    // size in bytes, which is checked
 	TLS         bool
 	Subscribed  bool // the server subscribes a session that connects
+	Later       bool // sessions subscribe when Subscribe is called, not when they are connected
 	Greeted     bool // and then sends it a first delivery; a session that ends before is counted, and no error
 }
 
@@ -100,6 +101,25 @@ func (g *Generator) Quiet(d time.Duration) error {
 		}
 		if n := g.delivered - before; n > 0 {
 			return fmt.Errorf("%d deliveries too many", n)
+		}
+	}
+	return nil
+}
+
+// Subscribe has all sessions subscribe at once; see Options.Later.
+func (g *Generator) Subscribe() error {
+	for _, c := range g.conns {
+		if err := g.subscribe(c, c.Topics); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Generator) subscribe(c *conn, topics []string) error {
+	for _, message := range g.options.Dialect.Subscribe(topics) {
+		if err := g.send(c, wire.OpText, message); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"runtime/pprof"
 	"time"
 
@@ -234,6 +235,7 @@ func (p *process) pace(c Command) {
 		number := c.From + i
 		data := wire.AppendPayload(make([]byte, 0, c.Size), p.mark(c, number, intended), c.Size)
 		p.fail(p.server.Publish(p.names[number%c.Topics], data))
+		runtime.Gosched() // what publishing started runs before this thread sleeps with its P
 	}
 }
 

@@ -7,6 +7,7 @@ package frame
 
 import (
 	"encoding/binary"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -103,8 +104,8 @@ func (b *Batch) Append(f *Frame) {
 	b.messages++
 }
 
-// Len returns the size in bytes so far.
-func (b *Batch) Len() int { return len(b.bytes) }
+// Grow makes space for n bytes more.
+func (b *Batch) Grow(n int) { b.bytes = slices.Grow(b.bytes, n) }
 
 // Frame returns what was appended, or nil if that is nothing.
 func (b *Batch) Frame() *Frame {

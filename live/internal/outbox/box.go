@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	// ErrFull says that a frame would take the queue over its bounds. The
-	// queue is as it was.
+	// ErrFull says that a frame would take the queue over its bounds, even after
+	// all frames that may be dropped were dropped.
 	ErrFull = errors.New("outbox: queue full")
 
 	// ErrClosed says that the box takes no more frames.
@@ -44,13 +44,14 @@ type Box struct {
 	writers *Writers // set by Init, like conn, raw and failed
 	next    *Box     // on the writers' list; guarded by its lock
 
-	flying    flight        // being written
-	droppable dropped       // of what waits, that which may be dropped
-	rest      []byte        // what the socket left of the last write
-	pongs     []byte        // pongs that are due
-	space     chan struct{} // closed when there is space again; nil: nobody waits for it
-	wrote     uint64        // bytes that the socket took
-	timer     *time.Timer   // looks after a closing
+	flying    flight         // being written
+	droppable dropped        // of what waits, that which may be dropped
+	aside     []*frame.Frame // have made space for others; one of a tag
+	rest      []byte         // what the socket left of the last write
+	pongs     []byte         // pongs that are due
+	space     chan struct{}  // closed when there is space again; nil: nobody waits for it
+	wrote     uint64         // bytes that the socket took
+	timer     *time.Timer    // looks after a closing
 	closing   closingState
 	ended     chan struct{} // closed when the write side is shut or dead; nil until Shut
 	pingAt    int64         // when the last ping was written; 0: it still has to be
@@ -128,9 +129,9 @@ func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 // caller hands to the writers when it has added to all sessions.
 //
 // A frame that does not fit takes the place of frames that may be dropped: of its own
-// tag first, oldest first, then of others. Where some were dropped the peer is told
-// of the gap before the next frame of that tag. If that makes no space either, the
-// error is ErrFull.
+// tag first, oldest first, then of others, of which the newest is not lost. Where some
+// were dropped the peer is told of the gap before the next frame of that tag. If that
+// makes no space either, the error is ErrFull.
 //
 // One frame fits whenever none waits, whatever its size: frames are shared,
 // so it costs the session nothing, and a bound below the size of a publication
@@ -140,6 +141,9 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 	if b.ending != open || b.dead {
 		b.mu.Unlock()
 		return ErrClosed
+	}
+	if b.aside != nil && f.Tag != nil {
+		f = b.replaceAside(f)
 	}
 	if !b.fits(f) {
 		if f = b.displace(f); f == nil {
@@ -184,6 +188,14 @@ func (b *Box) Roomy() <-chan struct{} {
 		return nil
 	}
 	return b.awaitSpace()
+}
+
+// Forget drops the frame of a tag that waits beyond the bounds, if there is one: nothing
+// of the tag follows what is queued then.
+func (b *Box) Forget(tag *frame.Tag) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget(tag)
 }
 
 // Queued returns how much waits, or is being written.
@@ -257,6 +269,10 @@ func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	b.startClosing()
 	b.wake()
 	idle := false
+	if len(last) > 0 {
+		last = append(b.aside, last...)
+	}
+	b.aside = nil
 	for _, f := range last {
 		b.push(f)
 		idle = b.markBusy() || idle
@@ -387,6 +403,7 @@ func (b *Box) drop() {
 	}
 	b.frames, b.bytes = b.flying.frames, b.flying.bytes
 	b.droppable = dropped{}
+	b.aside = nil
 }
 
 // flushed is called when the queue has run empty.
@@ -478,6 +495,7 @@ func (b *Box) landed() {
 		b.pingAt = clock.Now()
 	}
 	b.flying = flight{}
+	b.comeBack()
 	if b.space != nil && b.roomy() {
 		b.wake()
 	}

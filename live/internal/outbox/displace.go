@@ -1,20 +1,25 @@
 package outbox
 
-import "github.com/livetopic/livetopic/live/internal/frame"
+import (
+	"slices"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
 
 // What a full queue drops to make space. Only frames with a tag are dropped: those of
 // topics that say so. The peer learns of it in the right place: the next frame of the
-// tag that is left is sent after the tag's gap frame, or the gap frame alone stays
-// where the dropped one was. All of it is called with Box.mu held.
+// tag is sent after the tag's gap frame.
+//
+// The newest frame of a tag is not dropped for others. It steps aside, and comes back when
+// there is space, unless a newer one comes before. What has stepped aside is beyond the
+// bounds, and costs its topic one frame, not each session: all whose newest steps aside
+// have the same one. All of it is called with Box.mu held.
 
 // displace makes space for a frame and returns it, perhaps with its gap; nil if there is
 // no space to be made.
 func (b *Box) displace(f *frame.Frame) *frame.Frame {
-	if f.Tag == nil && b.droppable.frames == 0 {
-		return nil
-	}
 	if f.Tag != nil {
-		f = b.dropOwn(b.takeGap(f))
+		f = b.dropOwn(f)
 	}
 	for !b.fits(f) {
 		if b.droppable.frames == 0 {
@@ -25,21 +30,34 @@ func (b *Box) displace(f *frame.Frame) *frame.Frame {
 	return f
 }
 
-// takeGap has a frame sent after a gap that waits alone, if no frame of the tag waits
-// behind that: the gap then needs no place of its own.
-func (b *Box) takeGap(f *frame.Frame) *frame.Frame {
-	waiting := b.queue.waiting()
-	for i := len(waiting) - 1; i >= 0; i-- {
-		switch {
-		case waiting[i].Tag == f.Tag:
-			return f
-		case waiting[i] == f.Tag.Gap && f.Tag.Gap != nil:
-			b.uncount(waiting[i])
-			b.remove(i)
-			return f.AfterGap()
-		}
+// replaceAside has a frame take the place of one that has stepped aside.
+func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
+	if !b.forget(f.Tag) {
+		return f
 	}
-	return f
+	b.writers.dropped.Add(1)
+	if b.silent {
+		return f
+	}
+	return f.AfterGap()
+}
+
+// forget drops the frame of a tag that has stepped aside. It reports whether there was one.
+func (b *Box) forget(tag *frame.Tag) bool {
+	i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag })
+	if i < 0 {
+		return false
+	}
+	b.aside = slices.Delete(b.aside, i, i+1)
+	return true
+}
+
+// comeBack queues what has stepped aside, as far as there is space.
+func (b *Box) comeBack() {
+	for len(b.aside) > 0 && b.fits(b.aside[0]) {
+		b.push(b.aside[0])
+		b.aside = slices.Delete(b.aside, 0, 1)
+	}
 }
 
 // dropOwn drops waiting frames with the tag of f: as many as must be, oldest first, or
@@ -73,36 +91,20 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	return adding
 }
 
-// dropOldest drops the oldest frame that may be dropped.
+// dropOldest takes the oldest frame that may be dropped out of the queue.
 func (b *Box) dropOldest() {
 	waiting := b.queue.waiting()
-	i := 0
-	for waiting[i].Tag == nil {
-		i++
+	i := slices.IndexFunc(waiting, func(f *frame.Frame) bool { return f.Tag != nil })
+	f := waiting[i]
+	b.uncount(f)
+	next := slices.IndexFunc(waiting[i+1:], func(later *frame.Frame) bool { return later.Tag == f.Tag })
+	if next < 0 {
+		b.aside = append(b.aside, f)
+	} else {
+		waiting[i+1+next] = b.gapBefore(waiting[i+1+next])
+		b.writers.dropped.Add(1)
 	}
-	tag := waiting[i].Tag
-	b.uncount(waiting[i])
-	b.writers.dropped.Add(1)
-	if b.silent || tag.Gap == nil {
-		b.remove(i)
-		return
-	}
-	for j := i + 1; j < len(waiting); j++ {
-		if waiting[j].Tag == tag {
-			waiting[j] = b.gapBefore(waiting[j])
-			b.remove(i)
-			return
-		}
-	}
-	for j := i - 1; j >= 0; j-- {
-		if waiting[j] == tag.Gap { // nothing of the tag is between
-			b.remove(i)
-			return
-		}
-	}
-	waiting[i] = tag.Gap // which has no tag, so that it is not dropped in its turn
-	b.frames += tag.Gap.Messages()
-	b.bytes += tag.Gap.Len()
+	b.remove(i)
 }
 
 // gapBefore returns a waiting frame with its gap, and counts what that adds.

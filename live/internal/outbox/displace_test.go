@@ -4,25 +4,33 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// waiting returns what is queued, by the frames' payloads; a gap stands before the frame
-// that it is sent with.
-func waiting(b *Box) string {
+// waiting returns what is queued, by the frames' payloads, and what has stepped aside, after
+// a comma; a gap stands before the frame that it is sent with.
+func waiting(b *Box) (queued, all string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var all []string
-	if b.queue != nil {
-		for _, f := range b.queue.waiting() {
+	names := func(frames []*frame.Frame) string {
+		var all []string
+		for _, f := range frames {
 			if f.Gap() != nil {
 				all = append(all, string(f.Gap().Bytes()[2:]))
 			}
 			all = append(all, string(f.Bytes()[2:]))
 		}
+		return strings.Join(all, " ")
 	}
-	return strings.Join(all, " ")
+	if b.queue != nil {
+		queued = names(b.queue.waiting())
+	}
+	if b.aside == nil {
+		return queued, queued
+	}
+	return queued, queued + ", " + names(b.aside)
 }
 
 // stuckBox is a box that writes an empty frame, without an end.
@@ -77,10 +85,12 @@ func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 		{"all of its tag go", Limits{Frames: 3, Bytes: 1000}, "a0 B0 a1", true, false, "a2", "B0 ga a2"},
 		{"as many as the bytes need", Limits{Frames: 100, Bytes: 18}, "a0 B0 a1 a2", false, false, "a3", "B0 ga a2 a3"},
 		{"others make space for what is never dropped", Limits{Frames: 3, Bytes: 1000}, "a0 b0 a1", false, false, "C0", "b0 ga a1 C0"},
-		{"the gap stays where nothing of the tag follows", Limits{Frames: 3, Bytes: 1000}, "b0 a0 a1", false, false, "C0", "gb ga a1 C0"},
+		{"the newest of a tag steps aside", Limits{Frames: 3, Bytes: 1000}, "b0 a0 a1", false, false, "C0", "a0 a1 C0, b0"},
+		{"and keeps its gap", Limits{Frames: 2, Bytes: 1000}, "a0 a1 a2", false, false, "C0", "ga a2 C0"},
 		{"others make space for a tag that has nothing there", Limits{Frames: 3, Bytes: 1000}, "a0 a1 B0", false, false, "c0", "ga a1 B0 c0"},
-		{"one gap serves for more that are dropped", Limits{Frames: 3, Bytes: 1000}, "ga a0 B0", false, false, "C0", "ga B0 C0"},
-		{"a gap that waits alone goes with the next", Limits{Frames: 2, Bytes: 1000}, "ga B0", false, false, "a1", "B0 ga a1"},
+		{"one newest of each tag", Limits{Frames: 1, Bytes: 1000}, "a0 a1 b0 b1 c0", false, false, "D0", "D0, ga a1 gb b1 c0"},
+		{"also where only the latest counts", Limits{Frames: 1, Bytes: 1000}, "a0 b0", true, false, "C0", "C0, a0 b0"},
+		{"and to a plain client", Limits{Frames: 1, Bytes: 1000}, "a0 a1 b0", false, true, "C0", "C0, a1 b0"},
 		{"nothing may be dropped", Limits{Frames: 3, Bytes: 1000}, "A0 B0 A1", false, false, "c0", "full"},
 		{"nothing may be dropped, for what is never", Limits{Frames: 3, Bytes: 1000}, "A0 B0 A1", false, false, "C0", "full"},
 	}
@@ -92,17 +102,13 @@ func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 			}
 			ts := tags{latest: tt.latest}
 			for name := range strings.SplitSeq(tt.queued, " ") {
-				f := ts.frame(name)
-				if name[0] == 'g' {
-					f = ts.frame(name[1:] + "0").Tag.Gap
-				}
-				if err := add(b, f); err != nil {
+				if err := add(b, ts.frame(name)); err != nil {
 					t.Fatal(err)
 				}
 			}
 			b.writers.limits.Frames, b.writers.limits.Bytes = tt.limits.Frames, tt.limits.Bytes
 			err := add(b, ts.frame(tt.added))
-			got := waiting(b)
+			queued, got := waiting(b)
 			if tt.want == "full" {
 				if err != ErrFull || got != tt.queued {
 					t.Fatalf("%v, and %q waits", err, got)
@@ -111,7 +117,7 @@ func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 				t.Fatalf("%v, and %q waits; want %q", err, got, tt.want)
 			}
 			frames, bytes := b.Queued()
-			all := len(strings.Fields(got))
+			all := len(strings.Fields(queued))
 			b.mu.Lock()
 			entries := 0
 			if b.queue != nil {
@@ -143,7 +149,7 @@ func TestTheNewestWaitsBesideWhatIsBeingWritten(t *testing.T) {
 		if i == 0 {
 			want = "a0"
 		}
-		if got := waiting(b); got != want {
+		if _, got := waiting(b); got != want {
 			t.Fatalf("%q waits, want %q", got, want)
 		}
 	}
@@ -190,4 +196,45 @@ func TestSpaceIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(conn.letGo)
+}
+
+// What has stepped aside is sent when there is space, in order with what is newer of its tag.
+func TestWhatSteppedAsideComesBack(t *testing.T) {
+	tests := []struct{ name, added, want string }{
+		{"when there is space", "a0 b0 C0 D0", "C0 D0 a0 b0"},
+		{"with its gap", "a0 a1 B0 C0", "B0 C0 ga a1"},
+		{"unless a newer comes", "a0 B0 a1 C0", "B0 C0 ga a1"},
+		{"nor when a newer does not fit", "a0 B0 C0 a1", "B0 C0"}, // ErrFull: the caller sees to it
+		{"not when it was forgotten", "a0 B0 C0 !a", "B0 C0"},
+		{"before a close frame", "a0 B0 C0 close", "B0 C0 a0 close"},
+		{"not when all is discarded", "a0 B0 C0 discard", "close"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			b, conn := stuckBox(t, Limits{Frames: 2, Bytes: 1 << 20})
+			ts := tags{}
+			for name := range strings.SplitSeq(tt.added, " ") {
+				switch {
+				case name[0] == '!':
+					b.Forget(ts.known[name[1:]])
+				case name == "close", name == "discard":
+					b.Close(name == "discard", frame.Text([]byte("close")))
+				default:
+					add(b, ts.frame(name))
+				}
+			}
+			close(conn.letGo)
+			if strings.HasSuffix(tt.want, "close") {
+				for deadline := time.Now().Add(patience); !strings.HasSuffix(conn.texts(), "close") && time.Now().Before(deadline); {
+					time.Sleep(time.Millisecond)
+				}
+				b.Kill()
+			} else {
+				waitIdle(t, b)
+			}
+			if got := conn.texts(); got != tt.want {
+				t.Errorf("sent were %q, want %q", got, tt.want)
+			}
+		})
+	}
 }

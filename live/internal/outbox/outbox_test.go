@@ -27,6 +27,9 @@ type stuck struct {
 	net.Conn
 	entered chan struct{}
 	letGo   chan struct{}
+
+	mu    sync.Mutex
+	wrote []byte
 }
 
 func newStuck() *stuck { return &stuck{entered: make(chan struct{}, 1), letGo: make(chan struct{})} }
@@ -37,7 +40,21 @@ func (s *stuck) Write(p []byte) (int, error) {
 	default:
 	}
 	<-s.letGo
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrote = append(s.wrote, p...)
 	return len(p), nil
+}
+
+// texts returns the payloads that were sent, none longer than 125 bytes.
+func (s *stuck) texts() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []string
+	for rest := s.wrote; len(rest) > 0; rest = rest[2+rest[1]:] {
+		all = append(all, string(rest[2:2+rest[1]]))
+	}
+	return strings.TrimSpace(strings.Join(all, " "))
 }
 
 func (s *stuck) SetWriteDeadline(time.Time) error { return nil }

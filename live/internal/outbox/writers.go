@@ -124,6 +124,20 @@ func (w *Writers) Write(list *List) {
 	}
 }
 
+// WriteHere sends what the boxes on the list have queued in the caller's time, not in
+// that of the writers.
+func (w *Writers) WriteHere(list *List) {
+	if list.n == 0 {
+		return
+	}
+	batch := batches.Get().(*batch)
+	defer batches.Put(batch)
+	for b := list.pop(); b != nil; b = list.pop() {
+		b.flush(batch)
+	}
+	batch.frames, batch.writes = 0, 0
+}
+
 func (w *Writers) write(b *Box) {
 	var list List
 	list.add(b)

@@ -1,3 +1,7 @@
+//go:build linux && !386
+
+// On 386 package syscall has no getsockopt.
+
 package outbox
 
 import (

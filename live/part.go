@@ -1,0 +1,350 @@
+package live
+
+import (
+	"context"
+
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
+
+// What a client that catches up has missed is made into parts.
+
+const (
+	// partBytes is how much a client is sent at a time: at 64 KB/s half a second, which
+	// a ping or another topic may wait behind it.
+	partBytes = 32 << 10
+
+	// minPartBytes is for queues that are smaller than any message.
+	minPartBytes = 512
+
+	// maxUncut is the longest answer that goes out in one piece.
+	maxUncut = 2 * partBytes
+
+	// firstPage and maxPage bound how many publications the broker is asked for at a
+	// time: few until it is known how large they are.
+	firstPage = 64
+	maxPage   = 1000
+
+	// maxReads is how many cursors ask the broker at once; see maxRepairs.
+	maxReads = 64
+)
+
+// part is what a client is sent at a time.
+type part struct {
+	cursor *cursor      // nil: nothing can be sent now
+	frame  *frame.Frame // nil: nothing but a step of the cursor
+	at     Position     // where the cursor is then
+	answer bool         // it was asked for
+	reply  bool         // the frame is the reply
+	gap    bool         // the client must still be told of a gap
+	last   bool         // the subscription is live after it
+}
+
+// nextPart makes the next part of what a subscription has missed.
+func (x *topics) nextPart(s *Session, sub *subscription) part {
+	t := sub.topic
+	t.mu.Lock()
+	c := sub.behind
+	if c == nil {
+		t.mu.Unlock()
+		return part{}
+	}
+	if t.feed == nil || c.skip {
+		defer t.mu.Unlock()
+		return x.newestPart(s, sub)
+	}
+	fd := t.feed
+	m := missed{from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
+	if c.at.Epoch != fd.at.Epoch || c.at.Offset > fd.at.Offset {
+		// The history began anew, or lost its end.
+		m.lose(Position{fd.at.Epoch, fd.low}, true)
+		c.page = nil
+	}
+	if m.upto == fd.at && !m.gap && m.reply == nil {
+		x.goLive(sub)
+		t.mu.Unlock()
+		return part{}
+	}
+	if m.reply != nil && !c.listed {
+		t.mu.Unlock()
+		return part{cursor: c, at: m.upto, reply: true, gap: m.gap, frame: m.reply(m.upto, m.recovered && !m.gap, nil)}
+	}
+	if !m.gap {
+		if shared := x.shared.find(s.partKey(t, c, m), t, c); shared != nil {
+			c.page, c.newest = nil, false
+			t.mu.Unlock()
+			return s.partOf(c, m, shared)
+		}
+	}
+	if page := c.page; page != nil {
+		c.page = nil
+		m.add(page, page[len(page)-1].Offset)
+	}
+	t.mu.Unlock()
+	if !x.collect(s.ctx, t, c, &m) {
+		return part{}
+	}
+	return x.makePart(s, sub, c, m)
+}
+
+// missed is what a part is made of.
+type missed struct {
+	from         Position // what follows it,
+	upto         Position // up to here
+	publications []*Publication
+	bytes        int
+	gap          bool // something before from was lost
+	reply        replyFunc
+	recovered    bool
+}
+
+func (m *missed) add(publications []*Publication, upto uint64) {
+	m.publications = append(m.publications, publications...)
+	m.bytes += bytesOf(publications)
+	m.upto.Offset = max(m.upto.Offset, upto)
+}
+
+// lose says that nothing before a position is to be had. It is a gap unless the client does
+// not miss it.
+func (m *missed) lose(before Position, gap bool) {
+	m.gap = m.gap || gap
+	m.from, m.upto = before, before
+}
+
+// collect finds what follows m, enough for a part if there is as much. A reply holds as
+// much as it can; other parts need not be full. It reports whether there is a part to be
+// made; if not it has waited.
+func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bool {
+	for m.bytes < partBytes {
+		t.mu.Lock()
+		fd := t.feed
+		at := fd.at
+		if m.reply != nil { // what comes later is no part of the answer
+			at.Offset = min(at.Offset, max(c.upto, m.from.Offset))
+		}
+		if at.Epoch != m.upto.Epoch || m.upto.Offset >= at.Offset {
+			t.mu.Unlock()
+			return true
+		}
+		if m.upto.Offset >= fd.low {
+			m.add(fd.ring[fd.indexAfter(m.upto.Offset):fd.indexAfter(at.Offset)], at.Offset)
+			t.mu.Unlock()
+			return true
+		}
+		t.mu.Unlock()
+		if m.reply == nil && len(m.publications) > 0 {
+			return true
+		}
+		if !x.read(ctx, t, c, m, at) {
+			return len(m.publications) > 0
+		}
+		if m.gap && m.reply == nil || ctx.Err() != nil {
+			return true
+		}
+	}
+	return true
+}
+
+// read reads what follows m, up to a position, from the broker's history. It reports
+// whether m has come further; if not it has waited.
+func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto Position) bool {
+	x.stopMaking() // others do meanwhile
+	defer x.startMaking()
+	page, err := x.readPage(ctx, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
+	reach := min(page.Upto, upto.Offset)
+	switch {
+	case err != nil:
+		x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		sleep(ctx, backoff(c.failures))
+	case page.Epoch != m.upto.Epoch:
+		x.checkFeed(t) // the history began anew, or a copy lags
+		sleep(ctx, lagBackoff(c.failures))
+	case len(page.Publications) == 0 && reach <= m.upto.Offset:
+		sleep(ctx, lagBackoff(c.failures)) // the copy that answered lags
+	default:
+		c.failures = 0
+		lost := !page.Complete
+		if lost && len(m.publications) > 0 {
+			return false // first what comes before the gap
+		}
+		if len(page.Publications) == 0 {
+			if lost {
+				m.lose(Position{upto.Epoch, x.oldestUpto(t, Position{upto.Epoch, reach})}, !c.newest)
+			} else {
+				m.upto.Offset = reach
+			}
+			return true
+		}
+		if lost {
+			m.lose(Position{upto.Epoch, max(m.upto.Offset, page.Publications[0].Offset-1)}, !c.newest)
+		}
+		c.limit = nextLimit(page.Publications)
+		m.add(page.Publications, reach)
+		return true
+	}
+	c.failures++
+	return false
+}
+
+// oldestUpto returns where a cursor goes on for which the broker's history has nothing up
+// to a position: perhaps the feed still has some of it.
+func (x *topics) oldestUpto(t *topic, at Position) uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if fd := t.feed; fd.at.Epoch == at.Epoch {
+		return min(fd.low, at.Offset)
+	}
+	return at.Offset
+}
+
+// nextLimit is how many publications of this size make up a part.
+func nextLimit(page []*Publication) int {
+	bytes := 0
+	for _, p := range page {
+		bytes += len(p.Data) + 1
+	}
+	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
+}
+
+// readPage asks the broker, as one of maxReads.
+func (x *topics) readPage(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error) {
+	select {
+	case x.reading <- struct{}{}:
+		defer func() { <-x.reading }()
+	case <-ctx.Done():
+		return Page{}, ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	return x.recover.Read(ctx, topic, after, upto, limit)
+}
+
+// makePart makes a part from as many of the publications as fit.
+func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
+	count, bytes := s.partLimits()
+	if m.reply != nil {
+		count = maxPage // in one frame
+	}
+	publications, all := limitPart(m.publications, count, bytes)
+	if !all {
+		publications = alignPart(publications)
+		m.upto = publications[len(publications)-1].Position
+	}
+	c.newest = false
+	if m.reply != nil {
+		if m.gap { // what follows it comes as publications
+			x.counters.gaps.Add(1)
+			m.upto, publications, m.recovered = m.from, nil, false
+		}
+		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications)
+		return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages})
+	}
+	batch := frame.Batch{Compact: s.compressed}
+	batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
+	if m.gap {
+		x.counters.gaps.Add(1)
+		if s.wire == wireV1 {
+			batch.Append(gapFrame(sub.topic.name, m.from.String()))
+		}
+	}
+	for _, pub := range publications {
+		if pub.Except != "" && pub.Except == s.id && pub.Offset > c.upto {
+			continue
+		}
+		batch.Append(x.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
+	}
+	return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame()})
+}
+
+// share keeps what was made for others, and returns the session's part.
+func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*Publication, made *sharedPart) part {
+	if !m.gap {
+		x.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
+	}
+	return s.partOf(c, m, made)
+}
+
+// partOf is the part that a session sends of what was made.
+func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
+	p := part{cursor: c, at: made.upto, answer: m.from.Offset < c.upto, frame: made.frame}
+	if m.reply != nil {
+		p.reply = true
+		p.frame = m.reply(made.upto, m.recovered, made.messages)
+	}
+	return p
+}
+
+// missedFrame is the frame of a publication that one session gets late.
+func (x *topics) missedFrame(t *topic, s *Session, p *Publication, recovered bool) *frame.Frame {
+	var f *frame.Frame
+	switch {
+	case s.wire != wireV1:
+		f = t.envelope.Frame(p.Data)
+	case recovered:
+		f = t.envelope.RecoveredFrame(p.Data, p.Position.String())
+	default:
+		f = t.envelope.FrameAt(p.Data, p.Position.String())
+	}
+	if s.compressed {
+		f.Deflate()
+	}
+	return f
+}
+
+// partLimits bound the publications of a part that are frames of their own. They are made
+// when half of the session's queue is free, and take a quarter of it at most, so that
+// space is left for other topics.
+func (s *Session) partLimits() (count, bytes int) {
+	o := &s.server.opts
+	return max(o.QueueSize/4, 1), max(min(o.QueueBytes/4, partBytes), minPartBytes)
+}
+
+// limitPart returns the first publications that make up a part, one at least, and whether
+// these are all.
+func limitPart(publications []*Publication, count, bytes int) (first []*Publication, all bool) {
+	for i, p := range publications {
+		if bytes -= len(p.Data) + partOverhead; i > 0 && (i == count || bytes < 0) {
+			return publications[:i], false
+		}
+	}
+	return publications, true
+}
+
+// partOverhead is what a publication takes besides its data, about.
+const partOverhead = 64
+
+func bytesOf(publications []*Publication) int {
+	n := 0
+	for _, p := range publications {
+		n += len(p.Data) + partOverhead
+	}
+	return n
+}
+
+// newestPart is for a topic that drops publications, or keeps none: the client is told of
+// the gap, gets the newest that there is, and is live; topic.mu is held.
+func (x *topics) newestPart(s *Session, sub *subscription) part {
+	t := sub.topic
+	p := part{cursor: sub.behind, last: true}
+	batch := frame.Batch{Compact: s.compressed}
+	newest := t.newest
+	before := Position{}
+	if fd := t.feed; fd != nil {
+		p.at, before = fd.at, fd.at
+		if n := len(fd.ring); n > 0 {
+			newest = fd.ring[n-1]
+			before.Offset = newest.Offset - 1
+		}
+	}
+	if c := p.cursor; c.reply != nil {
+		p.reply = true
+		batch.Append(c.reply(before, false, nil))
+	}
+	if s.wire == wireV1 {
+		batch.Append(gapFrame(t.name, before.String()))
+	}
+	if newest != nil && (newest.Except == "" || newest.Except != s.id) {
+		batch.Append(x.missedFrame(t, s, newest, false))
+	}
+	p.frame = batch.Frame()
+	return p
+}
