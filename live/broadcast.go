@@ -17,21 +17,20 @@ import (
 // another.
 const busKind = "live"
 
-// A broadcast of a server is a letter that says what it is, and two strings: the
-// first with its length before it, the second up to the end. A server that does not
-// know the letter, being older, ignores the broadcast.
+// A broadcast is a type byte and two strings: the first with its length before it, the
+// second up to the end. An older server ignores types that it does not know.
 const (
-	letterApp        = 'a' // of the application: a kind, and data
-	letterDisconnect = 'd' // DisconnectUser: the user, and the reason
+	typeApp        = 'a' // of the application: a kind, and data
+	typeDisconnect = 'd' // DisconnectUser: the user, and the reason
 )
 
-func encodeBroadcast(letter byte, first string, second []byte) []byte {
+func encodeBroadcast(typ byte, first string, second []byte) []byte {
 	b := make([]byte, 0, 1+binary.MaxVarintLen64+len(first)+len(second))
-	b = appendString(append(b, letter), first)
+	b = appendString(append(b, typ), first)
 	return append(b, second...)
 }
 
-func decodeBroadcast(b []byte) (letter byte, first string, second []byte, ok bool) {
+func decodeBroadcast(b []byte) (typ byte, first string, second []byte, ok bool) {
 	if len(b) == 0 {
 		return 0, "", nil, false
 	}
@@ -77,7 +76,7 @@ func (s *Server) OnBroadcast(kind string, f func(data []byte)) {
 // server that the broker cannot reach does not hear it. With a Broker that is no Bus
 // there is only this server. The error is the broker's, or ErrServerClosed.
 func (s *Server) Broadcast(ctx context.Context, kind string, data []byte) error {
-	return s.broadcast(ctx, encodeBroadcast(letterApp, kind, data))
+	return s.broadcast(ctx, encodeBroadcast(typeApp, kind, data))
 }
 
 func (s *Server) broadcast(ctx context.Context, b []byte) error {
@@ -97,18 +96,18 @@ func (s *Server) broadcast(ctx context.Context, b []byte) error {
 
 // hear takes a broadcast of any server.
 func (s *Server) hear(_ string, b []byte) {
-	letter, first, second, ok := decodeBroadcast(b)
+	typ, first, second, ok := decodeBroadcast(b)
 	switch {
 	case !ok:
 		s.logOfClient(slog.LevelWarn, "live: broadcast that is none of a server", "bytes", len(b))
-	case letter == letterApp:
+	case typ == typeApp:
 		s.broadcasts.mu.RLock()
 		handlers := slices.Clone(s.broadcasts.handlers[first])
 		s.broadcasts.mu.RUnlock()
 		for _, f := range handlers {
 			s.callSafely("OnBroadcast", "kind", first, func() { f(second) })
 		}
-	case letter == letterDisconnect:
+	case typ == typeDisconnect:
 		s.disconnectUser(first, string(second))
 	}
 }
@@ -127,7 +126,7 @@ func (s *Server) DisconnectUser(userID, reason string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
 	defer cancel()
-	err := s.broadcast(ctx, encodeBroadcast(letterDisconnect, userID, []byte(reason)))
+	err := s.broadcast(ctx, encodeBroadcast(typeDisconnect, userID, []byte(reason)))
 	if err != nil {
 		s.disconnectUser(userID, reason)
 	}

@@ -109,11 +109,11 @@ type Recoverer interface {
 	// then says how far the page goes, and the caller reads on from there.
 	Read(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error)
 
-	// Tail returns the newest publications, limit at most, oldest first: between the
-	// first of them and Upto the history has no other. A page that would be too large
-	// for memory ends early: it then has the oldest of them, 128 kilobytes at least,
-	// Upto is the offset of its last one, and the caller reads on from there with Read.
-	// Fewer than limit are all that there are, if the page goes to the topic's newest.
+	// Tail returns the newest publications, limit at most, oldest first, without a hole
+	// between the first of them and Upto. If they are too large for memory, the page
+	// holds only the oldest of them, at least 128 KB, and Upto is the offset of its last
+	// one. The caller then reads on with Read. If the page reaches the topic's newest
+	// publication and has fewer than limit, the history has no more.
 	Tail(ctx context.Context, topic string, limit int) (Page, error)
 }
 

@@ -6,49 +6,51 @@ import (
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
-// A subscription to a topic with history is live, or it catches up. Live, it gets each
-// publication as it comes. When it has missed some, because its client was away or takes
-// too little, it has a cursor instead of a queue: the position up to which everything is
-// on its way to the client. The session then reads on in the history at the client's
-// pace, in parts of some tens of kilobytes, each made when there is space for it. Where
-// the cursor meets the topic's newest position the subscription is live again.
+// A subscription to a topic with history is in one of two states. Live: each publication
+// is queued for the client as it comes. Catching up: the client has missed publications,
+// because it was away or reads too slowly. Then no publication is queued for it as it comes.
+// A cursor holds the position up to which the client was sent everything, and the session
+// reads on from there, in parts of about 32 KB, whenever the client's queue has space. When
+// the cursor reaches the topic's newest position, the subscription is live again.
 //
 // So what waits for a client is bounded, however much it has missed, and nothing is lost
 // as far as the history reaches. If that is trimmed faster than the client reads, it is
 // told of a gap.
 //
-// One goroutine of a session catches up for all its subscriptions in turn, and exists
-// only while there are such.
+// Each session has at most one goroutine for this. It serves all subscriptions that catch
+// up, in turn, and ends when there are none.
 
-// cursor is how far a subscription that catches up has come. It is guarded by topic.mu;
-// at, newest, page and failures are changed by the goroutine that catches up only.
+// cursor is how far a subscription that catches up has come. It is guarded by topic.mu.
+// Only the goroutine that catches up uses newest, limit and failures, so it needs no lock
+// for them. upto never changes.
 type cursor struct {
-	at     Position // everything up to here is on its way
-	upto   uint64   // what comes up to here answers the client, and is marked as recovered
-	newest bool     // what lies before the first publication is not missed
-	gap    bool     // the client must be told of a gap first
-	skip   bool     // the topic drops publications: go on with the newest
+	at      Position // everything up to here was queued for the client
+	upto    uint64   // publications up to here answer the client, and are marked as recovered
+	newest  bool     // the client does not miss what lies before the first publication
+	gap     bool     // the client must be told of a gap before the next publication
+	skipOld bool     // the topic drops publications: send only the newest
 
-	reply     replyFunc     // nil: none is due
+	reply     replyFunc     // nil: no reply is due
 	recovered bool          // for reply
-	listed    bool          // reply has what follows
-	replied   chan struct{} // closed when reply is on its way, or not due any more
-	answered  atomic.Bool   // it is on its way
+	listed    bool          // the reply carries the first publications; false: only the position
+	replied   chan struct{} // closed when the reply was queued, or will not be sent
+	answered  atomic.Bool   // the reply was queued
 
-	page     []*Publication // what follows at, if it was read already
+	page     []*Publication // the publications after at, if they were read already
 	limit    int            // how many publications to ask for; 0: firstPage
-	failures int            // questions in a row that brought nothing
+	failures int            // reads in a row that brought nothing
 }
 
-// behindSet is the subscriptions of a session that catch up. It is guarded by
+// behindSet holds the subscriptions of a session that catch up. It is guarded by
 // Session.mu.
 type behindSet struct {
 	queue   []*subscription
 	running bool // a goroutine catches up
 }
 
-// fallBehind has a subscription go on from a cursor; topic.mu is held. It reports whether
-// the caller must call startCatchUp, when topic.mu is free.
+// fallBehind makes a subscription catch up from a cursor; topic.mu is held. If it returns
+// true, the caller must start the session's goroutine: it unlocks topic.mu and then calls
+// startCatchUp, or starts catchUp in a new goroutine at once.
 func (x *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 	if sub.behind == nil {
 		x.catchingUp.Add(1)
@@ -68,7 +70,7 @@ func (x *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 		return false
 	}
 	s.behind.running = true
-	s.server.running.Add(1) // while its leaving counts
+	s.server.running.Add(1) // safe: the session's leave goroutine is still counted, so running is not 0
 	return true
 }
 
@@ -79,7 +81,8 @@ func (set *behindSet) add(sub *subscription) {
 	}
 }
 
-// countBehind counts a subscription that falls behind, or does so no more; mu is held.
+// countBehind counts the subscriptions that catch up: by is 1 for one more, -1 for one less;
+// mu is held.
 func (t *topic) countBehind(by int) {
 	t.behind += by
 	if t.feed != nil {
@@ -97,7 +100,7 @@ func (c *cursor) finishReply() {
 	}
 }
 
-// goLive ends a catching up; topic.mu is held.
+// goLive ends the catching up of a subscription, if there is any; topic.mu is held.
 func (x *topics) goLive(sub *subscription) {
 	if sub.behind != nil {
 		sub.behind.finishReply()
@@ -110,8 +113,8 @@ func (x *topics) goLive(sub *subscription) {
 }
 
 // startCatchUp starts the goroutine for a subscription whose fallBehind asked for it. It sends
-// the first part before it returns, if there is space and the broker need not be asked: what
-// an application sends next then comes after it.
+// the first part before it returns, if there is space and the broker need not be asked. What
+// an application sends next then comes after that part.
 func (s *Session) startCatchUp() {
 	if s.out.Roomy() != nil {
 		go s.catchUp() // ends when no subscription is behind, or with the session
@@ -124,7 +127,7 @@ func (s *Session) startCatchUp() {
 	}
 	var p part
 	var wait <-chan struct{}
-	if sub.isAtHand() {
+	if sub.canSendFromMemory() {
 		wait = s.sendPart(sub, &p)
 	}
 	go func() { // ends like catchUp
@@ -133,9 +136,9 @@ func (s *Session) startCatchUp() {
 	}()
 }
 
-// isAtHand reports whether what the subscription has missed can be had without a question to
+// canSendFromMemory reports whether the subscription's next part can be made without asking
 // the broker.
-func (sub *subscription) isAtHand() bool {
+func (sub *subscription) canSendFromMemory() bool {
 	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -206,7 +209,7 @@ func (s *Session) requeue(sub *subscription) {
 
 // deliver queues a part and moves the cursor past it. If the queue has no space it does
 // nothing and returns a channel to wait for. The part is written here, not by the writers:
-// they would have other topics' publications wait behind the parts of all who catch up.
+// there other topics' publications would wait behind the parts of all that catch up.
 func (s *Session) deliver(sub *subscription, p *part) (wait <-chan struct{}) {
 	var ready outbox.List
 	wait = s.queuePart(sub, p, &ready)
@@ -214,8 +217,8 @@ func (s *Session) deliver(sub *subscription, p *part) (wait <-chan struct{}) {
 	return wait
 }
 
-// queuePart is deliver but for writing. topic.mu is held throughout, so nothing of the topic
-// is queued after an Unsubscribe has returned.
+// queuePart does what deliver does, except writing. topic.mu is held throughout, so nothing
+// of the topic is queued after an Unsubscribe has returned.
 func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wait <-chan struct{}) {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
@@ -243,7 +246,8 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	return nil
 }
 
-// finishPart does what takes time after deliver, or until it succeeds.
+// finishPart waits until the part is queued, counts it for the client's rate if it is part of
+// an answer, and puts the subscription back into the queue.
 func (s *Session) finishPart(sub *subscription, p *part, wait <-chan struct{}) {
 	for wait != nil {
 		if s.await(wait) != nil {

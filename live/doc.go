@@ -38,9 +38,10 @@
 // once: what is published while a client is away it does not get.
 //
 // A slow client hurts only itself. What waits for it is bounded in messages and
-// in bytes, without an exception. On a topic with history a client that falls behind
-// reads on in the history at its own pace; on others its session is closed with
-// ErrQueueFull, or publications are dropped, as TopicOptions.Overflow says.
+// in bytes. One message larger than the bound is taken when nothing else waits. On a
+// topic with history a client that falls behind reads on in the history at its own pace;
+// on others its session is closed with ErrQueueFull, or publications are dropped, as
+// TopicOptions.Overflow says.
 //
 // A dead client is found within PingInterval + PingTimeout. A slow one is not taken for
 // dead: the server reads while callbacks run, and while a client takes what it is sent

@@ -65,6 +65,8 @@ var (
 // what to do, which is all that a browser's close event can carry:
 //
 //	1000              the session was closed on purpose: stay away
+//	1002              the client broke RFC 6455: back off
+//	1007              a message was not UTF-8, or its compression was invalid: back off
 //	1008, 1009, 1011  a limit was broken, or a callback failed: back off
 //	1012, 1013        restart or overload: come back within the window in the reason
 //	4000–4099         final: stop
@@ -73,7 +75,7 @@ var (
 //	others            the application's, for Disconnect: back off, then resume
 const (
 	CloseNormal        = 1000 // Session.Close
-	CloseRefused       = 1008 // OnConnect returned an error
+	CloseRefused       = 1008 // OnConnect returned an error, or a message came too slowly
 	CloseTooBig        = 1009 // a message over ReadLimit
 	ClosePanic         = 1011 // a callback panicked
 	CloseRestart       = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
@@ -81,7 +83,7 @@ const (
 	CloseProtocol      = 4002 // a live.v1 client sent what is no frame of it
 	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
-	CloseWriteTimeout  = 4102 // ErrWriteFailed; seldom seen, since such a line carries nothing
+	CloseWriteTimeout  = 4102 // not sent: a connection that cannot be written to gets no close frame
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -38,59 +39,128 @@ const retryAfter = "5"
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.accept(w, r); err != nil {
-		s.counters.refused.Add(1)
-		s.opts.Logger.Debug("live: client refused", "remote", r.RemoteAddr, "err", err)
+		s.noteRefusal(r, err)
 	}
 }
 
-// accept takes a client through the handshake, cheapest check first, and
-// begins its session. It has answered w when it returns.
+// noteRefusal counts and logs a client that was refused.
+func (s *Server) noteRefusal(r *http.Request, err error) {
+	s.counters.refused.Add(1)
+	s.opts.Logger.Debug("live: client refused", "remote", r.RemoteAddr, "err", err)
+}
+
+// accept takes a client through the handshake, cheapest check first, and begins its session.
+// It has answered w when it returns.
+//
+// What needs much stack is in functions that have returned when the connection is taken over:
+// net/http's own part of that is deep, and the stack would have to grow for it. That means
+// copying it: 4 % of a handshake's cost.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
-	if err := checkRequest(r); err != nil {
+	if err := s.check(w, r); err != nil {
 		return refuse(w, err)
-	}
-	if err := s.checkOrigin(r); err != nil {
-		return refuse(w, err)
-	}
-	if !hijackable(w) {
-		return refuse(w, errNotHijackable)
 	}
 	if err := s.reserve(); err != nil {
 		return refuse(w, err)
 	}
+	sess := &Session{server: s}
+	began := time.Now()
 	begun := false
-	defer func() {
+	defer func() { // also when a callback, or a middleware's ResponseWriter, panics
 		if !begun {
+			s.releaseUser(sess.user)
 			s.release()
 		}
 		s.running.Done()
 	}()
-	began := time.Now()
-	value, err := s.authenticate(r)
+	if err := sess.identify(r); err != nil {
+		return refuse(w, err)
+	}
+	conn, ahead, err := switchProtocols(w, sess.agree(r))
 	if err != nil {
-		return refuse(w, err)
-	}
-	var user, id string
-	err = s.guard("UserID", r, func() { user = s.opts.UserID(value) })
-	if err == nil {
-		err = s.guard("IDGenerator", r, func() { id = s.opts.IDGenerator() })
-	}
-	if err != nil {
-		return refuse(w, err)
-	}
-	if err := s.reserveUser(user); err != nil {
-		return refuse(w, err)
-	}
-	defer func() {
-		if !begun { // a middleware's ResponseWriter may panic too
-			s.releaseUser(user)
-		}
-	}()
-	sess := &Session{id: id, value: value, user: user, server: s}
-	if err := sess.upgrade(w, r); err != nil {
+		refuse(w, errNotHijackable)
 		return err
 	}
+	sess.open(conn, ahead, r.Context())
 	begun = true
+	s.begin(sess, began)
+	return nil
+}
+
+// check finds out whether a request is a handshake that may be answered.
+func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
+	if err := checkRequest(r); err != nil {
+		return err
+	}
+	if err := s.checkOrigin(r); err != nil {
+		return err
+	}
+	if !hijackable(w) {
+		return errNotHijackable
+	}
+	return nil
+}
+
+// identify asks the application who the client is.
+func (sess *Session) identify(r *http.Request) error {
+	s := sess.server
+	var err error
+	if sess.value, err = s.authenticate(r); err != nil {
+		return err
+	}
+	var user string
+	if err := s.guard("UserID", r, func() { user = s.opts.UserID(sess.value) }); err != nil {
+		return err
+	}
+	if err := s.guard("IDGenerator", r, func() { sess.id = s.opts.IDGenerator() }); err != nil {
+		return err
+	}
+	if err := s.reserveUser(user); err != nil {
+		return err
+	}
+	sess.user = user
+	return nil
+}
+
+// agree chooses how to speak with the client, and returns the answer's headers that say so.
+func (sess *Session) agree(r *http.Request) headers {
+	own := make(headers, 0, 10)
+	own = append(own, "Upgrade", "websocket", "Connection", "Upgrade",
+		"Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+	if offer := offeredSubprotocol(r.Header); offer != "" {
+		own = append(own, "Sec-WebSocket-Protocol", offer)
+		sess.wire = wireV1
+	}
+	if sess.server.opts.Compression {
+		if answer := acceptDeflate(r.Header); answer != "" {
+			own = append(own, "Sec-WebSocket-Extensions", answer)
+			sess.compressed = true
+		}
+	}
+	return own
+}
+
+// open makes the session's ways to and from its client. Nothing of net/http's is kept: the
+// handler returns, and its buffers and goroutine with it.
+func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) {
+	s := sess.server
+	sess.out.Init(s.writers, conn, sess)
+	sess.in.Init(conn, sess.out.Raw(), ahead, sess, inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
+	if sess.wire == wireV1 {
+		sess.out.PingWith(pingFrame)
+	} else {
+		sess.out.HideGaps()
+	}
+	if sess.compressed {
+		sess.out.Compress()
+	}
+	phase := s.pingPhase()
+	sess.in.Age(phase)
+	sess.watch.pinged = clock.Now() - int64(phase)
+	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(request))
+}
+
+// begin has the session heard, and OnConnect called.
+func (s *Server) begin(sess *Session, began time.Time) {
 	if s.opts.OnConnect == nil {
 		s.add(sess, began)
 	} else {
@@ -101,46 +171,6 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 		s.workers.run(sess)
 	}
 	go sess.read() // ends with the connection
-	return nil
-}
-
-// upgrade switches the connection to WebSocket. Nothing of net/http's is kept: the handler
-// returns, and its buffers and goroutine with it.
-func (sess *Session) upgrade(w http.ResponseWriter, r *http.Request) error {
-	o := &sess.server.opts
-	own := make(headers, 0, 10)
-	own = append(own, "Upgrade", "websocket", "Connection", "Upgrade",
-		"Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
-	if offer := offeredSubprotocol(r.Header); offer != "" {
-		own = append(own, "Sec-WebSocket-Protocol", offer)
-		sess.wire = wireV1
-	}
-	if o.Compression {
-		if answer := acceptDeflate(r.Header); answer != "" {
-			own = append(own, "Sec-WebSocket-Extensions", answer)
-			sess.compressed = true
-		}
-	}
-	conn, ahead, err := switchProtocols(w, own)
-	if err != nil {
-		refuse(w, errNotHijackable)
-		return err
-	}
-	sess.out.Init(sess.server.writers, conn, sess)
-	sess.in.Init(conn, sess.out.Raw(), ahead, sess, inbox.Options{ReadLimit: o.ReadLimit, Compressed: sess.compressed})
-	if sess.wire == wireV1 {
-		sess.out.PingWith(pingFrame)
-	} else {
-		sess.out.HideGaps()
-	}
-	if sess.compressed {
-		sess.out.Compress()
-	}
-	phase := sess.server.pingPhase()
-	sess.in.Age(phase)
-	sess.watch.pinged = clock.Now() - int64(phase)
-	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(r.Context()))
-	return nil
 }
 
 // refuse answers a handshake with an error and returns it.
@@ -247,8 +277,8 @@ func originListed(origin string, origins []string) bool {
 	return false
 }
 
-// originHost returns host and port of an origin. One that has none, as "null"
-// has not, is the same as no other, so it gets what is no host.
+// originHost returns host and port of an origin. An origin without a host, such as "null",
+// must match nothing: for it originHost returns a string that is no valid host.
 func originHost(origin string) string {
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" {

@@ -117,34 +117,34 @@ func ParsePosition(s string) (Position, error) {
 	}
 	i := strings.LastIndexByte(s, '.')
 	if i < 1 {
-		return Position{}, fmt.Errorf("live: %q is no position", s)
+		return Position{}, fmt.Errorf("live: %q is not a position; pass one unchanged from a publication or a reply", s)
 	}
 	offset, err := strconv.ParseUint(s[i+1:], 10, 64)
 	if err != nil {
-		return Position{}, fmt.Errorf("live: %q is no position", s)
+		return Position{}, fmt.Errorf("live: %q is not a position; pass one unchanged from a publication or a reply", s)
 	}
 	return Position{Epoch: s[:i], Offset: offset}, nil
 }
 
 // feed is what a topic with history knows; it is guarded by topic.mu.
 type feed struct {
-	at      Position       // the newest that subscribers have seen
-	low     uint64         // ring has all after this offset
-	ring    []*Publication // oldest first
-	size    int            // of the ring, at most
-	held    bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
-	bytes   int            // of the ring's data
-	whole   bool           // the ring has all that the history has
-	tail    *tailCall      // to fill the ring; nil: none is under way
-	parked  []*Publication // came while it was not known what is missing before them
-	older   int            // of parked: those that came before the last look at the history
-	overrun bool           // some did not fit in parked
-	live    bool           // at is known
-	repair  bool           // a repair is under way, or begins
-	again   bool           // and another must follow it
-	rounds  int            // repairs that followed one another at once
-	watch   *time.Timer    // of the next comparison; nil: the broker in memory loses nothing
-	looks   int            // comparisons that were due so far, the next one included
+	at           Position       // the newest that subscribers have seen
+	low          uint64         // ring has all after this offset
+	ring         []*Publication // oldest first
+	size         int            // of the ring, at most
+	held         bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
+	bytes        int            // of the ring's data
+	complete     bool           // the ring has all that the history has
+	tail         *tailCall      // to fill the ring; nil: none is under way
+	parked       []*Publication // came while it was not known what is missing before them
+	parkedBefore int            // how many of parked came before the history was last asked
+	overrun      bool           // some did not fit in parked
+	started      bool           // at is known
+	repair       bool           // a repair is under way, or begins
+	rerun        bool           // another repair must follow it
+	rounds       int            // repairs that followed one another at once
+	watch        *time.Timer    // of the next comparison; nil: the broker in memory loses nothing
+	checks       int            // comparisons that were due so far, the next one included
 }
 
 func newFeed(o TopicOptions) *feed {
@@ -160,10 +160,10 @@ func newFeed(o TopicOptions) *feed {
 func (x *topics) begin(t *topic, at Position) {
 	fd := t.feed
 	fd.reset(at)
-	fd.live = true
+	fd.started = true
 	x.unpark(t)
 	if _, exact := x.broker.(*MemoryBroker); !exact {
-		fd.watch = time.AfterFunc(fd.nextLook(), func() { x.look(t) })
+		fd.watch = time.AfterFunc(fd.nextCheck(), func() { x.check(t) })
 	}
 }
 
@@ -171,7 +171,7 @@ func (x *topics) begin(t *topic, at Position) {
 func (fd *feed) reset(at Position) {
 	fd.at, fd.low = at, at.Offset
 	clear(fd.ring)
-	fd.ring, fd.whole, fd.bytes = fd.ring[:0], false, 0
+	fd.ring, fd.complete, fd.bytes = fd.ring[:0], false, 0
 }
 
 // indexAfter returns the index in the ring of the first publication after an offset.
@@ -191,7 +191,7 @@ func (x *topics) receive(t *topic, p *Publication) {
 	switch {
 	case p.Offset == 0: // of no history after all
 		x.fanOut(t, p, Position{}, delivered)
-	case !fd.live || fd.repair:
+	case !fd.started || fd.repair:
 		fd.park(p)
 	case p.Epoch == fd.at.Epoch && p.Offset <= fd.at.Offset: // seen
 	case p.Epoch == fd.at.Epoch && (p.Offset == fd.at.Offset+1 || p.Prev != 0 && p.Prev <= fd.at.Offset):
@@ -224,11 +224,12 @@ func (x *topics) apply(t *topic, p *Publication, o origin) {
 func (x *topics) unpark(t *topic) {
 	fd := t.feed
 	parked, overrun := fd.parked, fd.overrun
-	// What came before the look and is of another epoch is of an older one.
-	parked = append(slices.DeleteFunc(slices.Clone(parked[:fd.older]), func(p *Publication) bool {
+	// A publication that came before the history was asked is of an older epoch, if it is
+	// not of the feed's.
+	parked = append(slices.DeleteFunc(slices.Clone(parked[:fd.parkedBefore]), func(p *Publication) bool {
 		return p.Epoch != fd.at.Epoch
-	}), parked[fd.older:]...)
-	fd.parked, fd.overrun, fd.older = nil, false, 0
+	}), parked[fd.parkedBefore:]...)
+	fd.parked, fd.overrun, fd.parkedBefore = nil, false, 0
 	slices.SortFunc(parked, func(a, b *Publication) int {
 		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
 	})
@@ -253,11 +254,11 @@ func cmpOffset(a, b *Publication) int {
 // startRepair has the topic compared with the history; topic.mu is held.
 func (x *topics) startRepair(t *topic) {
 	fd := t.feed
-	if !fd.live || x.life.Err() != nil {
+	if !fd.started || x.life.Err() != nil {
 		return
 	}
 	if fd.repair {
-		fd.again = true
+		fd.rerun = true
 		return
 	}
 	fd.repair = true
@@ -274,7 +275,7 @@ func (x *topics) repair(t *topic) {
 		sleep(x.life, lagBackoff(rounds)) // the last repair did not explain all that waits
 	}
 	for attempt := 0; ; attempt++ {
-		err := x.catchUp(t)
+		err := x.fetchMissing(t)
 		t.mu.Lock()
 		if err == nil {
 			x.endRepair(t)
@@ -304,8 +305,8 @@ func (x *topics) repair(t *topic) {
 func (x *topics) endRepair(t *topic) {
 	fd := t.feed
 	fd.repair = false
-	if fd.again {
-		fd.again = false
+	if fd.rerun {
+		fd.rerun = false
 		x.startRepair(t)
 	}
 	x.unpark(t)
@@ -337,8 +338,8 @@ var (
 	errMore    = errors.New("there are more publications than fit in a page")
 )
 
-// catchUp fetches what lies between the feed and the newest position.
-func (x *topics) catchUp(t *topic) error {
+// fetchMissing fetches what lies between the feed and the newest position.
+func (x *topics) fetchMissing(t *topic) error {
 	select {
 	case x.repairing <- struct{}{}:
 		defer func() { <-x.repairing }()
@@ -349,7 +350,7 @@ func (x *topics) catchUp(t *topic) error {
 	defer cancel()
 	t.mu.Lock()
 	before := t.feed.at
-	t.feed.older = len(t.feed.parked)
+	t.feed.parkedBefore = len(t.feed.parked)
 	t.mu.Unlock()
 	last, err := x.recover.Last(ctx, t.name)
 	if err != nil {
@@ -458,23 +459,23 @@ func (x *topics) checkFeed(t *topic) {
 	}
 }
 
-// look compares the feed with the history soon after it began, and then now and
-// then, until the topic has gone. It is a timer's: nothing waits for it in a goroutine.
-func (x *topics) look(t *topic) {
+// check compares the feed with the history soon after it began, and then now and
+// then, until the topic has gone. A timer calls it, so no goroutine waits for it.
+func (x *topics) check(t *topic) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.gone || x.life.Err() != nil {
 		return
 	}
-	t.feed.watch.Reset(t.feed.nextLook())
+	t.feed.watch.Reset(t.feed.nextCheck())
 	x.startRepair(t)
 }
 
-// nextLook returns how long it is until the next comparison.
-func (fd *feed) nextLook() time.Duration {
-	fd.looks++
-	if fd.looks <= len(settleAfter) {
-		return settleAfter[fd.looks-1]
+// nextCheck returns how long it is until the next comparison.
+func (fd *feed) nextCheck() time.Duration {
+	fd.checks++
+	if fd.checks <= len(settleAfter) {
+		return settleAfter[fd.checks-1]
 	}
 	return checkEvery*2/3 + rand.N(checkEvery*2/3)
 }

@@ -168,7 +168,7 @@ func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(10 * time.Second) // after the first looks
+		time.Sleep(10 * time.Second) // after the first checks
 		asked := broker.last.Load()
 		broker.sink.Lost("", errors.New("the connection was lost"))
 		time.Sleep(time.Second)

@@ -13,7 +13,7 @@ import (
 // code, so that pings, close frames and the end of the connection are seen at once.
 // Messages wait in the session's inbox for another goroutine, which exists only while
 // there are some. When the inbox is full, or the client is over InboundRate, the reader
-// pauses: TCP makes the client wait, and the time counts for no silence of the client.
+// pauses: TCP then makes the client wait. That time does not count as silence of the client.
 
 // inbound is what a session has read and not yet dealt with.
 type inbound struct {
@@ -33,9 +33,9 @@ type inbound struct {
 	answered  limiter // the history that it asked for
 }
 
-// leaveGrace is how long what a client has sent before it left may take to be dealt
-// with, before the context of its callbacks ends: a page may publish and close in one
-// breath. It bounds how long a callback goes on for a client that has gone.
+// leaveGrace is how long callbacks may go on with messages that a client sent before it
+// left; then their context ends. A page may publish and close at once, so this must not be
+// 0. It also bounds how long a callback runs for a client that has gone.
 const leaveGrace = 500 * time.Millisecond
 
 // read is the goroutine that reads. It ends with the connection.
@@ -75,10 +75,10 @@ func (s *Session) take(m *inbox.Message) {
 	s.Admit(0)
 }
 
-// Admit implements inbox.Handler: it waits until there is space for one more message,
-// which has grown to size bytes so far. A message of any size is admitted alone. One that
-// is being dealt with takes space from large messages only: while the application takes
-// its time over it, the reader goes on, and sees pings.
+// Admit implements inbox.Handler: it waits until there is space for one more message, which
+// has grown to size bytes so far. A message of any size is admitted if the inbox is empty and
+// none is being dealt with. The message that is being dealt with counts only against a large
+// message (size > 0). So the reader goes on to see pings while a callback takes its time.
 func (s *Session) Admit(size int) {
 	in := &s.inbound
 	paused := false
@@ -154,8 +154,9 @@ func (s *Session) owes(l *limiter, units int) time.Duration {
 	return 0
 }
 
-// throttleGrain is the least wait of a client that is over its rate. What it waits too long it
-// has to its credit afterwards; to wake for each message would cost more than the message.
+// throttleGrain is the shortest wait of a client that is over its rate. The limiter credits the
+// extra time, so the average rate stays the same. Shorter waits would cost more than the
+// messages.
 const throttleGrain = 50 * time.Millisecond
 
 // throttle counts an operation, and waits while the client is over InboundRate.
@@ -306,15 +307,15 @@ func (s *Session) receivePlain(raw []byte) {
 	})
 }
 
-// ignore counts a message that is none.
+// ignore counts and logs an invalid message.
 func (s *Session) ignore(err error) {
 	s.server.counters.malformed.Add(1)
 	s.server.opts.Logger.Debug("live: message ignored", "session", s.id, "err", err)
 }
 
-// lost reports whether reading has ended without a word from the client: there is nothing to
-// be read any more, and nothing to be told.
-func lost(err error) bool {
+// connectionBroke reports whether reading ended without a close frame and without a protocol
+// error. Then no close frame is sent.
+func connectionBroke(err error) bool {
 	switch err.(type) {
 	case *inbox.CloseError, *inbox.ProtocolError:
 		return false
@@ -328,7 +329,7 @@ func (s *Session) readEnded(err error) {
 		s.awaitWork()
 	}
 	s.end(s.closingFor(err))
-	if frames, _ := s.out.Queued(); frames > 0 || !lost(err) {
+	if frames, _ := s.out.Queued(); frames > 0 || !connectionBroke(err) {
 		shut := s.out.Shut()
 		s.in.Drain()
 		<-shut // a peer that has said all it had to may still listen

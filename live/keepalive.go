@@ -63,10 +63,10 @@ func (s *Server) pingPhase() time.Duration {
 
 // watch is what the sweeper knows of a session.
 type watch struct {
-	pinged int64  // when it was last pinged, on the clock
-	asked  bool   // one of these pings was for a sign of life, and there was none since
-	sent   int64  // when that one had left for the socket; 0: it has not
-	taken  uint64 // what the client had taken at the last walk
+	pinged       int64  // when it was last pinged, on the clock
+	asked        bool   // one of these pings was for a sign of life, and there was none since
+	deadlineFrom int64  // when the ping was written, or later when the client last took something; 0: neither
+	taken        uint64 // what the client had taken at the last walk
 }
 
 // checkAlive pings a client that has been silent, and ends the session of one that
@@ -89,19 +89,19 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	moved := more && taken > w.taken
 	w.taken = taken
 	if !w.asked {
-		w.asked, w.sent = true, 0
+		w.asked, w.deadlineFrom = true, 0
 		s.ping(now)
 		return
 	}
-	if sent, ok := s.out.PingSent(); ok && w.sent == 0 {
-		w.sent = sent
+	if sent, ok := s.out.PingSent(); ok && w.deadlineFrom == 0 {
+		w.deadlineFrom = sent
 	}
 	if moved {
-		w.sent = now
+		w.deadlineFrom = now
 	}
 	switch {
-	case w.sent == 0: // how long a socket may take nothing at all is WriteTimeout's
-	case now-w.sent >= int64(timeout-slack):
+	case w.deadlineFrom == 0: // how long a socket may take nothing at all is WriteTimeout's
+	case now-w.deadlineFrom >= int64(timeout-slack):
 		if s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, discard: true}) {
 			s.server.counters.pingTimeouts.Add(1)
 		}

@@ -12,12 +12,16 @@ type rate struct {
 	burst time.Duration // time that may be owed
 }
 
-// Units of Options.InboundRate. A message, a ping, a fragment and an operation are one
-// each, and so is as much of their payload.
+// Units of Options.InboundRate. A message, a ping, a fragment and an operation count one
+// unit each. Payload counts one more unit for so many bytes:
 const (
-	inboundUnit  = 1 << 10 // bytes that a client sends
-	answerUnit   = 4 << 10 // bytes of history that it asks for: they need not be decoded
-	deflatedUnit = 1 << 10 // the same, compressed
+	inboundUnit = 1 << 10 // bytes that a client sends
+	answerUnit  = 4 << 10 // bytes of history that it asks for: they need not be decoded
+
+	// deflatedUnit is answerUnit for a client with compression: compressing costs more
+	// than copying. A reply counts with its size before compression, publications that
+	// follow it with their size after it.
+	deflatedUnit = 1 << 10
 )
 
 func newRate(perSecond, burst int) rate {
@@ -34,7 +38,7 @@ func newRate(perSecond, burst int) rate {
 // limiter counts what a client does as time owed (the generic cell rate algorithm):
 // eight bytes a session.
 type limiter struct {
-	paid int64 // when all so far is paid for, on the clock of package clock
+	paidUntil int64 // the time at which everything counted so far is paid for
 }
 
 // take counts some units at a time and returns how long the client then has to wait.
@@ -42,9 +46,9 @@ func (l *limiter) take(units int, r rate, now int64) time.Duration {
 	if r.every == 0 || units <= 0 {
 		return 0
 	}
-	l.paid = max(l.paid, now)
-	l.paid += min(int64(units), math.MaxInt64/4/int64(r.every)) * int64(r.every)
-	return time.Duration(l.paid-now) - r.burst
+	l.paidUntil = max(l.paidUntil, now)
+	l.paidUntil += min(int64(units), math.MaxInt64/4/int64(r.every)) * int64(r.every)
+	return time.Duration(l.paidUntil-now) - r.burst
 }
 
 // sleep waits for d, or until ctx ends.

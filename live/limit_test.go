@@ -53,7 +53,7 @@ func TestPiecesOfAMessageCount(t *testing.T) {
 	for range 1024 {
 		s.Charge(0, 1000)
 	}
-	if owed := time.Duration(s.inbound.received.paid - now); owed < 1000*time.Second {
+	if owed := time.Duration(s.inbound.received.paidUntil - now); owed < 1000*time.Second {
 		t.Errorf("1,024,000 bytes in pieces count as %v", owed)
 	}
 }

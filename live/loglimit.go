@@ -9,8 +9,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// What clients do is logged at a bounded rate: ten lines of a kind at once, and one a
-// second after that. A client could fill a disk otherwise.
+// What clients and brokers cause is logged at a bounded rate: ten lines with one message text
+// at once, and one a second after that. A client could fill a disk otherwise.
 var logRate = rate{every: time.Second, burst: 10 * time.Second}
 
 // logLimiter counts lines by their message.
@@ -21,10 +21,11 @@ type logLimiter struct {
 
 type logKind struct {
 	limiter
-	leftOut int // lines that were not logged since the last
+	leftOut int // lines left out since the last one that was logged
 }
 
-// allow reports whether a line may be logged, and how many were not since the last.
+// allow reports whether a line may be logged, and how many were left out since the last one
+// that was.
 func (l *logLimiter) allow(message string) (leftOut int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -37,7 +38,7 @@ func (l *logLimiter) allow(message string) (leftOut int, ok bool) {
 		l.kinds[message] = k
 	}
 	now := clock.Now()
-	if time.Duration(max(k.paid, now)-now)+logRate.every > logRate.burst {
+	if time.Duration(max(k.paidUntil, now)-now)+logRate.every > logRate.burst {
 		k.leftOut++
 		return 0, false
 	}
@@ -46,7 +47,7 @@ func (l *logLimiter) allow(message string) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
-// logOfClient logs what a client has caused. message is a constant.
+// logOfClient logs at a bounded rate for each message text, which must be a constant.
 func (s *Server) logOfClient(level slog.Level, message string, args ...any) {
 	if !s.opts.Logger.Enabled(context.Background(), level) {
 		return

@@ -105,7 +105,7 @@ func (t *topic) lastOf(all []*Publication, n int) []*Publication {
 
 // reaches reports whether the ring has the newest n, or all that there are.
 func (fd *feed) reaches(n int) bool {
-	return len(fd.ring) >= n || fd.whole || fd.low == 0
+	return len(fd.ring) >= n || fd.complete || fd.low == 0
 }
 
 // tail asks the broker for the newest publications, n at least or exactly, one call at a
@@ -137,8 +137,8 @@ func (x *topics) tail(ctx context.Context, t *topic, n int, exactly bool) (*tail
 	}
 }
 
-// ask is apart from who asks: one whose session ends must not take the answer from the
-// others.
+// ask runs in its own goroutine. So the others still get the answer if the session that asked
+// first ends.
 func (x *topics) ask(t *topic, call *tailCall) {
 	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
 	defer cancel()
@@ -165,7 +165,7 @@ func (fd *feed) warm(call *tailCall) {
 		older = older[:len(older)-1]
 	}
 	fd.size = max(fd.size, min(call.limit, len(call.page.Publications)))
-	fd.whole = len(call.page.Publications) < call.limit && !cutForSize(call.page)
+	fd.complete = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
 		fd.low = older[0].Offset - 1
 	}
@@ -202,7 +202,7 @@ func (fd *feed) trim() {
 	}
 	fd.low = fd.ring[drop-1].Offset
 	fd.ring = slices.Delete(fd.ring, 0, drop)
-	fd.whole = false // the history may still have it
+	fd.complete = false // the history may still have it
 }
 
 // maxHistoryStep is what History takes from its reader at a time: all that was read.
@@ -321,14 +321,15 @@ func (x *topics) standing(name string) Position {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.feed == nil || !t.feed.live {
+	if t.feed == nil || !t.feed.started {
 		return Position{}
 	}
 	return t.feed.at
 }
 
-// recent returns the newest of the ring, if it has them and the feed is at the history's
-// last position: that was asked for when the feed had come as far as before.
+// recent returns the newest n from the ring, or as many as there are. ok is false if the ring
+// does not hold them, or if last does not lie between before and the feed's position: then the
+// ring may lack a publication.
 func (x *topics) recent(name string, n int, before, last Position) (newest []*Publication, ok bool) {
 	t := x.find(name)
 	if t == nil {
@@ -337,7 +338,7 @@ func (x *topics) recent(name string, n int, before, last Position) (newest []*Pu
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fd := t.feed
-	if fd == nil || !fd.live || !fd.reaches(n) || !last.between(before, fd.at) {
+	if fd == nil || !fd.started || !fd.reaches(n) || !last.between(before, fd.at) {
 		return nil, false
 	}
 	return t.lastOf(slices.Clone(fd.ring), n), true

@@ -345,7 +345,7 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 		err = CheckData(data)
 	}
 	if err != nil {
-		return nil, failedInApp{fmt.Errorf("live: OnRequest returned what is no JSON: %w", err)}
+		return nil, failedInApp{fmt.Errorf("live: OnRequest returned a value that is not valid JSON: %w", err)}
 	}
 	return func() { s.replyWithData(op.id, data) }, nil
 }

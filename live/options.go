@@ -14,8 +14,9 @@ import (
 // of different sessions run at the same time. A callback that blocks holds up
 // the messages of its own session only; pings are answered meanwhile, and when the client
 // leaves, the callback's context ends within a second. While its inbox is full the server
-// does not read the client: what comes behind the unread messages, a close frame too, is
-// seen when there is space; a connection that was reset is noticed all the same on Linux.
+// does not read the client, so it sees a close frame only after the messages before it. On
+// Linux it still notices within a second that the client has closed or reset the connection.
+// The session then ends, and the unread messages are lost.
 //
 // A panic in a callback, or runtime.Goexit, is logged with its stack and closes its session
 // with code 1011. The context that callbacks get carries the values of the request's context
@@ -90,8 +91,8 @@ type Options struct {
 	// above debug level, and no payload ever. nil: slog.Default().
 	Logger *slog.Logger
 
-	// QueueSize is how many messages may wait for one client. What happens to one
-	// more TopicOptions.Overflow says; Session.Send closes the session with
+	// QueueSize is how many messages may wait for one client. If more come,
+	// TopicOptions.Overflow decides. Session.Send then closes the session with
 	// ErrQueueFull. 0: 256, half a minute of eight messages a second.
 	QueueSize int
 
@@ -118,10 +119,9 @@ type Options struct {
 	// lost. 0: 64, more than a page sends while a callback asks a database.
 	InboxSize int
 
-	// InboxBytes bounds the same in bytes, together with the message that is being
-	// dealt with. A message up to ReadLimit is always taken when there is no other. 0:
-	// 256 KiB, so that a hundred clients cannot make the server hold more than a full
-	// queue of each.
+	// InboxBytes bounds these messages in bytes. The message that is being dealt with
+	// counts only against large messages. One message up to ReadLimit is always taken
+	// when there is no other. 0: 256 KiB, a quarter of what QueueBytes is by default.
 	InboxBytes int
 
 	// MaxSessions bounds the sessions of this server; more are refused with
@@ -136,7 +136,7 @@ type Options struct {
 	// ErrTooManyTopics for more. 0: 10,000. A subscription costs some 100 bytes
 	// where others have the topic too; to a topic of its own some 350 and the
 	// topic's name, 700 with history. So a client that has itself subscribed to as
-	// many names of its own invention costs 4 to 10 MB.
+	// many names of its own invention costs 4 to 9 MB.
 	MaxTopics int
 
 	// MaxTopicLength bounds a topic's name in bytes. 0: 255, which every
@@ -145,10 +145,11 @@ type Options struct {
 
 	// InboundRate is how many messages, fragments, pings and operations a second
 	// a client may send in the long run. Every kilobyte that it sends counts as
-	// one more, and so do four of history that it asks for. One that sends more
-	// is read more slowly: TCP makes it wait, and nothing is lost. 0: 1,000,
-	// which keeps one client at a percent of a CPU, and at three more if it asks
-	// for history without end. Negative: no bound.
+	// one more, and so do every four kilobytes of history that it asks for, or
+	// every one if they are compressed. One that sends more is read more slowly:
+	// TCP makes it wait, and nothing is lost. 0: 1,000, which keeps one client at
+	// a percent of a CPU, and at three more if it asks for history without end.
+	// Negative: no bound.
 	InboundRate int
 
 	// InboundBurst is how many it may send at once after it was quiet. 0: as

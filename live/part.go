@@ -6,40 +6,42 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// What a client that catches up has missed is made into parts.
+// A client that catches up is sent what it has missed in parts. This file makes them.
 
 const (
-	// partBytes is how much a client is sent at a time: at 64 KB/s half a second, which
-	// a ping or another topic may wait behind it.
+	// partBytes is how much a client is sent at a time. A ping or a publication of another
+	// topic may wait behind it: half a second at 64 KB/s.
 	partBytes = 32 << 10
 
-	// minPartBytes is for queues that are smaller than any message.
+	// minPartBytes is the size that a part may always have, however small QueueBytes is.
 	minPartBytes = 512
 
-	// maxUncut is the longest answer that goes out in one piece.
+	// maxUncut is the longest answer of OnRequest that is sent in one frame.
 	maxUncut = 2 * partBytes
 
 	// firstPage and maxPage bound how many publications the broker is asked for at a
-	// time: few until it is known how large they are.
+	// time: firstPage at first, and more when it is known that they are small.
 	firstPage = 64
 	maxPage   = 1000
 
-	// maxReads is how many cursors ask the broker at once; see maxRepairs.
+	// maxReads bounds how many pages are read from the broker at once, for cursors and
+	// for history; see maxRepairs.
 	maxReads = 64
 )
 
 // part is what a client is sent at a time.
 type part struct {
-	cursor *cursor      // nil: nothing can be sent now
-	frame  *frame.Frame // nil: nothing but a step of the cursor
-	at     Position     // where the cursor is then
-	answer bool         // it was asked for
+	cursor *cursor      // the subscription's; nil: nothing can be sent now
+	frame  *frame.Frame // nil: nothing is sent, the cursor only moves
+	at     Position     // the position of the cursor after this part
+	answer bool         // the client asked for it, so it counts for the client's rate
 	reply  bool         // the frame is the reply
-	gap    bool         // the client must still be told of a gap
-	last   bool         // the subscription is live after it
+	gap    bool         // after this part the client must still be told of a gap
+	last   bool         // the subscription is live after this part
 }
 
-// nextPart makes the next part of what a subscription has missed.
+// nextPart makes the next part of what a subscription has missed. If it has missed nothing
+// more it is live again, and there is no part.
 func (x *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
@@ -48,7 +50,7 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 		t.mu.Unlock()
 		return part{}
 	}
-	if t.feed == nil || c.skip {
+	if t.feed == nil || c.skipOld {
 		defer t.mu.Unlock()
 		return x.newestPart(s, sub)
 	}
@@ -86,15 +88,15 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 	return x.makePart(s, sub, c, m)
 }
 
-// missed is what a part is made of.
+// missed is what a part is made of: publications that a client has missed.
 type missed struct {
-	from         Position // what follows it,
-	upto         Position // up to here
+	from         Position // publications after this position ...
+	upto         Position // ... up to and including this one
 	publications []*Publication
-	bytes        int
-	gap          bool // something before from was lost
-	reply        replyFunc
-	recovered    bool
+	bytes        int       // of publications, as bytesOf counts
+	gap          bool      // publications before from were lost, and the client does not know
+	reply        replyFunc // nil: the part is not a reply
+	recovered    bool      // for reply
 }
 
 func (m *missed) add(publications []*Publication, upto uint64) {
@@ -103,22 +105,23 @@ func (m *missed) add(publications []*Publication, upto uint64) {
 	m.upto.Offset = max(m.upto.Offset, upto)
 }
 
-// lose says that nothing before a position is to be had. It is a gap unless the client does
-// not miss it.
+// lose moves m forward to a position, because the history no longer has what lies before it.
+// gap says whether the client misses that.
 func (m *missed) lose(before Position, gap bool) {
 	m.gap = m.gap || gap
 	m.from, m.upto = before, before
 }
 
-// collect finds what follows m, enough for a part if there is as much. A reply holds as
-// much as it can; other parts need not be full. It reports whether there is a part to be
-// made; if not it has waited.
+// collect adds the publications that follow m, from the ring or else from the broker. For a
+// reply it reads page after page until there is enough for a full part. Another part need
+// not be full: one page is enough. It reports whether a part can be made of m. If not, it
+// has waited.
 func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bool {
 	for m.bytes < partBytes {
 		t.mu.Lock()
 		fd := t.feed
 		at := fd.at
-		if m.reply != nil { // what comes later is no part of the answer
+		if m.reply != nil { // newer publications are not part of the answer
 			at.Offset = min(at.Offset, max(c.upto, m.from.Offset))
 		}
 		if at.Epoch != m.upto.Epoch || m.upto.Offset >= at.Offset {
@@ -144,10 +147,11 @@ func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bo
 	return true
 }
 
-// read reads what follows m, up to a position, from the broker's history. It reports
-// whether m has come further; if not it has waited.
+// read reads what follows m, up to a position, from the broker's history. It reports whether
+// m got further. If not, it has waited, or the page begins after a gap and m already holds
+// publications, which must be sent first.
 func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto Position) bool {
-	x.stopMaking() // others do meanwhile
+	x.stopMaking() // others may make parts meanwhile
 	defer x.startMaking()
 	page, err := x.readPage(ctx, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
 	reach := min(page.Upto, upto.Offset)
@@ -164,7 +168,7 @@ func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto 
 		c.failures = 0
 		lost := !page.Complete
 		if lost && len(m.publications) > 0 {
-			return false // first what comes before the gap
+			return false // what comes before the gap is sent first
 		}
 		if len(page.Publications) == 0 {
 			if lost {
@@ -185,8 +189,8 @@ func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto 
 	return false
 }
 
-// oldestUpto returns where a cursor goes on for which the broker's history has nothing up
-// to a position: perhaps the feed still has some of it.
+// oldestUpto returns the offset from which a cursor goes on if the broker's history has
+// nothing up to a position. The feed's ring may still have the last publications before it.
 func (x *topics) oldestUpto(t *topic, at Position) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -196,7 +200,8 @@ func (x *topics) oldestUpto(t *topic, at Position) uint64 {
 	return at.Offset
 }
 
-// nextLimit is how many publications of this size make up a part.
+// nextLimit returns how many publications of this size make up a part, at least firstPage and
+// at most maxPage.
 func nextLimit(page []*Publication) int {
 	bytes := 0
 	for _, p := range page {
@@ -205,7 +210,7 @@ func nextLimit(page []*Publication) int {
 	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
 }
 
-// readPage asks the broker, as one of maxReads.
+// readPage reads a page from the broker. It waits while maxReads others do.
 func (x *topics) readPage(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error) {
 	select {
 	case x.reading <- struct{}{}:
@@ -218,11 +223,11 @@ func (x *topics) readPage(ctx context.Context, topic string, after, upto uint64,
 	return x.recover.Read(ctx, topic, after, upto, limit)
 }
 
-// makePart makes a part from as many of the publications as fit.
+// makePart makes a part of the first publications of m, as many as fit.
 func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
 	count, bytes := s.partLimits()
 	if m.reply != nil {
-		count = maxPage // in one frame
+		count = maxPage // they share one frame
 	}
 	publications, all := limitPart(m.publications, count, bytes)
 	if !all {
@@ -231,7 +236,7 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 	}
 	c.newest = false
 	if m.reply != nil {
-		if m.gap { // what follows it comes as publications
+		if m.gap { // the publications after the gap come in the next parts
 			x.counters.gaps.Add(1)
 			m.upto, publications, m.recovered = m.from, nil, false
 		}
@@ -255,7 +260,7 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 	return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame()})
 }
 
-// share keeps what was made for others, and returns the session's part.
+// share keeps what was made, for other sessions, and returns this session's part.
 func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*Publication, made *sharedPart) part {
 	if !m.gap {
 		x.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
@@ -263,7 +268,7 @@ func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publi
 	return s.partOf(c, m, made)
 }
 
-// partOf is the part that a session sends of what was made.
+// partOf returns a session's part, from what was made for it or for another session.
 func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
 	p := part{cursor: c, at: made.upto, answer: m.from.Offset < c.upto, frame: made.frame}
 	if m.reply != nil {
@@ -273,7 +278,7 @@ func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
 	return p
 }
 
-// missedFrame is the frame of a publication that one session gets late.
+// missedFrame builds the frame of a publication for a session that has missed it.
 func (x *topics) missedFrame(t *topic, s *Session, p *Publication, recovered bool) *frame.Frame {
 	var f *frame.Frame
 	switch {
@@ -290,16 +295,16 @@ func (x *topics) missedFrame(t *topic, s *Session, p *Publication, recovered boo
 	return f
 }
 
-// partLimits bound the publications of a part that are frames of their own. They are made
-// when half of the session's queue is free, and take a quarter of it at most, so that
-// space is left for other topics.
+// partLimits returns how many publications a part may have, if each is a frame of its own,
+// and how many bytes. A part is made when half of the session's queue is free. It takes a
+// quarter of the queue at most, so that space is left for other topics.
 func (s *Session) partLimits() (count, bytes int) {
 	o := &s.server.opts
 	return max(o.QueueSize/4, 1), max(min(o.QueueBytes/4, partBytes), minPartBytes)
 }
 
-// limitPart returns the first publications that make up a part, one at least, and whether
-// these are all.
+// limitPart returns the first publications: as many as count and bytes allow, but at least
+// one if there is one. all says that no publication is left.
 func limitPart(publications []*Publication, count, bytes int) (first []*Publication, all bool) {
 	for i, p := range publications {
 		if bytes -= len(p.Data) + partOverhead; i > 0 && (i == count || bytes < 0) {
@@ -309,7 +314,7 @@ func limitPart(publications []*Publication, count, bytes int) (first []*Publicat
 	return publications, true
 }
 
-// partOverhead is what a publication takes besides its data, about.
+// partOverhead is roughly what a publication takes in a part besides its data.
 const partOverhead = 64
 
 func bytesOf(publications []*Publication) int {
@@ -320,8 +325,9 @@ func bytesOf(publications []*Publication) int {
 	return n
 }
 
-// newestPart is for a topic that drops publications, or keeps none: the client is told of
-// the gap, gets the newest that there is, and is live; topic.mu is held.
+// newestPart makes the part for a topic that drops publications, or keeps no history. It
+// tells the client of the gap, and has the newest publication if there is one. The
+// subscription is live after it. topic.mu is held.
 func (x *topics) newestPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	p := part{cursor: sub.behind, last: true}

@@ -19,8 +19,9 @@ var (
 
 // decodeMessage reads what a plain client sent: an object with a topic, a
 // string, and data, any JSON value, each of which may be missing. Members
-// besides these are ignored. The result shares no memory with raw, and nothing but it
-// is allocated, however many members there are and however deep they nest.
+// besides these are ignored. The result shares no memory with raw. Beyond the result
+// only names with escapes, of topics and members, and values that nest more than 64 deep
+// allocate, and that is garbage at once.
 func decodeMessage(raw []byte, maxTopic int) (Message, error) {
 	if m, ok := scanMessage(raw); ok && len(m.Topic) <= maxTopic {
 		return m, nil

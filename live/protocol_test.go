@@ -162,19 +162,19 @@ func allObjects(frames []json.RawMessage) bool {
 }
 
 func FuzzDecodeBroadcast(f *testing.F) {
-	f.Add(encodeBroadcast(letterApp, "kind", []byte("data")))
-	f.Add(encodeBroadcast(letterDisconnect, "", nil))
-	f.Add([]byte{letterApp, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Add(encodeBroadcast(typeApp, "kind", []byte("data")))
+	f.Add(encodeBroadcast(typeDisconnect, "", nil))
+	f.Add([]byte{typeApp, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		letter, first, second, ok := decodeBroadcast(raw)
+		typ, first, second, ok := decodeBroadcast(raw)
 		if !ok {
 			return
 		}
 		// The same may be written with a longer number, so only its meaning comes back.
-		again := encodeBroadcast(letter, first, second)
+		again := encodeBroadcast(typ, first, second)
 		l, f, s, ok := decodeBroadcast(again)
-		if !ok || l != letter || f != first || !bytes.Equal(s, second) {
+		if !ok || l != typ || f != first || !bytes.Equal(s, second) {
 			t.Fatalf("%q became %q", raw, again)
 		}
 	})

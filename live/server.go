@@ -21,7 +21,7 @@ import (
 type Server struct {
 	opts       Options
 	inbound    rate // what one client may send
-	sync       bool // the broker is in memory, and done with data when Publish returns, unless it keeps it
+	sync       bool // the broker is a MemoryBroker: it is done with data when Publish returns, unless it keeps history
 	topics     *topics
 	writers    *outbox.Writers
 	workers    workers
@@ -173,7 +173,7 @@ func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o s
 	if sess.IsClosed() {
 		return nil, ErrSessionClosed // before the broker is asked
 	}
-	if known, err := s.topics.subscribeNow(sess, topic, s.opts.MaxTopics, o); known {
+	if done, err := s.topics.subscribeNow(sess, topic, s.opts.MaxTopics, o); done {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)

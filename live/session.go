@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -31,7 +32,7 @@ type Session struct {
 	cancel context.CancelFunc
 
 	inbound    inbound
-	connecting bool       // OnConnect is still to be called; of whoever works for the session
+	connecting bool       // OnConnect was not called yet; only the worker of the session uses it
 	calls      sync.Mutex // held during a callback: one at a time
 
 	mu     sync.Mutex // guards what follows
@@ -95,8 +96,8 @@ func (s *Session) put(f *frame.Frame) error {
 	}
 }
 
-// tryPut is put that does not wait: it returns the channel to wait for, nil if it did not
-// have to.
+// tryPut queues a frame without waiting. If there is no space it returns a channel that is
+// closed when there is space again; nil: the frame was queued.
 func (s *Session) tryPut(f *frame.Frame) (wait <-chan struct{}, err error) {
 	var ready outbox.List
 	wait, err = s.out.AddOrWait(f, &ready)
@@ -209,7 +210,9 @@ func (s *Session) leave() {
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
 	}
-	s.server.opts.Logger.Debug("live: session ended", "session", s.id, "err", s.CloseError())
+	if l := s.server.opts.Logger; l.Enabled(s.ctx, slog.LevelDebug) { // asked first, since logging takes a larger stack
+		l.Debug("live: session ended", "session", s.id, "err", s.CloseError())
+	}
 }
 
 // call runs a callback, alone.
@@ -242,11 +245,7 @@ func (s *Session) callbackFailed(name string, p any) {
 }
 
 func (s *Session) connect() {
-	onConnect := s.server.opts.OnConnect
-	if onConnect == nil {
-		return
-	}
-	if err := onConnect(s.ctx, s); err != nil {
+	if err := s.server.opts.OnConnect(s.ctx, s); err != nil {
 		s.end(closing{code: CloseRefused, reason: "refused", err: err})
 	}
 }
@@ -269,8 +268,15 @@ func (s *Session) closingFor(err error) closing {
 		}
 		return c
 	}
-	return closing{err: fmt.Errorf("live: connection lost: %w", err)}
+	return closing{err: lostError{err}}
 }
+
+// lostError says that the connection broke. It is formatted only where somebody reads it:
+// formatting takes a larger stack, which every session's reader would have to grow to.
+type lostError struct{ cause error }
+
+func (e lostError) Error() string { return "live: connection lost: " + e.cause.Error() }
+func (e lostError) Unwrap() error { return e.cause }
 
 // closeGoingAway is what a browser sends when its page is left (RFC 6455, section 7.4.1).
 const closeGoingAway = 1001

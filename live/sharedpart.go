@@ -4,43 +4,49 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// After a restart a thousand clients come back at once and have missed the same. So a part
-// that was made for one of them is kept for the others, for as long as somebody catches up.
+// After a restart a thousand clients come back at once, and have missed the same publications.
+// So a part that was made for one of them is kept for the others, for as long as somebody
+// catches up.
 
-// maxSharedBytes bounds the parts that a server keeps: a hundred full ones, which is what a
-// thousand clients of a dozen busy topics ask for at about the same time.
+// maxSharedBytes bounds the parts that a server keeps. A hundred full ones fit in it: about
+// as many as a thousand clients of a dozen busy topics need at the same time.
 const maxSharedBytes = 4 << 20
 
-// sharedParts is the parts that a server keeps, the newest that it has made.
+// sharedParts holds the parts that a server has made last.
 type sharedParts struct {
+	catchingUp *atomic.Int64 // how many subscriptions do
+
 	mu    sync.Mutex // guards what follows; no lock is taken under it
 	parts map[partKey]*sharedPart
 	order []partKey // oldest first
-	bytes int
+	bytes int       // of all parts
 }
 
-// sharedPart is a part as it is the same for many sessions.
+// sharedPart is what a part has in common for many sessions.
 type sharedPart struct {
-	first    *Publication
-	upto     Position     // of the last publication
-	frame    *frame.Frame // for a part of publications
+	first    *Publication // the oldest: when it has expired, the part is not used any more
+	upto     Position     // the position of a cursor after this part
+	frame    *frame.Frame // all publications, each as a frame; nil for a reply
 	messages []byte       // for a reply: its member "messages"
 }
 
-// partKey is what a shared part depends on.
+// partKey is what a shared part depends on: sessions with the same key can be sent the same
+// part.
 type partKey struct {
 	topic      string
-	from       Position
+	from       Position // the part begins after this position
 	wire       wire
-	compressed bool
+	compressed bool // of frames; a reply is compressed for each session
 	reply      bool
 	answer     bool // all of it answers the client, and is marked as recovered; false: nothing of it does
 }
 
+// partKey returns the key of the part that a cursor needs next.
 func (s *Session) partKey(t *topic, c *cursor, m missed) partKey {
 	return partKey{
 		topic:      t.name,
@@ -52,8 +58,8 @@ func (s *Session) partKey(t *topic, c *cursor, m missed) partKey {
 	}
 }
 
-// find returns the part that a cursor needs next, if it was made for another session; nil: it
-// was not.
+// find returns the part that a cursor needs next, if it was made for another session and can
+// be used; else nil.
 func (x *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	x.mu.Lock()
 	p := x.parts[key]
@@ -64,7 +70,8 @@ func (x *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	return p
 }
 
-// add keeps a part for others, unless it is different for them.
+// add keeps a part for other sessions, unless it would be different for them: where it goes
+// beyond the answer to this client, or lacks a publication that this session does not get.
 func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p *sharedPart) {
 	if len(publications) == 0 || p.len() > maxSharedBytes/4 || key.answer && p.upto.Offset > c.upto {
 		return
@@ -75,10 +82,13 @@ func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p
 	p.first = publications[0]
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.catchingUp.Load() == 0 {
+		return // clear was called, or will be
+	}
 	if x.parts == nil {
 		x.parts = make(map[partKey]*sharedPart)
 	}
-	if old := x.parts[key]; old != nil { // of another session at the same time, or it has expired
+	if old := x.parts[key]; old != nil { // another session made it at the same time, or it has expired
 		x.bytes -= old.len()
 	} else {
 		x.order = append(x.order, key)
@@ -92,13 +102,14 @@ func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p
 	}
 }
 
-// clear drops all: nobody catches up.
+// clear drops all parts. It is called when nobody catches up any more.
 func (x *sharedParts) clear() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.parts, x.order, x.bytes = nil, nil, 0
 }
 
+// len returns what a part counts for in maxSharedBytes.
 func (p *sharedPart) len() int {
 	if p.frame != nil {
 		return p.frame.Len()
@@ -106,10 +117,12 @@ func (p *sharedPart) len() int {
 	return len(p.messages)
 }
 
-// alignPart cuts a part where the parts of clients that have missed a little more or less are
-// cut too, so that they share what follows: at the offset in it with the most zeros at its end.
+// alignPart shortens a part so that it ends at a round offset: of the offsets in it, the one
+// that has the most zero bits at its end. The parts of clients that have missed a little more
+// or less end at the same offset, so these clients share the parts that follow.
 func alignPart(publications []*Publication) []*Publication {
 	first, end := publications[0].Offset, publications[len(publications)-1].Offset
+	// end & (end - 1) is end with its lowest 1 bit cleared.
 	for next := end & (end - 1); next >= first && next != 0; next = end & (end - 1) {
 		end = next
 	}
@@ -119,12 +132,14 @@ func alignPart(publications []*Publication) []*Publication {
 	return publications
 }
 
-// startMaking waits until the caller may make a part. Half of the CPUs make parts, so that
-// publishing goes on beside. The caller steps back behind what waits for a CPU: else one that
-// makes parts would hand over to the next, and nothing else came to its turn.
+// startMaking waits until the caller may make a part. At most half of the CPUs make parts at
+// the same time, so that publishing goes on. Gosched lets the goroutines that wait for a CPU
+// run first. Otherwise a goroutine that has made its part would hand its CPU over to the next
+// that makes one, and all others would wait.
 func (x *topics) startMaking() {
 	x.making <- struct{}{}
 	runtime.Gosched()
 }
 
+// stopMaking lets another goroutine make a part.
 func (x *topics) stopMaking() { <-x.making }

@@ -11,11 +11,10 @@ import (
 // SubscribeOption changes what Subscribe does.
 type SubscribeOption func(*subscribing)
 
-// Since has Subscribe first send what was published after a position, which is
-// one that the client has from a publication of this topic, however much that is, as far
-// as the topic's history reaches. When that is not all to be had a live.v1 client is told
-// that there is a gap. The zero Position says that the client has nothing. With Last as
-// well it is then sent the newest.
+// Since makes Subscribe first send everything that was published after a position which the
+// client has from a publication of this topic. If the history no longer has all of it, a
+// live.v1 client is told of a gap, and with Last it is then sent the newest. The zero
+// Position says that the client has nothing.
 func Since(p Position) SubscribeOption {
 	return func(o *subscribing) { o.since, o.resume = p, p != Position{} }
 }
@@ -50,8 +49,8 @@ type beginning struct {
 	page      []*Publication // what follows from, if it was read
 }
 
-// subscribeNow is subscribe for a topic that others have already, and a client that has
-// missed nothing: most of them. It reports whether that was so.
+// subscribeNow handles the common case without asking the broker: others have the topic
+// already, and the client asks for no history. done is false if it was not this case.
 func (x *topics) subscribeNow(s *Session, name string, max int, o subscribing) (done bool, err error) {
 	if o.resume || o.last > 0 {
 		return false, nil
@@ -125,7 +124,8 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at
 	if known != nil && known.behind != nil && !begin.from.isBefore(known.behind.at) {
-		// It goes on where it stands, and answers there.
+		// The cursor is already at or before the asked position, so it goes on, and the
+		// reply goes out at its next part.
 		c := known.behind
 		c.reply, c.recovered, c.listed, c.replied = o.reply, begin.recovered, false, make(chan struct{})
 		c.answered.Store(false)
@@ -169,7 +169,7 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 	return added, nil
 }
 
-// isBefore reports whether what follows p reaches to another position of the same history.
+// isBefore reports whether p lies before other in the same history.
 func (p Position) isBefore(other Position) bool {
 	return p.Epoch == other.Epoch && p.Offset < other.Offset
 }
@@ -197,9 +197,9 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 	return sub, nil
 }
 
-// beginning finds out where a subscription begins. The topic is locked before
-// and after; again says that it was not meanwhile, so that it may have gone, and that
-// the caller is to begin anew.
+// beginning finds out where a subscription begins. The topic is locked before and after, but
+// may be unlocked in between. again says that the topic may have changed: the caller must
+// start over.
 func (x *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	if t.feed == nil {
 		return t.now(), false, nil
@@ -236,7 +236,7 @@ func (begin *beginning) followFrom(since Position) {
 	case since.between(begin.from, begin.at):
 		begin.from, begin.recovered, begin.newest = since, true, false
 	case since.Epoch == begin.at.Epoch && since.Offset > begin.at.Offset:
-		begin.from = begin.at // it was ahead, and has what the newest are
+		begin.from = begin.at // the client is ahead of this server, so it already has all that is here
 	}
 }
 
@@ -267,8 +267,8 @@ func (t *topic) expired(p *Publication) bool {
 	return t.opts.HistoryAge > 0 && time.Since(p.Time) > t.opts.HistoryAge
 }
 
-// reach waits until the feed is where the history is. If the position is not in
-// it then, nobody has it.
+// reach waits until the feed is as far as the broker's history. If the position is still not
+// in it then, no server has it.
 func (x *topics) reach(ctx context.Context, t *topic, since Position) (again bool, err error) {
 	var last Position
 	x.unlocked(t, func() { last, err = x.recover.Last(ctx, t.name) })

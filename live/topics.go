@@ -41,7 +41,7 @@ type topics struct {
 	end  context.CancelFunc
 
 	repairing chan struct{} // holds as many as there are repairs that ask the broker
-	reading   chan struct{} // the same for cursors
+	reading   chan struct{} // holds as many as there are pages being read; see maxReads
 	making    chan struct{} // holds as many as there are goroutines that make parts
 	shared    sharedParts
 
@@ -85,7 +85,7 @@ type topic struct {
 }
 
 // subscriber is a subscription as a fan-out walks over it: with its connection
-// beside it, which saves a look at the subscription and one at the session.
+// beside it, so a fan-out need not load the subscription's session.
 type subscriber struct {
 	out *outbox.Box
 	*subscription
@@ -116,6 +116,7 @@ func newTopics(s *Server, broker Broker) *topics {
 	x.life, x.end = context.WithCancel(context.Background())
 	x.repairing = make(chan struct{}, maxRepairs)
 	x.reading = make(chan struct{}, maxReads)
+	x.shared.catchingUp = &x.catchingUp
 	x.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
 	for i := range x.shards {
 		x.shards[i].topics = make(map[string]*topic)
@@ -360,7 +361,7 @@ type origin bool
 
 const (
 	delivered origin = false
-	fetched   origin = true // with others that a repair has read at once: no client could keep up with that
+	fetched   origin = true // a repair read it with many others; a client is not closed for not keeping up with that
 )
 
 // fanOut queues a publication for every subscriber that is live; topic.mu is held, which
@@ -425,7 +426,7 @@ func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin
 	c := &cursor{at: before}
 	switch {
 	case t.tag != nil:
-		c.skip, c.gap = true, true
+		c.skipOld, c.gap = true, true
 		x.counters.dropped.Add(1)
 	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
 		sub.session.queueFull()

@@ -89,12 +89,12 @@ type headers []string
 // switchProtocols answers the handshake with 101, and takes the connection over. ahead is
 // what net/http had read past the handshake.
 //
-// Where a middleware wraps net/http's writer the answer goes through it, so that it sees
-// the 101 and may add headers to it, as a cookie session does. That is safe if net/http's
-// own writer is known to be below. Else the connection is taken over first, and the answer
-// written to it, so that a client never gets a 101 that is not meant. A middleware with a
-// Hijack method and no Unwrap then does not see the 101, and what it would have added is
-// lost.
+// If a middleware wraps net/http's writer, the answer goes through the wrapper, which sees the
+// 101 and may add headers (a cookie session does). This is done only if net/http's own writer
+// is below, because then taking over the connection cannot fail. In all other cases the
+// connection is taken over first and the answer is written to it: otherwise a client could get
+// a 101 that is not meant. A middleware with a Hijack method but no Unwrap does not see the
+// 101, and headers that it would add then are lost.
 func switchProtocols(w http.ResponseWriter, own headers) (conn net.Conn, ahead []byte, err error) {
 	below := innermost(w)
 	through := below != w && isNetHTTP(below)
@@ -109,7 +109,7 @@ func switchProtocols(w http.ResponseWriter, own headers) (conn net.Conn, ahead [
 	}
 	conn, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil && through {
-		// A wrapper said no, after the 101. The one below does not.
+		// A wrapper refused Hijack after the 101 was sent. net/http's own writer does not.
 		conn, brw, err = below.(http.Hijacker).Hijack()
 	}
 	if err != nil {

@@ -6,10 +6,9 @@ import (
 )
 
 // workers are the goroutines that run the application's code for sessions. There are as
-// many as callbacks run at one time. A few wait a moment for the next session when they
-// are done: decoding and callbacks make a stack grow, by copying it each time, and a
-// goroutine that has done so before need not (a tenth of the cost of a chat's message, and
-// of a handshake).
+// many as callbacks run at one time. A new goroutine starts with a small stack, which
+// decoding and callbacks make grow by copying. So up to maxResting goroutines wait a moment
+// for the next session. That saves a tenth of the cost of a chat message, and of a handshake.
 type workers struct {
 	next chan *Session // unbuffered: taken by a goroutine that waits
 	idle atomic.Int32  // goroutines that wait
@@ -17,9 +16,9 @@ type workers struct {
 }
 
 const (
-	// workerRest is how long a goroutine waits for another session, and maxResting how
-	// many do: as many as sessions have something to say in one turn of a busy server.
-	// Their stacks are half a megabyte.
+	// workerRest is how long a goroutine waits for another session, and maxResting bounds
+	// how many wait. A busy server seldom has more than 64 sessions with a message at the
+	// same moment. All 64 stacks together take half a megabyte.
 	workerRest = time.Second
 	maxResting = 64
 )
@@ -30,7 +29,7 @@ func newWorkers() workers {
 
 // run has a session's messages dealt with.
 func (w *workers) run(s *Session) {
-	s.server.running.Add(1) // while its reading counts, so never after Shutdown has stopped to wait
+	s.server.running.Add(1) // safe: the session's reader is still counted, so Shutdown is still waiting
 	select {
 	case w.next <- s:
 	default:

@@ -68,8 +68,8 @@ func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, erro
 // a batch from a disk that is busy, perhaps a second.
 const answerTimeout = 2 * time.Second
 
-// insist asks again until ctx ends: a question that was on its way when a line broke is
-// never answered.
+// insist asks again until ctx ends: a question that was on its way when a connection broke
+// is never answered.
 func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, answerTimeout)

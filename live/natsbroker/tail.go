@@ -175,8 +175,9 @@ func (b batch) start(limit int64) place {
 	return at
 }
 
-// near reports whether the tail may be read from here. To read over a message is about as
-// dear as another guess, if messages are small, and must leave the batch to the tail.
+// near reports whether the tail may be read from here. Reading over a small message costs
+// about as much as another guess; the skipped messages must leave most of the batch to the
+// tail.
 func (p place) near(limit int64) bool {
 	excess := p.count - limit
 	return excess <= spare(limit) && excess*int64(p.size) <= pageBytes/4
@@ -195,7 +196,8 @@ const guesses = 4
 func guessBetween(low, high place, limit int64, probes int) uint64 {
 	share := 0.5
 	if probes < guesses {
-		// It aims at the middle of what is near: a place with fewer messages is of no use.
+		// It aims at the middle of the accepted range: a place with fewer than limit messages
+		// cannot be used.
 		aim := limit + min(low.count-limit, spare(limit))/2
 		share = float64(low.count-aim) / float64(low.count-high.count)
 	}

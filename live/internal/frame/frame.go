@@ -163,7 +163,8 @@ func (e Envelope) Frame(data []byte) *Frame { return e.frame(data, "", "") }
 // need no escape in a JSON string.
 func (e Envelope) FrameAt(data []byte, at string) *Frame { return e.frame(data, at, "") }
 
-// RecoveredFrame is FrameAt for a publication that answers a client which came back.
+// RecoveredFrame returns the frame of a publication that a subscribe asked for, by since
+// or by last.
 func (e Envelope) RecoveredFrame(data []byte, at string) *Frame {
 	return e.frame(data, at, `,"recovered":true`)
 }

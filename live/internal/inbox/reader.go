@@ -124,15 +124,16 @@ const (
 	// doubles from there with what has come, whatever the frame's header promised.
 	firstGrowth = 8 << 10
 
-	// A message in the session's inbox counts for its bytes, so its memory must not be much
-	// more: up to maxShort, or up to maxWaste times its bytes. The memory of a message
-	// that grew past maxPooled is not kept for the next one.
+	// A message in the session's inbox counts for its bytes, so its memory may be at most
+	// maxShort, or maxWaste times its bytes. The memory of a message that grew past
+	// maxPooled is not kept for the next one.
 	maxShort  = 4 << 10
 	maxWaste  = 4
 	maxPooled = 64 << 10
 
-	// Of a session that has ended only the close frame matters. After so many reads
-	// its socket is read in steps, so that a client that goes on sending costs no CPU.
+	// Of a session that has ended only the close frame matters. After freeSkips reads the
+	// reader sleeps skipPause before each read, so that a client that goes on sending
+	// costs no CPU.
 	freeSkips = 64
 	skipPause = 2 * time.Millisecond
 )
@@ -581,9 +582,10 @@ func (r *Reader) fill() error {
 	return r.read()
 }
 
-// read reads into the buffer. While there is nothing in it the wait for a frame takes no
-// buffer: a connection that is no plain socket is waited for with a read of a few bytes. For
-// a payload, and after End, that would take many reads.
+// read reads into the buffer. An idle connection should hold no buffer. So a plain socket
+// is waited for with RawConn, and any other connection with a read of 16 bytes. Within a
+// payload, and after End, such a connection is read into the buffer directly, because reads
+// of 16 bytes would be too many.
 func (r *Reader) read() error {
 	if r.buf == nil && r.raw != nil {
 		r.raw.Read(r.try) // if the connection was closed, that shows again below

@@ -1,7 +1,9 @@
-// Package jsonscan finds out quickly that bytes are one JSON value (RFC 8259) in
-// UTF-8. Every publication is checked once, and in a burst to few sessions the
-// check would cost as much as the fan-out with encoding/json, which looks at
-// each byte through a function call and not at UTF-8 at all.
+// Package jsonscan checks quickly that bytes are one JSON value (RFC 8259) in UTF-8. It
+// also walks through members and elements of a valid value, and quotes strings.
+//
+// Every publication is checked once. With encoding/json the check would cost as much as
+// the fan-out in a burst to few sessions: it calls a function for each byte, and does not
+// check UTF-8 at all.
 package jsonscan
 
 import (

@@ -41,12 +41,12 @@ type Box struct {
 	dead    bool       // the connection is closed, everything was dropped
 	ping    bool       // a ping is due
 	ending  ending
-	writers *Writers // set by Init, like conn, raw and failed
+	writers *Writers // set by Init, like conn, raw, tcp and owner
 	next    *Box     // on the writers' list; guarded by its lock
 
 	flying    flight         // being written
 	droppable dropped        // of what waits, that which may be dropped
-	aside     []*frame.Frame // have made space for others; one of a tag
+	aside     []*frame.Frame // frames that have stepped aside, one of a tag; see displace.go
 	rest      []byte         // what the socket left of the last write
 	pongs     []byte         // pongs that are due
 	space     chan struct{}  // closed when there is space again; nil: nobody waits for it

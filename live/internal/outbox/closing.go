@@ -6,9 +6,9 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// A box that closes waits for its peer as long as that takes something. Once the kernel
+// While a box closes, it waits for its peer as long as the peer takes bytes. Once the kernel
 // has all that was queued, the close frame last, a peer that takes nothing more for
-// CloseTimeout is given up. One that still sends has perhaps not seen the close frame,
+// CloseTimeout is given up. A peer that still sends has perhaps not seen the close frame,
 // which may lie in the buffer of a proxy, so it gets FlushTimeout.
 //
 // A peer that takes a byte now and then cannot hold its session for ever: after
@@ -17,7 +17,7 @@ import (
 // slowestFlush is in bytes a second: the slowest of phones.
 const slowestFlush = 1 << 10
 
-// closingChecks is how often a closing is looked at within CloseTimeout.
+// closingChecks is how often a closing is checked within CloseTimeout.
 const closingChecks = 4
 
 // closingState is what a box knows of its closing. It is guarded by Box.mu.
@@ -43,12 +43,12 @@ func (b *Box) startClosing() {
 // lookAfter is the timer's.
 func (b *Box) lookAfter() {
 	b.mu.Lock()
-	given := !b.dead && !b.mayGoOn()
-	if !given && !b.dead {
+	giveUp := !b.dead && !b.mayGoOn()
+	if !giveUp && !b.dead {
 		b.timer.Reset(b.writers.limits.CloseTimeout / closingChecks)
 	}
 	b.mu.Unlock()
-	if given {
+	if giveUp {
 		b.Kill()
 	}
 }

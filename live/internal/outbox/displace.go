@@ -6,17 +6,20 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// What a full queue drops to make space. Only frames with a tag are dropped: those of
-// topics that say so. The peer learns of it in the right place: the next frame of the
-// tag is sent after the tag's gap frame.
+// A full queue drops frames to make space for another one. Only frames with a tag are
+// dropped: those of topics that allow it. The peer learns of it in the right place: the
+// next frame of the tag is sent after the tag's gap frame.
 //
-// The newest frame of a tag is not dropped for others. It steps aside, and comes back when
-// there is space, unless a newer one comes before. What has stepped aside is beyond the
-// bounds, and costs its topic one frame, not each session: all whose newest steps aside
-// have the same one. All of it is called with Box.mu held.
+// The newest frame of a tag is not dropped for frames of other tags. It steps aside: it
+// leaves the queue for Box.aside, and is queued again when there is space. If a newer frame
+// of its tag comes first, that one replaces it. Frames in aside do not count against the
+// bounds. They cost one frame for each topic, not one for each session: a topic's newest
+// frame is the same for all sessions.
+//
+// All functions of this file are called with Box.mu held.
 
-// displace makes space for a frame and returns it, perhaps with its gap; nil if there is
-// no space to be made.
+// displace makes space for a frame. It returns the frame, after its gap if one is due; nil
+// if no space can be made.
 func (b *Box) displace(f *frame.Frame) *frame.Frame {
 	if f.Tag != nil {
 		f = b.dropOwn(f)
@@ -30,7 +33,8 @@ func (b *Box) displace(f *frame.Frame) *frame.Frame {
 	return f
 }
 
-// replaceAside has a frame take the place of one that has stepped aside.
+// replaceAside drops the frame that has stepped aside and has the tag of f, if there is one,
+// because f is newer. It returns f, after its gap if a frame was dropped.
 func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	if !b.forget(f.Tag) {
 		return f
@@ -42,7 +46,8 @@ func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	return f.AfterGap()
 }
 
-// forget drops the frame of a tag that has stepped aside. It reports whether there was one.
+// forget drops the frame that has stepped aside and has this tag. It reports whether there
+// was one.
 func (b *Box) forget(tag *frame.Tag) bool {
 	i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag })
 	if i < 0 {
@@ -52,7 +57,7 @@ func (b *Box) forget(tag *frame.Tag) bool {
 	return true
 }
 
-// comeBack queues what has stepped aside, as far as there is space.
+// comeBack queues the frames that have stepped aside, as long as they fit.
 func (b *Box) comeBack() {
 	for len(b.aside) > 0 && b.fits(b.aside[0]) {
 		b.push(b.aside[0])
@@ -60,8 +65,9 @@ func (b *Box) comeBack() {
 	}
 }
 
-// dropOwn drops waiting frames with the tag of f: as many as must be, oldest first, or
-// all if only the latest counts.
+// dropOwn drops waiting frames with the tag of f, oldest first: as many as f needs to fit,
+// or all if only the latest counts. The gap then stands before the next frame of the tag
+// that still waits. If none does, dropOwn returns f after its gap, else f as it is.
 func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	if b.queue == nil {
 		return f
@@ -69,7 +75,7 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	waiting := b.queue.waiting()
 	kept := waiting[:0]
 	lost := false
-	adding := f // with the gap, while that has no other place
+	adding := f // after its gap, while no frame that still waits has the gap before it
 	for _, old := range waiting {
 		own := old.Tag == f.Tag
 		if own && (f.Tag.Latest || !b.fits(adding)) {
@@ -91,7 +97,8 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	return adding
 }
 
-// dropOldest takes the oldest frame that may be dropped out of the queue.
+// dropOldest removes the oldest frame that has a tag from the queue. It steps aside if no
+// newer frame of its tag waits; else it is dropped.
 func (b *Box) dropOldest() {
 	waiting := b.queue.waiting()
 	i := slices.IndexFunc(waiting, func(f *frame.Frame) bool { return f.Tag != nil })
@@ -107,7 +114,7 @@ func (b *Box) dropOldest() {
 	b.remove(i)
 }
 
-// gapBefore returns a waiting frame with its gap, and counts what that adds.
+// gapBefore returns a waiting frame after its gap, and counts the bytes of the gap.
 func (b *Box) gapBefore(f *frame.Frame) *frame.Frame {
 	if b.silent {
 		return f
@@ -118,7 +125,7 @@ func (b *Box) gapBefore(f *frame.Frame) *frame.Frame {
 	return after
 }
 
-// remove takes the i-th waiting frame, which is not counted any more, out of the queue.
+// remove removes the i-th waiting frame from the queue. The caller has called uncount for it.
 func (b *Box) remove(i int) {
 	waiting := b.queue.waiting()
 	copy(waiting[i:], waiting[i+1:])

@@ -293,7 +293,7 @@ func (b *Box) writeWaiting(p []byte) error {
 // takes some of it: a client of 1 KB/s takes it within the WriteTimeout.
 const blindStep = 4 << 10
 
-// writeChecks is how often a write is looked at within WriteTimeout.
+// writeChecks is how often a write is checked within WriteTimeout.
 const writeChecks = 4
 
 // writeInSteps writes to a plain socket, which a deadline does not harm.
@@ -324,19 +324,19 @@ func (b *Box) writeWatched(p []byte) error {
 	return err
 }
 
-// writeWatch looks after one write at a time. It is used again, since nearly all writes end
-// before its first look.
+// writeWatch watches one write at a time. It is used again, since nearly all writes end
+// before its first check.
 type writeWatch struct {
 	timer *time.Timer
 
 	mu    sync.Mutex // guards what follows
 	box   *Box       // that is writing; nil: none is
-	stall *stall     // since the first look
+	stall *stall     // since the first check
 }
 
 var watches = sync.Pool{New: func() any {
 	w := new(writeWatch)
-	w.timer = time.AfterFunc(time.Hour, w.look)
+	w.timer = time.AfterFunc(time.Hour, w.check)
 	return w
 }}
 
@@ -354,7 +354,7 @@ func (w *writeWatch) end() {
 	w.mu.Unlock()
 }
 
-func (w *writeWatch) look() {
+func (w *writeWatch) check() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.box == nil {
