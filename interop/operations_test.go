@@ -75,7 +75,7 @@ func TestServerThatDoesNotPingSaysSo(t *testing.T) {
 	opts := permissive()
 	opts.PingInterval = -1
 	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	same(t, "hello", c.hello.text, `{"op":"hello","version":1,"session":"`+c.hello.Session+`","ping":0}`)
+	same(t, "hello", c.hello.text, `{"op":"hello","version":1,"session":"`+c.hello.Session+`","ping":0,"largest":4194304}`)
 }
 
 func TestEachOperationIsAnswered(t *testing.T) {
@@ -105,7 +105,7 @@ func TestEachOperationIsAnswered(t *testing.T) {
 		{`{"op":"subscribe","id":19,"topic":"chat:a","last":2}`,
 			`{"op":"reply","id":19,"at":"E.4","messages":[{"at":"E.3"},{"data":null,"at":"E.4"}]}`},
 		{`{"op":"frobnicate","id":20}`, `{"op":"error","id":20,"code":"unknown_op","message":"there is no such operation"}`},
-		{`{"op":"presence","id":21,"topic":"t"}`, `{"op":"error","id":21,"code":"unknown_op","message":"there is no such operation"}`},
+		{`{"op":"presence","id":21,"topic":"t"}`, `{"op":"error","id":21,"topic":"t","code":"unknown_op","message":"there is no such operation"}`},
 	} {
 		same(t, test.send, c.do(test.send).text, test.want)
 	}

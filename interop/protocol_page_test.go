@@ -156,6 +156,9 @@ func TestExamplesOfTheProtocolPage(t *testing.T) {
 			}
 			p := newPageServer(t, 100)
 			switch {
+			case b.op.Op == "ping": // its answer has no id
+				p.client.send(b.text)
+				same(t, b.text, p.client.next().text, `{"op":"pong"}`)
 			case b.op.Op == "pong":
 				p.client.send(b.text)
 				if got := p.client.settled(); len(got) != 0 {
@@ -205,6 +208,11 @@ var exampleOf = map[string]func(t *testing.T, b block) string{
 		opts := permissive()
 		opts.PingInterval = 50 * time.Millisecond
 		return dialV1(t, serve(t, newServer(t, opts).Handler())).read()
+	},
+	"pong": func(t *testing.T, _ block) string {
+		c := newPageServer(t, 0).client
+		c.send(`{"op":"ping"}`)
+		return c.next().text
 	},
 	"drain": func(t *testing.T, b block) string {
 		server := live.New(permissive())

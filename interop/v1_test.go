@@ -45,6 +45,7 @@ type frame struct {
 	Session   string          `json:"session"`
 	Ping      int             `json:"ping"`
 	Within    int             `json:"within"`
+	Largest   int             `json:"largest"`
 
 	text string // as it came
 }

@@ -24,11 +24,19 @@ func (s *Session) Disconnect(code int, reason string) error {
 
 func disconnection(code int, reason string) closing {
 	c := closing{code: code, reason: strings.ToValidUTF8(reason, "\uFFFD")}
-	if code != CloseNormal {
+	if code == CloseNormal {
+		if reason == "" {
+			c.reason = meant
+		}
+	} else {
 		c.err = fmt.Errorf("%w: code %d %q", ErrDisconnected, code, reason)
 	}
 	return c
 }
+
+// meant is the reason of a close with 1000 that has no other. Proxies close with 1000 and no
+// reason when they restart: by this live.js knows that it need not come back.
+const meant = "closed by the server"
 
 // mayDisconnectWith leaves out what only a protocol's own end may say (RFC 6455,
 // section 7.4), as that a message was too big.

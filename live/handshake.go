@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -56,7 +55,10 @@ func (s *Server) noteRefusal(r *http.Request, err error) {
 // net/http's own part of that is deep, and the stack would have to grow for it. That means
 // copying it: 4 % of a handshake's cost.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
-	if err := s.check(w, r); err != nil {
+	if err := checkRequest(r); err != nil {
+		return refuse(w, err)
+	}
+	if err := s.checkOrigin(r); err != nil {
 		return refuse(w, err)
 	}
 	if err := s.reserve(); err != nil {
@@ -75,6 +77,9 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := sess.identify(r); err != nil {
 		return refuse(w, err)
 	}
+	if !hijackable(w) { // after OnAuth, which can so be tried with a ResponseRecorder of httptest
+		return refuse(w, errNotHijackable)
+	}
 	conn, ahead, err := switchProtocols(w, sess.agree(r))
 	if err != nil {
 		refuse(w, errNotHijackable)
@@ -83,20 +88,6 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	sess.open(conn, ahead, r.Context())
 	begun = true
 	s.begin(sess, began)
-	return nil
-}
-
-// check finds out whether a request is a handshake that may be answered.
-func (s *Server) check(w http.ResponseWriter, r *http.Request) error {
-	if err := checkRequest(r); err != nil {
-		return err
-	}
-	if err := s.checkOrigin(r); err != nil {
-		return err
-	}
-	if !hijackable(w) {
-		return errNotHijackable
-	}
 	return nil
 }
 
@@ -182,6 +173,8 @@ func refuse(w http.ResponseWriter, err error) error {
 	switch answer.status {
 	case http.StatusUpgradeRequired:
 		w.Header().Set("Sec-WebSocket-Version", "13")
+		w.Header().Set("Upgrade", "websocket") // RFC 9110, section 15.5.22
+		w.Header().Set("Connection", "Upgrade")
 	case http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", retryAfter)
 	}
@@ -243,48 +236,6 @@ func Token(r *http.Request) string {
 		}
 	}
 	return ""
-}
-
-// checkOrigin keeps pages of other sites from connecting in their reader's name.
-func (s *Server) checkOrigin(r *http.Request) error {
-	origin := r.Header.Get("Origin")
-	var ok bool
-	switch {
-	case s.opts.CheckOrigin != nil:
-		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
-			return err
-		}
-	case len(s.opts.Origins) > 0:
-		ok = originListed(origin, s.opts.Origins)
-	default:
-		ok = origin == "" || strings.EqualFold(originHost(origin), r.Host)
-	}
-	if !ok {
-		return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q", origin)}
-	}
-	return nil
-}
-
-func originListed(origin string, origins []string) bool {
-	for _, o := range origins {
-		if o == "*" {
-			return true
-		}
-		if origin != "" && (strings.EqualFold(o, origin) || strings.EqualFold(o, originHost(origin))) {
-			return true
-		}
-	}
-	return false
-}
-
-// originHost returns host and port of an origin. An origin without a host, such as "null",
-// must match nothing: for it originHost returns a string that is no valid host.
-func originHost(origin string) string {
-	u, err := url.Parse(origin)
-	if err != nil || u.Host == "" {
-		return "\x00"
-	}
-	return u.Host
 }
 
 // authenticate calls OnAuth. The errors it returns are safe to show.

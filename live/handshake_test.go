@@ -71,7 +71,12 @@ func TestHandshake(t *testing.T) {
 		{"listed host", live.Options{Origins: []string{"a.example"}}, header("Origin", "https://a.example"), 101, ""},
 		{"origin that ends like a listed one", live.Options{Origins: []string{"a.example"}}, header("Origin", "https://evil-a.example"), 403, "forbidden origin"},
 		{"unlisted origin", live.Options{Origins: []string{"https://a.example"}}, header("Origin", "https://b.example"), 403, "forbidden origin"},
-		{"no origin with a list", live.Options{Origins: []string{"https://a.example"}}, nil, 403, "forbidden origin"},
+		{"no origin with a list", live.Options{Origins: []string{"https://a.example"}}, nil, 101, ""},
+		{"same origin with a list", live.Options{Origins: []string{"https://a.example"}}, func(r *http.Request) { r.Header.Set("Origin", "http://"+r.URL.Host) }, 101, ""},
+		{"two origins", live.Options{Origins: []string{"https://a.example", "https://b.example"}}, func(r *http.Request) {
+			r.Header["Origin"] = []string{"https://a.example", "https://b.example"}
+		}, 403, "forbidden origin"},
+		{"what to do is said", live.Options{}, header("Origin", "https://evil.example"), 403, "list the origin in Options.Origins, or have the proxy pass on the Host header"},
 		{"every origin", live.Options{Origins: []string{"*"}}, header("Origin", "https://b.example"), 101, ""},
 		{"CheckOrigin goes before the list", live.Options{
 			Origins:     []string{"https://b.example"},
@@ -107,8 +112,8 @@ func TestHandshake(t *testing.T) {
 			if !strings.Contains(string(body), tt.text) || strings.Contains(string(body), "secret") {
 				t.Errorf("body %q, want %q", body, tt.text)
 			}
-			if v := resp.Header.Get("Sec-WebSocket-Version"); (tt.status == 426) != (v == "13") {
-				t.Errorf("Sec-WebSocket-Version: %q", v)
+			if v, up := resp.Header.Get("Sec-WebSocket-Version"), resp.Header.Get("Upgrade"); (tt.status == 426) != (v == "13" && up == "websocket") {
+				t.Errorf("Sec-WebSocket-Version: %q, Upgrade: %q", v, up)
 			}
 			if after := resp.Header.Get("Retry-After"); (tt.status == 503) != (after != "") {
 				t.Errorf("Retry-After: %q", after)

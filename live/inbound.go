@@ -1,9 +1,11 @@
 package live
 
 import (
+	"bytes"
 	"errors"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/inbox"
@@ -45,6 +47,12 @@ func (s *Session) read() {
 		if err != nil {
 			s.readEnded(err)
 			return
+		}
+		if s.isPing(m) {
+			s.server.counters.received.Add(1)
+			s.out.Answer(pongFrame)
+			m.Release()
+			continue
 		}
 		s.take(m)
 	}
@@ -268,43 +276,68 @@ func (s *Session) receive(m *inbox.Message) {
 		return
 	}
 	s.server.counters.received.Add(1)
-	raw := m.Data
-	if m.Compressed {
-		before := len(raw)
-		if err := m.Inflate(s.server.opts.ReadLimit); err != nil {
-			s.end(s.closingFor(err))
-			return
-		}
-		raw = m.Data
-		if grown := len(raw) - before; grown > 0 { // the rest was counted when it was read
-			if wait := s.owes(&s.inbound.received, grown/inboundUnit); wait > 0 {
-				sleep(s.ctx, wait)
-			}
-		}
+	if err := s.inflate(m); err != nil {
+		s.end(s.closingFor(err))
+		return
 	}
-	if s.wire == wireV1 {
-		s.receiveV1(raw)
-	} else {
-		s.receivePlain(raw)
+	switch {
+	case s.wire == wireV1:
+		s.receiveV1(m.Data)
+	case !s.receivePlain(m.Data) && !m.Binary && !utf8.Valid(m.Data):
+		s.end(notUTF8)
 	}
 }
 
-// receivePlain takes a message for the application.
-func (s *Session) receivePlain(raw []byte) {
+// notUTF8 ends a session that sent text which is none (RFC 6455, section 8.1).
+var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: errNotUTF8}
+
+// inflate makes a message what it was before the client compressed it.
+func (s *Session) inflate(m *inbox.Message) error {
+	if !m.Compressed {
+		return nil
+	}
+	before := len(m.Data)
+	if err := m.Inflate(s.server.opts.ReadLimit); err != nil {
+		return err
+	}
+	if grown := len(m.Data) - before; grown > 0 { // the rest was counted when it was read
+		if wait := s.owes(&s.inbound.received, grown/inboundUnit); wait > 0 {
+			sleep(s.ctx, wait)
+		}
+	}
+	return nil
+}
+
+// longestPing bounds what the reader looks at to find pings: one with spaces around it, and
+// also where compression makes it longer.
+const longestPing = 32
+
+// isPing reports whether a message is a ping of live.v1. The reader answers it, so that a
+// client can tell an application that takes its time from a line that is dead.
+func (s *Session) isPing(m *inbox.Message) bool {
+	if s.wire != wireV1 || len(m.Data) > longestPing || s.inflate(m) != nil {
+		return false // what cannot be inflated ends the session in its turn
+	}
+	return string(bytes.TrimSpace(m.Data)) == ping
+}
+
+// receivePlain takes a message for the application. ok is false if it was none.
+func (s *Session) receivePlain(raw []byte) (ok bool) {
 	m, err := decodeMessage(raw, s.server.opts.MaxTopicLength)
 	if err != nil {
 		s.ignore(err)
-		return
+		return false
 	}
 	onMessage := s.server.opts.OnMessage
 	if onMessage == nil {
-		return
+		return true
 	}
 	s.call("OnMessage", func() {
 		if !s.IsClosed() { // nothing comes after OnClose
 			onMessage(s.ctx, s, m.Topic, m.Data)
 		}
 	})
+	return true
 }
 
 // ignore counts and logs an invalid message.

@@ -19,14 +19,18 @@ func TestBadInputIsIgnoredAndCounted(t *testing.T) {
 	})
 	c := dial(t, url)
 	bad := []string{
-		"", "nonsense", "null", "[]", `"x"`, "{", `{"topic":1}`, "\x00\xff",
+		"", "nonsense", "null", "[]", `"x"`, "{", `{"topic":1}`, "\x00",
 		`{"topic":"` + strings.Repeat("x", 300) + `"}`,
-		"{\"topic\":\"\xff\"}",
 		`{"data":` + strings.Repeat(`{"a":`, 100_000),
 		`{"data":` + strings.Repeat("[", 1_000_000),
 	}
 	for _, raw := range bad {
 		c.sendRaw(websocket.MessageText, raw)
+		c.sendRaw(websocket.MessageBinary, raw)
+	}
+	for _, raw := range []string{"\x00\xff", "{\"topic\":\"\xff\"}"} { // as text they would end the session
+		bad = append(bad, raw)
+		c.sendRaw(websocket.MessageBinary, raw)
 		c.sendRaw(websocket.MessageBinary, raw)
 	}
 	c.sendRaw(websocket.MessageText, `{"topic":"good","more":1}`)

@@ -717,3 +717,52 @@ func leavesWithAFullInbox(t *testing.T, say []string, leave func(p *peer)) {
 		t.Error("the context has not ended")
 	}
 }
+
+// A client's own ping is answered while a callback runs: an application that takes its time
+// is not a dead line.
+func TestClientsPingIsAnsweredWhileACallbackRuns(t *testing.T) {
+	for _, compressed := range []bool{false, true} {
+		t.Run(fmt.Sprintf("compressed=%v", compressed), func(t *testing.T) {
+			wait := make(chan struct{})
+			h := hosting{}.start(t, live.Options{
+				Compression: compressed,
+				OnRequest:   func(context.Context, *live.Session, string, []byte) (any, error) { <-wait; return nil, nil },
+			})
+			p := h.dial(t, dialling{v1: true, deflate: compressed}).attend()
+			p.must() // hello
+			p.say(operation("request", 1, "t"))
+			send := func(text string) {
+				if compressed {
+					p.write(deflated(text))
+				} else {
+					p.say(text)
+				}
+			}
+			for _, text := range []string{`{"op":"ping"}`, ` {"op":"ping"}` + "\n"} {
+				send(text)
+				if f := p.must(); f.Op != "pong" {
+					t.Fatalf("%q: %s", text, &f)
+				}
+			}
+			for _, later := range []string{`{"op": "ping"}`, `{"id":7,"op":"ping"}`, `{"op":"ping","more":"` + strings.Repeat("x", 1000) + `"}`} {
+				send(later) // answered in its turn
+			}
+			send(`{"op":"ping"}`)
+			if f := p.must(); f.Op != "pong" {
+				t.Fatal(&f)
+			}
+			close(wait)
+			heard := map[string]int{}
+			for range 4 { // a pong goes ahead of what waits
+				f := p.must()
+				heard[f.Op]++
+			}
+			if heard["reply"] != 1 || heard["pong"] != 3 {
+				t.Error(heard)
+			}
+			if st := h.Stats(); st.Received != 7 || st.Malformed != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}

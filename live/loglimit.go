@@ -47,6 +47,13 @@ func (l *logLimiter) allow(message string) (leftOut int, ok bool) {
 	return leftOut, true
 }
 
+// logOnce logs a message text once in the server's life.
+func (s *Server) logOnce(message string) {
+	if _, said := s.saidOnce.LoadOrStore(message, nil); !said {
+		s.opts.Logger.Info(message)
+	}
+}
+
 // logOfClient logs at a bounded rate for each message text, which must be a constant.
 func (s *Server) logOfClient(level slog.Level, message string, args ...any) {
 	if !s.opts.Logger.Enabled(context.Background(), level) {

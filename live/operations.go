@@ -126,7 +126,7 @@ var (
 func (s *Session) receiveV1(raw []byte) {
 	if !jsonscan.Valid(raw) {
 		if !utf8.Valid(raw) {
-			s.end(closing{code: closeInvalid, reason: "not UTF-8", err: errNotUTF8})
+			s.end(notUTF8)
 			return
 		}
 		s.refuseFrame(errNotJSON)
@@ -153,9 +153,6 @@ func (s *Session) receiveV1(raw []byte) {
 		s.refuseFrame(errNotObject)
 	}
 }
-
-// closeInvalid is for text that is not UTF-8 (RFC 6455, section 8.1).
-const closeInvalid = 1007
 
 // refuseFrame ends the session of a client that does not speak live.v1.
 func (s *Session) refuseFrame(err error) {
@@ -191,10 +188,13 @@ func (s *Session) operate(raw []byte) {
 		return
 	case !ok:
 		s.server.counters.malformed.Add(1)
-		s.fail(op.id, errBadRequest)
+		s.fail(op.id, op.topic, errBadRequest)
 		return
 	case op.op == "pong":
 		return // every frame proves that the client lives
+	case op.op == "ping": // a longer one than the reader knows
+		s.out.Answer(pongFrame)
+		return
 	}
 	op.data = bytes.Clone(op.data) // the application may keep it
 	var reply answer
@@ -207,7 +207,7 @@ func (s *Session) operate(raw []byte) {
 	// What waits for the client does so outside the callback.
 	switch {
 	case err != nil:
-		s.fail(op.id, s.clientError(err))
+		s.fail(op.id, op.topic, s.clientError(err))
 	case reply != nil:
 		reply()
 	}
@@ -299,6 +299,7 @@ func (s *Session) mayRead(topic string) error {
 	}
 	ask := s.server.opts.OnSubscribe
 	if ask == nil {
+		s.server.logOnce("live: a client asked to subscribe to a topic, or for its history; Options.OnSubscribe is nil, so all are refused")
 		return errForbidden
 	}
 	return forbidden(ask(s.ctx, s, topic))
@@ -310,6 +311,7 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	}
 	ask := s.server.opts.OnPublish
 	if ask == nil {
+		s.server.logOnce("live: a client asked to publish; Options.OnPublish is nil, so all are refused")
 		return nil, errForbidden
 	}
 	if err := forbidden(ask(s.ctx, s, op.topic, op.data)); err != nil {
@@ -331,6 +333,7 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 func (s *Session) opRequest(op *operation) (answer, error) {
 	ask := s.server.opts.OnRequest
 	if ask == nil {
+		s.server.logOnce("live: a client sent a request; Options.OnRequest is nil, so all are refused")
 		return nil, errForbidden
 	}
 	result, err := ask(s.ctx, s, op.topic, op.data)
@@ -415,7 +418,7 @@ func (s *Session) replyWithHistory(id uint64, h *historyReader) {
 		_, size := s.partLimits()
 		part, more, err := h.next(s.ctx, size)
 		if err != nil {
-			s.fail(id, s.clientError(err))
+			s.fail(id, h.topic, s.clientError(err))
 			return
 		}
 		if id == 0 {
@@ -454,15 +457,18 @@ func (s *Session) clientError(err error) *ClientError {
 	var told *ClientError
 	switch app := err.(type) {
 	case refusedByApp:
-		if errors.As(app.error, &told) {
+		switch {
+		case errors.As(app.error, &told):
 			return told
+		case isPassing(app.error):
+			return errUnavailable
 		}
 		return errForbidden
 	case failedInApp:
-		if errors.As(app.error, &told) {
+		switch {
+		case errors.As(app.error, &told):
 			return told
-		}
-		if errors.Is(app.error, ErrUnavailable) {
+		case isPassing(app.error):
 			return errUnavailable
 		}
 		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
@@ -479,16 +485,25 @@ func (s *Session) clientError(err error) *ClientError {
 		return &ClientError{"no_history", "the topic keeps no history"}
 	case errors.Is(err, ErrInvalidData):
 		return errBadRequest
-	case errors.Is(err, ErrSessionClosed), errors.Is(err, context.Canceled):
+	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
 		return errUnavailable // nobody will read it
 	}
 	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
-	for _, passing := range []error{context.DeadlineExceeded, ErrUnavailable, ErrServerClosed} {
-		if errors.Is(err, passing) {
-			return errUnavailable
-		}
+	if isPassing(err) {
+		return errUnavailable
 	}
 	return errFailed
+}
+
+// isPassing reports whether the same may succeed a little later: who could not decide in time
+// has not said no.
+func isPassing(err error) bool {
+	for _, passing := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
 }
 
 // reply answers an operation. members are further members of the object, each with
@@ -503,10 +518,14 @@ func replyHead(id uint64) []byte {
 	return strconv.AppendUint([]byte(`{"op":"reply","id":`), id, 10)
 }
 
-func (s *Session) fail(id uint64, err *ClientError) {
+func (s *Session) fail(id uint64, topic string, err *ClientError) {
 	b := []byte(`{"op":"error"`)
 	if id != 0 {
 		b = fmt.Appendf(b, `,"id":%d`, id)
+	}
+	if topic != "" && s.server.checkTopic(topic) == nil { // any other may be megabytes
+		name, _ := json.Marshal(topic)
+		b = append(append(b, `,"topic":`...), name...)
 	}
 	code, _ := json.Marshal(err.Code)
 	message, _ := json.Marshal(err.Message)
@@ -539,12 +558,19 @@ func appendMessages(b []byte, publications []*Publication) []byte {
 
 // Frames that the server sends of itself.
 
-var pingFrame = frame.Text([]byte(`{"op":"ping"}`))
+var (
+	pingFrame = frame.Text([]byte(ping))
+	pongFrame = frame.Text([]byte(`{"op":"pong"}`))
+)
+
+// ping is what either side sends to hear whether the other lives.
+const ping = `{"op":"ping"}`
 
 func helloFrame(s *Session) *frame.Frame {
-	ping := max(s.server.opts.PingInterval, 0).Milliseconds()
+	o := &s.server.opts
 	id, _ := json.Marshal(s.id)
-	return frame.Text(fmt.Appendf(nil, `{"op":"hello","version":1,"session":%s,"ping":%d}`, id, ping))
+	return frame.Text(fmt.Appendf(nil, `{"op":"hello","version":1,"session":%s,"ping":%d,"largest":%d}`,
+		id, max(o.PingInterval, 0).Milliseconds(), o.ReadLimit))
 }
 
 func drainFrame(within int64) *frame.Frame {

@@ -40,8 +40,9 @@ type Options struct {
 
 	// OnSubscribe decides whether a live.v1 client may subscribe to a topic, or read
 	// its history. An error refuses it: a *ClientError as it is, any other as
-	// "forbidden", and its text is not sent. nil: no client may. The server's own
-	// Subscribe does not ask.
+	// "forbidden", and its text is not sent. Only an error that wraps ErrUnavailable, or
+	// that of a context, is no refusal: the client is told "unavailable", and asks again
+	// later. nil: no client may. The server's own Subscribe does not ask.
 	OnSubscribe func(ctx context.Context, s *Session, topic string) error
 
 	// OnPublish decides in the same way whether a live.v1 client may publish data,
@@ -50,7 +51,8 @@ type Options struct {
 
 	// OnRequest answers a live.v1 client's request. What it returns is marshalled to
 	// JSON. An error is sent if it is a *ClientError; one that wraps ErrUnavailable, as
-	// a Publish may have returned it, becomes "unavailable"; any other "internal". nil:
+	// a Publish may have returned it, or that of a context becomes "unavailable"; any
+	// other "internal". nil:
 	// every request is forbidden.
 	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
 
@@ -68,11 +70,16 @@ type Options struct {
 	// is what CloseError returns; nil when either side closed it on purpose.
 	OnClose func(s *Session, err error)
 
-	// Origins lists the origins ("https://app.example.com", or the host
-	// alone) whose pages may connect; "*" allows every client. Empty: pages
-	// of the same host, and clients that send no Origin, which browsers
-	// always do. A page of another origin could otherwise connect with the
-	// cookies of whoever reads it (cross-site WebSocket hijacking).
+	// Origins lists more origins whose pages may connect, as "https://app.example.com"
+	// or "http://localhost:5173". Pages of the host that the request names may always, and
+	// clients that send no Origin: browsers send it. A page of any other origin could
+	// connect with the cookies of whoever reads it (cross-site WebSocket hijacking).
+	//
+	// Without a scheme an entry stands for all of them, and without a port for the scheme's
+	// own. In a host '*' stands for one character or more, so "https://*.example.com" has
+	// all hosts below example.com and not that itself; as a port it stands for any. "*"
+	// allows every page, "null" those from files and sandboxed frames. New panics if an
+	// entry can match nothing, as one with a path.
 	Origins []string
 
 	// CheckOrigin decides instead of Origins when it is not nil.

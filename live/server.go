@@ -23,10 +23,12 @@ type Server struct {
 	inbound    rate // what one client may send
 	sync       bool // the broker is a MemoryBroker: it is done with data when Publish returns, unless it keeps history
 	topics     *topics
+	origins    []originRule
 	writers    *outbox.Writers
 	workers    workers
 	counters   counters
 	logs       logLimiter
+	saidOnce   sync.Map // message texts
 	broadcasts broadcasts
 	closed     atomic.Bool    // Shutdown has returned
 	running    sync.WaitGroup // for each handshake, and of each session for its reading, its leaving, its worker and its catching up
@@ -53,6 +55,7 @@ func New(opts Options) *Server {
 	s := &Server{
 		opts:    opts,
 		inbound: newRate(opts.InboundRate, opts.InboundBurst),
+		origins: originRules(opts.Origins),
 		writers: outbox.NewWriters(outbox.Limits{
 			Frames:       opts.QueueSize,
 			Bytes:        opts.QueueBytes,

@@ -123,7 +123,7 @@ func (s *Session) await(space <-chan struct{}) error {
 // callback that is running has returned. The error is always nil; a second
 // call does nothing.
 func (s *Session) Close() error {
-	s.end(closing{code: CloseNormal})
+	s.end(disconnection(CloseNormal, ""))
 	return nil
 }
 
@@ -264,6 +264,9 @@ func (s *Session) closingFor(err error) closing {
 		switch err.Code {
 		case CloseNormal, closeGoingAway, inbox.NoCode:
 		default:
+			if err.Code >= 3000 { // of the page's own choice (RFC 6455, section 7.4.2)
+				break
+			}
 			c.err = fmt.Errorf("live: client closed with code %d %q", err.Code, err.Reason)
 		}
 		return c

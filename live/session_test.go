@@ -111,8 +111,14 @@ func TestEnds(t *testing.T) {
 			c.ws.Close(websocket.StatusGoingAway, "")
 		}, isNil, 0},
 		{"client closes with a complaint", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(4321, "complaint")
-		}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "4321 \"complaint\"") }, 0},
+			c.ws.Close(1011, "complaint")
+		}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "1011 \"complaint\"") }, 0},
+		{"client closes with a code of its page", live.Options{}, func(c *client, s *live.Session) {
+			c.ws.Close(4000, "signed out")
+		}, isNil, 0},
+		{"client closes with a code of its library", live.Options{}, func(c *client, s *live.Session) {
+			c.ws.Close(3000, "")
+		}, isNil, 0},
 		{"client vanishes", live.Options{}, func(c *client, s *live.Session) {
 			c.ws.CloseNow()
 		}, func(err error) bool { return err != nil && !errors.Is(err, live.ErrWriteFailed) }, 0},

@@ -80,6 +80,7 @@ type dataFrame struct {
 type Message struct {
 	Data       []byte
 	Compressed bool     // Inflate must be called first
+	Binary     bool     // its frame said so
 	Next       *Message // for the queue of the session
 }
 
@@ -169,7 +170,7 @@ func (m *Message) trimmed() *Message {
 	if cap(m.Data) <= max(maxShort, maxWaste*len(m.Data)) {
 		return m
 	}
-	small := &Message{Data: bytes.Clone(m.Data), Compressed: m.Compressed}
+	small := &Message{Data: bytes.Clone(m.Data), Compressed: m.Compressed, Binary: m.Binary}
 	m.Release()
 	return small
 }
@@ -317,6 +318,7 @@ func (r *Reader) header() error {
 			r.msg = longMessages.Get().(*Message)
 		}
 		r.msg.Compressed = first&rsv1Bit != 0
+		r.msg.Binary = op == opBinary
 		r.began = r.heard.Load()
 		if len(r.early) > 0 {
 			r.began = clock.Now() // Age may have put back when the peer was heard

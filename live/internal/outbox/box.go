@@ -232,6 +232,16 @@ func (b *Box) Pong(payload []byte) {
 	})
 }
 
+// Answer sends a text frame ahead of the queue, as Pong does.
+func (b *Box) Answer(f *frame.Frame) {
+	b.urgent(func() {
+		if len(b.pongs)+f.Len() > maxPongs {
+			b.pongs = b.pongs[:0]
+		}
+		b.pongs = append(b.pongs, f.Bytes()...)
+	})
+}
+
 // finPong is the first byte of a pong (RFC 6455, section 5.5.3).
 const finPong = 0x8a
 

@@ -1,0 +1,273 @@
+package live
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// A page of another site could connect with the cookies of whoever reads it (cross-site
+// WebSocket hijacking). So a browser says in every handshake where its page is from, as
+// scheme, host and port (RFC 6454), and the server compares.
+
+// pageOrigin is where a page is from.
+type pageOrigin struct {
+	scheme string // in lower case
+	host   string // in lower case; an IP address in its shortest form
+	port   string // never empty, unless the scheme has no port of its own
+}
+
+// parseOrigin reads the header Origin. ok is false for what is no origin, and for "null",
+// which a browser sends for pages that are of nowhere, or do not want to say.
+func parseOrigin(header string) (o pageOrigin, ok bool) {
+	u, err := url.Parse(header)
+	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+		return pageOrigin{}, false
+	}
+	return pageOrigin{u.Scheme, canonicalHost(u.Hostname()), portOr(u.Port(), u.Scheme)}, true
+}
+
+// portOr returns a port, or the one that the scheme has of itself.
+func portOr(port, scheme string) string {
+	switch {
+	case port != "":
+		return port
+	case scheme == "http":
+		return "80"
+	case scheme == "https":
+		return "443"
+	}
+	return ""
+}
+
+func canonicalHost(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.String()
+	}
+	return strings.ToLower(host)
+}
+
+// isOf reports whether the page is of the host that the request names: then the server's own
+// site has sent it. The request does not say whether it came over TLS, which a proxy may have
+// ended, so a missing port is that of the page's scheme.
+func (o pageOrigin) isOf(requestHost string) bool {
+	u, err := url.Parse("//" + requestHost)
+	return err == nil && canonicalHost(u.Hostname()) == o.host && portOr(u.Port(), o.scheme) == o.port
+}
+
+// originRule is one entry of Options.Origins.
+type originRule struct {
+	all    bool   // "*"
+	null   bool   // "null"
+	scheme string // "": any
+	host   string // as pageOrigin's, with '*' for one character or more
+	port   string // "": the scheme's own; "*": any
+}
+
+// parseOriginRule reads an entry. One that no browser's header can match is an error.
+func parseOriginRule(entry string) (originRule, error) {
+	switch entry {
+	case "":
+		return originRule{}, fmt.Errorf("it is empty")
+	case "*":
+		return originRule{all: true}, nil
+	case "null":
+		return originRule{null: true}, nil
+	}
+	scheme, rest, found := strings.Cut(entry, "://")
+	if !found {
+		scheme, rest = "", entry
+	}
+	scheme = strings.ToLower(scheme)
+	switch {
+	case found && !validScheme(scheme):
+		return originRule{}, fmt.Errorf("%q is no scheme", scheme)
+	case scheme == "ws", scheme == "wss":
+		return originRule{}, fmt.Errorf("the origin is the page's, so it begins with http%s://", scheme[2:])
+	case scheme == "file":
+		return originRule{}, fmt.Errorf(`pages from files have the origin "null"`)
+	}
+	rest = strings.TrimSuffix(rest, "/")
+	if i := strings.IndexAny(rest, `/\?#@`); i >= 0 {
+		return originRule{}, fmt.Errorf("an origin is scheme, host and port: nothing like %q", rest[i:])
+	}
+	host, port, err := splitHost(rest)
+	if err != nil {
+		return originRule{}, err
+	}
+	if host, err = ruleHost(host); err != nil {
+		return originRule{}, err
+	}
+	if port != "" && port != "*" {
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil || n == 0 {
+			return originRule{}, fmt.Errorf("%q is no port", port)
+		}
+		port = strconv.FormatUint(n, 10)
+	}
+	return originRule{scheme: scheme, host: host, port: port}, nil
+}
+
+func validScheme(s string) bool {
+	for i, c := range []byte(s) {
+		letter := 'a' <= c && c <= 'z'
+		if !letter && (i == 0 || !('0' <= c && c <= '9') && !strings.ContainsRune("+-.", rune(c))) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// splitHost splits "host:port", of which the port may be missing.
+func splitHost(s string) (host, port string, err error) {
+	if inside, after, found := strings.Cut(strings.TrimPrefix(s, "["), "]"); found && s[0] == '[' {
+		if ip, err := netip.ParseAddr(inside); err != nil || !ip.Is6() || ip.Zone() != "" {
+			return "", "", fmt.Errorf("%q is no IPv6 address that a browser would send", inside)
+		}
+		if after != "" && after[0] != ':' {
+			return "", "", fmt.Errorf("%q stands after an IPv6 address", after)
+		}
+		return inside, strings.TrimPrefix(after, ":"), checkPortGiven(after)
+	}
+	host, port, found := strings.Cut(s, ":")
+	if strings.Contains(port, ":") {
+		return "", "", fmt.Errorf("an IPv6 address stands in brackets: [%s]", s)
+	}
+	if found {
+		err = checkPortGiven(":" + port)
+	}
+	return host, port, err
+}
+
+func checkPortGiven(after string) error {
+	if after == ":" {
+		return fmt.Errorf("the port is missing")
+	}
+	return nil
+}
+
+// ruleHost returns the host of an entry as browsers write it.
+func ruleHost(host string) (string, error) {
+	if host == "" {
+		return "", fmt.Errorf("the host is missing")
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.String(), nil
+	}
+	for _, c := range host {
+		switch {
+		case c > '~':
+			return "", fmt.Errorf("browsers send the host %q in its xn-- form (Punycode)", host)
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.ContainsRune("-._*", c):
+		default:
+			return "", fmt.Errorf("a host has no %q", c)
+		}
+	}
+	last := strings.TrimSuffix(host, ".")
+	last = last[strings.LastIndexByte(last, '.')+1:]
+	switch {
+	case last == "" || strings.Contains(host, "..") || host[0] == '.':
+		return "", fmt.Errorf("a part of the host %q is empty", host)
+	case '0' <= last[0] && last[0] <= '9' && !strings.Contains(host, "*"):
+		return "", fmt.Errorf("%q is no IP address as browsers write it, and no name", host)
+	}
+	return strings.ToLower(host), nil
+}
+
+func (r originRule) matches(header string, o pageOrigin, ok bool) bool {
+	switch {
+	case r.all:
+		return true
+	case !ok:
+		return r.null && header == "null"
+	case r.null, r.scheme != "" && r.scheme != o.scheme:
+		return false
+	}
+	return (r.port == "*" || portOr(r.port, o.scheme) == o.port) && matchesHost(r.host, o.host)
+}
+
+// matchesHost reports whether a pattern matches a host: '*' stands for one character or more.
+func matchesHost(pattern, host string) bool {
+	parts := strings.Split(pattern, "*")
+	last := len(parts) - 1
+	if last == 0 {
+		return pattern == host
+	}
+	rest, ok := strings.CutPrefix(host, parts[0])
+	for _, part := range parts[1:last] { // each as far to the left as it goes: nothing is won by another place
+		if !ok || rest == "" {
+			return false
+		}
+		_, rest, ok = strings.Cut(rest[1:], part)
+	}
+	return ok && len(rest) > len(parts[last]) && strings.HasSuffix(rest, parts[last])
+}
+
+// originRules reads Options.Origins.
+func originRules(entries []string) (rules []originRule) {
+	for i, entry := range entries {
+		rule, err := parseOriginRule(entry)
+		if err != nil {
+			panic(fmt.Sprintf("live: Options.Origins[%d], %q, can match no page: %v", i, entry, err))
+		}
+		rules = append(rules, rule)
+	}
+	return rules
+}
+
+// checkOrigin keeps pages of other sites from connecting in their reader's name.
+func (s *Server) checkOrigin(r *http.Request) error {
+	header := r.Header.Get("Origin")
+	var ok bool
+	allowed := "pages of that host"
+	switch {
+	case s.opts.CheckOrigin != nil:
+		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
+			return err
+		}
+		allowed = "what CheckOrigin says"
+	case len(r.Header.Values("Origin")) > 1:
+	case header == "":
+		ok = true // no browser
+	default:
+		ok = s.originAllowed(header, r.Host)
+		if len(s.origins) > 0 {
+			allowed += " and those in Options.Origins"
+		}
+	}
+	if ok {
+		return nil
+	}
+	header, host := shorten(header), shorten(r.Host)
+	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", originAdvice)
+	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, originAdvice)}
+}
+
+// originAdvice is for whoever runs the server.
+const originAdvice = "list the origin in Options.Origins, or have the proxy pass on the Host header (nginx: proxy_set_header Host $http_host)"
+
+func (s *Server) originAllowed(header, host string) bool {
+	o, ok := parseOrigin(header)
+	if ok && o.isOf(host) {
+		return true
+	}
+	for _, rule := range s.origins {
+		if rule.matches(header, o, ok) {
+			return true
+		}
+	}
+	return false
+}
+
+// shorten cuts what a client sent for the log.
+func shorten(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
