@@ -166,7 +166,7 @@ func TestPubSubKeepsNoHistory(t *testing.T) {
 			{`{"op":"subscribe","id":1,"topic":"chat"}`, `{"op":"reply","id":1}`},
 			{`{"op":"subscribe","id":2,"topic":"chat","since":"abcdefgh.1"}`, `{"op":"reply","id":2,"recovered":false}`},
 			{`{"op":"subscribe","id":3,"topic":"chat","last":5}`, `{"op":"reply","id":3,"messages":[]}`},
-			{`{"op":"history","id":4,"topic":"chat","limit":5}`, `{"op":"error","id":4,"code":"no_history","message":"the topic keeps no history"}`},
+			{`{"op":"history","id":4,"topic":"chat","limit":5}`, `{"op":"error","id":4,"topic":"chat","code":"no_history","message":"the topic keeps no history"}`},
 		} {
 			same(t, test.send, c.do(test.send).text, test.want)
 		}

@@ -134,8 +134,8 @@ func (sess *Session) agree(r *http.Request) headers {
 // handler returns, and its buffers and goroutine with it.
 func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) {
 	s := sess.server
-	sess.out.Init(s.writers, conn, sess)
-	sess.in.Init(conn, sess.out.Raw(), ahead, sess, inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
+	sess.out.Init(s.writers, conn, (*writing)(sess))
+	sess.in.Init(conn, sess.out.Raw(), ahead, (*reading)(sess), inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
 	if sess.wire == wireV1 {
 		sess.out.PingWith(pingFrame)
 	} else {

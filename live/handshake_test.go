@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -214,6 +216,30 @@ func TestSessionLimits(t *testing.T) {
 	first.Close()
 	eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
 	pair(t, url+"?user=account1", sessions)
+}
+
+// A visitor for whom OnAuth returns a pointer that is nil is nobody.
+func TestVisitorIsNobody(t *testing.T) {
+	opts, sessions := connected(live.Options{
+		MaxSessionsPerUser: 1,
+		OnAuth:             func(context.Context, *http.Request) (any, error) { return (*account)(nil), nil },
+	})
+	_, url := serve(t, opts)
+	for range 3 {
+		pair(t, url, sessions)
+	}
+}
+
+// What reader and writer ask of a session is not for its users.
+func TestMethodsOfASession(t *testing.T) {
+	var got []string
+	for m := range reflect.TypeFor[*live.Session]().Methods() {
+		got = append(got, m.Name)
+	}
+	want := strings.Fields("Close CloseError Disconnect ExpireAt ID IsClosed Listen Send Value")
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
 
 func TestSessionLimitHoldsInACrowd(t *testing.T) {

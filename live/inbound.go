@@ -40,6 +40,13 @@ type inbound struct {
 // 0. It also bounds how long a callback runs for a client that has gone.
 const leaveGrace = 500 * time.Millisecond
 
+// reading is a Session as its reader sees it (inbox.Handler): users of Session do not.
+type reading Session
+
+func (r *reading) Ping(payload []byte)      { r.out.Pong(payload) }
+func (r *reading) Charge(frames, bytes int) { (*Session)(r).charge(frames, bytes) }
+func (r *reading) Admit(size int)           { (*Session)(r).admit(size) }
+
 // read is the goroutine that reads. It ends with the connection.
 func (s *Session) read() {
 	for {
@@ -80,14 +87,14 @@ func (s *Session) take(m *inbox.Message) {
 	if start {
 		s.server.workers.run(s)
 	}
-	s.Admit(0)
+	s.admit(0)
 }
 
-// Admit implements inbox.Handler: it waits until there is space for one more message, which
+// admit waits until there is space in the inbox for one more message, which
 // has grown to size bytes so far. A message of any size is admitted if the inbox is empty and
 // none is being dealt with. The message that is being dealt with counts only against a large
 // message (size > 0). So the reader goes on to see pings while a callback takes its time.
-func (s *Session) Admit(size int) {
+func (s *Session) admit(size int) {
 	in := &s.inbound
 	paused := false
 	for {
@@ -128,7 +135,7 @@ func (s *Session) awaitSpace(space <-chan struct{}) {
 
 var errLeft = errors.New("live: connection lost while messages of the client waited")
 
-// full says what Admit waits for; mu is held.
+// full says what admit waits for; mu is held.
 func (in *inbound) full(size int, o *Options) bool {
 	if in.waiting > 0 && (in.waiting >= o.InboxSize || in.bytes > o.InboxBytes) {
 		return true
@@ -137,8 +144,8 @@ func (in *inbound) full(size int, o *Options) bool {
 	return size > 0 && held > 0 && held+size > o.InboxBytes
 }
 
-// Charge implements inbox.Handler.
-func (s *Session) Charge(frames, bytes int) {
+// charge counts what was read, and waits while the client is over its rate.
+func (s *Session) charge(frames, bytes int) {
 	s.inbound.uncounted += bytes
 	units := frames + s.inbound.uncounted/inboundUnit
 	s.inbound.uncounted %= inboundUnit // kept, or who sends a little at a time would pay nothing
@@ -184,9 +191,6 @@ func (s *Session) payForAnswer(bytes int) {
 		sleep(s.ctx, wait)
 	}
 }
-
-// Ping implements inbox.Handler.
-func (s *Session) Ping(payload []byte) { s.out.Pong(payload) }
 
 // work calls OnConnect, of a session that has just begun, and deals with messages, in
 // order, until there are none.

@@ -51,7 +51,7 @@ func TestPiecesOfAMessageCount(t *testing.T) {
 	s := &Session{server: &Server{inbound: newRate(1, math.MaxInt)}}
 	now := clock.Now()
 	for range 1024 {
-		s.Charge(0, 1000)
+		s.charge(0, 1000)
 	}
 	if owed := time.Duration(s.inbound.received.paidUntil - now); owed < 1000*time.Second {
 		t.Errorf("1,024,000 bytes in pieces count as %v", owed)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"time"
 )
 
@@ -91,7 +92,7 @@ type Options struct {
 
 	// UserID tells whose session a Value is, for MaxSessionsPerUser. nil: a
 	// Value that is a string, or has a UserID() string method. An empty
-	// answer is nobody in particular.
+	// answer is nobody in particular, and so is a nil pointer.
 	UserID func(value any) string
 
 	// Logger gets what an operator should know. Nothing is logged per message
@@ -240,6 +241,9 @@ func userIDOf(value any) string {
 	case string:
 		return v
 	case interface{ UserID() string }:
+		if p := reflect.ValueOf(v); p.Kind() == reflect.Pointer && p.IsNil() {
+			return "" // nobody, as OnAuth returns it for a visitor
+		}
 		return v.UserID()
 	}
 	return ""

@@ -62,7 +62,7 @@ func (o pageOrigin) isOf(requestHost string) bool {
 // originRule is one entry of Options.Origins.
 type originRule struct {
 	all    bool   // "*"
-	null   bool   // "null"
+	exact  string // an origin without a host: "null" or "file://"
 	scheme string // "": any
 	host   string // as pageOrigin's, with '*' for one character or more
 	port   string // "": the scheme's own; "*": any
@@ -76,7 +76,7 @@ func parseOriginRule(entry string) (originRule, error) {
 	case "*":
 		return originRule{all: true}, nil
 	case "null":
-		return originRule{null: true}, nil
+		return originRule{exact: entry}, nil
 	}
 	scheme, rest, found := strings.Cut(entry, "://")
 	if !found {
@@ -88,8 +88,8 @@ func parseOriginRule(entry string) (originRule, error) {
 		return originRule{}, fmt.Errorf("%q is no scheme", scheme)
 	case scheme == "ws", scheme == "wss":
 		return originRule{}, fmt.Errorf("the origin is the page's, so it begins with http%s://", scheme[2:])
-	case scheme == "file":
-		return originRule{}, fmt.Errorf(`pages from files have the origin "null"`)
+	case scheme == "file" && strings.Trim(rest, "/") == "":
+		return originRule{exact: "file://"}, nil // of Electron and Cordova; browsers send "null"
 	}
 	rest = strings.TrimSuffix(rest, "/")
 	if i := strings.IndexAny(rest, `/\?#@`); i >= 0 {
@@ -183,8 +183,8 @@ func (r originRule) matches(header string, o pageOrigin, ok bool) bool {
 	case r.all:
 		return true
 	case !ok:
-		return r.null && header == "null"
-	case r.null, r.scheme != "" && r.scheme != o.scheme:
+		return r.exact != "" && header == r.exact
+	case r.exact != "", r.scheme != "" && r.scheme != o.scheme:
 		return false
 	}
 	return (r.port == "*" || portOr(r.port, o.scheme) == o.port) && matchesHost(r.host, o.host)
@@ -223,13 +223,13 @@ func originRules(entries []string) (rules []originRule) {
 func (s *Server) checkOrigin(r *http.Request) error {
 	header := r.Header.Get("Origin")
 	var ok bool
-	allowed := "pages of that host"
+	allowed, advice := "pages of that host", originAdvice
 	switch {
 	case s.opts.CheckOrigin != nil:
 		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
 			return err
 		}
-		allowed = "what CheckOrigin says"
+		allowed, advice = "what Options.CheckOrigin says", "have that say yes to it"
 	case len(r.Header.Values("Origin")) > 1:
 	case header == "":
 		ok = true // no browser
@@ -243,8 +243,8 @@ func (s *Server) checkOrigin(r *http.Request) error {
 		return nil
 	}
 	header, host := shorten(header), shorten(r.Host)
-	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", originAdvice)
-	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, originAdvice)}
+	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", advice)
+	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, advice)}
 }
 
 // originAdvice is for whoever runs the server.

@@ -231,7 +231,9 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 	}
 	publications, all := limitPart(m.publications, count, bytes)
 	if !all {
-		publications = alignPart(publications)
+		if m.reply == nil {
+			publications = alignPart(publications)
+		}
 		m.upto = publications[len(publications)-1].Position
 	}
 	c.newest = false

@@ -284,12 +284,14 @@ func (e lostError) Unwrap() error { return e.cause }
 // closeGoingAway is what a browser sends when its page is left (RFC 6455, section 7.4.1).
 const closeGoingAway = 1001
 
-// WriteFailed implements outbox.Owner.
-func (s *Session) WriteFailed(err error) {
+// writing is a Session as its box sees it (outbox.Owner).
+type writing Session
+
+func (w *writing) Heard() int64 { return w.in.Heard() }
+
+func (w *writing) WriteFailed(err error) {
+	s := (*Session)(w)
 	if s.end(closing{err: fmt.Errorf("%w: %w", ErrWriteFailed, err)}) {
 		s.server.counters.writeFailed.Add(1)
 	}
 }
-
-// Heard implements outbox.Owner.
-func (s *Session) Heard() int64 { return s.in.Heard() }

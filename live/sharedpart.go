@@ -117,13 +117,15 @@ func (p *sharedPart) len() int {
 	return len(p.messages)
 }
 
-// alignPart shortens a part so that it ends at a round offset: of the offsets in it, the one
-// that has the most zero bits at its end. The parts of clients that have missed a little more
-// or less end at the same offset, so these clients share the parts that follow.
+// alignPart shortens a part, to a quarter of it at least, so that it ends at a round offset: of the
+// offsets after its first quarter, the one that has the most zero bits at its end. The parts of
+// clients that have missed a little more or less mostly end at the same offset, so these
+// clients share the parts that follow.
 func alignPart(publications []*Publication) []*Publication {
-	first, end := publications[0].Offset, publications[len(publications)-1].Offset
+	least := publications[len(publications)/4].Offset
+	end := publications[len(publications)-1].Offset
 	// end & (end - 1) is end with its lowest 1 bit cleared.
-	for next := end & (end - 1); next >= first && next != 0; next = end & (end - 1) {
+	for next := end & (end - 1); next >= least && next != 0; next = end & (end - 1) {
 		end = next
 	}
 	for publications[len(publications)-1].Offset > end {
