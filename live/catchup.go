@@ -241,6 +241,8 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	}
 	if p.last {
 		s.server.counters.gaps.Add(1)
+	}
+	if fd := sub.topic.feed; p.last || fd != nil && c.at == fd.at && !c.gap && c.reply == nil {
 		s.server.topics.goLive(sub)
 	}
 	return nil
