@@ -2,7 +2,9 @@
 
 GO       ?= go
 CHROMIUM ?= /usr/bin/chromium
-export CHROMIUM
+FIREFOX  ?= /usr/bin/firefox-esr
+export CHROMIUM FIREFOX
+PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
 
 # The modules of the workspace, each with its own go.mod.
 MODULES := . live/natsbroker interop examples bench
@@ -19,7 +21,7 @@ demo: ## run the chat on http://localhost:8080
 demo-cluster: ## run three chats that are one, on ports 8080 to 8082
 	$(GO) run ./examples/chat -demo-cluster
 
-test: deps lint test-go test-sim test-js test-browser ## everything: lint, Go with -race, JavaScript, Chromium
+test: deps lint test-go test-sim test-js test-browser ## everything: lint, Go with -race, JavaScript, browsers
 
 # The broker's tests mostly wait for elections, so they run beside the others.
 test-go: ## the Go tests of every module, with the race detector
@@ -35,8 +37,8 @@ test-sim: ## 10,000 simulated clusters with faults, without the race detector
 test-js: deps ## the JavaScript client's tests, and its size
 	cd client && npm test && npm run size
 
-test-browser: deps ## the chat, and what breaks clients, in headless Chromium
-	cd client && npm run test:browser
+test-browser: deps ## the chat, and what breaks clients, in headless Chromium and Firefox
+	cd client && npm run test:browser && npm run test:firefox
 
 lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, eslint, tsc
 	@out=$$(gofmt -l live client examples interop bench); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
@@ -84,8 +86,8 @@ bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
 		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt
 	@cat bench/NATS.txt
 
-# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium.
-deps: client/node_modules/.package-lock.json $(CHROMIUM)
+# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox and proxies.
+deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES)
 
 client/node_modules/.package-lock.json: client/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: installing Debian's nodejs and npm"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
@@ -93,9 +95,15 @@ client/node_modules/.package-lock.json: client/package-lock.json
 	@touch $@
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-$(CHROMIUM):
-	@echo "Chromium is missing: installing Debian's package"
-	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq chromium
+$(CHROMIUM): PACKAGE := chromium
+$(FIREFOX): PACKAGE := firefox-esr
+/usr/sbin/nginx: PACKAGE := nginx
+/usr/sbin/apache2: PACKAGE := apache2-bin
+/usr/sbin/haproxy: PACKAGE := haproxy
+/usr/bin/caddy: PACKAGE := caddy
+$(CHROMIUM) $(FIREFOX) $(PROXIES):
+	@echo "$@ is missing: installing Debian's $(PACKAGE)"
+	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(PACKAGE)
 
 clean: ## remove what the targets made
 	rm -rf bin cover.out cover.html client/node_modules

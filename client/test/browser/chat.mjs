@@ -1,5 +1,6 @@
 // The chat's page, as a test has it open.
 /* global document, location */
+import { noteFaults } from "./browser.mjs";
 
 const PATIENCE = 15_000; // ms for what must happen
 
@@ -17,46 +18,63 @@ export async function visit(browser, people, name, { port, room = "", clock = fa
   people.push(someone);
   someone.open = async () => {
     const page = await context.newPage();
-    page.on("pageerror", (error) => faults.push(error.message));
-    page.on("console", (message) => {
-      const lost = message.text().includes("WebSocket connection to");
-      if (message.type() === "error" && !lost) faults.push(message.text());
-    });
+    noteFaults(page, faults);
     page.on("request", (request) => {
       if (!request.url().startsWith(home + "/")) faults.push("it asked for " + request.url());
     });
     await page.goto(`${home}/${room}`);
     await connected(page);
-    await page.locator("#people .tag", { hasText: "you" }).waitFor({ state: "attached" });
+    await reads(page, "#people .tag", /you/);
     return page;
   };
   const page = await someone.open();
   return { ...someone, page };
 }
 
+/** Waits until an element that a selector finds has a text like this one. */
+export const reads = (page, selector, text) =>
+  page.waitForFunction(
+    ([wanted, source]) => [...document.querySelectorAll(wanted)].some((item) => new RegExp(source).test(item.textContent)),
+    [selector, text.source],
+  );
+
+/** The number of elements that a selector finds. */
+export const countOf = (page, selector) => page.evaluate((wanted) => document.querySelectorAll(wanted).length, selector);
+
 export const connected = (page) => chip(page, /^Connected$/);
 
-export const chip = (page, text) => page.locator("#chip-text").filter({ hasText: text }).waitFor();
+export const chip = (page, text) => reads(page, "#chip-text", text);
 
 /** Waits until these people, and no others, are in the list. */
 export const here = (page, ...names) =>
   page.waitForFunction(
     (wanted) => {
-      const shown = [...document.querySelectorAll("#people .name")].map((item) => item.textContent);
-      return JSON.stringify(shown.sort()) === wanted && document.getElementById("count").textContent === String(shown.length);
+      const found = [...document.querySelectorAll("#people .name")].map((item) => item.textContent);
+      return JSON.stringify(found.sort()) === wanted && document.getElementById("count").textContent === String(found.length);
     },
     JSON.stringify([...names].sort()),
   );
 
+export async function rename(page, name) {
+  await page.fill("#name", name);
+  await page.click("#me button");
+}
+
 export async function say(page, text) {
-  await page.getByRole("textbox", { name: "Message" }).fill(text);
-  await page.getByRole("button", { name: "Send" }).click();
+  await page.fill("#text", text);
+  await page.click("#composer button");
 }
 
 /** Waits until a text is in the log as the server sent it. */
 export const heard = (page, text) =>
-  page.locator(".message:not(.pending)").filter({ has: page.getByText(text, { exact: true }) }).first().waitFor();
+  page.waitForFunction(
+    (wanted) => [...document.querySelectorAll(".message:not(.pending) .text")].some((item) => item.textContent === wanted),
+    text,
+  );
 
 /** The texts of the messages, as they are shown. */
-export const texts = (page) => textsOf(page.locator(".message"));
-export const textsOf = (messages) => messages.locator(".text").allTextContents();
+export const texts = (page, messages = ".message") =>
+  page.evaluate((wanted) => [...document.querySelectorAll(`${wanted} .text`)].map((item) => item.textContent), messages);
+
+/** What the log says of missing messages. */
+export const gaps = (page) => countOf(page, ".gap");

@@ -6,14 +6,10 @@ import { mkdtempSync, rmSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
-import { launch } from "./browser.mjs";
-import { chip, connected, heard, here, say, texts, visit } from "./chat.mjs";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { chromiumTest, launch, test } from "./browser.mjs";
+import { chip, connected, gaps, heard, here, say, texts, visit } from "./chat.mjs";
 import { build, Server } from "./servers.mjs";
-
-const BOUND = 90_000; // ms for a test
-
-const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
 
 let chat, browser, store, servers, people;
 
@@ -64,8 +60,6 @@ async function history(server) {
   return messages.map(({ text }) => text);
 }
 
-const gaps = (page) => page.getByText("are missing here").count();
-
 test("history is there after a kill and a restart, and no page has a gap", async () => {
   const server = new Server(chat.binary, "-store", store);
   servers = [server];
@@ -92,7 +86,7 @@ test("history is there after a kill and a restart, and no page has a gap", async
   assert.deepEqual(await history(server), all);
 });
 
-test("pages of different servers are in one chat, which goes on when a server is killed", async () => {
+chromiumTest("pages of different servers are in one chat, which goes on when a server is killed", async () => {
   await startCluster(3);
   const [a, b] = servers;
   const ana = await visit(browser, people, "Ana", { port: a.port });

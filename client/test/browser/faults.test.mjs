@@ -1,18 +1,15 @@
 // What breaks clients: servers that die, lines that are dead and do not say so, pages that sleep. Each ends with the page
 // having heard every tick once and in order, or having been told of a gap, and with one session at the server.
-/* global document, heard, live, location, PageTransitionEvent, states, window */
+/* global document, heard, history, live, location, PageTransitionEvent, reportError, states, window */
 import assert from "node:assert/strict";
-import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
-import { launch } from "./browser.mjs";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { chromiumTest, inFirefox, launch, noteErrors, test } from "./browser.mjs";
 import { build, Network, Server } from "./servers.mjs";
 
 const PATIENCE = 10_000; // ms for what must happen
-const BOUND = 60_000; // ms for a test
 const PING = 300; // ms, the server's interval
 const SLACK = 10_000; // ms that a ping may be late, as docs/protocol.md says
 const LOOK = 5_000; // ms between two looks of live.js at its line
-
-const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
 
 let program, browser, server, network, contexts, faults;
 
@@ -48,14 +45,13 @@ afterEach(async () => {
 async function person() {
   const context = await browser.newContext();
   context.setDefaultTimeout(PATIENCE);
-  await context.exposeFunction("reportTwoSockets", () => faults.push("two sockets at once"));
   await context.addInitScript(() => {
     const sockets = [];
     window.WebSocket = class extends WebSocket {
       constructor(...where) {
         super(...where);
         sockets.push(this);
-        if (sockets.filter(({ readyState }) => readyState <= WebSocket.OPEN).length > 1) window.reportTwoSockets();
+        if (sockets.filter(({ readyState }) => readyState <= WebSocket.OPEN).length > 1) reportError(new Error("two sockets at once"));
       }
     };
   });
@@ -66,7 +62,7 @@ async function person() {
 /** Opens the page under an id. With a clock the page's time can be moved. */
 async function open(id, { context, clock = false, token = false, path = "/" } = {}) {
   const page = await (context ?? (await person())).newPage();
-  page.on("pageerror", (error) => faults.push(error.message));
+  noteErrors(page, faults);
   if (clock) await page.clock.install();
   await page.goto(`http://127.0.0.1:${network.port}${path}?page=${id}${token ? "&token" : ""}`);
   await connected(page);
@@ -146,7 +142,7 @@ test("what is asked of a server that is killed is answered with an error", async
   assert.equal(await answer, "disconnected");
 });
 
-test("a server that says nothing any more is left after its ping is overdue", async () => {
+chromiumTest("a server that says nothing any more is left after its ping is overdue", async () => {
   const page = await open("a", { clock: true });
   await tick();
   await heardAll(page, 1);
@@ -164,7 +160,7 @@ test("a server that says nothing any more is left after its ping is overdue", as
   await sessions({ a: 1 });
 });
 
-test("after minutes offline a page is back at once, with all that it missed", async () => {
+chromiumTest("after minutes offline a page is back at once, with all that it missed", async () => {
   const page = await open("a", { clock: true });
   await tick(2);
   await heardAll(page, 2);
@@ -204,7 +200,7 @@ test("who missed more than is kept is told", async () => {
   assert.deepEqual(await page.evaluate(() => heard), [1, 2, "gap", ...kept]);
 });
 
-test("a hidden tab hears on, and is back at once when it is seen again", async () => {
+chromiumTest("a hidden tab hears on, and is back at once when it is seen again", async () => {
   const page = await open("a", { clock: true });
   await setVisibility(page, "hidden");
   await tick();
@@ -232,7 +228,7 @@ test("a page that one comes back to goes on, and held no session meanwhile", asy
   await page.goto(`http://127.0.0.1:${network.port}/elsewhere`);
   await sessions({ a: 0 });
   await tick(2);
-  await page.goBack({ waitUntil: "commit" }); // there is no load: the page is as it was
+  await page.evaluate(() => void setTimeout(() => history.back()));
 
   await connected(page);
   await heardAll(page, 4);
@@ -259,7 +255,7 @@ test("a page that is thawed out of the browser's cache dials anew", async () => 
   await sessions({ a: 1 });
 });
 
-test("a laptop that has slept notices that its line is dead", async () => {
+chromiumTest("a laptop that has slept notices that its line is dead", async () => {
   const page = await open("a", { clock: true });
   await tick();
   await heardAll(page, 1);
@@ -318,7 +314,7 @@ test("a listener that throws stops nothing", async () => {
   await tick();
   await heardAll(page, 3);
   await sessions({ a: 1 });
-  assert.ok(faults.length >= 3 && faults.every((fault) => fault === "a broken listener"), "each is reported");
+  assert.ok(faults.length >= 3 && faults.every((fault) => fault.endsWith("a broken listener")), "each is reported");
   faults = [];
 });
 
@@ -342,13 +338,16 @@ test("two tabs do not disturb each other", async () => {
 test("twenty quick reloads leave one session", async () => {
   const page = await open("a");
   for (let n = 0; n < 20; n++) {
-    const loads = page.waitForEvent("framenavigated");
-    await page.evaluate(() => void setTimeout(() => location.reload()));
-    await loads;
+    await page.evaluate(() => {
+      window.left = true;
+      setTimeout(() => location.reload());
+    });
+    await page.waitForFunction(() => !window.left);
   }
   await connected(page);
   const { a } = await sessions({ a: 1 });
-  assert.ok(a.total <= 21, `${a.total} sessions for 21 pages`);
+  const dials = inFirefox ? 2 : 1; // Firefox takes a page's socket some ms before the page goes: it may dial again
+  assert.ok(a.total <= 21 * dials, `${a.total} sessions for 21 pages`);
   const last = await tick(2);
   await heardAll(page, last);
 });

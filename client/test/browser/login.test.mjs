@@ -4,14 +4,11 @@ import assert from "node:assert/strict";
 import { copyFileSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { after, afterEach, before, beforeEach, test as unbounded } from "node:test";
-import { launch } from "./browser.mjs";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { chromiumTest as test, launch, noteFaults } from "./browser.mjs";
 import { build, Server } from "./servers.mjs";
 
 const PATIENCE = 15_000; // ms for what must happen
-const BOUND = 90_000; // ms for a test
-
-const test = (name, run) => unbounded(name, { timeout: BOUND }, run);
 
 let login, browser, server, folder, people;
 
@@ -59,11 +56,7 @@ async function visit({ clock = false, ...options } = {}) {
     const page = await context.newPage();
     page.sockets = [];
     page.on("websocket", (socket) => page.sockets.push(socket));
-    page.on("pageerror", (error) => faults.push(error.message));
-    page.on("console", (message) => {
-      const lost = message.text().includes("WebSocket connection to");
-      if (message.type() === "error" && !lost) faults.push(message.text());
-    });
+    noteFaults(page, faults);
     page.on("request", (request) => {
       if (!request.url().startsWith(home + "/")) faults.push("it asked for " + request.url());
     });

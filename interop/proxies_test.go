@@ -1,0 +1,742 @@
+//go:build linux
+
+package interop
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// These tests take the configurations from docs/proxies.md and run Debian's proxies with them:
+// in the foreground, as a user without rights, on loopback ports. Only addresses and times are
+// replaced. What a package's own configuration has around the page's is added.
+
+const (
+	cutAfter  = 2 * time.Second        // how long a connection may be idle; a minute by default
+	pingEvery = 400 * time.Millisecond // 25 s by default
+	idleTime  = cutAfter + time.Second
+)
+
+// proxyKind is one of the page's proxies.
+type proxyKind struct {
+	name      string // its heading
+	language  string // of its blocks
+	program   string
+	secure    bool      // it ends TLS
+	listen    [2]string // where it listens: on the page, and in the tests
+	files     func(p *proxy, config string) map[string]string
+	arguments []string
+	reload    func(p *proxy) error
+}
+
+// In files and arguments, DIR and PORT stand for the proxy's.
+var proxyKinds = []proxyKind{
+	{
+		name: "nginx", language: "nginx", program: "nginx",
+		listen: [2]string{"listen 80;", "listen 127.0.0.1:PORT;"},
+		files: func(p *proxy, config string) map[string]string {
+			return map[string]string{"live.conf": config, "main.conf": fmt.Sprintf(`
+				daemon off;
+				pid nginx.pid;
+				worker_processes 1;
+				events {}
+				http {
+					access_log off;
+					client_body_temp_path body;
+					proxy_temp_path proxy;
+					fastcgi_temp_path fastcgi;
+					uwsgi_temp_path uwsgi;
+					scgi_temp_path scgi;
+					proxy_read_timeout %v;
+					include live.conf;
+				}`, cutAfter)}
+		},
+		arguments: []string{"-e", "stderr", "-p", "DIR", "-c", "main.conf"},
+		reload:    func(p *proxy) error { return p.running.Process.Signal(syscall.SIGHUP) },
+	},
+	{
+		name: "Apache", language: "apache", program: "apache2",
+		listen: [2]string{"<VirtualHost *:80>", "<VirtualHost *:PORT>"},
+		files: func(p *proxy, config string) map[string]string {
+			main := fmt.Sprintf("ServerRoot DIR\nDefaultRuntimeDir DIR\nPidFile apache.pid\nErrorLog DIR/log\n"+
+				"Listen 127.0.0.1:PORT\nStartServers 1\nTimeout %v\n", cutAfter.Seconds())
+			for _, module := range []string{"mpm_event", "authz_core", "slotmem_shm", "proxy", "proxy_http", "proxy_balancer", "lbmethod_bybusyness"} {
+				main += fmt.Sprintf("LoadModule %[1]s_module /usr/lib/apache2/modules/mod_%[1]s.so\n", module)
+			}
+			return map[string]string{"apache.conf": main + config}
+		},
+		arguments: []string{"-D", "FOREGROUND", "-f", "DIR/apache.conf"},
+		reload:    func(p *proxy) error { return p.running.Process.Signal(syscall.SIGUSR1) },
+	},
+	{
+		name: "HAProxy", language: "haproxy", program: "haproxy",
+		listen: [2]string{"bind :80\n", "bind 127.0.0.1:PORT\n"},
+		files: func(p *proxy, config string) map[string]string {
+			times := regexp.MustCompile(`timeout (client|server) \w+`)
+			return map[string]string{"haproxy.cfg": times.ReplaceAllString(config, fmt.Sprintf("timeout $1 %v", cutAfter))}
+		},
+		arguments: []string{"-W", "-f", "DIR/haproxy.cfg"},
+		reload:    func(p *proxy) error { return p.running.Process.Signal(syscall.SIGUSR2) },
+	},
+	{
+		name: "Caddy", language: "caddy", program: "caddy", secure: true,
+		listen: [2]string{"example.com {", "localhost:PORT {"}, // localhost has a certificate of Caddy's own
+		files: func(p *proxy, config string) map[string]string {
+			return map[string]string{"Caddyfile": fmt.Sprintf(`{
+				admin localhost:%d
+				storage file_system DIR/caddy
+				skip_install_trust
+				auto_https disable_redirects
+				default_bind 127.0.0.1
+				servers {
+					protocols h1 h2
+				}
+			}
+			`, p.adminPort) + config}
+		},
+		arguments: []string{"run", "--config", "DIR/Caddyfile"},
+		reload:    func(p *proxy) error { return p.command("reload", "--config", "DIR/Caddyfile").Run() },
+	},
+}
+
+// proxy is a proxy in a folder of its own.
+type proxy struct {
+	endpoint
+	t               testing.TB
+	kind            proxyKind
+	dir             string
+	port, adminPort int
+	running         *exec.Cmd     // nil: it does not
+	ended           chan struct{} // closed when the process has ended
+}
+
+// newProxy returns a proxy that does not run yet, but has an address.
+func newProxy(t testing.TB, kind proxyKind) *proxy {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "livetopic-"+kind.language)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	p := &proxy{t: t, kind: kind, dir: dir, port: freePort(), adminPort: freePort()}
+	p.own(dir)
+	p.url = fmt.Sprintf("ws://127.0.0.1:%d", p.port)
+	if kind.secure {
+		p.url = fmt.Sprintf("wss://localhost:%d", p.port)
+	}
+	return p
+}
+
+// freePort returns a port on which nobody listens. The kernel gives clients higher ones
+// (net.ipv4.ip_local_port_range), so no connection takes the port before the proxy does.
+func freePort() int {
+	for {
+		port := 20_000 + rand.N(12_000)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			l.Close()
+			return port
+		}
+	}
+}
+
+// nobody returns the user who runs the proxies if root runs the tests, else nil.
+func nobody(t testing.TB) *syscall.Credential {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	u, err := user.Lookup("nobody")
+	if err != nil {
+		t.Fatal(err)
+	}
+	uid, _ := strconv.Atoi(u.Uid)
+	gid, _ := strconv.Atoi(u.Gid)
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+}
+
+// own gives a file to the proxy's user.
+func (p *proxy) own(name string) {
+	p.t.Helper()
+	if u := nobody(p.t); u != nil {
+		if err := os.Chown(name, int(u.Uid), int(u.Gid)); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+// at returns the endpoint with a path.
+func (p *proxy) at(path string) endpoint { return endpoint{url: p.url + path, tls: p.tls} }
+
+// origin is where the pages are from that the proxy serves.
+func (p *proxy) origin() string { return p.httpURL() }
+
+// host is what a browser sends as Host.
+func (p *proxy) host() string { return p.url[strings.Index(p.url, "//")+2:] }
+
+// command returns a run of the proxy's program. It ends when the process of the tests does.
+func (p *proxy) command(args ...string) *exec.Cmd {
+	p.t.Helper()
+	program, err := exec.LookPath(p.kind.program)
+	if err != nil {
+		program, err = exec.LookPath("/usr/sbin/" + p.kind.program) // not in everybody's PATH
+	}
+	if err != nil {
+		p.t.Fatalf("%s is not installed: `make deps` installs what the tests need (%v)", p.kind.program, err)
+	}
+	cmd := exec.Command(program, args...)
+	for i := range cmd.Args {
+		cmd.Args[i] = strings.ReplaceAll(cmd.Args[i], "DIR", p.dir)
+	}
+	cmd.Dir = p.dir
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + p.dir}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM, Credential: nobody(p.t)}
+	return cmd
+}
+
+// write writes the files of a configuration.
+func (p *proxy) write(config string) {
+	p.t.Helper()
+	for name, text := range p.kind.files(p, config) {
+		text = strings.NewReplacer("PORT", strconv.Itoa(p.port), "DIR", p.dir).Replace(text)
+		name = filepath.Join(p.dir, name)
+		if err := os.WriteFile(name, []byte(text), 0o644); err != nil {
+			p.t.Fatal(err)
+		}
+		p.own(name)
+	}
+}
+
+// start runs the proxy until the test ends, and waits until it passes on requests.
+func (p *proxy) start(config string) {
+	p.t.Helper()
+	p.write(config)
+	log, err := os.OpenFile(filepath.Join(p.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer log.Close()
+	p.own(log.Name())
+	cmd := p.command(p.kind.arguments...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { // ends with the process
+		cmd.Wait()
+		close(ended)
+	}()
+	p.running, p.ended = cmd, ended
+	p.t.Cleanup(p.stop)
+	if p.kind.secure {
+		p.trust()
+	}
+	p.await("a node's answer", func() bool { status, _ := p.get("/node"); return status == http.StatusOK })
+}
+
+// trust waits for the certificate that the proxy makes for its own.
+func (p *proxy) trust() {
+	p.t.Helper()
+	roots := x509.NewCertPool()
+	p.await("the certificate", func() bool {
+		pem, err := os.ReadFile(filepath.Join(p.dir, "caddy/pki/authorities/local/root.crt"))
+		return err == nil && roots.AppendCertsFromPEM(pem)
+	})
+	p.tls = &tls.Config{RootCAs: roots, ServerName: "localhost"}
+}
+
+// reload has the running proxy read another configuration, and waits for its effect.
+func (p *proxy) reload(config string, effect func() bool) {
+	p.t.Helper()
+	p.write(config)
+	var asked time.Time
+	p.await("the effect of a reload", func() bool {
+		if time.Since(asked) > time.Second { // again: HAProxy ignores the signal while it starts
+			if err := p.kind.reload(p); err != nil {
+				p.t.Fatalf("reloading: %v; %s wrote:\n%s", err, p.kind.name, p.log())
+			}
+			asked = time.Now()
+		}
+		return effect()
+	})
+}
+
+// stop ends the proxy.
+func (p *proxy) stop() {
+	if p.running == nil {
+		return
+	}
+	p.running.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.t.Errorf("%s does not end; it wrote:\n%s", p.kind.name, p.log())
+		syscall.Kill(-p.running.Process.Pid, syscall.SIGKILL) // its process group
+		<-p.ended
+	}
+	p.running = nil
+}
+
+// await waits until cond holds, and no longer when the proxy has ended.
+func (p *proxy) await(what string, cond func() bool) {
+	p.t.Helper()
+	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+		select {
+		case <-p.ended:
+			p.t.Fatalf("%s ended before %s; it wrote:\n%s", p.kind.name, what, p.log())
+		default:
+		}
+		if time.Now().After(deadline) {
+			p.t.Fatalf("waited %v in vain for %s; %s wrote:\n%s", patience, what, p.kind.name, p.log())
+		}
+	}
+}
+
+// log returns what the proxy wrote.
+func (p *proxy) log() string {
+	text, _ := os.ReadFile(filepath.Join(p.dir, "log"))
+	return string(text)
+}
+
+// get asks over a new connection. The status is 0 if there is no answer.
+func (p *proxy) get(path string) (status int, body string) {
+	client := http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: p.tls, DisableKeepAlives: true}}
+	resp, err := client.Get(p.httpURL() + path)
+	if err != nil {
+		return 0, ""
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(text)
+}
+
+// handshake connects as Firefox does. It returns the answer's status, and its body if the
+// browser is refused.
+func (p *proxy) handshake(path, host, origin string) (status int, body string) {
+	p.t.Helper()
+	conn, err := dialTransport(p.endpoint)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	for _, line := range []string{
+		"GET " + path + " HTTP/1.1", "Host: " + host, "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+		"Accept: */*", "Accept-Language: en-US,en;q=0.5", "Accept-Encoding: gzip, deflate, br, zstd", "Sec-WebSocket-Version: 13",
+		"Origin: " + origin, "Sec-WebSocket-Protocol: " + subprotocol, "Sec-WebSocket-Extensions: permessage-deflate",
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Connection: keep-alive, Upgrade", "Cookie: a=b", "Sec-Fetch-Dest: empty",
+		"Sec-Fetch-Mode: websocket", "Sec-Fetch-Site: same-origin", "Pragma: no-cache", "Cache-Control: no-cache", "Upgrade: websocket", "",
+	} {
+		io.WriteString(conn, line+"\r\n")
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: http.MethodGet})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return resp.StatusCode, ""
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Error(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// answers checks the answer to a browser, and parts of the body if it is refused.
+func (p *proxy) answers(path, host, origin string, want int, parts ...string) {
+	p.t.Helper()
+	status, body := p.handshake(path, host, origin)
+	if status != want {
+		p.t.Errorf("a page of %s that calls %s%s is answered by %d, want %d: %s", origin, host, path, status, want, body)
+	}
+	for _, part := range parts {
+		if !strings.Contains(body, part) {
+			p.t.Errorf("the body of the %d has no %s: %s", status, part, body)
+		}
+	}
+}
+
+// dial connects as a page of the proxy does.
+func (p *proxy) dial() *v1 {
+	p.t.Helper()
+	c, err := tryV1(p.t, p.at("/live"), http.Header{"Origin": {p.origin()}})
+	if err != nil {
+		p.t.Fatalf("cannot connect through %s: %v", p.kind.name, err)
+	}
+	v := &v1{client: c}
+	v.hello = v.next()
+	return v
+}
+
+// dialPlain connects as a page of the proxy does that knows nothing of live.v1.
+func (p *proxy) dialPlain(path string) *client {
+	p.t.Helper()
+	return libraries[0].connect(p.t, p.at(path), http.Header{"Origin": {p.origin()}})
+}
+
+func proxyPage(t testing.TB) string {
+	t.Helper()
+	page, err := os.ReadFile("../docs/proxies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(page)
+}
+
+// pageBlock returns the nth of the page's blocks of a language.
+func pageBlock(t testing.TB, language string, n int) string {
+	t.Helper()
+	blocks := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```$").FindAllStringSubmatch(proxyPage(t), -1)
+	if len(blocks) <= n {
+		t.Fatalf("docs/proxies.md has %d blocks of %s", len(blocks), language)
+	}
+	return blocks[n][1]
+}
+
+// pageRow returns the cells of a row below one of the page's headings, from the second on.
+func pageRow(t testing.TB, heading, name string) []string {
+	t.Helper()
+	_, section, _ := strings.Cut(proxyPage(t), "\n## "+heading+"\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	for line := range strings.Lines(section) {
+		if cells := strings.Split(line, "|"); len(cells) > 3 && strings.TrimSpace(cells[1]) == name {
+			return cells[2:]
+		}
+	}
+	t.Fatalf("docs/proxies.md has no row %s below %q", name, heading)
+	return nil
+}
+
+// replaced returns a configuration in which old, which must be there once, is another text.
+func replaced(t testing.TB, config, old, with string) string {
+	t.Helper()
+	if n := strings.Count(config, old); n != 1 {
+		t.Fatalf("%q is there %d times, want once, in\n%s", old, n, config)
+	}
+	return strings.Replace(config, old, with, 1)
+}
+
+// pageNode is the page's address of the application.
+const pageNode = "127.0.0.1:8080"
+
+// config returns the page's configuration for a node.
+func (p *proxy) config(node string) string {
+	p.t.Helper()
+	return replaced(p.t, p.several(), pageNode, node)
+}
+
+// several returns the page's configuration with these further nodes.
+func (p *proxy) several(nodes ...string) string {
+	p.t.Helper()
+	config := replaced(p.t, pageBlock(p.t, p.kind.language, 0), p.kind.listen[0], p.kind.listen[1])
+	for i, node := range nodes {
+		switch p.kind.name {
+		case "Apache":
+			members := pageBlock(p.t, "apache", 1)
+			members = replaced(p.t, members, "10.0.0.1:8080", pageNode)
+			members = replaced(p.t, members, "10.0.0.2:8080", node)
+			config = replaced(p.t, config, "\tProxyPass / http://"+pageNode+"/ upgrade=websocket\n", members)
+		case "Caddy":
+			config = replaced(p.t, config, pageNode, pageNode+" "+node)
+		default:
+			line := regexp.MustCompile(`(?m)^.*` + pageNode + `.*one line for each node\n`).FindString(config)
+			further := strings.NewReplacer(pageNode, node, "node1", fmt.Sprint("node", i+2)).Replace(line)
+			config = replaced(p.t, config, line, line+further)
+		}
+	}
+	return config
+}
+
+// serveNode serves a node, and returns its address.
+func serveNode(t testing.TB, name string, handlers map[string]http.Handler) string {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/node", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
+	for path, h := range handlers {
+		mux.Handle(path, h)
+	}
+	_, address, _ := strings.Cut(serve(t, mux).url, "//")
+	return address
+}
+
+func TestProxies(t *testing.T) {
+	for _, kind := range proxyKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			var server *live.Server
+			opts := permissive()
+			opts.OnMessage = subscriber(&server).OnMessage
+			opts.PingInterval = pingEvery
+			server = newServer(t, opts)
+			opts.PingInterval = -1
+			handlers := map[string]http.Handler{"/live": server.Handler(), "/silent": newServer(t, opts).Handler()}
+			one, other := serveNode(t, "one", handlers), serveNode(t, "other", handlers)
+
+			p := newProxy(t, kind)
+			p.start(p.config(one))
+			testBrowser(p)
+			testPublications(p, server)
+			testIdle(p, server)
+			testReload(p, server, other)
+			testRestart(p, server, other)
+			testShutdown(p, server)
+		})
+	}
+}
+
+func testBrowser(p *proxy) {
+	p.answers("/live", p.host(), p.origin(), http.StatusSwitchingProtocols)
+	p.answers("/live", p.host(), "https://elsewhere.example", http.StatusForbidden, `"https://elsewhere.example"`, `"`+p.host()+`"`)
+	if !p.kind.secure { // as if a proxy before this one had ended TLS
+		p.answers("/live", "example.com", "https://example.com", http.StatusSwitchingProtocols)
+	}
+}
+
+func testPublications(p *proxy, server *live.Server) {
+	c, publisher := p.dial(), p.dial()
+	c.must(subscribeTo(1, "t"))
+	publishNumbers(p.t, server, "t", 1, 50)
+	c.hears("t", numbers(1, 50)...)
+	publisher.must(`{"op":"publish","id":1,"topic":"t","data":51}`)
+	c.hears("t", "51")
+
+	long := `"` + strings.Repeat("x", 1<<20) + `"`
+	publisher.must(`{"op":"publish","id":2,"topic":"t","data":` + long + `}`)
+	c.hears("t", long)
+	if err := c.ping("end to end"); err != nil {
+		p.t.Error(err)
+	}
+	c.drop()
+	publisher.drop()
+}
+
+// Pings keep an idle connection alive that is cut without them. Clients of live.v1 are pinged
+// with messages, plain ones with control frames.
+func testIdle(p *proxy, server *live.Server) {
+	c, plain, silent := p.dial(), p.dialPlain("/live"), p.dialPlain("/silent")
+	c.must(subscribeTo(1, "idle"))
+	plain.subscribe("idle")
+	time.AfterFunc(idleTime, func() { server.Publish("idle", []byte("1")) })
+	c.hears("idle", "1")
+	if got := plain.read(); got != `{"topic":"idle","data":1}` {
+		p.t.Errorf("the plain client got %s", got)
+	}
+	if strings.Contains(pageRow(p.t, "Timeouts", p.kind.name)[1], "never") {
+		if err := silent.ping("still there"); err != nil {
+			p.t.Error(err)
+		}
+	} else if _, code := silent.rest(); code != 0 {
+		p.t.Errorf("without pings a connection ended with code %d (%v), want a cut", code, silent.in.err)
+	}
+	for _, c := range []*client{c.client, plain, silent} { // an old process of Apache's would wait for them
+		c.drop()
+	}
+}
+
+// testReload has the proxy send new clients to the other node.
+func testReload(p *proxy, server *live.Server, other string) {
+	end := pageRow(p.t, "When the proxy reloads or restarts", p.kind.name)[0]
+	c := p.dial()
+	c.must(subscribeTo(1, "chat"))
+	publishNumbers(p.t, server, "chat", 1, 1)
+	at := c.hears("chat", "1")[0].At
+	p.reload(p.config(other), func() bool { _, body := p.get("/node"); return body == "other" })
+	publishNumbers(p.t, server, "chat", 2, 2)
+	if strings.Contains(end, "nothing") {
+		c.hears("chat", "2")
+		c.drop()
+	} else {
+		p.endsAs(c, end)
+	}
+	resumes(p.dial(), at, "2")
+}
+
+func testRestart(p *proxy, server *live.Server, node string) {
+	c := p.dial()
+	c.must(subscribeTo(1, "chat"))
+	publishNumbers(p.t, server, "chat", 3, 3)
+	at := c.hears("chat", "3")[0].At
+	p.stop()
+	p.endsAs(c, pageRow(p.t, "When the proxy reloads or restarts", p.kind.name)[1])
+	publishNumbers(p.t, server, "chat", 4, 4)
+	p.start(p.config(node))
+	resumes(p.dial(), at, "4")
+}
+
+// testShutdown has the server leave: clients hear of it, and later ones are told by the proxy.
+func testShutdown(p *proxy, server *live.Server) {
+	c := p.dial()
+	if err := server.Shutdown(context.Background()); err != nil {
+		p.t.Error(err)
+	}
+	if _, code := c.rest(); code != live.CloseRestart {
+		p.t.Errorf("Shutdown ends with code %d (%v), want 1012", code, c.in.err)
+	}
+	away := pageRow(p.t, "When a handshake fails", "502, 503")[0]
+	var status int
+	p.reload(p.config(fmt.Sprint("127.0.0.1:", freePort())), func() bool {
+		status, _ = p.get("/node")
+		return status != http.StatusOK
+	})
+	if (status != 502 && status != 503) || !strings.Contains(away, "not there") {
+		p.t.Errorf("without the application the proxy says %d, the page %s", status, away)
+	}
+}
+
+// endsAs checks that a connection ends with a code that the page says.
+func (p *proxy) endsAs(c *v1, page string) {
+	p.t.Helper()
+	_, code := c.rest()
+	if code == 0 {
+		code = 1006
+	}
+	if !strings.Contains(page, strconv.Itoa(code)) {
+		p.t.Errorf("the connection ends with code %d (%v), the page says %s", code, c.in.err, page)
+	}
+}
+
+// resumes subscribes from a position, and checks what was missed.
+func resumes(c *v1, at string, want ...string) {
+	c.t.Helper()
+	f := c.must(resumeFrom(1, "chat", at))
+	if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, want) {
+		c.t.Errorf("resuming is answered by %s, want %v", f.text, want)
+	}
+}
+
+func TestSeveralNodesBehindAProxy(t *testing.T) {
+	for _, kind := range proxyKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			one, other := newServer(t, permissive()), newServer(t, permissive())
+			p := newProxy(t, kind)
+			config := p.several(serveNode(t, "other", map[string]http.Handler{"/live": other.Handler()}))
+			p.start(replaced(t, config, pageNode, serveNode(t, "one", map[string]http.Handler{"/live": one.Handler()})))
+			for range 50 {
+				if p.dial(); one.Stats().Sessions > 0 && other.Stats().Sessions > 0 {
+					return
+				}
+			}
+			t.Errorf("of 50 sessions %d are at one node, %d at the other", one.Stats().Sessions, other.Stats().Sessions)
+		})
+	}
+}
+
+// proxyWithout starts a proxy with the page's configuration but for a line.
+func proxyWithout(t testing.TB, kind proxyKind, line string, handlers func(p *proxy) map[string]http.Handler) (p *proxy, node string) {
+	t.Helper()
+	p = newProxy(t, kind)
+	node = serveNode(t, "one", handlers(p))
+	p.start(replaced(t, p.config(node), line, ""))
+	return p, node
+}
+
+// The lines that pass on Host.
+const (
+	nginxHost  = "\t\tproxy_set_header Host $http_host;\n"
+	apacheHost = "\tProxyPreserveHost On\n"
+)
+
+func TestProxyThatDoesNotPassOnHost(t *testing.T) {
+	for i, line := range []string{nginxHost, apacheHost} {
+		kind := proxyKinds[i]
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			var log lockedBuffer
+			opts := permissive()
+			opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+			p, called := proxyWithout(t, kind, line, func(p *proxy) map[string]http.Handler {
+				refusing := newServer(t, opts)
+				opts.Origins = []string{p.origin()}
+				return map[string]http.Handler{"/live": refusing.Handler(), "/mended": newServer(t, opts).Handler()}
+			})
+			if kind.name == "nginx" {
+				called = "app"
+			}
+			p.answers("/live", p.host(), p.origin(), http.StatusForbidden,
+				`"`+p.origin()+`"`, `called "`+called+`"`, "Options.Origins", "proxy_set_header Host")
+			for _, part := range []string{"level=INFO", "origin=" + p.origin(), "host=" + called, "Options.Origins"} {
+				if !strings.Contains(log.String(), part) {
+					t.Errorf("the log has no %s: %s", part, log.String())
+				}
+			}
+			p.answers("/mended", p.host(), p.origin(), http.StatusSwitchingProtocols)
+			p.answers("/mended", p.host(), "https://elsewhere.example", http.StatusForbidden)
+		})
+	}
+}
+
+// The refusal that the page shows is what is sent and logged, and what the page advises helps.
+func TestRefusalOnTheProxyPage(t *testing.T) {
+	var log lockedBuffer
+	opts := permissive()
+	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	server := live.New(live.Options{
+		Origins: []string{"https://example.com"},
+	})
+	t.Cleanup(func() { server.Shutdown(context.Background()) })
+	source, err := os.ReadFile("proxies_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snippet := pageBlock(t, "go", 0); !strings.Contains(strings.ReplaceAll(string(source), "\n\t", "\n"), snippet) {
+		t.Errorf("this file does not compile the page's\n%s", snippet)
+	}
+	p, _ := proxyWithout(t, proxyKinds[0], nginxHost, func(*proxy) map[string]http.Handler {
+		return map[string]http.Handler{"/live": newServer(t, opts).Handler(), "/mended": server.Handler()}
+	})
+	_, body := p.handshake("/live", "example.com", "https://example.com")
+	check(t, "the body", body, pageBlock(t, "text", 0))
+	_, logged, _ := strings.Cut(log.String(), " ") // after the time
+	check(t, "the log", logged, pageBlock(t, "text", 1))
+	p.answers("/mended", "example.com", "https://example.com", http.StatusSwitchingProtocols)
+}
+
+// A status of the page's table comes from the missing line that the table blames.
+func TestStatusOnTheProxyPage(t *testing.T) {
+	for _, test := range []struct {
+		line, blamed string
+		status       int
+	}{
+		{"\t\tproxy_set_header Upgrade $http_upgrade;\n", "`Upgrade`", http.StatusBadRequest},
+		{"\t\tproxy_set_header Connection $connection_upgrade;\n", "`Connection`", http.StatusBadRequest},
+		{nginxHost, "`Host`", http.StatusForbidden},
+		{"\t\tproxy_http_version 1.1;\n", "`proxy_http_version 1.1`", http.StatusUpgradeRequired},
+	} {
+		t.Run(test.blamed, func(t *testing.T) {
+			t.Parallel()
+			p, _ := proxyWithout(t, proxyKinds[0], test.line, func(*proxy) map[string]http.Handler {
+				return map[string]http.Handler{"/live": newServer(t, permissive()).Handler()}
+			})
+			p.answers("/live", p.host(), p.origin(), test.status)
+			if why := pageRow(t, "When a handshake fails", strconv.Itoa(test.status))[0]; !strings.Contains(why, test.blamed) {
+				t.Errorf("the page does not blame %s for %d: %s", test.blamed, test.status, why)
+			}
+		})
+	}
+}
