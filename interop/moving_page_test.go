@@ -716,6 +716,11 @@ func (r *trial) endsAfter(frames ...string) string {
 
 func originLine(o string) string { return "Origin: " + o + "\r\n" }
 
+// brokenUser has one that panics.
+type brokenUser struct{}
+
+func (brokenUser) UserID() string { panic("no user") }
+
 // namedUser has a method that live calls.
 type namedUser struct{ name string }
 
@@ -829,7 +834,7 @@ var handshakes = []difference{
 	}, "no answer, no answer", "500, 500"},
 
 	{"values with a `UserID` method", func(r *trial) string {
-		r.start(moving{auth: func(context.Context, *http.Request) (any, error) { return (*namedUser)(nil), nil }})
+		r.start(moving{auth: func(context.Context, *http.Request) (any, error) { return brokenUser{}, nil }})
 		return r.statuses("")
 	}, "101", "500"},
 

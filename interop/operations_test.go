@@ -171,8 +171,8 @@ func TestErrorOfACallback(t *testing.T) {
 		{"other", errors.New(secret), ""},
 		{"other that wraps a sentinel of live", fmt.Errorf("%s: %w", secret, live.ErrNoHistory), ""},
 		{"other that wraps invalid data", fmt.Errorf("%s: %w", secret, live.ErrInvalidData), ""},
-		{"other that wraps a context's error", fmt.Errorf("%s: %w", secret, context.DeadlineExceeded), ""},
-		{"other that wraps a cancelling", fmt.Errorf("%s: %w", secret, context.Canceled), ""},
+		{"other that wraps a context's error", fmt.Errorf("%s: %w", secret, context.DeadlineExceeded), "unavailable"},
+		{"other that wraps a cancelling", fmt.Errorf("%s: %w", secret, context.Canceled), "unavailable"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			opts := permissive()

@@ -29,6 +29,7 @@ type cursor struct {
 	newest  bool     // the client does not miss what lies before the first publication
 	gap     bool     // the client must be told of a gap before the next publication
 	skipOld bool     // the topic drops publications: send only the newest
+	held    int      // bytes of the newest, if the topic keeps it for such subscriptions
 
 	reply     replyFunc     // nil: no reply is due
 	recovered bool          // for reply
@@ -57,6 +58,7 @@ func (x *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 		sub.topic.countBehind(1)
 	} else {
 		sub.behind.finishReply()
+		c.held = sub.behind.held
 	}
 	sub.behind = c
 	s := sub.session
@@ -92,6 +94,18 @@ func (t *topic) countBehind(by int) {
 	}
 }
 
+// hold notes how large the publication is that a topic without history keeps for a subscription
+// which is behind. Topics are as many as a client likes, so a session has the bytes of one queue
+// for that, or one publication; if it needs more it is closed. topic.mu is held.
+func (x *topics) hold(sub *subscription, bytes int) {
+	s, c := sub.session, sub.behind
+	all := s.newestBytes.Add(int64(bytes - c.held))
+	c.held = bytes
+	if bytes > 0 && all > int64(max(s.server.opts.QueueBytes, bytes)) {
+		s.queueFull()
+	}
+}
+
 // finishReply ends the wait for the reply.
 func (c *cursor) finishReply() {
 	if c.reply != nil {
@@ -103,6 +117,7 @@ func (c *cursor) finishReply() {
 // goLive ends the catching up of a subscription, if there is any; topic.mu is held.
 func (x *topics) goLive(sub *subscription) {
 	if sub.behind != nil {
+		x.hold(sub, 0)
 		sub.behind.finishReply()
 		sub.behind = nil
 		if x.catchingUp.Add(-1) == 0 {
@@ -127,9 +142,16 @@ func (s *Session) startCatchUp() {
 	}
 	var p part
 	var wait <-chan struct{}
+	handedOver := false
+	defer func() {
+		if !handedOver { // something has ended this goroutine
+			s.server.running.Done()
+		}
+	}()
 	if sub.canSendFromMemory() {
 		wait = s.sendPart(sub, &p)
 	}
+	handedOver = true
 	go func() { // ends like catchUp
 		s.finishPart(sub, &p, wait)
 		s.catchUp()
@@ -230,6 +252,9 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 		*p = s.server.topics.newestPart(s, sub)
 	}
 	if p.frame != nil {
+		if sub.topic.tag != nil {
+			s.out.Settle(sub.topic.tag)
+		}
 		if wait, err := s.out.AddOrWait(p.frame, ready); wait != nil || err != nil {
 			return wait
 		}
@@ -257,8 +282,8 @@ func (s *Session) finishPart(sub *subscription, p *part, wait <-chan struct{}) {
 		}
 		wait = s.redeliver(sub, p)
 	}
-	if p.answer && p.frame != nil {
-		s.payForAnswer(p.frame.Len())
+	if p.answer {
+		s.payForAnswer(p.data)
 	}
 	s.requeue(sub)
 }

@@ -619,45 +619,6 @@ func (w *wanderer) answer() *received {
 	}
 }
 
-// renewed is a broker whose histories can begin anew.
-type renewed struct {
-	sink    live.Sink
-	current atomic.Pointer[live.MemoryBroker]
-}
-
-func (r *renewed) renew() {
-	b := live.NewMemoryBroker(live.MemoryOptions{})
-	b.Start(r.sink)
-	r.current.Store(b)
-}
-
-func (r *renewed) Start(s live.Sink) {
-	r.sink = s
-	r.renew()
-}
-
-func (r *renewed) Subscribe(context.Context, string) error { return nil }
-func (r *renewed) Unsubscribe(string) error                { return nil }
-func (r *renewed) Close(context.Context) error             { return nil }
-func (r *renewed) Keeps(string) bool                       { return true }
-
-func (r *renewed) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
-	o.History = 100
-	return r.current.Load().Publish(ctx, topic, data, o)
-}
-
-func (r *renewed) Last(ctx context.Context, topic string) (live.Position, error) {
-	return r.current.Load().Last(ctx, topic)
-}
-
-func (r *renewed) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
-	return r.current.Load().Read(ctx, topic, after, upto, limit)
-}
-
-func (r *renewed) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
-	return r.current.Load().Tail(ctx, topic, limit)
-}
-
 // A client that subscribes again while it catches up is told all the same what it has lost.
 func TestSubscribingAgainWhileCatchingUpHidesNoGap(t *testing.T) {
 	t.Parallel()

@@ -138,6 +138,7 @@ func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) 
 	sess.in.Init(conn, sess.out.Raw(), ahead, (*reading)(sess), inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
 	if sess.wire == wireV1 {
 		sess.out.PingWith(pingFrame)
+		sess.out.GreetFirst() // hello
 	} else {
 		sess.out.HideGaps()
 	}
@@ -257,13 +258,21 @@ func (s *Server) authenticate(r *http.Request) (value any, err error) {
 // guard runs a function of the options for a handshake. A panic in it refuses that
 // client only.
 func (s *Server) guard(name string, r *http.Request, call func()) (err error) {
+	returned := false
 	defer func() {
-		if p := recover(); p != nil {
-			s.panicked(name, p, "remote", r.RemoteAddr)
-			err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)
+		if returned {
+			return
 		}
+		p := recover()
+		if p == nil { // nothing answers the client then: net/http closes the connection
+			p = "runtime.Goexit"
+			s.counters.refused.Add(1)
+		}
+		s.panicked(name, p, "remote", r.RemoteAddr)
+		err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)
 	}()
 	call()
+	returned = true
 	return nil
 }
 

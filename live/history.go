@@ -133,6 +133,7 @@ type feed struct {
 	ring         []*Publication // oldest first
 	size         int            // of the ring, at most
 	held         bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
+	generation   int64          // differs from that of every other beginning
 	bytes        int            // of the ring's data
 	complete     bool           // the ring has all that the history has
 	tail         *tailCall      // to fill the ring; nil: none is under way
@@ -159,7 +160,7 @@ func newFeed(o TopicOptions) *feed {
 // at is the newest position, and what was delivered meanwhile waits.
 func (x *topics) begin(t *topic, at Position) {
 	fd := t.feed
-	fd.reset(at)
+	x.reset(fd, at)
 	fd.started = true
 	x.unpark(t)
 	if _, exact := x.broker.(*MemoryBroker); !exact {
@@ -168,7 +169,8 @@ func (x *topics) begin(t *topic, at Position) {
 }
 
 // reset begins anew at a position.
-func (fd *feed) reset(at Position) {
+func (x *topics) reset(fd *feed, at Position) {
+	fd.generation = x.generations.Add(1)
 	fd.at, fd.low = at, at.Offset
 	clear(fd.ring)
 	fd.ring, fd.complete, fd.bytes = fd.ring[:0], false, 0
@@ -388,7 +390,7 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 		}
 		at := Position{from.Epoch, page.Publications[0].Offset - 1}
 		before := t.feed.at
-		t.feed.reset(at)
+		x.reset(t.feed, at)
 		x.announceGap(t, before, at)
 	}
 	for _, p := range page.Publications {
@@ -422,7 +424,7 @@ func (x *topics) skip(t *topic, to Position) {
 
 func (x *topics) skipLocked(t *topic, to Position) {
 	before := t.feed.at
-	t.feed.reset(to)
+	x.reset(t.feed, to)
 	x.announceGap(t, before, to)
 }
 

@@ -32,6 +32,7 @@ type inbound struct {
 
 	received  limiter // what the client sent
 	uncounted int     // bytes of it that are not counted yet; the reader's alone
+	prepaid   int     // bytes that were counted and pay for reads to come; the reader's alone
 	answered  limiter // the history that it asked for
 }
 
@@ -43,9 +44,12 @@ const leaveGrace = 500 * time.Millisecond
 // reading is a Session as its reader sees it (inbox.Handler): users of Session do not.
 type reading Session
 
-func (r *reading) Ping(payload []byte)      { r.out.Pong(payload) }
-func (r *reading) Charge(frames, bytes int) { (*Session)(r).charge(frames, bytes) }
-func (r *reading) Admit(size int)           { (*Session)(r).admit(size) }
+func (r *reading) Ping(payload []byte) { r.out.Pong(payload) }
+func (r *reading) Admit(size int)      { (*Session)(r).admit(size) }
+
+func (r *reading) Charge(reads, frames, bytes int) {
+	(*Session)(r).charge(frames+r.inbound.unpaidReads(reads, frames, bytes), bytes)
+}
 
 // read is the goroutine that reads. It ends with the connection.
 func (s *Session) read() {
@@ -144,6 +148,21 @@ func (in *inbound) full(size int, o *Options) bool {
 	return size > 0 && held > 0 && held+size > o.InboxBytes
 }
 
+// maxPrepaid bounds how many reads to come are paid for. A large piece is read in several
+// reads, and the last may bring little.
+const maxPrepaid = 8 * inboundUnit
+
+// unpaidReads returns how many units reads count for, beside what they brought. A read counts
+// for one unit, because it costs about as much as a frame: a client may send a byte at a
+// time. A frame in it, or a kilobyte, pays for it, so that it makes no difference to a client
+// that sends as much, or less than 1,000 times a second.
+func (in *inbound) unpaidReads(reads, frames, bytes int) int {
+	in.prepaid += (frames-reads)*inboundUnit + bytes
+	unpaid := max(0, (inboundUnit-1-in.prepaid)/inboundUnit)
+	in.prepaid = min(in.prepaid+unpaid*inboundUnit, maxPrepaid)
+	return unpaid
+}
+
 // charge counts what was read, and waits while the client is over its rate.
 func (s *Session) charge(frames, bytes int) {
 	s.inbound.uncounted += bytes
@@ -183,10 +202,16 @@ func (s *Session) throttle() {
 
 // payForAnswer counts what a client was sent of a history that it asked for.
 func (s *Session) payForAnswer(bytes int) {
-	unit := answerUnit
 	if s.compressed {
-		unit = deflatedUnit
+		s.pay(bytes, deflatedUnit)
+	} else {
+		s.pay(bytes, answerUnit)
 	}
+}
+
+// pay counts one unit, and one more for so many bytes, and waits while the client is over its
+// rate of answers.
+func (s *Session) pay(bytes, unit int) {
 	if wait := s.owes(&s.inbound.answered, 1+bytes/unit); wait > 0 {
 		sleep(s.ctx, wait)
 	}
@@ -300,14 +325,13 @@ func (s *Session) inflate(m *inbox.Message) error {
 	if !m.Compressed {
 		return nil
 	}
-	before := len(m.Data)
-	if err := m.Inflate(s.server.opts.ReadLimit); err != nil {
+	before := len(m.Data) // which was counted when it was read
+	cost, err := m.Inflate(s.server.opts.ReadLimit)
+	if err != nil {
 		return err
 	}
-	if grown := len(m.Data) - before; grown > 0 { // the rest was counted when it was read
-		if wait := s.owes(&s.inbound.received, grown/inboundUnit); wait > 0 {
-			sleep(s.ctx, wait)
-		}
+	if wait := s.owes(&s.inbound.received, (cost-before)/inboundUnit); wait > 0 {
+		sleep(s.ctx, wait)
 	}
 	return nil
 }
@@ -319,8 +343,16 @@ const longestPing = 32
 // isPing reports whether a message is a ping of live.v1. The reader answers it, so that a
 // client can tell an application that takes its time from a line that is dead.
 func (s *Session) isPing(m *inbox.Message) bool {
-	if s.wire != wireV1 || len(m.Data) > longestPing || s.inflate(m) != nil {
-		return false // what cannot be inflated ends the session in its turn
+	if s.wire != wireV1 || len(m.Data) > longestPing {
+		return false
+	}
+	if m.Compressed {
+		s.in.Pause() // it may have to wait for the client's rate
+		err := s.inflate(m)
+		s.in.Resume()
+		if err != nil {
+			return false // it ends the session in its turn
+		}
 	}
 	return string(bytes.TrimSpace(m.Data)) == ping
 }

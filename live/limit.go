@@ -18,10 +18,13 @@ const (
 	inboundUnit = 1 << 10 // bytes that a client sends
 	answerUnit  = 4 << 10 // bytes of history that it asks for: they need not be decoded
 
-	// deflatedUnit is answerUnit for a client with compression: compressing costs more
-	// than copying. A reply counts with its size before compression, publications that
-	// follow it with their size after it.
+	// deflatedUnit is answerUnit for a client with compression, which costs more than
+	// copying. Everything counts with its size before compression.
 	deflatedUnit = 1 << 10
+
+	// readUnit is for what the broker read to find out where an answer begins. It counts
+	// also where nothing is sent.
+	readUnit = 16 << 10
 )
 
 func newRate(perSecond, burst int) rate {

@@ -106,8 +106,9 @@ func overBoth(t *testing.T, test func(t *testing.T, secure bool)) {
 type dialling struct {
 	v1      bool
 	deflate bool
-	buffer  int // bytes that the kernel may hold for the peer; 0: what it likes
-	pace    int // bytes a second that the peer reads; 0: as many as come
+	buffer  int    // bytes that the kernel may hold for the peer; 0: what it likes
+	pace    int    // bytes a second that the peer reads; 0: as many as come
+	early   string // sent with the handshake
 }
 
 // peer is a WebSocket client that does nothing by itself.
@@ -208,7 +209,7 @@ func (p *peer) handshake(host string, o dialling) error {
 	}
 	p.conn.SetReadDeadline(time.Now().Add(patience))
 	_, err := fmt.Fprintf(p.conn, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n%s\r\n", host, more)
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n%s\r\n%s", host, more, o.early)
 	if err != nil {
 		return err
 	}

@@ -766,3 +766,29 @@ func TestClientsPingIsAnsweredWhileACallbackRuns(t *testing.T) {
 		})
 	}
 }
+
+// hello is the first frame, whatever a client sends with its handshake.
+func TestHelloIsFirst(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		h := hosting{secure: secure}.start(t, live.Options{})
+		for range 100 {
+			p := h.dial(t, dialling{v1: true, early: string(masked(fPing, "x")) + string(masked(fText, `{"op":"ping"}`))})
+			f, err := p.readFrame()
+			if err != nil || f.Op != "hello" {
+				t.Fatalf("first came %v, %v", f, err)
+			}
+			heard := map[byte]int{}
+			for range 2 {
+				f, err := p.readFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				heard[f.first]++
+			}
+			if heard[0x8a] != 1 || heard[0x81] != 1 {
+				t.Fatal(heard)
+			}
+			p.reset()
+		}
+	}
+}

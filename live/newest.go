@@ -23,6 +23,7 @@ type tailCall struct {
 // newest finds where the newest publications begin, n at most. What it returns is recovered:
 // a client that comes for the first time misses nothing.
 func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, again bool, err error) {
+	read := 0
 	if !t.feed.reaches(n) {
 		call, err := x.tail(ctx, t, n, false)
 		if err == nil && call.limit > n && call.page.Upto < t.feed.low && cutForSize(call.page) {
@@ -33,6 +34,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, 
 			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
 		page := call.page
+		read = bytesOf(page.Publications)
 		fd := t.feed
 		switch {
 		case page.Epoch != fd.at.Epoch:
@@ -47,7 +49,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, 
 		}
 		if !fd.reaches(n) { // they do not fit in the ring, or are all that there is
 			from := Position{fd.at.Epoch, fd.startOf(page.Publications, n)}
-			return beginning{at: fd.at, from: from, recovered: true, newest: true}, false, nil
+			return beginning{at: fd.at, from: from, recovered: true, newest: true, read: read}, false, nil
 		}
 	}
 	fd := t.feed
@@ -62,7 +64,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, 
 	if i == len(fd.ring) {
 		from = fd.at
 	}
-	return beginning{at: fd.at, from: from, recovered: true, newest: true}, false, nil
+	return beginning{at: fd.at, from: from, recovered: true, newest: true, read: read}, false, nil
 }
 
 // startOf returns the offset after which the newest publications come, n at most, of a page

@@ -260,7 +260,7 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 		return nil, err
 	}
 	asked := op.since != ""
-	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest)}
+	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest), pays: true}
 	if op.id != 0 {
 		o.reply = func(at Position, recovered bool, messages []byte) *frame.Frame {
 			return s.subscribeReply(op.id, at, asked, recovered, messages, asked && recovered || o.last > 0)
@@ -396,7 +396,7 @@ func (s *Session) awaitRoom() error {
 }
 
 func (s *Session) opHistory(op *operation) (answer, error) {
-	if op.limit <= 0 {
+	if op.limit <= 0 || op.id == 0 { // without an id nobody would have the answer
 		return nil, errBadRequest
 	}
 	if err := s.mayRead(op.topic); err != nil {

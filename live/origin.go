@@ -25,8 +25,13 @@ type pageOrigin struct {
 // which a browser sends for pages that are of nowhere, or do not want to say.
 func parseOrigin(header string) (o pageOrigin, ok bool) {
 	u, err := url.Parse(header)
-	if err != nil || u.Scheme == "" || u.Host == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "" {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || strings.ContainsAny(header, "?#%") {
 		return pageOrigin{}, false
+	}
+	if port := u.Port(); port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return pageOrigin{}, false
+		}
 	}
 	return pageOrigin{u.Scheme, canonicalHost(u.Hostname()), portOr(u.Port(), u.Scheme)}, true
 }
@@ -99,7 +104,7 @@ func parseOriginRule(entry string) (originRule, error) {
 	if err != nil {
 		return originRule{}, err
 	}
-	if host, err = ruleHost(host); err != nil {
+	if host, err = ruleHost(host, scheme == "" || scheme == "http" || scheme == "https"); err != nil {
 		return originRule{}, err
 	}
 	if port != "" && port != "*" {
@@ -150,8 +155,9 @@ func checkPortGiven(after string) error {
 	return nil
 }
 
-// ruleHost returns the host of an entry as browsers write it.
-func ruleHost(host string) (string, error) {
+// ruleHost returns the host of an entry as browsers write it. Other schemes than those of the web
+// have hosts of their own.
+func ruleHost(host string, web bool) (string, error) {
 	if host == "" {
 		return "", fmt.Errorf("the host is missing")
 	}
@@ -170,12 +176,22 @@ func ruleHost(host string) (string, error) {
 	last := strings.TrimSuffix(host, ".")
 	last = last[strings.LastIndexByte(last, '.')+1:]
 	switch {
+	case !web:
 	case last == "" || strings.Contains(host, "..") || host[0] == '.':
 		return "", fmt.Errorf("a part of the host %q is empty", host)
-	case '0' <= last[0] && last[0] <= '9' && !strings.Contains(host, "*"):
+	case isNumber(last) && !strings.Contains(host, "*"): // then a browser takes all of it for an IP address
 		return "", fmt.Errorf("%q is no IP address as browsers write it, and no name", host)
 	}
 	return strings.ToLower(host), nil
+}
+
+// isNumber reports whether a browser takes the last part of a host for a number (URL standard,
+// "ends in a number").
+func isNumber(s string) bool {
+	if hex, ok := strings.CutPrefix(strings.ToLower(s), "0x"); ok {
+		return strings.Trim(hex, "0123456789abcdef") == ""
+	}
+	return strings.Trim(s, "0123456789") == ""
 }
 
 func (r originRule) matches(header string, o pageOrigin, ok bool) bool {

@@ -89,6 +89,17 @@ func TestOriginsAreCompared(t *testing.T) {
 		{"null", "x", "null", yes},
 		{"null", "x", "https://a.example", no},
 		{"https://a.example", "x", "null", no},
+		{"http://4f9c2a1b3d5e:8080", "x", "http://4f9c2a1b3d5e:8080", yes}, // a container's name
+		{"http://1stserver", "x", "http://1stserver", yes},
+		{"https://app.2nd", "x", "https://app.2nd", yes},
+		{"moz-extension://2b1c7a3e-5f6d", "x", "moz-extension://2b1c7a3e-5f6d", yes},
+		{"app://.", "x", "app://.", yes},
+		{"https://*.a.example", "x", "https://[::1%25.a.example]", no},
+		{"https://*.a.example", "x", "https://[fe80::1%25x.a.example]", no},
+		{"http://localhost:*", "x", "http://localhost:99999999", no},
+		{"http://localhost:*", "x", "http://localhost:1?", no},
+		{"http://localhost:*", "x", "http://localhost:1#", no},
+		{"", ":80", "http://:80", no},
 		{"file://", "x", "file://", yes},
 		{"file:///", "x", "file://", yes},
 		{"file://", "x", "null", no},
@@ -118,7 +129,7 @@ func TestOriginThatMatchesNothingPanics(t *testing.T) {
 		"https://a..example", "https://.example", ".example", "https://a b.example", "https://a.example ", "https://bücher.example",
 		"https://a%2eexample", "https://a,b", "https://a.example,https://b.example", "a.example/x", `https:\\a.example`,
 		"::1", "https://::1:8080", "https://[::1", "https://[::1]8080", "https://[fe80::1%eth0]", "https://[1.2.3.4]", "https://[]",
-		"127.1", "https://1.2.3.256", "https://0x7f.1", "https://*.1.2.3.4:x",
+		"127.1", "https://1.2.3.256", "https://0x7f.1", "https://1.0x", "https://a.example.0", "https://*.1.2.3.4:x",
 	} {
 		func() {
 			defer func() {

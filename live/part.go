@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"slices"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
@@ -35,6 +36,7 @@ type part struct {
 	frame  *frame.Frame // nil: nothing is sent, the cursor only moves
 	at     Position     // the position of the cursor after this part
 	answer bool         // the client asked for it, so it counts for the client's rate
+	data   int          // bytes of what it was made of, before compression
 	reply  bool         // the frame is the reply
 	gap    bool         // after this part the client must still be told of a gap
 	last   bool         // the subscription is live after this part
@@ -55,11 +57,12 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 		return x.newestPart(s, sub)
 	}
 	fd := t.feed
-	m := missed{from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
+	m := missed{generation: fd.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
 	if c.at.Epoch != fd.at.Epoch || c.at.Offset > fd.at.Offset {
 		// The history began anew, or lost its end.
 		m.lose(Position{fd.at.Epoch, fd.low}, true)
 		c.page = nil
+		c.upto = 0 // of another history: nothing that follows answers the client
 	}
 	if m.upto == fd.at && !m.gap && m.reply == nil {
 		x.goLive(sub)
@@ -90,6 +93,7 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 
 // missed is what a part is made of: publications that a client has missed.
 type missed struct {
+	generation   int64    // the feed's
 	from         Position // publications after this position ...
 	upto         Position // ... up to and including this one
 	publications []*Publication
@@ -243,10 +247,12 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 			m.upto, publications, m.recovered = m.from, nil, false
 		}
 		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications)
-		return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages})
+		return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
 	}
 	batch := frame.Batch{Compact: s.compressed}
-	batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
+	if !s.compressed { // else it takes much less
+		batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
+	}
 	if m.gap {
 		x.counters.gaps.Add(1)
 		if s.wire == wireV1 {
@@ -259,7 +265,7 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 		}
 		batch.Append(x.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
 	}
-	return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame()})
+	return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame(), data: bytesOf(publications)})
 }
 
 // share keeps what was made, for other sessions, and returns this session's part.
@@ -272,7 +278,7 @@ func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publi
 
 // partOf returns a session's part, from what was made for it or for another session.
 func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
-	p := part{cursor: c, at: made.upto, answer: m.from.Offset < c.upto, frame: made.frame}
+	p := part{cursor: c, at: made.upto, answer: m.from.Offset < c.upto, frame: made.frame, data: made.data}
 	if m.reply != nil {
 		p.reply = true
 		p.frame = m.reply(made.upto, m.recovered, made.messages)
@@ -338,9 +344,11 @@ func (x *topics) newestPart(s *Session, sub *subscription) part {
 	before := Position{}
 	if fd := t.feed; fd != nil {
 		p.at, before = fd.at, fd.at
-		if n := len(fd.ring); n > 0 {
-			newest = fd.ring[n-1]
-			before.Offset = newest.Offset - 1
+		for _, p := range slices.Backward(fd.ring) {
+			if p.Except == "" || p.Except != s.id {
+				newest, before.Offset = p, p.Offset-1
+				break
+			}
 		}
 	}
 	if c := p.cursor; c.reply != nil {

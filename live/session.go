@@ -43,6 +43,8 @@ type Session struct {
 
 	listeners map[*listener]struct{} // nil: none; nothing is added once it is closed
 
+	newestBytes atomic.Int64 // of publications that topics without history keep for it; see hold
+
 	watch    watch        // the sweeper's
 	index    int          // in Server.sessions; guarded by Server.mu
 	expiry   atomic.Int64 // Unix time, in seconds; 0: none

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
@@ -29,16 +30,18 @@ type sharedParts struct {
 
 // sharedPart is what a part has in common for many sessions.
 type sharedPart struct {
-	first    *Publication // the oldest: when it has expired, the part is not used any more
+	since    time.Time    // when its oldest publication was made: once that has expired, the part is not used any more
 	upto     Position     // the position of a cursor after this part
 	frame    *frame.Frame // all publications, each as a frame; nil for a reply
 	messages []byte       // for a reply: its member "messages"
+	data     int          // bytes of what it was made of, before compression
 }
 
 // partKey is what a shared part depends on: sessions with the same key can be sent the same
 // part.
 type partKey struct {
 	topic      string
+	generation int64    // of its feed: a history may lose its end, and use numbers again
 	from       Position // the part begins after this position
 	wire       wire
 	compressed bool // of frames; a reply is compressed for each session
@@ -50,6 +53,7 @@ type partKey struct {
 func (s *Session) partKey(t *topic, c *cursor, m missed) partKey {
 	return partKey{
 		topic:      t.name,
+		generation: m.generation,
 		from:       m.from,
 		wire:       s.wire,
 		compressed: s.compressed && m.reply == nil,
@@ -64,7 +68,7 @@ func (x *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	x.mu.Lock()
 	p := x.parts[key]
 	x.mu.Unlock()
-	if p == nil || key.answer && p.upto.Offset > c.upto || t.expired(p.first) {
+	if p == nil || key.answer && p.upto.Offset > c.upto || t.expiredAt(p.since) {
 		return nil
 	}
 	return p
@@ -79,7 +83,7 @@ func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p
 	if !key.answer && slices.ContainsFunc(publications, func(p *Publication) bool { return p.Except != "" }) {
 		return
 	}
-	p.first = publications[0]
+	p.since = publications[0].Time
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.catchingUp.Load() == 0 {
@@ -112,10 +116,14 @@ func (x *sharedParts) clear() {
 // len returns what a part counts for in maxSharedBytes.
 func (p *sharedPart) len() int {
 	if p.frame != nil {
-		return p.frame.Len()
+		return partCost + p.frame.Len()
 	}
-	return len(p.messages)
+	return partCost + len(p.messages)
 }
+
+// partCost is what a part takes besides its bytes, with a topic's name of the usual length: two
+// structs, its key twice, its place in the map.
+const partCost = 512
 
 // alignPart shortens a part, to a quarter of it at least, so that it ends at a round offset: of the
 // offsets after its first quarter, the one that has the most zero bits at its end. The parts of

@@ -30,6 +30,7 @@ type subscribing struct {
 	since  Position
 	resume bool
 	last   int
+	pays   bool // a client asks: what is read for it counts for its rate
 
 	// nil: the client did not ask, and gets publications.
 	reply replyFunc
@@ -47,6 +48,7 @@ type beginning struct {
 	recovered bool           // that is all that the client misses
 	newest    bool           // from is not the client's own position: before it nothing is missed
 	page      []*Publication // what follows from, if it was read
+	read      int            // bytes that the broker read for it
 }
 
 // subscribeNow handles the common case without asking the broker: others have the topic
@@ -73,6 +75,9 @@ func (x *topics) subscribeNow(s *Session, name string, max int, o subscribing) (
 func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
 		added, again, err := x.trySubscribe(ctx, s, name, max, o)
+		if o.pays && added.read > 0 {
+			s.pay(added.read, readUnit)
+		}
 		switch {
 		case err != nil:
 			return nil, err
@@ -96,11 +101,17 @@ func (x *topics) trySubscribe(ctx context.Context, s *Session, name string, max 
 		return attached{}, false, err
 	}
 	defer x.unlock(t) // also if the broker panics
+	if o.reply == nil {
+		if known, err := s.subscriptionOf(name, max); known != nil || err != nil {
+			return attached{}, false, err // subscribing twice is the same as once
+		}
+	}
 	begin, again, err := x.beginning(ctx, t, o)
 	if err != nil || again {
-		return attached{}, again, err
+		return attached{read: begin.read}, again, err
 	}
 	added, err = x.attach(t, s, max, o, begin)
+	added.read = begin.read
 	return added, false, err
 }
 
@@ -109,6 +120,7 @@ type attached struct {
 	answering *cursor         // it will answer the client; nil: that is done
 	starts    bool            // the caller must start the session's catching up
 	full      <-chan struct{} // nothing was done: the queue has no space for the answer
+	read      int             // see beginning
 }
 
 // attach makes the session a subscriber; topic.mu is held. If nothing was missed it
@@ -118,8 +130,11 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 	if err != nil {
 		return attached{}, err
 	}
-	if known != nil && o.reply == nil {
-		return attached{}, nil // subscribing twice is the same as once
+	if known != nil && o.reply == nil { // another goroutine was faster
+		return attached{}, nil
+	}
+	if known != nil && t.tag != nil {
+		s.out.Settle(t.tag)
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at
@@ -209,7 +224,9 @@ func (x *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin 
 		if err != nil || again || begin.recovered || o.last <= 0 {
 			return begin, again, err
 		}
+		read := begin.read
 		begin, again, err = x.newest(ctx, t, o.last)
+		begin.read += read
 		begin.followFrom(o.since)
 		return begin, again, err
 	}
@@ -263,8 +280,10 @@ func (x *topics) resume(ctx context.Context, t *topic, since Position) (begin be
 }
 
 // expired reports whether a publication is older than the topic keeps them.
-func (t *topic) expired(p *Publication) bool {
-	return t.opts.HistoryAge > 0 && time.Since(p.Time) > t.opts.HistoryAge
+func (t *topic) expired(p *Publication) bool { return t.expiredAt(p.Time) }
+
+func (t *topic) expiredAt(published time.Time) bool {
+	return t.opts.HistoryAge > 0 && time.Since(published) > t.opts.HistoryAge
 }
 
 // reach waits until the feed is as far as the broker's history. If the position is still not
@@ -317,5 +336,5 @@ func (x *topics) readSince(ctx context.Context, t *topic, since Position) (begin
 		x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
 		return beginning{}, true, ctx.Err()
 	}
-	return beginning{at: fd.at, from: since, recovered: true, page: page.Publications}, false, nil
+	return beginning{at: fd.at, from: since, recovered: true, page: page.Publications, read: bytesOf(page.Publications)}, false, nil
 }

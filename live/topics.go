@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/maphash"
 	"log/slog"
@@ -48,6 +47,7 @@ type topics struct {
 	seed   maphash.Seed
 	shards [shardCount]shard
 
+	generations   atomic.Int64 // of feeds, so far
 	count         atomic.Int64 // topics
 	subscriptions atomic.Int64 // of all topics
 	compressed    atomic.Int64 // open sessions with compression
@@ -112,7 +112,9 @@ func newTopics(s *Server, broker Broker) *topics {
 		logger:   s.opts.Logger,
 		seed:     maphash.MakeSeed(),
 	}
-	x.recover, _ = broker.(Recoverer)
+	if r, ok := broker.(Recoverer); ok {
+		x.recover = guarded{r, s}
+	}
 	x.life, x.end = context.WithCancel(context.Background())
 	x.repairing = make(chan struct{}, maxRepairs)
 	x.reading = make(chan struct{}, maxReads)
@@ -256,8 +258,6 @@ func (x *topics) wake(ctx context.Context, t *topic) error {
 	return err
 }
 
-var errBrokerPanicked = errors.New("live: the broker panicked")
-
 // unlock unlocks the topic, and takes it out of the index if nobody needs it.
 func (x *topics) unlock(t *topic) {
 	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
@@ -327,7 +327,7 @@ func (x *topics) leave(s *Session) {
 func (x *topics) remove(sub *subscription) {
 	x.goLive(sub) // whoever catches up for it notices
 	if sub.topic.tag != nil {
-		sub.session.out.Forget(sub.topic.tag)
+		sub.session.out.Settle(sub.topic.tag)
 	}
 	subs := sub.topic.subs
 	last := len(subs) - 1
@@ -373,7 +373,13 @@ func (x *topics) fanOut(t *topic, p *Publication, before Position, o origin) {
 	count := 0
 	for i := range t.subs {
 		sub := &t.subs[i]
-		if sub.behind != nil || p.Except != "" && sub.session.id == p.Except {
+		if p.Except != "" && sub.session.id == p.Except {
+			continue
+		}
+		if sub.behind != nil {
+			if t.feed == nil {
+				x.hold(sub.subscription, len(p.Data))
+			}
 			continue
 		}
 		f := frames[sub.wire]
@@ -385,7 +391,7 @@ func (x *topics) fanOut(t *topic, p *Publication, before Position, o origin) {
 		case nil:
 			count++
 		case outbox.ErrFull:
-			x.overflow(t, sub.subscription, before, o)
+			x.overflow(t, sub.subscription, before, o, len(p.Data))
 		}
 		if ready.Len() == handOver {
 			x.writers.Write(&ready)
@@ -421,8 +427,9 @@ func (x *topics) frame(t *topic, p *Publication, w wire) *frame.Frame {
 }
 
 // overflow does to a client that takes too little what the topic's options say; topic.mu
-// is held. before is the position of what the client has, or is on its way to it.
-func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin) {
+// is held. before is the position of what the client has, or is on its way to it, and bytes the
+// size of the publication that did not fit.
+func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin, bytes int) {
 	c := &cursor{at: before}
 	switch {
 	case t.tag != nil:
@@ -435,6 +442,9 @@ func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin
 	if x.fallBehind(sub, c) {
 		go sub.session.catchUp() // ends when no subscription is behind, or with the session
 	}
+	if t.feed == nil {
+		x.hold(sub, bytes)
+	}
 }
 
 // announceGap tells every subscriber that is live that publications were lost after one
@@ -445,8 +455,14 @@ func (x *topics) announceGap(t *topic, before, at Position) {
 	var ready outbox.List
 	for i := range t.subs {
 		sub := &t.subs[i]
-		if sub.wire == wireV1 && sub.behind == nil && sub.out.Add(f, &ready) == outbox.ErrFull {
-			x.overflow(t, sub.subscription, before, fetched)
+		if sub.wire != wireV1 || sub.behind != nil {
+			continue
+		}
+		if t.tag != nil {
+			sub.out.Settle(t.tag)
+		}
+		if sub.out.Add(f, &ready) == outbox.ErrFull {
+			x.overflow(t, sub.subscription, before, fetched, 0)
 		}
 	}
 	x.writers.Write(&ready)

@@ -35,6 +35,7 @@ type Frame struct {
 	deflated []byte // the same, compressed; nil: it is not
 	messages int    // in a Batch; 0: one
 	gap      *Frame // to be sent before this frame; set by AfterGap
+	stays    bool   // set by Staying
 
 	// Tag marks a frame that a full queue may drop. It is set before the frame is
 	// shared. nil: the frame is never dropped.
@@ -86,6 +87,17 @@ func (f *Frame) AfterGap() *Frame {
 	after.gap = f.Tag.Gap
 	return &after
 }
+
+// Staying returns a frame that keeps its place in a queue, or leaves its gap there: it must not
+// step aside. It shares the bytes of f.
+func (f *Frame) Staying() *Frame {
+	staying := *f
+	staying.stays = true
+	return &staying
+}
+
+// Stays reports whether Staying made the frame.
+func (f *Frame) Stays() bool { return f.stays }
 
 // Batch is many frames that go to one session, as one entry of its queue.
 type Batch struct {

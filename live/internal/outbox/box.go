@@ -13,6 +13,7 @@ package outbox
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -44,27 +45,29 @@ type Box struct {
 	writers *Writers // set by Init, like conn, raw, tcp and owner
 	next    *Box     // on the writers' list; guarded by its lock
 
-	flying    flight         // being written
-	droppable dropped        // of what waits, that which may be dropped
-	aside     []*frame.Frame // frames that have stepped aside, one of a tag; see displace.go
-	rest      []byte         // what the socket left of the last write
-	pongs     []byte         // pongs that are due
-	space     chan struct{}  // closed when there is space again; nil: nobody waits for it
-	wrote     uint64         // bytes that the socket took
-	timer     *time.Timer    // looks after a closing
-	closing   closingState
-	ended     chan struct{} // closed when the write side is shut or dead; nil until Shut
-	pingAt    int64         // when the last ping was written; 0: it still has to be
+	flying     flight         // being written
+	droppable  dropped        // of what waits, that which may be dropped
+	aside      []*frame.Frame // frames that have stepped aside, one of a tag; see displace.go
+	asideBytes int            // of these
+	rest       []byte         // what the socket left of the last write
+	pongs      []byte         // pongs that are due
+	space      chan struct{}  // closed when there is space again; nil: nobody waits for it
+	wrote      uint64         // bytes that the socket took
+	timer      *time.Timer    // looks after a closing
+	closing    closingState
+	ended      chan struct{} // closed when the write side is shut or dead; nil until Shut
+	pingAt     int64         // when the last ping was written; 0: it still has to be
 
-	compact bool         // the peer takes compressed frames; set by Compress
-	silent  bool         // the peer is told of no gap; set by HideGaps
-	slow    bool         // the socket was full once, or is no plain one; the owner's
-	acks    bool         // the kernel tells what the peer has taken; the owner's
-	pinging *frame.Frame // what a ping is; set by PingWith
-	conn    net.Conn
-	raw     syscall.RawConn // nil: conn is no plain socket
-	tcp     syscall.RawConn // the socket, below TLS too; nil: none is known
-	owner   Owner
+	compact  bool         // the peer takes compressed frames; set by Compress
+	silent   bool         // the peer is told of no gap; set by HideGaps
+	greeting bool         // the first frame was not sent yet; set by GreetFirst
+	slow     bool         // the socket was full once, or is no plain one; the owner's
+	acks     bool         // the kernel tells what the peer has taken; the owner's
+	pinging  *frame.Frame // what a ping is; set by PingWith
+	conn     net.Conn
+	raw      syscall.RawConn // nil: conn is no plain socket
+	tcp      syscall.RawConn // the socket, below TLS too; nil: none is known
+	owner    Owner
 }
 
 // Owner is the session of a box.
@@ -125,6 +128,10 @@ func (b *Box) HideGaps() { b.silent = true }
 // see those. It must be called before the first Ping.
 func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 
+// GreetFirst has pings and pongs wait until the first frame that is added has been sent. It
+// must be called before that.
+func (b *Box) GreetFirst() { b.greeting = true }
+
 // Add queues a frame. A session that was idle is put on the list, which the
 // caller hands to the writers when it has added to all sessions.
 //
@@ -136,7 +143,9 @@ func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 // One frame fits whenever none waits, whatever its size: frames are shared,
 // so it costs the session nothing, and a bound below the size of a publication
 // would otherwise close every subscriber each time.
-func (b *Box) Add(f *frame.Frame, list *List) error {
+func (b *Box) Add(f *frame.Frame, list *List) error { return b.add(f, list, false) }
+
+func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 	b.mu.Lock()
 	if b.ending != open || b.dead {
 		b.mu.Unlock()
@@ -146,7 +155,7 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 		f = b.replaceAside(f)
 	}
 	if !b.fits(f) {
-		if f = b.displace(f); f == nil {
+		if f = b.displace(f, patient); f == nil {
 			b.mu.Unlock()
 			return ErrFull
 		}
@@ -164,13 +173,13 @@ func (b *Box) Add(f *frame.Frame, list *List) error {
 // that is closed when there is space again, or never will be.
 func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err error) {
 	for {
-		if err := b.Add(f, list); err != ErrFull {
+		if err := b.add(f, list, true); err != ErrFull {
 			return nil, err
 		}
 		b.mu.Lock()
-		full := b.ending == open && !b.dead && !b.fits(f) && b.droppable.frames == 0
+		full := b.ending == open && !b.dead && !b.fits(f)
 		if full {
-			wait = b.awaitSpace()
+			wait = b.awaitSpace() // something waits, so something will be written
 		}
 		b.mu.Unlock()
 		if full {
@@ -190,12 +199,13 @@ func (b *Box) Roomy() <-chan struct{} {
 	return b.awaitSpace()
 }
 
-// Forget drops the frame of a tag that waits beyond the bounds, if there is one: nothing
-// of the tag follows what is queued then.
-func (b *Box) Forget(tag *frame.Tag) {
+// Settle is called before a frame is queued that tells the client where it is with a topic
+// that drops: an answer, a gap, what it asked for. What waits of the tag comes before that,
+// or its gap does; nothing of it comes later.
+func (b *Box) Settle(tag *frame.Tag) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.forget(tag)
+	b.settleTag(tag)
 }
 
 // Queued returns how much waits, or is being written.
@@ -276,17 +286,15 @@ func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	}
 	b.ping = false
 	b.ending = closing
-	b.startClosing()
-	b.wake()
 	idle := false
-	if len(last) > 0 {
-		last = append(b.aside, last...)
-	}
-	b.aside = nil
+	last = append(slices.Clone(b.aside), last...)
+	b.aside, b.asideBytes = nil, 0
 	for _, f := range last {
 		b.push(f)
 		idle = b.markBusy() || idle
 	}
+	b.startClosing()
+	b.wake()
 	b.mu.Unlock()
 	if idle {
 		b.writers.write(b)
@@ -413,7 +421,7 @@ func (b *Box) drop() {
 	}
 	b.frames, b.bytes = b.flying.frames, b.flying.bytes
 	b.droppable = dropped{}
-	b.aside = nil
+	b.aside, b.asideBytes = nil, 0
 }
 
 // flushed is called when the queue has run empty.
@@ -459,7 +467,10 @@ func (b *Box) fill(buf []byte) []byte {
 		return rest
 	}
 	b.landed()
-	buf = b.appendControl(buf[:0])
+	buf = buf[:0]
+	if !b.greeting || b.queue == nil {
+		buf = b.appendControl(buf)
+	}
 	for b.queue != nil {
 		f := b.queue.peek()
 		bytes := b.form(f)
@@ -467,6 +478,10 @@ func (b *Box) fill(buf []byte) []byte {
 		if gap == nil && len(buf)+len(bytes) <= cap(buf) {
 			buf = append(buf, bytes...)
 			b.take(f)
+			if b.greeting {
+				b.greeting = false
+				buf = b.appendControl(buf)
+			}
 			continue
 		}
 		if gap != nil {
@@ -483,6 +498,7 @@ func (b *Box) fill(buf []byte) []byte {
 		}
 		break
 	}
+	b.greeting = false
 	if len(buf) == 0 {
 		b.flushed()
 		return nil

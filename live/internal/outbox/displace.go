@@ -12,23 +12,24 @@ import (
 //
 // The newest frame of a tag is not dropped for frames of other tags. It steps aside: it
 // leaves the queue for Box.aside, and is queued again when there is space. If a newer frame
-// of its tag comes first, that one replaces it. Frames in aside do not count against the
-// bounds. They cost one frame for each topic, not one for each session: a topic's newest
-// frame is the same for all sessions.
+// of its tag comes first, that one replaces it. What has stepped aside counts for itself, and
+// is bounded like the bytes of the queue.
+//
+// A frame must not step past what answers the client about its topic: see Settle.
 //
 // All functions of this file are called with Box.mu held.
 
 // displace makes space for a frame. It returns the frame, after its gap if one is due; nil
-// if no space can be made.
-func (b *Box) displace(f *frame.Frame) *frame.Frame {
+// if no space can be made. What keeps its place is not dropped for a patient caller, who can
+// wait for space.
+func (b *Box) displace(f *frame.Frame, patient bool) *frame.Frame {
 	if f.Tag != nil {
 		f = b.dropOwn(f)
 	}
 	for !b.fits(f) {
-		if b.droppable.frames == 0 {
+		if b.droppable.frames == 0 || !b.dropOldest(patient) {
 			return nil
 		}
-		b.dropOldest()
 	}
 	return f
 }
@@ -53,15 +54,42 @@ func (b *Box) forget(tag *frame.Tag) bool {
 	if i < 0 {
 		return false
 	}
-	b.aside = slices.Delete(b.aside, i, i+1)
+	b.takeAside(i)
 	return true
+}
+
+// takeAside removes the i-th frame that has stepped aside.
+func (b *Box) takeAside(i int) *frame.Frame {
+	f := b.aside[i]
+	b.asideBytes -= f.Len()
+	b.aside = slices.Delete(b.aside, i, i+1)
+	if len(b.aside) == 0 {
+		b.aside = nil
+	}
+	return f
+}
+
+// settleTag queues what has stepped aside of a tag, beyond the bounds, and has all that waits of
+// it keep its place.
+func (b *Box) settleTag(tag *frame.Tag) {
+	if i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag }); i >= 0 {
+		b.push(b.takeAside(i))
+	}
+	if b.queue == nil {
+		return
+	}
+	waiting := b.queue.waiting()
+	for i, f := range waiting {
+		if f.Tag == tag && !f.Stays() {
+			waiting[i] = f.Staying()
+		}
+	}
 }
 
 // comeBack queues the frames that have stepped aside, as long as they fit.
 func (b *Box) comeBack() {
 	for len(b.aside) > 0 && b.fits(b.aside[0]) {
-		b.push(b.aside[0])
-		b.aside = slices.Delete(b.aside, 0, 1)
+		b.push(b.takeAside(0))
 	}
 }
 
@@ -77,7 +105,7 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	lost := false
 	adding := f // after its gap, while no frame that still waits has the gap before it
 	for _, old := range waiting {
-		own := old.Tag == f.Tag
+		own := old.Tag == f.Tag && !old.Stays()
 		if own && (f.Tag.Latest || !b.fits(adding)) {
 			b.uncount(old)
 			b.writers.dropped.Add(1)
@@ -97,21 +125,43 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	return adding
 }
 
-// dropOldest removes the oldest frame that has a tag from the queue. It steps aside if no
-// newer frame of its tag waits; else it is dropped.
-func (b *Box) dropOldest() {
+// dropOldest removes the oldest frame that has a tag from the queue. If no newer frame of its
+// tag waits it steps aside, or leaves its gap where it stood; else it is dropped. ok is false
+// if that cannot be: too much has stepped aside already, or the caller is patient and only
+// what keeps its place is left.
+func (b *Box) dropOldest(patient bool) (ok bool) {
 	waiting := b.queue.waiting()
-	i := slices.IndexFunc(waiting, func(f *frame.Frame) bool { return f.Tag != nil })
+	i := slices.IndexFunc(waiting, func(f *frame.Frame) bool { return f.Tag != nil && !(patient && f.Stays()) })
+	if i < 0 {
+		return false
+	}
 	f := waiting[i]
-	b.uncount(f)
-	next := slices.IndexFunc(waiting[i+1:], func(later *frame.Frame) bool { return later.Tag == f.Tag })
-	if next < 0 {
-		b.aside = append(b.aside, f)
-	} else {
-		waiting[i+1+next] = b.gapBefore(waiting[i+1+next])
+	next := slices.IndexFunc(waiting[i+1:], func(later *frame.Frame) bool {
+		return later.Tag == f.Tag && later.Stays() == f.Stays()
+	})
+	switch {
+	case next >= 0:
+		b.uncount(f)
 		b.writers.dropped.Add(1)
+		waiting[i+1+next] = b.gapBefore(waiting[i+1+next])
+	case f.Stays():
+		b.uncount(f)
+		b.writers.dropped.Add(1)
+		if gap := f.Tag.Gap; gap != nil && !b.silent {
+			waiting[i] = gap // which has no tag, so that it is not dropped in its turn
+			b.frames += gap.Messages()
+			b.bytes += gap.Len()
+			return true
+		}
+	case len(b.aside) > 0 && b.asideBytes+f.Len() > b.writers.limits.Bytes:
+		return false
+	default:
+		b.uncount(f)
+		b.aside = append(b.aside, f)
+		b.asideBytes += f.Len()
 	}
 	b.remove(i)
+	return true
 }
 
 // gapBefore returns a waiting frame after its gap, and counts the bytes of the gap.

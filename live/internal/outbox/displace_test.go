@@ -205,7 +205,10 @@ func TestWhatSteppedAsideComesBack(t *testing.T) {
 		{"with its gap", "a0 a1 B0 C0", "B0 C0 ga a1"},
 		{"unless a newer comes", "a0 B0 a1 C0", "B0 C0 ga a1"},
 		{"nor when a newer does not fit", "a0 B0 C0 a1", "B0 C0"}, // ErrFull: the caller sees to it
-		{"not when it was forgotten", "a0 B0 C0 !a", "B0 C0"},
+		{"before what answers the client", "a0 B0 C0 !a ?R", "B0 C0 a0 R"},
+		{"what waits before an answer leaves its gap there", "a0 !a ?R B0", "ga R"},
+		{"or stays, if whoever answers can wait", "a0 a1 !a ?R", "a0 a1 R"},
+		{"also one of two", "a0 a1 !a B0", "ga a1 B0"},
 		{"before a close frame", "a0 B0 C0 close", "B0 C0 a0 close"},
 		{"not when all is discarded", "a0 B0 C0 discard", "close"},
 	}
@@ -213,10 +216,24 @@ func TestWhatSteppedAsideComesBack(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			b, conn := stuckBox(t, Limits{Frames: 2, Bytes: 1 << 20})
 			ts := tags{}
+			var later []func()
 			for name := range strings.SplitSeq(tt.added, " ") {
 				switch {
 				case name[0] == '!':
-					b.Forget(ts.known[name[1:]])
+					b.Settle(ts.known[name[1:]])
+				case name[0] == '?': // waits for space
+					var list List
+					f := frame.Text([]byte(name[1:]))
+					wait, _ := b.AddOrWait(f, &list)
+					if wait != nil {
+						later = append(later, func() {
+							<-wait
+							if again, err := b.AddOrWait(f, &list); again != nil || err != nil {
+								t.Error(again, err)
+							}
+							b.writers.Write(&list)
+						})
+					}
 				case name == "close", name == "discard":
 					b.Close(name == "discard", frame.Text([]byte("close")))
 				default:
@@ -224,6 +241,9 @@ func TestWhatSteppedAsideComesBack(t *testing.T) {
 				}
 			}
 			close(conn.letGo)
+			for _, f := range later {
+				f()
+			}
 			if strings.HasSuffix(tt.want, "close") {
 				for deadline := time.Now().Add(patience); !strings.HasSuffix(conn.texts(), "close") && time.Now().Before(deadline); {
 					time.Sleep(time.Millisecond)

@@ -1,0 +1,278 @@
+package live_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// renewed is a broker of one process whose histories begin anew, or lose their end, when a test
+// says so.
+type renewed struct {
+	sink live.Sink
+
+	mu     sync.Mutex
+	epoch  int
+	all    map[string][]*live.Publication // their offsets are 1, 2, 3, …
+	reads  int
+	onRead func(n int) // called by the n-th question, without mu
+}
+
+func (r *renewed) Start(s live.Sink) {
+	r.sink = s
+	r.renew()
+}
+
+// renew begins all histories anew.
+func (r *renewed) renew() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.epoch++
+	r.all = make(map[string][]*live.Publication)
+}
+
+// cut takes from a history what came after its n-th publication.
+func (r *renewed) cut(topic string, n int) {
+	r.mu.Lock()
+	r.all[topic] = r.all[topic][:n:n]
+	r.mu.Unlock()
+	r.sink.Lost(topic, nil)
+}
+
+func (r *renewed) at(offset int) live.Position {
+	return live.Position{Epoch: fmt.Sprint("e", r.epoch), Offset: uint64(offset)}
+}
+
+func (r *renewed) Subscribe(context.Context, string) error { return nil }
+func (r *renewed) Unsubscribe(string) error                { return nil }
+func (r *renewed) Close(context.Context) error             { return nil }
+func (r *renewed) Keeps(string) bool                       { return true }
+
+func (r *renewed) Publish(_ context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := len(r.all[topic])
+	p := &live.Publication{Topic: topic, Data: slices.Clone(data), Time: time.Now(), Except: o.Except, Position: r.at(n + 1), Prev: uint64(n)}
+	r.all[topic] = append(r.all[topic], p)
+	r.sink.Deliver(p)
+	return p.Position, nil
+}
+
+func (r *renewed) Last(_ context.Context, topic string) (live.Position, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.at(len(r.all[topic])), nil
+}
+
+func (r *renewed) asked() {
+	r.mu.Lock()
+	r.reads++
+	n, f := r.reads, r.onRead
+	r.mu.Unlock()
+	if f != nil {
+		f(n)
+	}
+}
+
+func (r *renewed) Read(_ context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+	r.asked()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.all[topic]
+	from, to := min(int(after), len(all)), min(int(upto), len(all))
+	page := live.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: int(after) <= len(all)}
+	if to-from > limit {
+		to = from + limit
+		page.Upto = uint64(to)
+	}
+	page.Publications = slices.Clone(all[from:max(from, to)])
+	return page, nil
+}
+
+func (r *renewed) Tail(_ context.Context, topic string, limit int) (live.Page, error) {
+	r.asked()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := r.all[topic]
+	return live.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: true, Publications: slices.Clone(all[max(len(all)-limit, 0):])}, nil
+}
+
+func keepingMuch(string) live.TopicOptions { return live.TopicOptions{History: 100_000} }
+
+// behind has a client catch up that reads next to nothing, so that parts are kept for others.
+func (h *host) behind(t *testing.T) {
+	t.Helper()
+	h.publishNumbers(t, "large", 1, 40, 60_000)
+	p := h.slowPeer(t, true, 10_000).attend()
+	p.say(operation("subscribe", 1, "large", "last", 40))
+	eventually(t, "the slow client", func() bool { return h.Stats().CatchingUp == 1 })
+}
+
+// Where a history lost its end and went on, nobody is sent what it has lost.
+func TestHistoryThatLostItsEndIsNotSentFromMemory(t *testing.T) {
+	b := new(renewed)
+	h := hosting{buffer: 8 << 10}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
+	h.behind(t)
+	resume := func() (all []string) {
+		p := h.dial(t, dialling{v1: true}).attend()
+		p.say(operation("subscribe", 1, "t", "since", "e1.5"))
+		f, _ := p.reply(1)
+		for _, m := range f.Messages {
+			all = append(all, string(m.Data))
+		}
+		return all
+	}
+	for i := 1; i <= 10; i++ {
+		h.Publish("t", fmt.Appendf(nil, `"old %d"`, i))
+	}
+	keeps := h.dial(t, dialling{v1: true}).attend() // the topic
+	keeps.say(operation("subscribe", 1, "t"))
+	keeps.reply(1)
+	if got := resume(); len(got) != 5 {
+		t.Fatal(got)
+	}
+	b.cut("t", 7)
+	for f := keeps.must(); f.Op != "gap"; f = keeps.must() {
+	}
+	for i := 8; i <= 11; i++ {
+		h.Publish("t", fmt.Appendf(nil, `"new %d"`, i))
+	}
+	want := []string{`"old 6"`, `"old 7"`, `"new 8"`, `"new 9"`, `"new 10"`, `"new 11"`}
+	if got := resume(); !slices.Equal(got, want) {
+		t.Errorf("a client that resumes is sent %s", got)
+	}
+}
+
+// What is published while a client catches up answers nothing, also when the history began anew.
+func TestRenewedHistoryAnswersNobody(t *testing.T) {
+	b := new(renewed)
+	opts, sessions := connected(open(live.Options{Broker: b, Topics: keepingMuch}))
+	h := hosting{buffer: 8 << 10}.start(t, opts)
+	h.publishNumbers(t, "t", 1, 40, 60_000)
+	p := h.slowPeer(t, true, 2_000_000).attend()
+	s := receive(t, sessions)
+	p.say(operation("subscribe", 1, "t", "since", "e1.1"))
+	eventually(t, "the catching up", func() bool { return h.Stats().CatchingUp == 1 })
+	b.renew()
+	for i, o := range [][]live.PublishOption{nil, {live.Except(s)}, nil} {
+		h.Publish("t", fmt.Appendf(nil, `"new %d"`, i+1), o...)
+	}
+	for {
+		f := p.must()
+		if strings.HasPrefix(string(f.Data), `"new`) && f.Recovered != nil {
+			t.Errorf("recovered: %s", &f)
+		}
+		if string(f.Data) == `"new 2"` {
+			t.Error("it came to the session that it was not for")
+		}
+		if string(f.Data) == `"new 3"` {
+			return
+		}
+	}
+}
+
+// What is kept of parts is what it counts for: not what they were made of.
+func TestPartsKeepNoPublications(t *testing.T) {
+	b := new(renewed)
+	h := hosting{buffer: 8 << 10}.start(t, open(live.Options{Broker: b, Topics: keepingMuch, Compression: true, InboundRate: -1}))
+	h.behind(t)
+	held := func() int {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
+	}
+	large := []byte(`"` + strings.Repeat("lorem ipsum ", 20_000) + `"`)
+	p := h.dial(t, dialling{v1: true, deflate: true})
+	go io.Copy(io.Discard, p.in)
+	const maxShared = 4 << 20 // in sharedpart.go
+	const rounds = 100
+	before := held()
+	for i := range rounds {
+		topic := fmt.Sprint("t", i)
+		h.Publish(topic, []byte("1"))
+		h.Publish(topic, large) // in the reply
+		h.Publish(topic, large) // in a part of its own
+		p.say(operation("subscribe", 2*i+1, topic, "since", "e1.1"))
+		eventually(t, "the subscription", func() bool { st := h.Stats(); return st.Subscriptions == 2 && st.CatchingUp == 1 })
+		p.say(operation("unsubscribe", 2*i+2, topic))
+		eventually(t, "its end", func() bool { return h.Stats().Subscriptions == 1 })
+		b.mu.Lock()
+		delete(b.all, topic)
+		b.mu.Unlock()
+	}
+	if grown := held() - before; grown > 3*maxShared/2 {
+		t.Errorf("%d bytes are held of %d", grown, 2*rounds*len(large))
+	}
+	runtime.KeepAlive(large)
+}
+
+// A broker that panics ends no process, and is asked again.
+func TestBrokerThatPanicsWhenAsked(t *testing.T) {
+	b := &renewed{onRead: func(n int) {
+		if n%3 != 0 {
+			panic("boom")
+		}
+	}}
+	h := hosting{}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
+	h.publishNumbers(t, "t", 1, 3000, 100)
+	for i, more := range [][]any{{"since", "e1.5"}, {"last", 1000}} {
+		p := h.dial(t, dialling{v1: true}).attend()
+		last := 0
+		for id := 1; last < 3000; id++ {
+			p.say(operation("subscribe", id, "t", more...))
+			f, _ := p.reply(id)
+			if f.Op == "error" {
+				if f.Code != "internal" {
+					t.Fatal(&f)
+				}
+				continue
+			}
+			for _, m := range f.Messages {
+				last = numberOf(m.Data)
+			}
+			for last < 3000 {
+				f := p.must()
+				last = numberOf(f.Data)
+			}
+		}
+		if h.Stats().Panics == 0 {
+			t.Errorf("in round %d nothing panicked", i)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+// What nobody has the answer of costs the broker nothing.
+func TestUnansweredQuestionsAreNotAsked(t *testing.T) {
+	b := new(renewed)
+	h := hosting{}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
+	h.publishNumbers(t, "t", 1, 3000, 10)
+	p := h.dial(t, dialling{v1: true}).attend()
+	p.say(operation("subscribe", 1, "t"))
+	p.reply(1)
+	before := func() int { b.mu.Lock(); defer b.mu.Unlock(); return b.reads }()
+	for range 20 {
+		p.say(`{"op":"history","topic":"t","limit":1000}`, `{"op":"subscribe","topic":"t","last":1000}`, `{"op":"subscribe","topic":"t","since":"e1.1"}`)
+	}
+	p.say(operation("unsubscribe", 2, "t"))
+	p.reply(2)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if n := b.reads - before; n > 0 {
+		t.Errorf("the broker was asked %d times", n)
+	}
+}
