@@ -26,6 +26,7 @@ const patience = 20 * time.Second
 // listener is a session that notes what its reader tells it.
 type listener struct {
 	pings   []string
+	reads   int   // charged
 	frames  int   // charged
 	bytes   int   // charged
 	admits  []int // the sizes
@@ -35,7 +36,8 @@ type listener struct {
 
 func (l *listener) Ping(payload []byte) { l.pings = append(l.pings, string(payload)) }
 
-func (l *listener) Charge(frames, bytes int) {
+func (l *listener) Charge(reads, frames, bytes int) {
+	l.reads += reads
 	l.frames += frames
 	l.bytes += bytes
 	if l.charged != nil {

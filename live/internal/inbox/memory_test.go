@@ -327,9 +327,9 @@ func TestSmallMessagesAllocateNothing(t *testing.T) {
 // counter is a session that allocates nothing.
 type counter struct{ pings int }
 
-func (c *counter) Ping([]byte)     { c.pings++ }
-func (c *counter) Charge(_, _ int) {}
-func (c *counter) Admit(int)       {}
+func (c *counter) Ping([]byte)        { c.pings++ }
+func (c *counter) Charge(_, _, _ int) {}
+func (c *counter) Admit(int)          {}
 
 // A connection without a handle, such as TLS, is read in as few reads as the others: one more
 // for each burst.

@@ -27,9 +27,10 @@ type Handler interface {
 	// Ping is called for a ping; payload is valid during the call.
 	Ping(payload []byte)
 
-	// Charge counts what was read: frames, and bytes of payload. It may wait, with
-	// Reader.Pause before and Reader.Resume after.
-	Charge(frames, bytes int)
+	// Charge counts what was read: frames, bytes of payload, and the reads that it took.
+	// The first read of a frame is left out if the frame's header came first in it. It may
+	// wait, with Reader.Pause before and Reader.Resume after.
+	Charge(reads, frames, bytes int)
 
 	// Admit waits until the session has space for a message that has grown to size
 	// bytes so far.
@@ -59,13 +60,16 @@ type Reader struct {
 	frame dataFrame // the data frame whose payload is being read
 	msg   *Message  // the message whose frames are being read; nil: none
 	began int64     // when its first header was read, later by the pauses since
-	owed  struct{ frames, bytes int }
+	owed  charge    // what was read and not yet charged
 
 	heard  atomic.Int64 // when the peer was last heard, on the clock of package clock
 	paused atomic.Int64 // since when the server does not read; 0: it reads
 	ended  atomic.Bool  // nothing but a close frame matters any more
 	skips  int          // reads since then
 }
+
+// charge is what Handler.Charge is told.
+type charge struct{ reads, frames, bytes int }
 
 // dataFrame is a text, binary or continuation frame.
 type dataFrame struct {
@@ -491,6 +495,7 @@ func (r *Reader) readDirect() (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	r.owed.reads++
 	m.Data = m.Data[:from+n]
 	f.unmask(m.Data[from:])
 	return n, nil
@@ -522,11 +527,11 @@ func (r *Reader) checkPace() error {
 // settle has the session count what was read.
 func (r *Reader) settle() {
 	owed := r.owed
-	if owed.frames == 0 && owed.bytes == 0 || r.ended.Load() {
+	if owed == (charge{}) || r.ended.Load() {
 		return
 	}
-	r.owed = struct{ frames, bytes int }{}
-	r.handler.Charge(owed.frames, owed.bytes)
+	r.owed = charge{}
+	r.handler.Charge(owed.reads, owed.frames, owed.bytes)
 }
 
 // ahead returns what was read and not yet looked at.
@@ -592,6 +597,7 @@ func (r *Reader) read() error {
 	if r.buf == nil && r.raw != nil {
 		r.raw.Read(r.try) // if the connection was closed, that shows again below
 		if r.buf != nil {
+			r.owed.reads++
 			return nil
 		}
 		if r.failed != nil {
@@ -616,6 +622,7 @@ func (r *Reader) read() error {
 		b.to = copy(b.bytes[:], b.bytes[b.from:b.to])
 		b.from = 0
 	}
+	r.owed.reads++
 	n, err := r.readConn(b.bytes[b.to:])
 	b.to += n
 	return err

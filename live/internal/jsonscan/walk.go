@@ -3,19 +3,27 @@ package jsonscan
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/json"
+	"slices"
+	"unicode/utf16"
+	"unicode/utf8"
 )
 
 // Members calls f for each member of the object that b is, with its name and its value,
-// until f returns false. b must be valid, and may have white space around it. It
-// allocates nothing, unless a name has an escape.
+// until f returns false. The name is valid during the call. b must be valid, and may have
+// white space around it. It allocates nothing, unless a name has an escape: then it
+// allocates once, or a little more for names that are longer and longer.
 func Members(b []byte, f func(name, value []byte) bool) {
+	var decoded []byte // the last name that had an escape
 	for i := space(b, space(b, 0)+1); b[i] != '}'; {
 		nameEnd := skipString(b, i)
 		name := b[i+1 : nameEnd-1]
+		if bytes.IndexByte(name, '\\') >= 0 {
+			decoded = appendDecoded(decoded[:0], name)
+			name = decoded
+		}
 		from := space(b, space(b, nameEnd)+1)
 		end := skip(b, from)
-		if !f(unescaped(name), b[from:end]) {
+		if !f(name, b[from:end]) {
 			return
 		}
 		if i = space(b, end); b[i] == ',' {
@@ -101,15 +109,57 @@ func skipString(b []byte, i int) int {
 	}
 }
 
-func unescaped(name []byte) []byte {
-	if bytes.IndexByte(name, '\\') < 0 {
-		return name
+// appendDecoded appends what the inside of a valid string stands for.
+func appendDecoded(b, inner []byte) []byte {
+	b = slices.Grow(b, len(inner)) // nothing grows when it is decoded
+	for {
+		n := bytes.IndexByte(inner, '\\')
+		if n < 0 {
+			return append(b, inner...)
+		}
+		b = append(b, inner[:n]...)
+		c := inner[n+1]
+		inner = inner[n+2:]
+		switch c {
+		case 'b':
+			b = append(b, '\b')
+		case 'f':
+			b = append(b, '\f')
+		case 'n':
+			b = append(b, '\n')
+		case 'r':
+			b = append(b, '\r')
+		case 't':
+			b = append(b, '\t')
+		case 'u':
+			r := hexValue(inner)
+			inner = inner[4:]
+			if utf16.IsSurrogate(r) { // half of a character, or of none: then it is U+FFFD
+				half := r
+				r = utf8.RuneError
+				if len(inner) >= 6 && inner[0] == '\\' && inner[1] == 'u' {
+					if r = utf16.DecodeRune(half, hexValue(inner[2:])); r != utf8.RuneError {
+						inner = inner[6:]
+					}
+				}
+			}
+			b = utf8.AppendRune(b, r)
+		default: // a quote, a backslash or a slash
+			b = append(b, c)
+		}
 	}
-	var s string
-	if json.Unmarshal(append(append([]byte{'"'}, name...), '"'), &s) != nil {
-		return name
+}
+
+// hexValue returns what the four hexadecimal digits at the beginning of b stand for.
+func hexValue(b []byte) (r rune) {
+	for _, c := range b[:4] {
+		digit := c - '0'
+		if digit > 9 {
+			digit = c&^0x20 - 'A' + 10
+		}
+		r = r<<4 | rune(digit)
 	}
-	return []byte(s)
+	return r
 }
 
 // AppendQuoted appends text, which is UTF-8, to b as a JSON string. It escapes what must
