@@ -12,12 +12,17 @@
  *     const live = connect<{ news: Item; [chat: `chat:${string}`]: ChatMessage }>("/live");
  *     live.subscribe("chat:general", (message) => message.text);
  *
- * Throws a TypeError if the address cannot be one of a WebSocket, or if there
- * is no WebSocket here and the options give none.
+ * Throws a TypeError if the address cannot be one of a WebSocket, if there is no WebSocket here and the options give none,
+ * if options exclude each other (`plain` with `token`; `backoff` with `min` above `max`), and if a `token` or a `query`
+ * cannot be sent as it is. An option that is null is as if it were absent, here and everywhere else.
  *
- * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. Default: `/live`.
+ * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. User and password, port and
+ *   query stay as they are written; a hash is left out. Default: `/live`.
  */
-export declare function connect<Topics = Untyped>(url?: string | URL, options?: Options): LiveClient<Topics>;
+export declare function connect<Topics = Untyped>(
+  url?: string | URL | null,
+  options?: Options | null,
+): LiveClient<Topics>;
 
 /** Topics of which nothing is declared. */
 export type Untyped = Record<string, unknown>;
@@ -35,9 +40,17 @@ type AnyTopic<Topics> = Untyped extends Topics ? string : never;
  * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With a server that does
  * not agree to it, and with the option `plain`, it speaks the plain wire: the application gets what `subscribeMessage`
  * and its like make, nothing is answered, nothing resumed, and `request`, `history` and `presence` are `unsupported`.
+ *
+ * On live.v1 a connection that is dead is noticed: when nothing was heard for as long as the server pings and 10 s more;
+ * and about 2 s after the page wakes, if nothing is on its way. A connection that has brought large messages has 1 s more
+ * for each 50 KB of the largest. While an answer is due, or bytes are unsent, it keeps the longer patience.
+ *
+ * The plain wire has no ping. There, a connection that died without a word is noticed only when the browser or the system
+ * gives it up, which may take many minutes, and not when the page wakes. Neither are messages that the server dropped for
+ * a slow client: a `gap` is told after each reconnect, and at no other time.
  */
 export declare class LiveClient<Topics = Untyped> {
-  constructor(url?: string | URL, options?: Options);
+  constructor(url?: string | URL | null, options?: Options | null);
 
   /** The resolved ws(s) address, without `query`. */
   readonly url: string;
@@ -56,8 +69,11 @@ export declare class LiveClient<Topics = Untyped> {
    * Returns true if an open socket took it. Returns false if there is none now: the message is kept, as it is at this
    * moment, and sent after the reconnect, in order, once all topics are subscribed again. `undefined` travels as null.
    *
-   * Throws a {@link LiveError}: `buffer_full` if `maxBuffered` messages wait already (nothing older is dropped for
-   * it), `closed` after the end. True means handed over, not arrived: a connection that breaks loses what is under way.
+   * Throws a {@link LiveError}: `buffer_full` if `maxBuffered` messages or `maxUnsent` bytes wait already (nothing older is
+   * dropped for it), `too_big` if the server does not take that many bytes, `closed` after the end. What waited and turns out
+   * to be `too_big` is an `error` event. Throws a TypeError for a topic that is not a well-formed string, and for data
+   * that is not JSON: functions, symbols, BigInts, NaN, infinities and circles, wherever they are. Members that are
+   * undefined are left out. True means handed over, not arrived: a connection that breaks loses what is under way.
    */
   send(topic: string, data?: unknown): boolean;
 
@@ -67,25 +83,25 @@ export declare class LiveClient<Topics = Untyped> {
    *
    * While there is no connection it waits like what is sent, within its timeout; see {@link CallOptions}.
    *
-   * Rejects with a {@link LiveError}, or a TypeError for data that is not JSON. After `timeout` and `disconnected` it is
-   * not known whether the server has it. It is never sent twice by itself.
+   * Rejects with a {@link LiveError} that names the topic, or with a TypeError as `send` throws it. After `timeout` and
+   * `disconnected` it is not known whether the server has it. It is never sent twice by itself.
    */
-  publish(topic: AnyTopic<Topics>, data?: unknown, options?: CallOptions): Promise<string | undefined>;
-  publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: CallOptions): Promise<string | undefined>;
+  publish(topic: AnyTopic<Topics>, data?: unknown, options?: CallOptions | null): Promise<string | undefined>;
+  publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: CallOptions | null): Promise<string | undefined>;
 
   /** Asks the application's OnRequest, and resolves with its answer. Waits and rejects as `publish` does. */
-  request<Answer = unknown>(topic: string, data?: unknown, options?: CallOptions): Promise<Answer>;
+  request<Answer = unknown>(topic: string, data?: unknown, options?: CallOptions | null): Promise<Answer>;
 
   /**
    * Resolves with the newest publications of a topic, oldest first, whether it is subscribed or not.
    *
    * @param limit At most so many, up to 1000. Default 100.
    */
-  history<Data = unknown>(topic: AnyTopic<Topics>, limit?: number, options?: CallOptions): Promise<Past<Data>[]>;
-  history<Topic extends TopicOf<Topics>>(topic: Topic, limit?: number, options?: CallOptions): Promise<Past<Topics[Topic]>[]>;
+  history<Data = unknown>(topic: AnyTopic<Topics>, limit?: number | null, options?: CallOptions | null): Promise<Past<Data>[]>;
+  history<Topic extends TopicOf<Topics>>(topic: Topic, limit?: number | null, options?: CallOptions | null): Promise<Past<Topics[Topic]>[]>;
 
   /** Resolves with who is present in a topic, where the server keeps that. Else it rejects with `unknown_op`. */
-  presence<Member = unknown>(topic: string, options?: CallOptions): Promise<Member[]>;
+  presence<Member = unknown>(topic: string, options?: CallOptions | null): Promise<Member[]>;
 
   /**
    * Subscribes, and calls fn for each message of the topic. Returns what ends that, for this caller alone.
@@ -96,20 +112,23 @@ export declare class LiveClient<Topics = Untyped> {
    * may come between them, but no newer message of this topic does.
    *
    * If the server refuses, `ready` rejects, an `error` event tells the topic, and the subscription is over: it is not
-   * tried again until someone subscribes to the topic anew. `unavailable` is no refusal: it is reported, and the server
-   * is asked again every 5 s.
+   * tried again until someone subscribes to the topic anew. So it is if the topic is `too_big` for the server.
+   * `unavailable` and `internal` are no refusal: each is an `error` event, and the server is asked again, after about a
+   * second at first, after some 20 s at last, and by the next connection in any case. A connection that breaks meanwhile is
+   * no error: the next one asks.
    *
-   * Throws a {@link LiveError} `closed` after the end.
+   * Throws a {@link LiveError} `closed` after the end, and a TypeError for a topic that is not a well-formed string, and
+   * for `since` and `last` with the option `plain`.
    */
   subscribe<Data = unknown>(
     topic: AnyTopic<Topics>,
     fn: (data: Data, message: Message<Data>) => void,
-    options?: SubscribeOptions,
+    options?: SubscribeOptions | null,
   ): Subscription;
   subscribe<Topic extends TopicOf<Topics>>(
     topic: Topic,
     fn: (data: Topics[Topic], message: Message<Topics[Topic]>) => void,
-    options?: SubscribeOptions,
+    options?: SubscribeOptions | null,
   ): Subscription;
 
   /**
@@ -127,8 +146,12 @@ export declare class LiveClient<Topics = Untyped> {
 
   /**
    * Tries now: for a button beside a countdown. `waiting`: dials at once. `open`: if nothing was heard for 2 s, asks for a
-   * sign of life, and replaces a connection that gives none within 2 s. Else it does nothing. A page that wakes (`online`,
-   * `pageshow`, `focus`, `resume`, visible again) does this by itself.
+   * sign of life, and replaces a connection that gives none in time (see {@link LiveClient}). Else it does nothing.
+   *
+   * A page that wakes (`online`, `pageshow`, `focus`, `resume`, visible again) does this by itself, but dials once a second
+   * at most, and not within a time for which the server has asked.
+   *
+   * Throws a {@link LiveError} `closed` after the end. Its text has the code and the reason, if the server ended it.
    */
   reconnect(): void;
 
@@ -158,23 +181,23 @@ export interface Subscription {
 
 export interface SubscribeOptions {
   /** Ends the subscription when it aborts. */
-  signal?: AbortSignal | undefined;
+  signal?: AbortSignal | null | undefined;
 
   /**
    * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`. After
    * a reconnect it counts if what was missed is not all to be had: then they come after the `gap`. Counts for the caller
    * that comes first.
    */
-  last?: number | undefined;
+  last?: number | null | undefined;
 
   /**
    * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. With `last`,
    * that is for the case that it is too old. Counts for the caller that comes first.
    */
-  since?: string | undefined;
+  since?: string | null | undefined;
 
   /** Called for each `gap` of this topic. */
-  onGap?: ((gap: Gap) => void) | undefined;
+  onGap?: ((gap: Gap) => void) | null | undefined;
 }
 
 export interface CallOptions {
@@ -182,18 +205,18 @@ export interface CallOptions {
    * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. A large answer comes
    * in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`: never.
    */
-  timeout?: number | undefined;
+  timeout?: number | null | undefined;
 
   /** Rejects with `aborted`. What was not sent yet is not sent any more; what was is not taken back. */
-  signal?: AbortSignal | undefined;
+  signal?: AbortSignal | null | undefined;
 
   /** Without a connection: `queue` waits for it, as one of at most `maxBuffered`; `fail` rejects with `offline`. Default `queue`. */
-  offline?: "queue" | "fail" | undefined;
+  offline?: "queue" | "fail" | null | undefined;
 }
 
 /**
  * - `connecting`: a socket is being opened.
- * - `open`: connected, and the server has been sent every subscription.
+ * - `open`: connected (on live.v1, the server has said hello), and the server has been sent every subscription.
  * - `waiting`: not connected; the next attempt is scheduled.
  * - `closed`: the end, by `close()` or by the server.
  */
@@ -213,7 +236,8 @@ export interface Events {
   gap: Gap;
   /**
    * What went wrong without anyone to throw it to: a listener that threw or rejected, a frame that is not a message, a
-   * `token` or `query` that could not be had, a subscription that was refused (a {@link LiveError} with its `topic`).
+   * `token` or `query` that could not be had or sent, a subscription that was refused or must be asked for again (a
+   * {@link LiveError} with its `topic`), a message that waited and is `too_big`.
    * Where nobody listens, it goes to `reportError`, or to the console. A lost connection is no error: see `state`.
    */
   error: unknown;
@@ -277,26 +301,33 @@ export interface Options {
   /**
    * The class to connect with. Default: the global one. Node before 22 has none: pass that of a package.
    */
-  WebSocket?: (new (url: string, protocols?: string[]) => SocketLike) | undefined;
+  WebSocket?: (new (url: string, protocols?: string[]) => SocketLike) | null | undefined;
 
   /**
    * Speaks the plain wire, offering no subprotocol: for a server that knows no other, which browsers would not
-   * connect to, and for an application that itself answers `subscribeMessage` and its like. Default false.
+   * connect to, and for an application that itself answers `subscribeMessage` and its like. Then `token`, and `since` and
+   * `last` of a subscription, are a TypeError. See {@link LiveClient} for what nobody notices there. Default false.
    */
-  plain?: boolean | undefined;
+  plain?: boolean | null | undefined;
 
   /**
    * Signs in: travels as a subprotocol beside `live.v1`, as a page can set no header, and stays out of logs. A function is
-   * asked before each attempt, so that it can fetch a new one; null is none. If it fails, so has the attempt, and an
-   * `error` event tells why. The plain wire cannot carry it: use `query` or a cookie.
+   * asked before each attempt, so that it can fetch a new one; null and "" are none. If it fails, or its answer is not a
+   * well-formed string, so has the attempt, and an `error` event tells why. After a sign-in has expired (a close code from
+   * 4200 to 4299) it is asked within a second, not at once: many may expire together. The plain wire cannot carry it: use
+   * `query` or a cookie.
    */
   token?: Asked<string>;
 
-  /** Goes into the address's query, replacing what has the same name. Asked for as `token` is. It may end up in logs. */
-  query?: Asked<string | URLSearchParams | Record<string, string>>;
+  /**
+   * Goes behind the address's own query, replacing what has the same name there. A string goes as it is written. A name
+   * may come several times, as in `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out; any other that is not a
+   * well-formed string is a TypeError. Asked for as `token` is. It may end up in logs.
+   */
+  query?: Asked<string | URLSearchParams | Iterable<[string, string]> | Record<string, string | null | undefined>>;
 
   /** Closes the client when it aborts. */
-  signal?: AbortSignal | undefined;
+  signal?: AbortSignal | null | undefined;
 
   /**
    * The n-th retry (from 0) comes after a random time between 0 and min(max, min · 2ⁿ) milliseconds. It is random from
@@ -307,47 +338,56 @@ export interface Options {
    * Default max 20000: a server that is down for long gets one attempt per client in 10 s on average, and a page
    * that nobody touches is back within 20 s of its return.
    */
-  backoff?: { min?: number; max?: number } | undefined;
+  backoff?: { min?: number | null | undefined; max?: number | null | undefined } | null | undefined;
 
   /**
    * How many milliseconds a connection must stand before the next loss counts as a first one. Default 5000: a server
    * that accepts and then dies at once must not be asked again at full speed for ever.
    */
-  stableAfter?: number | undefined;
+  stableAfter?: number | null | undefined;
 
   /**
    * How many milliseconds a connection may take to open, the time for `token` included, and the server's first frame
    * to come. Default 10000: a slow mobile network is through by then; what is not open then mostly hangs, and browsers
    * alone would wait for minutes.
    */
-  connectTimeout?: number | undefined;
+  connectTimeout?: number | null | undefined;
 
   /**
    * How many messages and operations wait while there is no connection. Default 64: enough for what a person does during
    * a short loss, little enough that the reconnect is no flood. 0 keeps none: sending while not connected then fails.
    */
-  maxBuffered?: number | undefined;
+  maxBuffered?: number | null | undefined;
+
+  /**
+   * How many bytes may be handed to an open socket that has not sent them yet, by its `bufferedAmount`. Beyond it, messages
+   * and operations fail with `buffer_full`, so that a slow uplink piles up nothing without end. A single message is
+   * always taken when nothing is unsent. Default 1048576: some seconds of a mobile network.
+   */
+  maxUnsent?: number | null | undefined;
 
   /** A number from 0 up to 1, for the jitter. Default `Math.random`. Replaced in tests. */
-  random?: (() => number) | undefined;
+  random?: (() => number) | null | undefined;
 
   /**
    * On the plain wire: what tells the application that this client wants a topic; null if it need not be told, as where
    * OnConnect subscribes its sessions. Default: `{topic: "subscribe", data: {topic}}`.
    */
-  subscribeMessage?: ((topic: string) => Outgoing | null) | undefined;
+  subscribeMessage?: ((topic: string) => Outgoing | null) | null | undefined;
 
   /** What tells the application that this client wants it no more. Default: `{topic: "unsubscribe", data: {topic}}`. */
-  unsubscribeMessage?: ((topic: string) => Outgoing | null) | undefined;
+  unsubscribeMessage?: ((topic: string) => Outgoing | null) | null | undefined;
 
   /** What asks the application to publish. Default: `{topic: "publish", data: {topic, data}}`. */
-  publishMessage?: ((topic: string, data: unknown) => Outgoing) | undefined;
+  publishMessage?: ((topic: string, data: unknown) => Outgoing) | null | undefined;
 }
 
 /** The part of a WebSocket that is used. */
 export interface SocketLike {
   readonly readyState: number;
   readonly protocol: string;
+  /** Bytes that were handed over and are not sent yet. A class without it is taken to send at once. */
+  readonly bufferedAmount?: number | undefined;
   send(frame: string): void;
   close(code?: number, reason?: string): void;
   addEventListener(type: "open" | "message" | "close" | "error", listener: (event: any) => void): void;
@@ -356,11 +396,12 @@ export interface SocketLike {
 /**
  * The client's own:
  *
- * - `closed`: the client has ended; connect again.
+ * - `closed`: the client has ended; connect again. The text says with which code and reason, if the server ended it.
  * - `timeout`: no answer in time. Whether it was carried out is not known, if it was sent.
  * - `disconnected`: it was sent, and the connection broke before the answer. Whether it was carried out is not known.
  * - `offline`: not sent, as there is no connection and it was not to wait for one.
- * - `buffer_full`: not sent, as there is no connection and as many wait as may.
+ * - `buffer_full`: not sent, as there is no connection and as many wait as may, or as too many bytes are unsent.
+ * - `too_big`: never sent, as it has more bytes than the server takes.
  * - `aborted`: given up by its signal, or by its unsubscriber.
  * - `unsupported`: the plain wire does not have it.
  * - `bad_message`: the server sent a frame that is not a message, or an answer that is not JSON.
@@ -374,6 +415,7 @@ export type LiveErrorCode =
   | "disconnected"
   | "offline"
   | "buffer_full"
+  | "too_big"
   | "aborted"
   | "unsupported"
   | "bad_message"
@@ -390,6 +432,6 @@ export type LiveErrorCode =
 export declare class LiveError extends Error {
   constructor(code: LiveErrorCode, text: string);
   readonly code: LiveErrorCode;
-  /** Of a subscription that was refused: its topic. */
-  readonly topic?: string;
+  /** The topic of the subscription or the operation that failed. */
+  readonly topic?: string | undefined;
 }

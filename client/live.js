@@ -1,26 +1,25 @@
-// Live topics over WebSocket. live.d.ts describes the API.
+// Live topics over WebSocket; see live.d.ts.
 
 /** @import * as api from "./live.d.ts" */
 
-const LIVE_V1 = "live.v1"; // without this subprotocol, a connection speaks the plain wire
-const MAX_BATCH = 1000; // operations in a frame
-const OPEN = 1; // WebSocket.OPEN
-const ABNORMAL = 1006; // no close frame
+const LIVE_V1 = "live.v1"; // without it, the plain wire
+const MAX_BATCH = 1000;
+const SLOW = 50; // bytes per ms
 
 // In ms:
-const MAX_WINDOW = 60_000; // no server may keep a client away for longer
-const PING_SLACK = 10_000; // how late its ping may be
-const TICK = 5_000; // an open line is looked at so often
-const FRESH = 2_000; // a line heard since is alive
+const MAX_WINDOW = 60_000;
+const PING_SLACK = 10_000; // how late a ping may be
+const TICK = 5_000; // between two checks
+const FRESH = 2_000; // what was heard since is alive
+const SECOND = 1_000;
 
 /** @type {typeof api.connect} */
-export function connect(url, options) {
-  return new LiveClient(url, options);
-}
+export const connect = (url, options) => new LiveClient(url, options);
 
 /** @implements {api.LiveError} */
 export class LiveError extends Error {
-  /** @param {api.LiveErrorCode} code @param {string} text */
+  topic;
+
   constructor(code, text) {
     super("live: " + text);
     this.name = "LiveError";
@@ -34,46 +33,53 @@ export class LiveClient {
   #topics = new Listeners();
   #events = new Listeners();
 
-  /** @type {Map<string, Wanted>} */
   #wanted = new Map();
-
-  /** What waits for a connection. @type {Set<any>} */
-  #buffer = new Set();
-
-  /** What waits for an answer. @type {Map<number, (reply: any) => void>} */
-  #asked = new Map();
+  #buffer = new Set(); // waits for a connection
+  #asked = new Map(); // waits for an answer
   #id = 0;
 
   /** @type {api.State} */
   #state = "connecting";
 
-  /** The one whose events are heard. @type {api.SocketLike | undefined} */
-  #socket;
-  #dials = 0;
-
-  /** @type {any} */
+  #socket; // the only one that is heard
   #timer;
+  #wait = 0;
   #due = 0;
 
-  #v1 = false;
+  #largest = Infinity; // bytes in a message
   #openedAt = 0;
   #heardAt = 0;
-  #probedAt = 0;
-  #patience = 0;
+  #skew = 0;
+
+  // In ms:
+  #patience = Infinity;
+  #silence = 0;
+  #probed = -Infinity; // since a ping
+  #backlog = 0; // to send on a slow connection
+
+  #unsent = 0;
+  #longest = 0;
 
   #window = 0;
   #attempt = 0;
-  #hurried = false;
+  #wokenAt = -Infinity;
   #awake = new AbortController();
+  #end = "";
 
-  /** @param {string | URL} [url] @param {api.Options} [options] */
-  constructor(url = "/live", options = {}) {
-    const { signal } = options;
-    this.url = resolve(url);
-    this.#options = options;
+  constructor(url, options) {
+    const { signal, plain, token, backoff } = (this.#options = present({ ...options }));
+    const { min, max = 20_000 } = (this.#options.backoff = present({ ...backoff }));
+    if (min > max) throw new TypeError("live: backoff has min > max");
+    if (plain && token) throw new TypeError("live: the plain wire has no token");
+    this.url = resolve(url ?? "/live");
     if (signal?.aborted) this.#finish();
     else this.#dial();
-    this.#listenForWake();
+    const wake = (/** @type {any} */ { type, persisted }) => {
+      if (type === "pagehide") return persisted && this.#socket && this.#giveUp(type); // it would be deaf
+      if (type !== "visibilitychange" || document.visibilityState === "visible") this.#wake();
+    };
+    for (const name of ["online", "pageshow", "pagehide", "focus"]) globalThis.addEventListener?.(name, wake, this.#awake);
+    for (const name of ["visibilitychange", "resume"]) globalThis.document?.addEventListener(name, wake, this.#awake);
     signal?.addEventListener("abort", () => this.close(), this.#awake);
   }
 
@@ -82,26 +88,24 @@ export class LiveClient {
   }
 
   get retryIn() {
-    return this.#state === "waiting" ? Math.max(0, this.#due - Date.now()) : undefined;
+    return this.#state === "waiting" ? Math.max(0, Math.min(this.#wait, this.#due - Date.now())) : undefined;
   }
 
-  /** @type {api.LiveClient["on"]} */
   on(name, fn) {
     return this.#events.add(name, fn);
   }
 
-  /** @type {(topic: string, fn: Function) => () => void} */
   listen(topic, fn) {
     this.#refuseIfClosed();
-    return this.#topics.add(topic, fn);
+    return this.#topics.add(wellFormed(topic), fn);
   }
 
-  /** @type {(topic: string, fn: Function, options?: api.SubscribeOptions) => api.Subscription} */
-  subscribe(topic, fn, options = {}) {
-    const { signal, onGap } = options;
+  subscribe(topic, fn, options) {
+    const { signal, onGap, since, last } = present({ ...options });
+    if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
     const ends = [this.listen(topic, fn)];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
-    const wanted = this.#wanted.get(topic) ?? new Wanted(topic, options);
+    const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
     this.#wanted.set(topic, wanted);
     wanted.callers++;
     const stop = () => {
@@ -116,39 +120,33 @@ export class LiveClient {
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
   }
 
-  /** @type {(topic: string, data?: unknown, options?: api.CallOptions) => Promise<any>} */
-  publish(topic, data = null, options) {
-    return this.#call({ op: "publish", topic, data }, "at", options);
+  publish(topic, data, options) {
+    return this.#call({ op: "publish", topic, data: data ?? null }, "at", options);
   }
 
-  /** @type {(topic: string, data?: unknown, options?: api.CallOptions) => Promise<any>} */
-  request(topic, data = null, options) {
-    return this.#call({ op: "request", topic, data }, "data", options);
+  request(topic, data, options) {
+    return this.#call({ op: "request", topic, data: data ?? null }, "data", options);
   }
 
-  /** @type {(topic: string, limit?: number, options?: api.CallOptions) => Promise<any>} */
-  history(topic, limit = 100, options) {
-    return this.#call({ op: "history", topic, limit }, "messages", options);
+  history(topic, limit, options) {
+    return this.#call({ op: "history", topic, limit: limit ?? 100 }, "messages", options);
   }
 
-  /** @type {(topic: string, options?: api.CallOptions) => Promise<any>} */
   presence(topic, options) {
     return this.#call({ op: "presence", topic }, "members", options);
   }
 
-  /** @type {(topic: string, data?: unknown) => boolean} */
   send(topic, data) {
     return this.#hand({ frame: plain({ topic, data }) });
   }
 
   reconnect() {
-    if (this.#state === "open") this.#look(true);
-    if (this.#state === "connecting" && Date.now() >= this.#due) this.#giveUp("connect timeout");
-    if (this.#state === "waiting") this.#redial();
+    this.#refuseIfClosed();
+    this.#wake(true);
   }
 
   close() {
-    if (this.#state === "closed") return;
+    if (this.#end) return;
     this.#finish();
     this.#events.clear();
   }
@@ -157,41 +155,39 @@ export class LiveClient {
     this.close();
   }
 
-  // A connection's life: dialled, then opened or lost; lost, then waiting or finished.
-
   #dial() {
     const { token, query, connectTimeout = 10_000 } = this.#options;
-    const dial = ++this.#dials;
-    if (token || query) {
-      const current = () => dial === this.#dials && this.#state === "connecting";
-      Promise.all([token, query].map(async (option) => (typeof option === "function" ? option() : option)))
-        .then((answers) => current() && this.#connect(answers[0], answers[1]))
+    const given = [token, query];
+    if (given.some((option) => typeof option === "function")) {
+      const current = () => this.#timer === timer;
+      Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
+        .then((answers) => current() && this.#connect(answers))
         .catch((err) => current() && this.#fail(err));
     } else {
-      this.#connect();
+      this.#connect(given);
     }
-    this.#patience = connectTimeout; // until hello
+    this.#window = 0;
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
+    const timer = this.#timer;
     this.#become("connecting");
   }
 
-  /** @param {any} [token] @param {any} [query] */
-  #connect(token, query) {
+  #connect(given) {
     const { WebSocket = globalThis.WebSocket } = this.#options;
+    const [token, query] = given;
     if (!WebSocket) throw new TypeError("live: no WebSocket here; give one in options.WebSocket");
     const protocols = this.#options.plain ? [] : [LIVE_V1];
-    if (token) protocols.push("live.token." + base64url(token));
-    const url = new URL(this.url);
-    for (const pair of new URLSearchParams(query ?? "")) url.searchParams.set(...pair);
-    const socket = new WebSocket(url.href, protocols);
-    // An old one is not heard, but keeps its listeners: in Node, an unheard error ends the process.
-    /** @type {api.SocketLike["addEventListener"]} */
+    if ((token ?? "") !== "") protocols.push("live.token." + base64url(wellFormed(token)));
+    const socket = new WebSocket(withQuery(this.url, query ?? ""), protocols);
+    // An old one keeps its listeners: Node ends at an unheard error.
     const hear = (name, fn) => socket.addEventListener(name, (event) => socket === this.#socket && fn(event));
-    hear("open", () => this.#opened(socket.protocol === LIVE_V1));
+    hear("open", () => this.#v1 || this.#opened()); // else at hello, which says what fits
     hear("message", (event) => this.#receive(event.data));
     hear("close", (event) => this.#lost(event));
-    hear("error", () => {}); // close follows
+    hear("error", ignore); // close follows
     this.#socket = socket;
+    this.#patience = this.#largest = Infinity;
+    this.#backlog = 0;
   }
 
   #redial() {
@@ -202,53 +198,56 @@ export class LiveClient {
     }
   }
 
-  /** @param {unknown} err */
   #fail(err) {
     this.#giveUp(String(err));
     this.#report(err);
   }
 
-  /** @param {string} reason */
   #giveUp(reason) {
-    const hung = this.#socket;
+    const socket = this.#socket;
     this.#socket = undefined;
-    hung?.close();
-    this.#lost({ code: ABNORMAL, reason });
+    socket?.close();
+    this.#lost({ code: 1006, reason });
   }
 
-  /** @param {boolean} v1 */
-  #opened(v1) {
+  #opened() {
     clearTimeout(this.#timer);
-    this.#v1 = v1;
-    this.#openedAt = this.#heardAt = Date.now();
-    this.#probedAt = 0;
-    this.#state = "open"; // announced below: first the server hears what it must
+    this.#openedAt = now();
+    this.#skew = Date.now() - now();
+    this.#state = "open"; // first the server hears, then the page
     this.#join(this.#wanted.values());
     for (const entry of this.#buffer) {
       this.#buffer.delete(entry);
-      this.#put(entry);
+      try {
+        this.#put(entry);
+      } catch (err) {
+        (entry.settle ?? this.#report)(err);
+      }
     }
     if (!this.#socket) return; // closed from an option's function
-    this.#look();
+    if (this.#v1) this.#checkLater();
     this.#become("open");
     this.#emit("open");
   }
 
-  /** @param {api.Ending} ending */
   #lost({ code, reason }) {
-    const { stableAfter = 5_000 } = this.#options;
+    const { backoff, random = Math.random, stableAfter = 5_000 } = this.#options;
+    const { min = 500, max = 20_000 } = backoff;
+    const ending = code + reason;
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
-    if (wasOpen && Date.now() - this.#openedAt >= stableAfter) {
-      this.#attempt = 0;
-      this.#hurried = false;
-    }
-    this.#settle(new LiveError("disconnected", "connection lost"));
+    if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
+    this.#settle("disconnected", "connection lost");
     for (const wanted of this.#wanted.values()) wanted.state = "idle";
-    if (code === 1000 || (code >= 4000 && code < 4100)) {
+    // A proxy closes with 1000, but gives no reason.
+    if (/^40..|^1000./.test(ending)) {
       this.#finish({ code, reason });
     } else {
-      const retryIn = Math.round(this.#delay({ code, reason }));
+      const [, within = this.#window] = /^101[23][^]*within (\d+) ms/.exec(ending) ?? [];
+      const expired = !this.#attempt && /^42../.test(ending);
+      this.#window = expired ? SECOND : Math.min(+within, MAX_WINDOW);
+      const bound = this.#window > 0 ? this.#window : Math.min(max, min * 2 ** this.#attempt);
+      const retryIn = Math.round(random() * bound); // not all together
       this.#attempt++;
       this.#after(retryIn, () => this.#redial());
       this.#become("waiting", { retryIn, code, reason });
@@ -256,108 +255,113 @@ export class LiveClient {
     if (wasOpen) this.#emit("close", { code, reason });
   }
 
-  /** Full jitter: who fell together must not return together. @param {api.Ending} ending */
-  #delay({ code, reason }) {
-    const { backoff: { min = 500, max = 20_000 } = {}, random = Math.random } = this.#options;
-    const named = (code === 1012 || code === 1013) && /within (\d+) ms/.exec(reason);
-    const window = named ? +named[1] : this.#window;
-    this.#window = 0;
-    if (code >= 4200 && code < 4300 && !this.#hurried) {
-      this.#hurried = true;
-      return 0;
-    }
-    return random() * (Math.min(window, MAX_WINDOW) || Math.min(max, min * 2 ** this.#attempt));
-  }
-
-  /** @param {Partial<api.Ending>} [ending] */
   #finish(ending) {
     const socket = this.#socket;
-    const unsent = this.#buffer.size;
+    const waiting = [...this.#buffer];
     this.#socket = undefined;
-    this.#state = "closed";
-    clearTimeout(this.#timer);
+    this.#end = `closed ${ending ? `by the server with ${ending.code} ${ending.reason}` : "here"}; connect again`;
+    this.#timer = clearTimeout(this.#timer);
     this.#awake.abort();
-    this.#settle(closed());
-    for (const { settle } of [...this.#buffer, ...this.#wanted.values()]) settle?.(closed());
+    this.#settle("closed", this.#end);
+    for (const { settle } of [...waiting, ...this.#wanted.values()]) settle?.(new LiveError("closed", this.#end));
     for (const all of [this.#buffer, this.#wanted, this.#topics]) all.clear();
     socket?.close(1000);
-    this.#become("closed", { ...ending, unsent });
+    this.#become("closed", { ...ending, unsent: waiting.length });
   }
 
-  // A sleeping page's timers come late: these events and the wall clock do not.
-
-  #listenForWake() {
-    const wake = (/** @type {any} */ { type, persisted }) => {
-      if (type === "pagehide") return persisted && this.#socket && this.#giveUp(type); // it would be deaf
-      // Read now: a remembered flag is wrong once an event is lost.
-      if (type !== "visibilitychange" || document.visibilityState === "visible") this.reconnect();
-    };
-    for (const name of ["online", "pageshow", "pagehide", "focus"]) globalThis.addEventListener?.(name, wake, this.#awake);
-    for (const name of ["visibilitychange", "resume"]) globalThis.document?.addEventListener(name, wake, this.#awake);
+  /** Events dial once a second at most. */
+  #wake(asked) {
+    if (this.#state === "open") this.#probe(FRESH);
+    if (this.#state === "connecting" && Date.now() >= this.#due) this.#giveUp("connect timeout");
+    if (this.#state !== "waiting" || (this.#window > 0 && !asked)) return;
+    const wait = asked ? 0 : Math.max(0, Math.min(SECOND, this.#wokenAt + SECOND - now()));
+    if (wait > (this.retryIn ?? 0)) return;
+    this.#wokenAt = now() + wait;
+    if (wait) this.#after(wait, () => this.#redial());
+    else this.#redial();
   }
 
-  #look(woken = false) {
-    if (!this.#v1) return;
-    const now = Date.now();
-    const silence = now - this.#heardAt;
-    const probed = this.#probedAt;
-    if (silence > this.#patience || (probed && now - probed >= FRESH)) {
+  #probe(bound) {
+    const skew = Date.now() - now();
+    const jumped = skew - this.#skew > FRESH; // set forward, or asleep
+    this.#skew = skew;
+    if (!this.#v1 || !(jumped || (this.#probed < 0 && Math.abs(now() - this.#heardAt) > bound))) return;
+    this.#probed = 0;
+    this.#write('{"op":"ping"}');
+    this.#checkLater();
+  }
+
+  #checkLater() {
+    this.#after(this.#probed < 0 ? TICK : SECOND, () => this.#check());
+  }
+
+  /** Counts by timers, as clocks jump. */
+  #check() {
+    const unsent = this.#socket.bufferedAmount ?? 0;
+    this.#silence = unsent < this.#unsent ? 0 : this.#silence + this.#wait;
+    this.#unsent = unsent;
+    this.#backlog -= this.#wait;
+    this.#probed += this.#wait;
+    // A pong waits behind these.
+    const busy = unsent || this.#asked.size || this.#backlog > 0;
+    if (this.#silence > this.#patience || (!busy && this.#probed > SECOND + this.#longest / SLOW)) {
+      const woken = this.#probed >= 0;
       this.#giveUp("no sign of life");
-      if (probed) this.reconnect();
-      return;
+      if (woken) this.#wake();
+    } else {
+      this.#checkLater();
+      this.#probe(this.#patience + 2 * TICK); // timers were late
     }
-    if (woken && !probed && silence > FRESH) {
-      this.#probedAt = now;
-      this.#tell({ op: "unsubscribe", id: ++this.#id, topic: "" }); // changes nothing, and is answered
-    }
-    this.#join(this.#wanted.values());
-    this.#after(this.#probedAt ? FRESH : TICK, () => this.#look());
   }
 
-  /** A closing socket loses what it is given. */
+  get #v1() {
+    return this.#socket?.protocol === LIVE_V1;
+  }
+
+  /** A closing socket loses messages. */
   get #ready() {
-    return this.#state === "open" && this.#socket?.readyState === OPEN;
+    return this.#state === "open" && this.#socket?.readyState === 1;
   }
 
-  /** @param {unknown} frame */
-  #tell(frame) {
-    this.#socket?.send(JSON.stringify(frame));
+  #write(text) {
+    this.#backlog = Math.max(0, this.#backlog) + text.length / SLOW;
+    this.#socket?.send(text);
   }
 
-  /** @type {(question: any, answer: string, options?: api.CallOptions) => Promise<any>} */
-  #call(question, answer, { timeout = 10_000, signal, offline } = {}) {
+  #call(question, answer, options) {
+    const { timeout = 10_000, signal, offline } = present({ ...options });
+    const { op, topic } = question;
     return new Promise((done, failed) => {
       const id = ++this.#id;
       let timer = 0;
       const wait = () => {
-        clearTimeout(timer);
-        if (timeout < Infinity) timer = setTimeout(late, timeout);
+        if (timeout < Infinity) timer = setTimeout(() => settle(new LiveError("timeout", `no answer within ${timeout} ms`)), timeout);
       };
-      /** @type {any[]} */
       const parts = []; // a large answer has several
-      const settle = (/** @type {any} */ reply) => {
-        parts.push(reply);
-        if (reply.more || reply.op === "part") return wait();
+      const settle = (reply) => {
         clearTimeout(timer);
+        parts.push(reply);
+        if (reply.more) return wait();
         signal?.removeEventListener("abort", abort);
         this.#buffer.delete(entry);
-        this.#asked.delete(id);
-        if (reply instanceof Error) return failed(reply);
+        if (this.#asked.has(id)) this.#asked.set(id, ignore); // may still come
         try {
-          if ("text" in reply) reply.data = JSON.parse(parts.map(({ text }) => text).join(""));
-          reply.messages = parts.flatMap(({ messages }) => messages ?? []);
+          if (reply instanceof Error) throw reply;
+          const text = parts.map((part) => part.text).join("");
+          if (text) reply.data = JSON.parse(text);
+          reply.messages = parts.flatMap((part) => part.messages ?? []).map(present);
           done(reply[answer]);
-        } catch {
-          failed(badMessage());
+        } catch (/** @type {any} */ err) {
+          failed(Object.assign(err instanceof SyntaxError ? badMessage() : err, { topic }));
         }
       };
       const entry = { id, settle, frame: encode({ id, ...question }) };
       const abort = () => settle(new LiveError("aborted", "aborted"));
-      const late = () => settle(new LiveError("timeout", `no answer within ${timeout} ms`));
       wait();
       signal?.addEventListener("abort", abort);
       try {
         if (signal?.aborted) abort();
+        else if (this.#options.plain && op !== "publish") throw unsupported(op);
         else this.#hand(entry, offline);
       } catch (err) {
         settle(err);
@@ -365,31 +369,34 @@ export class LiveClient {
     });
   }
 
-  /** @param {any} entry @param {string} [offline] */
   #hand(entry, offline) {
     this.#refuseIfClosed();
-    const { maxBuffered = 64 } = this.#options;
+    const { maxBuffered = 64, maxUnsent = 2 ** 20 } = this.#options;
     const { size } = this.#buffer;
-    const now = this.#ready && !size;
-    if (now) this.#put(entry);
+    const direct = this.#ready && !size;
+    if (direct) this.#put(entry, maxUnsent);
     else if (offline === "fail") throw new LiveError("offline", "not connected");
     else if (size < maxBuffered) this.#buffer.add(entry);
     else throw new LiveError("buffer_full", `${size} messages wait already`);
-    return now;
+    return direct;
   }
 
-  /** @param {any} entry */
-  #put({ frame, id, settle }) {
+  #put(entry, maxUnsent = Infinity) {
+    const { frame, id, settle } = entry;
+    const unsent = this.#socket?.bufferedAmount;
+    const { length } = new TextEncoder().encode(frame);
+    if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; the server takes ${this.#largest}`);
+    if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
     if (!settle || this.#v1) {
       if (settle) this.#asked.set(id, settle);
-      return this.#socket?.send(frame);
+      return this.#write(frame);
     }
     const { op, topic, data } = JSON.parse(frame);
-    if (op === "publish") this.#tellPlainly(op, topic, data, settle);
-    settle(op === "publish" ? {} : new LiveError("unsupported", `the plain wire has no ${op}`));
+    if (op !== "publish") throw unsupported(op);
+    this.#tellPlainly(op, topic, data, settle);
+    settle({});
   }
 
-  /** Asks in one frame. @param {Iterable<Wanted>} some */
   #join(some) {
     if (!this.#ready) return;
     const batch = [];
@@ -397,103 +404,123 @@ export class LiveClient {
       const { topic, at: since, last, known } = wanted;
       if (wanted.state !== "idle") continue;
       wanted.state = "asked";
+      clearTimeout(wanted.timer);
       if (this.#v1) {
         const id = ++this.#id;
-        this.#asked.set(id, (reply) => this.#asked.delete(id) && this.#joined(wanted, reply));
+        this.#asked.set(id, (reply) => this.#joined(wanted, reply));
         batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
       } else {
         this.#tellPlainly("subscribe", topic);
         this.#joined(wanted, {});
       }
     }
-    while (batch.length) this.#tell(batch.splice(0, MAX_BATCH));
+    while (batch.length) this.#tellAll(batch.splice(0, MAX_BATCH));
   }
 
-  /** @param {Wanted} wanted @param {any} reply */
+  /** In one frame, if it fits. */
+  #tellAll(batch) {
+    try {
+      this.#put({ frame: JSON.stringify(batch) });
+    } catch (err) {
+      if (batch[1]) for (const half of [batch.splice(0, batch.length / 2), batch]) this.#tellAll(half);
+      else this.#answer(batch[0].id, err);
+    }
+  }
+
   #joined(wanted, reply) {
     const { topic, at, known } = wanted;
     if (!this.#socket || this.#wanted.get(topic) !== wanted) return;
     if (reply instanceof LiveError) {
+      const { random = Math.random } = this.#options;
+      reply.topic = topic;
       wanted.state = "idle";
-      if (reply.code !== "unavailable") this.#leave(wanted, reply); // else asked again at the next look
-      return this.#report(Object.assign(reply, { topic }));
+      if (["unavailable", "internal"].includes(reply.code)) {
+        const bound = Math.min(20_000, SECOND * 2 ** wanted.failures++);
+        wanted.timer = setTimeout(() => this.#join([wanted]), (bound * (1 + random())) / 2);
+      } else {
+        this.#leave(wanted, reply);
+      }
+      return this.#report(reply);
     }
     wanted.state = "on";
     wanted.known = true;
+    wanted.failures = 0;
     if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
     for (const message of reply.messages ?? []) {
       if (this.#wanted.get(topic) !== wanted) return;
-      this.#deliver({ topic, ...message, recovered: true });
+      this.#deliver({ topic, ...present(message), recovered: true });
     }
     wanted.at = reply.at;
     wanted.settle();
   }
 
-  /** @param {Wanted} wanted @param {LiveError} [why] */
   #leave(wanted, why = new LiveError("aborted", "aborted")) {
     const { topic, state, settle } = wanted;
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
     settle(why);
     if (state === "idle" || !this.#ready) return;
-    if (this.#v1) this.#tell({ op: "unsubscribe", topic });
+    if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
     else this.#tellPlainly("unsubscribe", topic);
   }
 
-  /** @type {(verb: string, topic: string, data?: unknown, failed?: Function) => void} */
   #tellPlainly(verb, topic, data, failed = this.#report) {
-    const say = /** @type {any} */ (this.#options)[verb + "Message"];
+    const say = this.#options[verb + "Message"];
     try {
       const message = say ? say(topic, data) : { topic: verb, data: { topic, data } };
-      if (message) this.#socket?.send(plain(message));
+      if (message) this.#write(plain(message));
     } catch (err) {
       failed(err);
     }
   }
 
-  /** @param {any} data */
   #receive(data) {
-    this.#heardAt = Date.now();
-    this.#probedAt = 0;
+    this.#heardAt = now();
+    this.#silence = 0;
+    this.#probed = -Infinity;
+    if (data.length > this.#longest) this.#longest = data.length;
     let frame;
     try {
-      frame = JSON.parse(data);
+      frame = present(JSON.parse(data));
     } catch {
       // Reported below.
     }
     if (this.#v1 && frame?.op) this.#obey(frame);
     else if (typeof frame?.topic === "string") this.#deliver(frame);
     else this.#report(badMessage());
+    if (this.#state === "connecting") this.#opened();
   }
 
-  /** @param {any} frame */
   #obey(frame) {
-    const { op, id, topic, ping } = frame;
-    if (op === "ping") this.#tell({ op: "pong" });
+    const { op, id, topic, ping, code = "internal", message = code } = frame;
+    frame.more ||= op === "part";
+    if (op === "ping") this.#write('{"op":"pong"}');
     if (op === "drain") this.#window = frame.within;
     if (op === "hello") {
       this.session = frame.session;
       this.#patience = ping ? ping + PING_SLACK : Infinity;
+      this.#largest = frame.largest || Infinity;
     }
     if (op === "gap") {
       const wanted = this.#wanted.get(topic);
       if (wanted?.state === "on") wanted.at = frame.at;
       this.#emit("gap", { topic, reason: "lost" });
     }
-    if (op === "reply" || op === "part" || op === "error") {
-      const answer = op === "error" ? new LiveError(frame.code, frame.message ?? frame.code) : frame;
-      const settle = this.#asked.get(id);
-      if (settle) settle(answer);
-      else if (!id) this.#report(answer);
-    }
+    if (op === "reply" || op === "part") this.#answer(id, frame);
+    if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
   }
 
-  /** @param {LiveError} err */
-  #settle(err) {
-    for (const settle of this.#asked.values()) settle(err);
+  #answer(id, answer) {
+    const settle = this.#asked.get(id);
+    if (!answer.more) this.#asked.delete(id);
+    if (settle) settle(answer);
+    else if (!id && !answer.op) this.#report(answer);
   }
 
-  /** @param {api.Message} message */
+  #settle(code, text) {
+    for (const id of this.#asked.keys()) this.#answer(id, new LiveError(code, text));
+  }
+
   #deliver(message) {
     const { topic, data, at } = message;
     const wanted = this.#wanted.get(topic);
@@ -503,29 +530,27 @@ export class LiveClient {
     this.#topics.call(topic, this.#report, data, message);
   }
 
-  /** @param {string} name @param {unknown} [event] */
   #emit(name, event) {
     this.#events.call(name, this.#report, event);
   }
 
   #refuseIfClosed() {
-    if (this.#state === "closed") throw closed();
+    if (this.#end) throw new LiveError("closed", this.#end);
   }
 
-  /** @param {api.State} state @param {Partial<api.StateEvent>} [detail] */
   #become(state, detail) {
     this.#state = state;
     this.#emit("state", { state, attempt: this.#attempt, ...detail });
   }
 
-  /** @param {number} ms @param {() => void} fn */
   #after(ms, fn) {
     clearTimeout(this.#timer);
+    this.#wait = ms;
     this.#due = Date.now() + ms;
     this.#timer = setTimeout(fn, ms);
   }
 
-  #report = (/** @type {unknown} */ err) => {
+  #report = (err) => {
     if (this.#events.has("error")) this.#events.call("error", lastResort, err);
     else lastResort(err);
   };
@@ -535,24 +560,27 @@ class Wanted {
   state = "idle"; // or "asked", "on"
   callers = 0;
   known = false; // was on before
+  failures = 0;
 
-  /** @param {string} topic @param {api.SubscribeOptions} options */
-  constructor(topic, { since, last }) {
+  constructor(topic, at, last) {
     this.topic = topic;
-    this.at = since;
+    this.at = at;
     this.last = last;
-    /** @type {(err?: unknown) => void} */
-    this.settle = () => {};
+    this.timer = undefined;
+    this.settle = undefined;
     this.ready = new Promise((done, failed) => {
-      this.settle = (err) => (err ? failed(err) : done(undefined));
+      this.settle = (err) => {
+        clearTimeout(this.timer);
+        if (err) failed(err);
+        else done(undefined);
+      };
     });
-    this.ready.catch(() => {}); // is reported as well
+    this.ready.catch(ignore); // is an event, too
   }
 }
 
-/** Functions by name. One that fails stops no other. @extends {Map<string, any>} */
+/** One that fails stops no other. */
 class Listeners extends Map {
-  /** @param {string} name @param {Function} fn */
   add(name, fn) {
     const set = this.get(name) ?? new Set();
     const entry = { fn }; // fn may be added twice
@@ -562,11 +590,10 @@ class Listeners extends Map {
     };
   }
 
-  /** @param {string} name @param {(err: unknown) => void} failed @param {unknown[]} args */
   call(name, failed, ...args) {
     const set = this.get(name) ?? new Set();
     for (const entry of [...set]) {
-      if (!set.has(entry)) continue; // it has left
+      if (!set.has(entry)) continue;
       try {
         entry.fn(...args)?.then?.(undefined, failed);
       } catch (err) {
@@ -581,38 +608,62 @@ class Listeners extends Map {
   }
 }
 
+const ignore = () => {};
+const lastResort = (err) => (globalThis.reportError ?? console.error)(err);
 const badMessage = () => new LiveError("bad_message", "the server sent no message");
-const closed = () => new LiveError("closed", "the client is closed; connect again");
+const unsupported = (op) => new LiveError("unsupported", `the plain wire has no ${op}`);
 
-/** @param {api.Outgoing} message */
-const plain = ({ topic, data = null }) => encode({ topic, data });
+/** Is never set, but may stop in sleep. */
+const now = () => (globalThis.performance ?? Date).now();
 
-/** @param {any} message */
-function encode(message) {
-  if (typeof message.topic !== "string") throw new TypeError("live: a topic is a string");
-  return JSON.stringify(message);
+/** What is null is absent, but for data. */
+function present(object) {
+  for (const name in object) if (object[name] === null && name !== "data") delete object[name];
+  return object;
 }
 
-/** @param {string | URL} url */
+const plain = ({ topic, data = null }) => encode({ topic, data });
+
+function encode(message) {
+  wellFormed(message.topic);
+  return JSON.stringify(message, (_, value) => {
+    if (/number|function|symbol/.test(typeof value) && !Number.isFinite(value)) throw new TypeError(`live: JSON has no ${String(value)}`);
+    return value;
+  });
+}
+
+/** Encoders would replace lone surrogates. */
+function wellFormed(text) {
+  if (typeof text === "string" && !/\p{Cs}/u.test(text)) return text;
+  throw new TypeError("live: no well-formed string, as topic, token or in a query");
+}
+
 function resolve(url) {
   try {
-    const full = new URL(url, globalThis.location?.href);
-    full.protocol = full.protocol.replace("http", "ws");
-    full.hash = ""; // a WebSocket refuses an address with one
-    if (/^wss?:$/.test(full.protocol)) return full.href;
+    const full = new URL(wellFormed(String(url)), globalThis.location?.href).href;
+    const address = full.replace(/^http/, "ws").replace(/#.*/, ""); // a hash is refused
+    if (/^wss?:/.test(address)) return address;
   } catch {
     // Said below.
   }
   throw new TypeError(`live: "${url}" is no http(s) or ws(s) address; give a full one`);
 }
 
-/** @param {string} text */
+function withQuery(address, query) {
+  if (typeof query !== "string") {
+    query = query[Symbol.iterator] ? [...query] : Object.entries(present({ ...query }));
+    query.flat().forEach(wellFormed);
+    query = String(new URLSearchParams(query));
+  }
+  const url = new URL(address);
+  const text = wellFormed(query).replace(/^\?/, "");
+  for (const [name] of new URLSearchParams(text)) if (url.searchParams.has(name)) url.searchParams.delete(name);
+  if (text) url.search += (url.search && "&") + text;
+  return url.href;
+}
+
 function base64url(text) {
   const base64 = btoa(String.fromCharCode(...new TextEncoder().encode(text)));
   return base64.replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
 }
 
-/** @param {unknown} err */
-function lastResort(err) {
-  (globalThis.reportError ?? console.error)(err);
-}

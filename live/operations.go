@@ -396,14 +396,18 @@ func (s *Session) awaitRoom() error {
 }
 
 func (s *Session) opHistory(op *operation) (answer, error) {
-	if op.limit <= 0 || op.id == 0 { // without an id nobody would have the answer
+	if op.limit <= 0 {
 		return nil, errBadRequest
 	}
 	if err := s.mayRead(op.topic); err != nil {
 		return nil, err
 	}
-	h, err := s.server.openHistory(s.ctx, op.topic, op.limit)
-	if err != nil {
+	limit := op.limit
+	if op.id == 0 { // nobody would have the answer, so nothing is read for it
+		limit = 0
+	}
+	h, err := s.server.openHistory(s.ctx, op.topic, limit)
+	if err != nil || op.id == 0 {
 		return nil, err
 	}
 	return func() { s.replyWithHistory(op.id, h) }, nil

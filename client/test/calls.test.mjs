@@ -31,7 +31,8 @@ for (const [op, call, members, reply, value] of operations) {
       const client = startV1(outside);
       const answer = call(client.live);
       client.socket.refuse(op, "a", "forbidden", "not for you");
-      await assert.rejects(answer, (err) => err instanceof LiveError && err.code === "forbidden" && /not for you/.test(err.message));
+      const forbidden = (err) => err instanceof LiveError && err.code === "forbidden" && /not for you/.test(err.message);
+      await assert.rejects(answer, (err) => forbidden(err) && err.topic === "a");
       assert.deepEqual(client.heard, [], "it is the caller's alone");
     });
 
@@ -93,6 +94,39 @@ describe("answers", () => {
     client.socket.sayFrame({ op: "error", code: "bad_request", message: "no topic" });
     const err = client.last("error");
     assert.deepEqual([err.name, err.code, err.message], ["LiveError", "bad_request", "live: no topic"]);
+    client.socket.sayFrame({ op: "error", topic: "a", code: "forbidden", message: "not for you" });
+    assert.deepEqual([client.last("error").code, client.last("error").topic], ["forbidden", "a"]);
+    client.socket.sayFrame({ op: "reply" });
+    assert.equal(client.all("error").length, 2);
+  });
+
+  const failures = {
+    timeout: () => outside.clock.advance(10_000),
+    disconnected: (client) => client.socket.end(),
+    closed: (client) => client.live.close(),
+    bad_message: (client, id) => client.socket.sayFrame({ op: "reply", id, text: "{" }),
+    internal: (client, id) => client.socket.sayFrame({ op: "error", id }),
+  };
+  for (const [code, fail] of Object.entries(failures)) {
+    test(`that fail with ${code} name their topics, each its own`, async () => {
+      const client = startV1(outside);
+      client.socket.sayFrame({ op: "hello", ping: 0 });
+      const calls = ["a", "b"].map((topic) => client.live.request(topic));
+      const told = Promise.all(calls.map((call) => call.catch((err) => [err.code, err.topic])));
+      for (const { id } of client.socket.heard()) fail(client, id);
+      assert.deepEqual(await told, [[code, "a"], [code, "b"]]);
+    });
+  }
+
+  test("that cannot be asked for name their topics, too", async () => {
+    const told = (promise) => promise.catch((err) => [err.code, err.topic]);
+    const client = start(outside, { maxBuffered: 0 });
+    assert.deepEqual(await told(client.live.publish("a", 1)), ["buffer_full", "a"]);
+    assert.deepEqual(await told(client.live.publish("a", 1, { offline: "fail" })), ["offline", "a"]);
+    assert.deepEqual(await told(client.live.history("a", 1, { signal: AbortSignal.abort() })), ["aborted", "a"]);
+    client.live.close();
+    assert.deepEqual(await told(client.live.presence("a")), ["closed", "a"]);
+    assert.deepEqual(await told(startOpen(outside).live.request("a")), ["unsupported", "a"]);
   });
 
   test("operations that are not known yet are ignored", () => {

@@ -92,8 +92,10 @@ export const codeOf = (promise) => promise.then(() => "none", (err) => err.code)
 
 export class FakeSocket {
   readyState = 0;
+  bufferedAmount = 0;
   protocol = "";
-  sent = [];
+  sent = []; // parsed
+  texts = []; // as they were
   closedWith = undefined;
   #listeners = [];
 
@@ -108,6 +110,7 @@ export class FakeSocket {
 
   send(frame) {
     if (this.readyState === 0) throw new Error("InvalidStateError");
+    if (this.readyState === 1) this.texts.push(frame);
     if (this.readyState === 1) this.sent.push(JSON.parse(frame)); // later ones are lost silently, as in browsers
   }
 
@@ -125,9 +128,9 @@ export class FakeSocket {
   }
 
   /** Accepts, as a server does that speaks live.v1. */
-  greet(ping = 25_000) {
+  greet(ping = 25_000, more = {}) {
     this.accept("live.v1");
-    this.sayFrame({ op: "hello", version: 1, session: "s1", ping });
+    this.sayFrame({ op: "hello", version: 1, session: "s1", ping, ...more });
   }
 
   /** What the client has sent since it was last asked, batches taken apart. */
@@ -173,26 +176,37 @@ export class FakeSocket {
   }
 }
 
+/** The two clocks of a page, and its timers, which follow the steady one. */
 class FakeClock {
-  now = 1_000_000;
+  now = 1_000_000; // on the wall
+  steady = 0;
   #timers = new Map();
   #ids = 0;
   #real = {};
 
   install() {
-    this.#real = { setTimeout: globalThis.setTimeout, clearTimeout: globalThis.clearTimeout, now: Date.now };
-    globalThis.setTimeout = (fn, ms) => {
-      this.#timers.set(++this.#ids, { at: this.now + ms, fn });
+    const { setTimeout, clearTimeout, performance } = globalThis;
+    this.#real = { setTimeout, clearTimeout, performance, now: Date.now };
+    globalThis.setTimeout = (fn, ms = 0) => {
+      if (!(ms >= 0)) throw new RangeError(`a timer of ${ms} ms`);
+      const wait = ms > 2 ** 31 - 1 ? 1 : ms; // as browsers have it
+      this.#timers.set(++this.#ids, { at: this.steady + wait, fn });
       return this.#ids;
     };
     globalThis.clearTimeout = (id) => this.#timers.delete(id);
+    globalThis.performance = { now: () => this.steady };
     Date.now = () => this.now;
   }
 
   restore() {
-    globalThis.setTimeout = this.#real.setTimeout;
-    globalThis.clearTimeout = this.#real.clearTimeout;
-    Date.now = this.#real.now;
+    const { now, ...others } = this.#real;
+    Object.assign(globalThis, others);
+    Date.now = now;
+  }
+
+  /** Leaves the clock on the wall alone. */
+  withoutSteady() {
+    delete globalThis.performance;
   }
 
   get timers() {
@@ -201,19 +215,30 @@ class FakeClock {
 
   /** Lets time pass, and each timer run at its moment. */
   advance(ms) {
-    const end = this.now + ms;
+    const end = this.steady + ms;
     for (;;) {
       const [id, next] = [...this.#timers].sort(([, a], [, b]) => a.at - b.at)[0] ?? [];
       if (!next || next.at > end) break;
       this.#timers.delete(id);
-      this.now = Math.max(this.now, next.at);
+      this.stall(Math.max(0, next.at - this.steady));
       next.fn();
     }
-    this.now = end;
+    this.stall(Math.max(0, end - this.steady));
   }
 
-  /** Lets time pass while the machine sleeps: no timer runs. */
+  /** Lets time pass without any timer running: a page that is frozen, or whose timers are throttled. */
+  stall(ms) {
+    this.steady += ms;
+    this.now += ms;
+  }
+
+  /** Lets time pass while the machine sleeps, and its steady clock with it. */
   sleep(ms) {
+    this.now += ms;
+  }
+
+  /** Sets the clock on the wall forward, or back. */
+  set(ms) {
     this.now += ms;
   }
 }

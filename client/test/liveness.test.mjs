@@ -1,4 +1,4 @@
-// A socket may say OPEN long after its line is dead: the clock on the wall and a probe decide.
+// A socket may say OPEN long after its connection is dead: silence and a ping decide. time.test.mjs has the clocks.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setUp, start, startOpen, startV1 } from "./fakes.mjs";
@@ -28,7 +28,7 @@ describe("a ping", () => {
   test("is answered while timers are throttled: nothing of it hangs on one", () => {
     const client = startV1(outside);
     for (let i = 0; i < 10; i++) {
-      outside.clock.sleep(25_000);
+      outside.clock.stall(25_000);
       client.socket.sayFrame(PING);
     }
     assert.equal(client.socket.sent.length, 10);
@@ -82,11 +82,13 @@ describe("a line on which nothing is heard", () => {
 
   test("not even hello, is given up after the connect timeout", () => {
     const client = start(outside, { connectTimeout: 7_000 });
+    outside.clock.advance(5_000);
     client.socket.accept("live.v1");
-    outside.clock.advance(5_000);
-    assert.equal(client.live.state, "open");
-    outside.clock.advance(5_000);
-    assert.equal(client.last("state").reason, "no sign of life");
+    outside.clock.advance(1_999);
+    assert.equal(client.live.state, "connecting", "it is open with hello");
+    outside.clock.advance(1);
+    assert.equal(client.last("state").reason, "connect timeout");
+    assert.deepEqual(client.names(), ["waiting"], "what was not open is not closed");
   });
 
   test("is kept by anything that is heard", () => {
@@ -101,11 +103,13 @@ describe("a line on which nothing is heard", () => {
     assert.equal(client.sockets.length, 1);
   });
 
-  test("is found by the clock on the wall when the machine has slept, and dialled at once on waking", () => {
+  test("is found within 2 s of waking when the machine has slept, and replaced at once", () => {
     for (const name of WAKES) {
       const client = startV1(outside);
       outside.clock.sleep(3_600_000);
       outside.page.fire(name);
+      assert.deepEqual(client.socket.sent, [PING], name);
+      outside.clock.advance(2_000);
       assert.equal(client.live.state, "connecting", name);
       assert.equal(client.sockets.length, 2);
       assert.ok(client.sockets[0].closedWith);
@@ -118,16 +122,13 @@ describe("a line on which nothing is heard", () => {
 });
 
 describe("a page that wakes", () => {
-  const isProbe = ({ op, id, topic }) => op === "unsubscribe" && id > 0 && topic === "";
-
   for (const name of WAKES) {
     test(`by ${name} asks an open line for a sign of life`, () => {
       const client = startV1(outside);
       outside.clock.advance(4_000);
       outside.page.fire(name);
-      assert.equal(client.socket.sent.length, 1);
-      assert.ok(isProbe(client.socket.sent[0]));
-      client.socket.reply("unsubscribe", "");
+      assert.deepEqual(client.socket.texts, ['{"op":"ping"}']);
+      client.socket.sayFrame({ op: "pong" });
       pinged(client, 60_000);
       assert.equal(client.sockets.length, 1);
       assert.deepEqual(client.heard, []);
@@ -174,6 +175,8 @@ describe("a page that wakes", () => {
     outside.page.fire("focus");
     outside.clock.sleep(10_000);
     outside.page.fire("visibilitychange");
+    assert.equal(client.live.state, "open", "the pong may be in the queue");
+    outside.clock.advance(2_000);
     assert.equal(client.live.state, "connecting");
     assert.equal(client.sockets.length, 2);
   });
@@ -208,14 +211,14 @@ describe("a page that wakes", () => {
     assert.equal(client.live.state, "connecting");
   });
 
-  test("with a subscription of the same name as nothing loses none", () => {
+  test("disturbs no subscription", () => {
     const client = startV1(outside);
     const told = [];
     client.live.subscribe("a", (data) => told.push(data));
     client.socket.reply("subscribe", "a");
     outside.clock.advance(4_000);
     outside.page.fire("focus");
-    client.socket.refuse("unsubscribe", "", "invalid_topic");
+    client.socket.sayFrame({ op: "pong" });
     client.socket.say("a", 1);
     assert.deepEqual(told, [1]);
     assert.deepEqual(client.all("error"), []);
@@ -243,14 +246,30 @@ describe("reconnect()", () => {
     assert.equal(client.socket.sent.length, 1);
   });
 
-  test("does nothing while connecting in time, and after the end", () => {
+  test("does nothing while connecting in time", () => {
     const client = start(outside);
     client.live.reconnect();
-    client.live.close();
-    client.live.reconnect();
     assert.equal(client.sockets.length, 1);
-    assert.equal(client.live.state, "closed");
   });
+
+  for (const [how, end, said] of [
+    ["close()", (client) => client.live.close(), /closed/],
+    ["4001", (client) => client.socket.end(4001, "not allowed"), /4001.*not allowed/],
+    ["4002 without a reason", (client) => client.socket.end(4002), /4002/],
+    ["1000 with a reason", (client) => client.socket.end(1000, "moved away"), /1000.*moved away/],
+  ]) {
+    test(`after ${how} says why it cannot`, async () => {
+      const client = startV1(outside);
+      end(client);
+      const closed = (err) => err.name === "LiveError" && err.code === "closed" && said.test(err.message) && /connect again/.test(err.message);
+      assert.throws(() => client.live.reconnect(), closed);
+      assert.throws(() => client.live.send("a"), closed);
+      assert.throws(() => client.live.subscribe("a", () => {}), closed);
+      await assert.rejects(client.live.publish("a"), closed);
+      assert.equal(client.sockets.length, 1);
+      assert.equal(client.live.state, "closed");
+    });
+  }
 
   test("from inside a listener makes one socket", () => {
     const client = startV1(outside);
@@ -279,7 +298,8 @@ describe("drain", () => {
     [1006, "", 0.25, 2_000],
     [1001, "", 1, 8_000],
     [4100, "", 1, 8_000],
-    [4200, "", 1, 0],
+    [4200, "", 1, 1_000],
+    [1000, "", 0.5, 4_000],
   ]) {
     test(`then ${code} "${reason}" at ${random}: back in ${retryIn}`, () => {
       const client = drained(code, reason, { random: () => random });
@@ -288,7 +308,7 @@ describe("drain", () => {
   }
 
   test("is no reason to come back from a final word", () => {
-    assert.equal(drained(1000, "").live.state, "closed");
+    assert.equal(drained(1000, "over").live.state, "closed");
   });
 
   test("is bounded, and spent once", () => {
@@ -302,7 +322,7 @@ describe("drain", () => {
   });
 
   test("without a time is backed off from as ever", () => {
-    for (const within of [0, undefined, "soon", null]) {
+    for (const within of [0, undefined, "soon", null, -1]) {
       const client = startV1(outside);
       client.socket.sayFrame({ op: "drain", within });
       client.socket.end();

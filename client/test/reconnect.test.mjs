@@ -92,6 +92,9 @@ describe("what a close code means", () => {
   const table = [
     // code, reason, what the client does, random, delay
     [1000, "bye", "closed"],
+    [1000, " ", "closed"],
+    [1000, "", "waiting", 1, 500], // a proxy's
+    [1000, "", "waiting", 0.5, 250],
     [4000, "", "closed"],
     [4001, "not allowed", "closed"],
     [4099, "", "closed"],
@@ -106,8 +109,9 @@ describe("what a close code means", () => {
     [1012, "return within 0 ms", "waiting", 1, 500],
     [1012, "return within -5 ms", "waiting", 1, 500],
 
-    [4200, "sign-in expired", "waiting", 1, 0],
-    [4299, "", "waiting", 1, 0],
+    [4200, "sign-in expired", "waiting", 1, 1000],
+    [4200, "sign-in expired", "waiting", 0.25, 250],
+    [4299, "", "waiting", 1, 1000],
 
     [1001, "", "waiting", 1, 500],
     [1005, "", "waiting", 1, 500],
@@ -135,7 +139,7 @@ describe("what a close code means", () => {
     });
   }
 
-  test("4200 at once, but once: a server that says it each time is backed off from", () => {
+  test("4200 within a second, but once: a server that says it each time is backed off from", () => {
     const client = startOpen(outside);
     const delays = [];
     for (let i = 0; i < 3; i++) {
@@ -144,11 +148,11 @@ describe("what a close code means", () => {
       outside.clock.advance(delays.at(-1));
       client.socket.accept();
     }
-    assert.deepEqual(delays, [0, 1000, 2000]);
+    assert.deepEqual(delays, [1000, 1000, 2000]);
 
     outside.clock.advance(5000);
     client.socket.end(4200);
-    assert.equal(client.last("state").retryIn, 0);
+    assert.equal(client.last("state").retryIn, 1000);
   });
 
   test("a final code leaves no timer behind and tells what was never sent", () => {
@@ -212,7 +216,7 @@ describe("one socket", () => {
 
     old.accept();
     old.say("news", "late");
-    old.end(1000);
+    old.end(1000, "over");
     assert.deepEqual(client.heard, []);
     assert.deepEqual(old.sent, []);
     assert.equal(client.live.state, "open");
@@ -318,7 +322,7 @@ describe("close()", () => {
 
   test("after the server's final word tells nothing twice", () => {
     const client = startOpen(outside);
-    client.socket.end(1000);
+    client.socket.end(1000, "over");
     client.live.close();
     assert.deepEqual(client.names(), ["closed", "close"]);
   });

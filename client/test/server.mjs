@@ -13,7 +13,10 @@ export class LiveServer {
   /** How much a frame may hold: messages, or characters of an answer's text. What is larger goes out in parts. */
   part = Infinity;
 
-  /** What an application would set: answers a request, refuses a topic, refuses a handshake. */
+  /** How many bytes a client's message may have, as hello says it. A client that sends more is closed with 1009. */
+  largest = 16 * 2 ** 20;
+
+  /** What an application would set: answers a request, at once or later; refuses a topic; refuses a handshake. */
   onRequest = (topic, data) => data;
   refuses = () => undefined;
   authorize = () => true;
@@ -32,6 +35,7 @@ export class LiveServer {
     this.#server = new WebSocketServer({
       port: this.port,
       host: "127.0.0.1",
+      maxPayload: this.largest,
       handleProtocols: (offered) => offered.has("live.v1") && "live.v1",
       verifyClient: ({ req }, answer) => answer(this.authorize(req), 401),
     });
@@ -56,7 +60,8 @@ export class LiveServer {
     const connection = { socket, url: request.url, frames: [], topics: new Set(), behind: new Map() };
     connection.protocols = request.headers["sec-websocket-protocol"].split(/, */);
     this.connections.push(connection);
-    say(socket, { op: "hello", version: 1, session: `s${this.connections.length}`, ping: 25_000 });
+    say(socket, { op: "hello", version: 1, session: `s${this.connections.length}`, ping: 25_000, largest: this.largest });
+    socket.on("error", () => {}); // close follows
     socket.on("message", (frame) => {
       const heard = JSON.parse(frame);
       connection.frames.push(heard);
@@ -69,6 +74,8 @@ export class LiveServer {
     const refused = op === "subscribe" && this.refuses(topic, connection);
     if (refused) return say(connection.socket, { op: "error", id, code: refused, message: refused });
     switch (op) {
+      case "ping":
+        return say(connection.socket, { op: "pong" });
       case "subscribe":
         connection.topics.add(topic);
         return answer(this.#resumed(connection, topic, since, last));
@@ -86,7 +93,8 @@ export class LiveServer {
   }
 
   /** A large answer goes out as pieces of its JSON text, one in each turn of the event loop. */
-  async #answerWith(data, socket, id) {
+  async #answerWith(answer, socket, id) {
+    const data = answer instanceof Promise ? await answer : answer;
     const characters = [...(JSON.stringify(data) ?? "")];
     if (characters.length <= this.part) return say(socket, { op: "reply", id, data });
     while (characters.length) {

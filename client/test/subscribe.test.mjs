@@ -194,22 +194,154 @@ describe("a refusal", () => {
     assert.deepEqual(client.heard, []);
   });
 
-  test("with unavailable is none: the server is asked again, until it agrees", async () => {
-    const client = startV1(outside);
-    const { stop } = follow(client, "a", { last: 3 });
-    for (let i = 0; i < 3; i++) {
-      assert.deepEqual(asked(client), [{ op: "subscribe", topic: "a", last: 3 }]);
-      client.socket.sayFrame({ op: "error", id: i + 1, code: "unavailable", message: "later" });
-      assert.equal(client.last("error").topic, "a");
-      outside.clock.advance(4_999);
+  for (const code of ["forbidden", "bad_request", "invalid_topic", "too_many_topics", "no_history", "unknown_op", "mine", "Unavailable"]) {
+    test(`with ${code} is final`, async () => {
+      const client = startV1(outside);
+      const { stop } = follow(client, "a");
+      client.socket.refuse("subscribe", "a", code);
+      assert.equal(await codeOf(stop.ready), code);
+      client.socket.heard();
+      outside.clock.advance(30_000);
+      reconnect(outside, client);
       assert.deepEqual(asked(client), []);
-      outside.clock.advance(1);
+      assert.equal(client.all("error").length, 1);
+    });
+  }
+});
+
+for (const code of ["unavailable", "internal"]) {
+  describe(`a passing failure, as ${code}, is no refusal`, () => {
+    /** The server fails the newest question. */
+    const fail = (client, topic = "a") => client.socket.refuse("subscribe", topic, code, "later");
+    const open = (options) => {
+      const client = startV1(outside, options);
+      client.socket.sayFrame({ op: "hello", ping: 0 });
+      return client;
+    };
+
+    test("the server is asked again, later each time up to 20 s, and each failure is an event", async () => {
+      const client = open();
+      const { stop, data } = follow(client, "a", { last: 3 });
+      for (const wait of [1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000]) {
+        fail(client);
+        assert.deepEqual([client.last("error").code, client.last("error").topic], [code, "a"]);
+        client.socket.heard();
+        outside.clock.advance(wait - 1);
+        assert.deepEqual(asked(client), []);
+        outside.clock.advance(1);
+        assert.deepEqual(client.socket.sent.flat().map(({ topic, last }) => [topic, last]), [["a", 3]]);
+      }
+      assert.equal(client.all("error").length, 7);
+      client.socket.reply("subscribe", "a");
+      await stop.ready;
+      client.socket.say("a", 1);
+      assert.deepEqual(data(), [1]);
+      client.socket.heard();
+      outside.clock.advance(100_000);
+      assert.deepEqual(asked(client), []);
+    });
+
+    test("the waits are spread", () => {
+      const waits = new Set();
+      for (let i = 0; i < 50; i++) {
+        const client = open({ random: undefined });
+        follow(client, "a");
+        fail(client);
+        client.socket.heard();
+        let ms = 0;
+        for (; !client.socket.sent.length; ms += 10) outside.clock.advance(10);
+        assert.ok(ms >= 500 && ms <= 1_010, `${ms}`);
+        waits.add(ms);
+        client.live.close();
+      }
+      assert.ok(waits.size > 15, `${[...waits]}`);
+    });
+
+    test("the next connection asks at once, and the wait before it is forgotten", () => {
+      const client = open();
+      follow(client, "a");
+      follow(client, "b");
+      client.socket.reply("subscribe", "b");
+      for (let i = 0; i < 5; i++) {
+        fail(client);
+        outside.clock.advance(20_000);
+      }
+      fail(client);
+      reconnect(outside, client);
+      assert.deepEqual(ops(client), ["subscribe a", "subscribe b"]);
+      outside.clock.advance(20_000);
+      assert.deepEqual(ops(client), []);
+    });
+
+    test("a success begins anew", () => {
+      const client = open();
+      follow(client, "a");
+      for (const wait of [1_000, 2_000]) {
+        fail(client);
+        outside.clock.advance(wait);
+      }
+      client.socket.reply("subscribe", "a", { at: "e.1" });
+      client.socket.end();
+      outside.clock.advance(client.live.retryIn);
+      client.socket.greet(0);
+      fail(client);
+      client.socket.heard();
+      outside.clock.advance(1_000);
+      assert.deepEqual(asked(client), [{ op: "subscribe", topic: "a", since: "e.1" }]);
+    });
+
+    test("others of the topic wait with it, and one that comes asks at once", () => {
+      const client = open();
+      follow(client, "a");
+      fail(client);
+      follow(client, "a");
+      assert.deepEqual(ops(client), ["subscribe a", "subscribe a"]);
+      outside.clock.advance(60_000);
+      assert.deepEqual(ops(client), []);
+    });
+
+    for (const [how, end] of [
+      ["its last caller", (client, { stop }) => stop()],
+      ["close()", (client) => client.live.close()],
+      ["the server", (client) => client.socket.end(4001)],
+    ]) {
+      test(`it ends with ${how}, and leaves no timer`, async () => {
+        const client = open();
+        const following = follow(client, "a");
+        fail(client);
+        client.socket.heard();
+        end(client, following);
+        assert.notEqual(await codeOf(following.stop.ready), "none");
+        outside.clock.advance(60_000);
+        assert.deepEqual(asked(client), []);
+        assert.equal(outside.clock.timers, client.live.state === "closed" ? 0 : 1);
+      });
     }
-    client.socket.reply("subscribe", "a");
-    await stop.ready;
-    outside.clock.advance(5_000);
-    assert.deepEqual(ops(client), ["subscribe a"]);
+
+    test("each topic has its own wait", () => {
+      const client = open();
+      follow(client, "a");
+      for (const wait of [1_000, 2_000, 4_000]) {
+        fail(client);
+        outside.clock.advance(wait);
+      }
+      fail(client);
+      follow(client, "b");
+      fail(client, "b");
+      client.socket.heard();
+      outside.clock.advance(1_000);
+      assert.deepEqual(ops(client), ["subscribe b"]);
+    });
   });
+}
+
+test("a subscription that was asked for when the connection broke is asked for again, and that is no error", async () => {
+  const client = startV1(outside);
+  const { stop } = follow(client, "a");
+  for (let i = 0; i < 3; i++) reconnect(outside, client);
+  assert.deepEqual(client.all("error"), []);
+  client.socket.reply("subscribe", "a");
+  await stop.ready;
 });
 
 describe("a subscription ends", () => {

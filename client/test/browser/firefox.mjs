@@ -46,6 +46,11 @@ class Context {
     return page;
   }
 
+  /** Takes the network from its pages, or gives it back. */
+  async setOffline(offline) {
+    for (const page of await this.#context.pages()) await page.setOfflineMode(offline);
+  }
+
   close() {
     return this.#context.close();
   }

@@ -43,6 +43,7 @@ const options: Options = {
   stableAfter: 1000,
   connectTimeout: 5000,
   maxBuffered: 0,
+  maxUnsent: 65_536,
   random: () => 0.5,
   subscribeMessage: (topic) => (topic.startsWith("_") ? null : { topic: "join", data: topic }),
   unsubscribeMessage: () => null,
@@ -54,6 +55,26 @@ const other = new LiveClient(new URL("https://app.example/live"));
 connect();
 connect("/live", { token: "secret", query: "?v=1", signal: undefined, random: undefined });
 connect("/live", { token: () => null, query: null, plain: undefined });
+connect(null, null);
+connect("/live", {
+  WebSocket: null,
+  plain: null,
+  token: null,
+  signal: null,
+  backoff: { min: null, max: null },
+  stableAfter: null,
+  connectTimeout: null,
+  maxBuffered: null,
+  maxUnsent: null,
+  random: null,
+  subscribeMessage: null,
+  unsubscribeMessage: null,
+  publishMessage: null,
+});
+connect("/live", { query: [["tag", "a"], ["tag", "b"]], backoff: null });
+connect("/live", { query: () => ({ room: "7", tag: null }) });
+connect("/live", { query: new URLSearchParams("a=1&a=2") });
+declare function kept(name: string): string | null;
 
 const stop: () => void = live.subscribe("chat", (chat: Chat, message) => {
   const text: string = chat.text;
@@ -72,6 +93,8 @@ const sent: boolean = live.send("chat", { text: "hi" }) && live.send("ping");
 const subscribing: SubscribeOptions = { signal, last: 20, onGap: ({ topic, reason }: Gap) => topic + reason };
 const subscription: Subscription = live.subscribe("chat", () => {}, subscribing);
 live.subscribe("chat", () => {}, { since: "1.2" }).ready.then(() => subscription());
+live.subscribe("chat", () => {}, { since: kept("at"), last: null, signal: null, onGap: null });
+live.subscribe("chat", () => {}, null);
 const unheard: () => void = live.listen("inbox", (mail: Chat) => mail.text);
 
 const calling: CallOptions = { timeout: 500, signal, offline: "fail" };
@@ -82,6 +105,8 @@ async function ask(): Promise<[string | undefined, string[], unknown]> {
   first.data.text;
   const rooms = await live.request<string[]>("rooms", { prefix: past[0]?.at }, calling);
   const people: Chat[] = await live.presence<Chat>("chat");
+  await live.history("chat", null, null);
+  await live.presence("chat", { timeout: null, signal: null, offline: null });
   return [await live.publish("chat", people), rooms, await live.request("anything")];
 }
 
@@ -96,7 +121,7 @@ live.on("gap", ({ topic, reason }) => topic + (reason === "lost"));
 const off = live.on("error", (err) => {
   if (!(err instanceof LiveError)) return;
   const code: LiveErrorCode = err.code;
-  return code === "bad_message" || code === "an application's own" || err.topic?.length;
+  return code === "too_big" || code === "an application's own" || err.topic?.length;
 });
 off();
 
@@ -124,6 +149,8 @@ live.subscribe("chat");
 live.subscribe("chat", () => {}, { since: 7 });
 // @ts-expect-error: there is no such way
 live.publish("chat", 1, { offline: "drop" });
+// @ts-expect-error: what is in a query is a string
+connect("/live", { query: { page: 7 } });
 // @ts-expect-error: a token is a string
 connect("/live", { token: () => 7 });
 // @ts-expect-error: publish answers later
