@@ -151,6 +151,11 @@ export declare class LiveClient<Topics = Untyped> {
    * A page that wakes (`online`, `pageshow`, `focus`, `resume`, visible again) does this by itself, but dials once a second
    * at most, and not within a time for which the server has asked.
    *
+   * Firefox holds dials back after some that failed, by itself and for up to a minute. So there live.js asks by a `HEAD`
+   * request, which is not held back, whether the server is up before most dials. After an outage of 150 s `reconnect()`
+   * then opens in 0.1 s instead of 30 s. A Content-Security-Policy must allow the request (`connect-src`); without it the
+   * wait is Firefox's. It still holds back who returns from a proxy of another origin that answered for the server.
+   *
    * Throws a {@link LiveError} `closed` after the end. Its text has the code and the reason, if the server ended it.
    */
   reconnect(): void;

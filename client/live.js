@@ -158,10 +158,11 @@ export class LiveClient {
   #dial() {
     const { token, query, connectTimeout = 10_000 } = this.#options;
     const given = [token, query];
-    if (given.some((option) => typeof option === "function")) {
+    const down = this.#attempt % 8 > 1 && this.#isDown();
+    if (down || given.some((option) => typeof option === "function")) {
       const current = () => this.#timer === timer;
-      Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
-        .then((answers) => current() && this.#connect(answers))
+      Promise.all([...given, down].map(async (option) => (typeof option === "function" ? option() : option)))
+        .then((answers) => current() && (answers[2] ? this.#giveUp("no answer") : this.#connect(answers)))
         .catch((err) => current() && this.#fail(err));
     } else {
       this.#connect(given);
@@ -170,6 +171,16 @@ export class LiveClient {
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
     const timer = this.#timer;
     this.#become("connecting");
+  }
+
+  /** Firefox holds dials back after failed ones, but no request. A policy may forbid it: not each dial asks. */
+  #isDown() {
+    if (!/Firefox/.test(globalThis.navigator?.userAgent)) return;
+    const signal = AbortSignal.timeout(FRESH);
+    return fetch(this.url.replace("ws", "http"), { method: "HEAD", mode: "no-cors", signal }).then(
+      ({ status }) => status > 499, // a proxy's
+      ({ name }) => name !== "TimeoutError",
+    );
   }
 
   #connect(given) {

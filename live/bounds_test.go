@@ -44,11 +44,18 @@ func deflate(payload string) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
 }
 
-// inflating returns a compressed message that is much smaller when it is inflated: it is made
-// of so many empty blocks.
-func inflating(blocks int, payload string) []byte {
-	empty := strings.Repeat("\x00\x00\x00\xff\xff", blocks) // RFC 1951, section 3.2.4
-	return masked(fText|0x40, empty+string(deflate(payload)))
+// Blocks of deflate that hold nothing (RFC 1951, section 3.2). Two have Huffman tables of their
+// own, small ones and deep ones; a stored block fills their last byte.
+var (
+	emptyBlock  = "\x00\x00\x00\xff\xff"
+	smallTables = "\x04\xe0I\xb2eY\x96%I\xce\x7f\xd6\x88" + emptyBlock[1:]
+	deepTables  = "\xec\xe0I\xb2eY\x96%I\x0eC\xea" + strings.Repeat("\xba\xae\xeb", 10) + "ZD\xcd#\x13\t\xbf\x04" + emptyBlock[1:]
+)
+
+// inflating returns a compressed message that is much smaller when it is inflated: 900 KB of a
+// block that holds nothing come before its payload.
+func inflating(block, payload string) []byte {
+	return masked(fText|0x40, strings.Repeat(block, 900_000/len(block))+string(deflate(payload)))
 }
 
 // repeated returns JSON of about so many bytes: a part as often as fits between a head and a tail.
@@ -145,7 +152,10 @@ func TestFloodTakesLittleOfACPU(t *testing.T) {
 		{"operations", true, nil, masked(fText, array)},
 		{"large messages", false, nil, masked(fText, repeated(4<<20-100, `{"data":"`, "x", `"}`))},
 		{"large compressed messages", false, nil, deflated(repeated(4<<20-100, `{"data":"`, "x", `"}`))},
-		{"messages that shrink", false, nil, inflating(180_000, `{"data":0}`)},
+		{"empty blocks", false, nil, inflating(emptyBlock, `{"data":0}`)},
+		{"small tables", false, nil, inflating(smallTables, `{"data":0}`)},
+		{"deep tables", false, nil, inflating(deepTables, `{"data":0}`)},
+		{"names with escapes", true, nil, masked(fText, repeated(4<<20-100, `{"op":"pong",`, `"\\":0,`, `}`))},
 		{"large operations", true, nil, masked(fText, repeated(4<<20-100, `{"op":"pong","data":[`, "1,", `]}`))},
 	}
 	h := hosting{}.start(t, live.Options{

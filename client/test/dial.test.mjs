@@ -1,7 +1,7 @@
 // What is asked before each dial: a token and a query, perhaps of functions that take their time.
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
-import { describe, test } from "node:test";
+import { afterEach, beforeEach, describe, test } from "node:test";
 import { connect } from "../live.js";
 import { FakeSocket, setUp, settled, start, startOpen, startV1 } from "./fakes.mjs";
 
@@ -246,4 +246,86 @@ describe("the client's signal", () => {
     startV1(outside, { signal }).live.close();
     assert.equal(getEventListeners(signal, "abort").length, 0);
   });
+});
+
+// Firefox holds dials back, for up to a minute, after some that failed. A request it does not hold back tells when the server is up.
+describe("in Firefox", () => {
+  const browser = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  const { fetch } = globalThis;
+  let heads;
+  beforeEach(() => {
+    heads = [];
+    Object.defineProperty(globalThis, "navigator", { configurable: true, value: { userAgent: "Mozilla/5.0 Gecko/20100101 Firefox/140.0" } });
+    globalThis.fetch = (url, options) => new Promise((answer, fail) => heads.push({ url, options, answer, fail }));
+  });
+  afterEach(() => {
+    if (browser) Object.defineProperty(globalThis, "navigator", browser);
+    else delete globalThis.navigator;
+    globalThis.fetch = fetch;
+  });
+
+  /** Fails until the next dial is one that asks. */
+  function failed(client) {
+    for (let i = 0; i < 2; i++) {
+      client.socket.end(1006);
+      outside.clock.advance(client.live.retryIn);
+    }
+  }
+
+  test("the first dials ask nothing", () => {
+    const client = start(outside);
+    client.socket.end(1006);
+    outside.clock.advance(client.live.retryIn);
+    assert.deepEqual([heads.length, client.sockets.length], [0, 2]);
+  });
+
+  for (const [what, answer, dials] of [
+    ["a server that answers is dialled", (call) => call.answer({ status: 400 }), 1],
+    ["one of another origin, whose status is hidden, too", (call) => call.answer({ status: 0 }), 1],
+    ["one that does not answer is not", (call) => call.fail(new TypeError("NetworkError")), 0],
+    ["a proxy's 502 is no server", (call) => call.answer({ status: 502 }), 0],
+    ["what hangs says nothing", (call) => call.fail(Object.assign(new Error(), { name: "TimeoutError" })), 1],
+  ]) {
+    test(what, async () => {
+      const client = start(outside);
+      failed(client);
+      const before = client.sockets.length;
+      assert.equal(heads.length, 1);
+      assert.equal(heads[0].url, "http://server/live");
+      assert.equal(heads[0].options.method, "HEAD");
+      answer(heads[0]);
+      await settled();
+      assert.equal(client.sockets.length - before, dials);
+      assert.equal(client.live.state, dials ? "connecting" : "waiting");
+    });
+  }
+
+  test("where requests are forbidden, some dials do without", async () => {
+    const client = start(outside, { backoff: { min: 1, max: 1 } });
+    for (let i = 0; i < 20; i++) {
+      if (client.live.state === "connecting") {
+        const call = heads.pop();
+        if (call) call.fail(new TypeError("blocked by a policy"));
+        else client.socket.end(1006);
+        await settled();
+      }
+      outside.clock.advance(1);
+    }
+    assert.ok(client.sockets.length >= 4, `${client.sockets.length} dials`);
+  });
+});
+
+test("other browsers ask nothing", () => {
+  const { fetch } = globalThis;
+  globalThis.fetch = () => assert.fail("asked");
+  try {
+    const client = start(outside);
+    for (let i = 0; i < 5; i++) {
+      client.socket.end(1006);
+      outside.clock.advance(client.live.retryIn);
+    }
+    assert.equal(client.sockets.length, 6);
+  } finally {
+    globalThis.fetch = fetch;
+  }
 });

@@ -264,3 +264,251 @@ func TestSmallCompressedMessageAllocatesLittle(t *testing.T) {
 		t.Errorf("%d bytes of memory for %d", cap(m.Data), len(m.Data))
 	}
 }
+
+// blocks writes deflate by hand (RFC 1951): what no compressor makes.
+type blocks struct {
+	bytes []byte
+	next  uint64
+	n     uint
+}
+
+// put writes n bits, the lowest first.
+func (b *blocks) put(value uint64, n uint) {
+	b.next |= value << b.n
+	for b.n += n; b.n >= 8; b.n -= 8 {
+		b.bytes = append(b.bytes, byte(b.next))
+		b.next >>= 8
+	}
+}
+
+// end returns the message: an empty block follows that lacks its last four bytes.
+func (b *blocks) end() []byte {
+	b.put(0, 3)
+	b.put(0, (8-b.n)%8)
+	return b.bytes
+}
+
+// code is a symbol's code, to be put.
+type code struct {
+	bits   uint64
+	length uint
+}
+
+func (b *blocks) putCode(c code) { b.put(c.bits, c.length) }
+
+// codesOf returns the codes that have these lengths (section 3.2.2).
+func codesOf(lengths []int) []code {
+	codes := make([]code, len(lengths))
+	value := 0
+	for n := 1; n <= 15; n++ {
+		for symbol, length := range lengths {
+			if length == n {
+				reversed := uint64(0)
+				for i := range n {
+					reversed |= uint64(value>>i&1) << (n - 1 - i)
+				}
+				codes[symbol] = code{reversed, uint(n)}
+				value++
+			}
+		}
+		value <<= 1
+	}
+	return codes
+}
+
+// tables begins a block with tables of its own, in few bytes.
+func (b *blocks) tables(literals, distances []int) {
+	type length struct {
+		symbol int
+		more   uint64
+		bits   uint
+	}
+	var lengths []length
+	all := slices.Concat(literals, distances)
+	for i := 0; i < len(all); {
+		times := 1
+		for i+times < len(all) && all[i+times] == all[i] {
+			times++
+		}
+		switch {
+		case all[i] == 0 && times >= 11:
+			times = min(times, 138)
+			lengths = append(lengths, length{18, uint64(times - 11), 7})
+		case all[i] == 0 && times >= 3:
+			lengths = append(lengths, length{17, uint64(times - 3), 3})
+		case i > 0 && all[i] == all[i-1] && times >= 3:
+			times = min(times, 6)
+			lengths = append(lengths, length{16, uint64(times - 3), 2})
+		default:
+			times = 1
+			lengths = append(lengths, length{all[i], 0, 0})
+		}
+		i += times
+	}
+	b.put(2<<1, 3)
+	b.put(uint64(len(literals)-257), 5)
+	b.put(uint64(len(distances)-1), 5)
+	b.put(uint64(len(lengthOrder)-4), 4)
+	own := []int{4, 4, 4, 5, 5, 5, 5, 5, 5, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4}
+	for _, symbol := range lengthOrder {
+		b.put(uint64(own[symbol]), 3)
+	}
+	codes := codesOf(own)
+	for _, l := range lengths {
+		b.putCode(codes[l.symbol])
+		b.put(l.more, l.bits)
+	}
+}
+
+// randomLengths returns the lengths of a complete code for so many of the symbols.
+func randomLengths(random *rand.Rand, symbols, used, longest int) []int {
+	leaves := []int{0}
+	for len(leaves) < used {
+		i := random.IntN(len(leaves))
+		if random.IntN(2) == 0 {
+			i = len(leaves) - 1 // a deep one
+		}
+		if leaves[i] < longest {
+			leaves[i]++
+			leaves = append(leaves, leaves[i])
+		}
+	}
+	lengths := make([]int, symbols)
+	for i, symbol := range random.Perm(symbols)[:used] {
+		lengths[symbol] = leaves[i]
+	}
+	return lengths
+}
+
+// Whatever the tables are, what comes out is what compress/flate makes of it.
+func TestInflateReadsAnyTables(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	ended := make(map[int]int)
+	for range 3000 {
+		var b blocks
+		size := 0 // of the output
+		for range 1 + random.IntN(4) {
+			literals := randomLengths(random, 257+random.IntN(30), 2+random.IntN(256), 15)
+			for literals[endOfBlock] == 0 {
+				random.Shuffle(len(literals), func(i, j int) { literals[i], literals[j] = literals[j], literals[i] })
+			}
+			distances := randomLengths(random, 30, 2+random.IntN(29), 15)
+			b.tables(literals, distances)
+			codes, far := codesOf(literals), codesOf(distances)
+			for range random.IntN(300) {
+				symbol, distance := random.IntN(len(codes)), random.IntN(len(far))
+				switch {
+				case codes[symbol].length == 0 || symbol == endOfBlock || symbol > endOfBlock && far[distance].length == 0:
+				case symbol < endOfBlock:
+					b.putCode(codes[symbol])
+					size++
+				case int(leastDistance[distance]) <= size || random.IntN(1000) == 0: // seldom before the beginning
+					more := random.Uint64N(1 << lengthBits[symbol-firstLength])
+					b.putCode(codes[symbol])
+					b.put(more, uint(lengthBits[symbol-firstLength]))
+					back := max(size-int(leastDistance[distance]), 0)
+					b.putCode(far[distance])
+					b.put(random.Uint64N(min(1<<distanceBits[distance], uint64(back)+1)), uint(distanceBits[distance]))
+					size += int(leastLength[symbol-firstLength]) + int(more)
+				}
+			}
+			b.putCode(codes[endOfBlock])
+		}
+		in := b.end()
+		if random.IntN(10) == 0 {
+			in = in[:random.IntN(len(in))]
+		}
+		if random.IntN(10) == 0 {
+			in[random.IntN(len(in))] ^= 1 << random.IntN(8)
+		}
+		limit := []int{plenty, random.IntN(3000)}[random.IntN(2)]
+		got, code := inflate(in, limit)
+		want, wantCode := oracle(in, limit)
+		ended[code]++
+		if got != want || code != wantCode {
+			t.Fatalf("%x, limit %d: %d bytes, code %d; want %d bytes, code %d", in, limit, len(got), code, len(want), wantCode)
+		}
+	}
+	for _, code := range []int{0, codeInvalid, codeTooBig} {
+		if ended[code] < 100 {
+			t.Errorf("how they ended: %v", ended)
+		}
+	}
+}
+
+// manyTables returns a message of about so many bytes that is all tables.
+func manyTables(size int, tables func() (literals, distances []int)) (in []byte, n int) {
+	var b blocks
+	literals, distances := tables()
+	end := codesOf(literals)[endOfBlock]
+	for ; len(b.bytes) < size; n++ {
+		b.tables(literals, distances)
+		b.putCode(end)
+	}
+	return b.end(), n
+}
+
+// smallTables and deepTables are the cheapest to send, and the dearest to build.
+func smallTables() (literals, distances []int) {
+	literals = make([]int, 257)
+	literals[endOfBlock] = 1
+	return literals, []int{1}
+}
+
+func deepTables() (literals, distances []int) {
+	literals = make([]int, 286)
+	for i := range literals {
+		switch {
+		case i < 23:
+			literals[i] = 0
+		case i < 278:
+			literals[i] = 10
+		default:
+			literals[i] = []int{11, 12, 13, 14, 15, 15, 1, 2}[i-278]
+		}
+	}
+	return literals, []int{1}
+}
+
+// Tables that a client sends count for what they cost, and take no memory.
+func TestTablesOfBlocksCount(t *testing.T) {
+	for name, tables := range map[string]func() (literals, distances []int){"small": smallTables, "deep": deepTables} {
+		t.Run(name, func(t *testing.T) {
+			in, n := manyTables(100_000, tables)
+			if want, code := oracle(in, plenty); code != 0 || want != "" {
+				t.Fatalf("it is not deflate: %d", code)
+			}
+			m := &Message{Data: in, Compressed: true}
+			before := allocated()
+			cost, err := m.Inflate(plenty)
+			took := allocated() - before
+			if err != nil || len(m.Data) > 0 {
+				t.Fatalf("%d bytes, %v", len(m.Data), err)
+			}
+			if want := len(in) + n*tablesCost; cost != want {
+				t.Errorf("%d tables in %d bytes cost %d, want %d", n, len(in), cost, want)
+			}
+			if took > 20_000 {
+				t.Errorf("%d bytes were allocated", took)
+			}
+		})
+	}
+}
+
+// What a compressor makes costs its size, the larger of both.
+func TestHonestMessageCostsItsSize(t *testing.T) {
+	for name, payload := range payloads() {
+		for level := flate.HuffmanOnly; level <= flate.BestCompression; level++ {
+			in := deflated{level: level}.of(payload)
+			m := &Message{Data: in, Compressed: true}
+			cost, err := m.Inflate(plenty)
+			most := max(len(payload), len(in))
+			if len(payload) < 10_000 || name == "noise" || name == "far repetition" {
+				most += tablesCost
+			}
+			if err != nil || cost > most || cost < max(len(payload), len(in)) {
+				t.Errorf("%s, level %d: %d bytes from %d cost %d (%v)", name, level, len(payload), len(in), cost, err)
+			}
+		}
+	}
+}

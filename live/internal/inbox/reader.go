@@ -27,9 +27,8 @@ type Handler interface {
 	// Ping is called for a ping; payload is valid during the call.
 	Ping(payload []byte)
 
-	// Charge counts what was read: frames, bytes of payload, and the reads that it took.
-	// The first read of a frame is left out if the frame's header came first in it. It may
-	// wait, with Reader.Pause before and Reader.Resume after.
+	// Charge counts what was read: frames, bytes of payload, and the reads that brought them.
+	// It may wait, with Reader.Pause before and Reader.Resume after.
 	Charge(reads, frames, bytes int)
 
 	// Admit waits until the session has space for a message that has grown to size
@@ -605,7 +604,7 @@ func (r *Reader) read() error {
 		}
 	}
 	if r.buf == nil && r.raw == nil && !r.frame.open && !r.ended.Load() {
-		n, err := r.readConn(r.short[:])
+		n, err := r.readConn(r.short[:]) // not charged: it begins a frame, which is
 		if err != nil {
 			return err
 		}

@@ -504,6 +504,42 @@ func TestLongFrameIsChargedInParts(t *testing.T) {
 	}
 }
 
+// A read costs the server more than a byte does, so each is charged. Without a handle the read
+// with which a frame begins is not: another follows it, for the rest of the frame.
+func TestEachReadIsCharged(t *testing.T) {
+	for _, test := range []struct {
+		name            string
+		frames          []byte
+		piece           int
+		handle, without int // reads that are charged, with a handle and without
+	}{
+		{"a long frame, a byte at a time", frameOf(text, strings.Repeat("x", 20_000)), 1, 20_008, 20_007},
+		{"a short frame, a byte at a time", frameOf(text, strings.Repeat("x", 100)), 1, 106, 105},
+		{"a ping, a byte at a time", frameOf(ping, strings.Repeat("x", 125)), 1, 131, 130},
+		{"fragments, a byte at a time", join(frameOf(begin, "abc"), frameOf(more, "def"), frameOf(last, "")), 1, 24, 21},
+		{"a long frame in segments", frameOf(text, strings.Repeat("x", 20*1448-8)), 1448, 20, 20},
+		{"a short frame in each piece", bytes.Repeat(frameOf(text, strings.Repeat("x", 94)), 50), 100, 50, 50},
+		{"a frame of 16 bytes in each piece", bytes.Repeat(frameOf(text, "0123456789"), 50), 16, 50, 0},
+		{"many frames in a piece", bytes.Repeat(frameOf(text, strings.Repeat("x", 94)), 40), 4000, 1, 1},
+		{"a short frame in two pieces", bytes.Repeat(frameOf(text, strings.Repeat("x", 94)), 50), 50, 100, 100},
+	} {
+		pieces := slices.Collect(slices.Chunk(test.frames, test.piece))
+		check := func(kind string, conn net.Conn, raw syscall.RawConn, want int) {
+			var l listener
+			var r Reader
+			r.Init(conn, raw, nil, &l, Options{ReadLimit: plenty})
+			if h := l.readAll(&r); h.end != "lost" || l.reads != want {
+				t.Errorf("%s, %s: %d reads are charged, want %d; %q", test.name, kind, l.reads, want, h.end)
+			}
+		}
+		check("without a handle", &script{pieces: slices.Clone(pieces)}, nil, test.without)
+		if hasHandles {
+			conn, raw := withHandle(t, slices.Clone(pieces))
+			check("with a handle", conn, raw, test.handle)
+		}
+	}
+}
+
 // A session is asked whether it has space for what a message has grown to, from 8 KB on.
 func TestLongMessageIsAdmittedInSteps(t *testing.T) {
 	const size = 200_000
