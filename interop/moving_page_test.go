@@ -721,11 +721,6 @@ type brokenUser struct{}
 
 func (brokenUser) UserID() string { panic("no user") }
 
-// namedUser has a method that live calls.
-type namedUser struct{ name string }
-
-func (u *namedUser) UserID() string { return u.name }
-
 func panicking(*http.Request) bool { panic("no") }
 
 var handshakes = []difference{
