@@ -83,15 +83,15 @@ func TestWalkingAllocatesNothing(t *testing.T) {
 }
 
 // Names with escapes are decoded without encoding/json, which takes half a microsecond and two
-// allocations for each.
-func TestNamesWithEscapesAllocateOnce(t *testing.T) {
+// allocations for each. (With the race detector slices.Grow takes two, once.)
+func TestNamesWithEscapesAllocateLittle(t *testing.T) {
 	for _, name := range []string{`\\`, `\u006fp`, `\ud83d\ude00`, `topic\/` + strings.Repeat("x", 1000)} {
 		b := []byte("{" + strings.Repeat(`"`+name+`":0,`, 1000) + `"":0}`)
 		n := 0
 		allocs := testing.AllocsPerRun(10, func() {
 			Members(b, func(_, _ []byte) bool { n++; return true })
 		})
-		if allocs > 1 || n != 11*1001 {
+		if allocs > 2 || n != 11*1001 {
 			t.Errorf("%.20s: %v allocations for 1000 names", name, allocs)
 		}
 	}
