@@ -1261,7 +1261,7 @@ var costs = []difference{
 		for last := -1; ; time.Sleep(brief / 3) { // net/http's end
 			now := goroutinesOf(label)
 			if now == last {
-				return fmt.Sprint((now - before) / sessions)
+				return fmt.Sprint((now - before + sessions/2) / sessions) // some others come and go
 			}
 			last = now
 		}
