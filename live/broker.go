@@ -152,8 +152,12 @@ type Subscription interface {
 	Unsubscribe() error
 }
 
-// PubSub is the least that a messaging system does. FromPubSub makes a Broker of
-// one.
+// PubSub is the least that a messaging system does. FromPubSub makes a Broker of one.
+//
+// A subject is at most three times as long as a topic, 765 bytes with default options, and has
+// letters and digits of any script, '-', '_', ':', '/', '=', '@', '~', '%' and single dots
+// within, never at its ends. So none is a pattern for NATS, Redis, MQTT or AMQP, and a system
+// that takes such names needs to check nothing. Both methods get the same subject for a topic.
 type PubSub interface {
 	Publish(subject string, data []byte) error
 	Subscribe(subject string, handler func(data []byte)) (Subscription, error)

@@ -12,15 +12,30 @@ import (
 // Listen calls fn for every publication of a topic, at any server of the Broker,
 // in order and one after another, until Unsubscribe. fn runs in a goroutine of its
 // own: one that is slow holds up nobody, and if QueueSize publications wait for it the
-// oldest is dropped, which is logged. A panic in fn is logged and ends nothing. When
+// oldest is dropped; OnGap tells of that. A panic in fn is logged and ends nothing. When
 // Unsubscribe has returned a call that had begun may still be running.
 //
 // The error wraps ErrInvalidTopic, or is the broker's.
-func (s *Server) Listen(topic string, fn func(Message)) (Subscription, error) {
-	return s.listen(topic, fn)
+func (s *Server) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
+	l, err := s.listen(topic, fn, opts)
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
-func (s *Server) listen(topic string, fn func(Message)) (*listener, error) {
+// ListenOption changes what Listen does.
+type ListenOption func(*listener)
+
+// OnGap has fn called, between the calls of Listen's function, where publications of the topic
+// were lost: the broker lost them, its history began anew, or the listener was too slow. Without
+// it a gap is logged as a warning. A topic without history has no gaps but the last kind: of
+// others nobody knows.
+func OnGap(fn func(topic string)) ListenOption {
+	return func(l *listener) { l.onGap = fn }
+}
+
+func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*listener, error) {
 	if err := s.checkTopic(topic); err != nil {
 		return nil, err
 	}
@@ -35,14 +50,17 @@ func (s *Server) listen(topic string, fn func(Message)) (*listener, error) {
 	}
 	defer s.topics.unlock(t)
 	l := &listener{server: s, topic: t, fn: fn, index: len(t.listeners)}
+	for _, opt := range opts {
+		opt(l)
+	}
 	t.listeners = append(t.listeners, l)
 	return l, nil
 }
 
 // Listen is Server.Listen, ended with the session. It returns ErrSessionClosed if
 // that has ended already.
-func (s *Session) Listen(topic string, fn func(Message)) (Subscription, error) {
-	l, err := s.server.listen(topic, fn)
+func (s *Session) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
+	l, err := s.server.listen(topic, fn, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -68,14 +86,21 @@ type listener struct {
 	server  *Server
 	topic   *topic
 	fn      func(Message)
-	index   int      // in topic.listeners; guarded by topic.mu
-	session *Session // with which it ends; nil: with none
+	onGap   func(topic string) // nil: a gap is logged
+	index   int                // in topic.listeners; guarded by topic.mu
+	session *Session           // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
-	queue   []Message
-	dropped int
+	queue   []heard
+	dropped int  // since the last call, before what is queued
 	running bool // a goroutine calls fn
 	stopped bool
+}
+
+// heard is what a listener is called for.
+type heard struct {
+	Message
+	gap bool // no message, but that publications were lost here
 }
 
 // Unsubscribe ends the listening: what is published or waits now does not reach fn.
@@ -106,6 +131,13 @@ func (l *listener) Unsubscribe() error {
 
 // deliver queues a publication; topic.mu is held.
 func (l *listener) deliver(p *Publication) {
+	l.add(heard{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}}) // fn may keep it, or change it
+}
+
+// tellGap queues that publications were lost; topic.mu is held.
+func (l *listener) tellGap() { l.add(heard{gap: true}) }
+
+func (l *listener) add(h heard) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
@@ -115,7 +147,7 @@ func (l *listener) deliver(p *Publication) {
 		l.queue = l.queue[1:]
 		l.dropped++
 	}
-	l.queue = append(l.queue, Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}) // fn may keep it, or change it
+	l.queue = append(l.queue, h)
 	if !l.running {
 		l.running = true
 		go l.run() // ends when the queue is empty
@@ -138,14 +170,27 @@ func (l *listener) run() {
 			l.mu.Unlock()
 			return
 		}
-		m, dropped := l.queue[0], l.dropped
+		next, dropped := l.queue[0], l.dropped
 		l.queue, l.dropped = l.queue[1:], 0
 		l.mu.Unlock()
 		if dropped > 0 {
 			l.server.logOfClient(slog.LevelWarn, "live: listener is too slow", "topic", l.topic.name, "dropped", dropped)
 		}
-		l.server.callSafely("Listen", "topic", m.Topic, func() { l.fn(m) })
+		if dropped > 0 || next.gap {
+			l.callOnGap()
+		}
+		if !next.gap {
+			l.server.callSafely("Listen", "topic", next.Topic, func() { l.fn(next.Message) })
+		}
 	}
+}
+
+func (l *listener) callOnGap() {
+	if l.onGap == nil {
+		l.server.logOfClient(slog.LevelWarn, "live: a listener missed publications, and has no OnGap", "topic", l.topic.name)
+		return
+	}
+	l.server.callSafely("OnGap", "topic", l.topic.name, func() { l.onGap(l.topic.name) })
 }
 
 // callSafely runs a callback that belongs to no session. who and value name what it is
@@ -176,7 +221,7 @@ func Publish[T any](s *Server, topic string, v T, opts ...PublishOption) error {
 
 // Listen is Server.Listen with the data decoded from JSON. What does not decode is
 // logged as an error, and fn is not called for it.
-func Listen[T any](s *Server, topic string, fn func(T)) (Subscription, error) {
+func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (Subscription, error) {
 	return s.Listen(topic, func(m Message) {
 		var v T
 		if err := decodeData(m, &v); err != nil {
@@ -184,7 +229,7 @@ func Listen[T any](s *Server, topic string, fn func(T)) (Subscription, error) {
 			return
 		}
 		fn(v)
-	})
+	}, opts...)
 }
 
 // ReplayHistory is Server.History with the data decoded from JSON. The first

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"container/list"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -13,53 +14,79 @@ import (
 // MemoryOptions configures a MemoryBroker.
 type MemoryOptions struct {
 	// MaxTopics bounds how many topics have a history, besides those that have a
-	// subscriber. The ones that were quiet for longest make room; a client that
-	// comes back to one is told that there is a gap. 0: 10,000.
+	// subscriber. Those that were neither published to nor read for longest make room; a
+	// client that comes back to one is told that there is a gap. 0: 10,000.
 	MaxTopics int
+
+	// MaxBytes bounds all histories together, also those of topics with subscribers: their
+	// data, and 200 bytes for each publication. Those that were neither published to nor
+	// read for longest make room, and whoever reads on in one is told that there is a gap.
+	// One topic takes half of it at most, and its newest publication is kept whatever its
+	// size. 0: 256 MiB.
+	MaxBytes int
 }
 
 // MemoryBroker is the Broker of one process, which a Server makes for itself when
-// Options.Broker is nil. What it keeps is lost with the process; a topic's epoch is
-// random, so that a client notices.
+// Options.Broker is nil. It serves one Server: New panics for a second. What it keeps is lost
+// with the process; its epoch is random, so that a client notices.
 type MemoryBroker struct {
-	max    int
-	sink   Sink
-	rules  Rules // the server's; nil: what was published with history is kept
-	closed atomic.Bool
+	options MemoryOptions
+	epoch   string
+	sink    Sink
+	rules   Rules // the server's; nil: what was published with history is kept
+	started atomic.Bool
+	closed  atomic.Bool
 
-	mu        sync.Mutex // guards what follows; no other lock is taken under it
+	mu        sync.Mutex // guards what follows; taken under history.mu
 	histories map[string]*history
-	quiet     int // of histories: those of topics without a subscriber
+	longest   list.List // of histories: first the one that was not used for longest
+	quiet     int       // of histories: those of topics without a subscriber
+	bytes     int       // of all histories
+	forgotten uint64    // no history that made room had a greater number
+
+	// wanted has the topics that keep history and have subscribers. The numbers of one
+	// that has no history begin after its value.
+	wanted    map[string]uint64
 	listeners map[string][]func(from string, b []byte)
 }
 
-// history is one topic's.
+// history is what is kept of a topic, from its first publication on.
 type history struct {
-	epoch string
+	topic string
 
-	interest bool        // the topic has a subscriber; guarded by MemoryBroker.mu
-	used     time.Time   // when it was last published to; guarded by MemoryBroker.mu
-	gone     atomic.Bool // it has made room for another
+	mu   sync.Mutex     // held while a publication is numbered and delivered: one order for all
+	kept []*Publication // oldest first
+	size int            // how many are kept, as the last publication said
+	age  time.Duration  // and for how long; 0: for ever
 
-	mu   sync.Mutex // held while a publication is numbered and delivered: one order for all
-	last uint64
-	ring []*Publication // oldest first
-	size int            // of the ring, as the last publication said; 0: nothing was published
-	age  time.Duration  // how long a publication is kept, likewise; 0: for ever
+	// Guarded by MemoryBroker.mu:
+	place *list.Element // in MemoryBroker.longest; nil: it has made room for another
+	bytes int           // of kept
+	last  uint64        // the newest number; written with both locks held
 }
+
+// publicationBytes is what a publication takes besides its data: the struct, its place in
+// history and feed, the allocator's rounding.
+const publicationBytes = 200
 
 // NewMemoryBroker returns a broker for one process.
 func NewMemoryBroker(o MemoryOptions) *MemoryBroker {
 	setDefault(&o.MaxTopics, 10_000)
+	setDefault(&o.MaxBytes, 256<<20)
 	return &MemoryBroker{
-		max:       o.MaxTopics,
+		options:   o,
+		epoch:     newEpoch(),
 		histories: make(map[string]*history),
+		wanted:    make(map[string]uint64),
 		listeners: make(map[string][]func(string, []byte)),
 	}
 }
 
 // Start implements Broker.
 func (b *MemoryBroker) Start(s Sink) {
+	if b.started.Swap(true) {
+		panic("live: a MemoryBroker serves one Server; make another for this one")
+	}
 	b.sink = s
 	b.rules, _ = s.(Rules)
 }
@@ -74,8 +101,11 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.findOrMake(topic); !h.interest {
-		h.interest = true
+	if _, known := b.wanted[topic]; known {
+		return nil
+	}
+	b.wanted[topic] = b.forgotten
+	if b.histories[topic] != nil {
 		b.quiet--
 	}
 	return nil
@@ -85,10 +115,10 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 func (b *MemoryBroker) Unsubscribe(topic string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if h := b.histories[topic]; h != nil && h.interest {
-		h.interest = false
+	if _, known := b.wanted[topic]; known && b.histories[topic] != nil {
 		b.quiet++
 	}
+	delete(b.wanted, topic)
 	return nil
 }
 
@@ -102,43 +132,132 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o P
 		b.sink.Deliver(p)
 		return Position{}, nil
 	}
-	h := b.lock(topic)
+	h := b.number(p)
 	defer h.mu.Unlock()
-	h.last++
-	p.Position, p.Prev = Position{h.epoch, h.last}, h.last-1
-	h.ring = append(h.ring, p)
+	h.kept = append(h.kept, p)
 	h.size, h.age = o.History, o.HistoryAge
-	h.trim(p.Time)
+	b.makeRoom(h, len(data)+publicationBytes-h.trim(p.Time))
 	b.sink.Deliver(p)
 	return p.Position, nil
 }
 
-// lock returns the topic's history, made if need be, with its lock held.
-func (b *MemoryBroker) lock(topic string) *history {
+// number gives a publication its position, and returns its topic's history with its lock
+// held.
+func (b *MemoryBroker) number(p *Publication) *history {
 	for {
 		b.mu.Lock()
-		h := b.findOrMake(topic)
-		h.used = time.Now()
+		h := b.histories[p.Topic]
+		if h == nil {
+			h = b.begin(p.Topic)
+		}
 		b.mu.Unlock()
 		h.mu.Lock()
-		if !h.gone.Load() {
+		b.mu.Lock()
+		if h.place != nil {
+			h.last++
+			b.longest.MoveToBack(h.place)
+			p.Position, p.Prev = Position{b.epoch, h.last}, h.last-1
+			b.mu.Unlock()
 			return h
 		}
-		h.mu.Unlock()
+		b.mu.Unlock()
+		h.mu.Unlock() // it made room meanwhile
 	}
 }
 
-// trim drops what the history need not keep; mu is held.
-func (h *history) trim(now time.Time) {
-	drop := max(len(h.ring)-h.size, 0)
-	for h.age > 0 && drop < len(h.ring) && now.Sub(h.ring[drop].Time) > h.age {
+// begin makes a topic's history; mu is held.
+func (b *MemoryBroker) begin(topic string) *history {
+	h := &history{topic: topic, last: b.startOf(topic)}
+	if _, known := b.wanted[topic]; !known {
+		if b.quiet >= b.options.MaxTopics {
+			b.forgetQuiet(b.options.MaxTopics/10 + 1)
+		}
+		b.quiet++
+	}
+	h.place = b.longest.PushBack(h)
+	b.histories[topic] = h
+	return h
+}
+
+// startOf returns the number after which those of a topic without a history begin: it is no
+// smaller than any that the topic may have had. mu is held.
+func (b *MemoryBroker) startOf(topic string) uint64 {
+	if start, known := b.wanted[topic]; known {
+		return start
+	}
+	return b.forgotten
+}
+
+// forgetQuiet drops the histories that were not used for longest, a tenth of them at a time
+// so that it is seldom done; mu is held.
+func (b *MemoryBroker) forgetQuiet(count int) {
+	for e := b.longest.Front(); e != nil && count > 0; {
+		h := e.Value.(*history)
+		e = e.Next()
+		if _, known := b.wanted[h.topic]; !known {
+			b.forget(h)
+			count--
+		}
+	}
+}
+
+// forget drops a history; mu is held.
+func (b *MemoryBroker) forget(h *history) {
+	b.longest.Remove(h.place)
+	h.place = nil
+	delete(b.histories, h.topic)
+	b.bytes -= h.bytes
+	if _, known := b.wanted[h.topic]; known {
+		b.wanted[h.topic] = h.last
+	} else {
+		b.quiet--
+		b.forgotten = max(b.forgotten, h.last)
+	}
+}
+
+// makeRoom notes that a history has grown, and drops what goes beyond MaxBytes. h.mu is held.
+func (b *MemoryBroker) makeRoom(h *history, grown int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if h.place == nil {
+		return
+	}
+	drop := 0
+	for own := h.bytes + grown; own > b.options.MaxBytes/2 && drop < len(h.kept)-1; drop++ {
+		size := len(h.kept[drop].Data) + publicationBytes
+		own -= size
+		grown -= size
+	}
+	h.drop(drop)
+	h.bytes += grown
+	b.bytes += grown
+	for e := b.longest.Front(); e != nil && b.bytes > b.options.MaxBytes; {
+		other := e.Value.(*history)
+		e = e.Next()
+		if other != h {
+			b.forget(other)
+		}
+	}
+}
+
+// trim drops what the history need not keep, and returns how many bytes that was; mu is held.
+func (h *history) trim(now time.Time) (bytes int) {
+	drop := max(len(h.kept)-h.size, 0)
+	for h.age > 0 && drop < len(h.kept) && now.Sub(h.kept[drop].Time) > h.age {
 		drop++
 	}
-	if drop > 0 {
-		n := copy(h.ring, h.ring[drop:])
-		clear(h.ring[n:])
-		h.ring = h.ring[:n]
+	for _, p := range h.kept[:drop] {
+		bytes += len(p.Data) + publicationBytes
 	}
+	h.drop(drop)
+	return bytes
+}
+
+// drop drops the oldest. What is left stays where it is: append moves it when the memory
+// before it is as much as it.
+func (h *history) drop(n int) {
+	clear(h.kept[:n])
+	h.kept = h.kept[n:]
 }
 
 // Close implements Broker.
@@ -152,7 +271,9 @@ func (b *MemoryBroker) Keeps(topic string) bool {
 	if b.rules != nil {
 		return b.rules.TopicOptions(topic).History > 0
 	}
-	return b.find(topic) != nil
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.histories[topic] != nil
 }
 
 // Last implements Recoverer.
@@ -160,9 +281,26 @@ func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	h := b.lock(topic)
+	h, start := b.read(topic)
+	if h == nil {
+		return Position{b.epoch, start}, nil
+	}
+	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Position{h.epoch, h.last}, nil
+	return Position{b.epoch, h.last}, nil
+}
+
+// read returns a topic's history, which is about to be read; nil, and where its numbers will
+// begin: it has none.
+func (b *MemoryBroker) read(topic string) (h *history, start uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h = b.histories[topic]
+	if h == nil {
+		return nil, b.startOf(topic)
+	}
+	b.longest.MoveToBack(h.place)
+	return h, 0
 }
 
 // Read implements Recoverer.
@@ -170,29 +308,29 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	if b.closed.Load() {
 		return Page{}, ErrServerClosed
 	}
-	h := b.find(topic)
+	h, start := b.read(topic)
 	if h == nil {
-		return Page{}, nil
+		return Page{Epoch: b.epoch, Upto: start, Complete: after == start}, nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.trim(time.Now())
+	b.makeRoom(h, -h.trim(time.Now()))
 	first := h.last + 1
-	if len(h.ring) > 0 {
-		first = h.ring[0].Offset
+	if len(h.kept) > 0 {
+		first = h.kept[0].Offset
 	}
-	page := Page{Epoch: h.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
+	page := Page{Epoch: b.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
 	// Offsets follow one another without a hole.
-	from := min(max(after+1, first)-first, uint64(len(h.ring)))
-	to := min(max(upto+1, first)-first, uint64(len(h.ring)))
+	from := min(max(after+1, first)-first, uint64(len(h.kept)))
+	to := min(max(upto+1, first)-first, uint64(len(h.kept)))
 	if to <= from {
 		return page, nil
 	}
 	if to-from > uint64(limit) {
 		to = from + uint64(limit)
-		page.Upto = h.ring[to-1].Offset
+		page.Upto = h.kept[to-1].Offset
 	}
-	page.Publications = slices.Clone(h.ring[from:to])
+	page.Publications = slices.Clone(h.kept[from:to])
 	return page, nil
 }
 
@@ -201,15 +339,15 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (Page, e
 	if b.closed.Load() {
 		return Page{}, ErrServerClosed
 	}
-	h := b.find(topic)
+	h, start := b.read(topic)
 	if h == nil {
-		return Page{}, nil
+		return Page{Epoch: b.epoch, Upto: start, Complete: true}, nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.trim(time.Now())
-	from := max(len(h.ring)-limit, 0)
-	return Page{Epoch: h.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.ring[from:])}, nil
+	b.makeRoom(h, -h.trim(time.Now()))
+	from := max(len(h.kept)-limit, 0)
+	return Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.kept[from:])}, nil
 }
 
 // Broadcast implements Bus. There is nobody else.
@@ -231,46 +369,6 @@ func (b *MemoryBroker) OnBroadcast(kind string, f func(from string, data []byte)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.listeners[kind] = append(b.listeners[kind], f)
-}
-
-func (b *MemoryBroker) find(topic string) *history {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.histories[topic]
-}
-
-// findOrMake returns the topic's history; mu is held.
-func (b *MemoryBroker) findOrMake(topic string) *history {
-	h := b.histories[topic]
-	if h == nil {
-		b.makeRoom()
-		h = &history{epoch: newEpoch(), used: time.Now()}
-		b.histories[topic] = h
-		b.quiet++
-	}
-	return h
-}
-
-// makeRoom drops the histories that were quiet for longest, a tenth of them at a
-// time so that it is seldom done, when there are too many; mu is held.
-func (b *MemoryBroker) makeRoom() {
-	if b.quiet < b.max {
-		return
-	}
-	quiet := make([]string, 0, b.quiet)
-	for topic, h := range b.histories {
-		if !h.interest {
-			quiet = append(quiet, topic)
-		}
-	}
-	slices.SortFunc(quiet, func(one, other string) int {
-		return b.histories[one].used.Compare(b.histories[other].used)
-	})
-	for _, topic := range quiet[:min(len(quiet), b.max/10+1)] {
-		b.histories[topic].gone.Store(true)
-		delete(b.histories, topic)
-		b.quiet--
-	}
 }
 
 // newEpoch returns a name that no other history has: 62 random bits.

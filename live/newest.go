@@ -203,8 +203,9 @@ func (fd *feed) trim() {
 		return
 	}
 	fd.low = fd.ring[drop-1].Offset
-	fd.ring = slices.Delete(fd.ring, 0, drop)
-	fd.complete = false // the history may still have it
+	clear(fd.ring[:drop])
+	fd.ring = fd.ring[drop:] // append moves the rest when as much memory lies before it
+	fd.complete = false      // the history may still have it
 }
 
 // maxHistoryStep is what History takes from its reader at a time: all that was read.

@@ -12,9 +12,11 @@ import (
 	"time"
 )
 
-// FromPubSub makes a Broker of any messaging system, without history. A topic's
-// subject is its name. What others publish to the subject is delivered too, if it
-// is JSON; what is not is dropped, and the server told.
+// FromPubSub makes a Broker of any messaging system, without history. A topic's subject is its
+// name, in which what could be a pattern, an empty part or a control character is written as
+// its bytes in hexadecimal, as in "chat.%3E" for the topic "chat.>": PubSub says what stays.
+// What others publish to the subject is delivered too, if it is JSON; what is not is dropped,
+// and the server told.
 //
 // The Broker is a Bus too, over the subject "__live.broadcast", which is no topic then:
 // Publish and Subscribe refuse it with ErrInvalidTopic. Whoever else may publish to
@@ -78,7 +80,7 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 	}
 	b.subs[topic] = t
 	b.mu.Unlock()
-	sub, err := b.ps.Subscribe(topic, func(data []byte) { b.receive(topic, t, data) })
+	sub, err := b.ps.Subscribe(subjectOf(topic), func(data []byte) { b.receive(topic, t, data) })
 	if err != nil {
 		b.mu.Lock()
 		delete(b.subs, topic)
@@ -141,7 +143,7 @@ func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o
 	if topic == busSubject {
 		return Position{}, errBusSubject
 	}
-	return Position{}, b.ps.Publish(topic, wrapExcept(o.Except, data))
+	return Position{}, b.ps.Publish(subjectOf(topic), wrapExcept(o.Except, data))
 }
 
 func (b *pubSubBroker) Close(context.Context) error {

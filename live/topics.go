@@ -465,6 +465,9 @@ func (x *topics) announceGap(t *topic, before, at Position) {
 			x.overflow(t, sub.subscription, before, fetched, 0)
 		}
 	}
+	for _, l := range t.listeners {
+		l.tellGap()
+	}
 	x.writers.Write(&ready)
 }
 
