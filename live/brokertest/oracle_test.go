@@ -22,8 +22,6 @@ type oracle struct {
 	prompt time.Duration
 	free   time.Time
 
-	large bool // publications are large, and answers come in parts
-
 	wrong       []string
 	notices     int // of gaps
 	falseAlarms []string
@@ -51,13 +49,13 @@ func (o *oracle) fail(e event, format string, args ...any) {
 
 // judge goes through a client's events.
 func (o *oracle) judge(events []event) {
-	for _, e := range events {
+	for i, e := range events {
 		switch {
 		case e.kind == "dial":
 			o.subscribed = false
 		case e.topic != o.topic:
 		case e.kind == "subscribed":
-			o.reply(e)
+			o.reply(e, events[i+1:])
 			o.subscribed, o.since = true, e.time
 		case e.kind == "resume":
 			o.subscribed, o.since = true, e.time
@@ -90,7 +88,7 @@ func (o *oracle) end(client int) {
 	}
 }
 
-func (o *oracle) reply(e event) {
+func (o *oracle) reply(e event, later []event) {
 	at, ok := o.at(e, e.frame.At)
 	if !ok {
 		return
@@ -99,7 +97,7 @@ func (o *oracle) reply(e event) {
 	case e.since == "": // the first time
 		o.next = at - len(e.frame.Messages)
 		o.begun = true
-		o.newest(e, at)
+		o.newest(e, at, later)
 	case e.frame.Recovered == nil:
 		o.fail(e, "recovered is missing")
 	case *e.frame.Recovered:
@@ -109,7 +107,7 @@ func (o *oracle) reply(e event) {
 		}
 	default:
 		o.notice(e, at-len(e.frame.Messages))
-		o.newest(e, at)
+		o.newest(e, at, later)
 	}
 	o.move(e)
 }
@@ -154,14 +152,11 @@ func (o *oracle) lateness(e event) {
 }
 
 // newest checks the newest messages, up to a place, for which a client has asked.
-func (o *oracle) newest(e event, at int) {
+func (o *oracle) newest(e event, at int, later []event) {
 	if len(e.frame.Messages) > e.last {
 		o.fail(e, "more messages than it asked for")
 	}
-	end := at
-	if o.large {
-		end = max(at, o.lengthAt(e.time)) // the rest follows as publications, perhaps
-	}
+	end := o.endOfAnswer(e, at, later)
 	for i := max(end-e.last, 0); i < at-len(e.frame.Messages); i++ {
 		if gone := o.log[i].Gone; gone.IsZero() || gone.After(e.time) {
 			o.fail(e, "#%s is among the newest %d, and is missing", o.name(i), e.last)
@@ -171,6 +166,27 @@ func (o *oracle) newest(e event, at int) {
 	if o.next != at {
 		o.fail(e, "the newest are those up to place %d, at is place %d", o.next, at)
 	}
+}
+
+// endOfAnswer returns the place where an answer ends that may go on as publications. If the
+// line or the subscription ended before the first new publication, that is where the log ended.
+func (o *oracle) endOfAnswer(e event, at int, later []event) int {
+	end := at
+	for _, next := range later {
+		if next.kind == "end" || next.kind == "dial" || next.topic == o.topic && next.kind != "publication" {
+			break
+		}
+		if next.topic != o.topic {
+			continue
+		}
+		if next.frame.Recovered == nil || !*next.frame.Recovered {
+			return end
+		}
+		if place, ok := o.place[string(next.frame.Data)]; ok {
+			end = max(end, place+1)
+		}
+	}
+	return max(end, o.lengthAt(e.time))
 }
 
 // notice is the word that something was lost: it goes on at a later place.

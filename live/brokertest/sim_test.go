@@ -382,7 +382,6 @@ func (w *world) judge() *result {
 		for _, topic := range w.topics {
 			o := newOracle(w.sim, topic)
 			o.prompt, o.free = w.prompt()
-			o.large = w.size > 0
 			o.judge(c.events)
 			o.end(c.id)
 			for _, text := range o.wrong {
