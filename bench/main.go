@@ -18,6 +18,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == comersCommand {
+		os.Exit(runComers(os.Stdin, os.Stdout))
+	}
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	}

@@ -19,6 +19,9 @@ import (
 func TestMain(m *testing.M) {
 	registerFaulty()
 	registerAwkward()
+	if len(os.Args) > 1 && os.Args[1] == comersCommand {
+		os.Exit(runComers(os.Stdin, os.Stdout))
+	}
 	if len(os.Args) > 1 && os.Args[1] == serveCommand {
 		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
 	}

@@ -1,13 +1,8 @@
 package main
 
 import (
-	"runtime"
-	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/livetopic/livetopic/bench/load"
 	"github.com/livetopic/livetopic/bench/server"
 	"github.com/livetopic/livetopic/bench/wire"
 )
@@ -50,22 +45,16 @@ func (r resume) run(e env, kind server.Kind) (figures, error) {
 	f.setLatencies(quiet)
 	f.Quiet = f.P99
 
-	others, err := r.clients(s, &wire.LiveV1{Topic: topic, Since: since}, r.Clients, true)
+	others, err := startComers(comers{s.Address, topic, since, uint32(r.Topics), r.Clients, r.Missed, r.Payload})
 	if err != nil {
 		return figures{}, err
 	}
-	defer others.Close()
-	var begun int64
+	defer others.stop()
+	var took time.Duration
 	resumed := make(chan error, 1)
 	go func() { // ends when all have everything, or nothing more comes
-		err := beAside()
-		begun = wire.Now()
-		if err == nil {
-			err = others.Subscribe()
-		}
-		if err == nil {
-			err = others.Receive(uint64(r.Clients * r.Missed))
-		}
+		var err error
+		took, err = others.comeBack()
 		run.until.Store(wire.Now())
 		resumed <- err
 	}()
@@ -80,14 +69,14 @@ func (r resume) run(e env, kind server.Kind) (figures, error) {
 		return figures{}, err
 	}
 	f.setLatencies(disturbed)
-	f.Served = float64(run.until.Load() - begun)
+	f.Served = float64(took)
 	return f, nil
 }
 
 // position asks for the topic's position, as a client that comes for the first time.
 func (r resume) position(s *stage, topic string) (string, error) {
 	d := &wire.LiveV1{Topic: topic}
-	g, err := r.clients(s, d, 1, false)
+	g, err := comers{Address: s.Address, Clients: 1, Payload: r.Payload}.dial(d, false)
 	if err != nil {
 		return "", err
 	}
@@ -106,27 +95,4 @@ func (r resume) publishMissed(s *stage) error {
 		_, err = s.close()
 	}
 	return err
-}
-
-// beAside gives the calling goroutine a thread of its own that runs only where nothing else
-// wants to: the clients that come back are other machines, which take nothing from the server
-// and from those that measure.
-func beAside() error {
-	runtime.LockOSThread() // which ends with the goroutine
-	return unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
-}
-
-// clients dial with a generator of their own, which takes no time from the one that
-// measures.
-func (r resume) clients(s *stage, d *wire.LiveV1, n int, later bool) (*load.Generator, error) {
-	g, err := load.New(load.Options{Address: s.Address, Dialect: d, Subprotocol: "live.v1", Payload: r.Payload, Later: later})
-	if err != nil {
-		return nil, err
-	}
-	one := load.Session{Topics: []string{d.Topic}, Streams: []uint32{uint32(r.Topics)}}
-	if err := g.Dial(slices.Repeat([]load.Session{one}, n), n); err != nil {
-		g.Close()
-		return nil, err
-	}
-	return g, nil
 }

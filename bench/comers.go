@@ -1,0 +1,170 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/livetopic/livetopic/bench/load"
+	"github.com/livetopic/livetopic/bench/server"
+	"github.com/livetopic/livetopic/bench/wire"
+)
+
+// comersCommand is the subcommand under which this program is the clients that come back.
+const comersCommand = "comers"
+
+// comers are clients that come back to a topic, all at once. They are a process that runs only
+// where nothing else wants to: in truth they are other machines, which take nothing from the
+// server and from those that measure. Threads of the measuring process will not do, since its
+// garbage collector would wait for them.
+type comers struct {
+	Address string
+	Topic   string
+	Since   string // a position of the topic
+	Stream  uint32 // what the topic is in the marks
+	Clients int
+	Missed  int // publications, by each
+	Payload int // bytes
+}
+
+// back is what the process answers when all clients have everything.
+type back struct {
+	Took  time.Duration
+	Error string
+}
+
+// dial connects the clients. If later, they subscribe when they are told to.
+func (c comers) dial(d *wire.LiveV1, later bool) (*load.Generator, error) {
+	g, err := load.New(load.Options{Address: c.Address, Dialect: d, Subprotocol: "live.v1", Payload: c.Payload, Later: later})
+	if err != nil {
+		return nil, err
+	}
+	one := load.Session{Topics: []string{d.Topic}, Streams: []uint32{c.Stream}}
+	if err := g.Dial(slices.Repeat([]load.Session{one}, c.Clients), c.Clients); err != nil {
+		g.Close()
+		return nil, err
+	}
+	return g, nil
+}
+
+// runComers is the process: it reads comers, connects, answers, and at the next line has all of
+// them come back.
+func runComers(stdin io.Reader, stdout io.Writer) int {
+	in, out := json.NewDecoder(stdin), json.NewEncoder(stdout)
+	var c comers
+	var g *load.Generator
+	err := errors.Join(server.RaiseFileLimit(), in.Decode(&c))
+	if err == nil {
+		g, err = c.dial(&wire.LiveV1{Topic: c.Topic, Since: c.Since}, true)
+	}
+	if err != nil {
+		out.Encode(back{Error: err.Error()})
+		return 1
+	}
+	defer g.Close()
+	out.Encode(back{})
+	var begin struct{}
+	if in.Decode(&begin) != nil {
+		return 1
+	}
+	start := time.Now()
+	err = g.Subscribe()
+	if err == nil {
+		err = g.Receive(uint64(c.Clients * c.Missed))
+	}
+	answer := back{Took: time.Since(start)}
+	if err != nil {
+		answer.Error = err.Error()
+	}
+	out.Encode(answer)
+	in.Decode(&begin) // until stdin ends: the clients stay
+	return 0
+}
+
+// comersProcess is a process of comers.
+type comersProcess struct {
+	cmd *exec.Cmd
+	in  io.WriteCloser
+	out *json.Decoder
+}
+
+// startComers starts the process, and returns when its clients are connected.
+func startComers(c comers) (*comersProcess, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &comersProcess{cmd: exec.Command(self, comersCommand)}
+	p.cmd.Stderr = os.Stderr
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = json.NewDecoder(out)
+	if err := startAside(p.cmd); err != nil {
+		return nil, fmt.Errorf("start the clients: %w", err)
+	}
+	if err := json.NewEncoder(p.in).Encode(c); err != nil {
+		p.stop()
+		return nil, err
+	}
+	if _, err := p.answer(); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// startAside starts a process that gets a CPU only when nothing else wants it.
+func startAside(cmd *exec.Cmd) error {
+	started := make(chan error)
+	go func() { // ends with its thread, which nobody else shall have
+		runtime.LockOSThread()
+		err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
+}
+
+// comeBack has all clients subscribe, and returns how long it took until each had everything.
+func (p *comersProcess) comeBack() (time.Duration, error) {
+	if _, err := io.WriteString(p.in, "{}\n"); err != nil {
+		return 0, err
+	}
+	return p.answer()
+}
+
+func (p *comersProcess) answer() (time.Duration, error) {
+	kill := time.AfterFunc(answerTimeout, func() { p.cmd.Process.Kill() })
+	defer kill.Stop()
+	var b back
+	if err := p.out.Decode(&b); err != nil {
+		return 0, fmt.Errorf("the clients' process: %w", err)
+	}
+	if b.Error != "" {
+		return 0, errors.New(b.Error)
+	}
+	return b.Took, nil
+}
+
+// stop ends the process: its stdin ends, and if it does not follow, it is killed.
+func (p *comersProcess) stop() {
+	p.in.Close()
+	kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })
+	defer kill.Stop()
+	p.cmd.Wait()
+}
