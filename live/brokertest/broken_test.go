@@ -373,6 +373,27 @@ var wrongs = []struct {
 			return at
 		}
 	}},
+	{"the epoch stays when the end is lost", "a history that lost its end is another one", func(b *broken) {
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, err := b.all.Publish(context.Background(), topic, data, o)
+			at.Epoch = "e"
+			return at, err
+		}
+	}},
+	{"Last keeps the epoch when the end is lost", "a history that lost its end is another one", func(b *broken) {
+		var first string
+		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+			at, err := b.all.Publish(context.Background(), topic, data, o)
+			if first == "" {
+				first = at.Epoch
+			}
+			return at, err
+		}
+		b.last = func(at live.Position) live.Position {
+			at.Epoch = first
+			return at
+		}
+	}},
 	{"Read includes after", "Read returns what lies between two offsets", func(b *broken) {
 		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
 			return b.all.Read(context.Background(), topic, max(after, 1)-1, upto, limit)
@@ -631,8 +652,9 @@ func TestBrokenBroker(t *testing.T) {
 		if w.name != name {
 			continue
 		}
+		var sim *brokertest.Sim
 		nodes := func(_ *testing.T, n int) []live.Broker {
-			sim := brokertest.NewSim(1, n, brokertest.Faults{})
+			sim = brokertest.NewSim(1, n, brokertest.Faults{})
 			brokers := make([]live.Broker, n)
 			for i := range brokers {
 				b := &broken{all: &numbered{sim.Node(i).(all), i}}
@@ -641,8 +663,13 @@ func TestBrokenBroker(t *testing.T) {
 			}
 			return brokers
 		}
-		brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] },
-			brokertest.Features{History: true, Bus: true, Nodes: nodes})
+		brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] }, brokertest.Features{
+			History: true, Bus: true, Nodes: nodes,
+			LoseEnd: func(_ *testing.T, b live.Broker, topic string) live.Broker {
+				sim.LoseEnd(topic, 5)
+				return b
+			},
+		})
 	}
 }
 

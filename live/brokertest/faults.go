@@ -55,8 +55,9 @@ type Faults struct {
 
 	// Trims is how many times the older part of the histories is dropped, or all
 	// of it; Resets how many times histories are lost, and begin in another
-	// epoch.
-	Trims, Resets int
+	// epoch; Ends how many times they lose their newest publications, and go on in
+	// another epoch with what is left.
+	Trims, Resets, Ends int
 
 	// Within is the time after NewSim in which the faults fall that are counted.
 	Within time.Duration
@@ -114,6 +115,9 @@ func RandomFaults(seed uint64, within time.Duration) Faults {
 	f.Break = 1 + time.Duration(r.Int64N(int64(within/2)))
 	f.Trims = count(0.25, 3)
 	f.Resets = count(0.2, 2)
+	if ends := source(seed, "ends"); ends.IntN(5) == 0 {
+		f.Ends = 1 + ends.IntN(2)
+	}
 	return f
 }
 

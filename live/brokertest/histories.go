@@ -91,6 +91,29 @@ var histories = []promise{
 		}
 	}},
 
+	{"a history that lost its end is another one", func(s *suite) {
+		if s.LoseEnd == nil {
+			s.Skip("Features.LoseEnd is nil")
+		}
+		n, topic := s.nodes[0], s.Topic("t", long)
+		var before live.Position
+		for i := range 20 {
+			before = n.publish(topic, number(i), long)
+		}
+		if b := s.LoseEnd(s.T, n.Broker, topic); b != n.Broker {
+			n = s.start(b)
+		}
+		for i := range 20 { // the offsets of what was lost are given again
+			at := n.publish(topic, number(100+i), long)
+			if at.Epoch == before.Epoch {
+				s.Fatalf("the newest was at %v and is lost; another publication is at %v", before, at)
+			}
+		}
+		if now := n.last(topic); now.Epoch == before.Epoch {
+			s.Errorf("the newest was at %v and is lost; the newest is at %v", before, now)
+		}
+	}},
+
 	{"Read returns what lies between two offsets", func(s *suite) {
 		n, topic := s.nodes[0], s.Topic("t", long)
 		at := []uint64{n.last(topic).Offset}

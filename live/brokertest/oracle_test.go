@@ -80,6 +80,7 @@ func (o *oracle) judge(events []event) {
 
 // end checks that a client which has stayed has everything.
 func (o *oracle) end(client int) {
+	o.skipLost(len(o.log))
 	switch {
 	case !o.subscribed:
 		o.wrong = append(o.wrong, fmt.Sprintf("client %d is not subscribed at the end", client))
@@ -95,7 +96,7 @@ func (o *oracle) reply(e event, later []event) {
 	}
 	switch {
 	case e.since == "": // the first time
-		o.next = at - len(e.frame.Messages)
+		o.next = o.start(e, at)
 		o.begun = true
 		o.newest(e, at, later)
 	case e.frame.Recovered == nil:
@@ -106,10 +107,27 @@ func (o *oracle) reply(e event, later []event) {
 			o.fail(e, "recovered up to place %d, at is place %d", o.next, at)
 		}
 	default:
-		o.notice(e, at-len(e.frame.Messages))
+		o.notice(e, o.start(e, at))
 		o.newest(e, at, later)
 	}
 	o.move(e)
+}
+
+// start returns the place where the messages of a reply begin.
+func (o *oracle) start(e event, at int) int {
+	if len(e.frame.Messages) > 0 {
+		if place, ok := o.place[string(e.frame.Messages[0].Data)]; ok && place < at {
+			return place
+		}
+	}
+	return at - len(e.frame.Messages)
+}
+
+// lostTo reports whether an epoch lacks a place of the log, since it was lost with the end of
+// the history before that epoch began.
+func (o *oracle) lostTo(epoch string, place int) bool {
+	lost := o.log[place].Lost
+	return !lost.IsZero() && !o.sim.Since(o.topic, epoch).Before(lost)
 }
 
 func (o *oracle) messages(e event) {
@@ -125,6 +143,10 @@ func (o *oracle) message(e event, data, at string) {
 	case !known:
 		o.fail(e, "#%s was never published", brief(data))
 		return
+	case place > o.next:
+		o.skipLost(place)
+	}
+	switch {
 	case place < o.floor:
 		o.fail(e, "#%s comes again, or late: #%s was to come", brief(data), o.name(o.floor))
 	case place > o.next:
@@ -136,6 +158,13 @@ func (o *oracle) message(e event, data, at string) {
 	o.next = place + 1
 	o.floor = max(o.floor, o.next)
 	o.move(e)
+}
+
+// skipLost goes on to a place, as far as the client's epoch lacks what lies before it.
+func (o *oracle) skipLost(place int) {
+	for o.next < place && o.lostTo(o.epoch, o.next) {
+		o.next++
+	}
 }
 
 // lateness checks that a publication comes promptly.
@@ -156,8 +185,17 @@ func (o *oracle) newest(e event, at int, later []event) {
 	if len(e.frame.Messages) > e.last {
 		o.fail(e, "more messages than it asked for")
 	}
-	end := o.endOfAnswer(e, at, later)
-	for i := max(end-e.last, 0); i < at-len(e.frame.Messages); i++ {
+	position, _ := live.ParsePosition(e.frame.At)
+	first := o.endOfAnswer(e, at, later)
+	for n := 0; first > 0 && n < e.last; first-- {
+		if !o.lostTo(position.Epoch, first-1) {
+			n++
+		}
+	}
+	for i := first; i < o.start(e, at); i++ {
+		if o.lostTo(position.Epoch, i) {
+			continue
+		}
 		if gone := o.log[i].Gone; gone.IsZero() || gone.After(e.time) {
 			o.fail(e, "#%s is among the newest %d, and is missing", o.name(i), e.last)
 		}
@@ -196,8 +234,11 @@ func (o *oracle) notice(e event, at int) {
 		o.falseAlarms = append(o.falseAlarms, fmt.Sprintf("%s: nothing of %s was lost to the history", e, o.names(o.next, at)))
 	}
 	o.next = at // which may be earlier, in an epoch that has ended
-	o.floor = max(o.floor, o.next)
+	before := o.epoch
 	o.move(e)
+	if o.floor = max(o.floor, o.next); o.epoch != before {
+		o.floor = o.next // an epoch may begin with what the client had in the one before
+	}
 }
 
 // excused reports whether there may be a gap: something that the client lacks was

@@ -32,6 +32,12 @@ type Features struct {
 	// PublishOptions say.
 	Topic func(name string, o live.PublishOptions) string
 
+	// LoseEnd has the store of a started broker lose at least the newest of a topic's
+	// publications, as when a machine loses power, and returns a broker on what is left
+	// of it: the same one, or one that is not started. nil: the store loses nothing, or
+	// everything.
+	LoseEnd func(t *testing.T, b live.Broker, topic string) live.Broker
+
 	// Quiet is how long nothing must come before the suite believes that nothing
 	// will. 0: 50 ms.
 	Quiet time.Duration

@@ -34,8 +34,9 @@ func TestFromPubSub(t *testing.T) {
 
 // A Sim without faults is a broker like any other.
 func TestSimWithoutFaults(t *testing.T) {
+	var sim *brokertest.Sim
 	nodes := func(t *testing.T, n int) []live.Broker {
-		sim := brokertest.NewSim(1, n, brokertest.Faults{Sparse: true})
+		sim = brokertest.NewSim(1, n, brokertest.Faults{Sparse: true})
 		brokers := make([]live.Broker, n)
 		for i := range brokers {
 			brokers[i] = sim.Node(i)
@@ -44,7 +45,10 @@ func TestSimWithoutFaults(t *testing.T) {
 	}
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return nodes(t, 1)[0]
-	}, brokertest.Features{History: true, Bus: true, Nodes: nodes})
+	}, brokertest.Features{History: true, Bus: true, Nodes: nodes, LoseEnd: func(_ *testing.T, b live.Broker, topic string) live.Broker {
+		sim.LoseEnd(topic, 5)
+		return b
+	}})
 }
 
 // exchange is the least that can be called a messaging system.

@@ -41,6 +41,12 @@ type Entry struct {
 	// Gone is when the history dropped it, by its rules or by a fault; zero: it
 	// has it still. It may lie ahead.
 	Gone time.Time
+
+	// Lost is when the history lost it together with all after it; zero: it did not. The
+	// epoch that began then lacks it, and goes on with what lay before it.
+	Lost time.Time
+
+	origin *Entry // what it is a copy of; nil: it is none
 }
 
 // Incident is something that went wrong.
@@ -62,7 +68,8 @@ type simTopic struct {
 type era struct {
 	epoch   string
 	from    time.Time
-	base    uint64 // the offset before the first publication
+	base    uint64   // the offset before the first publication
+	old     []*Entry // copies of what it took over from the epoch before it
 	entries []*Entry
 }
 
@@ -108,6 +115,15 @@ func (s *Sim) Reset(topic string) {
 	s.note(-1, topic, "reset")
 }
 
+// LoseEnd has the history of a topic lose its newest publications, n at most. Another epoch
+// begins with what is left.
+func (s *Sim) LoseEnd(topic string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.loseEnd(s.topic(topic), n)
+	s.note(-1, topic, "end lost")
+}
+
 // Log returns every publication that was ever taken on a topic, in order, through
 // all epochs.
 func (s *Sim) Log(topic string) []Entry {
@@ -145,6 +161,9 @@ func (s *Sim) Find(topic string, p live.Position) (n int, ok bool) {
 			n += len(e.entries)
 			continue
 		}
+		if len(e.old) > 0 && p.Offset <= e.base {
+			return t.placeAfter(e.old, p.Offset), true
+		}
 		for _, entry := range e.entries {
 			if entry.Offset <= p.Offset {
 				n++
@@ -153,6 +172,39 @@ func (s *Sim) Find(topic string, p live.Position) (n int, ok bool) {
 		return n, true
 	}
 	return 0, false
+}
+
+// placeAfter returns how many publications of the log are not after an offset of what an epoch
+// has taken over.
+func (t *simTopic) placeAfter(old []*Entry, offset uint64) (n int) {
+	i := 0 // how many of them are not after it
+	for i < len(old) && old[i].Offset <= offset {
+		i++
+	}
+	for _, e := range t.eras {
+		for _, entry := range e.entries {
+			switch {
+			case i > 0 && entry == old[i-1].origin:
+				return n + 1
+			case i == 0 && entry == old[0].origin:
+				return n
+			}
+			n++
+		}
+	}
+	return n
+}
+
+// Since returns when an epoch of a topic began.
+func (s *Sim) Since(topic, epoch string) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.topic(topic).eras {
+		if e.epoch == epoch {
+			return e.from
+		}
+	}
+	return time.Time{}
 }
 
 // Topics returns what a node is subscribed to, in order.
@@ -202,6 +254,9 @@ func (s *Sim) schedule() {
 	for i := range f.Resets {
 		time.AfterFunc(moment(), func() { s.reset(i) })
 	}
+	for i := range f.Ends {
+		time.AfterFunc(moment(), func() { s.loseEnds(i) })
+	}
 }
 
 // trim drops a part of each history.
@@ -238,6 +293,50 @@ func (s *Sim) reset(i int) {
 		}
 	}
 }
+
+// loseEnds has histories lose their newest publications.
+func (s *Sim) loseEnds(i int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.healed {
+		return
+	}
+	for _, name := range s.names {
+		if r := source(s.seed, "end", i, name); r.IntN(4) > 0 {
+			s.loseEnd(s.topics[name], 1+r.IntN(8))
+			s.note(-1, name, "end lost")
+		}
+	}
+}
+
+// loseEnd begins an epoch with all but the newest n publications of the one before it, whose
+// offsets it gives to others; mu is held.
+func (s *Sim) loseEnd(t *simTopic, n int) {
+	before := t.eras[len(t.eras)-1]
+	now := time.Now()
+	kept := before.kept(now)
+	left := kept[:max(len(kept)-n, 0)]
+	copies := make([]*Entry, len(left))
+	for i, entry := range left {
+		copies[i] = &Entry{Publication: new(live.Publication), Gone: entry.Gone, origin: entry.first()}
+		*copies[i].Publication = *entry.Publication
+	}
+	s.begin(t)
+	e := t.eras[len(t.eras)-1]
+	for _, entry := range kept[len(left):] {
+		entry.first().Lost = now
+	}
+	if len(copies) == 0 {
+		return
+	}
+	for _, entry := range copies {
+		entry.Epoch = e.epoch
+	}
+	e.old, e.base = copies, copies[len(copies)-1].Offset
+}
+
+// all returns all publications of an epoch, oldest first.
+func (e *era) all() []*Entry { return append(slices.Clip(e.old), e.entries...) }
 
 // begin begins an epoch; mu is held.
 func (s *Sim) begin(t *simTopic) {
@@ -296,12 +395,20 @@ func (e *era) lastAt(now time.Time) uint64 {
 // kept returns what the history holds at a time, oldest first.
 func (e *era) kept(now time.Time) []*Entry {
 	var kept []*Entry
-	for _, entry := range e.entries {
+	for _, entry := range e.all() {
 		if !entry.Time.After(now) && !entry.goneAt(now) {
 			kept = append(kept, entry)
 		}
 	}
 	return kept
+}
+
+// first returns what is in the log.
+func (e *Entry) first() *Entry {
+	if e.origin != nil {
+		return e.origin
+	}
+	return e
 }
 
 func (e *Entry) goneAt(now time.Time) bool { return !e.Gone.IsZero() && !e.Gone.After(now) }
@@ -377,7 +484,7 @@ func bytesOf(entries []*Entry) (bytes int) {
 
 // complete reports whether nothing was dropped between two offsets.
 func (e *era) complete(after, upto uint64, now time.Time) bool {
-	for _, entry := range e.entries {
+	for _, entry := range e.all() {
 		if entry.Offset > after && entry.Offset <= upto && entry.goneAt(now) {
 			return false
 		}

@@ -136,6 +136,10 @@ func TestFaultsHappen(t *testing.T) {
 			first, last := strings.Fields(log[0]), strings.Fields(log[len(log)-1])
 			return slices.Equal(got, log) && strings.Contains(incidents, "reset") && first[1] != last[1]
 		}},
+		{"Ends", brokertest.Faults{Ends: 3, Within: within}, func(got, log []string, incidents string) bool {
+			first, last := strings.Fields(log[0]), strings.Fields(log[len(log)-1])
+			return slices.Equal(got, log) && strings.Contains(incidents, "end lost") && first[1] != last[1] && last[2] != "200"
+		}},
 		{"Sparse", brokertest.Faults{Sparse: true}, func(got, log []string, _ string) bool {
 			return slices.Equal(got, log) && !strings.HasSuffix(log[100], " 101 100")
 		}},

@@ -90,6 +90,10 @@ func New(o Options) (*Broker, error) {
 	b.hub.init(b, runtime.GOMAXPROCS(0))
 	b.bus.init(b)
 	b.streams.init(b)
+	b.OnBroadcast(broadcastEpoch, b.epochEnded)
+	if b.countsMessages() {
+		b.tasks.Go(b.countMessages) // ends with Close
+	}
 	if b.server != nil && o.Cluster == nil {
 		if err := b.ensureAll(); err != nil {
 			b.Close(context.Background())
@@ -230,6 +234,9 @@ func (b *Broker) health() error {
 func (b *Broker) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		return nil
+	}
+	if b.countsMessages() && b.nc.IsConnected() {
+		b.countOnce(ctx)
 	}
 	b.cancel()
 	b.nc.RemoveStatusListener(b.status)

@@ -72,7 +72,14 @@ func TestEmbeddedInMemory(t *testing.T) {
 func TestEmbeddedOnDisk(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return open(t, Options{StoreDir: t.TempDir(), Streams: suiteStreams()})
-	}, brokertest.Features{History: true, Topic: suiteTopic})
+	}, brokertest.Features{History: true, Topic: suiteTopic, LoseEnd: func(t *testing.T, b live.Broker, topic string) live.Broker {
+		broker := b.(*Broker)
+		_, st := broker.streamOf(topic)
+		dir := broker.server.store.dir
+		broker.Close(context.Background())
+		cutFile(t, filepath.Join(dir, "jetstream", "$G", "streams", st.config.Name, "msgs", "1.blk"), 200)
+		return open(t, Options{StoreDir: dir, Streams: suiteStreams()})
+	}})
 }
 
 // Three nodes in one process, as three machines would be. All tests share them, each

@@ -31,6 +31,7 @@ func (b *Broker) watchConnection() {
 	var lines []uint64
 	var settled time.Time // when to look again; zero: that is done
 	lost := func(cause error) {
+		b.streams.suspect()
 		b.lost("", cause)
 		settled = time.Now().Add(leaseTime)
 	}
@@ -47,6 +48,7 @@ func (b *Broker) watchConnection() {
 				b.logger.Info("natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
 				lost(errReconnected)
 			} else if !now && connected {
+				b.streams.suspect() // what comes after it must not hide what is missing
 				b.logger.Warn("natsbroker: not connected", "err", b.nc.LastError())
 			}
 			connected = now

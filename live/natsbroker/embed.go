@@ -164,6 +164,9 @@ func (e *embedded) routeIDs() []uint64 {
 	return ids
 }
 
+// ends are the notes of where its streams end; nil: there are none.
+func (e *embedded) ends() *ends { return e.store.ends }
+
 // room is how many bytes all streams may have together, on the disk or in memory.
 func (e *embedded) room(disk bool) int64 {
 	c := e.srv.JetStreamConfig()
@@ -181,6 +184,7 @@ type store struct {
 	dir       string // absolute; "": there is none, since the node stores nothing
 	node      string // the name of the node
 	temporary bool   // dir is removed at the end
+	ends      *ends  // nil: no streams are kept here, or not beyond the process
 	lock      io.Closer
 }
 
@@ -213,7 +217,27 @@ func (s *store) prepare(o Options) error {
 	if err := s.chooseNode(o); err != nil {
 		return err
 	}
-	return s.checkOwner(o.Cluster)
+	if err := s.checkOwner(o.Cluster); err != nil {
+		return err
+	}
+	if s.temporary || o.Cluster != nil && o.Cluster.NoStore {
+		return nil
+	}
+	var err error
+	if s.ends, err = openEnds(filepath.Join(s.dir, "ends"), s.streams(), o.SyncAlways); err != nil {
+		return fmt.Errorf("natsbroker: store: %w", err)
+	}
+	return nil
+}
+
+// streams are the names of the streams that the folder has. What is wrong with it, if
+// anything, is for the server to say.
+func (s *store) streams() (names []string) {
+	all, _ := os.ReadDir(filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"))
+	for _, entry := range all {
+		names = append(names, entry.Name())
+	}
+	return names
 }
 
 func (s *store) makeDir() (err error) {
@@ -248,9 +272,7 @@ func (s *store) checkOwner(c *Cluster) error {
 	if former == owner || s.temporary {
 		return nil
 	}
-	// What is wrong with this folder, if anything, is for the server to say.
-	streams, _ := os.ReadDir(filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"))
-	if len(streams) > 0 && former != "" {
+	if len(s.streams()) > 0 && former != "" {
 		return fmt.Errorf("natsbroker: store %q has streams of %s, which would be lost in %s: "+
 			"use another StoreDir, or move them with \"nats stream backup\"", s.dir, former, owner)
 	}
@@ -335,8 +357,11 @@ func writeFile(path, content string) error {
 // close unlocks the folder, and removes it if it was for this server only.
 func (s *store) close() error {
 	var err error
+	if s.ends != nil {
+		err = s.ends.close(s.dir)
+	}
 	if s.lock != nil {
-		err = s.lock.Close() // first: Windows removes no open files
+		err = errors.Join(err, s.lock.Close()) // before it is removed: Windows removes no open files
 	}
 	if s.temporary {
 		err = errors.Join(err, os.RemoveAll(s.dir))

@@ -75,8 +75,14 @@ type child struct {
 // It is killed at the end of the test at the latest.
 func startChild(t *testing.T, env ...string) *child {
 	t.Helper()
-	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=2m")}
-	c.Env = append(append(os.Environ(), childEnv+"="+t.Name(),
+	return startChildOf(t, t.Name(), env...)
+}
+
+// startChildOf starts the child of a test that this one is part of.
+func startChildOf(t *testing.T, test string, env ...string) *child {
+	t.Helper()
+	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=2m")}
+	c.Env = append(append(os.Environ(), childEnv+"="+test,
 		"TMPDIR="+t.TempDir()), // since it is killed before it can tidy up
 		env...)
 	c.Stderr = &c.err

@@ -137,7 +137,7 @@ func (st *stream) lastOf(ctx context.Context, tokens string, before *agreement) 
 }
 
 func (st *stream) agreed(at agreement) agreement {
-	st.saw(at.sequence)
+	st.saw(at.sequence, time.Time{})
 	return at
 }
 

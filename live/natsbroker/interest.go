@@ -258,11 +258,11 @@ func (h *hub) place(in *interest, st *stream, p *live.Publication, header nats.H
 	p.Prev, _ = strconv.ParseUint(last(header, headerPrevious), 10, 64)
 	p.Offset = sequence
 	if sequence <= in.seen.Load() { // sent twice, or another stream of the same name
-		st.doubt()
+		st.suspect()
 		h.broker.lost(in.topic, errBackwards)
 	}
 	in.seen.Store(sequence)
-	p.Epoch = st.saw(sequence)
+	p.Epoch = st.saw(sequence, p.Time)
 }
 
 // last returns the last value of a header: what the stream itself has set, whatever

@@ -23,7 +23,9 @@ type Options struct {
 
 	// SyncAlways has every publication of a stream on the disk, not only with the
 	// operating system, before it is acknowledged. Without it a process that dies loses
-	// nothing, and a machine that loses power up to two minutes.
+	// nothing, and a machine that loses power up to two minutes. Clients that resume are
+	// then told of a gap, whether something was lost or not. On systems other than Linux
+	// they are told so after each end of the process that was not a stop.
 	SyncAlways bool
 
 	// Name is the embedded server's, which must be no other's in its cluster and stay
@@ -35,7 +37,9 @@ type Options struct {
 	Cluster *Cluster
 
 	// Servers are the URLs of a NATS that runs elsewhere, as "nats://10.0.0.1:4222";
-	// nothing is embedded then. It need not be up yet.
+	// nothing is embedded then. It need not be up yet. If it is one server, and is
+	// restarted while no instance of the application runs, clients that resume are told of
+	// a gap: nobody knows whether its streams are whole.
 	Servers []string
 
 	// Connect are further options for the connection to Servers: credentials, TLS.

@@ -60,9 +60,19 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	m.Header.Set(jetstream.MsgIDHeader, nuid.Next())
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
-	before := st.newestSeen()
+	var before seen
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
-		ack, err := st.attempt(ctx, m)
+		var ack *jetstream.PubAck
+		var err error
+		if !st.found.Load() { // nor compared with what it was
+			err = st.remake(ctx)
+		}
+		if err == nil {
+			if before.epoch == "" {
+				before = st.newestSeen()
+			}
+			ack, err = st.attempt(ctx, m)
+		}
 		if err == nil {
 			if ack.Duplicate {
 				st.sendOn(m, tokens, ack.Sequence)
@@ -111,16 +121,16 @@ func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
 	}
 }
 
-// acknowledged returns the position of a publication. A sequence that is not greater
-// than one that was seen before it is another stream's.
-func (st *stream) acknowledged(ctx context.Context, before, sequence uint64) live.Position {
-	if sequence <= before {
-		st.doubt()
+// acknowledged returns the position of a publication. before was seen before it was published:
+// a sequence that is not greater was given twice.
+func (st *stream) acknowledged(ctx context.Context, before seen, sequence uint64) live.Position {
+	if sequence <= before.sequence {
+		st.givenTwice(before.epoch)
 	}
 	state, err := st.since(ctx, time.Time{})
 	if err != nil {
 		return live.Position{} // it is stored; where, the subscribers will learn
 	}
-	st.saw(sequence)
+	st.saw(sequence, time.Time{})
 	return live.Position{Epoch: state.epoch, Offset: sequence}
 }

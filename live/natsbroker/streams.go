@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"reflect"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,11 +99,15 @@ type stream struct {
 	why    atomic.Pointer[error] // why it is not there; nil: not tried yet
 	found  atomic.Bool           // it was there once
 
-	asking sync.Mutex // held while the server is asked for its state; before mu
+	asking    sync.Mutex // held while the server is asked for its state; before comparing
+	comparing sync.Mutex // held while the stream is compared with what is known of it; before mu
+
+	end atomic.Pointer[end] // the note beside it; nil: there is none
 
 	mu     sync.Mutex // guards what follows
 	state  streamState
 	newest uint64 // greatest sequence seen
+	proof  proof
 }
 
 // streamState is what the stream's leader said of it.
@@ -239,11 +241,13 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 
 func (st *stream) make(ctx context.Context) error {
 	js := st.broker.js
-	asked := time.Now()
+	seen := st.newestSeen()
+	made := false
 	there, err := js.Stream(ctx, st.config.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		there, err = js.CreateStream(ctx, st.wanted(jetstream.StreamConfig{}))
 		if err == nil {
+			made = true
 			st.broker.logger.Info("natsbroker: stream made", "stream", st.config.Name)
 		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 			there, err = js.Stream(ctx, st.config.Name) // another node was faster
@@ -252,17 +256,22 @@ func (st *stream) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := deposed(there.CachedInfo()); err != nil {
+	info := there.CachedInfo()
+	if err := deposed(info); err != nil {
 		return err
 	}
-	is := there.CachedInfo().Config
+	if info, err = st.compare(ctx, info, seen, made); err != nil {
+		return err
+	}
+	is := info.Config
 	if want := st.wanted(is); !reflect.DeepEqual(is, want) {
 		if there, err = js.UpdateStream(ctx, want); err != nil {
 			return err
 		}
+		info = there.CachedInfo()
 		st.broker.logger.Info("natsbroker: stream changed", "stream", st.config.Name)
 	}
-	st.learn(there.CachedInfo(), asked)
+	st.learn(info, seen.asked)
 	return nil
 }
 
@@ -310,13 +319,10 @@ func orUnbounded(n int64) int64 {
 	return n
 }
 
-// learn takes note of what the leader said. An epoch is a stream's life: a stream
-// that is deleted and made again is another, also with the same name.
+// learn takes note of what the leader said.
 func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
-	h := fnv.New32a()
-	h.Write([]byte(st.config.Name))
 	now := streamState{
-		epoch: strconv.FormatInt(info.Created.UnixNano(), 36) + "-" + strconv.FormatUint(uint64(h.Sum32()), 36),
+		epoch: st.epochOf(info),
 		first: info.State.FirstSeq,
 		last:  info.State.LastSeq,
 		asked: asked,
@@ -328,6 +334,7 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 	defer st.mu.Unlock()
 	if now.epoch != st.state.epoch {
 		st.newest = 0
+		st.proof = proof{ended: st.proof.ended, endedAt: st.proof.endedAt}
 	}
 	if now.asked.After(st.state.asked) {
 		st.state = now
@@ -338,6 +345,11 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 
 // since returns a state of the stream that the leader gave after a moment.
 func (st *stream) since(ctx context.Context, moment time.Time) (streamState, error) {
+	if !st.found.Load() { // nor compared with what it was
+		if err := st.remake(ctx); err != nil {
+			return streamState{}, err
+		}
+	}
 	st.asking.Lock() // whoever waits here profits from the answer
 	defer st.asking.Unlock()
 	st.mu.Lock()
@@ -346,9 +358,9 @@ func (st *stream) since(ctx context.Context, moment time.Time) (streamState, err
 	if !known.asked.Before(moment) && !known.asked.IsZero() {
 		return known, nil
 	}
-	var asked time.Time
+	var seen seen
 	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
-		asked = time.Now()
+		seen = st.newestSeen()
 		return st.broker.js.Stream(ctx, st.config.Name)
 	})
 	if err == nil {
@@ -357,7 +369,11 @@ func (st *stream) since(ctx context.Context, moment time.Time) (streamState, err
 	if err != nil {
 		return streamState{}, err
 	}
-	return st.learn(there.CachedInfo(), asked), nil
+	info, err := st.compare(ctx, there.CachedInfo(), seen, false)
+	if err != nil {
+		return streamState{}, err
+	}
+	return st.learn(info, seen.asked), nil
 }
 
 // leaseTime is for how long a leader that has heard from a majority is surely the only
@@ -389,18 +405,30 @@ func (st *stream) doubt() {
 	st.state.asked = time.Time{}
 }
 
-// saw takes note of a sequence, and returns the epoch that it is taken to be of.
-func (st *stream) saw(sequence uint64) (epoch string) {
+// saw takes note of a sequence, and returns the epoch that it is taken to be of. at is when
+// it was stored; zero: unknown.
+func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
+	if n := st.end.Load(); n != nil {
+		n.saw(sequence, at)
+	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.newest = max(st.newest, sequence)
+	st.proof.saw(sequence, at)
 	return st.state.epoch
 }
 
-func (st *stream) newestSeen() uint64 {
+// seen is the greatest sequence that was seen in an epoch, at a time.
+type seen struct {
+	epoch    string
+	sequence uint64
+	asked    time.Time
+}
+
+func (st *stream) newestSeen() seen {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return st.newest
+	return seen{st.state.epoch, st.newest, time.Now()}
 }
 
 // gone reports whether an error may mean that the stream is not there.

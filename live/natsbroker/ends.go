@@ -1,0 +1,237 @@
+package natsbroker
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ends notes beside the streams of an embedded server how far each of them has come. A
+// server that starts compares: a stream that has less has lost its end, and would give the
+// numbers of what it lost to other publications.
+//
+// The notes are written and not synced, so they survive what the streams survive: a process
+// that is killed, but not a machine that loses power. Of that the file "running" tells. It is
+// there while a server runs, and says since which start of the machine.
+type ends struct {
+	dir string
+
+	mu  sync.Mutex // guards all
+	all map[string]*end
+}
+
+// openEnds opens the folder of the notes. streams are the names of those that the store has.
+// synced: they have everything on the disk before it is acknowledged.
+func openEnds(dir string, streams []string, synced bool) (*ends, error) {
+	e := &ends{dir: dir, all: make(map[string]*end)}
+	running := filepath.Join(dir, "running")
+	life, err := os.ReadFile(running)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		_, err = os.Stat(dir)
+		if errors.Is(err, fs.ErrNotExist) { // of streams that are there nobody knows where they end
+			err = errors.Join(os.MkdirAll(dir, 0o700), e.doubt(streams))
+		}
+	case err == nil && !survives(string(life)):
+		err = e.doubt(streams)
+	}
+	if err != nil {
+		return nil, err
+	}
+	now := bootID()
+	if synced {
+		now = onDisk
+	}
+	return e, errors.Join(writeFile(running, now+"\n"), syncDir(dir))
+}
+
+// doubt makes the notes of streams void, on the disk.
+func (e *ends) doubt(streams []string) error {
+	for _, name := range streams {
+		if err := writeFile(e.path(name), "?\n"); err != nil {
+			return err
+		}
+	}
+	return syncDir(e.dir)
+}
+
+func (e *ends) path(stream string) string { return filepath.Join(e.dir, stream+".end") }
+
+// onDisk stands in "running" when what is acknowledged is on the disk.
+const onDisk = "synced"
+
+// survives reports whether the streams have everything that was acknowledged in a life of
+// the server which has ended otherwise than by a stop.
+func survives(life string) bool {
+	life = strings.TrimSpace(life)
+	return life == onDisk || life != "" && life == bootID()
+}
+
+// close says that the server has stopped, and everything in the store is on the disk.
+func (e *ends) close(store string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.all {
+		n.file.Close()
+	}
+	err := filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return nil // removed meanwhile, by the server itself
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		return f.Sync()
+	})
+	if err != nil {
+		return err // "running" stays: who knows what is on the disk
+	}
+	if err := os.Remove(filepath.Join(e.dir, "running")); err != nil {
+		return err
+	}
+	return syncDir(e.dir)
+}
+
+// end is the note of one stream.
+type end struct {
+	file   *os.File
+	number uint64 // of the file
+
+	mu   sync.Mutex // guards what follows
+	note note
+}
+
+// note is what is known of a stream's end.
+type note struct {
+	sequence uint64 // the greatest
+	timed    uint64 // the greatest of which the time is known; 0: of none
+	time     int64  // when that was stored, in Unix nanoseconds
+	last     uint64 // when the stream was last looked at: its last sequence,
+	deleted  uint64 // and how many it lacked before that
+}
+
+// noteSize is a note's in the file: its numbers, the file's own number and a check.
+const noteSize = 7 * 8
+
+// open returns the note of a stream. Void says that there is one that tells nothing: the stream
+// may have lost its end. A stream without a note was made elsewhere, or is new.
+func (e *ends) open(stream string) (n *end, void bool, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if n = e.all[stream]; n != nil {
+		return n, false, nil
+	}
+	f, err := os.OpenFile(e.path(stream), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, false, err
+	}
+	n = &end{file: f, number: fileNumber(f)}
+	b, err := io.ReadAll(io.LimitReader(f, noteSize+1))
+	if err != nil {
+		f.Close()
+		return nil, false, err
+	}
+	e.all[stream] = n
+	return n, len(b) > 0 && !n.decode(b), nil
+}
+
+func (n *end) encode() []byte {
+	var b [noteSize]byte
+	var check uint64 = 1 // zeros are no note
+	for i, v := range []uint64{n.note.sequence, n.note.timed, uint64(n.note.time), n.note.last, n.note.deleted, n.number} {
+		binary.LittleEndian.PutUint64(b[i*8:], v)
+		check = check*31 + v
+	}
+	binary.LittleEndian.PutUint64(b[noteSize-8:], check)
+	return b[:]
+}
+
+// decode reports false if the note is damaged, or of another file: one that was copied back
+// from somewhere comes from an earlier time.
+func (n *end) decode(b []byte) bool {
+	if len(b) != noteSize {
+		return false
+	}
+	at := func(i int) uint64 { return binary.LittleEndian.Uint64(b[i*8:]) }
+	n.note = note{sequence: at(0), timed: at(1), time: int64(at(2)), last: at(3), deleted: at(4)}
+	if string(n.encode()) == string(b) {
+		return true
+	}
+	n.note = note{}
+	return false
+}
+
+// saw takes note of a sequence that the stream has; at is when it was stored, zero: unknown.
+func (n *end) saw(sequence uint64, at time.Time) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	timed := !at.IsZero() && sequence > n.note.timed
+	if sequence <= n.note.sequence && !timed {
+		return
+	}
+	n.note.sequence = max(n.note.sequence, sequence)
+	if timed {
+		n.note.timed, n.note.time = sequence, at.UnixNano()
+	}
+	n.write()
+}
+
+// counted takes note of how many messages a stream lacks up to its last.
+func (n *end) counted(last, deleted uint64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.note.last != last || n.note.deleted != deleted {
+		n.note.last, n.note.deleted = last, deleted
+		n.write()
+	}
+}
+
+// isBehind reports whether the stream has come further than when it was counted last.
+func (n *end) isBehind() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.note.last < n.note.sequence
+}
+
+// begin writes the first note after the stream was compared with the one before.
+func (n *end) begin(first note) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.note = first
+	if _, err := n.file.WriteAt(n.encode(), 0); err != nil {
+		return err
+	}
+	return n.file.Sync()
+}
+
+// write overwrites the note, which takes a microsecond. An error is none of the publication's,
+// and the note stays as it was: then the end is found earlier than it is, at worst.
+func (n *end) write() { n.file.WriteAt(n.encode(), 0) }
+
+func (n *end) known() note {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.note
+}
+
+// syncDir has the names in a folder on the disk.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("sync %s: %w", dir, err)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package natsbroker
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+func openNote(t *testing.T, e *ends) (n *end, void bool) {
+	t.Helper()
+	n, void, err := e.open("CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, void
+}
+
+// died is what a process leaves that was killed.
+func (e *ends) died() {
+	for _, n := range e.all {
+		n.file.Close()
+	}
+}
+
+func TestNotesSurviveTheProcess(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ends")
+	e, err := openEnds(dir, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, void := openNote(t, e)
+	if void {
+		t.Error("a stream without a note is suspected")
+	}
+	if err := n.begin(note{sequence: 3}); err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now()
+	n.saw(7, at)
+	n.saw(5, at.Add(time.Hour)) // an older one, late
+	n.saw(9, time.Time{})
+	n.counted(8, 2)
+	e.died()
+
+	if e, err = openEnds(dir, []string{"CHAT"}, false); err != nil {
+		t.Fatal(err)
+	}
+	n, void = openNote(t, e)
+	if want := (note{sequence: 9, timed: 7, time: at.UnixNano(), last: 8, deleted: 2}); void || n.known() != want {
+		t.Errorf("note %+v, void %v, want %+v", n.known(), void, want)
+	}
+	if err := e.close(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "running")); !os.IsNotExist(err) {
+		t.Errorf("the folder says that a server runs: %v", err)
+	}
+}
+
+// A note tells nothing about a stream that may have lost what the note tells of.
+func TestNotesAreVoid(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		synced bool
+		change func(t *testing.T, dir string)
+		void   bool
+	}{
+		{"killed", false, func(*testing.T, string) {}, false},
+		{"power cut", false, otherBoot, true},
+		{"power cut, all on the disk", true, func(*testing.T, string) {}, false},
+		{"stopped, then switched off", false, func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "running")) }, false},
+		{"no notes", false, func(t *testing.T, dir string) { os.RemoveAll(dir) }, true},
+		{"empty running", false, func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "running"), 0) }, true},
+		{"cut note", false, func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "CHAT.end"), 20) }, true},
+		{"copied back", false, func(t *testing.T, dir string) {
+			path := filepath.Join(dir, "CHAT.end")
+			b, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path+"2", b, 0o600); err != nil { // first, so that it has another number
+				t.Fatal(err)
+			}
+			if err := os.Rename(path+"2", path); err != nil {
+				t.Fatal(err)
+			}
+		}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "ends")
+			e, err := openEnds(dir, nil, c.synced)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n, _ := openNote(t, e)
+			if err := n.begin(note{sequence: 3}); err != nil {
+				t.Fatal(err)
+			}
+			e.died()
+			c.change(t, dir)
+			// Also if the next process is killed before it looks.
+			for range 2 {
+				if e, err = openEnds(dir, []string{"CHAT"}, c.synced); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n, void := openNote(t, e); void != c.void {
+				t.Errorf("void is %v, note %+v", void, n.known())
+			}
+		})
+	}
+}
+
+// otherBoot makes it look as if the machine had been started since.
+func otherBoot(t *testing.T, dir string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(dir, "running"), []byte("11111111-2222-3333-4444-555555555555\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzNote(f *testing.F) {
+	n := &end{number: 5}
+	f.Add(n.encode())
+	n.note = note{1, 2, 3, 4, 5}
+	f.Add(n.encode())
+	f.Add([]byte("?\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		n := &end{number: 5}
+		if n.decode(b) && string(n.encode()) != string(b) {
+			t.Error("another note")
+		}
+	})
+}

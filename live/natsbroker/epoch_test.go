@@ -1,0 +1,465 @@
+package natsbroker
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// blocks are the files of a stream's messages in a store, oldest first.
+func blocks(t *testing.T, dir string) []string {
+	t.Helper()
+	var files []string
+	for i := 1; ; i++ {
+		path := filepath.Join(dir, "jetstream", "$G", "streams", "CHAT", "msgs", strconv.Itoa(i)+".blk")
+		if _, err := os.Stat(path); err != nil {
+			break
+		}
+		files = append(files, path)
+	}
+	if len(files) == 0 {
+		t.Fatal("the stream has no files")
+	}
+	return files
+}
+
+// cutFile takes the last bytes from a file.
+func cutFile(t *testing.T, path string, bytes int64) {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err == nil {
+		err = os.Truncate(path, max(info.Size()-bytes, 0))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A stream that has lost something is another history after the restart, and one that has not
+// is the same, however its process ended.
+func TestCutStoreIsAnotherHistory(t *testing.T) {
+	const (
+		env   = "NATSBROKER_TEST_CUT"
+		count = 1200 // of 10 KB: two files
+	)
+	o := func(dir string) Options {
+		return Options{StoreDir: dir, Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgsPerTopic: 1000}}}
+	}
+	if dir := os.Getenv(env); dir != "" {
+		b := open(t, o(dir))
+		var at live.Position
+		for i := range count {
+			var err error
+			data := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, i, strings.Repeat("x", 10_000))
+			if at, err = b.Publish(t.Context(), fmt.Sprint("chat.", i%2), []byte(data), live.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n := (*b.streams.all.Load())[0].end.Load()
+		waitFor(t, "the server to have counted", func() bool { return n.known().last == count })
+		fmt.Println("ready")
+		fmt.Println(at)
+		awaitParent()
+		return
+	}
+	type cut struct {
+		name   string
+		change func(t *testing.T, dir string)
+		lost   bool
+	}
+	last := func(bytes int64) func(*testing.T, string) {
+		return func(t *testing.T, dir string) {
+			files := blocks(t, dir)
+			cutFile(t, files[len(files)-1], bytes)
+		}
+	}
+	first := func(bytes int64) func(*testing.T, string) {
+		return func(t *testing.T, dir string) { cutFile(t, blocks(t, dir)[0], bytes) }
+	}
+	cuts := []cut{
+		{"nothing", func(*testing.T, string) {}, false},
+		{"the index", func(t *testing.T, dir string) {
+			os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "CHAT", "msgs", "index.db"))
+		}, false},
+		{"a byte of the last file", last(1), true},
+		{"a message of the last file", last(10_100), true},
+		{"half of the last file", last(2_000_000), true},
+		{"all of the last file", last(1 << 40), true},
+		{"the end of the first file", first(25_000), true},
+		{"the last file is gone", func(t *testing.T, dir string) {
+			files := blocks(t, dir)
+			os.Remove(files[len(files)-1])
+		}, true},
+		{"zeros at the end", func(t *testing.T, dir string) {
+			files := blocks(t, dir)
+			f, err := os.OpenFile(files[len(files)-1], os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			info, _ := f.Stat()
+			f.WriteAt(make([]byte, 50_000), info.Size()-50_000)
+		}, true},
+		{"the messages", func(t *testing.T, dir string) {
+			os.RemoveAll(filepath.Dir(blocks(t, dir)[0]))
+		}, true},
+		{"the stream", func(t *testing.T, dir string) {
+			os.RemoveAll(filepath.Join(dir, "jetstream"))
+		}, true},
+		{"the notes", func(t *testing.T, dir string) { os.RemoveAll(filepath.Join(dir, "ends")) }, true},
+		{"the power", func(t *testing.T, dir string) { otherBoot(t, filepath.Join(dir, "ends")) }, true},
+	}
+	random := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
+	for range 3 {
+		bytes := 1 + random.Int64N(3_000_000)
+		cuts = append(cuts, cut{fmt.Sprint(bytes, " bytes of the last file"), last(bytes), true})
+	}
+	for _, c := range cuts {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			child := startChildOf(t, "TestCutStoreIsAnotherHistory", env+"="+dir)
+			line, err := child.out.ReadString('\n')
+			if err != nil {
+				t.Fatal(err)
+			}
+			before, err := live.ParsePosition(strings.TrimSpace(line))
+			if err != nil {
+				t.Fatal(err)
+			}
+			child.Process.Kill()
+			child.Wait()
+			c.change(t, dir)
+
+			b := open(t, o(dir))
+			for i := range 10 {
+				at, err := b.Publish(t.Context(), "chat.0", []byte(strconv.Itoa(i)), live.PublishOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if lost := at.Epoch != before.Epoch; lost != c.lost {
+					t.Fatalf("before it was cut the position was %v, and is %v", before, at)
+				}
+			}
+			b.Close(t.Context())
+			// And once more the same, after a stop.
+			at, err := open(t, o(dir)).Last(t.Context(), "chat.0")
+			if err != nil || c.lost == (at.Epoch == before.Epoch) {
+				t.Errorf("after another start it is %v, %v", at, err)
+			}
+		})
+	}
+}
+
+// A store that is brought back from a copy is another history, though it fits together.
+func TestRestoredStoreIsAnotherHistory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
+	publish := func(b *Broker, n int) (at live.Position) {
+		t.Helper()
+		for range n {
+			var err error
+			if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return at
+	}
+	copyStore := func(from, to string) {
+		t.Helper()
+		os.RemoveAll(to)
+		if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+			t.Fatalf("%s", out)
+		}
+	}
+	b := open(t, o)
+	publish(b, 20)
+	b.Close(t.Context())
+	copyStore(dir, dir+".copy")
+	b = open(t, o)
+	before := publish(b, 10)
+	b.Close(t.Context())
+	copyStore(dir+".copy", dir)
+	after := publish(open(t, o), 20)
+	if after.Epoch == before.Epoch {
+		t.Errorf("the position was %v, and is %v with other publications", before, after)
+	}
+}
+
+// elsewhere is a NATS server that a test stops and starts on one address and store.
+type elsewhere struct {
+	dir string
+	srv *server.Server
+}
+
+func (e *elsewhere) start(t *testing.T) {
+	t.Helper()
+	port := server.RANDOM_PORT
+	if e.srv != nil {
+		_, number, _ := strings.Cut(strings.TrimPrefix(e.srv.ClientURL(), "nats://"), ":")
+		port, _ = strconv.Atoi(number)
+	}
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, JetStream: true, StoreDir: e.dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("the server does not start")
+	}
+	e.srv = s
+	t.Cleanup(e.stop)
+}
+
+func (e *elsewhere) stop() {
+	e.srv.Shutdown()
+	e.srv.WaitForShutdown()
+}
+
+// lose takes the newest publications from the store.
+func (e *elsewhere) lose(t *testing.T) {
+	t.Helper()
+	files := blocks(t, e.dir)
+	os.Remove(filepath.Join(filepath.Dir(files[0]), "index.db"))
+	cutFile(t, files[len(files)-1], 700)
+}
+
+// A NATS elsewhere loses its end, and gives the sequences again before anybody has looked.
+func TestNATSThatLostItsEnd(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})
+	in := runInstance(t, 0, b, nil)
+	p := &press{topic: room, name: "before"}
+	for range 30 {
+		p.publish(in)
+	}
+	v := view(t, room, in)
+	p.publish(in)
+	waitFor(t, "the viewer", func() bool { return offsetOf(v.position()) == 31 })
+	before := v.position()
+	v.hangUp()
+	<-v.ended
+
+	e.stop()
+	e.lose(t)
+	hold := make(chan struct{})
+	go func() { // before the broker is back, most likely
+		defer close(hold)
+		e.start(t)
+		nc, err := nats.Connect(e.srv.ClientURL())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		js, _ := jetstream.New(nc)
+		for i := range 40 {
+			if _, err := js.Publish(t.Context(), roomStored, []byte(strconv.Itoa(i))); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	<-hold
+	waitFor(t, "the broker", func() bool { return b.health() == nil })
+	if at, err := b.Last(t.Context(), room); err != nil || at.Epoch == epochOf(before) {
+		t.Fatalf("the position is %v, %v, and was %v", at, err, before)
+	}
+	v.mustConnect(t, in)
+	again := &press{topic: room, name: "again"}
+	again.publish(in)
+	all := contentsBy(t, b.js, "CHAT", roomStored)
+	v.awaitLast(t, all)
+	if v.gaps() != 1 {
+		t.Errorf("the viewer was told of %d gaps", v.gaps())
+	}
+}
+
+// A NATS elsewhere that is started anew, and has lost nothing, is the same history to those who
+// were there, and nobody knows if nobody was.
+func TestNATSThatIsStartedAnew(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	o := Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}}
+	b := open(t, o)
+	at, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch := func(b *Broker) (epoch string) {
+		t.Helper()
+		waitFor(t, "the stream", func() bool {
+			at, err := b.Last(t.Context(), room)
+			epoch = at.Epoch
+			return err == nil
+		})
+		return epoch
+	}
+	if got := epoch(open(t, o)); got != at.Epoch {
+		t.Errorf("a second broker: epoch %s, not %s", got, at.Epoch)
+	}
+	b.Start(discard{})
+	e.stop()
+	e.start(t)
+	waitFor(t, "the broker", func() bool { return b.health() == nil })
+	if got := epoch(b); got != at.Epoch {
+		t.Errorf("the broker that was there: epoch %s, not %s", got, at.Epoch)
+	}
+	if got := epoch(open(t, o)); got != at.Epoch {
+		t.Errorf("a broker after it: epoch %s, not %s", got, at.Epoch)
+	}
+	b.Close(t.Context())
+	for range 2 { // with the broker of the line above gone too
+		e.stop()
+		e.start(t)
+	}
+	if got := epoch(open(t, o)); got == at.Epoch {
+		t.Error("nobody was there, and the epoch is the same")
+	}
+}
+
+type discard struct{}
+
+func (discard) Deliver(*live.Publication) {}
+func (discard) Lost(string, error)        {}
+
+// Who gives an epoch back that has ended, with a configuration that is older, does not bring
+// the history back.
+func TestEndedEpochStaysEnded(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
+	st := (*b.streams.all.Load())[0]
+	first, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err := b.js.Stream(t.Context(), "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.mu.Lock()
+	st.proof.reused = true
+	st.mu.Unlock()
+	st.doubt()
+	second, err := b.Last(t.Context(), room)
+	if err != nil || second.Epoch == first.Epoch {
+		t.Fatalf("%v, then %v, %v", first, second, err)
+	}
+	if _, err := b.js.UpdateStream(t.Context(), there.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	st.doubt()
+	third, err := b.Last(t.Context(), room)
+	if err != nil || third.Epoch == first.Epoch || third.Epoch == second.Epoch {
+		t.Errorf("%v, then %v, then %v, %v", first, second, third, err)
+	}
+}
+
+// A node tells the others when a stream has another epoch.
+func TestNodesHearOfAnotherEpoch(t *testing.T) {
+	s := startServer(t)
+	o := Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}}
+	a, b := open(t, o), open(t, o)
+	lost := make(chan error, 10)
+	a.Start(discard{})
+	b.Start(lostSink{lost})
+	if _, err := a.Publish(context.Background(), room, []byte("1"), live.PublishOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	st := (*a.streams.all.Load())[0]
+	st.givenTwice(st.newestSeen().epoch)
+	now, err := a.Last(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-lost:
+	case <-time.After(patience):
+		t.Fatal("the other node was not told")
+	}
+	if at, err := b.Last(t.Context(), room); err != nil || at != now {
+		t.Errorf("the other node is at %v, %v, not %v", at, err, now)
+	}
+}
+
+type lostSink struct{ lost chan error }
+
+func (lostSink) Deliver(*live.Publication)      {}
+func (s lostSink) Lost(topic string, err error) { s.lost <- err }
+
+// What nodes of a cluster have lost is found, whichever of them leads afterwards: it is there
+// still, or the history is another.
+func TestClusterThatLostFiles(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, chat)
+	f.bootAll()
+	var before live.Position
+	publish := func(n int) {
+		t.Helper()
+		for i := range n {
+			in := f.at(i % meshSize)
+			var err error
+			if before, err = in.broker.Publish(t.Context(), room, []byte(strconv.Itoa(i)), live.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	restart := func(change func(dirs []string)) live.Position {
+		t.Helper()
+		var dirs []string
+		for i := range f.instances {
+			dirs = append(dirs, f.at(i).broker.server.store.dir)
+			f.crash(i)
+		}
+		change(dirs)
+		for i := range f.instances {
+			f.revive(i)
+		}
+		f.awaitReady()
+		at, err := f.at(0).broker.Publish(t.Context(), room, []byte(`"after"`), live.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	publish(30)
+	if at := restart(func([]string) {}); at.Epoch != before.Epoch {
+		t.Errorf("nothing was lost: %v, then %v", before, at)
+	}
+	publish(30)
+	at := restart(func(dirs []string) {
+		for _, dir := range dirs { // the stream's messages, and the log that they come from
+			for _, pattern := range []string{"$G/streams/CHAT/msgs", "$SYS/_js_/S-R3F-*"} {
+				all, _ := filepath.Glob(filepath.Join(dir, "jetstream", pattern))
+				for _, path := range all {
+					os.RemoveAll(path)
+				}
+			}
+		}
+	})
+	if stored := f.contents(room); len(stored) < 62 && at.Epoch == before.Epoch {
+		t.Errorf("%d of 62 publications are left, and the position %v was %v", len(stored), at, before)
+	}
+	publish(30)
+	at = restart(func(dirs []string) { otherBoot(t, filepath.Join(dirs[1], "ends")) })
+	if at.Epoch == before.Epoch {
+		t.Errorf("the power went, and the position %v was %v", at, before)
+	}
+	for i := range f.instances {
+		if last, err := f.at(i).broker.Last(t.Context(), room); err != nil || last != at {
+			t.Errorf("node %d: %v, %v, want %v", i, last, err, at)
+		}
+	}
+}
