@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -119,7 +120,7 @@ func (m *Manager) broadcast(server *live.Server, fp string, how ending) {
 	defer cancel()
 	err := server.Broadcast(ctx, m.kind(), append([]byte{byte(how)}, fp...))
 	if err != nil && !errors.Is(err, live.ErrServerClosed) {
-		m.opts.Logger.Warn("websession: other servers do not know yet that a session has ended", "session", fp, "err", err)
+		m.logLimited(slog.LevelWarn, "websession: other servers do not know yet that a session has ended", "session", fp, "err", err)
 	}
 }
 
@@ -134,7 +135,7 @@ func (m *Manager) heard(data []byte) {
 		return
 	}
 	key := m.end(fp, how)
-	if _, plain := m.store.(*plainStore); plain && key != "" {
+	if m.plain != nil && key != "" {
 		// A socket here may just have written it again: see the package's comment.
 		go m.deleteAgain(key) // ends after storeTimeout
 	}
@@ -143,9 +144,7 @@ func (m *Manager) heard(data []byte) {
 func (m *Manager) deleteAgain(key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	if err := m.store.DeleteCtx(ctx, key); err != nil {
-		m.opts.Logger.Warn("websession: session not deleted", "session", fingerprint(key), "err", err)
-	}
+	m.store.DeleteCtx(ctx, key) // which logs its error
 }
 
 // end ends the sockets here, and returns the store's key of their session; "" if there are
@@ -233,6 +232,5 @@ func (m *Manager) revalidateSome(keys []string, known map[string]time.Time) erro
 // expired reports whether a session that is gone may have expired, rather than been deleted.
 // With an idle timeout and a store that does not tell its expiries nobody knows.
 func (m *Manager) expired(expiry time.Time) bool {
-	_, plain := m.store.(*plainStore)
-	return !time.Now().Before(expiry) || plain && m.scs.IdleTimeout > 0
+	return !time.Now().Before(expiry) || m.plain != nil && m.scs.IdleTimeout > 0
 }

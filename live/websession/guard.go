@@ -144,8 +144,8 @@ func (m *Manager) update(ctx context.Context, key string, version int64, data []
 		return record{}, false, nil
 	}
 	r = record{data: data, version: version + 1, expiry: expiry}
-	if s, plain := m.store.(*plainStore); plain {
-		r.version = s.version(data)
+	if m.plain != nil {
+		r.version = m.plain.version(data)
 	}
 	return r, true, nil
 }

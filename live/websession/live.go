@@ -3,6 +3,8 @@ package websession
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net/http"
 	"sync"
 	"time"
@@ -24,13 +26,14 @@ func visitOfSocket(s *live.Session) *visit {
 
 // Authenticate returns an OnAuth that lets those in whose session has a string under a
 // key, as "username"; it becomes the live session's Value, and thereby its user, for
-// DisconnectUser. Others are refused with 401. For more, write an OnAuth with FromRequest.
+// DisconnectUser. Others are refused with 401, and everybody with 503 if the store cannot be
+// read. For more, write an OnAuth with FromRequest.
 func Authenticate(key string) func(ctx context.Context, r *http.Request) (any, error) {
 	return func(_ context.Context, r *http.Request) (any, error) {
 		s := FromRequest(r)
 		name := s.GetString(key)
 		if err := s.Err(); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w (%w)", err, errStoreDown)
 		}
 		if name == "" {
 			return nil, errNotSignedIn
@@ -39,7 +42,10 @@ func Authenticate(key string) func(ctx context.Context, r *http.Request) (any, e
 	}
 }
 
-var errNotSignedIn = errors.New("websession: not signed in")
+var (
+	errNotSignedIn = errors.New("websession: not signed in")
+	errStoreDown   = live.Refuse(http.StatusServiceUnavailable, "the session cannot be read; try again")
+)
 
 // Configure returns options with callbacks around those of o, by which a live server's
 // sessions are tied to theirs here: FromLive finds them, and they end together. The
@@ -92,7 +98,7 @@ func (m *Manager) kind() string { return "websession " + m.scs.Cookie.Name }
 func (m *Manager) admit(ctx context.Context) error {
 	v := m.visitOf(ctx)
 	if v == nil {
-		m.opts.Logger.Error("websession: the live server's handler must be behind Manager.Middleware")
+		m.logLimited(slog.LevelError, "websession: the live server's handler must be behind Manager.Middleware")
 		return live.Refuse(http.StatusInternalServerError, "internal error")
 	}
 	if m.ended.how(fingerprint(v.presented)) == renewed {

@@ -36,10 +36,12 @@ type Options struct {
 // may be called from any goroutine.
 type Manager struct {
 	scs     *scs.SessionManager
-	store   Store // as scs has it behind the guard
+	store   Store       // as scs has it behind the guard, bounded
+	plain   *plainStore // what store calls if the application's cannot compare; else nil
 	opts    Options
 	ended   endings
 	sockets sockets
+	logs    logLimit
 }
 
 // New returns a manager of the sessions of sm; nil is one that keeps them in memory, with
@@ -56,7 +58,10 @@ func New(sm *scs.SessionManager, o Options) *Manager {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	m := &Manager{scs: sm, store: adapt(sm), opts: o}
+	m := &Manager{scs: sm, opts: o}
+	store := adapt(sm)
+	m.plain, _ = store.(*plainStore)
+	m.store = &bounded{store, m}
 	m.ended.byFingerprint = make(map[string]ending)
 	m.sockets.groups = make(map[string]*group)
 	sm.Store = &guard{m}
@@ -98,7 +103,7 @@ func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bo
 		_, values, err := m.scs.Codec.Decode(data)
 		if err != nil {
 			// One that nobody can read any more must not keep the others from being signed out.
-			m.opts.Logger.Warn("websession: session does not decode", "session", fingerprint(key), "err", err)
+			m.logLimited(slog.LevelWarn, "websession: session does not decode", "session", fingerprint(key), "err", err)
 			continue
 		}
 		if !match(values) || m.ended.has(fingerprint(key)) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -92,7 +93,7 @@ func (w *writer) settleUpgrade() {
 	}
 	w.settled = true
 	if err := w.visit.settle(w.ResponseWriter, w.request); err != nil {
-		w.visit.m.opts.Logger.Error("websession: session not saved in a handshake", "err", err)
+		w.visit.m.logLimited(slog.LevelError, "websession: session not saved in a handshake", "err", err)
 	}
 }
 

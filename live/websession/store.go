@@ -11,6 +11,10 @@ import (
 
 // Store is an scs store that can compare before it writes. With one, what package
 // websession promises holds between processes too. Package sqlitestore has one.
+//
+// Every call gets a context that ends: after five seconds for a call on a socket, 15 for one of a
+// request, and a minute for a list. A store that heeds it keeps nobody waiting for longer. scs
+// stores without contexts cannot be bounded: those must bound their calls themselves.
 type Store interface {
 	scs.CtxStore
 
