@@ -34,7 +34,7 @@ func (g *guard) CommitCtx(ctx context.Context, key string, b []byte, expiry time
 		return ErrHeadSent
 	}
 	base, known := v.getLoaded(key)
-	if !known && key != v.presented {
+	if !known && !v.came(key) {
 		return g.insert(ctx, v, key, b, expiry)
 	}
 	var found bool

@@ -101,10 +101,12 @@ func (m *Manager) admit(ctx context.Context) error {
 		m.logLimited(slog.LevelError, "websession: the live server's handler must be behind Manager.Middleware")
 		return live.Refuse(http.StatusInternalServerError, "internal error")
 	}
-	if m.ended.how(fingerprint(v.presented)) == renewed {
-		// The page dialled before its browser had the new cookie. It would be nobody until
-		// its next reload, were it let in.
-		return live.Refuse(http.StatusServiceUnavailable, "the session was renewed; try again")
+	for _, key := range v.claimed() {
+		if m.ended.how(fingerprint(key)) == renewed {
+			// The page dialled before its browser had the new cookie. It would be nobody until
+			// its next reload, were it let in.
+			return live.Refuse(http.StatusServiceUnavailable, "the session was renewed; try again")
+		}
 	}
 	return nil
 }

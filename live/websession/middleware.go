@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
@@ -16,6 +17,11 @@ import (
 // LoadAndSave, whose cookie it reads and writes, and must be around the handlers that use
 // sessions and the live server's alike. Over TLS the cookie is Secure even if
 // sm.Cookie does not say so.
+//
+// A browser can send several cookies of the name, if another program or an older version of this
+// one has set one with another Path or Domain. The first one whose session exists counts, and that
+// session alone is changed, renewed or destroyed. Eight of them are looked up at most. That
+// several came is logged.
 func (m *Manager) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.visitOf(r.Context()) != nil {
@@ -23,12 +29,8 @@ func (m *Manager) Middleware(next http.Handler) http.Handler {
 			return
 		}
 		w.Header().Add("Vary", "Cookie")
-		var token string
-		if cookie, err := r.Cookie(m.scs.Cookie.Name); err == nil {
-			token = cookie.Value
-		}
-		v := &visit{m: m, presented: m.keyOf(token)}
-		ctx, err := m.scs.Load(context.WithValue(r.Context(), visitKey{}, v), token)
+		v := &visit{m: m}
+		ctx, err := m.load(context.WithValue(r.Context(), visitKey{}, v), v, m.tokens(r))
 		if err != nil {
 			m.scs.ErrorFunc(w, r, err)
 			return
@@ -40,6 +42,53 @@ func (m *Manager) Middleware(next http.Handler) http.Handler {
 		next.ServeHTTP(answer, r)
 		answer.settle()
 	})
+}
+
+// maxCookies is how many cookies of the session's name are looked up in the store. A browser has
+// one for each pair of a Path and a Domain, which are two or three in practice. A hostile
+// client sends hundreds, and each would be a read.
+const maxCookies = 8
+
+// tokens returns the different values of the session's cookie, in the order in which they came. All
+// but maxCookies of them are left out.
+func (m *Manager) tokens(r *http.Request) []string {
+	var tokens []string
+	for _, cookie := range r.CookiesNamed(m.scs.Cookie.Name) {
+		if cookie.Value == "" || slices.Contains(tokens, cookie.Value) {
+			continue
+		}
+		if tokens = append(tokens, cookie.Value); len(tokens) == maxCookies {
+			break
+		}
+	}
+	return tokens
+}
+
+// load returns ctx with the request's copy of the first session that exists, and with an empty one
+// if none does.
+func (m *Manager) load(ctx context.Context, v *visit, tokens []string) (context.Context, error) {
+	for _, token := range tokens {
+		v.presented = append(v.presented, m.keyOf(token))
+	}
+	if len(tokens) == 0 {
+		return m.scs.Load(ctx, "")
+	}
+	var loaded context.Context
+	for _, token := range tokens {
+		var err error
+		if loaded, err = m.scs.Load(ctx, token); err != nil {
+			return nil, err
+		}
+		if m.scs.Token(loaded) != "" {
+			break
+		}
+	}
+	if len(tokens) > 1 {
+		m.logLimited(slog.LevelWarn, "websession: a request has several cookies of the session's name: "+
+			"delete those with another Path or Domain, or give this program's another name (SessionManager.Cookie.Name)",
+			"cookie", m.scs.Cookie.Name, "cookies", len(tokens), "session", fingerprint(m.keyOf(m.scs.Token(loaded))))
+	}
+	return loaded, nil
 }
 
 // commit saves the request's session, as far as it has changed, and sets the cookie.

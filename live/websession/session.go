@@ -269,7 +269,7 @@ func (s *Session) RenewToken() (err error) {
 // clearIfEnded empties the request's copy of a session that is in the store no more.
 func (v *visit) clearIfEnded(ctx context.Context) error {
 	key := v.m.keyOf(v.m.scs.Token(ctx))
-	if key == "" || key != v.presented {
+	if !v.came(key) {
 		return nil // it is the request's own, and not in the store yet
 	}
 	_, found, err := v.m.find(ctx, key)

@@ -3,6 +3,7 @@ package websession
 import (
 	"context"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,7 +15,7 @@ import (
 // the store.
 type visit struct {
 	m         *Manager
-	presented string // the store's key of the cookie that came; "" for none
+	presented []string // the store's keys of the cookies that were looked up
 
 	// phase is held for reading by what works on the request's copy, and for writing to
 	// settle.
@@ -42,6 +43,22 @@ func (m *Manager) visitOf(ctx context.Context) *visit {
 	}
 	return nil
 }
+
+// claimed returns the keys by which a handshake is judged: that of the session, and if there is
+// none those of the cookies that came.
+func (v *visit) claimed() []string {
+	var key string
+	if !v.request(func(ctx context.Context) { key = v.m.keyOf(v.m.scs.Token(ctx)) }) {
+		key = v.key
+	}
+	if key != "" {
+		return []string{key}
+	}
+	return v.presented
+}
+
+// came reports whether a key is that of a cookie which came with the request.
+func (v *visit) came(key string) bool { return slices.Contains(v.presented, key) }
 
 func (v *visit) setLoaded(key string, r record) {
 	v.mu.Lock()
