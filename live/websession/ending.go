@@ -32,6 +32,11 @@ const (
 	// cookie should be at the browser before it dials again.
 	renewGrace = 250 * time.Millisecond
 
+	// renewSettles is how long a handshake with an old token is refused whatever OnAuth says:
+	// the response with the new cookie may be under way. After that it is a token like any
+	// other that does not exist, or a visitor whose response was lost would never get in.
+	renewSettles = 10 * time.Second
+
 	// broadcastTimeout bounds how long a broker is tried. Sockets that do not hear of it are
 	// found by the revalidation.
 	broadcastTimeout = 5 * time.Second
@@ -45,7 +50,8 @@ const (
 type endings struct {
 	mu            sync.Mutex // guards what follows
 	byFingerprint map[string]ending
-	order         []ended // oldest first
+	order         []ended              // oldest first
+	renewals      map[string]time.Time // when the renewed among them were; made when one is
 }
 
 type ended struct {
@@ -59,10 +65,17 @@ func (e *endings) add(fp string, how ending) {
 	now := time.Now()
 	for len(e.order) > 0 && (now.Sub(e.order[0].at) > remembered || len(e.order) >= maxRemembered) {
 		delete(e.byFingerprint, e.order[0].fp)
+		delete(e.renewals, e.order[0].fp)
 		e.order = e.order[1:]
 	}
 	if _, known := e.byFingerprint[fp]; !known {
 		e.order = append(e.order, ended{fp, now})
+	}
+	if how == renewed && e.byFingerprint[fp] != renewed {
+		if e.renewals == nil {
+			e.renewals = make(map[string]time.Time)
+		}
+		e.renewals[fp] = now
 	}
 	e.byFingerprint[fp] = how
 }
@@ -72,12 +85,22 @@ func (e *endings) forget(fp string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.byFingerprint, fp)
+	delete(e.renewals, fp)
 }
 
 func (e *endings) how(fp string) ending {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.byFingerprint[fp]
+}
+
+// renewing reports whether a session got another token a moment ago, which its browser may not
+// have yet.
+func (e *endings) renewing(fp string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	at, known := e.renewals[fp]
+	return known && e.byFingerprint[fp] == renewed && time.Since(at) < renewSettles
 }
 
 func (e *endings) has(fp string) bool { return e.how(fp) != undecided }

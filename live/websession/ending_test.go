@@ -115,8 +115,80 @@ func TestRenewalHasSocketsComeBack(t *testing.T) {
 
 	// One that dials with the old cookie must not be taken for a stranger, and stay one.
 	b.setCookie(n.url, old)
-	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusServiceUnavailable {
+	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("who dials too early gets %v", resp)
+	}
+	if !strings.Contains(n.logs.String(), "do not arrive") {
+		t.Error("the log does not say what to look for")
+	}
+}
+
+// A renewal whose response is lost leaves the browser with a token of no session, and that is all.
+func TestALostRenewalIsASignOut(t *testing.T) {
+	for name, sm := range map[string]func() *scs.SessionManager{"memory": memory, "hashed tokens": hashed} {
+		t.Run(name, func(t *testing.T) {
+			n, b := start(t, setting{sm: sm(), live: signedIn()}), newBrowser(t)
+			b.get(n.url + "/login?user=ana")
+			old := b.cookie(n.url)
+			b.get(n.url + "/login?user=ana")
+			b.setCookie(n.url, old) // the second response was lost
+			if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusUnauthorized || resp.Header.Get("Retry-After") != "" {
+				t.Errorf("the handshake was answered with %v", resp)
+			}
+			if status, body, header := b.ask(n.url + "/get?key=username"); status != http.StatusOK || body != "" || header.Get("Set-Cookie") != "" {
+				t.Errorf("a request was answered with %d %q, cookie %q", status, body, header.Get("Set-Cookie"))
+			}
+			b.get(n.url + "/login?user=ana")
+			if _, l := b.dial(n); l.Value() != "ana" {
+				t.Errorf("after signing in again the socket is of %v", l.Value())
+			}
+		})
+	}
+}
+
+// On the other server, too, and if that has not heard of the renewal.
+func TestALostRenewalIsASignOutOnTheOtherServer(t *testing.T) {
+	x, here, there := twoNodes(t, websession.Options{}, true)
+	for _, deaf := range []bool{false, true} {
+		x.deaf.Store(deaf)
+		b := newBrowser(t)
+		b.get(here.url + "/login?user=ana")
+		old := b.cookie(here.url)
+		b.get(here.url + "/login?user=ana")
+		b.setCookie(here.url, old)
+		if _, resp, err := b.tryDial(there); err == nil || resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("deaf %v: the handshake was answered with %v", deaf, resp)
+		}
+		if got := b.get(there.url + "/get?key=username"); got != "" {
+			t.Errorf("deaf %v: %s is signed in", deaf, got)
+		}
+	}
+}
+
+// A handshake must not take a store that is down for a sign-out, nor a sign-out for a store
+// that is down.
+func TestAHandshakeTellsSignOutFromAStoreThatIsDown(t *testing.T) {
+	store := &failing{MemStore: memstore.New()}
+	sm := scs.New()
+	sm.Store = store
+	n, b := start(t, setting{sm: sm, live: signedIn()}), newBrowser(t)
+	b.get(n.url + "/login?user=ana")
+	alive := b.cookie(n.url)
+	b.get(n.url + "/login?user=ana")
+	renewed := alive
+	alive = b.cookie(n.url)
+	store.fails.Store(true)
+	for name, c := range map[string]struct {
+		token  string
+		status int
+	}{"alive": {alive, http.StatusInternalServerError}, "renewed": {renewed, http.StatusUnauthorized}} {
+		b.setCookie(n.url, c.token)
+		if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != c.status {
+			t.Errorf("%s: answered with %v", name, resp)
+		}
+	}
+	if logs := n.logs.String(); !strings.Contains(logs, "a call of the session store failed") || !strings.Contains(logs, errStore.Error()) {
+		t.Error("the log does not tell of the store")
 	}
 }
 

@@ -21,6 +21,30 @@ func TestRevalidationIsInTimeAndSpread(t *testing.T) {
 	}
 }
 
+// A visitor whose renewal was lost gets in as one of no session after a moment, where strangers may.
+func TestARenewalSettles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e endings
+		e.byFingerprint = make(map[string]ending)
+		e.add("a", renewed)
+		e.add("b", destroyed)
+		time.Sleep(renewSettles - time.Second)
+		e.add("a", renewed) // the broadcast of the same
+		if !e.renewing("a") || e.renewing("b") || e.renewing("c") {
+			t.Error("too early")
+		}
+		time.Sleep(time.Second)
+		if e.renewing("a") || e.how("a") != renewed {
+			t.Error("too late")
+		}
+		time.Sleep(remembered)
+		e.add("c", destroyed)
+		if len(e.renewals) > 0 {
+			t.Errorf("%d are remembered", len(e.renewals))
+		}
+	})
+}
+
 // No client fills a disk with lines, and none is lost without being counted.
 func TestLinesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

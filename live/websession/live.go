@@ -45,6 +45,7 @@ func Authenticate(key string) func(ctx context.Context, r *http.Request) (any, e
 var (
 	errNotSignedIn = errors.New("websession: not signed in")
 	errStoreDown   = live.Refuse(http.StatusServiceUnavailable, "the session cannot be read; try again")
+	errRenewed     = errors.New("websession: the session has another token since it was renewed")
 )
 
 // Configure returns options with callbacks around those of o, by which a live server's
@@ -94,7 +95,9 @@ func (m *Manager) Attach(server *live.Server) {
 // kind is of the broadcasts of this manager, and of those of the same application.
 func (m *Manager) kind() string { return "websession " + m.scs.Cookie.Name }
 
-// admit refuses a handshake that cannot be right.
+// admit refuses a handshake that cannot be right. The client of a session that was renewed a
+// moment ago gets 401: its browser may not have the new cookie yet, and were it let in it would be
+// nobody until its next reload.
 func (m *Manager) admit(ctx context.Context) error {
 	v := m.visitOf(ctx)
 	if v == nil {
@@ -102,10 +105,10 @@ func (m *Manager) admit(ctx context.Context) error {
 		return live.Refuse(http.StatusInternalServerError, "internal error")
 	}
 	for _, key := range v.claimed() {
-		if m.ended.how(fingerprint(key)) == renewed {
-			// The page dialled before its browser had the new cookie. It would be nobody until
-			// its next reload, were it let in.
-			return live.Refuse(http.StatusServiceUnavailable, "the session was renewed; try again")
+		if fp := fingerprint(key); m.ended.renewing(fp) {
+			m.logLimited(slog.LevelInfo, "websession: a handshake came with a token that was just renewed: "+
+				"if this goes on, find out why responses that set the new cookie do not arrive", "session", fp)
+			return errRenewed
 		}
 	}
 	return nil

@@ -252,6 +252,10 @@ func (s *Session) Destroy() (err error) {
 // the session has ended since the request began, its values do not live on under another
 // token: the new session is empty. On a socket, and after the head of the response is sent, it
 // returns ErrHeadSent.
+//
+// The new cookie goes with the response. If that is lost, the browser's old token is one of no
+// session: its next request has none, its next handshake is refused with 401, and its user signs
+// in again.
 func (s *Session) RenewToken() (err error) {
 	if s == nil {
 		return ErrNoSession
