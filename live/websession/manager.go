@@ -65,13 +65,22 @@ func New(sm *scs.SessionManager, o Options) *Manager {
 	m.ended.byFingerprint = make(map[string]ending)
 	m.sockets.groups = make(map[string]*group)
 	sm.Store = &guard{m}
+	if s, ok := store.(*sqlitestore.Store); ok {
+		for _, warning := range s.Warnings() {
+			o.Logger.Warn("websession: the session database could be set up better", "advice", warning)
+		}
+	}
 	return m
 }
 
 // NewSQLiteSessionManager returns an scs.SessionManager, to be configured further and then
 // given to New, that keeps its sessions in an SQLite database, where they survive a restart.
 // It creates the table sessions and its index if they are not there, and converts a table of
-// scs's sqlite3store. See package sqlitestore for the drivers and what is set at the database.
+// scs's sqlite3store. Nothing needs to stand in the DSN but the file.
+//
+// The error says what to do if the file cannot be opened or written, or if the database is in
+// memory and the pool may have several connections. Package sqlitestore says which drivers there are,
+// what is set at the database, and how long a call waits for a connection or a lock.
 func NewSQLiteSessionManager(db *sql.DB) (*scs.SessionManager, error) {
 	store, err := sqlitestore.New(db)
 	if err != nil {

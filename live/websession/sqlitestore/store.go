@@ -15,32 +15,53 @@
 // # What is set at the database
 //
 // New switches the file to write-ahead logging, in which readers and a writer do not wait for
-// each other, and which the file remembers. Every call sets a busy timeout of five
-// seconds at the connection that it uses, so that a writer elsewhere, in this program or
-// another, makes it wait and does not make it fail. Writers of one Store queue up before
-// they get to SQLite, whose own waiting is by sleeping.
+// each other, and which the file remembers. It fails if the file cannot be written.
+//
+// A pool opens connections when it likes, and a new one has none of the settings of the
+// others. So nothing needs to stand in the DSN for this package: every write looks at the busy timeout of
+// its connection. A connection that would not wait at all waits five seconds from then on. One that
+// would wait longer than that does so again after the call. If SQLite still says that the
+// database is locked, the call is tried again, for five seconds in all, and then fails with ErrBusy.
+//
+// The program's own queries are not tried again. For them the DSN should tell every connection to wait,
+// with _pragma=busy_timeout(5000) for modernc.org/sqlite and _busy_timeout=5000 for
+// go-sqlite3. Warnings tells if it does not.
+//
+// # What a call waits for
+//
+// Every call ends, also without a context: after some 15 seconds, and after a minute for
+// a list of all sessions. One call of a Store writes at a time, and eight read, so that hundreds of
+// requests do not open hundreds of connections.
+//
+// A call waits four seconds for a connection of the pool, and then fails with ErrNoConnection.
+// This happens where a handler keeps the last connection while its response begins, which is
+// when its session is saved. With db.SetMaxOpenConns(1), one open sql.Rows is enough. The
+// remedy is to read the rows before the first byte of the response is written, or to allow more
+// connections. A transaction that has written has the same effect whatever the number of
+// connections: SQLite has one writer. The call then fails with ErrBusy.
+//
+// # What it refuses
+//
+// A database in memory must have a single connection (db.SetMaxOpenConns(1)), as each has one of
+// its own otherwise; New returns an error. So it does for a file that is read-only, or whose folder is
+// not there. Errors say what to do, at New and later, as when the disk is full. A file with
+// cache=shared in its DSN is not for this package: there a driver may wait without a bound.
 //
 // How sure a write is in a power failure is for the program to choose. With synchronous=FULL,
 // modernc's default, a sign-out is on the disk when it returns. With NORMAL, mattn's in this
-// mode of logging, it is faster, and the last sign-outs may be undone. A database in memory
-// must have a single connection (db.SetMaxOpenConns(1)), as each has one of its own otherwise.
+// mode of logging, it is faster, and the last sign-outs may be undone.
 package sqlitestore
 
 import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"strings"
 	"sync/atomic"
 	"time"
 )
 
 const (
-	// busyTimeout is how long another's write is waited for, in milliseconds: far longer
-	// than a write takes, and no longer than a person waits for a page.
-	busyTimeout = 5000
-
 	// cleanEvery is how often expired sessions are deleted. They are not found any more
 	// before that; this is for the size of the file alone.
 	cleanEvery = 5 * time.Minute
@@ -56,132 +77,58 @@ const (
 // called from any goroutine. It has no goroutine and need not be closed: expired sessions are
 // deleted now and then, after one was saved.
 type Store struct {
-	db      *sql.DB
-	writing chan struct{} // one place: it is taken by who writes
-	cleaned atomic.Int64  // when it was last cleaned, in Unix milliseconds
+	db        *sql.DB
+	writing   chan struct{} // a place for each call that may write
+	reading   chan struct{} // a place for each call that may read
+	cleaned   atomic.Int64  // when it was last cleaned, in Unix milliseconds
+	impatient atomic.Bool   // a connection of the pool came that does not wait for a lock
+
+	// What follows is as New found it.
+	fragile  bool // the sessions are in the memory of one connection
+	fileMode string
 }
 
 // New returns a store that keeps its sessions in the table sessions. It creates the table
 // and its index if they are not there. A table of scs's sqlite3store is converted, with
 // the sessions that are in it; a program that uses that cannot read it afterwards.
+//
+// The error says what to do if the file cannot be opened or written, or if the
+// database is in memory and the pool may have several connections. A file that another program has
+// locked is waited for, ten seconds at most.
 func New(db *sql.DB) (*Store, error) {
 	if db == nil {
 		return nil, errors.New("sqlitestore: the database is nil")
 	}
-	s := &Store{db: db, writing: make(chan struct{}, 1)}
+	s := &Store{db: db, writing: make(chan struct{}, 1), reading: make(chan struct{}, maxReaders)}
 	s.cleaned.Store(time.Now().UnixMilli())
-	ctx, cancel := context.WithTimeout(context.Background(), 2*busyTimeout*time.Millisecond)
-	defer cancel()
-	if err := s.write(ctx, s.prepare); err != nil {
-		return nil, fmt.Errorf("sqlitestore: %w", err)
+	if err := s.write(context.Background(), startLimit, s.prepare); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-const schema = `
-CREATE TABLE IF NOT EXISTS sessions (
-	token   TEXT PRIMARY KEY,
-	data    BLOB NOT NULL,
-	expiry  INTEGER NOT NULL, -- Unix time in milliseconds
-	version INTEGER NOT NULL  -- begins with the time in microseconds, one more for each change
-);
-CREATE INDEX IF NOT EXISTS sessions_expiry_idx ON sessions(expiry);`
-
-func (s *Store) prepare(ctx context.Context, conn *sql.Conn) error {
-	if err := useWAL(ctx, conn); err != nil {
-		return err
+// Warnings returns what could be set up better at the database and its pool, a sentence each,
+// for an operator; nil if nothing could. websession.New logs them.
+func (s *Store) Warnings() []string {
+	var warnings []string
+	if s.impatient.Load() {
+		warnings = append(warnings, "connections of the pool do not wait while the database is locked, so that the program's own "+
+			"queries can fail with SQLITE_BUSY: add _pragma=busy_timeout(5000) to the DSN of modernc.org/sqlite, "+
+			"or _busy_timeout=5000 to that of github.com/mattn/go-sqlite3")
 	}
-	// Immediate: two programs that start at once come one after the other, and the second
-	// finds everything done.
-	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
-		return err
+	if s.fileMode != "" && s.db.Stats().MaxOpenConnections == 1 {
+		warnings = append(warnings, "the pool has one connection, so that a session cannot be saved while a handler has rows "+
+			"or a transaction open: close them before the response begins, or allow more connections with db.SetMaxOpenConns")
 	}
-	err := migrate(ctx, conn)
-	if err == nil {
-		_, err = conn.ExecContext(ctx, "COMMIT")
+	if s.fileMode != "" && s.fileMode != "wal" {
+		warnings = append(warnings, "the file could not be switched to write-ahead logging, so that readers and writers wait for "+
+			"each other: keep it on a local disk, and set no other journal_mode in the DSN")
 	}
-	if err != nil {
-		conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
-	}
-	return err
-}
-
-// useWAL switches the journal's mode. SQLite does not wait for that, whatever the busy
-// timeout: another program that starts may be switching just now. A database that cannot,
-// as one in memory, keeps the mode that it has.
-func useWAL(ctx context.Context, conn *sql.Conn) error {
-	for {
-		_, err := conn.ExecContext(ctx, "PRAGMA journal_mode = WAL")
-		if err == nil || !strings.Contains(err.Error(), "locked") {
-			return err
-		}
-		select {
-		case <-time.After(10 * time.Millisecond): // some switches long
-		case <-ctx.Done():
-			return err
-		}
-	}
-}
-
-// migrate creates the table, and fills it with what is in one of sqlite3store's, whose
-// expiry is a Julian day.
-func migrate(ctx context.Context, conn *sql.Conn) error {
-	var columns, versions int
-	err := conn.QueryRowContext(ctx, `SELECT count(*), count(CASE WHEN name = 'version' THEN 1 END)
-		FROM pragma_table_info('sessions')`).Scan(&columns, &versions)
-	if err != nil {
-		return err
-	}
-	if columns == 0 || versions > 0 {
-		return execAll(ctx, conn, schema)
-	}
-	return execAll(ctx, conn, `
-		DROP INDEX IF EXISTS sessions_expiry_idx;
-		ALTER TABLE sessions RENAME TO sessions_before;`+schema+`
-		INSERT INTO sessions (token, data, expiry, version)
-			SELECT token, data, CAST(round((expiry - 2440587.5) * 86400000) AS INTEGER), 1 FROM sessions_before;
-		DROP TABLE sessions_before;`)
-}
-
-// execAll carries out statements one by one: not every driver takes several at once.
-func execAll(ctx context.Context, conn *sql.Conn, statements string) error {
-	for statement := range strings.SplitSeq(statements, ";") {
-		if strings.TrimSpace(statement) == "" {
-			continue
-		}
-		if _, err := conn.ExecContext(ctx, statement); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// with calls f with a connection that waits while the database is busy.
-func (s *Store) with(ctx context.Context, f func(context.Context, *sql.Conn) error) error {
-	conn, err := s.db.Conn(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Close() // back to the pool
-	if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", busyTimeout)); err != nil {
-		return err
-	}
-	return f(ctx, conn)
-}
-
-// write is with, for who writes.
-func (s *Store) write(ctx context.Context, f func(context.Context, *sql.Conn) error) error {
-	select {
-	case s.writing <- struct{}{}:
-		defer func() { <-s.writing }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	return s.with(ctx, f)
+	return warnings
 }
 
 func (s *Store) exec(ctx context.Context, query string, args ...any) (rows int64, err error) {
-	err = s.write(ctx, func(ctx context.Context, conn *sql.Conn) error {
+	err = s.write(ctx, callLimit, func(ctx context.Context, conn *sql.Conn) error {
 		result, err := conn.ExecContext(ctx, query, args...)
 		if err == nil {
 			rows, err = result.RowsAffected()
@@ -200,14 +147,16 @@ func (s *Store) FindCtx(ctx context.Context, token string) (b []byte, found bool
 // FindVersion implements websession.Store.
 func (s *Store) FindVersion(ctx context.Context, token string) (b []byte, version int64, expiry time.Time, found bool, err error) {
 	var ms int64
-	err = s.with(ctx, func(ctx context.Context, conn *sql.Conn) error {
-		return conn.QueryRowContext(ctx, "SELECT data, version, expiry FROM sessions WHERE token = $1 AND expiry > $2",
+	err = s.read(ctx, callLimit, func(ctx context.Context, conn *sql.Conn) error {
+		err := conn.QueryRowContext(ctx, "SELECT data, version, expiry FROM sessions WHERE token = $1 AND expiry > $2",
 			token, time.Now().UnixMilli()).Scan(&b, &version, &ms)
+		found = err == nil
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil
+		}
+		return err
 	})
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return nil, 0, time.Time{}, false, nil
-	case err != nil:
+	if err != nil || !found {
 		return nil, 0, time.Time{}, false, err
 	}
 	return b, version, time.UnixMilli(ms), true, nil
@@ -248,7 +197,7 @@ func (s *Store) Expiries(ctx context.Context, tokens []string) (map[string]time.
 		args = append(args, token)
 	}
 	query := "SELECT token, expiry FROM sessions WHERE expiry > ? AND token IN (?" + strings.Repeat(",?", len(tokens)-1) + ")"
-	err := s.rows(ctx, query, args, func(rows *sql.Rows) error {
+	err := s.rows(ctx, callLimit, query, args, func(rows *sql.Rows) error {
 		var token string
 		var ms int64
 		err := rows.Scan(&token, &ms)
@@ -262,7 +211,7 @@ func (s *Store) Expiries(ctx context.Context, tokens []string) (map[string]time.
 func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	sessions := make(map[string][]byte)
 	query := "SELECT token, data FROM sessions WHERE expiry > ?"
-	err := s.rows(ctx, query, []any{time.Now().UnixMilli()}, func(rows *sql.Rows) error {
+	err := s.rows(ctx, listLimit, query, []any{time.Now().UnixMilli()}, func(rows *sql.Rows) error {
 		var token string
 		var b []byte
 		err := rows.Scan(&token, &b)
@@ -272,9 +221,10 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	return sessions, err
 }
 
-// rows calls f for every row.
-func (s *Store) rows(ctx context.Context, query string, args []any, f func(*sql.Rows) error) error {
-	return s.with(ctx, func(ctx context.Context, conn *sql.Conn) error {
+// rows calls f for every row. The connection is held until the last one: f must not use the
+// store.
+func (s *Store) rows(ctx context.Context, l limit, query string, args []any, f func(*sql.Rows) error) error {
+	return s.read(ctx, l, func(ctx context.Context, conn *sql.Conn) error {
 		rows, err := conn.QueryContext(ctx, query, args...)
 		if err != nil {
 			return err

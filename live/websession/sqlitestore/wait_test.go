@@ -1,0 +1,310 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// scripted is a driver whose connections answer what a test says. By default they answer like an
+// SQLite file that is ready.
+type scripted struct {
+	mu     sync.Mutex
+	answer func(ctx context.Context, query string) error // nil: all is well
+	opened int                                           // connections
+}
+
+func (d *scripted) Connect(ctx context.Context) (driver.Conn, error) {
+	d.mu.Lock()
+	d.opened++
+	d.mu.Unlock()
+	if err := d.ask(ctx, "open"); err != nil {
+		return nil, err
+	}
+	return &scriptedConn{d}, nil
+}
+
+func (d *scripted) Driver() driver.Driver { return nil }
+
+func (d *scripted) ask(ctx context.Context, query string) error {
+	d.mu.Lock()
+	answer := d.answer
+	d.mu.Unlock()
+	if answer == nil {
+		return nil
+	}
+	return answer(ctx, query)
+}
+
+func (d *scripted) setAnswer(answer func(ctx context.Context, query string) error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answer = answer
+}
+
+type scriptedConn struct{ d *scripted }
+
+func (c *scriptedConn) Prepare(string) (driver.Stmt, error) { return nil, errors.New("not prepared") }
+func (c *scriptedConn) Close() error                        { return nil }
+func (c *scriptedConn) Begin() (driver.Tx, error)           { return nil, errors.New("no transaction") }
+
+func (c *scriptedConn) ExecContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
+	return driver.RowsAffected(1), c.d.ask(ctx, query)
+}
+
+func (c *scriptedConn) QueryContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Rows, error) {
+	if err := c.d.ask(ctx, query); err != nil {
+		return nil, err
+	}
+	switch {
+	case strings.Contains(query, "journal_mode"):
+		return &scriptedRows{row: []driver.Value{"wal"}}, nil
+	case strings.Contains(query, "pragma_database_list"):
+		return &scriptedRows{row: []driver.Value{"/app.db"}}, nil
+	case strings.Contains(query, "pragma_table_info"):
+		return &scriptedRows{row: []driver.Value{int64(4), int64(1)}}, nil
+	case strings.Contains(query, "busy_timeout"):
+		return &scriptedRows{row: []driver.Value{int64(5000)}}, nil
+	case strings.Contains(query, "SELECT data, version"):
+		return &scriptedRows{row: []driver.Value{[]byte("1"), int64(1), int64(1)}}, nil
+	}
+	return &scriptedRows{row: []driver.Value{"a", []byte("1")}}, nil
+}
+
+type scriptedRows struct {
+	row  []driver.Value
+	done bool
+}
+
+func (r *scriptedRows) Columns() []string { return make([]string, len(r.row)) }
+func (r *scriptedRows) Close() error      { return nil }
+
+func (r *scriptedRows) Next(row []driver.Value) error {
+	if r.done {
+		return io.EOF
+	}
+	r.done = true
+	copy(row, r.row)
+	return nil
+}
+
+// newScripted returns a store on a scripted driver, which ends with the test.
+func newScripted(t *testing.T) (*Store, *scripted) {
+	t.Helper()
+	d := &scripted{}
+	db := sql.OpenDB(d)
+	t.Cleanup(func() { db.Close() })
+	s, err := New(db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, d
+}
+
+// locks are the texts in which drivers say that the database is locked.
+var locks = []string{
+	"database is locked (5) (SQLITE_BUSY)", // modernc.org/sqlite
+	"database is locked",                   // github.com/mattn/go-sqlite3
+	"sqlite3: database is locked",          // github.com/ncruces/go-sqlite3
+	"database table is locked: sessions",   // connections that share a cache
+	"locking protocol (15)",                // many that begin to read at once
+}
+
+// calls are those of every kind, without a context of their own.
+var calls = map[string]func(s *Store) error{
+	"find":     func(s *Store) error { _, _, err := s.Find("a"); return err },
+	"commit":   func(s *Store) error { return s.Commit("a", []byte("1"), time.Now()) },
+	"delete":   func(s *Store) error { return s.Delete("a") },
+	"all":      func(s *Store) error { _, err := s.All(); return err },
+	"update":   func(s *Store) error { _, err := s.Update(context.Background(), "a", 1, nil, time.Now()); return err },
+	"expiries": func(s *Store) error { _, err := s.Expiries(context.Background(), nil); return err },
+}
+
+// Whichever driver it is, and wherever it says that the database is locked, the call succeeds once it
+// is free.
+func TestALockIsWaitedFor(t *testing.T) {
+	for _, lock := range locks {
+		for name, call := range calls {
+			synctest.Test(t, func(t *testing.T) {
+				s, d := newScripted(t)
+				s.db.SetMaxIdleConns(-1) // connections are opened anew, which may fail too
+				free := time.Now().Add(busyTimeout * 9 / 10)
+				d.setAnswer(func(context.Context, string) error {
+					if time.Now().Before(free) {
+						return errors.New(lock)
+					}
+					return nil
+				})
+				if err := call(s); err != nil {
+					t.Errorf("%s, %q: %v", name, lock, err)
+				}
+			})
+		}
+	}
+}
+
+// A lock that stays is an error in a few seconds, and says what to do.
+func TestALockThatStaysIsAnError(t *testing.T) {
+	for _, lock := range locks {
+		synctest.Test(t, func(t *testing.T) {
+			s, d := newScripted(t)
+			d.setAnswer(func(context.Context, string) error { return errors.New(lock) })
+			began := time.Now()
+			err := s.Commit("a", nil, time.Now())
+			if !errors.Is(err, ErrBusy) || !strings.Contains(err.Error(), lock) {
+				t.Errorf("%q: %v", lock, err)
+			}
+			if took := time.Since(began); took < busyTimeout || took > busyTimeout+time.Second {
+				t.Errorf("%q: after %v", lock, took)
+			}
+		})
+	}
+}
+
+// Other errors are told at once, and wrap the driver's.
+func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
+	for text, want := range map[string]string{
+		"attempt to write a readonly database":                    "read-only",
+		"unable to open database file: no such file":              "make its folder",
+		"unable to open database file: out of memory (14)":        "make its folder",
+		"database or disk is full":                                "no space is left",
+		"disk I/O error (778)":                                    "the system's log",
+		"file is not a database":                                  "another kind",
+		"database disk image is malformed (11)":                   "a backup",
+		"SQL logic error: no such table: sessions (1)":            "the table is gone",
+		"NOT NULL constraint failed: sessions.data (1299)":        "NOT NULL",
+		"sqlite3: SQL logic error: near \"SELEKT\": syntax error": "SELEKT",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s, d := newScripted(t)
+			broken, tries := errors.New(text), 0
+			d.setAnswer(func(_ context.Context, query string) error {
+				if !strings.HasPrefix(query, "DELETE") {
+					return nil
+				}
+				tries++
+				return broken
+			})
+			began := time.Now()
+			err := s.Delete("a")
+			if !errors.Is(err, broken) || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "sqlitestore: ") {
+				t.Errorf("%q: %v", text, err)
+			}
+			if tries != 1 || time.Since(began) > 0 {
+				t.Errorf("%q: %d tries in %v", text, tries, time.Since(began))
+			}
+		})
+	}
+}
+
+// Every call ends, with no context of its own, at a database that does not answer, and in a queue
+// behind others that wait for it.
+func TestEveryCallEnds(t *testing.T) {
+	for name, call := range calls {
+		if name == "expiries" {
+			continue // of no tokens: nothing is asked
+		}
+		synctest.Test(t, func(t *testing.T) {
+			s, d := newScripted(t)
+			d.setAnswer(func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() })
+			began := time.Now()
+			var running sync.WaitGroup
+			for range 3 * maxReaders {
+				running.Go(func() {
+					if err := call(s); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			running.Wait()
+			if took := time.Since(began); took > listLimit.total {
+				t.Errorf("%s: after %v", name, took)
+			}
+		})
+	}
+}
+
+// So they do where the pool has no connection, and are told whose fault that is.
+func TestEveryCallEndsWithoutAConnection(t *testing.T) {
+	for name, call := range calls {
+		if name == "expiries" {
+			continue
+		}
+		synctest.Test(t, func(t *testing.T) {
+			s, _ := newScripted(t)
+			s.db.SetMaxOpenConns(1)
+			held, err := s.db.Conn(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer held.Close()
+			began := time.Now()
+			if err := call(s); !errors.Is(err, ErrNoConnection) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(began); took != connTimeout {
+				t.Errorf("%s: after %v", name, took)
+			}
+
+			// Hundreds of others end too, and are told the same.
+			var running sync.WaitGroup
+			for range 100 {
+				running.Go(func() {
+					if err := call(s); !errors.Is(err, ErrNoConnection) {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			running.Wait()
+			if took := time.Since(began); took > connTimeout+listLimit.total {
+				t.Errorf("%s: after %v", name, took)
+			}
+		})
+	}
+}
+
+// A client that goes away is no failure of the pool.
+func TestAClientThatGoesAwayIsNoFailureOfThePool(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newScripted(t)
+		s.db.SetMaxOpenConns(1)
+		held, err := s.db.Conn(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer held.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		if _, _, err := s.FindCtx(ctx, "a"); !errors.Is(err, context.Canceled) || errors.Is(err, ErrNoConnection) {
+			t.Error(err)
+		}
+	})
+}
+
+// A connection that is left in a transaction is not given back to the pool.
+func TestAConnectionThatCannotBeTidiedIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &scripted{}
+		db := sql.OpenDB(d)
+		defer db.Close()
+		d.setAnswer(func(_ context.Context, query string) error {
+			if query == "COMMIT" || query == "ROLLBACK" {
+				return errors.New("disk I/O error")
+			}
+			return nil
+		})
+		if _, err := New(db); err == nil {
+			t.Fatal("it could be committed")
+		}
+		if open := db.Stats().OpenConnections; open != 0 || d.opened != 1 {
+			t.Errorf("%d of %d connections are open", open, d.opened)
+		}
+	})
+}
