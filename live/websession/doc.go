@@ -41,6 +41,16 @@
 // deleted the session, another program in the database, say, the sockets are closed
 // when that is noticed, within half a minute.
 //
+// # What can fail
+//
+// A call of the store in a request ends after some 15 seconds, and on a socket after five, if
+// the store heeds contexts. Its error is logged at a bounded rate, and those of package
+// sqlitestore say what to do. A request whose session cannot be read or saved is answered by the
+// SessionManager's ErrorFunc. It is never taken for one of a user who has not signed in.
+//
+// The session is saved when the head of the response is sent. A handler that holds the last connection
+// of the store's pool then, as with open rows of a pool of one, gets an error from Write.
+//
 // # What is secret
 //
 // Whoever has the token, which is the cookie's value and what ID returns, has the
