@@ -58,8 +58,9 @@ type Rules interface {
 // Position is a place in a topic's history. The zero Position is that of a topic
 // that keeps none.
 type Position struct {
-	// Epoch names the history: a topic whose history was lost begins another. It
-	// is made of letters, digits, '-' and '_'.
+	// Epoch names the history. A history that was lost, or lost its newest publications,
+	// goes on under another: its offsets may be given again, and whoever resumes from one
+	// of before must be told of a gap. It is made of letters, digits, '-' and '_'.
 	Epoch string
 
 	// Offset grows with every publication, not always by one.
