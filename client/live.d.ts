@@ -406,7 +406,8 @@ export interface SocketLike {
  * - `disconnected`: it was sent, and the connection broke before the answer. Whether it was carried out is not known.
  * - `offline`: not sent, as there is no connection and it was not to wait for one.
  * - `buffer_full`: not sent, as there is no connection and as many wait as may, or as too many bytes are unsent.
- * - `too_big`: never sent, as it has more bytes than the server takes.
+ * - `too_big`: never sent, as it has more bytes than the server takes. The server says so too, of a publication that is
+ *   larger than what keeps the messages takes.
  * - `aborted`: given up by its signal, or by its unsubscriber.
  * - `unsupported`: the plain wire does not have it.
  * - `bad_message`: the server sent a frame that is not a message, or an answer that is not JSON.

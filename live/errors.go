@@ -35,6 +35,10 @@ var (
 	// be reached, or cannot decide: a live.v1 client is told to try again later.
 	ErrUnavailable = errors.New("live: broker not available")
 
+	// ErrTooLarge is wrapped by a Broker's error for a publication that is larger than the
+	// messaging system takes. A live.v1 client that published it is told "too_big".
+	ErrTooLarge = errors.New("live: publication is too large for the broker")
+
 	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
 	// by what is called after it.
 	ErrServerClosed = errors.New("live: server closed")

@@ -489,6 +489,8 @@ func (s *Session) clientError(err error) *ClientError {
 		return &ClientError{"no_history", "the topic keeps no history"}
 	case errors.Is(err, ErrInvalidData):
 		return errBadRequest
+	case errors.Is(err, ErrTooLarge):
+		return &ClientError{"too_big", "the publication is too large"}
 	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
 		return errUnavailable // nobody will read it
 	}

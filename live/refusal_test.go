@@ -153,6 +153,44 @@ func TestPassingFailureIsNoRefusal(t *testing.T) {
 	}
 }
 
+// narrow is a broker that takes short publications only.
+type narrow struct{ *live.MemoryBroker }
+
+func (b narrow) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+	if len(data) > 100 {
+		return live.Position{}, fmt.Errorf("narrow: %w: it has %d bytes", live.ErrTooLarge, len(data))
+	}
+	return b.MemoryBroker.Publish(ctx, topic, data, o)
+}
+
+// What a client publishes may be too large for the broker alone. The client is told, and the
+// log is not filled with it.
+func TestPublicationTooLargeForTheBroker(t *testing.T) {
+	logger, l := logging()
+	h := hosting{}.start(t, live.Options{
+		Broker:    narrow{live.NewMemoryBroker(live.MemoryOptions{})},
+		Logger:    logger,
+		OnPublish: func(context.Context, *live.Session, string, []byte) error { return nil },
+	})
+	p := h.dial(t, dialling{v1: true}).attend()
+	for id := 1; id <= 3; id++ {
+		p.say(operation("publish", id, "t", "data", strings.Repeat("x", 200)))
+		if f, _ := p.reply(id); f.Op != "error" || f.Code != "too_big" || f.Topic != "t" {
+			t.Errorf("a long publication: %s", &f)
+		}
+	}
+	p.say(operation("publish", 4, "t", "data", "short"))
+	if f, _ := p.reply(4); f.Op != "reply" {
+		t.Errorf("a short publication: %s", &f)
+	}
+	if err := h.Publish("t", []byte(`"`+strings.Repeat("x", 200)+`"`)); !errors.Is(err, live.ErrTooLarge) {
+		t.Errorf("Publish: %v", err)
+	}
+	if n := l.with("level=WARN"); n > 0 {
+		t.Errorf("warned %d times", n)
+	}
+}
+
 // OnAuth can be tried without a connection.
 func TestOnAuthIsAskedBeforeTheConnectionIs(t *testing.T) {
 	for name, tt := range map[string]struct {
