@@ -34,6 +34,9 @@ type Broker struct {
 	api     string    // prefix of JetStream's subjects
 	server  *embedded // nil: NATS is elsewhere
 	streams streamTable
+	says    says
+	denied  denials
+	longest atomic.Int64 // subject that NATS takes, in bytes; 0: any
 
 	sink  live.Sink
 	rules live.Rules // the server's; nil: it has told none
@@ -94,13 +97,12 @@ func New(o Options) (*Broker, error) {
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
 	}
-	if b.server != nil && o.Cluster == nil {
-		if err := b.ensureAll(); err != nil {
-			b.Close(context.Background())
-			return nil, err
-		}
-	} else {
-		b.ensureInBackground()
+	if err := b.ensureAtStart(); err != nil {
+		b.Close(context.Background())
+		return nil, err
+	}
+	if b.server == nil {
+		b.tasks.Go(b.measureLines) // ends when it knows, or with Close
 	}
 	return b, nil
 }
@@ -114,16 +116,23 @@ func (b *Broker) connect() error {
 		nats.ReconnectWait(100 * time.Millisecond), // as long as a server needs to start anew
 		nats.ReconnectBufSize(-1),                  // what cannot be sent is an error, not late
 		nats.RetryOnFailedConnect(true),
-		nats.ErrorHandler(b.connectionError),
+		nats.IgnoreAuthErrorAbort(), // credentials may be put right while this runs
 	}
 	var err error
 	switch {
 	case o.Conn != nil:
+		if err := checkConn(o.Conn); err != nil {
+			return err
+		}
 		b.nc = o.Conn
 		b.errors = o.Conn.ErrorHandler()
 		o.Conn.SetErrorHandler(b.connectionError)
 	case len(o.Servers) > 0:
-		b.nc, err = nats.Connect(strings.Join(o.Servers, ","), append(options, o.Connect...)...)
+		options = append(append(options, o.Connect...), b.checkConnect)
+		b.nc, err = nats.Connect(strings.Join(o.Servers, ","), options...)
+		if errors.Is(err, errConnect) {
+			return err
+		}
 		if err != nil {
 			return fmt.Errorf("natsbroker: %w", err)
 		}
@@ -131,6 +140,7 @@ func (b *Broker) connect() error {
 		if b.server, err = startEmbedded(o); err != nil {
 			return err
 		}
+		options = append(options, nats.ErrorHandler(b.connectionError))
 		b.nc, err = nats.Connect("", append(options, b.server.connectOptions()...)...)
 		if err != nil {
 			return errors.Join(fmt.Errorf("natsbroker: %w", err), b.server.stop(context.Background()))
@@ -171,7 +181,11 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 	if err != nil {
 		return err
 	}
-	return b.hub.subscribe(topic, b.deliverySubject(tokens), b.streams.of(topic, tokens))
+	subject := b.deliverySubject(tokens)
+	if err := b.mayUse(subject); err != nil {
+		return err
+	}
+	return b.hub.subscribe(topic, subject, b.streams.of(topic, tokens))
 }
 
 // Unsubscribe implements live.Broker.
@@ -198,8 +212,10 @@ func (b *Broker) NATSConn() *nats.Conn { return b.nc }
 // JetStream returns JetStream on the same connection.
 func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 
-// Ready waits until there is a connection and every stream of Options is there. The
-// error is that of ctx, with what was last in the way.
+// Ready waits until there is a connection, every stream of Options is there, and
+// nothing is known to keep NATS from storing publications: see ErrFull and ErrNotOurs.
+// Options.Default counts once a topic needs it. The error is that of ctx, with
+// what was last in the way and what to do about it.
 func (b *Broker) Ready(ctx context.Context) error {
 	for {
 		err := b.health()
@@ -219,12 +235,11 @@ func (b *Broker) Ready(ctx context.Context) error {
 
 // health says what is in the way now.
 func (b *Broker) health() error {
-	if !b.nc.IsConnected() {
-		err := b.nc.LastError()
-		if err == nil {
-			err = nats.ErrDisconnected
-		}
-		return fmt.Errorf("natsbroker: %w: %w", live.ErrUnavailable, err)
+	if err := b.away(); err != nil {
+		return fmt.Errorf("natsbroker: %w", err)
+	}
+	if err := b.denied.current(b); err != nil {
+		return err
 	}
 	return b.streams.missing()
 }

@@ -54,6 +54,9 @@ func (b *Broker) Broadcast(ctx context.Context, kind string, data []byte) error 
 	if err != nil {
 		return err
 	}
+	if err := b.away(); err != nil {
+		return fmt.Errorf("natsbroker: %w", err)
+	}
 	m := nats.NewMsg(b.busSubject(tokens))
 	m.Header.Set(headerFrom, b.name)
 	m.Data = data

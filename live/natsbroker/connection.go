@@ -45,11 +45,15 @@ func (b *Broker) watchConnection() {
 			}
 			now := status == nats.CONNECTED
 			if now && !connected {
+				b.denied.forget()
 				b.logger.Info("natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
 				lost(errReconnected)
 			} else if !now && connected {
 				b.streams.suspect() // what comes after it must not hide what is missing
 				b.logger.Warn("natsbroker: not connected", "err", b.nc.LastError())
+			}
+			if status == nats.CLOSED {
+				b.logger.Error("natsbroker: the connection is closed for good, so this broker must be made anew", "err", b.nc.LastError())
 			}
 			connected = now
 		case <-ticker.C:
@@ -95,6 +99,9 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 			return
 		}
 	}
+	if errors.Is(err, nats.ErrPermissionViolation) && b.denied.note(b, err) {
+		return
+	}
 	subject := ""
 	if sub != nil {
 		subject = sub.Subject
@@ -106,8 +113,15 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 // while the first attempt waits for a majority.
 const stillInProcess jetstream.ErrorCode = 10158
 
-// unavailable marks errors that say that NATS, or a majority of it, is not there.
+// unavailable marks errors that say that NATS, or a majority of it, is not there, and
+// explains those of which it knows more.
 func unavailable(err error) error {
+	if known := new(*explained); errors.As(err, known) {
+		return err
+	}
+	if e := explain(err); e != nil {
+		return e
+	}
 	switch {
 	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
 		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),

@@ -22,4 +22,7 @@
 // a mark, so that chat:1 is live.d.chat.:1 and chat.1 is live.d.chat.1. A message's
 // payload is the publication's JSON. Other programs may publish and read there: what is
 // no JSON is dropped. Whoever may use these subjects is trusted.
+//
+// A stream has the prefix in its metadata, as "livetopic-prefix". One that has another, or
+// none and other subjects, is somebody else's and never changed: see ErrNotOurs.
 package natsbroker

@@ -288,6 +288,14 @@ func (st *stream) serverStart(info *jetstream.StreamInfo) string {
 	return nc.ConnectedServerId()
 }
 
+// markServer does noteServer's work for a stream that is to be made.
+func (st *stream) markServer(c *jetstream.StreamConfig) {
+	if start := st.serverStart(&jetstream.StreamInfo{}); start != "" {
+		c.Metadata = maps.Clone(c.Metadata) // which has our mark
+		c.Metadata[metaServer] = start
+	}
+}
+
 // noteServer writes into the stream in which start of its server it was last seen whole.
 func (st *stream) noteServer(ctx context.Context, info *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
 	start := st.serverStart(info)
@@ -298,6 +306,9 @@ func (st *stream) noteServer(ctx context.Context, info *jetstream.StreamInfo) (*
 }
 
 func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta map[string]string) (*jetstream.StreamInfo, error) {
+	if err := st.checkOwner(info.Config); err != nil {
+		return nil, err
+	}
 	config := info.Config
 	config.Metadata = maps.Clone(config.Metadata)
 	if config.Metadata == nil {

@@ -36,6 +36,9 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 	if st == nil {
 		return live.Position{}, nil
 	}
+	if err := st.foreign(); err != nil {
+		return live.Position{}, err
+	}
 	in := b.hub.find(b.deliverySubject(tokens))
 	at, err := st.agree(ctx, tokens, in)
 	if gone(err) { // it may have been deleted
@@ -149,6 +152,9 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	tokens, st := b.streamOf(topic)
 	if st == nil {
 		return live.Page{}, nil
+	}
+	if err := st.foreign(); err != nil {
+		return live.Page{}, err
 	}
 	page, err := st.read(ctx, topic, tokens, after, upto, limit)
 	if err != nil {

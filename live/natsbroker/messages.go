@@ -114,8 +114,8 @@ func (st *stream) batch(ctx context.Context, subject string, from uint64, count,
 }
 
 func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) (batch, error) {
-	inbox := nats.NewInbox()
 	nc := st.broker.nc
+	inbox := nc.NewInbox() // with the prefix that the account may be bound to
 	replies, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		return batch{}, err

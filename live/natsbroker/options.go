@@ -42,19 +42,26 @@ type Options struct {
 	// a gap: nobody knows whether its streams are whole.
 	Servers []string
 
-	// Connect are further options for the connection to Servers: credentials, TLS.
+	// Connect are further options for the connection to Servers: credentials, TLS. It must
+	// keep its own messages and reconnect for ever, so New refuses nats.NoEcho,
+	// nats.NoReconnect and a nats.MaxReconnects that is not negative. With
+	// nats.RetryOnFailedConnect(false) New fails while NATS is down.
 	Connect []nats.Option
 
 	// Conn is a connection of the application's own to be used instead of Servers. It is
-	// not closed by Close.
+	// not closed by Close. New refuses one with nats.NoEcho, on which a server would not
+	// hear what it publishes. Its buffer for what is sent while NATS is away is not
+	// used: Publish fails then. When nats.MaxReconnects of it is reached it is closed for
+	// good, and so is the broker; nats.MaxReconnects(-1) never gives up.
 	Conn *nats.Conn
 
 	// Domain is the JetStream domain in which the streams are, for leaf nodes. "": that
 	// of the server.
 	Domain string
 
-	// Prefix is the first token of all subjects that are used. Applications that share
-	// a NATS each have their own. "": "live".
+	// Prefix is the first token of all subjects that are used, up to 64 bytes. Applications
+	// that share a NATS each have their own, and streams of different names: a stream
+	// belongs to one prefix. "": "live".
 	Prefix string
 
 	// Streams keep the history of the topics that their Subjects cover. They are created,
@@ -67,7 +74,7 @@ type Options struct {
 	// Subjects must be empty. What is zero in it is: the Name, Prefix in capitals;
 	// MaxMsgsPerTopic, 1,000, as many as one client can get at once; MaxAge, a week;
 	// MaxBytes, a gigabyte, or half of what an embedded server has for all streams if that
-	// is less.
+	// is less; a NATS elsewhere that has not that much is asked for less.
 	Default StreamConfig
 
 	// PublishTimeout is how long a publication may wait for its acknowledgement. 0: 10 s,
@@ -81,6 +88,8 @@ type Options struct {
 	// Logger gets what the broker and the embedded server have to say. nil:
 	// slog.Default().
 	Logger *slog.Logger
+
+	yields bool // the size of Options.Default is not the application's own choice
 }
 
 // Cluster makes the embedded server a member of a cluster of such.
@@ -119,7 +128,8 @@ type Cluster struct {
 // StreamConfig is a JetStream stream: which topics it covers and what it keeps of
 // them. Zero is no bound.
 type StreamConfig struct {
-	// Name is the stream's, without blanks, dots and slashes.
+	// Name is the stream's, without blanks, dots and slashes. It is the name in NATS too, where
+	// a stream with that name may be somebody else's: see ErrNotOurs.
 	Name string
 
 	// Subjects are topics, or patterns as NATS writes them: "*" stands for one part of
@@ -146,6 +156,9 @@ type StreamConfig struct {
 // ackTimeout is how long one attempt to publish waits. A leader answers within
 // milliseconds; one that died does not.
 const ackTimeout = 1500 * time.Millisecond
+
+// maxPrefix leaves space for the longest topic in a line of 4,096 bytes, NATS's limit.
+const maxPrefix = 64
 
 // dedupe is how long JetStream recognizes a publication that is tried again.
 const dedupe = 2 * time.Minute
@@ -174,6 +187,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Default.MaxBytes == 0 {
 		o.Default.MaxBytes = 1 << 30
+		o.yields = true
 	}
 	return o, o.check()
 }
@@ -191,6 +205,8 @@ func (o *Options) check() error {
 		return errors.New("natsbroker: Options.Connect is for Servers, and there are none")
 	case !isToken(o.Prefix):
 		return fmt.Errorf("natsbroker: prefix %q is not one token of a subject", o.Prefix)
+	case len(o.Prefix) > maxPrefix:
+		return fmt.Errorf("natsbroker: prefix %.32q… is longer than %d bytes", o.Prefix, maxPrefix)
 	case len(o.Default.Subjects) > 0:
 		return errors.New("natsbroker: Options.Default has Subjects; it is for topics that no other stream covers")
 	}

@@ -18,6 +18,9 @@ import (
 // stored when it returns nil; the error wraps live.ErrUnavailable when it was not
 // acknowledged within Options.PublishTimeout, and it may have been stored then.
 // Others have it on its way.
+//
+// An error that wraps ErrFull, ErrNotOurs, live.ErrTooLarge or live.ErrInvalidTopic comes
+// without that wait, and says that it was not stored.
 func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
 	if b.closed.Load() {
 		return live.Position{}, live.ErrServerClosed
@@ -32,10 +35,14 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.
 	if st := b.streams.of(topic, tokens); st != nil {
 		return st.publish(ctx, tokens, data, o)
 	}
+	subject := b.deliverySubject(tokens)
+	if err := b.mayPublish(subject); err != nil {
+		return live.Position{}, err
+	}
 	if o.Except == "" {
-		err = b.nc.Publish(b.deliverySubject(tokens), data)
+		err = b.nc.Publish(subject, data)
 	} else {
-		m := nats.NewMsg(b.deliverySubject(tokens))
+		m := nats.NewMsg(subject)
 		m.Data = data
 		setExcept(m, o.Except)
 		err = b.nc.PublishMsg(m)
@@ -46,20 +53,37 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.
 	return live.Position{}, nil
 }
 
+// mayPublish returns why a publication to a subject would not be sent.
+func (b *Broker) mayPublish(subject string) error {
+	if err := b.away(); err != nil {
+		return fmt.Errorf("natsbroker: %w", err)
+	}
+	if err := b.denied.publishing(subject); err != nil {
+		return err
+	}
+	return b.mayUse(subject)
+}
+
 // publish stores a publication. It is tried again with the same ID, by which JetStream
 // knows it if only the acknowledgement was lost.
 func (st *stream) publish(ctx context.Context, tokens string, data []byte, o live.PublishOptions) (live.Position, error) {
-	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, st.broker.opts.PublishTimeout)
-	defer cancel()
-	stop := context.AfterFunc(st.broker.ctx, cancel)
-	defer stop()
-
+	b := st.broker
 	m := nats.NewMsg(st.subject(tokens))
 	m.Data = data
 	m.Header.Set(jetstream.MsgIDHeader, nuid.Next())
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
+	if err := st.mayPublish(m); err != nil {
+		return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+	}
+
+	caller := ctx
+	ctx, cancel := context.WithTimeout(ctx, b.opts.PublishTimeout)
+	defer cancel()
+	stop := context.AfterFunc(b.ctx, cancel)
+	defer stop()
+
+	unanswered := false // an attempt may have been stored
 	var before seen
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		var ack *jetstream.PubAck
@@ -74,22 +98,33 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			ack, err = st.attempt(ctx, m)
 		}
 		if err == nil {
+			st.stored()
+			if ack.Sequence <= before.sequence {
+				st.found.Store(false) // another stream of that name, and perhaps not ours
+			}
 			if ack.Duplicate {
 				st.sendOn(m, tokens, ack.Sequence)
 			}
 			return st.acknowledged(ctx, before, ack.Sequence), nil
 		}
 		if gone(err) {
-			if made := st.remake(ctx); made != nil {
-				err = made
-			}
+			err = st.whyGone(ctx, m.Subject, err)
+		} else if errors.Is(err, context.DeadlineExceeded) {
+			unanswered = true
 		}
-		if ctx.Err() == nil && !errors.Is(unavailable(err), live.ErrUnavailable) && !gone(err) {
+		err = unavailable(err)
+		if errors.Is(err, ErrFull) {
+			return live.Position{}, st.withoutSpace(err, unanswered)
+		}
+		if denied := b.denied.publishing(m.Subject); denied != nil {
+			err = denied
+		}
+		if ctx.Err() == nil && endsPublish(err) {
 			return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 		}
 		if !sleep(ctx, wait) {
 			switch {
-			case st.broker.closed.Load():
+			case b.closed.Load():
 				return live.Position{}, live.ErrServerClosed
 			case caller.Err() != nil:
 				return live.Position{}, caller.Err()
@@ -99,11 +134,51 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	}
 }
 
+// mayPublish returns why the stream would not take a message.
+func (st *stream) mayPublish(m *nats.Msg) error {
+	b := st.broker
+	if err := b.denied.publishing(m.Subject); err != nil {
+		return err
+	}
+	if err := b.mayUse(m.Subject); err != nil {
+		return err
+	}
+	return st.fits(m.Data)
+}
+
+// attempt publishes once. Before the first time the stream must have been found to be ours:
+// another program's may take in the same subject.
 func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	if err := st.broker.away(); err != nil {
+		return nil, err
+	}
+	if !st.found.Load() || st.foreign() != nil {
+		if err := st.remake(ctx); err != nil {
+			return nil, err
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	return st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 }
+
+// whyGone returns why nobody answers a publication, and has a stream made that is missing.
+func (st *stream) whyGone(ctx context.Context, subject string, err error) error {
+	if err := st.remake(ctx); err != nil {
+		return err
+	}
+	if takes, failed := st.takes(ctx, subject); failed == nil && !takes {
+		err = fmt.Errorf("%w: it is there and does not take in %s, so another instance of the application has changed its Subjects: call EnsureStream, or restart this one", errChanged, subject)
+		if st.broker.says.due("changed " + st.config.Name) {
+			st.broker.logger.Warn("natsbroker: stream was changed", "stream", st.config.Name, "err", err)
+		}
+		return err
+	}
+	return err
+}
+
+// errChanged is wrapped by the error for a stream that others have changed.
+var errChanged = errors.New("natsbroker: the stream is not as it is to be")
 
 // sendOn does what the stream's leader may not have lived to do, when an earlier attempt
 // had been stored: it sends the publication to the subscribers. They drop what they have,

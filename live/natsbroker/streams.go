@@ -19,7 +19,8 @@ import (
 // streamTable knows which stream covers a topic.
 type streamTable struct {
 	broker   *Broker
-	fallback *stream // Options.Default
+	fallback *stream     // Options.Default
+	needed   atomic.Bool // a topic is kept in fallback
 
 	mu  sync.Mutex // held while all is replaced
 	all atomic.Pointer[[]*stream]
@@ -47,9 +48,21 @@ func (x *streamTable) of(topic, tokens string) *stream {
 		}
 	}
 	if rules := x.broker.rules; rules != nil && rules.TopicOptions(topic).History > 0 {
+		if !x.needed.Load() {
+			x.needed.Store(true)
+		}
 		return x.fallback
 	}
 	return nil
+}
+
+// required returns the streams that must be there: the default one once a topic needs it.
+func (x *streamTable) required() []*stream {
+	all := *x.all.Load()
+	if x.needed.Load() {
+		all = append(slices.Clone(all), x.fallback)
+	}
+	return all
 }
 
 // set adds a stream, or replaces the one of its name.
@@ -64,23 +77,26 @@ func (x *streamTable) set(st *stream) {
 }
 
 // lookAgain asks for the streams that were there, but could not be reached when last asked
-// for: nobody else may ask while an application waits to be ready.
+// for, and for the default one: nobody else may ask while an application waits to be ready.
 func (x *streamTable) lookAgain(ctx context.Context) {
-	for _, st := range *x.all.Load() {
-		if why := st.why.Load(); st.found.Load() && *why != nil {
+	for _, st := range x.required() {
+		if why := st.why.Load(); st == x.fallback && why == nil || (st == x.fallback || st.found.Load()) && *why != nil {
 			st.remake(ctx)
 		}
 	}
 }
 
-// missing returns why not all streams are there.
+// missing returns why not all streams are there, or not all take publications.
 func (x *streamTable) missing() error {
-	for _, st := range *x.all.Load() {
+	for _, st := range x.required() {
 		switch why := st.why.Load(); {
 		case why == nil:
 			return fmt.Errorf("natsbroker: stream %s: %w: not looked for yet", st.config.Name, live.ErrUnavailable)
 		case *why != nil:
 			return *why
+		}
+		if why := st.full.current(); why != nil {
+			return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, why)
 		}
 	}
 	return nil
@@ -94,10 +110,13 @@ type stream struct {
 	subjects []string                   // what it takes in
 	subject  func(tokens string) string // where a topic is published to
 
+	full fullness // whether it has space
+
 	making chan struct{}         // holds one while it is made
+	atMost int64                 // what MaxBytes of Options.Default was lowered to; 0: it was not; guarded by making
 	made   time.Time             // when that was last tried; guarded by making
 	why    atomic.Pointer[error] // why it is not there; nil: not tried yet
-	found  atomic.Bool           // it was there once
+	found  atomic.Bool           // it was there once, and ours
 
 	asking    sync.Mutex // held while the server is asked for its state; before comparing
 	comparing sync.Mutex // held while the stream is compared with what is known of it; before mu
@@ -137,7 +156,8 @@ func newStream(b *Broker, c StreamConfig) *stream {
 // EnsureStream creates a stream, or changes the one of that name to what c says. It
 // is for streams that Options.Streams cannot name yet, and is called before the
 // topics that it covers have subscribers. The error wraps live.ErrUnavailable if
-// JetStream cannot be reached or has no majority.
+// JetStream cannot be reached or has no majority, and ErrNotOurs if a stream of that name
+// is somebody else's.
 func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	if b.closed.Load() {
 		return live.ErrServerClosed
@@ -156,19 +176,41 @@ func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	return nil
 }
 
-// ensureAll has the streams of the options made.
-func (b *Broker) ensureAll() error {
-	ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
+// startTimeout is how long New waits for a NATS elsewhere to say whose the streams are. One
+// that does not say so within it is asked in the background.
+const startTimeout = time.Second
+
+// ensureAtStart has the streams of the options made: at once by a server that is
+// alone, by others in the background. A NATS elsewhere that can be asked is asked
+// at once whether they can be ours at all.
+func (b *Broker) ensureAtStart() error {
+	alone := b.server != nil && b.opts.Cluster == nil
+	if !alone && (b.server != nil || !b.nc.IsConnected()) {
+		b.ensureInBackground()
+		return nil
+	}
+	timeout := b.opts.PublishTimeout
+	if !alone {
+		timeout = min(timeout, startTimeout)
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, timeout)
 	defer cancel()
 	for _, st := range *b.streams.all.Load() {
-		if err := st.ensure(ctx, 0); err != nil {
+		err := st.ensure(ctx, 0)
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrNotOurs), errors.Is(err, errOverlap):
 			return err
+		case alone && !errors.Is(err, errNoSpace): // with a full disk what was stored can be read still
+			return err
+		default:
+			b.tasks.Go(st.ensureInBackground) // ends when it is there, or with Close
 		}
 	}
 	return nil
 }
 
-// ensureInBackground does so until it has worked.
+// ensureInBackground has them made when that has to wait for others.
 func (b *Broker) ensureInBackground() {
 	for _, st := range *b.streams.all.Load() {
 		b.tasks.Go(st.ensureInBackground) // ends when it is there, or with Close
@@ -185,7 +227,8 @@ func (st *stream) ensureInBackground() {
 		if err == nil {
 			return
 		}
-		if wait > 500*time.Millisecond && err.Error() != warned { // that is no longer the moment a cluster needs
+		// After half a second that is no longer the moment a cluster needs.
+		if wait > 500*time.Millisecond && err.Error() != warned && st.broker.says.due("stream "+st.config.Name) {
 			warned = err.Error()
 			st.broker.logger.Warn("natsbroker: stream not there, trying on", "stream", st.config.Name, "err", err)
 		}
@@ -207,16 +250,17 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// remake is ensure for a call that found the stream missing: in brief, since a cluster
-// without a leader does not answer, and not more than once a second.
+// remake has a stream made that is missing: in brief, since a cluster without a leader does
+// not answer, and not more than once a second. One that is there is left as it is: another
+// instance of the application may have changed it, with options that are newer.
 func (st *stream) remake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	return st.ensure(ctx, time.Second)
 }
 
-// ensure has the stream made, or changed to what it should be, unless that was tried
-// within pause.
+// ensure has the stream made, unless that was tried within pause. Without a pause it is
+// also changed to what it should be; so is the default stream when it is first needed.
 func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 	select {
 	case st.making <- struct{}{}:
@@ -228,24 +272,30 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 		return *why
 	}
 	st.made = time.Now()
-	err := st.make(ctx)
+	first := st == st.broker.streams.fallback && !st.found.Load()
+	err := st.make(ctx, pause == 0 || first)
 	if err != nil {
 		err = fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	st.why.Store(&err)
 	if err == nil {
 		st.found.Store(true)
+	} else if pause > 0 && endsPublish(err) && !errors.Is(err, ErrFull) && st.broker.says.due("stream "+st.config.Name) {
+		st.broker.logger.Warn("natsbroker: stream cannot be used", "stream", st.config.Name, "err", err)
 	}
 	return err
 }
 
-func (st *stream) make(ctx context.Context) error {
+func (st *stream) make(ctx context.Context, change bool) error {
 	js := st.broker.js
 	seen := st.newestSeen()
 	made := false
 	there, err := js.Stream(ctx, st.config.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		there, err = js.CreateStream(ctx, st.wanted(jetstream.StreamConfig{}))
+		there, err = st.fit(jetstream.StreamConfig{}, func(want jetstream.StreamConfig) (jetstream.Stream, error) {
+			st.markServer(&want)
+			return js.CreateStream(ctx, want)
+		})
 		if err == nil {
 			made = true
 			st.broker.logger.Info("natsbroker: stream made", "stream", st.config.Name)
@@ -254,6 +304,9 @@ func (st *stream) make(ctx context.Context) error {
 		}
 	}
 	if err != nil {
+		return st.whyNotMade(ctx, err)
+	}
+	if err := st.checkOwner(there.CachedInfo().Config); err != nil {
 		return err
 	}
 	info := there.CachedInfo()
@@ -264,9 +317,15 @@ func (st *stream) make(ctx context.Context) error {
 		return err
 	}
 	is := info.Config
-	if want := st.wanted(is); !reflect.DeepEqual(is, want) {
-		if there, err = js.UpdateStream(ctx, want); err != nil {
-			return err
+	if change && !reflect.DeepEqual(is, st.wanted(is)) {
+		there, err = st.fit(is, func(want jetstream.StreamConfig) (jetstream.Stream, error) {
+			if reflect.DeepEqual(is, want) {
+				return there, nil
+			}
+			return js.UpdateStream(ctx, want)
+		})
+		if err != nil {
+			return st.whyNotMade(ctx, err)
 		}
 		info = there.CachedInfo()
 		st.broker.logger.Info("natsbroker: stream changed", "stream", st.config.Name)
@@ -281,6 +340,7 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	c, b := st.config, st.broker
 	want := is
 	want.Name = c.Name
+	want.Metadata = marked(is.Metadata, b.opts.Prefix)
 	want.Subjects = st.subjects
 	want.Retention, want.Discard = jetstream.LimitsPolicy, jetstream.DiscardOld
 	want.MaxMsgs = orUnbounded(c.MaxMsgs)
@@ -288,6 +348,9 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	want.MaxBytes = orUnbounded(c.MaxBytes)
 	if st == b.streams.fallback && b.server != nil {
 		want.MaxBytes = min(want.MaxBytes, b.server.room(b.opts.StoreDir != "")/2)
+	}
+	if st.atMost > 0 {
+		want.MaxBytes = min(want.MaxBytes, st.atMost)
 	}
 	want.MaxAge = c.MaxAge
 	want.Duplicates = dedupe

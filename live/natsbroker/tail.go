@@ -17,6 +17,9 @@ func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, 
 	if st == nil || limit <= 0 {
 		return live.Page{}, nil
 	}
+	if err := st.foreign(); err != nil {
+		return live.Page{}, err
+	}
 	select {
 	case b.cold <- struct{}{}:
 		defer func() { <-b.cold }()

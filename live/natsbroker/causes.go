@@ -1,0 +1,183 @@
+package natsbroker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Why NATS does not take a publication, or does not make a stream: in errors that a
+// program can tell apart, with what a person can do.
+
+var (
+	// ErrFull is wrapped by the error of a Publish whose publication was not stored because
+	// NATS has no space for it: the disk is full, or a limit of the stream, the account or
+	// the server is reached. It wraps live.ErrUnavailable, so that a live.v1 client is
+	// told to try again later. When there is space again publishing goes on by itself.
+	ErrFull error = &sentinel{"natsbroker: NATS has no space", live.ErrUnavailable}
+
+	// ErrNotOurs is wrapped by the error for a stream that has the configured name and was
+	// made by somebody else: by another application, or by this one with another
+	// Options.Prefix. Such a stream is never changed, and never published to.
+	ErrNotOurs = errors.New("natsbroker: the stream is not ours")
+)
+
+var (
+	errNoSpace     error = &sentinel{"natsbroker: the disk is full", ErrFull}
+	errNotThatMuch error = &sentinel{"natsbroker: NATS has less storage than the stream is to have", ErrFull}
+	errNoJetStream error = &sentinel{"natsbroker: NATS has no JetStream", live.ErrUnavailable}
+	errOverlap           = errors.New("natsbroker: another stream has the same subjects")
+	errNotAccepted       = errors.New("natsbroker: NATS does not accept the stream")
+)
+
+// sentinel is an error that is of another kind too.
+type sentinel struct {
+	text string
+	kind error
+}
+
+func (s *sentinel) Error() string { return s.text }
+func (s *sentinel) Unwrap() error { return s.kind }
+
+// explained is an error of NATS, with its kind and what to do about it.
+type explained struct {
+	kind   error
+	advice string
+	err    error
+}
+
+func (e *explained) Error() string {
+	if e.advice == "" {
+		return fmt.Sprintf("%v: %v", e.kind, e.err)
+	}
+	return fmt.Sprintf("%v: %s (%v)", e.kind, e.advice, e.err)
+}
+
+func (e *explained) Unwrap() []error { return []error{e.kind, e.err} }
+
+// The codes of JetStream's errors that are explained, as nats-server's errors.json has them.
+const (
+	codeAccountFull      jetstream.ErrorCode = 10002
+	codeNoPeers          jetstream.ErrorCode = 10005
+	codeServerFull       jetstream.ErrorCode = 10023
+	codeTooManyStreams   jetstream.ErrorCode = 10027
+	codeNoMemory         jetstream.ErrorCode = 10028
+	codeNoAccount        jetstream.ErrorCode = 10039
+	codeNoStorage        jetstream.ErrorCode = 10047
+	codeMessageTooLarge  jetstream.ErrorCode = 10054
+	codeOtherStream      jetstream.ErrorCode = 10060
+	codeOverlap          jetstream.ErrorCode = 10065
+	codeNotClustered     jetstream.ErrorCode = 10074
+	codeNotEnabled       jetstream.ErrorCode = 10076
+	codeNotStored        jetstream.ErrorCode = 10077
+	codeHeaderTooLarge   jetstream.ErrorCode = 10097
+	codeSealed           jetstream.ErrorCode = 10109
+	codeMaxBytesRequired jetstream.ErrorCode = 10113
+	codeOffline          jetstream.ErrorCode = 10118
+	codeNoLimits         jetstream.ErrorCode = 10120
+	codeStreamTooLarge   jetstream.ErrorCode = 10122
+	codeOfflineWhy       jetstream.ErrorCode = 10194
+)
+
+const (
+	adviceDisk    = "free space on the disk of the NATS server, or keep less with MaxBytes and MaxAge"
+	adviceServer  = "the streams together have reached the limit of the NATS server; free space on its disk, raise its limit, or keep less with MaxBytes and MaxAge"
+	adviceAccount = "the streams together have reached the limit of the account; raise it, or keep less with MaxBytes and MaxAge"
+	adviceSize    = "lower StreamConfig.MaxBytes, or raise the limit of the account and the NATS server"
+	adviceDiscard = `somebody has set the stream's discard policy to "new"; set it to "old", or call EnsureStream`
+	adviceEnable  = "enable JetStream on that NATS server, and for the account"
+)
+
+// explanations has the kind and the advice of codes that mean one thing only.
+var explanations = map[jetstream.ErrorCode]explained{
+	codeServerFull:      {kind: ErrFull, advice: adviceServer},
+	codeAccountFull:     {kind: ErrFull, advice: adviceAccount},
+	codeTooManyStreams:  {kind: ErrFull, advice: "the account may have no more streams; raise its limit, or delete one"},
+	codeNoStorage:       {kind: errNotThatMuch, advice: adviceSize},
+	codeNoMemory:        {kind: errNotThatMuch, advice: adviceSize},
+	codeStreamTooLarge:  {kind: errNotThatMuch, advice: adviceSize},
+	codeNoAccount:       {kind: errNoJetStream, advice: adviceEnable},
+	codeNotEnabled:      {kind: errNoJetStream, advice: adviceEnable},
+	codeNoLimits:        {kind: errNoJetStream, advice: "give the account a JetStream limit for this number of replicas"},
+	codeMessageTooLarge: {kind: live.ErrTooLarge, advice: "it is over the stream's max_msg_size"},
+	codeHeaderTooLarge:  {kind: live.ErrTooLarge},
+	codeOtherStream:     {kind: ErrNotOurs, advice: "another stream takes in the subject; nats stream find shows which"},
+	codeOverlap:         {kind: errOverlap, advice: "nats stream ls shows whose; give each application a Prefix of its own, and each topic one stream"},
+	codeNotClustered:    {kind: errNotAccepted, advice: "that NATS is one server, so set StreamConfig.Replicas to 1"},
+	codeMaxBytesRequired: {kind: errNotAccepted,
+		advice: "the account wants a bound for each stream, so set StreamConfig.MaxBytes"},
+	codeSealed:     {kind: errNotAccepted, advice: "somebody has sealed the stream, which is for ever; delete it, or give StreamConfig another Name"},
+	codeOffline:    {kind: live.ErrUnavailable, advice: "the stream was made by a later NATS server than that which has it now"},
+	codeOfflineWhy: {kind: live.ErrUnavailable},
+}
+
+// explain returns err with its kind and with advice; nil: it has none.
+func explain(err error) error {
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return &explained{live.ErrTooLarge, "it is over the max_payload of the NATS server", err}
+	}
+	if isNoSpace(err) {
+		return &explained{errNoSpace, adviceDisk, err}
+	}
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return nil
+	}
+	if e, ok := explanations[api.ErrorCode]; ok {
+		return &explained{e.kind, e.advice, err}
+	}
+	switch {
+	case api.ErrorCode == codeNotStored:
+		return explainNotStored(api, err)
+	case api.ErrorCode == codeNoPeers && strings.Contains(api.Description, "insufficient storage"):
+		return &explained{errNotThatMuch, adviceSize, err}
+	case api.Code == 429: // more than the server wants to have waiting
+		return &explained{live.ErrUnavailable, "", err}
+	}
+	return nil
+}
+
+// explainNotStored tells apart what a stream has one code for.
+func explainNotStored(api *jetstream.APIError, err error) error {
+	switch {
+	case strings.Contains(api.Description, "maximum"): // messages, bytes, messages per subject
+		return &explained{ErrFull, adviceDiscard, err}
+	case strings.Contains(api.Description, "too large"):
+		return &explained{live.ErrTooLarge, "", err}
+	}
+	return nil
+}
+
+// isNoSpace reports whether an error says that a disk, a quota or a file is full. It mostly
+// comes as text, from another process.
+func isNoSpace(err error) bool {
+	if err == nil {
+		return false
+	}
+	text := err.Error()
+	for _, full := range []string{
+		"no space left on device", "disk quota exceeded", "file too large",
+		"not enough space on the disk", // Windows
+	} {
+		if strings.Contains(text, full) {
+			return true
+		}
+	}
+	return false
+}
+
+// endsPublish reports whether a publication need not be tried again now, though it may
+// succeed later.
+func endsPublish(err error) bool {
+	for _, end := range []error{ErrFull, errNoJetStream, errDenied} {
+		if errors.Is(err, end) {
+			return true
+		}
+	}
+	return !errors.Is(err, live.ErrUnavailable)
+}
