@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
@@ -44,6 +45,13 @@ type operation struct {
 	last     int
 	limit    int
 }
+
+// publishTimeout is how long a client's publication may take. A cluster elects another leader
+// in four to nine seconds, and a broker tries for ten (natsbroker.Options.PublishTimeout): it
+// should be the broker that gives up, because it knows why. While a client waits, its later
+// operations wait too. Other sessions do not, and pings of this one are answered: only the one
+// goroutine that carries out its operations waits, and it ends with the session.
+const publishTimeout = 12 * time.Second
 
 // maxID is the greatest whole number that JavaScript can count to.
 const maxID = 1<<53 - 1
@@ -317,7 +325,7 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	if err := forbidden(ask(s.ctx, s, op.topic, op.data)); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, brokerTimeout)
+	ctx, cancel := context.WithTimeout(s.ctx, publishTimeout)
 	defer cancel()
 	at, err := s.server.publish(ctx, op.topic, op.data)
 	if err != nil {
