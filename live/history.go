@@ -31,7 +31,9 @@ type TopicOptions struct {
 	// own rule.
 	History int
 
-	// HistoryAge is how long they are kept. 0: for as long as History says.
+	// HistoryAge is how long they are kept. 0: for as long as History says. A server
+	// counts it from when it had the publication, so that it does not matter whether its
+	// clock is right. What the broker's history still has counts as kept.
 	HistoryAge time.Duration
 
 	// Overflow says what becomes of a client whose queue is full when a
@@ -131,6 +133,9 @@ type feed struct {
 	at           Position       // the newest that subscribers have seen
 	low          uint64         // ring has all after this offset
 	ring         []*Publication // oldest first
+	age          time.Duration  // HistoryAge; 0: for ever
+	exact        bool           // this process has stamped the publications
+	came         []int64        // when those of ring came, on the clock of package clock; nil: age is 0
 	size         int            // of the ring, at most
 	held         bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
 	generation   int64          // differs from that of every other beginning
@@ -153,7 +158,7 @@ func newFeed(o TopicOptions) *feed {
 	if o.History > 0 {
 		size = min(o.History, maxRing)
 	}
-	return &feed{size: size}
+	return &feed{size: size, age: o.HistoryAge}
 }
 
 // begin starts the feed of a topic that has just been subscribed at the broker:
@@ -173,7 +178,7 @@ func (x *topics) reset(fd *feed, at Position) {
 	fd.generation = x.generations.Add(1)
 	fd.at, fd.low = at, at.Offset
 	clear(fd.ring)
-	fd.ring, fd.complete, fd.bytes = fd.ring[:0], false, 0
+	fd.ring, fd.came, fd.complete, fd.bytes = fd.ring[:0], fd.came[:0], false, 0
 }
 
 // indexAfter returns the index in the ring of the first publication after an offset.

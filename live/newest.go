@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // The newest publications of a topic, for clients that come for the first time and for
@@ -53,10 +56,7 @@ func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, 
 		}
 	}
 	fd := t.feed
-	i := max(len(fd.ring)-n, 0)
-	for i < len(fd.ring) && t.expired(fd.ring[i]) {
-		i++
-	}
+	i := fd.indexOfLast(n)
 	from := Position{fd.at.Epoch, fd.low}
 	if i > 0 {
 		from.Offset = fd.ring[i-1].Offset
@@ -98,11 +98,14 @@ func cutForSize(page Page) bool {
 // cutPageBytes is the least size in bytes at which a broker may cut the page of a Tail.
 const cutPageBytes = 128 << 10
 
-// lastOf returns the last publications that are still to be had, n at most. all is the
-// caller's.
-func (t *topic) lastOf(all []*Publication, n int) []*Publication {
-	all = slices.DeleteFunc(all, t.expired)
-	return all[max(len(all)-n, 0):]
+// indexOfLast returns the index in the ring of the first of the last n publications that
+// have not expired.
+func (fd *feed) indexOfLast(n int) int {
+	i := max(len(fd.ring)-n, 0)
+	for i < len(fd.ring) && fd.expired(i) {
+		i++
+	}
+	return i
 }
 
 // reaches reports whether the ring has the newest n, or all that there are.
@@ -170,6 +173,7 @@ func (fd *feed) warm(call *tailCall) {
 	fd.complete = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
 		fd.low = older[0].Offset - 1
+		fd.noteOlder(older)
 	}
 	for _, p := range older {
 		fd.bytes += len(p.Data)
@@ -181,6 +185,9 @@ func (fd *feed) warm(call *tailCall) {
 // push adds the next publication to the ring.
 func (fd *feed) push(p *Publication) {
 	fd.ring = append(fd.ring, p)
+	if fd.age > 0 {
+		fd.came = append(fd.came, fd.cameAt(p, clock.Now()))
+	}
 	fd.bytes += len(p.Data)
 	fd.trim()
 }
@@ -205,7 +212,51 @@ func (fd *feed) trim() {
 	fd.low = fd.ring[drop-1].Offset
 	clear(fd.ring[:drop])
 	fd.ring = fd.ring[drop:] // append moves the rest when as much memory lies before it
-	fd.complete = false      // the history may still have it
+	if fd.age > 0 {
+		fd.came = fd.came[drop:]
+	}
+	fd.complete = false // the history may still have it
+}
+
+// A publication's Time is by the clock of the node that stored it. Compared with the clock of
+// another node it says nothing: one may be wrong by hours, or be set meanwhile. So a publication's
+// age is counted here, from when it came, or at the latest from when one came that follows it.
+
+// cameAt returns from when the age of a publication is counted. It came at a time at the latest.
+func (fd *feed) cameAt(p *Publication, latest int64) int64 {
+	if fd.exact { // Time has a monotonic reading, of this process
+		return clock.Now() - int64(time.Since(p.Time))
+	}
+	return latest
+}
+
+// noteOlder notes when publications came that are about to be put in front of the ring.
+func (fd *feed) noteOlder(older []*Publication) {
+	if fd.age == 0 {
+		return
+	}
+	latest := clock.Now()
+	if len(fd.came) > 0 {
+		latest = fd.came[0]
+	}
+	came := make([]int64, 0, len(older)+len(fd.came))
+	for _, p := range older {
+		came = append(came, fd.cameAt(p, latest))
+	}
+	fd.came = append(came, fd.came...)
+}
+
+// cameBy returns when the publication at an offset had come at the latest.
+func (fd *feed) cameBy(offset uint64) int64 {
+	if i := fd.indexAfter(offset - 1); i < len(fd.came) {
+		return fd.came[i]
+	}
+	return clock.Now()
+}
+
+// expired reports whether a publication of the ring is older than the topic keeps them.
+func (fd *feed) expired(index int) bool {
+	return fd.age > 0 && clock.Now()-fd.came[index] > int64(fd.age)
 }
 
 // maxHistoryStep is what History takes from its reader at a time: all that was read.
@@ -344,7 +395,7 @@ func (x *topics) recent(name string, n int, before, last Position) (newest []*Pu
 	if fd == nil || !fd.started || !fd.reaches(n) || !last.between(before, fd.at) {
 		return nil, false
 	}
-	return t.lastOf(slices.Clone(fd.ring), n), true
+	return slices.Clone(fd.ring[fd.indexOfLast(n):]), true
 }
 
 // between reports whether p is no older than one position and no newer than another.

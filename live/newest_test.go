@@ -220,6 +220,88 @@ func TestNewestAreNoOlderThanTheTopicKeepsThem(t *testing.T) {
 	})
 }
 
+// stampedWrong has a broker stamp publications with a clock that is wrong by so much.
+func stampedWrong(b *remote, by func() time.Duration) {
+	stamp := func(p *live.Publication) *live.Publication {
+		q := *p
+		q.Time = p.Time.Round(0).Add(by())
+		return &q
+	}
+	stamps := make(map[uint64]*live.Publication)
+	b.deliver = func(s live.Sink, p *live.Publication) {
+		stamps[p.Offset] = stamp(p)
+		s.Deliver(stamps[p.Offset])
+	}
+	b.answer = func(_ context.Context, page *live.Page) error {
+		for i, p := range page.Publications {
+			if stamps[p.Offset] == nil {
+				stamps[p.Offset] = stamp(p)
+			}
+			page.Publications[i] = stamps[p.Offset]
+		}
+		return nil
+	}
+}
+
+// A publication is as old as the time that has passed, whatever the clocks of the nodes that
+// stored it say.
+func TestClocksOfOtherNodesDoNotAgeAHistory(t *testing.T) {
+	jumps := 0
+	for name, by := range map[string]func() time.Duration{
+		"ahead":  func() time.Duration { return 5 * time.Hour },
+		"behind": func() time.Duration { return -5 * time.Hour },
+		"jumps": func() time.Duration {
+			jumps++
+			return []time.Duration{-5, 5, 0}[jumps%3] * time.Hour
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newRemote()
+				stampedWrong(b, by)
+				withFalseTime(t, open(keeping(b, live.TopicOptions{History: 10, HistoryAge: time.Hour})), func(t *testing.T, srv *live.Server, dial func() *peer) {
+					expect := func(when string, n int) {
+						t.Helper()
+						messages, err := srv.History(t.Context(), "t", 10)
+						if err != nil || len(messages) != n {
+							t.Errorf("%s a history has %d publications, %v; want %d", when, len(messages), err, n)
+						}
+					}
+					for range 3 { // before anybody is there
+						srv.Publish("t", []byte("1"))
+					}
+					c := dial()
+					c.say(operation("subscribe", 1, "t", "last", 10))
+					first, _ := c.reply(1)
+					if len(first.Messages) != 3 {
+						t.Fatalf("the first subscriber is sent %d publications", len(first.Messages))
+					}
+					for range 3 {
+						srv.Publish("t", []byte("2"))
+					}
+					expect("at first", 6)
+					time.Sleep(50 * time.Minute)
+					expect("after 50 minutes", 6)
+					d := dial()
+					d.say(operation("subscribe", 1, "t", "since", first.At), operation("subscribe", 2, "t", "last", 10))
+					f, _ := d.reply(1)
+					if g, _ := d.reply(2); !*f.Recovered || len(f.Messages) != 3 || len(g.Messages) != 6 {
+						t.Errorf("recovered %v, with %d publications; the newest are %d", *f.Recovered, len(f.Messages), len(g.Messages))
+					}
+					time.Sleep(11 * time.Minute)
+					expect("after 61 minutes", 0)
+					d = dial()
+					d.say(operation("subscribe", 1, "t", "since", first.At), operation("subscribe", 2, "t", "last", 10))
+					f, _ = d.reply(1)
+					if g, _ := d.reply(2); *f.Recovered || len(g.Messages) != 0 {
+						t.Errorf("after 61 minutes: recovered %v, the newest are %d", *f.Recovered, len(g.Messages))
+					}
+				})
+			})
+		})
+	}
+}
+
 // What was published before is in the history, however the server comes by it.
 func TestHistoryHasWhatWasPublishedBefore(t *testing.T) {
 	h := newHall(t, live.TopicOptions{History: 100})

@@ -270,10 +270,21 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 
 // share keeps what was made, for other sessions, and returns this session's part.
 func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*Publication, made *sharedPart) part {
-	if !m.gap {
+	if !m.gap && len(publications) > 0 {
+		made.since = x.cameBy(sub.topic, publications[0])
 		x.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
 	}
 	return s.partOf(c, m, made)
+}
+
+// cameBy returns when a publication had come at the latest; see feed.cameBy.
+func (x *topics) cameBy(t *topic, p *Publication) int64 {
+	if t.opts.HistoryAge == 0 {
+		return 0 // it does not matter
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.feed.cameBy(p.Offset)
 }
 
 // partOf returns a session's part, from what was made for it or for another session.

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
@@ -30,7 +31,7 @@ type sharedParts struct {
 
 // sharedPart is what a part has in common for many sessions.
 type sharedPart struct {
-	since    time.Time    // when its oldest publication was made: once that has expired, the part is not used any more
+	since    int64        // when its oldest publication came, see feed.cameBy: once that has expired, the part is not used any more
 	upto     Position     // the position of a cursor after this part
 	frame    *frame.Frame // all publications, each as a frame; nil for a reply
 	messages []byte       // for a reply: its member "messages"
@@ -68,10 +69,15 @@ func (x *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	x.mu.Lock()
 	p := x.parts[key]
 	x.mu.Unlock()
-	if p == nil || key.answer && p.upto.Offset > c.upto || t.expiredAt(p.since) {
+	if p == nil || key.answer && p.upto.Offset > c.upto || p.expired(t.opts.HistoryAge) {
 		return nil
 	}
 	return p
+}
+
+// expired reports whether the oldest publication of a part is older than an age; 0: never.
+func (p *sharedPart) expired(age time.Duration) bool {
+	return age > 0 && clock.Now()-p.since > int64(age)
 }
 
 // add keeps a part for other sessions, unless it would be different for them: where it goes
@@ -83,7 +89,6 @@ func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p
 	if !key.answer && slices.ContainsFunc(publications, func(p *Publication) bool { return p.Except != "" }) {
 		return
 	}
-	p.since = publications[0].Time
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.catchingUp.Load() == 0 {

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 func numbered(from, to, step uint64) []*Publication {
@@ -91,12 +93,6 @@ func TestSharedPartIsTheSameForAll(t *testing.T) {
 	var behind atomic.Int64
 	behind.Store(1)
 	top := &topic{name: "t", opts: TopicOptions{HistoryAge: time.Hour}}
-	now := func(p ...*Publication) []*Publication {
-		for _, p := range p {
-			p.Time = time.Now()
-		}
-		return p
-	}
 	answer, late := partKey{topic: "t", answer: true}, partKey{topic: "t"}
 	upto := func(n uint64) *cursor { return &cursor{upto: n} }
 	tests := []struct {
@@ -104,22 +100,24 @@ func TestSharedPartIsTheSameForAll(t *testing.T) {
 		key          partKey
 		publications []*Publication
 		maker, taker *cursor
+		age          time.Duration
 		want         bool
 	}{
-		{"an answer", answer, now(numbered(1, 3, 1)...), upto(3), upto(3), true},
-		{"for one whose answer goes further", answer, now(numbered(1, 3, 1)...), upto(3), upto(9), true},
-		{"for one whose answer ends before", answer, now(numbered(1, 3, 1)...), upto(3), upto(2), false},
-		{"one that goes beyond the answer", answer, now(numbered(1, 3, 1)...), upto(2), upto(2), false},
-		{"what came late", late, now(numbered(1, 3, 1)...), upto(0), upto(0), true},
-		{"what came late, and not for everybody", late, now(&Publication{Except: "x", Position: Position{"e", 3}}), upto(0), upto(0), false},
-		{"an answer, to everybody", answer, now(&Publication{Except: "x", Position: Position{"e", 3}}), upto(3), upto(3), true},
-		{"nothing", answer, nil, upto(3), upto(3), false},
-		{"what has expired", answer, []*Publication{{Time: time.Now().Add(-2 * time.Hour)}}, upto(3), upto(3), false},
+		{"an answer", answer, numbered(1, 3, 1), upto(3), upto(3), 0, true},
+		{"for one whose answer goes further", answer, numbered(1, 3, 1), upto(3), upto(9), 0, true},
+		{"for one whose answer ends before", answer, numbered(1, 3, 1), upto(3), upto(2), 0, false},
+		{"one that goes beyond the answer", answer, numbered(1, 3, 1), upto(2), upto(2), 0, false},
+		{"what came late", late, numbered(1, 3, 1), upto(0), upto(0), 0, true},
+		{"what came late, and not for everybody", late, []*Publication{{Except: "x", Position: Position{"e", 3}}}, upto(0), upto(0), 0, false},
+		{"an answer, to everybody", answer, []*Publication{{Except: "x", Position: Position{"e", 3}}}, upto(3), upto(3), 0, true},
+		{"nothing", answer, nil, upto(3), upto(3), 0, false},
+		{"what has expired", answer, numbered(1, 3, 1), upto(3), upto(3), 2 * time.Hour, false},
+		{"what is old by the clock of another node", answer, []*Publication{{Time: time.Now().Add(-2 * time.Hour)}}, upto(3), upto(3), time.Minute, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			x := sharedParts{catchingUp: &behind}
-			x.add(tt.key, tt.maker, tt.publications, &sharedPart{upto: Position{"e", 3}, messages: []byte("x")})
+			x.add(tt.key, tt.maker, tt.publications, &sharedPart{upto: Position{"e", 3}, messages: []byte("x"), since: clock.Now() - int64(tt.age)})
 			if got := x.find(tt.key, top, tt.taker) != nil; got != tt.want {
 				t.Errorf("shared: %v", got)
 			}

@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
@@ -271,19 +270,12 @@ func (x *topics) resume(ctx context.Context, t *topic, since Position) (begin be
 	case since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset:
 		return lost, false, nil
 	case since.Offset >= fd.low:
-		if i := fd.indexAfter(since.Offset); i < len(fd.ring) && t.expired(fd.ring[i]) {
+		if i := fd.indexAfter(since.Offset); i < len(fd.ring) && fd.expired(i) {
 			return lost, false, nil // the history says the same: it has been dropped
 		}
 		return beginning{at: fd.at, from: since, recovered: true}, false, nil
 	}
 	return x.readSince(ctx, t, since)
-}
-
-// expired reports whether a publication is older than the topic keeps them.
-func (t *topic) expired(p *Publication) bool { return t.expiredAt(p.Time) }
-
-func (t *topic) expiredAt(published time.Time) bool {
-	return t.opts.HistoryAge > 0 && time.Since(published) > t.opts.HistoryAge
 }
 
 // reach waits until the feed is as far as the broker's history. If the position is still not

@@ -157,6 +157,7 @@ func (x *topics) newTopic(name string) *topic {
 	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
 	if x.recover != nil && x.recover.Keeps(name) {
 		t.feed = newFeed(t.opts)
+		_, t.feed.exact = x.broker.(*MemoryBroker)
 	}
 	switch {
 	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // Keeps implements live.Recoverer.
@@ -90,7 +91,7 @@ func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agree
 // when they have come for longer than a leader that was cut off, and is back, can hold
 // itself for one.
 func (in *interest) lastingBack() bool {
-	now := time.Now().UnixNano()
+	now := clock.Now()
 	if in.back.CompareAndSwap(0, now) {
 		return false
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // hub has the topics that are subscribed at NATS: those with a subscriber here, and
@@ -36,14 +37,14 @@ type interest struct {
 	stream  atomic.Pointer[stream] // nil: none covers the topic
 
 	wanted atomic.Bool  // it has a subscriber here
-	since  atomic.Int64 // when it was last wanted, in Unix nanoseconds
+	since  atomic.Int64 // when it was last wanted, on the clock of package clock
 
 	mu  sync.Mutex // held while it is subscribed or unsubscribed
 	sub atomic.Pointer[nats.Subscription]
 
 	seen   atomic.Uint64 // the newest offset that came
 	agreed atomic.Pointer[agreement]
-	back   atomic.Int64 // since when answers lie before these, in Unix nanoseconds; 0: they do not
+	back   atomic.Int64 // since when answers lie before these, on the clock of package clock; 0: they do not
 }
 
 // agreement says that a topic has nothing between an offset and a sequence of its
@@ -134,7 +135,7 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 
 func (h *hub) unsubscribe(subject string) {
 	if in := h.find(subject); in != nil {
-		in.since.Store(time.Now().UnixNano())
+		in.since.Store(clock.Now())
 		in.wanted.Store(false)
 	}
 }
@@ -148,7 +149,7 @@ func (h *hub) sweep() {
 			return
 		case <-time.After(linger / 4):
 		}
-		before := time.Now().Add(-linger).UnixNano()
+		before := clock.Now() - int64(linger)
 		var idle []*interest
 		h.mu.Lock()
 		for subject, in := range h.topics {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // subscribed reports whether the broker's server knows of a topic's subscription.
@@ -52,6 +53,32 @@ func TestInterestFollowsSubscribers(t *testing.T) {
 	waitFor(t, "the end of the subscription", func() bool { return !subscribed(t, b, "room:1") })
 	if in := b.hub.find("live.d.room.:1"); in != nil {
 		t.Error("the topic is remembered")
+	}
+}
+
+// The system's clock may be set while a topic lingers: that neither keeps it for ever nor ends
+// it at once. Nor does it count for how long a leader has been back.
+func TestWaitsAreTimedByAClockThatNobodySets(t *testing.T) {
+	b := open(t, Options{Linger: time.Hour})
+	s := serve(t, b, nil)
+	sub, err := s.Listen("room:1", func(live.Message) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Unsubscribe()
+	in := b.hub.find("live.d.room.:1")
+	if idle := time.Duration(clock.Now() - in.since.Load()); idle < 0 || idle > time.Minute {
+		t.Errorf("the topic has had no subscriber for %v", idle)
+	}
+	if in.lastingBack() {
+		t.Error("the first answer is believed at once")
+	}
+	if back := time.Duration(clock.Now() - in.back.Load()); back < 0 || back > time.Minute {
+		t.Errorf("its answers have been back for %v", back)
+	}
+	in.back.Store(clock.Now() - int64(leaseTime))
+	if !in.lastingBack() {
+		t.Error("answers are not believed in the end")
 	}
 }
 

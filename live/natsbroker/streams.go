@@ -134,6 +134,8 @@ type streamState struct {
 	epoch       string
 	first, last uint64    // sequences; first is last+1 if it is empty
 	asked       time.Time // before it said so; zero: never
+	clock       time.Time // the leader's when it said so; zero: not known
+	heard       time.Time // when the answer was here
 }
 
 func newStream(b *Broker, c StreamConfig) *stream {
@@ -389,6 +391,8 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 		first: info.State.FirstSeq,
 		last:  info.State.LastSeq,
 		asked: asked,
+		clock: info.TimeStamp,
+		heard: time.Now(),
 	}
 	if info.State.Msgs == 0 {
 		now.first = now.last + 1

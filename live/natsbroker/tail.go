@@ -45,7 +45,11 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (li
 	if err != nil {
 		return live.Page{}, err
 	}
-	page, ended, err := st.readTail(ctx, topic, subject, from, int64(limit))
+	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	if err != nil {
+		return live.Page{}, err
+	}
+	page, ended, err := st.readTail(ctx, topic, subject, from, int64(limit), st.oldestKept(topic, state))
 	if err != nil {
 		return live.Page{}, err
 	}
@@ -68,9 +72,25 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (li
 	return page, nil
 }
 
+// oldestKept returns how old a publication of a topic may be for a newcomer, by the HistoryAge
+// of the server's rules; zero: of any age. It is a time on the clock of the stream's leader,
+// which stamps publications: the clock of this node says nothing of them.
+func (st *stream) oldestKept(topic string, state streamState) time.Time {
+	rules := st.broker.rules
+	if rules == nil || state.clock.IsZero() {
+		return time.Time{}
+	}
+	age := rules.TopicOptions(topic).HistoryAge
+	if age <= 0 {
+		return time.Time{}
+	}
+	return state.clock.Add(time.Since(state.heard) - age)
+}
+
 // readTail reads the newest limit messages of a topic, which are to be found from a sequence
-// on. The page ends with the topic, or with the batch that brings it to cutBytes or more.
-func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64) (page live.Page, ended bool, err error) {
+// on, except the first of them if they were stored before a time. The page ends with the
+// topic, or with the batch that brings it to cutBytes or more.
+func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64, oldest time.Time) (page live.Page, ended bool, err error) {
 	// With space for the spare messages, and for those that are published meanwhile.
 	count := 2*int(min(limit, pageMessages)) + 8
 	space := pageBytes
@@ -89,8 +109,10 @@ func (st *stream) readTail(ctx context.Context, topic, subject string, from uint
 			page.Publications = nil // dropped from the history since
 		}
 		for _, m := range messages {
-			page.Publications = appendPublication(page.Publications, topic, m)
 			page.Upto = m.Sequence
+			if len(page.Publications) > 0 || !m.Time.Before(oldest) {
+				page.Publications = appendPublication(page.Publications, topic, m)
+			}
 		}
 		if got.pending == 0 || bytesOf(page.Publications) >= cutBytes {
 			page.Publications = page.Publications[max(len(page.Publications)-int(limit), 0):]

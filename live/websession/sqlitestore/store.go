@@ -59,6 +59,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 const (
@@ -80,7 +82,7 @@ type Store struct {
 	db        *sql.DB
 	writing   chan struct{} // a place for each call that may write
 	reading   chan struct{} // a place for each call that may read
-	cleaned   atomic.Int64  // when it was last cleaned, in Unix milliseconds
+	cleaned   atomic.Int64  // when it was last cleaned, on the clock of package clock
 	impatient atomic.Bool   // a connection of the pool came that does not wait for a lock
 
 	// What follows is as New found it.
@@ -100,7 +102,7 @@ func New(db *sql.DB) (*Store, error) {
 		return nil, errors.New("sqlitestore: the database is nil")
 	}
 	s := &Store{db: db, writing: make(chan struct{}, 1), reading: make(chan struct{}, maxReaders)}
-	s.cleaned.Store(time.Now().UnixMilli())
+	s.cleaned.Store(clock.Now())
 	if err := s.write(context.Background(), startLimit, s.prepare); err != nil {
 		return nil, err
 	}
@@ -262,8 +264,8 @@ func milliseconds(t time.Time) int64 {
 
 // cleanNowAndThen has expired sessions deleted if that is due.
 func (s *Store) cleanNowAndThen() {
-	now, last := time.Now().UnixMilli(), s.cleaned.Load()
-	if now-last < cleanEvery.Milliseconds() || !s.cleaned.CompareAndSwap(last, now) {
+	now, last := clock.Now(), s.cleaned.Load()
+	if now-last < int64(cleanEvery) || !s.cleaned.CompareAndSwap(last, now) {
 		return
 	}
 	go func() { // ends after cleanTimeout
