@@ -168,7 +168,7 @@ func (x *topics) begin(t *topic, at Position) {
 	x.reset(fd, at)
 	fd.started = true
 	x.unpark(t)
-	if _, exact := x.broker.(*MemoryBroker); !exact {
+	if !x.exact {
 		fd.watch = time.AfterFunc(fd.nextCheck(), func() { x.check(t) })
 	}
 }

@@ -44,7 +44,7 @@ func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*l
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
 	defer cancel()
-	t, err := s.topics.lockReady(ctx, topic)
+	t, err := s.topics.lockReady(ctx, nil, topic)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 // answered. Whoever needs the same waits for it.
 type tailCall struct {
 	limit int
+	pass  *pass         // for the read; nil: none is needed
 	done  chan struct{} // closed when what follows is there
 	page  Page
 	err   error
@@ -25,13 +26,14 @@ type tailCall struct {
 
 // newest finds where the newest publications begin, n at most. What it returns is recovered:
 // a client that comes for the first time misses nothing.
-func (x *topics) newest(ctx context.Context, t *topic, n int) (begin beginning, again bool, err error) {
+func (x *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	n := o.last
 	read := 0
 	if !t.feed.reaches(n) {
-		call, err := x.tail(ctx, t, n, false)
+		call, err := x.tail(ctx, t, o, false)
 		if err == nil && call.limit > n && call.page.Upto < t.feed.low && cutForSize(call.page) {
 			// The newest n begin behind what it has, at a place that it does not show.
-			call, err = x.tail(ctx, t, n, true)
+			call, err = x.tail(ctx, t, o, true)
 		}
 		if err != nil {
 			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
@@ -113,19 +115,30 @@ func (fd *feed) reaches(n int) bool {
 	return len(fd.ring) >= n || fd.complete || fd.low == 0
 }
 
-// tail asks the broker for the newest publications, n at least or exactly, one call at a
+// tail asks the broker for the newest publications, o.last at least or exactly, one call at a
 // time: the others wait for it. The topic is locked before and after, and not meanwhile.
-func (x *topics) tail(ctx context.Context, t *topic, n int, exactly bool) (*tailCall, error) {
+func (x *topics) tail(ctx context.Context, t *topic, o subscribing, exactly bool) (*tailCall, error) {
+	n, paid := o.last, !o.pays
 	for {
 		call := t.feed.tail
+		if call == nil && !paid {
+			paid = true
+			x.unlocked(t, func() { x.payForQuestion(o.session, questionUnits) })
+			continue
+		}
 		if call == nil {
 			limit := n
 			if !exactly {
 				limit = min(max(n, t.feed.size), maxNewest)
 			}
 			call = &tailCall{limit: limit, done: make(chan struct{})}
+			if !x.exact {
+				call.pass = x.reads.apply(o.session)
+			}
 			t.feed.tail = call
-			go x.ask(t, call) // ends with the broker's answer, or brokerTimeout
+			go x.ask(t, call) // ends with the broker's answer, or twice brokerTimeout
+		} else if call.pass != nil {
+			call.pass.hasten(o.session)
 		}
 		var err error
 		x.unlocked(t, func() {
@@ -145,9 +158,7 @@ func (x *topics) tail(ctx context.Context, t *topic, n int, exactly bool) (*tail
 // ask runs in its own goroutine. So the others still get the answer if the session that asked
 // first ends.
 func (x *topics) ask(t *topic, call *tailCall) {
-	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
-	defer cancel()
-	call.page, call.err = x.recover.Tail(ctx, t.name, call.limit)
+	call.page, call.err = x.askWithPass(t, call)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if call.err == nil && t.feed.joins(call.page) {
@@ -155,6 +166,20 @@ func (x *topics) ask(t *topic, call *tailCall) {
 	}
 	t.feed.tail = nil
 	close(call.done)
+}
+
+func (x *topics) askWithPass(t *topic, call *tailCall) (Page, error) {
+	if p := call.pass; p != nil {
+		ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
+		defer cancel()
+		if err := p.await(ctx); err != nil {
+			return Page{}, err
+		}
+		defer p.leave()
+	}
+	ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
+	defer cancel()
+	return x.recover.Tail(ctx, t.name, call.limit)
 }
 
 // joins reports whether nothing is missing between a page of the newest and the ring.
@@ -265,6 +290,7 @@ const maxHistoryStep = 1 << 30
 // historyReader reads the newest publications of a topic, part by part.
 type historyReader struct {
 	topics *topics
+	asker  *Session // nil: the application
 	topic  string
 	ahead  []*Publication // read and not yet handed on
 	at     Position       // of the last that was handed on or stands in ahead
@@ -274,21 +300,21 @@ type historyReader struct {
 }
 
 // openHistory finds the newest publications of a topic, limit at most. What was published
-// before is among them.
-func (s *Server) openHistory(ctx context.Context, topic string, limit int) (*historyReader, error) {
+// before is among them. asker is the session whose client asks; nil: the application does.
+func (s *Server) openHistory(ctx context.Context, asker *Session, topic string, limit int) (*historyReader, error) {
 	if err := s.checkTopic(topic); err != nil {
 		return nil, err
 	}
 	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
 		return nil, fmt.Errorf("%w: %q", ErrNoHistory, topic)
 	}
-	h := &historyReader{topics: s.topics, topic: topic, left: max(min(limit, maxNewest), 0), limit: firstPage}
+	h := &historyReader{topics: s.topics, asker: asker, topic: topic, left: max(min(limit, maxNewest), 0), limit: firstPage}
 	if h.left == 0 {
 		return h, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
-	page, last, err := s.topics.history(ctx, topic, h.left)
+	page, last, err := s.topics.history(ctx, asker, topic, h.left)
 	if err != nil {
 		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
 	}
@@ -312,7 +338,7 @@ func (h *historyReader) next(ctx context.Context, bytes int) (part []*Publicatio
 // read asks the broker for what follows.
 func (h *historyReader) read(ctx context.Context) error {
 	for failures := 0; ; failures++ {
-		page, err := h.topics.readPage(ctx, h.topic, h.at.Offset, h.upto, h.limit)
+		page, err := h.topics.readPage(ctx, h.asker, h.topic, h.at.Offset, h.upto, h.limit)
 		switch {
 		case err != nil:
 			return err
@@ -339,21 +365,23 @@ const maxLagging = 25
 // has subscribers here and the broker says that the ring is up to date; else from the
 // broker, whose page may end before last. What was published before is in it, on whatever
 // server.
-func (x *topics) history(ctx context.Context, name string, n int) (page Page, last Position, err error) {
-	if _, exact := x.broker.(*MemoryBroker); exact {
+func (x *topics) history(ctx context.Context, asker *Session, name string, n int) (page Page, last Position, err error) {
+	if x.exact {
 		page, err := x.recover.Tail(ctx, name, n)
 		return page, Position{page.Epoch, page.Upto}, err
 	}
 	for {
+		x.payForQuestion(asker, lookupUnits)
 		before := x.standing(name)
-		last, err := x.recover.Last(ctx, name)
+		last, err := x.last(ctx, asker, name)
 		if err != nil {
 			return Page{}, Position{}, err
 		}
 		if newest, ok := x.recent(name, n, before, last); ok {
 			return Page{Epoch: last.Epoch, Upto: last.Offset, Publications: newest}, last, nil
 		}
-		page, err := x.recover.Tail(ctx, name, n)
+		x.payForQuestion(asker, questionUnits)
+		page, err := x.read(ctx, asker, func() (Page, error) { return x.recover.Tail(ctx, name, n) })
 		if err != nil {
 			return Page{}, Position{}, err
 		}

@@ -414,7 +414,7 @@ func (s *Session) opHistory(op *operation) (answer, error) {
 	if op.id == 0 { // nobody would have the answer, so nothing is read for it
 		limit = 0
 	}
-	h, err := s.server.openHistory(s.ctx, op.topic, limit)
+	h, err := s.server.openHistory(s.ctx, s, op.topic, limit)
 	if err != nil || op.id == 0 {
 		return nil, err
 	}

@@ -154,7 +154,8 @@ type Options struct {
 	// InboundRate is how many messages, fragments, pings and operations a second
 	// a client may send in the long run. Every kilobyte that it sends counts as
 	// one more, and so do every four kilobytes of history that it asks for, or
-	// every one if they are compressed. One that sends more is read more slowly:
+	// every one if they are compressed. A history that a broker has to read first
+	// counts twenty more, so that a client has fifty in a second. One that sends more is read more slowly:
 	// TCP makes it wait, and nothing is lost. 0: 1,000, which keeps one client at
 	// a percent of a CPU, and at three more if it asks for history without end.
 	// Negative: no bound.

@@ -24,10 +24,6 @@ const (
 	// time: firstPage at first, and more when it is known that they are small.
 	firstPage = 64
 	maxPage   = 1000
-
-	// maxReads bounds how many pages are read from the broker at once, for cursors and
-	// for history; see maxRepairs.
-	maxReads = 64
 )
 
 // part is what a client is sent at a time.
@@ -85,7 +81,7 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 		m.add(page, page[len(page)-1].Offset)
 	}
 	t.mu.Unlock()
-	if !x.collect(s.ctx, t, c, &m) {
+	if !x.collect(s, t, c, &m) {
 		return part{}
 	}
 	return x.makePart(s, sub, c, m)
@@ -120,7 +116,7 @@ func (m *missed) lose(before Position, gap bool) {
 // reply it reads page after page until there is enough for a full part. Another part need
 // not be full: one page is enough. It reports whether a part can be made of m. If not, it
 // has waited.
-func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bool {
+func (x *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 	for m.bytes < partBytes {
 		t.mu.Lock()
 		fd := t.feed
@@ -141,23 +137,24 @@ func (x *topics) collect(ctx context.Context, t *topic, c *cursor, m *missed) bo
 		if m.reply == nil && len(m.publications) > 0 {
 			return true
 		}
-		if !x.read(ctx, t, c, m, at) {
+		if !x.readOn(s, t, c, m, at) {
 			return len(m.publications) > 0
 		}
-		if m.gap && m.reply == nil || ctx.Err() != nil {
+		if m.gap && m.reply == nil || s.ctx.Err() != nil {
 			return true
 		}
 	}
 	return true
 }
 
-// read reads what follows m, up to a position, from the broker's history. It reports whether
+// readOn reads what follows m, up to a position, from the broker's history. It reports whether
 // m got further. If not, it has waited, or the page begins after a gap and m already holds
 // publications, which must be sent first.
-func (x *topics) read(ctx context.Context, t *topic, c *cursor, m *missed, upto Position) bool {
+func (x *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
+	ctx := s.ctx
 	x.stopMaking() // others may make parts meanwhile
 	defer x.startMaking()
-	page, err := x.readPage(ctx, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
+	page, err := x.readPage(ctx, s, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
 	reach := min(page.Upto, upto.Offset)
 	switch {
 	case err != nil:
@@ -214,17 +211,13 @@ func nextLimit(page []*Publication) int {
 	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
 }
 
-// readPage reads a page from the broker. It waits while maxReads others do.
-func (x *topics) readPage(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error) {
-	select {
-	case x.reading <- struct{}{}:
-		defer func() { <-x.reading }()
-	case <-ctx.Done():
-		return Page{}, ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
-	defer cancel()
-	return x.recover.Read(ctx, topic, after, upto, limit)
+// readPage reads a page from the broker for a session, when it is its turn.
+func (x *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (Page, error) {
+	return x.read(ctx, s, func() (Page, error) {
+		ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+		defer cancel()
+		return x.recover.Read(ctx, topic, after, upto, limit)
+	})
 }
 
 // makePart makes a part of the first publications of m, as many as fit.

@@ -205,7 +205,7 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 func (s *Server) History(ctx context.Context, topic string, limit int) ([]Message, error) {
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()
-	h, err := s.openHistory(ctx, topic, limit)
+	h, err := s.openHistory(ctx, nil, topic, limit)
 	if err != nil {
 		return nil, err
 	}

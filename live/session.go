@@ -45,6 +45,8 @@ type Session struct {
 
 	newestBytes atomic.Int64 // of publications that topics without history keep for it; see hold
 
+	readUntil, lookupUntil int64 // when its questions to the broker count no more; see gate
+
 	watch    watch        // the sweeper's
 	index    int          // in Server.sessions; guarded by Server.mu
 	expiry   atomic.Int64 // Unix time, in seconds; 0: none

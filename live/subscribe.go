@@ -26,10 +26,11 @@ func Last(n int) SubscribeOption {
 
 // subscribing is one call of Subscribe.
 type subscribing struct {
-	since  Position
-	resume bool
-	last   int
-	pays   bool // a client asks: what is read for it counts for its rate
+	session *Session
+	since   Position
+	resume  bool
+	last    int
+	pays    bool // a client asks: what is read for it counts for its rate
 
 	// nil: the client did not ask, and gets publications.
 	reply replyFunc
@@ -95,7 +96,7 @@ func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int
 }
 
 func (x *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
-	t, err := x.lockReady(ctx, name)
+	t, err := x.lockReady(ctx, s, name)
 	if err != nil {
 		return attached{}, false, err
 	}
@@ -105,6 +106,7 @@ func (x *topics) trySubscribe(ctx context.Context, s *Session, name string, max 
 			return attached{}, false, err // subscribing twice is the same as once
 		}
 	}
+	o.session = s
 	begin, again, err := x.beginning(ctx, t, o)
 	if err != nil || again {
 		return attached{read: begin.read}, again, err
@@ -219,18 +221,18 @@ func (x *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin 
 		return t.now(), false, nil
 	}
 	if o.resume {
-		begin, again, err = x.resume(ctx, t, o.since)
+		begin, again, err = x.resume(ctx, t, o)
 		if err != nil || again || begin.recovered || o.last <= 0 {
 			return begin, again, err
 		}
 		read := begin.read
-		begin, again, err = x.newest(ctx, t, o.last)
+		begin, again, err = x.newest(ctx, t, o)
 		begin.read += read
 		begin.followFrom(o.since)
 		return begin, again, err
 	}
 	if o.last > 0 {
-		return x.newest(ctx, t, o.last)
+		return x.newest(ctx, t, o)
 	}
 	return t.now(), false, nil
 }
@@ -257,11 +259,11 @@ func (begin *beginning) followFrom(since Position) {
 }
 
 // resume finds out whether what followed a position is to be had.
-func (x *topics) resume(ctx context.Context, t *topic, since Position) (begin beginning, again bool, err error) {
-	fd := t.feed
+func (x *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	fd, since := t.feed, o.since
 	if since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset {
 		// The client may have been at a server that is ahead of this one.
-		if again, err := x.reach(ctx, t, since); err != nil || again {
+		if again, err := x.reach(ctx, t, o); err != nil || again {
 			return beginning{}, again, err
 		}
 	}
@@ -275,14 +277,20 @@ func (x *topics) resume(ctx context.Context, t *topic, since Position) (begin be
 		}
 		return beginning{at: fd.at, from: since, recovered: true}, false, nil
 	}
-	return x.readSince(ctx, t, since)
+	return x.readSince(ctx, t, o)
 }
 
 // reach waits until the feed is as far as the broker's history. If the position is still not
 // in it then, no server has it.
-func (x *topics) reach(ctx context.Context, t *topic, since Position) (again bool, err error) {
+func (x *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
 	var last Position
-	x.unlocked(t, func() { last, err = x.recover.Last(ctx, t.name) })
+	since := o.since
+	x.unlocked(t, func() {
+		if o.pays {
+			x.payForQuestion(o.session, lookupUnits)
+		}
+		last, err = x.last(ctx, o.session, t.name)
+	})
 	switch at := t.feed.at; {
 	case err != nil:
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
@@ -309,12 +317,17 @@ func (x *topics) unlocked(t *topic, f func()) {
 
 // readSince asks the broker's history for what followed a position, because that is
 // older than the feed. A first page tells whether it is to be had.
-func (x *topics) readSince(ctx context.Context, t *topic, since Position) (begin beginning, again bool, err error) {
-	fd := t.feed
+func (x *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	fd, since := t.feed, o.since
 	upto := fd.at
 	var page Page
 	x.unlocked(t, func() {
-		page, err = x.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
+		if o.pays {
+			x.payForQuestion(o.session, questionUnits)
+		}
+		page, err = x.read(ctx, o.session, func() (Page, error) {
+			return x.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
+		})
 	})
 	lost := beginning{at: fd.at, from: fd.at}
 	switch {

@@ -40,7 +40,9 @@ type topics struct {
 	end  context.CancelFunc
 
 	repairing chan struct{} // holds as many as there are repairs that ask the broker
-	reading   chan struct{} // holds as many as there are pages being read; see maxReads
+	exact     bool          // the broker is in this process's memory
+	reads     *gate         // for sessions
+	lookups   *gate         // likewise
 	making    chan struct{} // holds as many as there are goroutines that make parts
 	shared    sharedParts
 
@@ -117,7 +119,9 @@ func newTopics(s *Server, broker Broker) *topics {
 	}
 	x.life, x.end = context.WithCancel(context.Background())
 	x.repairing = make(chan struct{}, maxRepairs)
-	x.reading = make(chan struct{}, maxReads)
+	_, x.exact = broker.(*MemoryBroker)
+	x.reads = newReadGate()
+	x.lookups = newLookupGate()
 	x.shared.catchingUp = &x.catchingUp
 	x.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
 	for i := range x.shards {
@@ -157,7 +161,7 @@ func (x *topics) newTopic(name string) *topic {
 	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
 	if x.recover != nil && x.recover.Keeps(name) {
 		t.feed = newFeed(t.opts)
-		_, t.feed.exact = x.broker.(*MemoryBroker)
+		t.feed.exact = x.exact
 	}
 	switch {
 	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:
@@ -183,15 +187,15 @@ func (x *topics) lock(name string) *topic {
 }
 
 // lockReady returns the topic locked and subscribed at the broker, which the
-// first that comes asks for while the others wait. The error is the broker's or
-// ctx's; the topic is not locked then.
-func (x *topics) lockReady(ctx context.Context, name string) (*topic, error) {
+// first that comes asks for while the others wait. s is the session that needs it; nil: none
+// does. The error is the broker's or ctx's; the topic is not locked then.
+func (x *topics) lockReady(ctx context.Context, s *Session, name string) (*topic, error) {
 	for {
 		t := x.lock(name)
 		if t.ready {
 			return t, nil
 		}
-		if err := x.wakeLocked(ctx, t); err != nil {
+		if err := x.wakeLocked(ctx, s, t); err != nil {
 			return nil, err
 		}
 		if t.ready {
@@ -203,21 +207,21 @@ func (x *topics) lockReady(ctx context.Context, name string) (*topic, error) {
 
 // wakeLocked is wake that leaves the topic locked only if it returns nil, and not if the
 // broker panics.
-func (x *topics) wakeLocked(ctx context.Context, t *topic) error {
+func (x *topics) wakeLocked(ctx context.Context, s *Session, t *topic) error {
 	awake := false
 	defer func() {
 		if !awake {
 			x.unlock(t)
 		}
 	}()
-	err := x.wake(ctx, t)
+	err := x.wake(ctx, s, t)
 	awake = err == nil
 	return err
 }
 
 // wake subscribes the topic at the broker, or waits for whoever does. The topic
 // is locked before and after, and not meanwhile.
-func (x *topics) wake(ctx context.Context, t *topic) error {
+func (x *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	t.pins++
 	defer func() { t.pins-- }()
 	if waking := t.waking; waking != nil {
@@ -251,7 +255,7 @@ func (x *topics) wake(ctx context.Context, t *topic) error {
 	}()
 	err = x.broker.Subscribe(ctx, t.name)
 	if err == nil && t.feed != nil {
-		at, err = x.recover.Last(ctx, t.name)
+		at, err = x.last(ctx, s, t.name)
 	}
 	if err != nil {
 		err = fmt.Errorf("live: topic %q: %w", t.name, err)

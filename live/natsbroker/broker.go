@@ -44,7 +44,8 @@ type Broker struct {
 	hub hub // topics that are subscribed
 	bus bus
 
-	cold chan struct{} // holds as many as there are reads of cold topics
+	scans scans
+	shelf shelf
 
 	ctx    context.Context // of what goes on in the background
 	cancel context.CancelFunc
@@ -59,10 +60,6 @@ var (
 	_ live.Recoverer = (*Broker)(nil)
 	_ live.Bus       = (*Broker)(nil)
 )
-
-// coldReads bounds how many topics are searched at once: each may read through blocks
-// of a stream for tens of milliseconds.
-const coldReads = 4
 
 // flushTimeout is how long Close waits for the NATS server to have taken what was
 // published last.
@@ -83,13 +80,13 @@ func New(o Options) (*Broker, error) {
 		opts:   o,
 		logger: o.Logger,
 		name:   nuid.Next(),
-		cold:   make(chan struct{}, coldReads),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.connect(); err != nil {
 		b.cancel()
 		return nil, err
 	}
+	b.scans.init(b.server != nil)
 	b.hub.init(b, runtime.GOMAXPROCS(0))
 	b.bus.init(b)
 	b.streams.init(b)

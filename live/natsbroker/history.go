@@ -157,11 +157,75 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	if err := st.foreign(); err != nil {
 		return live.Page{}, err
 	}
-	page, err := st.read(ctx, topic, tokens, after, upto, limit)
+	read := st.read
+	if after+scanSpan < upto {
+		read = st.shelvedRead
+	}
+	page, err := read(ctx, topic, tokens, after, upto, limit)
 	if err != nil {
 		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	return page, nil
+}
+
+// shelvedRead is read for what lies far back: from the shelf, if it is there. What is not to be had
+// any more is not looked for.
+func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	if err != nil {
+		return live.Page{}, err
+	}
+	shelf := &st.broker.shelf
+	t, err := shelf.take(ctx, shelfKey{st, tokens})
+	if err != nil {
+		return live.Page{}, err
+	}
+	defer shelf.leave(t)
+	newest, err := st.newestOf(ctx, tokens)
+	if err != nil {
+		return live.Page{}, err
+	}
+	if t.isOf(state.epoch, newest) {
+		if page, ok := t.page(after, upto, limit); ok {
+			return page, nil
+		}
+	}
+	page, dropped, err := st.oldestAfterGap(ctx, topic, tokens, state, after, upto)
+	if err != nil || dropped {
+		return page, err
+	}
+	page, err = st.read(ctx, topic, tokens, after, upto, limit)
+	if err == nil && newest != nil && page.Complete && page.Upto > after {
+		t.add(part{
+			epoch: page.Epoch, read: clock.Now(), newest: *newest,
+			low: after, high: page.Upto, publications: page.Publications,
+		})
+	}
+	return page, err
+}
+
+// oldestAfterGap returns a page of the topic's oldest publication alone, if what follows an offset
+// is known to have been dropped before it: the stream or the topic is full. Its oldest message
+// is found without reading over others.
+func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, state streamState, after, upto uint64) (page live.Page, dropped bool, err error) {
+	got, err := st.batch(ctx, st.subject(tokens), max(state.first, 1), 1, pageBytes)
+	if err != nil || len(got.messages) == 0 || st.allKept(tokens, state, after, got) {
+		return live.Page{}, false, err
+	}
+	oldest := got.messages[0]
+	if oldest.Sequence <= after || oldest.Sequence > upto {
+		return live.Page{}, false, nil
+	}
+	page.Publications = appendPublication(nil, topic, oldest)
+	if len(page.Publications) == 0 {
+		return live.Page{}, false, nil
+	}
+	if state, err = st.since(ctx, time.Now()); err != nil {
+		return live.Page{}, false, err
+	}
+	page.Epoch, page.Upto = state.epoch, oldest.Sequence
+	setEpoch(&page)
+	return page, true, nil
 }
 
 // read reads until it has a publication. Messages that are no publications may fill whole

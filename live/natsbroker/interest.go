@@ -149,6 +149,7 @@ func (h *hub) sweep() {
 			return
 		case <-time.After(linger / 4):
 		}
+		h.broker.shelf.dropOld()
 		before := clock.Now() - int64(linger)
 		var idle []*interest
 		h.mu.Lock()

@@ -104,6 +104,14 @@ const pageMessages = 2048
 // batch reads a topic from a sequence on: count messages at most. The message that brings them
 // to so many bytes is the last. If there is a message, the batch has one at least.
 func (st *stream) batch(ctx context.Context, subject string, from uint64, count, bytes int) (batch, error) {
+	if from+scanSpan >= st.newestSeen().sequence {
+		return st.request(ctx, subject, from, count, bytes)
+	}
+	return st.scan(ctx, subject, from, min(count, pageMessages), bytes)
+}
+
+// request is batch in one request.
+func (st *stream) request(ctx context.Context, subject string, from uint64, count, bytes int) (batch, error) {
 	body, err := json.Marshal(getRequest{Sequence: from, NextFor: subject, Batch: min(count, pageMessages), MaxBytes: bytes})
 	if err != nil {
 		return batch{}, err

@@ -85,6 +85,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 
 	unanswered := false // an attempt may have been stored
 	var before seen
+	b.scans.publishing()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		var ack *jetstream.PubAck
 		var err error

@@ -118,6 +118,8 @@ type stream struct {
 	why    atomic.Pointer[error] // why it is not there; nil: not tried yet
 	found  atomic.Bool           // it was there once, and ours
 
+	gap atomic.Uint64 // how far apart the messages of a topic were in the last scan; 0: not known
+
 	asking    sync.Mutex // held while the server is asked for its state; before comparing
 	comparing sync.Mutex // held while the stream is compared with what is known of it; before mu
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // Tail implements live.Recoverer.
@@ -20,55 +21,101 @@ func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, 
 	if err := st.foreign(); err != nil {
 		return live.Page{}, err
 	}
-	select {
-	case b.cold <- struct{}{}:
-		defer func() { <-b.cold }()
-	case <-ctx.Done():
-		return live.Page{}, ctx.Err()
-	}
-	page, err := st.tail(ctx, topic, tokens, limit)
+	page, err := st.shelvedTail(ctx, topic, tokens, limit)
 	if err != nil {
 		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	return page, nil
 }
 
-// tail reads the newest limit messages of a topic. If they are large, the page has the oldest
-// of them only.
-func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
-	newest, err := st.lastOf(ctx, tokens, nil)
-	if err != nil {
-		return live.Page{}, err
-	}
-	subject := st.subject(tokens)
-	from, current, err := st.startOfTail(ctx, subject, newest, int64(limit))
-	if err != nil {
-		return live.Page{}, err
-	}
+// shelvedTail returns the newest limit messages of a topic, from the shelf if they are there. What
+// takes no scan to read is not put there.
+func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
 	state, err := st.since(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return live.Page{}, err
 	}
-	page, ended, err := st.readTail(ctx, topic, subject, from, int64(limit), st.oldestKept(topic, state))
+	if state.first+scanSpan >= st.newestSeen().sequence {
+		tail, err := st.tail(ctx, topic, tokens, limit)
+		return tail.Page, err
+	}
+	shelf := &st.broker.shelf
+	t, err := shelf.take(ctx, shelfKey{st, tokens})
 	if err != nil {
 		return live.Page{}, err
 	}
+	defer shelf.leave(t)
+	newest, err := st.newestOf(ctx, tokens)
+	if err != nil {
+		return live.Page{}, err
+	}
+	if t.isOf(state.epoch, newest) {
+		if page, ok := t.tail(limit, st.oldestKept(topic, state)); ok {
+			return page, nil
+		}
+	}
+	tail, err := st.tail(ctx, topic, tokens, limit)
+	if err != nil {
+		return live.Page{}, err
+	}
+	if all := tail.Publications; newest != nil && tail.pure && len(all) > 0 && all[0].Offset+scanSpan < newest.Sequence {
+		t.add(part{
+			epoch: tail.Epoch, read: clock.Now(), newest: *newest,
+			low: all[0].Offset - 1, high: tail.Upto, whole: tail.whole, publications: all,
+		})
+	}
+	return tail.Page, nil
+}
+
+// newestOf has the stream's leader look up the newest message of a topic; nil: there is none.
+func (st *stream) newestOf(ctx context.Context, tokens string) (*message, error) {
+	return st.leaderGet(ctx, getRequest{LastFor: st.subject(tokens)})
+}
+
+// tailPage is the page of a tail.
+type tailPage struct {
+	live.Page
+	whole bool // the topic has no older messages
+	pure  bool // all messages are publications
+}
+
+// tail reads the newest limit messages of a topic. If they are large, the page has the oldest
+// of them only.
+func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (tailPage, error) {
+	newest, err := st.lastOf(ctx, tokens, nil)
+	if err != nil {
+		return tailPage{}, err
+	}
+	subject := st.subject(tokens)
+	start, err := st.startOfTail(ctx, subject, newest, int64(limit))
+	if err != nil {
+		return tailPage{}, err
+	}
+	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	if err != nil {
+		return tailPage{}, err
+	}
+	page, ended, err := st.readTail(ctx, topic, subject, start.from, int64(limit), st.oldestKept(topic, state))
+	if err != nil {
+		return tailPage{}, err
+	}
+	page.whole = start.whole
 	if !ended {
 		page.Upto = page.Publications[len(page.Publications)-1].Offset
 	}
 	if ended && page.Upto < newest.offset {
 		if page.Upto, err = st.reach(ctx, subject, page.Upto, newest.offset); err != nil {
-			return live.Page{}, err
+			return tailPage{}, err
 		}
 	}
-	lags := ended && page.Upto < newest.offset || !ended && !current
+	lags := ended && page.Upto < newest.offset || !ended && !start.current
 	if lags && (!ended || bytesOf(page.Publications) >= cutBytes) {
 		// The page is that of an older tail, and large enough to be taken for the oldest part of
 		// this one. An empty page that ends before it says that the copy lags.
-		page = live.Page{Upto: from - 1}
+		page.Page = live.Page{Upto: start.from - 1}
 	}
 	page.Epoch, page.Complete = newest.epoch, true
-	setEpoch(&page)
+	setEpoch(&page.Page)
 	return page, nil
 }
 
@@ -90,14 +137,15 @@ func (st *stream) oldestKept(topic string, state streamState) time.Time {
 // readTail reads the newest limit messages of a topic, which are to be found from a sequence
 // on, except the first of them if they were stored before a time. The page ends with the
 // topic, or with the batch that brings it to cutBytes or more.
-func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64, oldest time.Time) (page live.Page, ended bool, err error) {
+func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64, oldest time.Time) (page tailPage, ended bool, err error) {
+	page.pure = true
 	// With space for the spare messages, and for those that are published meanwhile.
 	count := 2*int(min(limit, pageMessages)) + 8
 	space := pageBytes
 	for {
 		got, err := st.batch(ctx, subject, from, count, space)
 		if err != nil {
-			return live.Page{}, false, err
+			return tailPage{}, false, err
 		}
 		messages := got.messages
 		switch {
@@ -110,8 +158,9 @@ func (st *stream) readTail(ctx context.Context, topic, subject string, from uint
 		}
 		for _, m := range messages {
 			page.Upto = m.Sequence
-			if len(page.Publications) > 0 || !m.Time.Before(oldest) {
+			if n := len(page.Publications); n > 0 || !m.Time.Before(oldest) {
 				page.Publications = appendPublication(page.Publications, topic, m)
+				page.pure = page.pure && len(page.Publications) > n
 			}
 		}
 		if got.pending == 0 || bytesOf(page.Publications) >= cutBytes {
@@ -145,40 +194,48 @@ type place struct {
 	size     int // of a message near it, in bytes
 }
 
+// tailStart is where a tail begins.
+type tailStart struct {
+	from  uint64 // a sequence
+	whole bool   // the topic has no messages before it
+
+	// The copy had the topic's newest message before it counted. A NATS server that has a copy
+	// of the stream answers from it. If it has none, other servers answer in turn: a copy that
+	// lags can then make the tail longer than limit, by what it lacks.
+	current bool
+}
+
 // startOfTail returns a sequence from which a topic has limit messages, or a few more that
 // are soon skipped. JetStream reads forwards only, but its answers say how many messages
 // follow.
-//
-// Current says that the copy had the topic's newest message before it counted. A NATS server
-// that has a copy of the stream answers from it. If it has none, other servers answer in turn:
-// a copy that lags can then make the tail longer than limit, by what it lacks.
-func (st *stream) startOfTail(ctx context.Context, subject string, newest agreement, limit int64) (from uint64, current bool, err error) {
+func (st *stream) startOfTail(ctx context.Context, subject string, newest agreement, limit int64) (tailStart, error) {
 	end, err := st.batch(ctx, subject, max(newest.offset, 1), 1, pageBytes)
 	if err != nil {
-		return 0, false, err
+		return tailStart{}, err
 	}
 	high := place{sequence: newest.sequence + 1}
-	if current = len(end.messages) > 0; current {
+	current := len(end.messages) > 0
+	if current {
 		high = place{sequence: newest.offset, count: end.all()}
 	}
 	if high.count >= limit {
-		return high.sequence, current, nil
+		return tailStart{high.sequence, false, current}, nil
 	}
 	state, err := st.since(ctx, time.Now().Add(-stateAge))
 	if err != nil {
-		return 0, false, err
+		return tailStart{}, err
 	}
 	first := max(state.first, 1)
 	oldest, err := st.batch(ctx, subject, first, 1, pageBytes)
 	if err != nil || oldest.all() <= limit {
-		return first, current, err
+		return tailStart{first, true, current}, err
 	}
 	low := oldest.start(limit)
 	for probes := 0; !low.near(limit) && low.sequence+1 < high.sequence; probes++ {
 		guess := guessBetween(low, high, limit, probes)
 		probe, err := st.batch(ctx, subject, guess, 1, pageBytes)
 		if err != nil {
-			return 0, false, err
+			return tailStart{}, err
 		}
 		if n := probe.all(); n < limit {
 			high = place{sequence: guess, count: n}
@@ -186,7 +243,7 @@ func (st *stream) startOfTail(ctx context.Context, subject string, newest agreem
 			low = probe.start(limit)
 		}
 	}
-	return low.sequence, current, nil
+	return tailStart{low.sequence, false, current}, nil
 }
 
 // start returns the last place that a batch of one message shows to have limit messages

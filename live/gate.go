@@ -1,0 +1,188 @@
+package live
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
+)
+
+// What a client asks of a history that is not in a feed's ring, the broker has to read, perhaps
+// from a disk that everybody shares. A hostile client asks without end, for topics that nobody
+// has. So each question counts for its client's rate, a session has one question at a time, and
+// few are under way at once. Of the sessions that wait, the one that has asked least of late comes
+// first. Reads and lookups, which are cheap, have a gate each.
+
+const (
+	// maxReads is how many reads of the broker's history are under way at once on behalf of
+	// sessions. Four hide a round trip. A session that is next waits for one of four to end.
+	maxReads = 4
+
+	// maxLookups is the same for questions where a topic's history ends.
+	maxLookups = 4
+
+	// questionUnits is what a read counts for a client's rate of answers, besides what is sent: with
+	// the default InboundRate a client may have 50 in a second, and as many at once when it comes
+	// back after it was away. lookupUnits is the same for a lookup that a client asks for by a
+	// position or a history.
+	questionUnits = 20
+	lookupUnits   = 5
+
+	// readWeight is for how long a read counts when sessions wait. A page reads a few topics when
+	// it is opened, and comes before whoever has read more in the last minutes. lookupWeight is the
+	// same for a lookup, which every new topic of a server needs.
+	readWeight   = 10 * time.Second
+	lookupWeight = 100 * time.Millisecond
+)
+
+// gate lets sessions ask the broker.
+type gate struct {
+	weight int64                   // for how long a question counts
+	until  func(s *Session) *int64 // when the questions of a session count no more; guarded by mu
+
+	mu      sync.Mutex // guards what follows; no other lock is taken under it
+	free    int        // how many more may ask
+	waiting []*pass    // in the order in which they came
+	asking  map[*Session]bool
+}
+
+// pass is what a session needs for a question.
+type pass struct {
+	gate    *gate
+	session *Session // nil: the server's own question
+	until   int64    // the session's, or the least of several; guarded by gate.mu
+	granted chan struct{}
+}
+
+func newGate(most int, weight time.Duration, until func(*Session) *int64) *gate {
+	return &gate{weight: int64(weight), until: until, free: most, asking: make(map[*Session]bool)}
+}
+
+func newReadGate() *gate {
+	return newGate(maxReads, readWeight, func(s *Session) *int64 { return &s.readUntil })
+}
+
+func newLookupGate() *gate {
+	return newGate(maxLookups, lookupWeight, func(s *Session) *int64 { return &s.lookupUntil })
+}
+
+// apply has the session wait for its turn. The caller must call await.
+func (g *gate) apply(s *Session) *pass {
+	p := &pass{gate: g, session: s, granted: make(chan struct{})}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s != nil {
+		p.until = *g.until(s)
+	}
+	g.waiting = append(g.waiting, p)
+	g.admit()
+	return p
+}
+
+// await returns when the session may ask; the caller then must call leave. The error is ctx's.
+func (p *pass) await(ctx context.Context) error {
+	select {
+	case <-p.granted:
+		return nil
+	case <-ctx.Done():
+	}
+	g := p.gate
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if i := slices.Index(g.waiting, p); i >= 0 {
+		g.waiting = slices.Delete(g.waiting, i, i+1)
+	} else {
+		g.end(p)
+	}
+	return ctx.Err()
+}
+
+// leave ends a question.
+func (p *pass) leave() {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	p.gate.end(p)
+}
+
+// hasten lets a question come earlier, because another session waits for the answer too.
+func (p *pass) hasten(s *Session) {
+	p.gate.mu.Lock()
+	defer p.gate.mu.Unlock()
+	if s == nil {
+		p.until = 0
+	} else {
+		p.until = min(p.until, *p.gate.until(s))
+	}
+}
+
+// end frees the place of a pass; mu is held.
+func (g *gate) end(p *pass) {
+	g.free++
+	delete(g.asking, p.session)
+	g.admit()
+}
+
+// admit grants as many passes as there are places; mu is held.
+func (g *gate) admit() {
+	for g.free > 0 {
+		now := clock.Now()
+		next := -1
+		for i, p := range g.waiting {
+			if !g.asking[p.session] && (next < 0 || max(p.until, now) < max(g.waiting[next].until, now)) {
+				next = i
+			}
+		}
+		if next < 0 {
+			return
+		}
+		p := g.waiting[next]
+		g.waiting = slices.Delete(g.waiting, next, next+1)
+		g.free--
+		if s := p.session; s != nil {
+			g.asking[s] = true
+			until := g.until(s)
+			*until = max(*until, now) + g.weight
+		}
+		close(p.granted)
+	}
+}
+
+// read calls ask, which reads the broker's history for a session, when it is its turn. nil:
+// it is for the server itself. The memory of this process need not be waited for.
+func (x *topics) read(ctx context.Context, s *Session, ask func() (Page, error)) (Page, error) {
+	if x.exact {
+		return ask()
+	}
+	p := x.reads.apply(s)
+	if err := p.await(ctx); err != nil {
+		return Page{}, err
+	}
+	defer p.leave()
+	return ask()
+}
+
+// last asks the broker for the newest position of a topic, for a session or for the server itself,
+// when it is its turn.
+func (x *topics) last(ctx context.Context, s *Session, topic string) (Position, error) {
+	if !x.exact {
+		p := x.lookups.apply(s)
+		if err := p.await(ctx); err != nil {
+			return Position{}, err
+		}
+		defer p.leave()
+	}
+	return x.recover.Last(ctx, topic)
+}
+
+// payForQuestion counts a question to the broker, and waits while the client is over its rate of
+// answers.
+func (x *topics) payForQuestion(s *Session, units int) {
+	if s == nil || x.exact {
+		return
+	}
+	if wait := s.owes(&s.inbound.answered, units); wait > 0 {
+		sleep(s.ctx, wait)
+	}
+}
