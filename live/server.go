@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/livetopic/livetopic/live/internal/loglimit"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
@@ -27,7 +28,7 @@ type Server struct {
 	writers    *outbox.Writers
 	workers    workers
 	counters   counters
-	logs       logLimiter
+	logs       loglimit.Limiter
 	saidOnce   sync.Map // message texts
 	broadcasts broadcasts
 	closed     atomic.Bool    // Shutdown has returned

@@ -26,7 +26,7 @@ import (
 //	Server.mu
 //
 // The locks of package outbox come after these: a box's, and the writers'. inbound.mu and
-// logLimiter.mu may be taken under any: no other lock is taken under them.
+// loglimit.Limiter may be taken under any: no other lock is taken under them.
 type topics struct {
 	server   *Server
 	broker   Broker

@@ -45,31 +45,6 @@ func TestARenewalSettles(t *testing.T) {
 	})
 }
 
-// No client fills a disk with lines, and none is lost without being counted.
-func TestLinesAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var l logLimit
-		logged, told := 0, 0
-		for range 1000 {
-			time.Sleep(logEvery / 100)
-			if leftOut, ok := l.allow("a"); ok {
-				logged++
-				told += leftOut
-			}
-		}
-		if logged < logBurst || logged > logBurst+10 {
-			t.Errorf("%d lines in ten seconds", logged)
-		}
-		if _, ok := l.allow("b"); !ok {
-			t.Error("another message was held back")
-		}
-		time.Sleep(logEvery)
-		if leftOut, ok := l.allow("a"); !ok || logged+told+leftOut != 1000 {
-			t.Errorf("of 1000 lines %d were logged and %d counted", logged, told+leftOut)
-		}
-	})
-}
-
 // That a session has ended is known for as long as something may still write it, and costs
 // nothing for ever.
 func TestEndingsAreForgotten(t *testing.T) {

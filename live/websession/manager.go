@@ -14,6 +14,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/loglimit"
 	"github.com/livetopic/livetopic/live/websession/sqlitestore"
 )
 
@@ -41,7 +42,7 @@ type Manager struct {
 	opts    Options
 	ended   endings
 	sockets sockets
-	logs    logLimit
+	logs    loglimit.Limiter
 }
 
 // New returns a manager of the sessions of sm; nil is one that keeps them in memory, with
@@ -175,4 +176,9 @@ func (m *Manager) NewServer(o live.Options) *live.Server {
 	server := live.New(m.Configure(o))
 	m.Attach(server)
 	return server
+}
+
+// logLimited logs at a bounded rate for each message text, which must be a constant.
+func (m *Manager) logLimited(level slog.Level, message string, args ...any) {
+	m.logs.Log(m.opts.Logger, level, message, args...)
 }

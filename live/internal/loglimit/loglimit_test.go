@@ -1,4 +1,4 @@
-package live
+package loglimit
 
 import (
 	"context"
@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// lines is a logger's handler that keeps what is logged.
+// lines is a logger's handler that keeps what is logged at Info or above.
 type lines struct {
 	slog.Handler
 	all *[]string
 }
 
-func (l lines) Enabled(context.Context, slog.Level) bool { return true }
+func (l lines) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
 
 func (l lines) Handle(_ context.Context, r slog.Record) error {
 	text := r.Message
@@ -25,24 +25,35 @@ func (l lines) Handle(_ context.Context, r slog.Record) error {
 }
 
 // Ten lines of a kind at once, then one a second, with how many were left out; other kinds
-// are counted apart.
-func TestWhatClientsDoIsLoggedAtABoundedRate(t *testing.T) {
+// are counted apart, and what is not logged does not count.
+func TestLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all []string
-		s := New(Options{Logger: slog.New(lines{all: &all})})
+		logger := slog.New(lines{all: &all})
+		var l Limiter
 		for range 1000 {
-			s.logOfClient(slog.LevelWarn, "a", "n", 1)
+			l.Log(logger, slog.LevelDebug, "a")
 		}
-		s.logOfClient(slog.LevelWarn, "b")
-		if len(all) != 11 || all[10] != "b" {
+		for range 1000 {
+			l.Log(logger, slog.LevelWarn, "a", "n", 1)
+		}
+		l.Log(logger, slog.LevelWarn, "b")
+		if len(all) != 11 || all[10] != "b" || all[0] != "a n=1" {
 			t.Fatalf("%d lines: %q", len(all), all)
 		}
 		time.Sleep(3 * time.Second)
 		for range 1000 {
-			s.logOfClient(slog.LevelWarn, "a")
+			l.Log(logger, slog.LevelWarn, "a")
 		}
 		if len(all) != 14 || !strings.Contains(all[11], "left_out=990") || all[12] != "a" {
 			t.Fatalf("%d lines: %q", len(all), all)
+		}
+		time.Sleep(time.Hour)
+		for range 1000 {
+			l.Log(logger, slog.LevelWarn, "a")
+		}
+		if len(all) != 24 {
+			t.Fatalf("%d lines after an hour", len(all))
 		}
 	})
 }
