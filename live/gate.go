@@ -30,17 +30,16 @@ const (
 	questionUnits = 20
 	lookupUnits   = 5
 
-	// readWeight is for how long a read counts when sessions wait. A page reads a few topics when
-	// it is opened, and comes before whoever has read more in the last minutes. lookupWeight is the
-	// same for a lookup, which every new topic of a server needs.
-	readWeight   = 10 * time.Second
-	lookupWeight = 100 * time.Millisecond
+	// questionWeight is for how long a question counts when sessions wait. A page asks for a few
+	// topics when it is opened, and comes before whoever has asked more in the last minutes. No
+	// session waits longer than maxWeight for those that come later.
+	questionWeight = int64(10 * time.Second)
+	maxWeight      = 60 * questionWeight
 )
 
 // gate lets sessions ask the broker.
 type gate struct {
-	weight int64                   // for how long a question counts
-	until  func(s *Session) *int64 // when the questions of a session count no more; guarded by mu
+	until func(s *Session) *int64 // when the questions of a session count no more; guarded by mu
 
 	mu      sync.Mutex // guards what follows; no other lock is taken under it
 	free    int        // how many more may ask
@@ -52,20 +51,20 @@ type gate struct {
 type pass struct {
 	gate    *gate
 	session *Session // nil: the server's own question
-	until   int64    // the session's, or the least of several; guarded by gate.mu
+	turn    int64    // when it applied, or when the session's questions count no more; guarded by gate.mu
 	granted chan struct{}
 }
 
-func newGate(most int, weight time.Duration, until func(*Session) *int64) *gate {
-	return &gate{weight: int64(weight), until: until, free: most, asking: make(map[*Session]bool)}
+func newGate(most int, until func(*Session) *int64) *gate {
+	return &gate{until: until, free: most, asking: make(map[*Session]bool)}
 }
 
 func newReadGate() *gate {
-	return newGate(maxReads, readWeight, func(s *Session) *int64 { return &s.readUntil })
+	return newGate(maxReads, func(s *Session) *int64 { return &s.readUntil })
 }
 
 func newLookupGate() *gate {
-	return newGate(maxLookups, lookupWeight, func(s *Session) *int64 { return &s.lookupUntil })
+	return newGate(maxLookups, func(s *Session) *int64 { return &s.lookupUntil })
 }
 
 // apply has the session wait for its turn. The caller must call await.
@@ -73,9 +72,7 @@ func (g *gate) apply(s *Session) *pass {
 	p := &pass{gate: g, session: s, granted: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if s != nil {
-		p.until = *g.until(s)
-	}
+	p.turn = g.turn(s)
 	g.waiting = append(g.waiting, p)
 	g.admit()
 	return p
@@ -110,11 +107,7 @@ func (p *pass) leave() {
 func (p *pass) hasten(s *Session) {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
-	if s == nil {
-		p.until = 0
-	} else {
-		p.until = min(p.until, *p.gate.until(s))
-	}
+	p.turn = min(p.turn, p.gate.turn(s))
 }
 
 // end frees the place of a pass; mu is held.
@@ -127,10 +120,9 @@ func (g *gate) end(p *pass) {
 // admit grants as many passes as there are places; mu is held.
 func (g *gate) admit() {
 	for g.free > 0 {
-		now := clock.Now()
 		next := -1
 		for i, p := range g.waiting {
-			if !g.asking[p.session] && (next < 0 || max(p.until, now) < max(g.waiting[next].until, now)) {
+			if !g.asking[p.session] && (next < 0 || p.turn < g.waiting[next].turn) {
 				next = i
 			}
 		}
@@ -142,11 +134,20 @@ func (g *gate) admit() {
 		g.free--
 		if s := p.session; s != nil {
 			g.asking[s] = true
-			until := g.until(s)
-			*until = max(*until, now) + g.weight
+			*g.until(s) = min(g.turn(s)+questionWeight, clock.Now()+maxWeight)
 		}
 		close(p.granted)
 	}
+}
+
+// turn returns the place of a session that applies now among those that wait, as a time; nil: it
+// is the server itself. mu is held.
+func (g *gate) turn(s *Session) int64 {
+	now := clock.Now()
+	if s == nil {
+		return now
+	}
+	return max(*g.until(s), now)
 }
 
 // read calls ask, which reads the broker's history for a session, when it is its turn. nil:

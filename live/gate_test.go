@@ -8,7 +8,7 @@ import (
 )
 
 func newTestGate(most int) *gate {
-	return newGate(most, readWeight, func(s *Session) *int64 { return &s.readUntil })
+	return newGate(most, func(s *Session) *int64 { return &s.readUntil })
 }
 
 // granted returns which of the passes have been granted.
@@ -83,6 +83,27 @@ func TestWhoHasReadLeastIsNext(t *testing.T) {
 		passes = []*pass{g.apply(greedy[0]), g.apply(&Session{})}
 		first.leave()
 		wantGranted(t, "later", passes, true, false)
+	})
+}
+
+// However many newcomers there are, who has asked for much is not kept waiting for ever.
+func TestWhoHasReadMuchIsNextInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newTestGate(1)
+		greedy := &Session{}
+		for range 1000 {
+			g.apply(greedy).leave()
+		}
+		reading := g.apply(nil)
+		waiting := g.apply(greedy)
+		for began := time.Now(); len(granted(waiting)) == 0; time.Sleep(time.Second) {
+			if time.Since(began) > time.Duration(maxWeight)+2*time.Second {
+				t.Fatalf("it has waited for %v", time.Since(began))
+			}
+			newcomer := g.apply(&Session{})
+			reading.leave()
+			reading = newcomer
+		}
 	})
 }
 
