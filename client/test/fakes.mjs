@@ -80,11 +80,23 @@ export function reconnect(outside, client, end = () => client.socket.end()) {
 /** Lets promises settle. */
 export const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-/** Lets go of what nobody holds any more. */
-export async function collectGarbage() {
+/** Lets go of what nobody holds any more, until that is seen: the collector may leave some at first. */
+export async function collectGarbage(seen = () => true) {
   setFlagsFromString("--expose-gc");
-  await settled();
-  runInNewContext("gc")();
+  for (let i = 0; i < 100; i++) {
+    await settled();
+    runInNewContext("gc")();
+    if (seen()) return;
+  }
+}
+
+/** Waits for what real sockets bring. */
+export async function until(condition, pause = (next) => setTimeout(next, 1)) {
+  const deadline = Date.now() + 15_000; // ms; a test has more
+  while (!condition()) {
+    if (Date.now() > deadline) throw new Error(`waited in vain for ${condition}`);
+    await new Promise(pause);
+  }
 }
 
 /** The code of the error that a promise rejects with. */

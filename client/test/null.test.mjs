@@ -16,11 +16,11 @@ async function course(options) {
   const client = start(outside, { ...options });
   await settled();
   client.live.subscribe("a", () => {});
-  for (let i = 0; i < 65; i++) await codeOf(Promise.resolve().then(() => client.live.send("b", i))).then((code) => client.heard.push(code));
+  for (let i = 0; i < 65; i++) await codeOf(Promise.resolve().then(() => client.live.send("b", i))).then((code) => client.heard.push(["code", code]));
   client.socket.accept();
   await client.live.publish("c", 1);
   client.socket.bufferedAmount = 2 ** 20;
-  client.heard.push(await codeOf(client.live.publish("c", 1)));
+  client.heard.push(["code", await codeOf(client.live.publish("c", 1))]);
   outside.clock.advance(4_999);
   client.socket.end();
   outside.clock.advance(client.live.retryIn);

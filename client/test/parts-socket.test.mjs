@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { afterEach, test } from "node:test";
 import { connect } from "livetopic";
 import { WebSocket } from "ws";
-import { codeOf } from "./fakes.mjs";
+import { codeOf, until as patiently } from "./fakes.mjs";
 import { LiveServer } from "./server.mjs";
 
 const limit = { timeout: 20_000 };
@@ -46,9 +46,7 @@ const next = (live, name) => new Promise((resolve) => {
   const off = live.on(name, (event) => resolve(event, off()));
 });
 
-async function until(condition) {
-  while (!condition()) await new Promise(setImmediate);
-}
+const until = (condition) => patiently(condition, setImmediate);
 
 const numbers = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => from + i);
 

@@ -5,6 +5,7 @@ import { createServer } from "node:net";
 import { afterEach, test } from "node:test";
 import { connect, LiveError } from "livetopic";
 import { WebSocket, WebSocketServer } from "ws";
+import { until } from "./fakes.mjs";
 
 const open = new Set();
 afterEach(async () => {
@@ -91,11 +92,6 @@ function heard(live, name, fits = () => true) {
 }
 
 const state = (live, wanted) => heard(live, "state", (event) => event.state === wanted);
-
-/** Until the condition holds; the runner's own limit ends a test in which it never does. */
-async function until(condition) {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 2));
-}
 
 const limit = { timeout: 20_000 };
 
