@@ -2,16 +2,14 @@
 
 /** @import * as api from "./live.d.ts" */
 
-const LIVE_V1 = "live.v1"; // without it, the plain wire
+const LIVE_V1 = "live.v1";
 const MAX_BATCH = 1000;
 const SLOW = 50; // bytes per ms
 
-// In ms:
 const MAX_WINDOW = 60_000;
 const PING_SLACK = 10_000; // how late a ping may be
 const TICK = 5_000; // between two checks
-const FRESH = 2_000; // what was heard since is alive
-const SECOND = 1_000;
+const FRESH = 2_000; // a connection heard this recently is alive
 
 /** @type {typeof api.connect} */
 export const connect = (url, options) => new LiveClient(url, options);
@@ -51,19 +49,19 @@ export class LiveClient {
   #heardAt = 0;
   #skew = 0;
 
-  // In ms:
   #patience = Infinity;
   #silence = 0;
-  #probed = -Infinity; // since a ping
-  #backlog = 0; // to send on a slow connection
+  #probed = -Infinity; // since an unanswered ping
+  #backlog = 0; // that a slow line needs for what we wrote
 
-  #unsent = 0;
-  #longest = 0;
+  #unsent = 0; // bufferedAmount at the last check
+  #longest = 0; // bytes in a frame
 
   #window = 0;
   #attempt = 0;
   #wokenAt = -Infinity;
-  #awake = new AbortController();
+  #awake = new AbortController(); // its signal ends the listeners
+  #answered = false; // a HEAD
   #end = "";
 
   constructor(url, options) {
@@ -75,11 +73,12 @@ export class LiveClient {
     if (signal?.aborted) this.#finish();
     else this.#dial();
     const wake = (/** @type {any} */ { type, persisted }) => {
-      if (type === "pagehide") return persisted && this.#socket && this.#giveUp(type); // it would be deaf
-      if (type !== "visibilitychange" || document.visibilityState === "visible") this.#wake();
+      if (type === "pagehide") return persisted && this.#state !== "waiting" && this.#giveUp(type); // a cached page hears nothing
+      if (type !== "visibilitychange" || !document.hidden) this.#wake();
     };
-    for (const name of ["online", "pageshow", "pagehide", "focus"]) globalThis.addEventListener?.(name, wake, this.#awake);
-    for (const name of ["visibilitychange", "resume"]) globalThis.document?.addEventListener(name, wake, this.#awake);
+    for (const name of ["online", "pageshow", "pagehide", "focus", "visibilitychange", "resume"]) {
+      for (const target of [globalThis, globalThis.document]) target?.addEventListener?.(name, wake, this.#awake);
+    }
     signal?.addEventListener("abort", () => this.close(), this.#awake);
   }
 
@@ -103,7 +102,7 @@ export class LiveClient {
   subscribe(topic, fn, options) {
     const { signal, onGap, since, last } = present({ ...options });
     if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
-    const ends = [this.listen(topic, fn)];
+    const ends = [this.listen(topic, fn), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
     this.#wanted.set(topic, wanted);
@@ -157,28 +156,29 @@ export class LiveClient {
 
   #dial() {
     const { token, query, connectTimeout = 10_000 } = this.#options;
-    const given = [token, query];
-    const down = this.#attempt % 8 > 1 && this.#isDown();
-    if (down || given.some((option) => typeof option === "function")) {
+    const given = [token, query, this.#attempt % 8 > 1 && this.#isDown()];
+    let timer = 0;
+    this.#window = 0;
+    if (given[2] || given.some((option) => typeof option === "function")) {
       const current = () => this.#timer === timer;
-      Promise.all([...given, down].map(async (option) => (typeof option === "function" ? option() : option)))
-        .then((answers) => current() && (answers[2] ? this.#giveUp("no answer") : this.#connect(answers)))
+      Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
+        .then((answers) => current() && (answers[2] && this.#answered ? this.#giveUp("no answer") : this.#connect(answers)))
         .catch((err) => current() && this.#fail(err));
     } else {
       this.#connect(given);
     }
-    this.#window = 0;
+    if (this.#end) return; // closed from an option's function
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
-    const timer = this.#timer;
+    timer = this.#timer;
     this.#become("connecting");
   }
 
-  /** Firefox holds dials back after failed ones, but no request. A policy may forbid it: not each dial asks. */
+  /** Firefox delays dials after failures, but not a fetch. A policy may forbid that: one must have been answered. */
   #isDown() {
     if (!/Firefox/.test(globalThis.navigator?.userAgent)) return;
-    const signal = AbortSignal.timeout(FRESH);
+    const signal = AbortSignal.timeout(Math.min(FRESH, this.#options.connectTimeout >>> 1 || FRESH));
     return fetch(this.url.replace("ws", "http"), { method: "HEAD", mode: "no-cors", signal }).then(
-      ({ status }) => status > 499, // a proxy's
+      ({ status }) => status > 499 || !(this.#answered = true), // a proxy answered, not the server
       ({ name }) => name !== "TimeoutError",
     );
   }
@@ -186,19 +186,19 @@ export class LiveClient {
   #connect(given) {
     const { WebSocket = globalThis.WebSocket } = this.#options;
     const [token, query] = given;
-    if (!WebSocket) throw new TypeError("live: no WebSocket here; give one in options.WebSocket");
+    if (!WebSocket) throw new TypeError("live: no WebSocket; give one in options.WebSocket");
     const protocols = this.#options.plain ? [] : [LIVE_V1];
     if ((token ?? "") !== "") protocols.push("live.token." + base64url(wellFormed(token)));
     const socket = new WebSocket(withQuery(this.url, query ?? ""), protocols);
-    // An old one keeps its listeners: Node ends at an unheard error.
+    // Old sockets keep their listeners: an unheard error ends Node.
     const hear = (name, fn) => socket.addEventListener(name, (event) => socket === this.#socket && fn(event));
-    hear("open", () => this.#v1 || this.#opened()); // else at hello, which says what fits
+    hear("open", () => this.#v1 || this.#opened()); // live.v1 opens at hello
     hear("message", (event) => this.#receive(event.data));
     hear("close", (event) => this.#lost(event));
-    hear("error", ignore); // close follows
+    hear("error", ignore);
     this.#socket = socket;
     this.#patience = this.#largest = Infinity;
-    this.#backlog = 0;
+    this.#backlog = this.#unsent = this.#longest = 0;
   }
 
   #redial() {
@@ -225,7 +225,7 @@ export class LiveClient {
     clearTimeout(this.#timer);
     this.#openedAt = now();
     this.#skew = Date.now() - now();
-    this.#state = "open"; // first the server hears, then the page
+    this.#state = "open"; // The server gets the subscriptions before the page hears of it.
     this.#join(this.#wanted.values());
     for (const entry of this.#buffer) {
       this.#buffer.delete(entry);
@@ -237,6 +237,7 @@ export class LiveClient {
     }
     if (!this.#socket) return; // closed from an option's function
     if (this.#v1) this.#checkLater();
+    if (!this.#answered) this.#isDown();
     this.#become("open");
     this.#emit("open");
   }
@@ -251,16 +252,15 @@ export class LiveClient {
     this.#settle("disconnected", "connection lost");
     for (const wanted of this.#wanted.values()) wanted.state = "idle";
     // A proxy closes with 1000, but gives no reason.
-    if (/^40..|^1000./.test(ending)) {
+    if (/^40|^1000[^]/.test(ending)) {
       this.#finish({ code, reason });
     } else {
       const [, within = this.#window] = /^101[23][^]*within (\d+) ms/.exec(ending) ?? [];
-      const expired = !this.#attempt && /^42../.test(ending);
-      this.#window = expired ? SECOND : Math.min(+within, MAX_WINDOW);
+      const expired = !this.#attempt && /^42/.test(ending);
+      this.#window = expired ? 1_000 : Math.min(+within, MAX_WINDOW);
       const bound = this.#window > 0 ? this.#window : Math.min(max, min * 2 ** this.#attempt);
-      const retryIn = Math.round(random() * bound); // not all together
+      const retryIn = this.#after(Math.round(random() * bound), () => this.#redial());
       this.#attempt++;
-      this.#after(retryIn, () => this.#redial());
       this.#become("waiting", { retryIn, code, reason });
     }
     if (wasOpen) this.#emit("close", { code, reason });
@@ -276,17 +276,19 @@ export class LiveClient {
     this.#settle("closed", this.#end);
     for (const { settle } of [...waiting, ...this.#wanted.values()]) settle?.(new LiveError("closed", this.#end));
     for (const all of [this.#buffer, this.#wanted, this.#topics]) all.clear();
+    this.#emit("finish"); // ends the subscriptions
     socket?.close(1000);
     this.#become("closed", { ...ending, unsent: waiting.length });
   }
 
-  /** Events dial once a second at most. */
+  /** Events dial once a second at most; reconnect() is not limited. */
   #wake(asked) {
     if (this.#state === "open") this.#probe(FRESH);
     if (this.#state === "connecting" && Date.now() >= this.#due) this.#giveUp("connect timeout");
-    if (this.#state !== "waiting" || (this.#window > 0 && !asked)) return;
-    const wait = asked ? 0 : Math.max(0, Math.min(SECOND, this.#wokenAt + SECOND - now()));
-    if (wait > (this.retryIn ?? 0)) return;
+    if (this.#state !== "waiting") return;
+    const due = asked || Date.now() > this.#due; // timers may stop in sleep
+    const wait = due ? 0 : Math.max(0, this.#wokenAt + 1_000 - now());
+    if (wait > (this.retryIn ?? 0) || (this.#window > 0 && !due)) return;
     this.#wokenAt = now() + wait;
     if (wait) this.#after(wait, () => this.#redial());
     else this.#redial();
@@ -294,28 +296,28 @@ export class LiveClient {
 
   #probe(bound) {
     const skew = Date.now() - now();
-    const jumped = skew - this.#skew > FRESH; // set forward, or asleep
+    const jumped = skew - this.#skew > FRESH; // the clock was set, or the machine slept
     this.#skew = skew;
-    if (!this.#v1 || !(jumped || (this.#probed < 0 && Math.abs(now() - this.#heardAt) > bound))) return;
+    if (!this.#v1 || !(jumped || (this.#probed < 0 && now() - this.#heardAt > bound))) return;
     this.#probed = 0;
     this.#write('{"op":"ping"}');
     this.#checkLater();
   }
 
   #checkLater() {
-    this.#after(this.#probed < 0 ? TICK : SECOND, () => this.#check());
+    this.#after(this.#probed < 0 ? TICK : 1_000, () => this.#check());
   }
 
-  /** Counts by timers, as clocks jump. */
+  /** Adds up timer intervals, because clocks jump. */
   #check() {
     const unsent = this.#socket.bufferedAmount ?? 0;
     this.#silence = unsent < this.#unsent ? 0 : this.#silence + this.#wait;
     this.#unsent = unsent;
     this.#backlog -= this.#wait;
     this.#probed += this.#wait;
-    // A pong waits behind these.
+    // The pong may wait behind these.
     const busy = unsent || this.#asked.size || this.#backlog > 0;
-    if (this.#silence > this.#patience || (!busy && this.#probed > SECOND + this.#longest / SLOW)) {
+    if (this.#silence > this.#patience || (!busy && this.#probed > 1_000 + this.#longest / SLOW)) {
       const woken = this.#probed >= 0;
       this.#giveUp("no sign of life");
       if (woken) this.#wake();
@@ -335,7 +337,7 @@ export class LiveClient {
   }
 
   #write(text) {
-    this.#backlog = Math.max(0, this.#backlog) + text.length / SLOW;
+    this.#backlog = Math.max(0, this.#backlog) + size(text) / SLOW;
     this.#socket?.send(text);
   }
 
@@ -346,16 +348,16 @@ export class LiveClient {
       const id = ++this.#id;
       let timer = 0;
       const wait = () => {
-        if (timeout < Infinity) timer = setTimeout(() => settle(new LiveError("timeout", `no answer within ${timeout} ms`)), timeout);
+        if (!(timeout >= 2 ** 31)) timer = setTimeout(() => settle(new LiveError("timeout", `no answer within ${timeout} ms`)), timeout);
       };
-      const parts = []; // a large answer has several
+      const parts = [];
       const settle = (reply) => {
         clearTimeout(timer);
         parts.push(reply);
         if (reply.more) return wait();
         signal?.removeEventListener("abort", abort);
         this.#buffer.delete(entry);
-        if (this.#asked.has(id)) this.#asked.set(id, ignore); // may still come
+        if (this.#asked.has(id)) this.#asked.set(id, ignore);
         try {
           if (reply instanceof Error) throw reply;
           const text = parts.map((part) => part.text).join("");
@@ -383,20 +385,20 @@ export class LiveClient {
   #hand(entry, offline) {
     this.#refuseIfClosed();
     const { maxBuffered = 64, maxUnsent = 2 ** 20 } = this.#options;
-    const { size } = this.#buffer;
-    const direct = this.#ready && !size;
+    const waiting = this.#buffer.size;
+    const direct = this.#ready && !waiting;
     if (direct) this.#put(entry, maxUnsent);
     else if (offline === "fail") throw new LiveError("offline", "not connected");
-    else if (size < maxBuffered) this.#buffer.add(entry);
-    else throw new LiveError("buffer_full", `${size} messages wait already`);
+    else if (waiting < maxBuffered) this.#buffer.add(entry);
+    else throw new LiveError("buffer_full", `${waiting} messages wait already`);
     return direct;
   }
 
   #put(entry, maxUnsent = Infinity) {
     const { frame, id, settle } = entry;
     const unsent = this.#socket?.bufferedAmount;
-    const { length } = new TextEncoder().encode(frame);
-    if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; the server takes ${this.#largest}`);
+    const length = size(frame);
+    if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; at most ${this.#largest}`);
     if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
     if (!settle || this.#v1) {
       if (settle) this.#asked.set(id, settle);
@@ -422,13 +424,12 @@ export class LiveClient {
         batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
       } else {
         this.#tellPlainly("subscribe", topic);
-        this.#joined(wanted, {});
+        this.#joined(wanted, { op: "reply" });
       }
     }
     while (batch.length) this.#tellAll(batch.splice(0, MAX_BATCH));
   }
 
-  /** In one frame, if it fits. */
   #tellAll(batch) {
     try {
       this.#put({ frame: JSON.stringify(batch) });
@@ -441,12 +442,12 @@ export class LiveClient {
   #joined(wanted, reply) {
     const { topic, at, known } = wanted;
     if (!this.#socket || this.#wanted.get(topic) !== wanted) return;
-    if (reply instanceof LiveError) {
+    if (!reply.op) {
       const { random = Math.random } = this.#options;
       reply.topic = topic;
       wanted.state = "idle";
-      if (["unavailable", "internal"].includes(reply.code)) {
-        const bound = Math.min(20_000, SECOND * 2 ** wanted.failures++);
+      if (/^(unavailable|internal)$/.test(reply.code)) {
+        const bound = Math.min(20_000, 1_000 * 2 ** wanted.failures++);
         wanted.timer = setTimeout(() => this.#join([wanted]), (bound * (1 + random())) / 2);
       } else {
         this.#leave(wanted, reply);
@@ -489,32 +490,32 @@ export class LiveClient {
     this.#heardAt = now();
     this.#silence = 0;
     this.#probed = -Infinity;
-    if (data.length > this.#longest) this.#longest = data.length;
+    this.#longest = Math.max(this.#longest, size(data));
     let frame;
     try {
       frame = present(JSON.parse(data));
+      if (this.#v1 && frame.op) this.#obey(frame);
+      else if (typeof frame.topic === "string") this.#deliver(frame);
+      else throw frame;
     } catch {
-      // Reported below.
+      this.#answer(frame?.op && frame.id, badMessage());
     }
-    if (this.#v1 && frame?.op) this.#obey(frame);
-    else if (typeof frame?.topic === "string") this.#deliver(frame);
-    else this.#report(badMessage());
     if (this.#state === "connecting") this.#opened();
   }
 
   #obey(frame) {
-    const { op, id, topic, ping, code = "internal", message = code } = frame;
+    const { op, id, topic, at, ping, code = "internal", message = code } = frame;
     frame.more ||= op === "part";
     if (op === "ping") this.#write('{"op":"pong"}');
-    if (op === "drain") this.#window = frame.within;
+    if (op === "drain") this.#window = +frame.within;
     if (op === "hello") {
       this.session = frame.session;
-      this.#patience = ping ? ping + PING_SLACK : Infinity;
-      this.#largest = frame.largest || Infinity;
+      this.#patience = ping ? +ping + PING_SLACK : Infinity;
+      this.#largest = +frame.largest || Infinity;
     }
     if (op === "gap") {
       const wanted = this.#wanted.get(topic);
-      if (wanted?.state === "on") wanted.at = frame.at;
+      if (at && wanted?.state === "on") wanted.at = at;
       this.#emit("gap", { topic, reason: "lost" });
     }
     if (op === "reply" || op === "part") this.#answer(id, frame);
@@ -523,9 +524,9 @@ export class LiveClient {
 
   #answer(id, answer) {
     const settle = this.#asked.get(id);
-    if (!answer.more) this.#asked.delete(id);
     if (settle) settle(answer);
     else if (!id && !answer.op) this.#report(answer);
+    if (!answer.more) this.#asked.delete(id);
   }
 
   #settle(code, text) {
@@ -535,8 +536,8 @@ export class LiveClient {
   #deliver(message) {
     const { topic, data, at } = message;
     const wanted = this.#wanted.get(topic);
-    if (at && wanted?.state === "asked") return; // of an ended one: the reply tells more
     if (at && wanted?.state === "on") wanted.at = at;
+    else if (at && (wanted?.at || wanted?.last)) return; // the answer will bring it
     this.#emit("message", message);
     this.#topics.call(topic, this.#report, data, message);
   }
@@ -556,9 +557,10 @@ export class LiveClient {
 
   #after(ms, fn) {
     clearTimeout(this.#timer);
-    this.#wait = ms;
-    this.#due = Date.now() + ms;
-    this.#timer = setTimeout(fn, ms);
+    this.#wait = ms >= 0 ? Math.min(ms, 2 ** 31 - 1) : TICK; // an option may be NaN
+    this.#due = Date.now() + this.#wait;
+    this.#timer = setTimeout(fn, this.#wait);
+    return this.#wait;
   }
 
   #report = (err) => {
@@ -572,13 +574,13 @@ class Wanted {
   callers = 0;
   known = false; // was on before
   failures = 0;
+  timer;
+  settle;
 
   constructor(topic, at, last) {
     this.topic = topic;
     this.at = at;
     this.last = last;
-    this.timer = undefined;
-    this.settle = undefined;
     this.ready = new Promise((done, failed) => {
       this.settle = (err) => {
         clearTimeout(this.timer);
@@ -590,7 +592,7 @@ class Wanted {
   }
 }
 
-/** One that fails stops no other. */
+/** A listener that throws does not stop the others. */
 class Listeners extends Map {
   add(name, fn) {
     const set = this.get(name) ?? new Set();
@@ -614,7 +616,7 @@ class Listeners extends Map {
   }
 
   clear() {
-    for (const set of this.values()) set.clear(); // stops a call that is under way
+    for (const set of this.values()) set.clear();
     super.clear();
   }
 }
@@ -624,15 +626,16 @@ const lastResort = (err) => (globalThis.reportError ?? console.error)(err);
 const badMessage = () => new LiveError("bad_message", "the server sent no message");
 const unsupported = (op) => new LiveError("unsupported", `the plain wire has no ${op}`);
 
-/** Is never set, but may stop in sleep. */
-const now = () => (globalThis.performance ?? Date).now();
+/** A clock that nobody can set. It may stop in sleep. */
+const now = () => performance.now();
 
-/** What is null is absent, but for data. */
 function present(object) {
   for (const name in object) if (object[name] === null && name !== "data") delete object[name];
   return object;
 }
 
+const encoded = (text) => new TextEncoder().encode(text);
+const size = (text) => encoded(text).length;
 const plain = ({ topic, data = null }) => encode({ topic, data });
 
 function encode(message) {
@@ -646,7 +649,7 @@ function encode(message) {
 /** Encoders would replace lone surrogates. */
 function wellFormed(text) {
   if (typeof text === "string" && !/\p{Cs}/u.test(text)) return text;
-  throw new TypeError("live: no well-formed string, as topic, token or in a query");
+  throw new TypeError("live: no well-formed topic, token or query");
 }
 
 function resolve(url) {
@@ -657,7 +660,7 @@ function resolve(url) {
   } catch {
     // Said below.
   }
-  throw new TypeError(`live: "${url}" is no http(s) or ws(s) address; give a full one`);
+  throw new TypeError(`live: "${url}" is no http or ws address; give a full one`);
 }
 
 function withQuery(address, query) {
@@ -674,7 +677,7 @@ function withQuery(address, query) {
 }
 
 function base64url(text) {
-  const base64 = btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+  const base64 = btoa(String.fromCharCode(...encoded(text)));
   return base64.replace(/\+/g, "-").replace(/\//g, "_").replace(/=/g, "");
 }
 

@@ -1,7 +1,7 @@
 // A connection that is busy is not dead: the server's application takes its time, or much is on its way.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { codeOf, setUp, startV1 } from "./fakes.mjs";
+import { codeOf, reconnect, setUp, startV1 } from "./fakes.mjs";
 
 const outside = setUp();
 const MB = 2 ** 20;
@@ -94,11 +94,13 @@ test("a slow application is no reason to ask twice, nor to drop its answer", asy
 describe("an upload", () => {
   test("that is not sent yet delays the ping, and keeps the connection", () => {
     const client = startV1(outside);
-    client.live.send("file", "x".repeat(4 * MB));
     client.socket.bufferedAmount = 4 * MB;
     wake();
     outside.clock.advance(20_000);
     assert.equal(client.live.state, "open");
+    client.socket.bufferedAmount = 0;
+    outside.clock.advance(1_000);
+    assert.equal(client.sockets.length, 2, "nothing holds the pong up any more");
   });
 
   test("that moves is a sign of life for as long as it moves", () => {
@@ -180,7 +182,7 @@ describe("a connection that has brought large messages", () => {
   ]) {
     test(`of ${size} bytes has ${ended} ms for its pong`, () => {
       const client = startV1(outside);
-      client.socket.say("news", "x".repeat(size));
+      client.socket.say("news", "☃".repeat(size / 3));
       client.socket.say("news", "short");
       client.heard.length = 0;
       wake();
@@ -197,6 +199,15 @@ describe("a connection that has brought large messages", () => {
     wake();
     outside.clock.advance(40_000);
     assert.equal(client.sockets.length, 2);
+  });
+
+  test("is not its successor", () => {
+    const client = startV1(outside);
+    client.socket.say("news", "x".repeat(8 * MB));
+    reconnect(outside, client);
+    wake();
+    outside.clock.advance(2_000);
+    assert.equal(client.sockets.length, 3);
   });
 
   test("may bring bytes", () => {

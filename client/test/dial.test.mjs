@@ -142,6 +142,36 @@ describe("the token", () => {
     }
   });
 
+  test("whose function closes the client is the last", async () => {
+    const later = {};
+    const client = start(outside, { token: () => later.live?.close() });
+    later.live = client.live;
+    await settled();
+    client.socket.end();
+    outside.clock.advance(client.live.retryIn);
+    await settled();
+    assert.equal(client.names().at(-1), "closed");
+    assert.deepEqual([client.live.state, client.sockets.length, outside.clock.timers], ["closed", 1, 0]);
+  });
+
+  test("is given up when the page is cached, and asked for anew when it is back", async () => {
+    const token = asked();
+    const client = start(outside, { token: token.fn });
+    outside.page.window.dispatchEvent(Object.assign(new Event("pagehide"), { persisted: true }));
+    assert.equal(client.last("state").reason, "pagehide");
+    token.answer("old");
+    await settled();
+    assert.equal(client.sockets.length, 0);
+    outside.page.window.dispatchEvent(Object.assign(new Event("pagehide"), { persisted: true }));
+    assert.equal(client.live.state, "waiting");
+    outside.page.fire("pageshow");
+    token.answer("new");
+    await settled();
+    assert.deepEqual(offered(client), [["live.token.bmV3"]]);
+    client.socket.greet();
+    assert.equal(client.live.state, "open");
+  });
+
   test("is no reason to dial twice in two quick wakes", async () => {
     const token = asked();
     const client = start(outside, { token: token.fn });
@@ -264,13 +294,29 @@ describe("in Firefox", () => {
     globalThis.fetch = fetch;
   });
 
+  const blocked = () => Object.assign(new TypeError("NetworkError"));
+
+  /** A client whose connection stood, and whose request of that moment had this answer. */
+  async function stood(answer, options) {
+    const client = start(outside, options);
+    client.socket.greet();
+    assert.equal(heads.length, 1);
+    answer(heads.pop());
+    await settled();
+    return client;
+  }
+
   /** Fails until the next dial is one that asks. */
   function failed(client) {
     for (let i = 0; i < 2; i++) {
       client.socket.end(1006);
       outside.clock.advance(client.live.retryIn);
     }
+    assert.equal(heads.length, 1);
+    return heads.pop();
   }
+
+  const ok = (call) => call.answer({ status: 400 });
 
   test("the first dials ask nothing", () => {
     const client = start(outside);
@@ -279,39 +325,105 @@ describe("in Firefox", () => {
     assert.deepEqual([heads.length, client.sockets.length], [0, 2]);
   });
 
+  test("the request goes to the server's address, of whatever origin", async () => {
+    const client = await stood(ok);
+    const { url, options } = failed(client);
+    assert.equal(url, "http://server/live");
+    assert.deepEqual([options.method, options.mode, options.signal instanceof AbortSignal], ["HEAD", "no-cors", true]);
+  });
+
+  test("one answered request is enough", async () => {
+    const client = await stood(ok);
+    client.socket.end(1006);
+    outside.clock.advance(client.live.retryIn);
+    client.socket.greet();
+    assert.equal(heads.length, 0);
+  });
+
   for (const [what, answer, dials] of [
-    ["a server that answers is dialled", (call) => call.answer({ status: 400 }), 1],
+    ["a server that answers is dialled", ok, 1],
     ["one of another origin, whose status is hidden, too", (call) => call.answer({ status: 0 }), 1],
-    ["one that does not answer is not", (call) => call.fail(new TypeError("NetworkError")), 0],
+    ["one that does not answer is not", (call) => call.fail(blocked()), 0],
     ["a proxy's 502 is no server", (call) => call.answer({ status: 502 }), 0],
     ["what hangs says nothing", (call) => call.fail(Object.assign(new Error(), { name: "TimeoutError" })), 1],
   ]) {
     test(what, async () => {
-      const client = start(outside);
-      failed(client);
+      const client = await stood(ok);
+      const call = failed(client);
       const before = client.sockets.length;
-      assert.equal(heads.length, 1);
-      assert.equal(heads[0].url, "http://server/live");
-      assert.equal(heads[0].options.method, "HEAD");
-      answer(heads[0]);
+      answer(call);
       await settled();
       assert.equal(client.sockets.length - before, dials);
       assert.equal(client.live.state, dials ? "connecting" : "waiting");
     });
   }
 
-  test("where requests are forbidden, some dials do without", async () => {
-    const client = start(outside, { backoff: { min: 1, max: 1 } });
-    for (let i = 0; i < 20; i++) {
-      if (client.live.state === "connecting") {
-        const call = heads.pop();
-        if (call) call.fail(new TypeError("blocked by a policy"));
-        else client.socket.end(1006);
+  for (const [what, answer] of [
+    ["are forbidden by a policy", (call) => call.fail(blocked())],
+    ["are answered with 501 by a proxy that knows no HEAD", (call) => call.answer({ status: 501 })],
+    ["hang", (call) => call.fail(Object.assign(new Error(), { name: "TimeoutError" }))],
+  ]) {
+    test(`where requests ${what}, each dial goes on without them`, async () => {
+      const client = await stood(answer, { backoff: { min: 1, max: 1 } });
+      client.socket.end(1006);
+      let requests = 0;
+      for (let i = 2; i < 20; i++) {
+        outside.clock.advance(client.live.retryIn);
+        for (const call of heads.splice(0)) answer(call, ++requests);
         await settled();
+        assert.equal(client.sockets.length, i);
+        client.socket.end(1006);
       }
-      outside.clock.advance(1);
+      assert.ok(requests > 10, `${requests}`);
+    });
+  }
+
+  test("a client that never stood believes no failure, and an answer from then on", async () => {
+    const client = start(outside);
+    failed(client).fail(blocked());
+    await settled();
+    assert.equal(client.sockets.length, 3);
+    client.socket.end(1006);
+    outside.clock.advance(client.live.retryIn);
+    ok(heads.pop());
+    await settled();
+    assert.equal(client.sockets.length, 4);
+    client.socket.end(1006);
+    outside.clock.advance(client.live.retryIn);
+    heads.pop().fail(blocked());
+    await settled();
+    assert.equal(client.sockets.length, 4);
+  });
+
+  test("when requests fail that were answered before, some dials do without", async () => {
+    const client = await stood(ok, { backoff: { min: 1, max: 1 } });
+    client.socket.end(1006);
+    let refused = 0;
+    for (let i = 0; i < 20; i++) {
+      outside.clock.advance(client.live.retryIn);
+      const call = heads.pop();
+      if (call) call.fail(blocked(), refused++);
+      else client.socket.end(1006);
+      await settled();
     }
-    assert.ok(client.sockets.length >= 4, `${client.sockets.length} dials`);
+    assert.ok(refused > 10 && client.sockets.length >= 4, `${refused} requests, ${client.sockets.length} dials`);
+  });
+
+  test("a request that hangs leaves half of the connect timeout for the dial", (t) => {
+    const bounds = [];
+    t.mock.method(AbortSignal, "timeout", (ms) => bounds.push(ms) && new AbortController().signal);
+    for (const connectTimeout of [undefined, 10_000, 1_500, 600, Infinity, 2 ** 32]) start(outside, { connectTimeout }).socket.greet();
+    assert.deepEqual(bounds, [2_000, 2_000, 750, 300, 2_000, 2_000]);
+  });
+
+  test("a request that is under way when the client closes dials nothing", async () => {
+    const client = await stood(ok);
+    const call = failed(client);
+    const before = client.sockets.length;
+    client.live.close();
+    call.answer({ status: 200 });
+    await settled();
+    assert.equal(client.sockets.length, before);
   });
 });
 

@@ -216,11 +216,6 @@ class FakeClock {
     Date.now = now;
   }
 
-  /** Leaves the clock on the wall alone. */
-  withoutSteady() {
-    delete globalThis.performance;
-  }
-
   get timers() {
     return this.#timers.size;
   }
@@ -260,7 +255,7 @@ export const DOCUMENT_EVENTS = ["visibilitychange", "resume"];
 
 class FakePage {
   window = new EventTarget();
-  document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+  document = Object.assign(new EventTarget(), { hidden: false });
 
   install() {
     setMaxListeners(0, this.window, this.document); // a test may have a thousand clients

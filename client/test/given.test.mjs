@@ -193,6 +193,82 @@ describe("data", () => {
   });
 });
 
+describe("a number", () => {
+  const ODD = [0, -1, -Infinity, NaN, Infinity, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 1e300, "5000", "soon", ""];
+  const NAMES = ["stableAfter", "connectTimeout", "maxBuffered", "maxUnsent", "min", "max"];
+
+  for (const name of NAMES) {
+    for (const value of ODD) {
+      if (name === "connectTimeout" && +value === 0) continue; // it is given no time
+      if (name === "max" && value < 0) continue; // is below min
+      test(`of ${inspect(value)} as ${name} leaves a client that dials, serves and retries`, async () => {
+        const times = name === "min" ? { min: value, max: Infinity } : { min: 0, [name]: value };
+        const client = start(outside, { backoff: NAMES.indexOf(name) > 3 ? times : undefined, [name]: value });
+        for (let round = 1; round < 4; round++) {
+          assert.equal(client.sockets.length, round);
+          client.socket.greet();
+          client.live.subscribe("a", () => {});
+          const answer = client.live.request("a");
+          client.socket.reply("request", "a", { data: round });
+          assert.equal(await answer, round);
+          client.socket.end();
+          assert.equal(client.live.state, "waiting");
+          assert.ok(client.live.retryIn >= 0, `${client.live.retryIn}`);
+          assert.equal(client.last("state").retryIn, client.live.retryIn);
+          if (client.live.retryIn > 60_000) client.live.reconnect();
+          else outside.clock.advance(client.live.retryIn);
+        }
+        assert.deepEqual(client.all("error"), []);
+      });
+    }
+  }
+
+  for (const [connectTimeout, ms] of [[Infinity, 3_600_000], [2 ** 32, 3_600_000], [2 ** 31, 3_600_000], [NaN, 4_999], ["soon", 4_999], ["5000", 4_999]]) {
+    test(`of ${inspect(connectTimeout)} as connectTimeout gives a dial its time`, () => {
+      const client = start(outside, { connectTimeout });
+      outside.clock.advance(ms);
+      assert.deepEqual([client.live.state, client.sockets.length], ["connecting", 1]);
+    });
+  }
+
+  for (const timeout of [2 ** 31, 2 ** 32, Infinity]) {
+    test(`of ${timeout} as a call's timeout is no limit`, async () => {
+      const client = start(outside);
+      const answer = client.live.request("a", 1, { timeout });
+      outside.clock.advance(9_000);
+      client.socket.greet();
+      client.socket.reply("request", "a", { data: "at last" });
+      assert.equal(await answer, "at last");
+    });
+  }
+
+  for (const timeout of [0, -1, -Infinity, NaN, "soon"]) {
+    test(`of ${inspect(timeout)} as a call's timeout ends it`, async () => {
+      const client = startV1(outside);
+      outside.clock.restore();
+      assert.equal(await codeOf(client.live.request("a", 1, { timeout })), "timeout");
+    });
+  }
+
+  for (const value of ODD) {
+    test(`of ${inspect(value)} as last, or as the limit of a history, ends in an answer or an error`, async () => {
+      const client = startV1(outside);
+      const codes = [codeOf(client.live.subscribe("a", () => {}, { last: value }).ready), codeOf(client.live.history("b", value))];
+      for (const { id } of client.socket.heard()) client.socket.sayFrame({ op: "reply", id });
+      for (const code of await Promise.all(codes)) assert.ok([undefined, "none"].includes(code), code);
+    });
+  }
+
+  test("that JSON does not have, as last, refuses the subscription", async () => {
+    const client = startV1(outside);
+    const ready = client.live.subscribe("a", () => {}, { last: 5n }).ready;
+    await assert.rejects(ready, TypeError);
+    assert.ok(client.last("error") instanceof TypeError);
+    client.live.subscribe("a", () => {});
+    client.socket.reply("subscribe", "a");
+  });
+});
+
 describe("options that exclude each other", () => {
   for (const options of [
     { plain: true, token: "t" },

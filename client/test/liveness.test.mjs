@@ -194,7 +194,7 @@ describe("a page that wakes", () => {
   test("asks nothing when it is hidden, nor when it goes offline", () => {
     const client = startV1(outside);
     outside.clock.advance(4_000);
-    outside.page.document.visibilityState = "hidden";
+    outside.page.document.hidden = true;
     outside.page.fire("visibilitychange");
     outside.page.fire("offline");
     outside.page.fire("freeze");

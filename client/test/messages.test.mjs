@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, mock, test } from "node:test";
 import { LiveError } from "../live.js";
-import { setUp, start, startOpen } from "./fakes.mjs";
+import { reconnect, setUp, start, startOpen, startV1 } from "./fakes.mjs";
 
 const outside = setUp();
 const ask = (verb, topic) => ({ topic: verb, data: { topic } });
@@ -347,14 +347,35 @@ test("a frame that is not a message is reported and does no harm", () => {
   assert.deepEqual(client.last("message"), { topic: "a", data: 1 });
 });
 
+const ODD = ["", "__proto__", "constructor", "état/☃", "message", "error", "finish"];
+
 test("topics may be called anything", () => {
   const client = startOpen(outside);
   const told = [];
-  for (const topic of ["", "__proto__", "constructor", "état/☃", "message", "error"]) {
+  for (const topic of ODD) {
     client.live.subscribe(topic, (data) => told.push(data));
     client.socket.say(topic, topic);
   }
-  assert.deepEqual(told, ["", "__proto__", "constructor", "état/☃", "message", "error"]);
+  assert.deepEqual(told, ODD);
+});
+
+test("topics of live.v1 may be called anything", async () => {
+  const client = startV1(outside);
+  const told = [];
+  const tell = (data) => told.push(data);
+  for (const topic of ODD) client.live.subscribe(topic, tell, { onGap: (gap) => tell(gap.topic) });
+  for (const topic of ODD) client.socket.reply("subscribe", topic, { at: "e.1" });
+  reconnect(outside, client);
+  for (const topic of ODD) {
+    client.socket.reply("subscribe", topic, { at: "e.2", recovered: true, messages: [{ data: topic, at: "e.2" }] });
+    client.socket.sayFrame({ op: "gap", topic });
+    const answer = client.live.request(topic);
+    client.socket.reply("request", topic, { data: topic });
+    assert.equal(await answer, topic);
+  }
+  assert.deepEqual(told, ODD.flatMap((topic) => [topic, topic]));
+  assert.ok(client.socket.sent.flat().filter(({ op }) => op === "subscribe").every(({ since }) => since === "e.1"));
+  assert.deepEqual(client.all("error"), []);
 });
 
 test("on() is ended by what it returns", () => {

@@ -93,6 +93,7 @@ describe("what a close code means", () => {
     // code, reason, what the client does, random, delay
     [1000, "bye", "closed"],
     [1000, " ", "closed"],
+    [1000, "\nbye", "closed"],
     [1000, "", "waiting", 1, 500], // a proxy's
     [1000, "", "waiting", 0.5, 250],
     [4000, "", "closed"],
@@ -246,6 +247,24 @@ describe("one socket", () => {
     }
     assert.throws(() => start(outside, { WebSocket }), /blocked by policy/);
     assert.equal(outside.clock.timers, 0);
+  });
+
+  test("that cannot be made when a window is over does not wait for that window again", () => {
+    let blocked = false;
+    class WebSocket extends FakeSocket {
+      constructor(url) {
+        if (blocked) throw new Error("blocked by policy");
+        super(url);
+        WebSocket.newest = this;
+      }
+    }
+    const client = start(outside, { WebSocket });
+    WebSocket.newest.end(1012, "return within 30000 ms");
+    blocked = true;
+    outside.clock.advance(30_000);
+    assert.deepEqual([client.last("state").state, client.last("state").retryIn], ["waiting", 1_000]);
+    outside.page.fire("focus");
+    assert.deepEqual(client.all("error").length, 2, "an event dials");
   });
 
   test("that cannot be made later is a failed attempt", () => {

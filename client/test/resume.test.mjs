@@ -375,6 +375,15 @@ describe("a gap", () => {
     assert.equal(since(client, "a"), "e.5");
   });
 
+  test("that does not say where the loss ends leaves the position", () => {
+    const client = startV1(outside);
+    watched(client, "a", "e.1");
+    client.socket.say("a", 2, "e.2");
+    client.socket.sayFrame({ op: "gap", topic: "a" });
+    reconnect(outside, client);
+    assert.equal(since(client, "a"), "e.2");
+  });
+
   test("of a topic that was not asked for is an event as well", () => {
     const client = startV1(outside);
     client.socket.sayFrame({ op: "gap", topic: "inbox" });

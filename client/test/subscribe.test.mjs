@@ -354,7 +354,7 @@ describe("a subscription ends", () => {
       return new WeakRef(stop.ready);
     };
     const [lasts, over] = [subscribed("a", false), subscribed("b", true)];
-    await collectGarbage();
+    await collectGarbage(() => !over.deref());
     assert.ok(lasts.deref());
     assert.equal(over.deref(), undefined);
   });
@@ -393,6 +393,27 @@ describe("a subscription ends", () => {
     for (let i = 0; i < 20; i++) follow(client, "a", { signal }).stop();
     assert.equal(getEventListeners(signal, "abort").length, 0);
   });
+
+  for (const [how, end] of [
+    ["close()", (client) => client.live.close()],
+    ["the server's final word", (client) => client.socket.end(4001, "not allowed")],
+  ]) {
+    test(`with ${how}, and leaves nothing at the signal`, async () => {
+      const client = startV1(outside);
+      const abort = new AbortController();
+      const { stop } = follow(client, "a", { signal: abort.signal });
+      follow(client, "a", { signal: abort.signal });
+      follow(client, "refused", { signal: abort.signal });
+      client.socket.refuse("subscribe", "refused", "forbidden");
+      client.socket.heard();
+      end(client);
+      assert.equal(getEventListeners(abort.signal, "abort").length, 0);
+      assert.equal(await codeOf(stop.ready), "closed");
+      abort.abort();
+      stop();
+      assert.deepEqual(asked(client), []);
+    });
+  }
 });
 
 describe("listen", () => {
@@ -417,6 +438,51 @@ describe("listen", () => {
     client.socket.say("a", 1);
     assert.deepEqual(told, [1]);
     assert.deepEqual(ops(client), ["subscribe a", "unsubscribe a"]);
+  });
+
+  describe("on a topic that the application has subscribed", () => {
+    const listening = () => {
+      const client = startV1(outside);
+      const told = [];
+      client.live.listen("a", (data) => told.push(data));
+      client.socket.say("a", 1, "e.1");
+      return { client, told };
+    };
+
+    test("misses nothing while a subscribe is not answered", () => {
+      const { client, told } = listening();
+      const widget = follow(client, "a");
+      client.socket.say("a", 2, "e.2");
+      client.socket.reply("subscribe", "a", { at: "e.2" });
+      client.socket.say("a", 3, "e.3");
+      assert.deepEqual(told, [1, 2, 3]);
+      assert.deepEqual(widget.data(), [2, 3]);
+      assert.equal(client.all("message").length, 3);
+    });
+
+    test("hears with the answer what a subscribe asks for", () => {
+      for (const options of [{ since: "e.1" }, { last: 5 }]) {
+        const { client, told } = listening();
+        const widget = follow(client, "a", options);
+        client.socket.say("a", 2, "e.2");
+        client.socket.reply("subscribe", "a", { at: "e.2", recovered: true, messages: [{ data: 2, at: "e.2" }] });
+        client.socket.say("a", 3, "e.3");
+        assert.deepEqual([told, widget.data()], [[1, 2, 3], [2, 3]]);
+      }
+    });
+
+    test("hears nothing twice when a resume fails at first", () => {
+      const { client, told } = listening();
+      const widget = follow(client, "a");
+      client.socket.reply("subscribe", "a", { at: "e.1" });
+      reconnect(outside, client);
+      client.socket.refuse("subscribe", "a", "unavailable");
+      client.socket.say("a", 2, "e.2");
+      outside.clock.advance(1_000);
+      client.socket.reply("subscribe", "a", { at: "e.2", recovered: true, messages: [{ data: 2, at: "e.2" }] });
+      client.socket.say("a", 3, "e.3");
+      assert.deepEqual([told, widget.data()], [[1, 2, 3], [2, 3]]);
+    });
   });
 
   test("throws after the end", () => {

@@ -22,35 +22,46 @@ for (const name of EVENTS) {
   });
 
   test(`${name} disturbs neither a connecting nor an open client`, () => {
-    const client = start(outside);
-    outside.page.fire(name);
-    client.socket.accept();
-    outside.page.fire(name);
-    assert.equal(client.sockets.length, 1);
+    for (const greet of [(socket) => socket.accept(), (socket) => socket.greet()]) {
+      const client = start(outside);
+      outside.page.fire(name);
+      greet(client.socket);
+      client.heard.length = 0;
+      outside.page.fire(name);
+      outside.clock.advance(30_000);
+      assert.deepEqual([client.sockets.length, client.heard], [1, []]);
+    }
   });
 }
 
 test("visibilitychange to hidden wakes nobody", () => {
   const client = startOpen(outside);
   client.socket.end();
-  outside.page.document.visibilityState = "hidden";
+  outside.page.document.hidden = true;
   outside.page.fire("visibilitychange");
   assert.equal(client.live.state, "waiting");
 });
 
-test("visibility is read at the moment of decision, whatever events came before", () => {
+test("visibility is read at the moment of the event, whatever came before", () => {
   const client = startOpen(outside);
-  outside.page.document.visibilityState = "hidden";
-  outside.page.fire("visibilitychange");
+  outside.page.document.hidden = true; // and the event for it is lost
   client.socket.end();
-  outside.page.document.visibilityState = "visible"; // and the event for it is lost
+  outside.page.document.hidden = false;
+  outside.page.fire("visibilitychange");
+  assert.equal(client.live.state, "connecting");
+});
+
+test("focus of a page that still counts as hidden wakes it", () => {
+  const client = startOpen(outside);
+  outside.page.document.hidden = true;
+  client.socket.end();
   outside.page.fire("focus");
   assert.equal(client.live.state, "connecting");
 });
 
 test("a hidden page reconnects all the same", () => {
   const client = startOpen(outside);
-  outside.page.document.visibilityState = "hidden";
+  outside.page.document.hidden = true;
   client.socket.end();
   outside.clock.advance(500);
   assert.equal(client.live.state, "connecting");
@@ -148,6 +159,20 @@ describe("events do not hammer", () => {
     assert.ok(dials.length >= 19 && dials.length <= 21, `${dials}`);
   });
 
+  test("a retry that became due in sleep comes with the first event, however recent the last dial", () => {
+    const client = startOpen(outside, { backoff: { min: 20_000 } });
+    client.socket.end();
+    outside.page.fire("focus");
+    client.socket.end();
+    outside.clock.advance(500);
+    outside.clock.sleep(8 * 3_600_000);
+    outside.page.fire("focus");
+    assert.equal(client.sockets.length, 3);
+    client.socket.end();
+    outside.page.fire("focus");
+    assert.equal(client.sockets.length, 3, "then a second lies between the dials again");
+  });
+
   test("a retry that is due sooner is not put off", () => {
     const client = startOpen(outside, { backoff: { min: 300, max: 300 } });
     client.socket.end();
@@ -198,6 +223,16 @@ describe("events do not hammer", () => {
       client.socket.end();
       outside.page.fire("focus");
       assert.equal(client.sockets.length, 3, "it is over with the dial");
+    });
+
+    test(`a window that the server named ${how} is over after a sleep that was longer`, () => {
+      const client = startV1(outside);
+      end(client);
+      outside.clock.advance(5_000);
+      outside.clock.sleep(8 * 3_600_000);
+      assert.equal(client.live.retryIn, 0);
+      outside.page.fire("focus");
+      assert.equal(client.live.state, "connecting");
     });
 
     test(`reconnect() is not bound by a window ${how}`, () => {
