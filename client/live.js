@@ -76,9 +76,8 @@ export class LiveClient {
       if (type === "pagehide") return persisted && this.#state !== "waiting" && this.#giveUp(type); // a cached page hears nothing
       if (type !== "visibilitychange" || !document.hidden) this.#wake();
     };
-    for (const name of ["online", "pageshow", "pagehide", "focus", "visibilitychange", "resume"]) {
-      for (const target of [globalThis, globalThis.document]) target?.addEventListener?.(name, wake, this.#awake);
-    }
+    for (const name of ["online", "pageshow", "pagehide", "focus"]) globalThis.addEventListener?.(name, wake, this.#awake);
+    for (const name of ["visibilitychange", "resume"]) globalThis.document?.addEventListener(name, wake, this.#awake);
     signal?.addEventListener("abort", () => this.close(), this.#awake);
   }
 
@@ -102,7 +101,8 @@ export class LiveClient {
   subscribe(topic, fn, options) {
     const { signal, onGap, since, last } = present({ ...options });
     if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
-    const ends = [this.listen(topic, fn), this.on("finish", () => stop())];
+    const hear = (data, message) => (message.at && this.#wanted.get(topic)?.known === false) || fn(data, message); // not an older one's
+    const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
     this.#wanted.set(topic, wanted);
@@ -173,12 +173,12 @@ export class LiveClient {
     this.#become("connecting");
   }
 
-  /** Firefox delays dials after failures, but not a fetch. A policy may forbid that: one must have been answered. */
+  /** Firefox delays dials after failures, but not a fetch, which a policy may forbid. */
   #isDown() {
     if (!/Firefox/.test(globalThis.navigator?.userAgent)) return;
     const signal = AbortSignal.timeout(Math.min(FRESH, this.#options.connectTimeout >>> 1 || FRESH));
     return fetch(this.url.replace("ws", "http"), { method: "HEAD", mode: "no-cors", signal }).then(
-      ({ status }) => status > 499 || !(this.#answered = true), // a proxy answered, not the server
+      ({ status }) => status > 499 || !(this.#answered = true), // a proxy's
       ({ name }) => name !== "TimeoutError",
     );
   }
@@ -275,7 +275,9 @@ export class LiveClient {
     this.#awake.abort();
     this.#settle("closed", this.#end);
     for (const { settle } of [...waiting, ...this.#wanted.values()]) settle?.(new LiveError("closed", this.#end));
-    for (const all of [this.#buffer, this.#wanted, this.#topics]) all.clear();
+    this.#buffer.clear();
+    this.#wanted.clear();
+    this.#topics.clear();
     this.#emit("finish"); // ends the subscriptions
     socket?.close(1000);
     this.#become("closed", { ...ending, unsent: waiting.length });
@@ -655,7 +657,7 @@ function wellFormed(text) {
 function resolve(url) {
   try {
     const full = new URL(wellFormed(String(url)), globalThis.location?.href).href;
-    const address = full.replace(/^http/, "ws").replace(/#.*/, ""); // a hash is refused
+    const address = full.replace(/^http/, "ws").replace(/#.*/, "");
     if (/^wss?:/.test(address)) return address;
   } catch {
     // Said below.
