@@ -12,12 +12,14 @@
  *     const live = connect<{ news: Item; [chat: `chat:${string}`]: ChatMessage }>("/live");
  *     live.subscribe("chat:general", (message) => message.text);
  *
- * Throws a TypeError if the address cannot be one of a WebSocket, if there is no WebSocket here and the options give none,
- * if options exclude each other (`plain` with `token`; `backoff` with `min` above `max`), and if a `token` or a `query`
- * cannot be sent as it is. An option that is null is as if it were absent, here and everywhere else.
+ * Throws a TypeError if the address cannot be one of a WebSocket, and if options exclude each other (`plain` with `token`;
+ * `backoff` with `min` above `max`). It dials at once, so it also throws what that throws: a TypeError if there is no
+ * WebSocket here and the options give none, or if a `token` or a `query` cannot be sent as it is. If `token` or `query` is
+ * a function, the dial comes later, and such an error is an `error` event. An option that is null is as if it were absent,
+ * here and everywhere else.
  *
  * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. User and password, port and
- *   query stay as they are written; a hash is left out. Default: `/live`.
+ *   query are kept; a hash is left out. Default: `/live`.
  */
 export declare function connect<Topics = Untyped>(
   url?: string | URL | null,
@@ -37,17 +39,19 @@ type AnyTopic<Topics> = Untyped extends Topics ? string : never;
  * One connection to a live server, kept up until {@link LiveClient.close} or until the server ends it for good.
  *
  * It offers the subprotocol `live.v1`, in which every operation has an answer, and a topic that keeps history is resumed
- * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With a server that does
- * not agree to it, and with the option `plain`, it speaks the plain wire: the application gets what `subscribeMessage`
- * and its like make, nothing is answered, nothing resumed, and `request`, `history` and `presence` are `unsupported`.
+ * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With the option `plain` it
+ * speaks the plain wire: the application gets what `subscribeMessage` and its like make, nothing is answered, nothing
+ * resumed, and `request`, `history` and `presence` are `unsupported`. It does so too if the server does not agree to
+ * `live.v1` and the connection opens all the same. It does with classes like that of Node's package `ws`. Browsers refuse
+ * such a connection: they need the option `plain` there.
  *
- * On live.v1 a connection that is dead is noticed: when nothing was heard for as long as the server pings and 10 s more;
- * and about 2 s after the page wakes, if nothing is on its way. A connection that has brought large messages has 1 s more
- * for each 50 KB of the largest. While an answer is due, or bytes are unsent, it keeps the longer patience.
+ * On live.v1 a dead connection is found in two ways. One: nothing came for the server's ping interval and 10 s. The other:
+ * the page wakes, asks for a sign of life, and hears nothing for about 2 s. Add 1 s for each 50 KB of the largest message
+ * that this connection has brought. While an answer is due, or bytes are unsent, only the first way counts.
  *
  * The plain wire has no ping. There, a connection that died without a word is noticed only when the browser or the system
- * gives it up, which may take many minutes, and not when the page wakes. Neither are messages that the server dropped for
- * a slow client: a `gap` is told after each reconnect, and at no other time.
+ * gives it up, which may take many minutes, and not when the page wakes. Messages that the server dropped for a slow client
+ * are not noticed either: a `gap` is told after each reconnect, and at no other time.
  */
 export declare class LiveClient<Topics = Untyped> {
   constructor(url?: string | URL | null, options?: Options | null);
@@ -60,7 +64,7 @@ export declare class LiveClient<Topics = Untyped> {
   /** Milliseconds until the next attempt, while `state` is `waiting`: what a countdown shows. */
   readonly retryIn: number | undefined;
 
-  /** The server's name for the connection that stands or stood last, so that the server can leave it out of a publication. */
+  /** The server's id of the current or last connection. Give it to the server to leave this client out of a publication. */
   readonly session?: string;
 
   /**
@@ -104,12 +108,14 @@ export declare class LiveClient<Topics = Untyped> {
   presence<Member = unknown>(topic: string, options?: CallOptions | null): Promise<Member[]>;
 
   /**
-   * Subscribes, and calls fn for each message of the topic. Returns what ends that, for this caller alone.
+   * Subscribes, and calls fn for each message of the topic. Returns what ends that for this caller; the others go on.
    *
-   * However many callers a topic has, the server is asked once: for the first that comes; told once, when the last has
-   * gone; and asked again after each reconnect. If the topic keeps history, what was published meanwhile then comes
-   * first, as messages that are `recovered`. If that is much, it arrives in parts: messages of other topics and answers
-   * may come between them, but no newer message of this topic does.
+   * All callers of a topic share one subscription. The first starts it, the last ends it, each reconnect renews it. A session
+   * has one subscription to a topic, so the last caller also ends one that the application began at the server.
+   *
+   * If the topic keeps history, what was published while there was no connection comes first after a reconnect, as messages
+   * that are `recovered`. If that is much, it arrives in parts: messages of other topics and answers may come between them,
+   * but no newer message of this topic does.
    *
    * If the server refuses, `ready` rejects, an `error` event tells the topic, and the subscription is over: it is not
    * tried again until someone subscribes to the topic anew. So it is if the topic is `too_big` for the server.
@@ -134,6 +140,9 @@ export declare class LiveClient<Topics = Untyped> {
   /**
    * Calls fn for each message of the topic without asking the server for it: for topics to which the application
    * subscribes its sessions, and for messages to this session alone. Returns what ends that.
+   *
+   * If a `subscribe` of the same topic has `since` or `last`, what is published until the server answers it comes with that
+   * answer. `subscribe` alone never takes a message from `listen`.
    */
   listen<Data = unknown>(topic: AnyTopic<Topics>, fn: (data: Data, message: Message<Data>) => void): () => void;
   listen<Topic extends TopicOf<Topics>>(
@@ -146,15 +155,18 @@ export declare class LiveClient<Topics = Untyped> {
 
   /**
    * Tries now: for a button beside a countdown. `waiting`: dials at once. `open`: if nothing was heard for 2 s, asks for a
-   * sign of life, and replaces a connection that gives none in time (see {@link LiveClient}). Else it does nothing.
+   * sign of life, and replaces a connection that gives none in time (see {@link LiveClient}). `connecting`: does nothing,
+   * unless the attempt should have been given up already, as after sleep; then a new one begins.
    *
    * A page that wakes (`online`, `pageshow`, `focus`, `resume`, visible again) does this by itself, but dials once a second
    * at most, and not within a time for which the server has asked.
    *
-   * Firefox holds dials back after some that failed, by itself and for up to a minute. So there live.js asks by a `HEAD`
-   * request, which is not held back, whether the server is up before most dials. After an outage of 150 s `reconnect()`
-   * then opens in 0.1 s instead of 30 s. A Content-Security-Policy must allow the request (`connect-src`); without it the
-   * wait is Firefox's. It still holds back who returns from a proxy of another origin that answered for the server.
+   * Firefox holds dials back after some that failed, by itself and for up to a minute. A `HEAD` request is not held back. So
+   * in Firefox live.js asks by one, before most dials, whether the server is up. It sends one when the first connection
+   * stands, and believes that the server is down only if one was answered before. After an outage of 150 s `reconnect()`
+   * opened in 0.03 s instead of 33 s. A Content-Security-Policy must allow the request (`connect-src`), and the address must
+   * have no password, which `fetch` refuses; else the wait is Firefox's. If a proxy of another origin answered meanwhile,
+   * Firefox still delays the dial.
    *
    * Throws a {@link LiveError} `closed` after the end. Its text has the code and the reason, if the server ended it.
    */
@@ -179,7 +191,7 @@ export interface Subscription {
    * Resolves when the server has first agreed: from then on every publication comes. On the plain wire: when it was told.
    * Messages that are `recovered` come before it resolves, and if they are many, after it too.
    * Rejects with a {@link LiveError} when the server refuses, and with `aborted` or `closed` when it is ended before.
-   * Who does not look at it misses nothing: a refusal is an `error` event too.
+   * You may ignore it: a refusal is an `error` event too.
    */
   readonly ready: Promise<void>;
 }
@@ -190,14 +202,14 @@ export interface SubscribeOptions {
 
   /**
    * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`. After
-   * a reconnect it counts if what was missed is not all to be had: then they come after the `gap`. Counts for the caller
-   * that comes first.
+   * a reconnect it is used only if not everything missed can be had. The messages then follow the `gap`. Counts for the
+   * caller that comes first.
    */
   last?: number | null | undefined;
 
   /**
-   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. With `last`,
-   * that is for the case that it is too old. Counts for the caller that comes first.
+   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. `last` is used
+   * if this position is too old. Counts for the caller that comes first.
    */
   since?: string | null | undefined;
 
@@ -208,7 +220,8 @@ export interface SubscribeOptions {
 export interface CallOptions {
   /**
    * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. A large answer comes
-   * in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`: never.
+   * in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`, or anything from
+   * 2³¹ on: never. What is negative or no number rejects at once.
    */
   timeout?: number | null | undefined;
 
@@ -240,9 +253,9 @@ export interface Events {
   /** Messages of a topic were lost, or may have been: what is shown of it should be fetched anew. */
   gap: Gap;
   /**
-   * What went wrong without anyone to throw it to: a listener that threw or rejected, a frame that is not a message, a
-   * `token` or `query` that could not be had or sent, a subscription that was refused or must be asked for again (a
-   * {@link LiveError} with its `topic`), a message that waited and is `too_big`.
+   * Errors that no caller can catch: a listener that threw or rejected, a frame that is not a message, a `token` or `query`
+   * that could not be had or sent, a subscription that was refused or must be asked for again (a {@link LiveError} with its
+   * `topic`), a message that waited and is `too_big`.
    * Where nobody listens, it goes to `reportError`, or to the console. A lost connection is no error: see `state`.
    */
   error: unknown;
@@ -252,7 +265,8 @@ export interface Events {
  * Where messages of a topic are missing: between the last one and the next.
  *
  * - `lost`: the server says so; it has dropped some, mostly because this client was too slow.
- * - `not_recovered`: after a reconnect; the topic's history does not reach back far enough, or has begun anew.
+ * - `not_recovered`: after a reconnect, or at first with `since`; the topic's history does not reach back far enough, or has
+ *   begun anew.
  * - `no_history`: after a reconnect; the topic keeps none, so nobody knows whether there were any. This is so on the
  *   plain wire, too.
  */
@@ -271,7 +285,7 @@ export interface Ending {
 /** A change of state: `waiting`, and `closed` by the server, carry what ended the connection. */
 export interface StateEvent extends Partial<Ending> {
   state: State;
-  /** How many retries there were since the last connection that proved stable. */
+  /** How many retries there were since the last connection that proved stable, with the one that is awaited. */
   attempt: number;
   /** `waiting`: milliseconds until the next attempt. */
   retryIn?: number;
@@ -309,23 +323,24 @@ export interface Options {
   WebSocket?: (new (url: string, protocols?: string[]) => SocketLike) | null | undefined;
 
   /**
-   * Speaks the plain wire, offering no subprotocol: for a server that knows no other, which browsers would not
-   * connect to, and for an application that itself answers `subscribeMessage` and its like. Then `token`, and `since` and
-   * `last` of a subscription, are a TypeError. See {@link LiveClient} for what nobody notices there. Default false.
+   * Speaks the plain wire, offering no subprotocol: for a server without live.v1, which browsers refuse if a subprotocol
+   * was offered, and for an application that itself answers `subscribeMessage` and its like. Then `token`, and `since` and
+   * `last` of a subscription, are a TypeError. See {@link LiveClient} for what is not noticed there. Default false.
    */
   plain?: boolean | null | undefined;
 
   /**
    * Signs in: travels as a subprotocol beside `live.v1`, as a page can set no header, and stays out of logs. A function is
    * asked before each attempt, so that it can fetch a new one; null and "" are none. If it fails, or its answer is not a
-   * well-formed string, so has the attempt, and an `error` event tells why. After a sign-in has expired (a close code from
+   * well-formed string, the attempt fails, and an `error` event tells why. After a sign-in has expired (a close code from
    * 4200 to 4299) it is asked within a second, not at once: many may expire together. The plain wire cannot carry it: use
    * `query` or a cookie.
    */
   token?: Asked<string>;
 
   /**
-   * Goes behind the address's own query, replacing what has the same name there. A string goes as it is written. A name
+   * Goes behind the address's own query, replacing what has the same name there. A string goes as it is written. The address's
+   * own query does too, unless a name is replaced: then the rest means the same but may be written otherwise. A name
    * may come several times, as in `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out; any other that is not a
    * well-formed string is a TypeError. Asked for as `token` is. It may end up in logs.
    */
@@ -342,6 +357,8 @@ export interface Options {
    * Default min 500: spreads the first retries enough, and is hardly felt by a person.
    * Default max 20000: a server that is down for long gets one attempt per client in 10 s on average, and a page
    * that nobody touches is back within 20 s of its return.
+   *
+   * A time that is negative or no number, here and as `connectTimeout`, is 5 s.
    */
   backoff?: { min?: number | null | undefined; max?: number | null | undefined } | null | undefined;
 
@@ -352,8 +369,8 @@ export interface Options {
   stableAfter?: number | null | undefined;
 
   /**
-   * How many milliseconds a connection may take to open, the time for `token` included, and the server's first frame
-   * to come. Default 10000: a slow mobile network is through by then; what is not open then mostly hangs, and browsers
+   * How many milliseconds a connection may take to open, and the server's first frame to come. The time for `token` and
+   * `query` is part of it, and in Firefox that for the `HEAD` (see {@link LiveClient.reconnect}). Default 10000: a slow mobile network is through by then; what is not open then mostly hangs, and browsers
    * alone would wait for minutes.
    */
   connectTimeout?: number | null | undefined;
@@ -438,6 +455,6 @@ export type LiveErrorCode =
 export declare class LiveError extends Error {
   constructor(code: LiveErrorCode, text: string);
   readonly code: LiveErrorCode;
-  /** The topic of the subscription or the operation that failed. */
+  /** The topic of the operation or the subscription that failed. A `ready` that is `aborted` or `closed` names none. */
   readonly topic?: string | undefined;
 }

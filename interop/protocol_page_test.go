@@ -369,6 +369,7 @@ func closeConstants(t testing.TB) map[string]int {
 
 // Codes of the page that this version of the server never closes with.
 var reservedCodes = []int{
+	1001, // what a browser sends when its page is left, and the server at most repeats
 	1006, // what a client makes of a connection that ends without a code
 	1013,
 }

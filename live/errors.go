@@ -75,7 +75,7 @@ var (
 //	1012, 1013        restart or overload: come back within the window in the reason
 //	4000–4099         final: stop
 //	4100–4199         the line was bad: back off, then resume
-//	4200–4299         signed in anew: fetch a new token, then come back at once
+//	4200–4299         signed in anew: come back within a second, with a new token
 //	others            the application's, for Disconnect: back off, then resume
 const (
 	CloseNormal        = 1000 // Session.Close

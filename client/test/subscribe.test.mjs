@@ -430,6 +430,18 @@ describe("listen", () => {
     assert.deepEqual(client.socket.heard(), []);
   });
 
+  test("hears what a subscription that was ended still brings; one that begins then does not", () => {
+    const client = startV1(outside);
+    const told = [];
+    client.live.listen("a", (data) => told.push(data));
+    follow(client, "a").stop();
+    const widget = follow(client, "a");
+    client.socket.say("a", 1, "e.1"); // 2 and 3 are published before the new subscription begins
+    client.socket.reply("subscribe", "a", { at: "e.3" });
+    client.socket.say("a", 4, "e.4");
+    assert.deepEqual([told, widget.data()], [[1, 4], [4]]);
+  });
+
   test("outlives a subscription to the same topic", () => {
     const client = startV1(outside);
     const told = [];
