@@ -53,6 +53,11 @@ async function person() {
         sockets.push(this);
         if (sockets.filter(({ readyState }) => readyState <= WebSocket.OPEN).length > 1) reportError(new Error("two sockets at once"));
       }
+
+      send(frame) {
+        if (frame === '{"op":"ping"}') window.probes = (window.probes ?? 0) + 1;
+        super.send(frame);
+      }
     };
   });
   contexts.push(context);
@@ -333,8 +338,7 @@ test("two tabs do not disturb each other", async () => {
   await heardAll(one, 2);
   await heardAll(other, 2);
   network.drop();
-  await connected(one);
-  await connected(other);
+  for (const page of [one, other]) await page.waitForFunction(() => states.filter(({ state }) => state === "open").length === 2);
   await sessions({ a: 1, b: 1 });
   await one.close();
   await sessions({ a: 0, b: 1 });
@@ -367,7 +371,16 @@ test("whatever wakes a page, it has one socket", async () => {
       document.dispatchEvent(new Event("visibilitychange"));
       live.reconnect();
     });
-  for (let n = 0; n < 10; n++) await wake();
+  const asleep = () =>
+    page.evaluate(() => {
+      const { now } = Date;
+      Date.now = () => now() + 3_600_000; // a line that pings is asked for a sign of life only if the page may have slept
+    });
+  for (let n = 0; n < 10; n++) {
+    await asleep();
+    await wake();
+    await page.waitForFunction((probes) => window.probes > probes, n);
+  }
   const { a } = await sessions({ a: 1 });
   assert.deepEqual(a, { open: 1, most: 1, total: 1 }, "a line that lives is kept");
 
