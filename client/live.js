@@ -101,7 +101,8 @@ export class LiveClient {
   subscribe(topic, fn, options) {
     const { signal, onGap, since, last } = present({ ...options });
     if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
-    const hear = (data, message) => (message.at && this.#wanted.get(topic)?.known === false) || fn(data, message); // not an older one's
+    // What comes before the answer is an older subscription's.
+    const hear = (data, message) => (message.at && this.#wanted.get(topic)?.known === false) || fn(data, message);
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
@@ -436,8 +437,9 @@ export class LiveClient {
     try {
       this.#put({ frame: JSON.stringify(batch) });
     } catch (err) {
-      if (batch[1]) for (const half of [batch.splice(0, batch.length / 2), batch]) this.#tellAll(half);
-      else this.#answer(batch[0].id, err);
+      if (!batch[1]) return this.#answer(batch[0].id, err);
+      this.#tellAll(batch.splice(0, batch.length / 2));
+      this.#tellAll(batch);
     }
   }
 
