@@ -34,6 +34,7 @@ type Broker struct {
 	api     string    // prefix of JetStream's subjects
 	server  *embedded // nil: NATS is elsewhere
 	streams streamTable
+	mender  *mender // nil: the streams are not this server's
 	says    says
 	denied  denials
 	longest atomic.Int64 // subject that NATS takes, in bytes; 0: any
@@ -90,6 +91,7 @@ func New(o Options) (*Broker, error) {
 	b.hub.init(b, runtime.GOMAXPROCS(0))
 	b.bus.init(b)
 	b.streams.init(b)
+	b.mender = newMender(b)
 	b.OnBroadcast(broadcastEpoch, b.epochEnded)
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
@@ -164,6 +166,9 @@ func (b *Broker) Start(s live.Sink) {
 	b.hub.start()
 	b.bus.start()
 	b.tasks.Go(b.watchConnection) // ends with Close
+	if b.mender != nil {
+		b.tasks.Go(b.mender.watch) // likewise
+	}
 }
 
 // Subscribe implements live.Broker.
@@ -234,6 +239,9 @@ func (b *Broker) Ready(ctx context.Context) error {
 func (b *Broker) health() error {
 	if err := b.away(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
+	}
+	if err := b.mender.current(); err != nil {
+		return err
 	}
 	if err := b.denied.current(b); err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -46,11 +47,11 @@ func (b *Broker) watchConnection() {
 			now := status == nats.CONNECTED
 			if now && !connected {
 				b.denied.forget()
-				b.logger.Info("natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
+				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelInfo), "natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
 				lost(errReconnected)
 			} else if !now && connected {
 				b.streams.suspect() // what comes after it must not hide what is missing
-				b.logger.Warn("natsbroker: not connected", "err", b.nc.LastError())
+				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", b.nc.LastError())
 			}
 			if status == nats.CLOSED {
 				b.logger.Error("natsbroker: the connection is closed for good, so this broker must be made anew", "err", b.nc.LastError())

@@ -8,11 +8,13 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -35,11 +37,20 @@ const nodeNameLength = 12
 
 var errLocked = errors.New("locked")
 
-// embedded is a NATS server in this process.
+// embedded is a NATS server in this process. The mender may replace it by another on the
+// same store.
 type embedded struct {
-	srv   *server.Server
-	store *store
-	token string // that clients give; "": there is no port, and no need
+	setup   Options
+	store   *store
+	token   string        // that clients give; "": there is no port, and no need
+	port    int           // for other nodes; 0: none yet
+	trouble chan struct{} // holds one when the store is to be looked at
+
+	restarting atomic.Bool            // the server is being replaced
+	failed     atomic.Pointer[string] // what the server has said of a write that failed; nil: none has
+
+	mu  sync.RWMutex // guards srv once the mender runs
+	srv *server.Server
 
 	stopping sync.Once
 	stopped  chan struct{} // closed when the server is down and its store released
@@ -58,21 +69,50 @@ func startEmbedded(o Options) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{store: st, stopped: make(chan struct{})}
-	so := e.serverOptions(o)
-	if e.srv, err = server.NewServer(so); err != nil {
-		st.close()
-		return nil, fmt.Errorf("natsbroker: embedded server: %w", err)
-	}
-	log := newServerLogger(o.Logger, st.node)
-	e.srv.SetLoggerV2(log, log.enabled(slog.LevelDebug), log.enabled(levelTrace), false)
-	e.srv.Start()
-	if err := e.awaitReady(log.fatal); err != nil {
+	e := &embedded{setup: o, store: st, trouble: make(chan struct{}, 1), stopped: make(chan struct{})}
+	if err := e.launch(); err != nil {
+		if e.srv == nil {
+			st.close()
+			return nil, err
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("natsbroker: embedded server: %w", err), e.stop(ctx))
+		return nil, errors.Join(err, e.stop(ctx))
 	}
 	return e, nil
+}
+
+// launch starts a server on the store, in the place of one that has been shut down.
+func (e *embedded) launch() error {
+	so := e.serverOptions(e.setup)
+	if e.port != 0 {
+		so.Cluster.Port = e.port // where others look for it
+	}
+	srv, err := server.NewServer(so)
+	if err != nil {
+		return fmt.Errorf("natsbroker: embedded server: %w", err)
+	}
+	log := newServerLogger(e.setup.Logger, e.store.node)
+	log.trouble, log.restarting = e.noticed, &e.restarting
+	srv.SetLoggerV2(log, log.enabled(slog.LevelDebug), log.enabled(levelTrace), false)
+	e.mu.Lock()
+	e.srv = srv
+	e.mu.Unlock()
+	srv.Start()
+	if err := awaitReady(srv, log.fatal); err != nil {
+		return fmt.Errorf("natsbroker: embedded server: %w", err)
+	}
+	if a := srv.ClusterAddr(); a != nil {
+		e.port = a.Port
+	}
+	return nil
+}
+
+// running returns the server of now.
+func (e *embedded) running() *server.Server {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	return e.srv
 }
 
 func (e *embedded) serverOptions(o Options) *server.Options {
@@ -93,18 +133,20 @@ func (e *embedded) serverOptions(o Options) *server.Options {
 		DisableJetStreamBanner: true,
 	}
 	if o.Cluster != nil {
-		e.token = rand.Text()
+		if e.token == "" {
+			e.token = rand.Text()
+		}
 		o.Cluster.apply(so, e.token)
 	}
 	return so
 }
 
 // awaitReady waits until the server accepts connections, or has said why it will not.
-func (e *embedded) awaitReady(fatal <-chan error) error {
+func awaitReady(srv *server.Server, fatal <-chan error) error {
 	deadline := time.Now().Add(readyTimeout)
 	for {
 		// Asked for more than 25 ms it would look every 25 ms only.
-		ready := e.srv.ReadyForConnections(time.Millisecond)
+		ready := srv.ReadyForConnections(time.Millisecond)
 		select {
 		case err := <-fatal:
 			return err
@@ -120,9 +162,29 @@ func (e *embedded) awaitReady(fatal <-chan error) error {
 	}
 }
 
+// noticed is called with what the server says is wrong.
+func (e *embedded) noticed(text string) {
+	if strings.Contains(strings.ToLower(text), "critical write error") {
+		e.failed.Store(&text)
+	}
+	e.poke()
+}
+
+// poke has the store looked at.
+func (e *embedded) poke() {
+	select {
+	case e.trouble <- struct{}{}:
+	default:
+	}
+}
+
+// InProcessConn implements nats.InProcessConnProvider: a connection finds the server of now
+// when it reconnects.
+func (e *embedded) InProcessConn() (net.Conn, error) { return e.running().InProcessConn() }
+
 // connectOptions are those of a connection within the process.
 func (e *embedded) connectOptions() []nats.Option {
-	o := []nats.Option{nats.InProcessServer(e.srv)}
+	o := []nats.Option{nats.InProcessServer(e)}
 	if e.token != "" {
 		o = append(o, nats.Token(e.token))
 	}
@@ -136,8 +198,9 @@ func (e *embedded) stop(ctx context.Context) error {
 	e.stopping.Do(func() {
 		go func() { // ends with the server
 			defer close(e.stopped)
-			e.srv.Shutdown()
-			e.srv.WaitForShutdown()
+			srv := e.running()
+			srv.Shutdown()
+			srv.WaitForShutdown()
 			e.stopErr = e.store.close()
 		}()
 	})
@@ -152,7 +215,7 @@ func (e *embedded) stop(ctx context.Context) error {
 // routeIDs are the numbers of the lines to other nodes, in order. One that is made anew
 // has another number.
 func (e *embedded) routeIDs() []uint64 {
-	all, err := e.srv.Routez(nil)
+	all, err := e.running().Routez(nil)
 	if err != nil {
 		return nil // it is shutting down
 	}
@@ -169,7 +232,7 @@ func (e *embedded) ends() *ends { return e.store.ends }
 
 // room is how many bytes all streams may have together, on the disk or in memory.
 func (e *embedded) room(disk bool) int64 {
-	c := e.srv.JetStreamConfig()
+	c := e.running().JetStreamConfig()
 	switch {
 	case c == nil:
 		return math.MaxInt64 // it keeps none

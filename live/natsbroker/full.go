@@ -49,6 +49,7 @@ func (st *stream) refused(err error) {
 		b.logger.Warn("natsbroker: publications are not stored", "stream", st.config.Name, "err", err)
 	}
 	f.mu.Unlock()
+	b.mender.limitReached()
 }
 
 // stored takes note that the stream had space for a publication.
@@ -75,6 +76,15 @@ func (st *stream) withoutSpace(err error, unanswered bool) error {
 		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, err)
 	}
 	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+}
+
+// withoutAnswer returns the error of a publication that was under way when the store broke.
+// NATS has acknowledged what it stored before that, and stores nothing after it.
+func (st *stream) withoutAnswer(broken error, unanswered bool) error {
+	if unanswered {
+		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, broken)
+	}
+	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, broken)
 }
 
 // overhead is what NATS stores of a publication besides its data: the subject, headers and

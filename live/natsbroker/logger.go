@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
+	"sync/atomic"
 )
 
 // levelTrace is under slog.LevelDebug as that is under slog.LevelInfo. A logger that
@@ -13,12 +15,14 @@ const levelTrace = slog.LevelDebug - 4
 // serverLogger passes what the embedded server says on to a slog.Logger. It has no
 // Close, which the server would call.
 type serverLogger struct {
-	log   *slog.Logger
-	fatal chan error // holds the first fatal error until it is read
+	log        *slog.Logger
+	fatal      chan error   // holds the first fatal error until it is read
+	trouble    func(string) // called with what the server says is wrong
+	restarting *atomic.Bool // JetStream is: it finds files that a full disk has cut short
 }
 
 func newServerLogger(l *slog.Logger, node string) *serverLogger {
-	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1)}
+	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), trouble: func(string) {}, restarting: new(atomic.Bool)}
 }
 
 func (l *serverLogger) enabled(level slog.Level) bool {
@@ -29,10 +33,33 @@ func (l *serverLogger) enabled(level slog.Level) bool {
 // which the user of a library did not ask for.
 func (l *serverLogger) Noticef(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
 
-func (l *serverLogger) Warnf(format string, v ...any)  { l.logf(slog.LevelWarn, format, v...) }
-func (l *serverLogger) Errorf(format string, v ...any) { l.logf(slog.LevelError, format, v...) }
 func (l *serverLogger) Debugf(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
 func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, format, v...) }
+
+func (l *serverLogger) Warnf(format string, v ...any)  { l.problem(slog.LevelWarn, format, v...) }
+func (l *serverLogger) Errorf(format string, v ...any) { l.problem(slog.LevelError, format, v...) }
+
+// saidByMender are parts of what the server says, stream by stream, of a store that is full
+// or cannot be written to. The mender says it once, with what to do.
+var saidByMender = []string{
+	"ritical write error", "failed to store a msg", "Error applying stream entries", "JetStream out of", "disabling JetStream",
+	"resource limits exceeded", "account limits exceeded",
+}
+
+// problem passes on what is wrong, and has the store looked at.
+func (l *serverLogger) problem(level slog.Level, format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	l.trouble(text)
+	if level < slog.LevelError && l.restarting.Load() {
+		level = slog.LevelDebug
+	}
+	for _, said := range saidByMender {
+		if strings.Contains(text, said) {
+			level = slog.LevelDebug
+		}
+	}
+	l.logf(level, "%s", text)
+}
 
 // Fatalf ends nothing: the server gives up by itself, and whoever started it learns
 // why from fatal.

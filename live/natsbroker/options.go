@@ -149,7 +149,8 @@ type StreamConfig struct {
 	Replicas int
 
 	// Storage is where: jetstream.FileStorage, or MemoryStorage, which is lost with the
-	// process. An embedded server without StoreDir has memory alone.
+	// process, and when an embedded server is restarted because its disk was full. An
+	// embedded server without StoreDir has memory alone.
 	Storage jetstream.StorageType
 }
 

@@ -80,7 +80,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, b.opts.PublishTimeout)
 	defer cancel()
-	stop := context.AfterFunc(b.ctx, cancel)
+	stop := context.AfterFunc(b.mender.context(b), cancel)
 	defer stop()
 
 	unanswered := false // an attempt may have been stored
@@ -111,7 +111,11 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 		if gone(err) {
 			err = st.whyGone(ctx, m.Subject, err)
 		} else if errors.Is(err, context.DeadlineExceeded) {
-			unanswered = true
+			unanswered = unanswered || b.mender.refuses() == nil
+			b.mender.suspect()
+			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
+				return live.Position{}, st.withoutAnswer(broken, unanswered) // no other node answers for it
+			}
 		}
 		err = unavailable(err)
 		if errors.Is(err, ErrFull) {
@@ -124,11 +128,13 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 		}
 		if !sleep(ctx, wait) {
-			switch {
+			switch broken := b.mender.refuses(); {
 			case b.closed.Load():
 				return live.Position{}, live.ErrServerClosed
 			case caller.Err() != nil:
 				return live.Position{}, caller.Err()
+			case broken != nil:
+				return live.Position{}, st.withoutAnswer(broken, unanswered)
 			}
 			return live.Position{}, fmt.Errorf("natsbroker: stream %s does not acknowledge: %w: %w", st.config.Name, live.ErrUnavailable, err)
 		}
@@ -138,6 +144,9 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 // mayPublish returns why the stream would not take a message.
 func (st *stream) mayPublish(m *nats.Msg) error {
 	b := st.broker
+	if err := b.mender.refuses(); err != nil {
+		return err
+	}
 	if err := b.denied.publishing(m.Subject); err != nil {
 		return err
 	}
@@ -166,6 +175,9 @@ func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, 
 // whyGone returns why nobody answers a publication, and has a stream made that is missing.
 func (st *stream) whyGone(ctx context.Context, subject string, err error) error {
 	if err := st.remake(ctx); err != nil {
+		if deserted := st.broker.mender.deserted(); deserted != nil {
+			return deserted
+		}
 		return err
 	}
 	if takes, failed := st.takes(ctx, subject); failed == nil && !takes {

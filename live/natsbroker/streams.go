@@ -266,6 +266,11 @@ func (st *stream) remake(ctx context.Context) error {
 // ensure has the stream made, unless that was tried within pause. Without a pause it is
 // also changed to what it should be; so is the default stream when it is first needed.
 func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
+	if err := st.broker.mender.refuses(); err != nil {
+		// A server that is starting JetStream knows no stream yet: one that is asked for
+		// would be made anew, in the place of what it has stored.
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+	}
 	select {
 	case st.making <- struct{}{}:
 		defer func() { <-st.making }()

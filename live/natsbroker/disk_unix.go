@@ -1,0 +1,14 @@
+//go:build darwin || freebsd || linux
+
+package natsbroker
+
+import "syscall"
+
+// freeBytes returns how much space a folder's disk has; ok is false if that is not known.
+func freeBytes(dir string) (free int64, ok bool) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		return 0, false
+	}
+	return int64(uint64(fs.Bavail) * uint64(fs.Bsize)), true
+}

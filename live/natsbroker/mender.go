@@ -1,0 +1,359 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// A NATS server never writes to a stream again after one write has failed, and a node of a
+// cluster stops JetStream then; both until they are restarted. It does not answer
+// publications to such a stream either. The mender of an embedded server notices, refuses
+// publications meanwhile, and replaces the server by a new one on the same store when the
+// disk takes data again. The broker connects to that within some tenths of a second,
+// with its subscriptions, and topics are compared with what was stored.
+
+const (
+	// answersWithin is how long publications that are under way when a write fails still
+	// wait: NATS has acknowledged within it what it stored before.
+	answersWithin = 250 * time.Millisecond
+
+	// mendFirst and mendLast are how long the mender waits before it tries the disk, at first
+	// and at most. The first is longer than answersWithin.
+	mendFirst = 500 * time.Millisecond
+	mendLast  = 5 * time.Second
+
+	// mendedFor is how long a store must have been well for the mender to begin with mendFirst
+	// again: a disk that takes little more than probeBytes breaks it at once.
+	mendedFor = time.Minute
+
+	// probeBytes is what the disk must take before the server is restarted. With less space
+	// than that it would soon be full again.
+	probeBytes = 1 << 20
+
+	// leadersWithin is how long publications of a cluster wait for another node to answer
+	// when this one has no JetStream: as long as the others need to elect another leader.
+	leadersWithin = 10 * time.Second
+
+	// limitEvery is how often the limit of all streams is compared with what the disk has,
+	// while it is reached.
+	limitEvery = 2 * time.Second
+)
+
+var errMended = errors.New("natsbroker: the embedded server was restarted")
+
+// mender watches over the store of an embedded server; nil if the server has none. Its
+// goroutine goes from Start to Close.
+type mender struct {
+	broker *Broker
+	server *embedded
+	alone  bool // the server is in no cluster: nobody else answers for its streams
+
+	broken atomic.Pointer[explained] // why nothing is stored; nil: the store is well
+	since  atomic.Int64              // when broken was set, in Unix nanoseconds
+	taking atomic.Pointer[taking]
+
+	wait   time.Duration // before the disk is tried; of the goroutine
+	mended time.Time     // when the store was last mended; likewise
+
+	limited atomic.Int64 // when the limit of all streams was reached last, in Unix nanoseconds
+}
+
+// taking is a time in which publications are taken. Its context ends soon after the store
+// has broken.
+type taking struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// newMender returns the mender of a broker; nil: its streams are elsewhere, or in memory.
+func newMender(b *Broker) *mender {
+	if b.server == nil || b.opts.StoreDir == "" || b.opts.Cluster != nil && b.opts.Cluster.NoStore {
+		return nil
+	}
+	m := &mender{broker: b, server: b.server, alone: b.opts.Cluster == nil}
+	m.take()
+	os.Remove(m.probeFile()) // of a process that was killed
+	return m
+}
+
+func (m *mender) take() {
+	ctx, cancel := context.WithCancel(m.broker.ctx)
+	m.taking.Store(&taking{ctx, cancel})
+}
+
+// context is what publications to streams go on in. It ends with Close, and soon after the
+// store has broken if only that can answer.
+func (m *mender) context(b *Broker) context.Context {
+	if m == nil || !m.alone {
+		return b.ctx
+	}
+	return m.taking.Load().ctx
+}
+
+// refuses returns why nothing can be stored, or asked about streams; nil: NATS is to be asked.
+func (m *mender) refuses() error {
+	if m == nil || !m.alone {
+		return nil
+	}
+	return m.current()
+}
+
+// deserted returns why nothing can be stored when nobody in a cluster has answered; nil:
+// another node still may.
+func (m *mender) deserted() error {
+	if m == nil || time.Now().UnixNano()-m.since.Load() < int64(leadersWithin) {
+		return nil
+	}
+	return m.current()
+}
+
+// current returns why this node stores nothing.
+func (m *mender) current() error {
+	if m == nil {
+		return nil
+	}
+	if why := m.broken.Load(); why != nil {
+		return why
+	}
+	return nil
+}
+
+// suspect has the store looked at: NATS does not answer.
+func (m *mender) suspect() {
+	if m != nil {
+		m.server.poke()
+	}
+}
+
+// limitReached has the limit of all streams looked at.
+func (m *mender) limitReached() {
+	if m != nil && m.limited.Swap(time.Now().UnixNano()) == 0 {
+		m.server.poke()
+	}
+}
+
+func (m *mender) watch() {
+	for {
+		select {
+		case <-m.broker.ctx.Done():
+			return
+		case <-m.server.trouble:
+		case <-m.whileLimited():
+		}
+		if why := m.look(); why != nil {
+			m.mend(why)
+		} else if m.limited.Load() != 0 {
+			m.raiseLimit()
+		}
+	}
+}
+
+// look returns what keeps the store from being written to; nil: nothing does. NATS says
+// that something is wrong a moment before it can be seen what.
+func (m *mender) look() error {
+	for _, wait := range []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond} {
+		if !sleep(m.broker.ctx, wait) {
+			return nil
+		}
+		if why := m.server.writeError(); why != nil {
+			return why
+		}
+	}
+	return nil
+}
+
+// mend refuses publications until JetStream takes them again.
+func (m *mender) mend(why error) {
+	m.close(explainBroken(why))
+	if time.Since(m.mended) > mendedFor {
+		m.wait = mendFirst
+	}
+	told := false
+	for ; ; m.wait = min(2*m.wait, mendLast) {
+		if !told && m.broker.says.due("broken") {
+			told = true
+			m.broker.logger.Warn("natsbroker: streams cannot be written to", "store", m.server.store.dir, "err", m.broken.Load())
+		}
+		if !sleep(m.broker.ctx, m.wait) {
+			return
+		}
+		err := m.probe()
+		if err == nil {
+			err = m.restart()
+		}
+		if err == nil {
+			break
+		}
+		m.broken.Store(explainBroken(err))
+	}
+	took := time.Since(time.Unix(0, m.since.Load()))
+	m.wait, m.mended = min(2*m.wait, mendLast), time.Now()
+	m.open()
+	if told {
+		m.broker.logger.Info("natsbroker: streams are written to again", "store", m.server.store.dir, "after", took.Round(time.Millisecond))
+	}
+}
+
+// restart replaces the server, and waits until the broker is connected to the new one.
+func (m *mender) restart() error {
+	if err := m.server.restart(m.broker.ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(m.broker.ctx, readyTimeout)
+	defer cancel()
+	for !m.broker.nc.IsConnected() {
+		if !sleep(ctx, 5*time.Millisecond) {
+			return errors.New("the broker is not connected again")
+		}
+	}
+	return m.server.writeError()
+}
+
+// close refuses publications from now on. Those that are under way may still be answered.
+func (m *mender) close(why *explained) {
+	m.since.Store(time.Now().UnixNano())
+	m.broken.Store(why)
+	time.AfterFunc(answersWithin, m.taking.Load().cancel)
+}
+
+// open takes publications again, and has topics compared with their streams.
+func (m *mender) open() {
+	m.take()
+	m.broken.Store(nil)
+	m.broker.streams.lookAgain(m.broker.ctx)
+	m.broker.lost("", errMended)
+}
+
+// unlessRestarting is the level of what is ordinary while the embedded server is restarted.
+func (b *Broker) unlessRestarting(level slog.Level) slog.Level {
+	if b.mender.current() != nil {
+		return slog.LevelDebug
+	}
+	return level
+}
+
+func explainBroken(why error) *explained {
+	if isNoSpace(why) {
+		return &explained{errNoSpace, "free space on the disk of StoreDir, or keep less with MaxBytes and MaxAge; then it goes on by itself", why}
+	}
+	return &explained{live.ErrUnavailable, "StoreDir cannot be written to; when it can, it goes on by itself", why}
+}
+
+func (m *mender) probeFile() string { return filepath.Join(m.server.store.dir, "probe") }
+
+// probe reports whether the disk takes data.
+func (m *mender) probe() error {
+	f, err := os.OpenFile(m.probeFile(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, probeBytes))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(m.probeFile()))
+}
+
+// whileLimited ticks while the limit of all streams is reached. nil: it is not.
+func (m *mender) whileLimited() <-chan time.Time {
+	last := m.limited.Load()
+	if last == 0 {
+		return nil
+	}
+	if time.Now().UnixNano()-last > int64(fullFor) {
+		m.limited.CompareAndSwap(last, 0)
+		return nil
+	}
+	return time.After(limitEvery)
+}
+
+// raiseLimit restarts the server if it would have a higher limit then. It is three quarters
+// of what the disk had free when the server started: nothing at all, if the
+// process started with a full disk.
+func (m *mender) raiseLimit() {
+	limit, used := m.server.storage()
+	free, ok := freeBytes(m.server.store.dir)
+	if !ok || limit <= 0 {
+		return
+	}
+	later := free/4*3 + used/4*3
+	if later < limit+limit/20 || later < used+probeBytes || used < limit-limit/20 {
+		return // or it is the limit of memory that was reached
+	}
+	if m.probe() != nil {
+		return
+	}
+	m.limited.Store(0)
+	m.close(&explained{ErrFull, "the limit of all streams is being raised", fmt.Errorf("it was %d bytes", limit)})
+	if !sleep(m.broker.ctx, mendFirst) {
+		return
+	}
+	if err := m.restart(); err != nil {
+		m.mend(err)
+		return
+	}
+	m.open()
+	m.broker.logger.Info("natsbroker: the disk has space, streams may have more", "before", limit, "now", later)
+}
+
+// writeError returns what keeps the server from writing to its streams; nil: nothing does.
+func (e *embedded) writeError() error {
+	srv := e.running()
+	if !srv.JetStreamEnabled() {
+		return errors.New("NATS has stopped JetStream")
+	}
+	if failed := e.failed.Load(); failed != nil { // of a stream with one replica in a cluster its health says nothing
+		return errors.New(*failed)
+	}
+	const mark = "write error: "
+	for _, problem := range srv.Healthz(&server.HealthzOptions{Details: true}).Errors {
+		if _, why, ok := strings.Cut(problem.Error, mark); ok {
+			return errors.New(why)
+		}
+	}
+	return nil
+}
+
+// stopsWithin is how long the server may need to stop JetStream, which it does in the
+// background.
+const stopsWithin = 10 * time.Second
+
+// restart replaces the server by another on the same store. Only JetStream could be
+// restarted too, as NATS does when it reads its configuration anew, and connections would
+// stay; but nats-server 2.15.2 then carries out every request to JetStream once more with
+// each restart, and has a data race with those that come meanwhile.
+func (e *embedded) restart(ctx context.Context) error {
+	e.restarting.Store(true)
+	defer e.restarting.Store(false)
+	srv := e.running()
+	stopping, cancel := context.WithTimeout(ctx, stopsWithin)
+	defer cancel()
+	for !srv.JetStreamEnabled() && srv.JetStreamConfig() != nil && sleep(stopping, 10*time.Millisecond) {
+	}
+	srv.Shutdown()
+	srv.WaitForShutdown()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	e.failed.Store(nil)
+	return e.launch()
+}
+
+// storage returns how many bytes all streams on the disk may have together, and have.
+func (e *embedded) storage() (limit, used int64) {
+	srv := e.running()
+	c := srv.JetStreamConfig()
+	info, err := srv.Jsz(nil)
+	if c == nil || err != nil {
+		return 0, 0
+	}
+	return c.MaxStore, int64(info.Store)
+}
