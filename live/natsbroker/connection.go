@@ -46,11 +46,11 @@ func (b *Broker) watchConnection() {
 			}
 			now := status == nats.CONNECTED
 			if now && !connected {
-				b.denied.forget()
 				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelInfo), "natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
 				lost(errReconnected)
 			} else if !now && connected {
 				b.streams.suspect() // what comes after it must not hide what is missing
+				b.denied.forget()
 				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", b.nc.LastError())
 			}
 			if status == nats.CLOSED {

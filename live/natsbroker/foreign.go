@@ -108,7 +108,8 @@ func (d *denials) note(b *Broker, err error) bool {
 	if subscribing {
 		what = "subscribe to"
 	}
-	e := &explained{errDenied, fmt.Sprintf("permit this user to %s %s", what, patternOf(subject)), err}
+	pattern := b.patternOf(subject)
+	e := &explained{errDenied, fmt.Sprintf("permit this user to %s %s", what, pattern), err}
 	d.mu.Lock()
 	if d.subjects == nil || len(d.subjects) >= maxDenials {
 		d.subjects = make(map[string]denial)
@@ -116,7 +117,7 @@ func (d *denials) note(b *Broker, err error) bool {
 	d.subjects[subject] = denial{subscribing, time.Now(), e}
 	d.any.Store(true)
 	d.mu.Unlock()
-	if b.says.due("denied " + what + patternOf(subject)) {
+	if b.says.due("denied " + what + pattern) {
 		b.logger.Warn("natsbroker: NATS does not permit a subject", "subject", subject, "err", e)
 	}
 	return true
@@ -124,11 +125,7 @@ func (d *denials) note(b *Broker, err error) bool {
 
 // uses reports whether a subject may be one of the broker's.
 func (b *Broker) uses(subject string) bool {
-	inbox := b.nc.Opts.InboxPrefix
-	if inbox == "" {
-		inbox = strings.TrimSuffix(nats.InboxPrefix, ".")
-	}
-	for _, head := range []string{b.opts.Prefix + ".", b.api, inbox + "."} {
+	for _, head := range []string{b.opts.Prefix + ".", b.api, b.inboxes()} {
 		if strings.HasPrefix(subject, head) {
 			return true
 		}
@@ -136,13 +133,25 @@ func (b *Broker) uses(subject string) bool {
 	return false
 }
 
-// patternOf returns what covers a subject and its like: live.d.> for live.d.chat.1.
-func patternOf(subject string) string {
-	parts := strings.SplitN(subject, ".", 3)
-	if len(parts) < 3 {
-		return subject
+// inboxes is what subjects for answers begin with.
+func (b *Broker) inboxes() string {
+	if prefix := b.nc.Opts.InboxPrefix; prefix != "" {
+		return prefix + "."
 	}
-	return parts[0] + "." + parts[1] + ".>"
+	return nats.InboxPrefix
+}
+
+// patternOf returns what covers a subject and its like: live.d.> for live.d.chat.1.
+func (b *Broker) patternOf(subject string) string {
+	switch parts := strings.SplitN(subject, ".", 3); {
+	case strings.HasPrefix(subject, b.inboxes()):
+		return b.inboxes() + ">"
+	case strings.HasPrefix(subject, b.api):
+		return b.api + ">"
+	case len(parts) == 3:
+		return parts[0] + "." + parts[1] + ".>"
+	}
+	return subject
 }
 
 // publishing returns why a publication to a subject would be dropped.
@@ -177,7 +186,7 @@ func (d *denials) current(b *Broker) error {
 	return nil
 }
 
-// forget is for a new connection, which may have other permissions.
+// forget is for the end of a connection: the next one may have other permissions.
 func (d *denials) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -388,7 +388,9 @@ func TestPublishersAtOnceOnAFullDisk(t *testing.T) {
 func TestCloseWhileADiskIsFull(t *testing.T) {
 	dir := smallDisk(t, 24<<20)
 	for _, wait := range []time.Duration{0, 100 * time.Millisecond, time.Second} {
-		b, err := New(chatOnDisk(dir))
+		o := chatOnDisk(dir)
+		o.Logger = quiet()
+		b, err := New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
