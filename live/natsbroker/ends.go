@@ -33,13 +33,10 @@ func openEnds(dir string, streams []string, synced bool) (*ends, error) {
 	e := &ends{dir: dir, all: make(map[string]*end)}
 	running := filepath.Join(dir, "running")
 	life, err := os.ReadFile(running)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		_, err = os.Stat(dir)
-		if errors.Is(err, fs.ErrNotExist) { // of streams that are there nobody knows where they end
-			err = errors.Join(os.MkdirAll(dir, 0o700), e.doubt(streams))
-		}
-	case err == nil && !survives(string(life)):
+	if errors.Is(err, fs.ErrNotExist) { // of streams that are there nobody knows where they end
+		life, err = nil, os.MkdirAll(dir, 0o700)
+	}
+	if err == nil && !survives(string(life)) {
 		err = e.doubt(streams)
 	}
 	if err != nil {
@@ -49,29 +46,41 @@ func openEnds(dir string, streams []string, synced bool) (*ends, error) {
 	if synced {
 		now = onDisk
 	}
-	return e, errors.Join(writeFile(running, now+"\n"), syncDir(dir))
+	return e, errors.Join(overwrite(running, now), syncDir(dir))
 }
 
 // doubt makes the notes of streams void, on the disk.
 func (e *ends) doubt(streams []string) error {
 	for _, name := range streams {
-		if err := writeFile(e.path(name), "?\n"); err != nil {
+		if err := overwrite(e.path(name), "?"); err != nil {
 			return err
 		}
 	}
 	return syncDir(e.dir)
 }
 
+// overwrite writes a line into a file, which needs no space on the disk if the file is there: a
+// server must start on a full one.
+func overwrite(path, line string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(f, "%-*s\n", noteSize-1, line)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 func (e *ends) path(stream string) string { return filepath.Join(e.dir, stream+".end") }
 
-// onDisk stands in "running" when what is acknowledged is on the disk.
-const onDisk = "synced"
+// What stands in "running" instead of a start of the machine: what is acknowledged is on the
+// disk; the server has stopped.
+const onDisk, stopped = "synced", "stopped"
 
 // survives reports whether the streams have everything that was acknowledged in a life of
-// the server which has ended otherwise than by a stop.
+// the server.
 func survives(life string) bool {
 	life = strings.TrimSpace(life)
-	return life == onDisk || life != "" && life == bootID()
+	return life == onDisk || life == stopped || life != "" && life == bootID()
 }
 
 // close says that the server has stopped, and everything in the store is on the disk.
@@ -93,12 +102,9 @@ func (e *ends) close(store string) error {
 		return f.Sync()
 	})
 	if err != nil {
-		return err // "running" stays: who knows what is on the disk
+		return err // "running" stays as it is: who knows what is on the disk
 	}
-	if err := os.Remove(filepath.Join(e.dir, "running")); err != nil {
-		return err
-	}
-	return syncDir(e.dir)
+	return overwrite(filepath.Join(e.dir, "running"), stopped)
 }
 
 // end is the note of one stream.

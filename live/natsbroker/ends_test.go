@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -53,8 +54,8 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	if err := e.close(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, "running")); !os.IsNotExist(err) {
-		t.Errorf("the folder says that a server runs: %v", err)
+	if life, err := os.ReadFile(filepath.Join(dir, "running")); err != nil || !strings.HasPrefix(string(life), stopped+" ") {
+		t.Errorf("the folder says that a server runs: %q, %v", life, err)
 	}
 }
 
@@ -69,7 +70,8 @@ func TestNotesAreVoid(t *testing.T) {
 		{"killed", false, func(*testing.T, string) {}, false},
 		{"power cut", false, otherBoot, true},
 		{"power cut, all on the disk", true, func(*testing.T, string) {}, false},
-		{"stopped, then switched off", false, func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "running")) }, false},
+		{"stopped, then switched off", false, func(t *testing.T, dir string) { overwrite(filepath.Join(dir, "running"), stopped) }, false},
+		{"nobody knows how it ended", false, func(t *testing.T, dir string) { os.Remove(filepath.Join(dir, "running")) }, true},
 		{"no notes", false, func(t *testing.T, dir string) { os.RemoveAll(dir) }, true},
 		{"empty running", false, func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "running"), 0) }, true},
 		{"cut note", false, func(t *testing.T, dir string) { os.Truncate(filepath.Join(dir, "CHAT.end"), 20) }, true},
