@@ -163,10 +163,10 @@ export declare class LiveClient<Topics = Untyped> {
    *
    * Firefox holds dials back after some that failed, by itself and for up to a minute. A `HEAD` request is not held back. So
    * in Firefox live.js asks by one, before most dials, whether the server is up. It sends one when the first connection
-   * stands, and believes that the server is down only if one was answered before. After an outage of 150 s `reconnect()`
-   * opened in 0.03 s instead of 33 s. A Content-Security-Policy must allow the request (`connect-src`), and the address must
-   * have no password, which `fetch` refuses; else the wait is Firefox's. If a proxy of another origin answered meanwhile,
-   * Firefox still delays the dial.
+   * stands, and believes that the server is down only if one was answered before. The server counts them as refused. After
+   * an outage of 150 s `reconnect()` opened in 0.03 s instead of 33 s. A Content-Security-Policy must allow the request
+   * (`connect-src`), and the address must have no password, which `fetch` refuses; else the wait is Firefox's. If a proxy of
+   * another origin answered meanwhile, Firefox still delays the dial.
    *
    * Throws a {@link LiveError} `closed` after the end. Its text has the code and the reason, if the server ended it.
    */
@@ -370,8 +370,8 @@ export interface Options {
 
   /**
    * How many milliseconds a connection may take to open, and the server's first frame to come. The time for `token` and
-   * `query` is part of it, and in Firefox that for the `HEAD` (see {@link LiveClient.reconnect}). Default 10000: a slow mobile network is through by then; what is not open then mostly hangs, and browsers
-   * alone would wait for minutes.
+   * `query` is part of it, and in Firefox that for the `HEAD` (see {@link LiveClient.reconnect}). Default 10000: a slow
+   * mobile network is through by then; what is not open then mostly hangs, and browsers alone would wait for minutes.
    */
   connectTimeout?: number | null | undefined;
 

@@ -286,7 +286,8 @@ test("one whose sign-in has expired fetches one token, and is back within a seco
   const waits = await page.evaluate(() => states.filter(({ state }) => state === "waiting"));
   assert.deepEqual(waits.map(({ code, retryIn }) => [code, retryIn <= 1000]), [[4200, true]]);
   const { tokens, refused } = await server.call("GET", "/stats");
-  assert.deepEqual({ tokens, refused }, { tokens: 2, refused: 0 });
+  const heads = inFirefox ? 1 : 0; // live.js asks there whether a HEAD is answered; that is no handshake
+  assert.deepEqual({ tokens, refused }, { tokens: 2, refused: heads });
   await tick();
   await heardAll(page, 2);
   await sessions({ a: 1 });
