@@ -440,6 +440,8 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 	}
 	broker.fail(context.DeadlineExceeded)
 	sent[c.do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+	broker.fail(live.ErrTooLarge)
+	sent[c.do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
 
 	listed := map[string]bool{}
 	for _, row := range table(t, "### error") {

@@ -18,8 +18,8 @@ import (
 // numbers of what it lost to other publications.
 //
 // The notes are written and not synced, so they survive what the streams survive: a process
-// that is killed, but not a machine that loses power. Of that the file "running" tells. It is
-// there while a server runs, and says since which start of the machine.
+// that is killed, but not a machine that loses power. Of that the file "running" tells: it says
+// in which start of the machine a server has run, or that it has stopped.
 type ends struct {
 	dir string
 
