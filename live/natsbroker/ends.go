@@ -49,8 +49,18 @@ func openEnds(dir string, streams []string, synced bool) (*ends, error) {
 	return e, errors.Join(overwrite(running, now), syncDir(dir))
 }
 
-// doubt makes the notes of streams void, on the disk.
+// doubt makes all notes void, on the disk, with those of streams that have none. A stream may
+// have a note and nothing else: one in memory, or one that a node gets from the others again.
 func (e *ends) doubt(streams []string) error {
+	files, err := os.ReadDir(e.dir)
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if name, isNote := strings.CutSuffix(file.Name(), noteSuffix); isNote {
+			streams = append(streams, name)
+		}
+	}
 	for _, name := range streams {
 		if err := overwrite(e.path(name), "?"); err != nil {
 			return err
@@ -70,7 +80,10 @@ func overwrite(path, line string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-func (e *ends) path(stream string) string { return filepath.Join(e.dir, stream+".end") }
+// noteSuffix is what the names of notes end with.
+const noteSuffix = ".end"
+
+func (e *ends) path(stream string) string { return filepath.Join(e.dir, stream+noteSuffix) }
 
 // What stands in "running" instead of a start of the machine: what is acknowledged is on the
 // disk; the server has stopped.

@@ -114,6 +114,28 @@ func TestNotesAreVoid(t *testing.T) {
 	}
 }
 
+// A note is void after a power cut also if its stream has no files here: it is in memory, or a
+// node has lost its own and gets them from the others.
+func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a [folder]")
+	e, err := openEnds(dir, nil, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := openNote(t, e)
+	if err := n.begin(note{sequence: 3}); err != nil {
+		t.Fatal(err)
+	}
+	e.died()
+	otherBoot(t, dir)
+	if e, err = openEnds(dir, nil, false); err != nil {
+		t.Fatal(err)
+	}
+	if n, void := openNote(t, e); !void {
+		t.Errorf("the note is %+v", n.known())
+	}
+}
+
 // otherBoot makes it look as if the machine had been started since.
 func otherBoot(t *testing.T, dir string) {
 	t.Helper()
