@@ -48,6 +48,7 @@ func (b *Broker) watchConnection() {
 			if now && !connected {
 				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelInfo), "natsbroker: connected", "url", b.nc.ConnectedUrlRedacted())
 				lost(errReconnected)
+				b.tasks.Go(b.compareStreams) // ends with the answers, or with Close
 			} else if !now && connected {
 				b.streams.suspect() // what comes after it must not hide what is missing
 				b.denied.forget()

@@ -67,17 +67,31 @@ func (st *stream) suspect() {
 	st.proof.unsure = true
 }
 
+// compareStreams compares the streams with what is known of them after NATS was away, whether
+// somebody asks for them or not: a process that comes later can only believe what it finds
+// noted. See compareServer.
+func (b *Broker) compareStreams() {
+	for _, st := range b.streams.every() {
+		if st.found.Load() {
+			ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
+			st.since(ctx, time.Now())
+			cancel()
+		}
+	}
+}
+
 // givenTwice says that a sequence of an epoch was given to two publications.
 func (st *stream) givenTwice(epoch string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	st.found.Store(false) // it may be another of that name, and not ours
 	st.state.asked = time.Time{}
 	st.proof.reused = st.state.epoch == epoch
 }
 
 // suspect has all streams compared.
 func (x *streamTable) suspect() {
-	for _, st := range append(slices.Clone(*x.all.Load()), x.fallback) {
+	for _, st := range x.every() {
 		st.suspect()
 	}
 }
@@ -231,7 +245,7 @@ func (b *Broker) countMessages() {
 func (b *Broker) countOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, countEvery)
 	defer cancel()
-	for _, st := range append(slices.Clone(*b.streams.all.Load()), b.streams.fallback) {
+	for _, st := range b.streams.every() {
 		if n := st.end.Load(); n != nil && n.isBehind() {
 			st.since(ctx, time.Now()) // compares, and notes
 		}
@@ -357,7 +371,7 @@ func (b *Broker) epochEnded(from string, name []byte) {
 	if from == b.name {
 		return
 	}
-	for _, st := range append(slices.Clone(*b.streams.all.Load()), b.streams.fallback) {
+	for _, st := range b.streams.every() {
 		if st.config.Name == string(name) {
 			st.doubt()
 		}

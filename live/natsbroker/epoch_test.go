@@ -2,6 +2,7 @@ package natsbroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -212,16 +213,7 @@ func (e *elsewhere) start(t *testing.T) {
 		_, number, _ := strings.Cut(strings.TrimPrefix(e.srv.ClientURL(), "nats://"), ":")
 		port, _ = strconv.Atoi(number)
 	}
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true, JetStream: true, StoreDir: e.dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	e.srv = s
-	t.Cleanup(e.stop)
+	e.srv = runServer(t, func(o *server.Options) { o.Port, o.StoreDir = port, e.dir })
 }
 
 func (e *elsewhere) stop() {
@@ -237,8 +229,15 @@ func (e *elsewhere) lose(t *testing.T) {
 	cutFile(t, files[len(files)-1], 700)
 }
 
-// A NATS elsewhere loses its end, and gives the sequences again before anybody has looked.
+// A NATS elsewhere loses its end. It gives the sequences again before anybody has looked, or does
+// not yet.
 func TestNATSThatLostItsEnd(t *testing.T) {
+	for _, published := range []int{0, 3, 40} {
+		t.Run(fmt.Sprint(published, " published before the broker is back"), func(t *testing.T) { loseEnd(t, published) })
+	}
+}
+
+func loseEnd(t *testing.T, published int) {
 	e := &elsewhere{dir: t.TempDir()}
 	e.start(t)
 	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})
@@ -255,6 +254,12 @@ func TestNATSThatLostItsEnd(t *testing.T) {
 	<-v.ended
 
 	e.stop()
+	st := (*b.streams.all.Load())[0]
+	waitFor(t, "the broker to doubt what it has seen", func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return st.proof.unsure
+	})
 	e.lose(t)
 	hold := make(chan struct{})
 	go func() { // before the broker is back, most likely
@@ -267,7 +272,7 @@ func TestNATSThatLostItsEnd(t *testing.T) {
 		}
 		defer nc.Close()
 		js, _ := jetstream.New(nc)
-		for i := range 40 {
+		for i := range published {
 			if _, err := js.Publish(t.Context(), roomStored, []byte(strconv.Itoa(i))); err != nil {
 				t.Error(err)
 			}
@@ -314,7 +319,10 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	b.Start(discard{})
 	e.stop()
 	e.start(t)
-	waitFor(t, "the broker", func() bool { return b.health() == nil })
+	waitFor(t, "the broker to note what it has seen", func() bool {
+		there, err := b.js.Stream(t.Context(), "CHAT")
+		return err == nil && there.CachedInfo().Config.Metadata[metaServer] == e.srv.ID()
+	})
 	if got := epoch(b); got != at.Epoch {
 		t.Errorf("the broker that was there: epoch %s, not %s", got, at.Epoch)
 	}
@@ -328,6 +336,102 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	}
 	if got := epoch(open(t, o)); got == at.Epoch {
 		t.Error("nobody was there, and the epoch is the same")
+	}
+}
+
+// What comes when NATS is back does not hide what was seen before.
+func TestProofIsKeptUntilItIsCompared(t *testing.T) {
+	p := proof{}
+	before, after := time.Now(), time.Now().Add(time.Second)
+	p.saw(30, before)
+	p.unsure = true
+	p.saw(31, after)
+	if p.timed != 30 || !p.at.Equal(before) {
+		t.Errorf("%d at %v", p.timed, p.at)
+	}
+}
+
+// A publication that got a sequence which was seen before it shows that the end was lost, also
+// when the stream has come further again.
+func TestSequenceThatIsGivenTwice(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	var at live.Position
+	for range 5 {
+		var err error
+		if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := (*b.streams.all.Load())[0]
+	if now := st.acknowledged(t.Context(), seen{at.Epoch, 2, time.Now()}, 3); now.Epoch != at.Epoch {
+		t.Errorf("a sequence that is new: %v, then %v", at, now)
+	}
+	if now := st.acknowledged(t.Context(), seen{at.Epoch, 4, time.Now()}, 3); now.Epoch == at.Epoch {
+		t.Errorf("a sequence that was seen: %v, then %v", at, now)
+	}
+}
+
+// A stream that has another message where a process before this one saw its last is another
+// history, though it has come as far.
+func TestOtherMessageThanNoted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
+	b := open(t, o)
+	var at live.Position
+	for range 3 {
+		var err error
+		if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there, err := b.js.Stream(t.Context(), "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := there.GetMsg(t.Context(), 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Close(t.Context())
+	for _, c := range []struct {
+		stored time.Time
+		lost   bool
+	}{{m.Time, false}, {m.Time.Add(time.Nanosecond), true}} {
+		e, err := openEnds(filepath.Join(dir, "ends"), nil, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _ := openNote(t, e)
+		if err := n.begin(note{sequence: 3, timed: 3, time: c.stored.UnixNano(), last: 3}); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.close(dir); err != nil {
+			t.Fatal(err)
+		}
+		b := open(t, o)
+		if now, err := b.Last(t.Context(), room); err != nil || (now.Epoch != at.Epoch) != c.lost {
+			t.Errorf("it was stored %v after it was: %v, then %v, %v", c.stored.Sub(m.Time), at, now, err)
+		}
+		b.Close(t.Context())
+	}
+}
+
+// Somebody replaces the stream by one of theirs while the broker runs: nothing is noted in it.
+func TestNothingIsNotedInAStrangersStream(t *testing.T) {
+	s := startServer(t)
+	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
+	if err := b.js.DeleteStream(t.Context(), "CHAT"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"theirs"}}); err != nil {
+		t.Fatal(err)
+	}
+	st := (*b.streams.all.Load())[0]
+	if _, err := st.since(t.Context(), time.Now()); !errors.Is(err, ErrNotOurs) {
+		t.Errorf("the stream is asked for: %v", err)
+	}
+	if is := configOf(t, b.js, "CHAT"); is.Metadata[metaServer] != "" || is.Metadata[metaEpoch] != "" {
+		t.Errorf("it has %v", is.Metadata)
 	}
 }
 
@@ -372,8 +476,8 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 	s := startServer(t)
 	o := Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}}
 	a, b := open(t, o), open(t, o)
-	lost := make(chan error, 10)
-	a.Start(discard{})
+	heard, lost := make(chan error, 10), make(chan error, 10)
+	a.Start(lostSink{heard})
 	b.Start(lostSink{lost})
 	if _, err := a.Publish(context.Background(), room, []byte("1"), live.PublishOptions{}); err != nil {
 		t.Fatal(err)
@@ -384,10 +488,12 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-lost:
-	case <-time.After(patience):
-		t.Fatal("the other node was not told")
+	for node, told := range map[string]chan error{"the node": heard, "the other node": lost} {
+		select {
+		case <-told:
+		case <-time.After(patience):
+			t.Fatal(node, " was not told")
+		}
 	}
 	if at, err := b.Last(t.Context(), room); err != nil || at != now {
 		t.Errorf("the other node is at %v, %v, not %v", at, err, now)

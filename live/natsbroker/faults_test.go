@@ -505,16 +505,7 @@ func TestForeignPublicationsBreakNothing(t *testing.T) {
 // startServer starts a NATS server with a port, as it runs elsewhere.
 func startServer(t testing.TB) *server.Server {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
-	return s
+	return runServer(t, func(*server.Options) {})
 }
 
 // Shutdown returns in time, whatever has become of NATS, and leaves nothing running.

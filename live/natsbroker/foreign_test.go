@@ -35,14 +35,7 @@ func TestConnectionsThatCannotBeUsed(t *testing.T) {
 		"nats.NoReconnect":                       {Servers: servers, Connect: []nats.Option{nats.NoReconnect()}},
 		"nats.MaxReconnects(3)":                  {Servers: servers, Connect: []nats.Option{nats.MaxReconnects(3)}},
 	} {
-		o.Logger = quiet()
-		b, err := New(o)
-		if err == nil {
-			b.Close(context.Background())
-		}
-		if err == nil || !strings.HasPrefix(err.Error(), "natsbroker: ") || !strings.Contains(err.Error(), want) {
-			t.Errorf("the error is %v; want one with %q", err, want)
-		}
+		wantRefused(t, o, want)
 	}
 }
 
@@ -222,17 +215,11 @@ func TestBroadcastsThatNATSDoesNotPermit(t *testing.T) {
 
 // A password that is wrong, and then put right at the server: no restart.
 func TestCredentialsThatArePutRight(t *testing.T) {
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(),
-		Username: "app", Password: "another"}
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
+	var o *server.Options
+	s := runServer(t, func(all *server.Options) {
+		all.Username, all.Password = "app", "another"
+		o = all
+	})
 	b, err := New(Options{Servers: []string{userURL(s)}, Logger: quiet()})
 	if err != nil {
 		t.Fatal(err)

@@ -68,23 +68,14 @@ func (st *stream) stored() {
 	}
 }
 
-// withoutSpace returns the error of a publication that NATS had no space for. If an
-// earlier attempt had no answer it may have been stored all the same.
-func (st *stream) withoutSpace(err error, unanswered bool) error {
-	st.refused(err)
+// notStored returns the error of a publication that NATS had no space for, or that was under way
+// when the store broke: NATS has acknowledged what it stored before that, and stores nothing
+// after it. If an earlier attempt had no answer it may have been stored all the same.
+func (st *stream) notStored(why error, unanswered bool) error {
 	if unanswered {
-		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, err)
+		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, why)
 	}
-	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
-}
-
-// withoutAnswer returns the error of a publication that was under way when the store broke.
-// NATS has acknowledged what it stored before that, and stores nothing after it.
-func (st *stream) withoutAnswer(broken error, unanswered bool) error {
-	if unanswered {
-		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, broken)
-	}
-	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, broken)
+	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, why)
 }
 
 // overhead is what NATS stores of a publication besides its data: the subject, headers and

@@ -100,9 +100,6 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 		}
 		if err == nil {
 			st.stored()
-			if ack.Sequence <= before.sequence {
-				st.found.Store(false) // another stream of that name, and perhaps not ours
-			}
 			if ack.Duplicate {
 				st.sendOn(m, tokens, ack.Sequence)
 			}
@@ -114,12 +111,13 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			unanswered = unanswered || b.mender.refuses() == nil
 			b.mender.suspect()
 			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
-				return live.Position{}, st.withoutAnswer(broken, unanswered) // no other node answers for it
+				return live.Position{}, st.notStored(broken, unanswered) // no other node answers for it
 			}
 		}
 		err = unavailable(err)
 		if errors.Is(err, ErrFull) {
-			return live.Position{}, st.withoutSpace(err, unanswered)
+			st.refused(err)
+			return live.Position{}, st.notStored(err, unanswered)
 		}
 		if denied := b.denied.publishing(m.Subject); denied != nil {
 			err = denied
@@ -134,7 +132,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			case caller.Err() != nil:
 				return live.Position{}, caller.Err()
 			case broken != nil:
-				return live.Position{}, st.withoutAnswer(broken, unanswered)
+				return live.Position{}, st.notStored(broken, unanswered)
 			}
 			return live.Position{}, fmt.Errorf("natsbroker: stream %s does not acknowledge: %w: %w", st.config.Name, live.ErrUnavailable, err)
 		}

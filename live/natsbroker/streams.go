@@ -56,13 +56,15 @@ func (x *streamTable) of(topic, tokens string) *stream {
 	return nil
 }
 
+// every returns all streams, with the default one.
+func (x *streamTable) every() []*stream { return append(slices.Clone(*x.all.Load()), x.fallback) }
+
 // required returns the streams that must be there: the default one once a topic needs it.
 func (x *streamTable) required() []*stream {
-	all := *x.all.Load()
 	if x.needed.Load() {
-		all = append(slices.Clone(all), x.fallback)
+		return x.every()
 	}
-	return all
+	return *x.all.Load()
 }
 
 // set adds a stream, or replaces the one of its name.

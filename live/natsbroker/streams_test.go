@@ -36,14 +36,20 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		"MaxAge is under 100 ms":  {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
 		"name of Options.Default": {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
 	} {
-		o.Logger = quiet()
-		b, err := New(o)
-		if err == nil {
-			b.Close(context.Background())
-		}
-		if err == nil || !strings.HasPrefix(err.Error(), "natsbroker: ") || !strings.Contains(err.Error(), want) {
-			t.Errorf("the error is %v; want one with %q", err, want)
-		}
+		wantRefused(t, o, want)
+	}
+}
+
+// wantRefused checks that New refuses options, with an error that has a text.
+func wantRefused(t *testing.T, o Options, want string) {
+	t.Helper()
+	o.Logger = quiet()
+	b, err := New(o)
+	if err == nil {
+		b.Close(context.Background())
+	}
+	if err == nil || !strings.HasPrefix(err.Error(), "natsbroker: ") || !strings.Contains(err.Error(), want) {
+		t.Errorf("the error is %v; want one with %q", err, want)
 	}
 }
 
