@@ -175,16 +175,11 @@ func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, 
 	if err != nil {
 		return live.Page{}, err
 	}
-	shelf := &st.broker.shelf
-	t, err := shelf.take(ctx, shelfKey{st, tokens})
+	t, newest, err := st.takeShelved(ctx, tokens)
 	if err != nil {
 		return live.Page{}, err
 	}
-	defer shelf.leave(t)
-	newest, err := st.newestOf(ctx, tokens)
-	if err != nil {
-		return live.Page{}, err
-	}
+	defer st.broker.shelf.leave(t)
 	if t.isOf(state.epoch, newest) {
 		if page, ok := t.page(after, upto, limit); ok {
 			return page, nil

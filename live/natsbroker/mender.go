@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // A NATS server never writes to a stream again after one write has failed, and a node of a
@@ -60,13 +61,13 @@ type mender struct {
 	alone  bool // the server is in no cluster: nobody else answers for its streams
 
 	broken atomic.Pointer[explained] // why nothing is stored; nil: the store is well
-	since  atomic.Int64              // when broken was set, in Unix nanoseconds
+	since  atomic.Int64              // when broken was set, on the clock of package clock; 0: never
 	taking atomic.Pointer[taking]
 
 	wait   time.Duration // before the disk is tried; of the goroutine
 	mended time.Time     // when the store was last mended; likewise
 
-	limited atomic.Int64 // when the limit of all streams was reached last, in Unix nanoseconds
+	limited atomic.Int64 // when the limit of all streams was reached last, on the clock of package clock; 0: it is not
 }
 
 // taking is a time in which publications are taken. Its context ends soon after the store
@@ -112,7 +113,7 @@ func (m *mender) refuses() error {
 // deserted returns why nothing can be stored when nobody in a cluster has answered; nil:
 // another node still may.
 func (m *mender) deserted() error {
-	if m == nil || time.Now().UnixNano()-m.since.Load() < int64(leadersWithin) {
+	if m == nil || clock.Now()-m.since.Load() < int64(leadersWithin) {
 		return nil
 	}
 	return m.current()
@@ -138,7 +139,7 @@ func (m *mender) suspect() {
 
 // limitReached has the limit of all streams looked at.
 func (m *mender) limitReached() {
-	if m != nil && m.limited.Swap(time.Now().UnixNano()) == 0 {
+	if m != nil && m.limited.Swap(clock.Now()) == 0 {
 		m.server.poke()
 	}
 }
@@ -197,7 +198,7 @@ func (m *mender) mend(why error) {
 		}
 		m.broken.Store(explainBroken(err))
 	}
-	took := time.Since(time.Unix(0, m.since.Load()))
+	took := time.Duration(clock.Now() - m.since.Load())
 	m.wait, m.mended = min(2*m.wait, mendLast), time.Now()
 	m.open()
 	if told {
@@ -222,7 +223,7 @@ func (m *mender) restart() error {
 
 // close refuses publications from now on. Those that are under way may still be answered.
 func (m *mender) close(why *explained) {
-	m.since.Store(time.Now().UnixNano())
+	m.since.Store(clock.Now())
 	m.broken.Store(why)
 	time.AfterFunc(answersWithin, m.taking.Load().cancel)
 }
@@ -268,7 +269,7 @@ func (m *mender) whileLimited() <-chan time.Time {
 	if last == 0 {
 		return nil
 	}
-	if time.Now().UnixNano()-last > int64(fullFor) {
+	if clock.Now()-last > int64(fullFor) {
 		m.limited.CompareAndSwap(last, 0)
 		return nil
 	}

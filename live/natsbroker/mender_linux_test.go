@@ -182,6 +182,17 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 	}
 }
 
+// startOnDisk starts the broker of a child, on its parent's disk.
+func startOnDisk(t *testing.T) *Broker {
+	t.Helper()
+	b, err := New(chatOnDisk(os.Getenv("STORE")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Start(devNull{})
+	return b
+}
+
 // numbered is a short publication.
 func numbered(n int) []byte { return fmt.Appendf(nil, `"%d"`, n) }
 
@@ -189,11 +200,7 @@ func numbered(n int) []byte { return fmt.Appendf(nil, `"%d"`, n) }
 // what it has acknowledged is there afterwards, in its order.
 func TestKilledAroundAFullDisk(t *testing.T) {
 	if isChild(t) {
-		b, err := New(chatOnDisk(os.Getenv("STORE")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Start(devNull{})
+		b := startOnDisk(t)
 		fmt.Println("ready")
 		var from int
 		fmt.Sscan(os.Getenv("FROM"), &from)
@@ -276,25 +283,34 @@ func TestKilledAroundAFullDisk(t *testing.T) {
 	}
 }
 
-// A stream with one replica in a cluster has no other node that could take it over.
-func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
-	routes := freeAddresses(t, 2)
-	brokers, dirs := make([]*Broker, 2), make([]string, 2)
-	for i := range brokers {
-		dirs[i] = smallDisk(t, 24<<20)
-		o := chatOnDisk(dirs[i])
-		for j := range o.Streams {
-			o.Streams[j].Replicas = 1
-		}
-		o.Cluster, o.Logger, o.PublishTimeout = &Cluster{Listen: routes[i], Routes: routes}, quiet(), 3*time.Second
+// clusterOnDisks starts n nodes, each with a disk of so many bytes.
+func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers []*Broker, dirs []string) {
+	t.Helper()
+	routes := freeAddresses(t, n)
+	for i := range n {
+		dir := smallDisk(t, bytes)
+		o := chatOnDisk(dir)
+		o.Cluster, o.Logger = &Cluster{Listen: routes[i], Routes: routes}, quiet()
+		change(&o)
 		b, err := New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { b.Close(context.Background()) })
 		b.Start(devNull{})
-		brokers[i] = b
+		brokers, dirs = append(brokers, b), append(dirs, dir)
 	}
+	return brokers, dirs
+}
+
+// A stream with one replica in a cluster has no other node that could take it over.
+func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
+	brokers, dirs := clusterOnDisks(t, 2, 24<<20, func(o *Options) {
+		o.PublishTimeout = 3 * time.Second
+		for i := range o.Streams {
+			o.Streams[i].Replicas = 1
+		}
+	})
 	stored := 0
 	publish := func() error {
 		_, err := brokers[0].Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
@@ -416,11 +432,7 @@ func TestCloseWhileADiskIsFull(t *testing.T) {
 // was stored can be read, and when the disk is freed publishing goes on.
 func TestStartOnAFullDisk(t *testing.T) {
 	if isChild(t) {
-		b, err := New(chatOnDisk(os.Getenv("STORE")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Start(devNull{})
+		b := startOnDisk(t)
 		fmt.Println("ready")
 		for i := 0; ; i++ {
 			if _, err := b.Publish(t.Context(), "chat.room", paragraph(i), live.PublishOptions{}); err != nil {
@@ -509,13 +521,9 @@ func waitForLine(t testing.TB, c *child, what string, accept func(line string) b
 // Without a right to mount: a process may write files up to a size only, as with a quota.
 func TestFileSizeLimitHeals(t *testing.T) {
 	if isChild(t) {
-		b, err := New(chatOnDisk(os.Getenv("STORE")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.Start(devNull{})
+		b := startOnDisk(t)
 		var limit syscall.Rlimit
-		err = syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit)
+		err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -556,22 +564,9 @@ func TestFileSizeLimitHeals(t *testing.T) {
 // One node of three has a full disk: the others store what it publishes too, and it says
 // that it is not ready. Then all three have, and then none.
 func TestFullDisksOfACluster(t *testing.T) {
-	routes := freeAddresses(t, 3)
-	brokers, dirs := make([]*Broker, 3), make([]string, 3)
-	for i := range brokers {
-		dirs[i] = smallDisk(t, 48<<20)
-		o := chatOnDisk(dirs[i])
-		o.Cluster = &Cluster{Listen: routes[i], Routes: routes}
-		o.Logger = quiet()
+	brokers, dirs := clusterOnDisks(t, 3, 48<<20, func(o *Options) {
 		o.PublishTimeout = 30 * time.Second // for elections on a busy machine
-		b, err := New(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { b.Close(context.Background()) })
-		b.Start(devNull{})
-		brokers[i] = b
-	}
+	})
 	allReady := func() {
 		t.Helper()
 		waitFor(t, "all nodes to be ready", func() bool {

@@ -96,6 +96,22 @@ func (s *shelf) take(ctx context.Context, key shelfKey) (*shelved, error) {
 	}
 }
 
+// takeShelved is take with the newest message of the topic, by which the caller knows whether
+// what is there is still of use; nil: there is none.
+func (st *stream) takeShelved(ctx context.Context, tokens string) (*shelved, *message, error) {
+	shelf := &st.broker.shelf
+	t, err := shelf.take(ctx, shelfKey{st, tokens})
+	if err != nil {
+		return nil, nil, err
+	}
+	newest, err := st.newestOf(ctx, tokens)
+	if err != nil {
+		shelf.leave(t)
+		return nil, nil, err
+	}
+	return t, newest, nil
+}
+
 // leave ends the caller's turn.
 func (s *shelf) leave(t *shelved) {
 	t.trim()

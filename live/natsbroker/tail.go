@@ -39,16 +39,11 @@ func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit i
 		tail, err := st.tail(ctx, topic, tokens, limit)
 		return tail.Page, err
 	}
-	shelf := &st.broker.shelf
-	t, err := shelf.take(ctx, shelfKey{st, tokens})
+	t, newest, err := st.takeShelved(ctx, tokens)
 	if err != nil {
 		return live.Page{}, err
 	}
-	defer shelf.leave(t)
-	newest, err := st.newestOf(ctx, tokens)
-	if err != nil {
-		return live.Page{}, err
-	}
+	defer st.broker.shelf.leave(t)
 	if t.isOf(state.epoch, newest) {
 		if page, ok := t.tail(limit, st.oldestKept(topic, state)); ok {
 			return page, nil
