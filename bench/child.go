@@ -25,39 +25,56 @@ const serveCommand = "serve"
 // killed then. Only a paced load takes long, and it says for how long.
 const answerTimeout = 60 * time.Second
 
-// child is one server in its own process.
-type child struct {
-	Address string
-	cmd     *exec.Cmd
-	in      io.WriteCloser
-	out     *bufio.Reader
-	stderr  *tail
+// process is this program with a subcommand: it reads a line of JSON for each command and writes one
+// for each answer.
+type process struct {
+	what   string // for errors
+	cmd    *exec.Cmd
+	in     io.WriteCloser
+	out    *bufio.Reader
+	stderr *tail
 }
 
-// startServer starts a server process.
-func startServer(e env, kind server.Kind) (*child, error) {
+// startProcess starts a process, with a function that calls cmd.Start.
+func startProcess(what string, start func(cmd *exec.Cmd) error, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
+	p := &process{what: what, cmd: exec.Command(self, args...), stderr: &tail{}}
+	p.cmd.Stderr = p.stderr
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.out = bufio.NewReader(out)
+	if err := start(p.cmd); err != nil {
+		return nil, fmt.Errorf("start %s: %w", what, err)
+	}
+	return p, nil
+}
+
+// child is one server in its own process.
+type child struct {
+	*process
+	Address string
+}
+
+// startServer starts a server process.
+func startServer(e env, kind server.Kind) (*child, error) {
 	options, err := json.Marshal(e.Options)
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(self, serveCommand, "-server", kind.Name, "-options", string(options), "-cpuprofile", e.Profile)
-	c := &child{cmd: cmd, stderr: &tail{}}
-	cmd.Stderr = c.stderr
-	if c.in, err = cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := cmd.StdoutPipe()
+	p, err := startProcess("server", func(cmd *exec.Cmd) error { return startOn(e.CPUs, cmd) },
+		serveCommand, "-server", kind.Name, "-options", string(options), "-cpuprofile", e.Profile)
 	if err != nil {
 		return nil, err
 	}
-	c.out = bufio.NewReader(out)
-	if err := startOn(e.CPUs, cmd); err != nil {
-		return nil, fmt.Errorf("start server: %w", err)
-	}
+	c := &child{process: p}
 	reply, err := c.answer(answerTimeout)
 	if err != nil {
 		c.stop()
@@ -99,13 +116,13 @@ func pin(cpus []int) error {
 }
 
 // tell sends a command that has no answer.
-func (c *child) tell(command server.Command) error {
+func (p *process) tell(command any) error {
 	line, err := json.Marshal(command)
 	if err != nil {
 		return err
 	}
-	if _, err := c.in.Write(append(line, '\n')); err != nil {
-		return c.explain(err)
+	if _, err := p.in.Write(append(line, '\n')); err != nil {
+		return p.explain(err)
 	}
 	return nil
 }
@@ -119,15 +136,9 @@ func (c *child) ask(command server.Command) (server.Reply, error) {
 }
 
 func (c *child) answer(timeout time.Duration) (server.Reply, error) {
-	kill := time.AfterFunc(timeout, func() { c.cmd.Process.Kill() })
-	defer kill.Stop()
-	line, err := c.out.ReadBytes('\n')
-	if err != nil {
-		return server.Reply{}, c.explain(err)
-	}
 	var reply server.Reply
-	if err := json.Unmarshal(line, &reply); err != nil {
-		return reply, c.explain(err)
+	if err := c.hear(&reply, timeout); err != nil {
+		return reply, err
 	}
 	if reply.Error != "" {
 		return reply, errors.New("publish: " + reply.Error)
@@ -135,20 +146,34 @@ func (c *child) answer(timeout time.Duration) (server.Reply, error) {
 	return reply, nil
 }
 
-func (c *child) explain(err error) error {
-	return fmt.Errorf("server process: %w %s", err, c.stderr)
+// hear reads an answer, and kills the process if that takes too long.
+func (p *process) hear(answer any, timeout time.Duration) error {
+	kill := time.AfterFunc(timeout, func() { p.cmd.Process.Kill() })
+	defer kill.Stop()
+	line, err := p.out.ReadBytes('\n')
+	if err == nil {
+		err = json.Unmarshal(line, answer)
+	}
+	if err != nil {
+		return p.explain(err)
+	}
+	return nil
+}
+
+func (p *process) explain(err error) error {
+	return fmt.Errorf("%s process: %w %s", p.what, err, p.stderr)
 }
 
 // stop ends the process: its stdin ends, and if it does not follow, it is killed.
-func (c *child) stop() {
-	c.in.Close()
-	kill := time.AfterFunc(5*time.Second, func() { c.cmd.Process.Kill() })
+func (p *process) stop() {
+	p.in.Close()
+	kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })
 	defer kill.Stop()
-	io.Copy(io.Discard, c.out)
-	c.cmd.Wait()
+	io.Copy(io.Discard, p.out)
+	p.cmd.Wait()
 }
 
-// tail keeps the end of what a server process writes to stderr.
+// tail keeps the end of what a process writes to stderr.
 type tail struct {
 	mu sync.Mutex
 	b  []byte

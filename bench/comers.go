@@ -3,9 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -90,38 +88,18 @@ func runComers(stdin io.Reader, stdout io.Writer) int {
 }
 
 // comersProcess is a process of comers.
-type comersProcess struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser
-	out *json.Decoder
-}
+type comersProcess struct{ *process }
 
 // startComers starts the process, and returns when its clients are connected.
-func startComers(c comers) (*comersProcess, error) {
-	self, err := os.Executable()
+func startComers(c comers) (comersProcess, error) {
+	started, err := startProcess("clients'", startAside, comersCommand)
 	if err != nil {
-		return nil, err
+		return comersProcess{}, err
 	}
-	p := &comersProcess{cmd: exec.Command(self, comersCommand)}
-	p.cmd.Stderr = os.Stderr
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
-		return nil, err
-	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	p.out = json.NewDecoder(out)
-	if err := startAside(p.cmd); err != nil {
-		return nil, fmt.Errorf("start the clients: %w", err)
-	}
-	if err := json.NewEncoder(p.in).Encode(c); err != nil {
+	p := comersProcess{started}
+	if _, err := p.ask(c); err != nil {
 		p.stop()
-		return nil, err
-	}
-	if _, err := p.answer(); err != nil {
-		p.stop()
-		return nil, err
+		return comersProcess{}, err
 	}
 	return p, nil
 }
@@ -141,30 +119,18 @@ func startAside(cmd *exec.Cmd) error {
 }
 
 // comeBack has all clients subscribe, and returns how long it took until each had everything.
-func (p *comersProcess) comeBack() (time.Duration, error) {
-	if _, err := io.WriteString(p.in, "{}\n"); err != nil {
+func (p comersProcess) comeBack() (time.Duration, error) { return p.ask(struct{}{}) }
+
+func (p comersProcess) ask(command any) (time.Duration, error) {
+	if err := p.tell(command); err != nil {
 		return 0, err
 	}
-	return p.answer()
-}
-
-func (p *comersProcess) answer() (time.Duration, error) {
-	kill := time.AfterFunc(answerTimeout, func() { p.cmd.Process.Kill() })
-	defer kill.Stop()
 	var b back
-	if err := p.out.Decode(&b); err != nil {
-		return 0, fmt.Errorf("the clients' process: %w", err)
+	if err := p.hear(&b, answerTimeout); err != nil {
+		return 0, err
 	}
 	if b.Error != "" {
 		return 0, errors.New(b.Error)
 	}
 	return b.Took, nil
-}
-
-// stop ends the process: its stdin ends, and if it does not follow, it is killed.
-func (p *comersProcess) stop() {
-	p.in.Close()
-	kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })
-	defer kill.Stop()
-	p.cmd.Wait()
 }
