@@ -50,8 +50,9 @@ func TestTheReadmesServerServes(t *testing.T) {
 			return live.TopicOptions{History: 100} // who comes back gets what was missed
 		},
 	})
-	http.Handle("/live", server.Handler())
-	http.Handle("/live.js", client.Handler())
+	http.Handle("GET /live", server.Handler())
+	http.Handle("GET /live.js", client.Handler())
+	http.HandleFunc("GET /", http.NotFound) // beside an application's front page
 
 	server.Publish("news", []byte(`{"text":"hello"}`))
 

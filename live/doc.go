@@ -10,7 +10,7 @@
 //			return server.Subscribe(s, "news")
 //		},
 //	})
-//	http.Handle("/live", server.Handler())
+//	http.Handle("GET /live", server.Handler())
 //	…
 //	server.Publish("news", []byte(`{"text":"hello"}`))
 //

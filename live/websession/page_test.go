@@ -3,6 +3,7 @@ package websession_test
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"log"
 	"net/http"
 	"os"
@@ -50,7 +51,7 @@ var _ = func(mux *http.ServeMux) http.Handler {
 	server := sessions.NewServer(live.Options{
 		OnAuth: websession.Authenticate("username"), // 401 for who has not signed in
 	})
-	mux.Handle("/live", server.Handler())
+	mux.Handle("GET /live", server.Handler())
 	handler := sessions.Middleware(mux) // around everything, in the place of scs's LoadAndSave
 	return handler
 }
@@ -95,7 +96,11 @@ func showLogin(w http.ResponseWriter, flash string) { w.Write([]byte("flash: " +
 var _ = live.Options{
 	OnRequest: func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		session := websession.FromLive(s)
-		if err := session.Set("theme", string(data)); err != nil {
+		var theme string
+		if err := json.Unmarshal(data, &theme); err != nil {
+			return nil, err
+		}
+		if err := session.Set("theme", theme); err != nil {
 			return nil, err // signed out meanwhile, or the store is down
 		}
 		return session.GetString("theme"), nil
