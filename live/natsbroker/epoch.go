@@ -47,7 +47,7 @@ type proof struct {
 	at      time.Time // when that was stored
 	unsure  bool      // to be compared with the stream before anything else is believed
 	reused  bool      // a sequence was given twice
-	shorter time.Time // since when the stream has less than was seen; zero: it has not
+	shorter *lasting  // answers that have less than was seen; nil: none yet
 	ended   []string  // epochs that are known to have ended, newest last
 	endedAt time.Time // when the newest of them did
 }
@@ -109,8 +109,8 @@ func (st *stream) epochOf(info *jetstream.StreamInfo) string {
 }
 
 // compare compares a stream with what is known of it, and gives it another epoch if it has
-// lost something. seen is what was seen before it was asked for; made: it was made just now. The error wraps live.ErrUnavailable as long as it
-// is not clear.
+// lost something. seen is what was seen before it was asked for; made: it was made just now.
+// The error wraps live.ErrUnavailable as long as it is not clear.
 func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen seen, made bool) (*jetstream.StreamInfo, error) {
 	st.comparing.Lock()
 	defer st.comparing.Unlock()
@@ -181,7 +181,7 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 	st.mu.Lock()
 	known, same := st.proof, st.state.epoch == epoch && seen.epoch == epoch
 	if !same || seen.sequence <= info.State.LastSeq {
-		st.proof.shorter = time.Time{}
+		st.proof.shorter = nil
 	}
 	st.mu.Unlock()
 	switch {
@@ -210,16 +210,14 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 }
 
 // shorter says why a stream that has less than was seen has lost its end. On several nodes a
-// leader that was cut off, and is back, may be asked: it has to last for longer than that holds
-// itself for one.
+// leader that was cut off, and is back, may be asked. See lasting.
 func (st *stream) shorter(info *jetstream.StreamInfo, seen uint64) (why string, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	now := time.Now()
-	if st.proof.shorter.IsZero() {
-		st.proof.shorter = now
+	if st.proof.shorter == nil {
+		st.proof.shorter = new(lasting)
 	}
-	if len(replicas(info)) > 0 && now.Sub(st.proof.shorter) < leaseTime {
+	if len(replicas(info)) > 0 && !st.proof.shorter.believed() {
 		return "", fmt.Errorf("%w: it ends at %d, and had %d", live.ErrUnavailable, info.State.LastSeq, seen)
 	}
 	return fmt.Sprintf("it ends at %d, and had %d", info.State.LastSeq, seen), nil

@@ -76,8 +76,8 @@ func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agree
 		return agreement{}, err
 	}
 	if !isBack(at) {
-		in.back.Store(0)
-	} else if !in.lastingBack() {
+		in.back.ended()
+	} else if !in.back.believed() {
 		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", live.ErrUnavailable)
 	}
 	if before != nil && (before.epoch != at.epoch || isBack(at)) {
@@ -85,17 +85,6 @@ func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agree
 	}
 	in.agreed.Store(&at)
 	return at, nil
-}
-
-// lastingBack reports whether answers that lie before what was known are to be believed:
-// when they have come for longer than a leader that was cut off, and is back, can hold
-// itself for one.
-func (in *interest) lastingBack() bool {
-	now := clock.Now()
-	if in.back.CompareAndSwap(0, now) {
-		return false
-	}
-	return now-in.back.Load() >= int64(leaseTime)
 }
 
 // lastOf returns the newest offset of a topic, and a sequence up to which it has

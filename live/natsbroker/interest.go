@@ -44,7 +44,7 @@ type interest struct {
 
 	seen   atomic.Uint64 // the newest offset that came
 	agreed atomic.Pointer[agreement]
-	back   atomic.Int64 // since when answers lie before these, on the clock of package clock; 0: they do not
+	back   lasting // answers that lie before these
 }
 
 // agreement says that a topic has nothing between an offset and a sequence of its

@@ -452,28 +452,6 @@ func (st *stream) since(ctx context.Context, moment time.Time) (streamState, err
 	return st.learn(info, seen.asked), nil
 }
 
-// leaseTime is for how long a leader that has heard from a majority is surely the only
-// one: the others wait for four seconds at least before they elect another.
-const leaseTime = 3 * time.Second
-
-// deposed returns an error if a stream's leader may be one no longer. One that is cut off
-// holds itself for the leader for up to twenty seconds, and tells what was before.
-func deposed(info *jetstream.StreamInfo) error {
-	if info.Cluster == nil {
-		return nil
-	}
-	heard := 1 // itself
-	for _, r := range info.Cluster.Replicas {
-		if r.Active < leaseTime && !(r.Active == 0 && r.Offline) { // zero: not yet since its election
-			heard++
-		}
-	}
-	if all := 1 + len(info.Cluster.Replicas); heard <= all/2 {
-		return fmt.Errorf("%w: its leader has heard from %d of %d nodes", live.ErrUnavailable, heard, all)
-	}
-	return nil
-}
-
 // doubt has the stream's state asked for before it is relied upon again.
 func (st *stream) doubt() {
 	st.mu.Lock()

@@ -339,8 +339,18 @@ func (v *viewer) verifyWhole(t testing.TB, all []stored) {
 	if n := v.gaps(); n > 0 {
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		t.Errorf("%s: was told of %d gaps: %v", v.name, n, v.told)
+		t.Errorf("%s: was told of %d gaps: %v", v.name, n, v.aroundGaps())
 	}
+}
+
+// aroundGaps returns each gap, what came before it and what came after it; v.mu is held.
+func (v *viewer) aroundGaps() (around []told) {
+	for i, e := range v.told {
+		if e.gap {
+			around = append(around, v.told[max(i-1, 0):min(i+2, len(v.told))]...)
+		}
+	}
+	return around
 }
 
 func (v *viewer) verdict(all []stored) error {

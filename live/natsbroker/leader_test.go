@@ -1,0 +1,79 @@
+package natsbroker
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+func TestWhoMayAnswerForAStream(t *testing.T) {
+	peers := func(active ...time.Duration) []*jetstream.PeerInfo {
+		var all []*jetstream.PeerInfo
+		for _, a := range active {
+			all = append(all, &jetstream.PeerInfo{Active: a})
+		}
+		return all
+	}
+	for _, c := range []struct {
+		name    string
+		cluster *jetstream.ClusterInfo
+		may     bool
+	}{
+		{"a server that is alone", nil, true},
+		{"the only copy", &jetstream.ClusterInfo{Leader: "a"}, true},
+		{"a leader that hears all", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Second)}, true},
+		{"a leader that hears a majority", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Minute)}, true},
+		{"a leader that was just elected", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(0, 0)}, true},
+		{"a leader that is cut off", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(leaseTime, leaseTime)}, false},
+		{"a leader whose others are gone", &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Offline: true}, {Offline: true}}}, false},
+		{"a copy that hears all, and no leader", &jetstream.ClusterInfo{Replicas: peers(time.Second, time.Second, time.Second)}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			err := deposed(&jetstream.StreamInfo{Cluster: c.cluster})
+			if c.may && err != nil || !c.may && !errors.Is(err, live.ErrUnavailable) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+func TestAnswersThatHaveLess(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		waits []time.Duration // before each answer that has less; -1: one comes that has all
+		last  bool            // the last of them is believed
+	}{
+		{"the first", []time.Duration{0}, false},
+		{"two at once", []time.Duration{0, 0}, false},
+		{"short of the time", []time.Duration{0, time.Second, time.Second}, false},
+		{"long enough", []time.Duration{0, time.Second, time.Second, time.Second}, true},
+		{"two, far enough apart", []time.Duration{0, leaseTime}, true},
+		{"two, with silence between them", []time.Duration{0, pause + 1}, false},
+		{"silence, and long enough after it", []time.Duration{0, time.Minute, time.Second, 2 * time.Second}, true},
+		{"with one between them that has all", []time.Duration{0, 2 * time.Second, -1, time.Second}, false},
+		{"on and on", []time.Duration{0, leaseTime, 0, time.Second}, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var l lasting
+				believed := false
+				for _, wait := range c.waits {
+					if wait < 0 {
+						l.ended()
+						continue
+					}
+					time.Sleep(wait)
+					believed = l.believed()
+				}
+				if believed != c.last {
+					t.Errorf("the last answer is believed: %t", believed)
+				}
+			})
+		})
+	}
+}
