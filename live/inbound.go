@@ -3,6 +3,7 @@ package live
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -318,7 +319,7 @@ func (s *Session) receive(m *inbox.Message) {
 }
 
 // notUTF8 ends a session that sent text which is none (RFC 6455, section 8.1).
-var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: errNotUTF8}
+var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: fmt.Errorf("live: the client broke the protocol: text that is %w (close code 1007)", errNotUTF8)}
 
 // inflate makes a message what it was before the client compressed it.
 func (s *Session) inflate(m *inbox.Message) error {

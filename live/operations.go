@@ -165,7 +165,7 @@ func (s *Session) receiveV1(raw []byte) {
 // refuseFrame ends the session of a client that does not speak live.v1.
 func (s *Session) refuseFrame(err error) {
 	s.server.counters.malformed.Add(1)
-	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: err})
+	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: fmt.Errorf("live: the client broke the protocol: %w (close code %d)", err, CloseProtocol)})
 }
 
 var errManyOperations = fmt.Errorf("more than %d operations in a frame", maxOperations)

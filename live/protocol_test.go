@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
-	"unicode/utf8"
 )
 
 func TestDecodeMessage(t *testing.T) {
@@ -24,6 +24,12 @@ func TestDecodeMessage(t *testing.T) {
 		{`{}`, "", ``, true},
 		{`{"topic":"t","data":1,"unknown":{"x":[]}}`, "t", `1`, true},
 		{`{"topic":"\u00e9\ud83d\ude00"}`, "é😀", ``, true},
+		{`{"topic":"\\ud83d\uD83D\uDE00\ufffd"}`, `\ud83d😀` + "\uFFFD", ``, true},
+		{`{"topic":"a\ud83d"}`, "", ``, false},
+		{`{"topic":"\udc00\ud83d"}`, "", ``, false},
+		{`{"topic":"\ud83d\ud83d\ude00"}`, "", ``, false},
+		{`{"topic":"\ud83d\n"}`, "", ``, false},
+		{`{"topic":"\ud83d\u0041"}`, "", ``, false},
 		{`{"topic":"` + strings.Repeat("t", 255) + `"}`, strings.Repeat("t", 255), ``, true},
 		{`{"topic":"` + strings.Repeat("t", 256) + `"}`, "", ``, false},
 		{``, "", ``, false},
