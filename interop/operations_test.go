@@ -20,6 +20,7 @@ import (
 	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Whatever the application does when a session begins, hello comes first.
@@ -222,6 +223,8 @@ type broken struct {
 	err atomic.Pointer[error]
 }
 
+func (*broken) InProcess() bool { return false }
+
 func (b *broken) fail(err error) { b.err.Store(&err) }
 
 func (b *broken) failing() error {
@@ -235,24 +238,24 @@ func (b *broken) Subscribe(ctx context.Context, topic string) error {
 	return errors.Join(b.failing(), b.MemoryBroker.Subscribe(ctx, topic))
 }
 
-func (b *broken) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (b *broken) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if err := b.failing(); err != nil {
 		return live.Position{}, err
 	}
 	return b.MemoryBroker.Publish(ctx, topic, data, o)
 }
 
-func (b *broken) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (b *broken) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	if err := b.failing(); err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	return b.MemoryBroker.Tail(ctx, topic, limit)
 }
 
 func TestBrokerThatFails(t *testing.T) {
-	broker := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	br := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	opts := permissive()
-	opts.Broker = broker
+	opts.Broker = br
 	var server *live.Server
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) {
 		return nil, server.Publish("chat", []byte("1"))
@@ -267,7 +270,7 @@ func TestBrokerThatFails(t *testing.T) {
 		{context.DeadlineExceeded, "unavailable"},
 		{fmt.Errorf("of 10.0.0.7: %w", live.ErrUnavailable), "unavailable"},
 	} {
-		broker.fail(test.err)
+		br.fail(test.err)
 		for _, name := range []string{"subscribe", "resume", "history", "publish"} {
 			f := c.do(operationsOnT[name] + `,"id":8}`)
 			refused(t, name, f, 8, test.code)
@@ -277,7 +280,7 @@ func TestBrokerThatFails(t *testing.T) {
 		}
 	}
 	refused(t, "request", c.do(`{"op":"request","id":9,"topic":"chat"}`), 9, "unavailable")
-	broker.fail(nil) // and then all is well again
+	br.fail(nil) // and then all is well again
 	c.must(`{"op":"subscribe","id":1,"topic":"chat"}`)
 	server.Publish("chat", []byte(`1`))
 	c.hears("chat", "1")

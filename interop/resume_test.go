@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // publishNumbers publishes the numbers from one to another.
@@ -312,18 +313,20 @@ type slowHistory struct {
 	during atomic.Pointer[func()] // called once, between reading and returning
 }
 
+func (*slowHistory) InProcess() bool { return false }
+
 func (b *slowHistory) wait() {
 	if f := b.during.Swap(nil); f != nil {
 		(*f)()
 	}
 }
 
-func (b *slowHistory) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (b *slowHistory) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	defer b.wait()
 	return b.MemoryBroker.Tail(ctx, topic, limit)
 }
 
-func (b *slowHistory) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (b *slowHistory) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	defer b.wait()
 	return b.MemoryBroker.Read(ctx, topic, after, upto, limit)
 }
@@ -346,8 +349,8 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s, %d meanwhile", test.name, meanwhile), func(t *testing.T) {
 				t.Parallel()
-				broker := &slowHistory{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-				server := historyServer(t, live.TopicOptions{History: 2000}, broker)
+				br := &slowHistory{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+				server := historyServer(t, live.TopicOptions{History: 2000}, br)
 				c := dialV1(t, serve(t, server.Handler()))
 				epoch := strings.TrimSuffix(c.must(subscribeTo(1, "t")).At, ".0")
 				listening, err := server.Listen("t", func(live.Message) {}) // keeps the topic awake
@@ -358,11 +361,11 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 				c.must(unsubscribeFrom(1, "t"))
 				publishNumbers(t, server, "t", 1, 400)
 				during := func() { publishNumbers(t, server, "t", 401, 400+meanwhile) }
-				broker.during.Store(&during)
+				br.during.Store(&during)
 
 				op := strings.ReplaceAll(test.op, "%s", epoch)
 				f := c.must(`{"op":"subscribe","id":2,"topic":"t",` + op + `}`)
-				if broker.during.Load() != nil {
+				if br.during.Load() != nil {
 					t.Fatal("the history was not read, so that nothing was tested")
 				}
 				publishNumbers(t, server, "t", 401+meanwhile, 410+meanwhile)
@@ -774,8 +777,8 @@ func TestSubscribeSinceWhatIsNotKept(t *testing.T) {
 // whoever comes back to it is told.
 func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
 	const kept = 10
-	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
-	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := historyServer(t, live.TopicOptions{History: 100}, br)
 	c := dialV1(t, serve(t, server.Handler()))
 	since := make(map[string]string)
 	for i := range 5 * kept {
@@ -807,8 +810,8 @@ func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
 // take no room from those.
 func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
 	const kept, subscribed = 10, 20
-	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
-	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := historyServer(t, live.TopicOptions{History: 100}, br)
 	at := serve(t, server.Handler())
 	stays, c := dialV1(t, at), dialV1(t, at)
 	since := make([]string, subscribed)
@@ -838,8 +841,8 @@ func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
 // not hear it is told of, and all comes to rest.
 func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 	const topics, clients, rounds = 40, 8, 60
-	broker := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 4})
-	server := historyServer(t, live.TopicOptions{History: 100}, broker)
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 4})
+	server := historyServer(t, live.TopicOptions{History: 100}, br)
 	at := serve(t, server.Handler())
 	var numbers [topics]struct {
 		sync.Mutex
@@ -919,10 +922,12 @@ func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 // tapped is a broker through whose sink a test can deliver.
 type tapped struct {
 	*live.MemoryBroker
-	sink live.Sink
+	sink broker.Sink
 }
 
-func (b *tapped) Start(s live.Sink) {
+func (*tapped) InProcess() bool { return false }
+
+func (b *tapped) Start(s broker.Sink) {
 	b.sink = s
 	b.MemoryBroker.Start(s)
 }
@@ -930,13 +935,13 @@ func (b *tapped) Start(s live.Sink) {
 // A delivery of a history that is no more may come late. It belongs nowhere, and
 // what follows is not held up.
 func TestDeliveryOfABygoneHistoryIsDropped(t *testing.T) {
-	broker := &tapped{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-	server := historyServer(t, live.TopicOptions{History: 10}, broker)
+	br := &tapped{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	server := historyServer(t, live.TopicOptions{History: 10}, br)
 	c := dialV1(t, serve(t, server.Handler()))
 	c.must(subscribeTo(1, "t"))
 	publishNumbers(t, server, "t", 1, 2)
 	c.hears("t", "1", "2")
-	broker.sink.Deliver(&live.Publication{
+	br.sink.Deliver(&broker.Publication{
 		Topic: "t", Data: []byte(`"late"`), Time: time.Now(), Position: live.Position{Epoch: "bygone", Offset: 7}, Prev: 6,
 	})
 	publishNumbers(t, server, "t", 3, 4)

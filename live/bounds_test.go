@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What one client can take of the server's memory and time. The figures are the process's,
@@ -366,14 +367,14 @@ func TestRepairQueuesNoMoreThanTheQueueHolds(t *testing.T) {
 	const n, size = 10_000, 500
 	for _, v1 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
-			broker := newRemote()
+			br := newRemote()
 			var lose atomic.Bool
-			broker.deliver = func(s live.Sink, p *live.Publication) {
+			br.deliver = func(s broker.Sink, p *broker.Publication) {
 				if !lose.Load() {
 					s.Deliver(p)
 				}
 			}
-			opts, sessions := connected(live.Options{QueueBytes: queueBytes, Broker: broker})
+			opts, sessions := connected(live.Options{QueueBytes: queueBytes, Broker: br})
 			opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{History: n} }
 			h := hosting{buffer: 16 << 10}.start(t, opts)
 			p := h.dial(t, dialling{v1: v1, buffer: 16 << 10})
@@ -534,7 +535,9 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 // unwilling is a broker that publishes nothing.
 type unwilling struct{ *live.MemoryBroker }
 
-func (unwilling) Publish(context.Context, string, []byte, live.PublishOptions) (live.Position, error) {
+func (unwilling) InProcess() bool { return false }
+
+func (unwilling) Publish(context.Context, string, []byte, broker.PublishOptions) (live.Position, error) {
 	return live.Position{}, errors.New("no")
 }
 

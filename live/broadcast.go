@@ -11,11 +11,9 @@ import (
 	"slices"
 	"sync"
 	"time"
-)
 
-// busKind is the one kind of the Broker's Bus under which servers speak to one
-// another.
-const busKind = "live"
+	"github.com/livetopic/livetopic/live/broker"
+)
 
 // A broadcast is a type byte and two strings: the first with its length before it, the
 // second up to the end. An older server ignores types that it does not know.
@@ -83,19 +81,19 @@ func (s *Server) broadcast(ctx context.Context, b []byte) error {
 	if s.closed.Load() {
 		return ErrServerClosed
 	}
-	bus, ok := s.opts.Broker.(Bus)
+	bus, ok := s.opts.Broker.(broker.Bus)
 	if !ok {
-		s.hear("", b)
+		s.hear(b)
 		return nil
 	}
-	if err := bus.Broadcast(ctx, busKind, b); err != nil {
+	if err := bus.Broadcast(ctx, b); err != nil {
 		return fmt.Errorf("live: broadcast: %w", err)
 	}
 	return nil
 }
 
 // hear takes a broadcast of any server.
-func (s *Server) hear(_ string, b []byte) {
+func (s *Server) hear(b []byte) {
 	typ, first, second, ok := decodeBroadcast(b)
 	switch {
 	case !ok:

@@ -345,10 +345,10 @@ func TestSubjectOfBroadcastsIsNoTopic(t *testing.T) {
 		t.Errorf("Listen: %v", err)
 	}
 	srv.OnBroadcast("", func(data []byte) { t.Errorf("%q was taken for a broadcast", data) })
-	for _, junk := range []string{"", "x", "\x01", "\x01a\x04live", "\x01a\x04live\xff", "\x01a\x04livea\x05x", "\x01a\x04lived\x00", "\x01a\x04livez\x00", "\x01a\x04what?"} {
+	for _, junk := range []string{"", "x", "a", "\xff", "a\x05x", "d\x00", "z\x00"} {
 		r.Publish(subject, []byte(junk))
 	}
-	if !strings.Contains(log.String(), "no broadcast") {
+	if !strings.Contains(log.String(), "broadcast that is none of a server") {
 		t.Errorf("nobody was told: %s", log.String())
 	}
 }

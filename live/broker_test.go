@@ -1,21 +1,24 @@
 package live_test
 
 import (
-	"errors"
+	"context"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // asking is a broker that asks for the server's rules.
 type asking struct {
 	live.Broker
-	rules live.Rules
+	rules broker.Rules
 }
 
-func (a *asking) Start(s live.Sink) {
-	a.rules = s.(live.Rules)
+func (a *asking) Start(s broker.Sink) {
+	a.rules = s.(broker.Rules)
 	a.Broker.Start(s)
 }
 
@@ -25,20 +28,38 @@ func TestBrokerMayAskForTheServersRules(t *testing.T) {
 		return live.TopicOptions{History: len(topic), HistoryAge: time.Minute}
 	}})
 	defer shut(t, srv)
-	if got := a.rules.TopicOptions("1234"); got != (live.TopicOptions{History: 4, HistoryAge: time.Minute}) {
-		t.Errorf("%+v", got)
+	if size, age := a.rules.History("1234"); size != 4 || age != time.Minute {
+		t.Errorf("%d, %v", size, age)
 	}
 }
 
-func TestCheckData(t *testing.T) {
-	for _, good := range []string{"", "1", " {} ", `"ä"`} {
-		if err := live.CheckData([]byte(good)); err != nil {
-			t.Errorf("%q: %v", good, err)
+// counted is the broker in memory in a type of the application's own.
+type counted struct {
+	*live.MemoryBroker
+	lasts atomic.Int64
+}
+
+func (c *counted) Last(ctx context.Context, topic string) (live.Position, error) {
+	c.lasts.Add(1)
+	return c.MemoryBroker.Last(ctx, topic)
+}
+
+// A type that wraps the broker in memory is treated as it is: nothing of it can be lost, so its
+// positions are not compared every minute.
+func TestWrappedMemoryBrokerIsInProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &counted{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+		srv := live.New(live.Options{Broker: c, Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 1} }})
+		defer shut(t, srv)
+		sub, err := srv.Listen("t", func(live.Message) {})
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
-	for _, bad := range []string{" ", "{", "1 2", "\"\xff\"", "NaN"} {
-		if err := live.CheckData([]byte(bad)); !errors.Is(err, live.ErrInvalidData) {
-			t.Errorf("%q: %v", bad, err)
+		defer sub.Unsubscribe()
+		atFirst := c.lasts.Load()
+		time.Sleep(time.Hour)
+		if n := c.lasts.Load() - atFirst; n != 0 {
+			t.Errorf("it was asked for its position %d times", n)
 		}
-	}
+	})
 }

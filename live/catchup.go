@@ -3,6 +3,7 @@ package live
 import (
 	"sync/atomic"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
@@ -37,9 +38,9 @@ type cursor struct {
 	replied   chan struct{} // closed when the reply was queued, or will not be sent
 	answered  atomic.Bool   // the reply was queued
 
-	page     []*Publication // the publications after at, if they were read already
-	limit    int            // how many publications to ask for; 0: firstPage
-	failures int            // reads in a row that brought nothing
+	page     []*broker.Publication // the publications after at, if they were read already
+	limit    int                   // how many publications to ask for; 0: firstPage
+	failures int                   // reads in a row that brought nothing
 }
 
 // behindSet holds the subscriptions of a session that catch up. It is guarded by

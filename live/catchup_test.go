@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // slowHost starts a server whose clients' queues are soon full, and keeps so much of every topic.
@@ -346,10 +347,10 @@ type moody struct {
 	asked atomic.Int64
 }
 
-func (m *moody) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (m *moody) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	m.asked.Add(1)
 	if m.fails.Load() {
-		return live.Page{}, errors.New("away")
+		return broker.Page{}, errors.New("away")
 	}
 	return m.remote.Read(ctx, topic, after, upto, limit)
 }
@@ -358,18 +359,18 @@ func (m *moody) Read(ctx context.Context, topic string, after, upto uint64, limi
 func TestCatchingUpWaitsForTheHistory(t *testing.T) {
 	t.Parallel()
 	const n = 1000 // more than a topic holds itself
-	broker := &moody{remote: newRemote()}
-	opts, sessions := connected(live.Options{Broker: broker})
+	br := &moody{remote: newRemote()}
+	opts, sessions := connected(live.Options{Broker: br})
 	h := slowHost(t, opts, live.TopicOptions{History: 2 * n})
 	p := h.slowPeer(t, true, 0)
 	h.Subscribe(receive(t, sessions), "t")
 	p.line.stalled.Store(true)
 	h.publishNumbers(t, "t", 1, n, 500)
-	broker.fails.Store(true)
+	br.fails.Store(true)
 	p.line.stalled.Store(false)
 	p.attend().must() // hello
-	eventually(t, "questions in vain", func() bool { return broker.asked.Load() > 5 })
-	broker.fails.Store(false)
+	eventually(t, "questions in vain", func() bool { return br.asked.Load() > 5 })
+	br.fails.Store(false)
 	p.expectNumbers("t", 1, n)
 	if st := h.Stats(); st.Gaps != 0 {
 		t.Errorf("%+v", st)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 var (
@@ -19,10 +21,10 @@ var (
 
 	// ErrInvalidTopic is wrapped by the error for a topic that is empty, too
 	// long or not UTF-8.
-	ErrInvalidTopic = errors.New("live: invalid topic")
+	ErrInvalidTopic = broker.ErrInvalidTopic
 
 	// ErrInvalidData is wrapped by the error for data that is not JSON.
-	ErrInvalidData = errors.New("live: data is not valid JSON")
+	ErrInvalidData = broker.ErrInvalidData
 
 	// ErrTooManyTopics is wrapped by the error of a Subscribe that would take
 	// a session over MaxTopics.
@@ -33,15 +35,15 @@ var (
 
 	// ErrUnavailable is wrapped by a Broker's error when the messaging system cannot
 	// be reached, or cannot decide: a live.v1 client is told to try again later.
-	ErrUnavailable = errors.New("live: broker not available")
+	ErrUnavailable = broker.ErrUnavailable
 
 	// ErrTooLarge is wrapped by a Broker's error for a publication that is larger than the
 	// messaging system takes. A live.v1 client that published it is told "too_big".
-	ErrTooLarge = errors.New("live: publication is too large for the broker")
+	ErrTooLarge = broker.ErrTooLarge
 
 	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
 	// by what is called after it.
-	ErrServerClosed = errors.New("live: server closed")
+	ErrServerClosed = broker.ErrServerClosed
 
 	// ErrDisconnected is wrapped by the error of a session that Disconnect,
 	// DisconnectUser or ExpireAt ended. Its text names the close code and the reason.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -152,13 +153,13 @@ func (g *gate) turn(s *Session) int64 {
 
 // read calls ask, which reads the broker's history for a session, when it is its turn. nil:
 // it is for the server itself. The memory of this process need not be waited for.
-func (x *topics) read(ctx context.Context, s *Session, ask func() (Page, error)) (Page, error) {
-	if x.exact {
+func (x *topics) read(ctx context.Context, s *Session, ask func() (broker.Page, error)) (broker.Page, error) {
+	if x.inProcess {
 		return ask()
 	}
 	p := x.reads.apply(s)
 	if err := p.await(ctx); err != nil {
-		return Page{}, err
+		return broker.Page{}, err
 	}
 	defer p.leave()
 	return ask()
@@ -167,7 +168,7 @@ func (x *topics) read(ctx context.Context, s *Session, ask func() (Page, error))
 // last asks the broker for the newest position of a topic, for a session or for the server itself,
 // when it is its turn.
 func (x *topics) last(ctx context.Context, s *Session, topic string) (Position, error) {
-	if !x.exact {
+	if !x.inProcess {
 		p := x.lookups.apply(s)
 		if err := p.await(ctx); err != nil {
 			return Position{}, err
@@ -180,7 +181,7 @@ func (x *topics) last(ctx context.Context, s *Session, topic string) (Position, 
 // payForQuestion counts a question to the broker, and waits while the client is over its rate of
 // answers.
 func (x *topics) payForQuestion(s *Session, units int) {
-	if s == nil || x.exact {
+	if s == nil || x.inProcess {
 		return
 	}
 	if wait := s.owes(&s.inbound.answered, units); wait > 0 {

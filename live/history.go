@@ -3,12 +3,12 @@ package live
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // How a topic with history loses nothing in silence, over any broker that is a
@@ -103,54 +103,29 @@ var settleAfter = [...]time.Duration{150 * time.Millisecond, 2 * time.Second}
 // bounds how long a loss of the last publication of a topic can go unnoticed.
 const checkEvery = 45 * time.Second
 
-// String returns the position as it goes to clients, who must not look into it;
-// "" for the zero Position.
-func (p Position) String() string {
-	if p == (Position{}) {
-		return ""
-	}
-	return p.Epoch + "." + strconv.FormatUint(p.Offset, 10)
-}
-
-// ParsePosition is the inverse of Position.String.
-func ParsePosition(s string) (Position, error) {
-	if s == "" {
-		return Position{}, nil
-	}
-	i := strings.LastIndexByte(s, '.')
-	if i < 1 {
-		return Position{}, fmt.Errorf("live: %q is not a position; pass one unchanged from a publication or a reply", s)
-	}
-	offset, err := strconv.ParseUint(s[i+1:], 10, 64)
-	if err != nil {
-		return Position{}, fmt.Errorf("live: %q is not a position; pass one unchanged from a publication or a reply", s)
-	}
-	return Position{Epoch: s[:i], Offset: offset}, nil
-}
-
 // feed is what a topic with history knows; it is guarded by topic.mu.
 type feed struct {
-	at           Position       // the newest that subscribers have seen
-	low          uint64         // ring has all after this offset
-	ring         []*Publication // oldest first
-	age          time.Duration  // HistoryAge; 0: for ever
-	exact        bool           // this process has stamped the publications
-	came         []int64        // when those of ring came, on the clock of package clock; nil: age is 0
-	size         int            // of the ring, at most
-	held         bool           // a subscription is behind: the ring keeps maxRing for it, if History is less
-	generation   int64          // differs from that of every other beginning
-	bytes        int            // of the ring's data
-	complete     bool           // the ring has all that the history has
-	tail         *tailCall      // to fill the ring; nil: none is under way
-	parked       []*Publication // came while it was not known what is missing before them
-	parkedBefore int            // how many of parked came before the history was last asked
-	overrun      bool           // some did not fit in parked
-	started      bool           // at is known
-	repair       bool           // a repair is under way, or begins
-	rerun        bool           // another repair must follow it
-	rounds       int            // repairs that followed one another at once
-	watch        *time.Timer    // of the next comparison; nil: the broker in memory loses nothing
-	checks       int            // comparisons that were due so far, the next one included
+	at           Position              // the newest that subscribers have seen
+	low          uint64                // ring has all after this offset
+	ring         []*broker.Publication // oldest first
+	age          time.Duration         // HistoryAge; 0: for ever
+	inProcess    bool                  // this process has stamped the publications
+	came         []int64               // when those of ring came, on the clock of package clock; nil: age is 0
+	size         int                   // of the ring, at most
+	held         bool                  // a subscription is behind: the ring keeps maxRing for it, if History is less
+	generation   int64                 // differs from that of every other beginning
+	bytes        int                   // of the ring's data
+	complete     bool                  // the ring has all that the history has
+	tail         *tailCall             // to fill the ring; nil: none is under way
+	parked       []*broker.Publication // came while it was not known what is missing before them
+	parkedBefore int                   // how many of parked came before the history was last asked
+	overrun      bool                  // some did not fit in parked
+	started      bool                  // at is known
+	repair       bool                  // a repair is under way, or begins
+	rerun        bool                  // another repair must follow it
+	rounds       int                   // repairs that followed one another at once
+	watch        *time.Timer           // of the next comparison; nil: the broker in memory loses nothing
+	checks       int                   // comparisons that were due so far, the next one included
 }
 
 func newFeed(o TopicOptions) *feed {
@@ -168,7 +143,7 @@ func (x *topics) begin(t *topic, at Position) {
 	x.reset(fd, at)
 	fd.started = true
 	x.unpark(t)
-	if !x.exact {
+	if !x.inProcess {
 		fd.watch = time.AfterFunc(fd.nextCheck(), func() { x.check(t) })
 	}
 }
@@ -183,7 +158,7 @@ func (x *topics) reset(fd *feed, at Position) {
 
 // indexAfter returns the index in the ring of the first publication after an offset.
 func (fd *feed) indexAfter(offset uint64) int {
-	i, _ := slices.BinarySearchFunc(fd.ring, offset, func(p *Publication, offset uint64) int {
+	i, _ := slices.BinarySearchFunc(fd.ring, offset, func(p *broker.Publication, offset uint64) int {
 		if p.Offset <= offset {
 			return -1
 		}
@@ -193,7 +168,7 @@ func (fd *feed) indexAfter(offset uint64) int {
 }
 
 // receive takes a delivery; topic.mu is held.
-func (x *topics) receive(t *topic, p *Publication) {
+func (x *topics) receive(t *topic, p *broker.Publication) {
 	fd := t.feed
 	switch {
 	case p.Offset == 0: // of no history after all
@@ -209,7 +184,7 @@ func (x *topics) receive(t *topic, p *Publication) {
 	}
 }
 
-func (fd *feed) park(p *Publication) {
+func (fd *feed) park(p *broker.Publication) {
 	if len(fd.parked) == maxParked {
 		fd.overrun = true
 		return
@@ -218,7 +193,7 @@ func (fd *feed) park(p *Publication) {
 }
 
 // apply shows the next publication to the subscribers.
-func (x *topics) apply(t *topic, p *Publication, o origin) {
+func (x *topics) apply(t *topic, p *broker.Publication, o origin) {
 	fd := t.feed
 	before := fd.at
 	fd.at.Offset = p.Offset
@@ -233,11 +208,11 @@ func (x *topics) unpark(t *topic) {
 	parked, overrun := fd.parked, fd.overrun
 	// A publication that came before the history was asked is of an older epoch, if it is
 	// not of the feed's.
-	parked = append(slices.DeleteFunc(slices.Clone(parked[:fd.parkedBefore]), func(p *Publication) bool {
+	parked = append(slices.DeleteFunc(slices.Clone(parked[:fd.parkedBefore]), func(p *broker.Publication) bool {
 		return p.Epoch != fd.at.Epoch
 	}), parked[fd.parkedBefore:]...)
 	fd.parked, fd.overrun, fd.parkedBefore = nil, false, 0
-	slices.SortFunc(parked, func(a, b *Publication) int {
+	slices.SortFunc(parked, func(a, b *broker.Publication) int {
 		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
 	})
 	for _, p := range parked {
@@ -248,7 +223,7 @@ func (x *topics) unpark(t *topic) {
 	}
 }
 
-func cmpOffset(a, b *Publication) int {
+func cmpOffset(a, b *broker.Publication) int {
 	switch {
 	case a.Offset < b.Offset:
 		return -1
@@ -379,7 +354,7 @@ func (x *topics) fetchMissing(t *topic) error {
 }
 
 // fill applies a page that was read to bring the feed from one position to another.
-func (x *topics) fill(t *topic, from, to Position, page Page) error {
+func (x *topics) fill(t *topic, from, to Position, page broker.Page) error {
 	if page.Epoch != from.Epoch {
 		return errLagging // Last will say which is the newer
 	}
@@ -393,7 +368,7 @@ func (x *topics) fill(t *topic, from, to Position, page Page) error {
 			x.skipLocked(t, to)
 			return nil
 		}
-		at := Position{from.Epoch, page.Publications[0].Offset - 1}
+		at := Position{Epoch: from.Epoch, Offset: page.Publications[0].Offset - 1}
 		before := t.feed.at
 		x.reset(t.feed, at)
 		x.announceGap(t, before, at)

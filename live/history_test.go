@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // remote is a broker whose calls are counted, and which the server does not take for
@@ -21,28 +22,30 @@ type remote struct {
 	last, tail atomic.Int64
 
 	// What it does otherwise; each may be nil.
-	keep    int                                           // publications, whatever the server says; 0: as many as it says
-	answer  func(ctx context.Context, p *live.Page) error // of Tail
-	deliver func(s live.Sink, p *live.Publication)        // instead of s.Deliver
-	look    func()                                        // before Last
+	keep    int                                             // publications, whatever the server says; 0: as many as it says
+	answer  func(ctx context.Context, p *broker.Page) error // of Tail
+	deliver func(s broker.Sink, p *broker.Publication)      // instead of s.Deliver
+	look    func()                                          // before Last
 
-	sink live.Sink
+	sink broker.Sink
 }
+
+func (*remote) InProcess() bool { return false }
 
 func newRemote() *remote { return &remote{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})} }
 
-func (r *remote) Start(s live.Sink) {
+func (r *remote) Start(s broker.Sink) {
 	r.sink = s
-	r.MemoryBroker.Start(remoteSink{s, s.(live.Rules), r})
+	r.MemoryBroker.Start(remoteSink{s, s.(broker.Rules), r})
 }
 
 type remoteSink struct {
-	live.Sink
-	live.Rules
+	broker.Sink
+	broker.Rules
 	remote *remote
 }
 
-func (s remoteSink) Deliver(p *live.Publication) {
+func (s remoteSink) Deliver(p *broker.Publication) {
 	if s.remote.deliver != nil {
 		s.remote.deliver(s.Sink, p)
 		return
@@ -50,7 +53,7 @@ func (s remoteSink) Deliver(p *live.Publication) {
 	s.Sink.Deliver(p)
 }
 
-func (r *remote) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (r *remote) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if r.keep > 0 {
 		o.History = r.keep
 	}
@@ -65,7 +68,7 @@ func (r *remote) Last(ctx context.Context, topic string) (live.Position, error) 
 	return r.MemoryBroker.Last(ctx, topic)
 }
 
-func (r *remote) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (r *remote) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	r.tail.Add(1)
 	page, err := r.MemoryBroker.Tail(ctx, topic, limit)
 	if err == nil && r.answer != nil {
@@ -87,8 +90,8 @@ func keeping(broker live.Broker, rules live.TopicOptions) live.Options {
 // without a goroutine that waits for it.
 func TestTopicCostsNoGoroutine(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broker := newRemote()
-		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		br := newRemote()
+		srv := live.New(keeping(br, live.TopicOptions{History: 10}))
 		const topics = 500
 		before := runtime.NumGoroutine()
 		var all []live.Subscription
@@ -103,20 +106,20 @@ func TestTopicCostsNoGoroutine(t *testing.T) {
 			t.Errorf("%d goroutines for %d topics", n-before, topics)
 		}
 		for _, look := range []time.Duration{200 * time.Millisecond, 2 * time.Second, time.Minute, time.Minute} {
-			asked := broker.last.Load()
+			asked := br.last.Load()
 			time.Sleep(look)
 			synctest.Wait()
-			if n := broker.last.Load() - asked; n < topics || n > 2*topics+10 {
+			if n := br.last.Load() - asked; n < topics || n > 2*topics+10 {
 				t.Errorf("within %v the history of %d topics was asked %d times", look, topics, n)
 			}
 		}
 		for _, l := range all {
 			l.Unsubscribe()
 		}
-		asked := broker.last.Load()
+		asked := br.last.Load()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := broker.last.Load(); n != asked {
+		if n := br.last.Load(); n != asked {
 			t.Errorf("%d times the history of a topic was asked that has no subscriber", n-asked)
 		}
 		shut(t, srv)
@@ -127,8 +130,8 @@ func TestTopicCostsNoGoroutine(t *testing.T) {
 // closed, and would be asked for ever.
 func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broker := newRemote()
-		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		br := newRemote()
+		srv := live.New(keeping(br, live.TopicOptions{History: 10}))
 		for i := range 100 {
 			if _, err := srv.Listen(fmt.Sprint(i), func(live.Message) {}); err != nil {
 				t.Fatal(err)
@@ -138,10 +141,10 @@ func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		asked := broker.last.Load()
+		asked := br.last.Load()
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if n := broker.last.Load() - asked; n > 0 {
+		if n := br.last.Load() - asked; n > 0 {
 			t.Errorf("it was asked %d times", n)
 		}
 	})
@@ -151,16 +154,16 @@ func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
 // must not be its end.
 func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broker := newRemote()
+		br := newRemote()
 		var now, most atomic.Int64
-		broker.look = func() {
+		br.look = func() {
 			n := now.Add(1)
 			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
 			}
 			time.Sleep(time.Millisecond)
 			now.Add(-1)
 		}
-		srv := live.New(keeping(broker, live.TopicOptions{History: 10}))
+		srv := live.New(keeping(br, live.TopicOptions{History: 10}))
 		defer srv.Shutdown(context.Background())
 		const topics = 1000
 		for i := range topics {
@@ -169,10 +172,10 @@ func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second) // after the first checks
-		asked := broker.last.Load()
-		broker.sink.Lost("", errors.New("the connection was lost"))
+		asked := br.last.Load()
+		br.sink.Lost("", errors.New("the connection was lost"))
 		time.Sleep(time.Second)
-		if n := broker.last.Load() - asked; n != topics {
+		if n := br.last.Load() - asked; n != topics {
 			t.Errorf("%d of %d topics were compared", n, topics)
 		}
 		if n := most.Load(); n > 100 {
@@ -184,14 +187,14 @@ func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
 // What a server has missed of a busy topic it fetches at once: more than a client's queue
 // holds, which is not the client's fault.
 func TestRepairClosesNobody(t *testing.T) {
-	broker := newRemote()
+	br := newRemote()
 	var deaf atomic.Bool
-	broker.deliver = func(s live.Sink, p *live.Publication) {
+	br.deliver = func(s broker.Sink, p *broker.Publication) {
 		if !deaf.Load() {
 			s.Deliver(p)
 		}
 	}
-	opts := keeping(broker, live.TopicOptions{History: 1000})
+	opts := keeping(br, live.TopicOptions{History: 1000})
 	opts.QueueSize = 8
 	opts, sessions := connected(opts)
 	srv, url := serve(t, opts)
@@ -207,7 +210,7 @@ func TestRepairClosesNobody(t *testing.T) {
 		}
 	}
 	deaf.Store(false)
-	broker.sink.Lost("t", errors.New("the connection was lost"))
+	br.sink.Lost("t", errors.New("the connection was lost"))
 	for i := range missed {
 		if m := c.next(); string(m.Data) != fmt.Sprint(i) {
 			t.Fatalf("publication %d is %s", i, m.Data)

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Listen calls fn for every publication of a topic, at any server of the Broker,
@@ -130,7 +132,7 @@ func (l *listener) Unsubscribe() error {
 }
 
 // deliver queues a publication; topic.mu is held.
-func (l *listener) deliver(p *Publication) {
+func (l *listener) deliver(p *broker.Publication) {
 	l.add(heard{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}}) // fn may keep it, or change it
 }
 

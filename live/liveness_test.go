@@ -245,6 +245,8 @@ func isOverItsRate(t *testing.T) {
 // slowBroker takes its time over each subscription.
 type slowBroker struct{ *live.MemoryBroker }
 
+func (slowBroker) InProcess() bool { return false }
+
 func (b slowBroker) Subscribe(ctx context.Context, topic string) error {
 	time.Sleep(longTime / 30)
 	return b.MemoryBroker.Subscribe(ctx, topic)
@@ -550,6 +552,8 @@ type failing struct {
 	fail   func()
 	failed atomic.Bool
 }
+
+func (*failing) InProcess() bool { return false }
 
 func (b *failing) Subscribe(ctx context.Context, topic string) error {
 	if !b.failed.Swap(true) {

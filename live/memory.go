@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // MemoryOptions configures a MemoryBroker.
@@ -32,10 +34,12 @@ type MemoryOptions struct {
 type MemoryBroker struct {
 	options MemoryOptions
 	epoch   string
-	sink    Sink
-	rules   Rules // the server's; nil: what was published with history is kept
+	sink    broker.Sink
+	rules   broker.Rules // the server's; nil: what was published with history is kept
 	started atomic.Bool
 	closed  atomic.Bool
+
+	onBroadcast func(data []byte) // not changed after Start
 
 	mu        sync.Mutex // guards what follows; taken under history.mu
 	histories map[string]*history
@@ -46,18 +50,17 @@ type MemoryBroker struct {
 
 	// wanted has the topics that keep history and have subscribers. The numbers of one
 	// that has no history begin after its value.
-	wanted    map[string]uint64
-	listeners map[string][]func(from string, b []byte)
+	wanted map[string]uint64
 }
 
 // history is what is kept of a topic, from its first publication on.
 type history struct {
 	topic string
 
-	mu   sync.Mutex     // held while a publication is numbered and delivered: one order for all
-	kept []*Publication // oldest first
-	size int            // how many are kept, as the last publication said
-	age  time.Duration  // and for how long; 0: for ever
+	mu   sync.Mutex            // held while a publication is numbered and delivered: one order for all
+	kept []*broker.Publication // oldest first
+	size int                   // how many are kept, as the last publication said
+	age  time.Duration         // and for how long; 0: for ever
 
 	// Guarded by MemoryBroker.mu:
 	place *list.Element // in MemoryBroker.longest; nil: it has made room for another
@@ -78,20 +81,19 @@ func NewMemoryBroker(o MemoryOptions) *MemoryBroker {
 		epoch:     newEpoch(),
 		histories: make(map[string]*history),
 		wanted:    make(map[string]uint64),
-		listeners: make(map[string][]func(string, []byte)),
 	}
 }
 
-// Start implements Broker.
-func (b *MemoryBroker) Start(s Sink) {
+// Start implements broker.Broker.
+func (b *MemoryBroker) Start(s broker.Sink) {
 	if b.started.Swap(true) {
 		panic("live: a MemoryBroker serves one Server; make another for this one")
 	}
 	b.sink = s
-	b.rules, _ = s.(Rules)
+	b.rules, _ = s.(broker.Rules)
 }
 
-// Subscribe implements Broker.
+// Subscribe implements broker.Broker.
 func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 	if b.closed.Load() {
 		return ErrServerClosed
@@ -111,7 +113,7 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 	return nil
 }
 
-// Unsubscribe implements Broker.
+// Unsubscribe implements broker.Broker.
 func (b *MemoryBroker) Unsubscribe(topic string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -122,12 +124,12 @@ func (b *MemoryBroker) Unsubscribe(topic string) error {
 	return nil
 }
 
-// Publish implements Broker. It has delivered when it returns.
-func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o PublishOptions) (Position, error) {
+// Publish implements broker.Broker. It has delivered when it returns.
+func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	p := &Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except}
+	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except}
 	if o.History <= 0 {
 		b.sink.Deliver(p)
 		return Position{}, nil
@@ -143,7 +145,7 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o P
 
 // number gives a publication its position, and returns its topic's history with its lock
 // held.
-func (b *MemoryBroker) number(p *Publication) *history {
+func (b *MemoryBroker) number(p *broker.Publication) *history {
 	for {
 		b.mu.Lock()
 		h := b.histories[p.Topic]
@@ -156,7 +158,7 @@ func (b *MemoryBroker) number(p *Publication) *history {
 		if h.place != nil {
 			h.last++
 			b.longest.MoveToBack(h.place)
-			p.Position, p.Prev = Position{b.epoch, h.last}, h.last-1
+			p.Position, p.Prev = Position{Epoch: b.epoch, Offset: h.last}, h.last-1
 			b.mu.Unlock()
 			return h
 		}
@@ -260,34 +262,35 @@ func (h *history) drop(n int) {
 	h.kept = h.kept[n:]
 }
 
-// Close implements Broker.
+// Close implements broker.Broker.
 func (b *MemoryBroker) Close(context.Context) error {
 	b.closed.Store(true)
 	return nil
 }
 
-// Keeps implements Recoverer.
+// Keeps implements broker.Recoverer.
 func (b *MemoryBroker) Keeps(topic string) bool {
 	if b.rules != nil {
-		return b.rules.TopicOptions(topic).History > 0
+		size, _ := b.rules.History(topic)
+		return size > 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.histories[topic] != nil
 }
 
-// Last implements Recoverer.
+// Last implements broker.Recoverer.
 func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
 	h, start := b.read(topic)
 	if h == nil {
-		return Position{b.epoch, start}, nil
+		return Position{Epoch: b.epoch, Offset: start}, nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return Position{b.epoch, h.last}, nil
+	return Position{Epoch: b.epoch, Offset: h.last}, nil
 }
 
 // read returns a topic's history, which is about to be read; nil, and where its numbers will
@@ -303,14 +306,14 @@ func (b *MemoryBroker) read(topic string) (h *history, start uint64) {
 	return h, 0
 }
 
-// Read implements Recoverer.
-func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64, limit int) (Page, error) {
+// Read implements broker.Recoverer.
+func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	if b.closed.Load() {
-		return Page{}, ErrServerClosed
+		return broker.Page{}, ErrServerClosed
 	}
 	h, start := b.read(topic)
 	if h == nil {
-		return Page{Epoch: b.epoch, Upto: start, Complete: after == start}, nil
+		return broker.Page{Epoch: b.epoch, Upto: start, Complete: after == start}, nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -319,7 +322,7 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	if len(h.kept) > 0 {
 		first = h.kept[0].Offset
 	}
-	page := Page{Epoch: b.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
+	page := broker.Page{Epoch: b.epoch, Upto: h.last, Complete: after+1 >= first && after <= h.last}
 	// Offsets follow one another without a hole.
 	from := min(max(after+1, first)-first, uint64(len(h.kept)))
 	to := min(max(upto+1, first)-first, uint64(len(h.kept)))
@@ -334,42 +337,38 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	return page, nil
 }
 
-// Tail implements Recoverer.
-func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (Page, error) {
+// Tail implements broker.Recoverer.
+func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (broker.Page, error) {
 	if b.closed.Load() {
-		return Page{}, ErrServerClosed
+		return broker.Page{}, ErrServerClosed
 	}
 	h, start := b.read(topic)
 	if h == nil {
-		return Page{Epoch: b.epoch, Upto: start, Complete: true}, nil
+		return broker.Page{Epoch: b.epoch, Upto: start, Complete: true}, nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	b.makeRoom(h, -h.trim(time.Now()))
 	from := max(len(h.kept)-limit, 0)
-	return Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.kept[from:])}, nil
+	return broker.Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.kept[from:])}, nil
 }
 
-// Broadcast implements Bus. There is nobody else.
-func (b *MemoryBroker) Broadcast(_ context.Context, kind string, data []byte) error {
+// InProcess implements broker.InProcess.
+func (b *MemoryBroker) InProcess() bool { return true }
+
+// Broadcast implements broker.Bus. There is no other server.
+func (b *MemoryBroker) Broadcast(_ context.Context, data []byte) error {
 	if b.closed.Load() {
 		return ErrServerClosed
 	}
-	b.mu.Lock()
-	fs := b.listeners[kind]
-	b.mu.Unlock()
-	for _, f := range fs {
-		f("", data)
+	if b.onBroadcast != nil {
+		b.onBroadcast(data)
 	}
 	return nil
 }
 
-// OnBroadcast implements Bus.
-func (b *MemoryBroker) OnBroadcast(kind string, f func(from string, data []byte)) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.listeners[kind] = append(b.listeners[kind], f)
-}
+// OnBroadcast implements broker.Bus.
+func (b *MemoryBroker) OnBroadcast(f func(data []byte)) { b.onBroadcast = f }
 
 // newEpoch returns a name that no other history has: 62 random bits.
 func newEpoch() string { return strconv.FormatUint(rand.Uint64()>>2, 36) }

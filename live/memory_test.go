@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // alone is a broker without a server.
@@ -20,8 +21,8 @@ type alone struct {
 
 type deaf struct{}
 
-func (deaf) Deliver(*live.Publication) {}
-func (deaf) Lost(string, error)        {}
+func (deaf) Deliver(*broker.Publication) {}
+func (deaf) Lost(string, error)          {}
 
 func newAlone(t *testing.T, o live.MemoryOptions) alone {
 	b := live.NewMemoryBroker(o)
@@ -32,7 +33,7 @@ func newAlone(t *testing.T, o live.MemoryOptions) alone {
 func (b alone) publish(topic string, n, size int) (last live.Position) {
 	b.Helper()
 	for range n {
-		at, err := b.Publish(b.Context(), topic, []byte(strings.Repeat("x", size)), live.PublishOptions{History: 1 << 20})
+		at, err := b.Publish(b.Context(), topic, []byte(strings.Repeat("x", size)), broker.PublishOptions{History: 1 << 20})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -41,7 +42,7 @@ func (b alone) publish(topic string, n, size int) (last live.Position) {
 	return last
 }
 
-func (b alone) page(topic string, after uint64) live.Page {
+func (b alone) page(topic string, after uint64) broker.Page {
 	b.Helper()
 	p, err := b.Read(b.Context(), topic, after, 1<<60, 1<<20)
 	if err != nil {
@@ -162,7 +163,7 @@ func BenchmarkPublishToAFullHistory(b *testing.B) {
 			m := live.NewMemoryBroker(live.MemoryOptions{})
 			m.Start(deaf{})
 			publish := func() {
-				m.Publish(context.Background(), "t", []byte("1"), live.PublishOptions{History: size})
+				m.Publish(context.Background(), "t", []byte("1"), broker.PublishOptions{History: size})
 			}
 			for range size {
 				publish()

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"unicode/utf8"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/frame"
-	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
 // Message is what goes over the wire, both ways: {"topic":…,"data":…}.
@@ -21,7 +21,7 @@ type Message struct {
 // encode returns the message as a frame. The error wraps ErrInvalidData or
 // ErrInvalidTopic.
 func (m Message) encode() (*frame.Frame, error) {
-	if err := CheckData(m.Data); err != nil {
+	if err := broker.CheckData(m.Data); err != nil {
 		return nil, err
 	}
 	if !utf8.ValidString(m.Topic) {
@@ -34,21 +34,6 @@ func (m Message) encode() (*frame.Frame, error) {
 		return frame.Text([]byte(`{}`)), nil
 	}
 	return frame.Text([]byte(`{"data":`), m.Data, []byte(`}`)), nil
-}
-
-// CheckData makes sure that data stands in a frame without breaking it, as Publish
-// does: empty, or one JSON value, and UTF-8, without which a browser fails the whole
-// connection (RFC 6455, section 8.1). It is for brokers that bring what others wrote.
-// The error wraps ErrInvalidData.
-func CheckData(data []byte) error {
-	if len(data) == 0 || jsonscan.Valid(data) {
-		return nil
-	}
-	var v json.RawMessage
-	if err := json.Unmarshal(data, &v); err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidData, err)
-	}
-	return fmt.Errorf("%w: a string in it is not UTF-8", ErrInvalidData)
 }
 
 // checkTopic returns nil for a topic that can be published and subscribed to,

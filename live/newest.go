@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -20,7 +21,7 @@ type tailCall struct {
 	limit int
 	pass  *pass         // for the read; nil: none is needed
 	done  chan struct{} // closed when what follows is there
-	page  Page
+	page  broker.Page
 	err   error
 }
 
@@ -53,13 +54,13 @@ func (x *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beg
 			return beginning{}, true, ctx.Err()
 		}
 		if !fd.reaches(n) { // they do not fit in the ring, or are all that there is
-			from := Position{fd.at.Epoch, fd.startOf(page.Publications, n)}
+			from := Position{Epoch: fd.at.Epoch, Offset: fd.startOf(page.Publications, n)}
 			return beginning{at: fd.at, from: from, recovered: true, newest: true, read: read}, false, nil
 		}
 	}
 	fd := t.feed
 	i := fd.indexOfLast(n)
-	from := Position{fd.at.Epoch, fd.low}
+	from := Position{Epoch: fd.at.Epoch, Offset: fd.low}
 	if i > 0 {
 		from.Offset = fd.ring[i-1].Offset
 	}
@@ -71,7 +72,7 @@ func (x *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beg
 
 // startOf returns the offset after which the newest publications come, n at most, of a page
 // and the ring that it reaches into.
-func (fd *feed) startOf(page []*Publication, n int) uint64 {
+func (fd *feed) startOf(page []*broker.Publication, n int) uint64 {
 	all := slices.Clone(page)
 	end := fd.at.Offset + 1
 	if len(fd.ring) > 0 {
@@ -89,16 +90,13 @@ func (fd *feed) startOf(page []*Publication, n int) uint64 {
 
 // cutForSize reports whether a page of a Tail that does not go to the end was cut because
 // it is large, rather than by a copy that lags.
-func cutForSize(page Page) bool {
+func cutForSize(page broker.Page) bool {
 	bytes := 0
 	for _, p := range page.Publications {
 		bytes += len(p.Data)
 	}
-	return bytes >= cutPageBytes
+	return bytes >= broker.MinTailBytes
 }
-
-// cutPageBytes is the least size in bytes at which a broker may cut the page of a Tail.
-const cutPageBytes = 128 << 10
 
 // indexOfLast returns the index in the ring of the first of the last n publications that
 // have not expired.
@@ -132,7 +130,7 @@ func (x *topics) tail(ctx context.Context, t *topic, o subscribing, exactly bool
 				limit = min(max(n, t.feed.size), maxNewest)
 			}
 			call = &tailCall{limit: limit, done: make(chan struct{})}
-			if !x.exact {
+			if !x.inProcess {
 				call.pass = x.reads.apply(o.session)
 			}
 			t.feed.tail = call
@@ -168,12 +166,12 @@ func (x *topics) ask(t *topic, call *tailCall) {
 	close(call.done)
 }
 
-func (x *topics) askWithPass(t *topic, call *tailCall) (Page, error) {
+func (x *topics) askWithPass(t *topic, call *tailCall) (broker.Page, error) {
 	if p := call.pass; p != nil {
 		ctx, cancel := context.WithTimeout(x.life, brokerTimeout)
 		defer cancel()
 		if err := p.await(ctx); err != nil {
-			return Page{}, err
+			return broker.Page{}, err
 		}
 		defer p.leave()
 	}
@@ -183,7 +181,7 @@ func (x *topics) askWithPass(t *topic, call *tailCall) (Page, error) {
 }
 
 // joins reports whether nothing is missing between a page of the newest and the ring.
-func (fd *feed) joins(page Page) bool {
+func (fd *feed) joins(page broker.Page) bool {
 	return page.Epoch == fd.at.Epoch && page.Upto >= fd.low
 }
 
@@ -208,7 +206,7 @@ func (fd *feed) warm(call *tailCall) {
 }
 
 // push adds the next publication to the ring.
-func (fd *feed) push(p *Publication) {
+func (fd *feed) push(p *broker.Publication) {
 	fd.ring = append(fd.ring, p)
 	if fd.age > 0 {
 		fd.came = append(fd.came, fd.cameAt(p, clock.Now()))
@@ -248,15 +246,15 @@ func (fd *feed) trim() {
 // age is counted here, from when it came, or at the latest from when one came that follows it.
 
 // cameAt returns from when the age of a publication is counted. It came at a time at the latest.
-func (fd *feed) cameAt(p *Publication, latest int64) int64 {
-	if fd.exact { // Time has a monotonic reading, of this process
+func (fd *feed) cameAt(p *broker.Publication, latest int64) int64 {
+	if fd.inProcess { // Time has a monotonic reading, of this process
 		return clock.Now() - int64(time.Since(p.Time))
 	}
 	return latest
 }
 
 // noteOlder notes when publications came that are about to be put in front of the ring.
-func (fd *feed) noteOlder(older []*Publication) {
+func (fd *feed) noteOlder(older []*broker.Publication) {
 	if fd.age == 0 {
 		return
 	}
@@ -292,11 +290,11 @@ type historyReader struct {
 	topics *topics
 	asker  *Session // nil: the application
 	topic  string
-	ahead  []*Publication // read and not yet handed on
-	at     Position       // of the last that was handed on or stands in ahead
-	upto   uint64         // where the history ended when it was asked for
-	left   int            // how many may be handed on still
-	limit  int            // to ask for next
+	ahead  []*broker.Publication // read and not yet handed on
+	at     Position              // of the last that was handed on or stands in ahead
+	upto   uint64                // where the history ended when it was asked for
+	left   int                   // how many may be handed on still
+	limit  int                   // to ask for next
 }
 
 // openHistory finds the newest publications of a topic, limit at most. What was published
@@ -318,12 +316,12 @@ func (s *Server) openHistory(ctx context.Context, asker *Session, topic string, 
 	if err != nil {
 		return nil, fmt.Errorf("live: history of %q: %w", topic, err)
 	}
-	h.ahead, h.at, h.upto = page.Publications, Position{page.Epoch, page.Upto}, last.Offset
+	h.ahead, h.at, h.upto = page.Publications, Position{Epoch: page.Epoch, Offset: page.Upto}, last.Offset
 	return h, nil
 }
 
 // next returns the next part, of about so many bytes, and whether there are more.
-func (h *historyReader) next(ctx context.Context, bytes int) (part []*Publication, more bool, err error) {
+func (h *historyReader) next(ctx context.Context, bytes int) (part []*broker.Publication, more bool, err error) {
 	for len(h.ahead) == 0 && h.left > 0 && h.at.Offset < h.upto {
 		if err := h.read(ctx); err != nil {
 			return nil, false, fmt.Errorf("live: history of %q: %w", h.topic, err)
@@ -365,32 +363,32 @@ const maxLagging = 25
 // has subscribers here and the broker says that the ring is up to date; else from the
 // broker, whose page may end before last. What was published before is in it, on whatever
 // server.
-func (x *topics) history(ctx context.Context, asker *Session, name string, n int) (page Page, last Position, err error) {
-	if x.exact {
+func (x *topics) history(ctx context.Context, asker *Session, name string, n int) (page broker.Page, last Position, err error) {
+	if x.inProcess {
 		page, err := x.recover.Tail(ctx, name, n)
-		return page, Position{page.Epoch, page.Upto}, err
+		return page, Position{Epoch: page.Epoch, Offset: page.Upto}, err
 	}
 	for {
 		x.payForQuestion(asker, lookupUnits)
 		before := x.standing(name)
 		last, err := x.last(ctx, asker, name)
 		if err != nil {
-			return Page{}, Position{}, err
+			return broker.Page{}, Position{}, err
 		}
 		if newest, ok := x.recent(name, n, before, last); ok {
-			return Page{Epoch: last.Epoch, Upto: last.Offset, Publications: newest}, last, nil
+			return broker.Page{Epoch: last.Epoch, Upto: last.Offset, Publications: newest}, last, nil
 		}
 		x.payForQuestion(asker, questionUnits)
-		page, err := x.read(ctx, asker, func() (Page, error) { return x.recover.Tail(ctx, name, n) })
+		page, err := x.read(ctx, asker, func() (broker.Page, error) { return x.recover.Tail(ctx, name, n) })
 		if err != nil {
-			return Page{}, Position{}, err
+			return broker.Page{}, Position{}, err
 		}
 		if page.Epoch == last.Epoch && (page.Upto >= last.Offset || cutForSize(page)) {
 			return page, last, nil
 		}
 		sleep(ctx, lagBackoff(1)) // the copy that answered lags
 		if err := ctx.Err(); err != nil {
-			return Page{}, Position{}, err
+			return broker.Page{}, Position{}, err
 		}
 	}
 }
@@ -412,7 +410,7 @@ func (x *topics) standing(name string) Position {
 // recent returns the newest n from the ring, or as many as there are. ok is false if the ring
 // does not hold them, or if last does not lie between before and the feed's position: then the
 // ring may lack a publication.
-func (x *topics) recent(name string, n int, before, last Position) (newest []*Publication, ok bool) {
+func (x *topics) recent(name string, n int, before, last Position) (newest []*broker.Publication, ok bool) {
 	t := x.find(name)
 	if t == nil {
 		return nil, false
@@ -420,13 +418,13 @@ func (x *topics) recent(name string, n int, before, last Position) (newest []*Pu
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	fd := t.feed
-	if fd == nil || !fd.started || !fd.reaches(n) || !last.between(before, fd.at) {
+	if fd == nil || !fd.started || !fd.reaches(n) || !isBetween(last, before, fd.at) {
 		return nil, false
 	}
 	return slices.Clone(fd.ring[fd.indexOfLast(n):]), true
 }
 
-// between reports whether p is no older than one position and no newer than another.
-func (p Position) between(older, newer Position) bool {
+// isBetween reports whether p is no older than one position and no newer than another.
+func isBetween(p, older, newer Position) bool {
 	return p.Epoch == older.Epoch && p.Epoch == newer.Epoch && older.Offset <= p.Offset && p.Offset <= newer.Offset
 }

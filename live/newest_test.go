@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // hall is a server with sessions, whose clients read.
@@ -110,7 +111,7 @@ func TestAThousandNewcomersCostOneQuestion(t *testing.T) {
 		all = append(all, receive(t, h.sessions))
 	}
 	h.publish(1, 120)
-	h.answer = func(context.Context, *live.Page) error {
+	h.answer = func(context.Context, *broker.Page) error {
 		time.Sleep(30 * time.Millisecond)
 		h.publish(121, 121) // meanwhile
 		return nil
@@ -189,8 +190,8 @@ func TestFullRingIsNotAllThatThereIs(t *testing.T) {
 
 func TestNewestAreNoOlderThanTheTopicKeepsThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broker := newRemote()
-		srv := live.New(keeping(broker, live.TopicOptions{History: 100, HistoryAge: time.Minute}))
+		br := newRemote()
+		srv := live.New(keeping(br, live.TopicOptions{History: 100, HistoryAge: time.Minute}))
 		defer shut(t, srv)
 		history := func() (data []string) {
 			messages, err := srv.History(t.Context(), "t", 50)
@@ -214,7 +215,7 @@ func TestNewestAreNoOlderThanTheTopicKeepsThem(t *testing.T) {
 		if got := history(); !slices.Equal(got, []string{"3"}) {
 			t.Errorf("later: %q", got)
 		}
-		if n := broker.tail.Load(); n != 0 {
+		if n := br.tail.Load(); n != 0 {
 			t.Errorf("the broker was asked %d times", n)
 		}
 	})
@@ -222,17 +223,17 @@ func TestNewestAreNoOlderThanTheTopicKeepsThem(t *testing.T) {
 
 // stampedWrong has a broker stamp publications with a clock that is wrong by so much.
 func stampedWrong(b *remote, by func() time.Duration) {
-	stamp := func(p *live.Publication) *live.Publication {
+	stamp := func(p *broker.Publication) *broker.Publication {
 		q := *p
 		q.Time = p.Time.Round(0).Add(by())
 		return &q
 	}
-	stamps := make(map[uint64]*live.Publication)
-	b.deliver = func(s live.Sink, p *live.Publication) {
+	stamps := make(map[uint64]*broker.Publication)
+	b.deliver = func(s broker.Sink, p *broker.Publication) {
 		stamps[p.Offset] = stamp(p)
 		s.Deliver(stamps[p.Offset])
 	}
-	b.answer = func(_ context.Context, page *live.Page) error {
+	b.answer = func(_ context.Context, page *broker.Page) error {
 		for i, p := range page.Publications {
 			if stamps[p.Offset] == nil {
 				stamps[p.Offset] = stamp(p)
@@ -312,12 +313,12 @@ func TestHistoryHasWhatWasPublishedBefore(t *testing.T) {
 	h.expectLast(3, 3, 5, 1)
 	h.expectHistory(3, 3, 5, 0)
 
-	h.deliver = func(live.Sink, *live.Publication) {} // deliveries are late
+	h.deliver = func(broker.Sink, *broker.Publication) {} // deliveries are late
 	h.publish(6, 6)
 	h.expectHistory(3, 4, 6, 1)
 
 	lag := 2 // of the copies that answer
-	h.answer = func(_ context.Context, p *live.Page) error {
+	h.answer = func(_ context.Context, p *broker.Page) error {
 		if lag > 0 {
 			lag--
 			p.Publications = p.Publications[:len(p.Publications)-1]
@@ -334,7 +335,7 @@ func TestAnswerOutlivesWhoAskedForIt(t *testing.T) {
 	h.publish(1, 5)
 	h.stay()
 	asked, goOn := make(chan bool, 10), make(chan bool)
-	h.answer = func(ctx context.Context, _ *live.Page) error {
+	h.answer = func(ctx context.Context, _ *broker.Page) error {
 		asked <- true
 		<-goOn
 		return ctx.Err()
@@ -369,7 +370,7 @@ func TestQuestionThatFailsIsAskedAgain(t *testing.T) {
 	h.stay()
 	var failing atomic.Bool
 	failing.Store(true)
-	h.answer = func(context.Context, *live.Page) error {
+	h.answer = func(context.Context, *broker.Page) error {
 		if failing.Load() {
 			return fmt.Errorf("broken: %w", live.ErrUnavailable)
 		}
@@ -397,7 +398,7 @@ func TestSinceTogetherWithLast(t *testing.T) {
 		t.Run(fmt.Sprint(test.since), func(t *testing.T) {
 			h := newHall(t, live.TopicOptions{History: 10})
 			var at []live.Position
-			h.deliver = func(s live.Sink, p *live.Publication) {
+			h.deliver = func(s broker.Sink, p *broker.Publication) {
 				at = append(at, p.Position)
 				s.Deliver(p)
 			}
@@ -439,7 +440,7 @@ func TestNewestOfLargePublications(t *testing.T) {
 			}
 		}
 	}
-	h.answer = func(_ context.Context, p *live.Page) error {
+	h.answer = func(_ context.Context, p *broker.Page) error {
 		if len(p.Publications) > cut {
 			p.Publications = p.Publications[:cut]
 			p.Upto = p.Publications[cut-1].Offset

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
@@ -353,7 +354,7 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 	}
 	data, err := json.Marshal(result)
 	if err == nil {
-		err = CheckData(data)
+		err = broker.CheckData(data)
 	}
 	if err != nil {
 		return nil, failedInApp{fmt.Errorf("live: OnRequest returned a value that is not valid JSON: %w", err)}
@@ -555,7 +556,7 @@ func (s *Session) textFrame(parts ...[]byte) *frame.Frame {
 	return f
 }
 
-func appendMessages(b []byte, publications []*Publication) []byte {
+func appendMessages(b []byte, publications []*broker.Publication) []byte {
 	b = append(b, `,"messages":[`...)
 	for i, p := range publications {
 		if i > 0 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // withFalseTime runs f with false time: dial connects a client of live.v1 to a server of opts.
@@ -45,11 +46,13 @@ type electing struct {
 	most     atomic.Int64 // of them at a time
 }
 
+func (*electing) InProcess() bool { return false }
+
 func newElecting(election time.Duration) *electing {
 	return &electing{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{}), election: election}
 }
 
-func (b *electing) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (b *electing) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if topic == "slow" {
 		b.most.Store(max(b.most.Load(), b.waiting.Add(1)))
 		defer b.waiting.Add(-1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
@@ -56,7 +57,7 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 	m := missed{generation: fd.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
 	if c.at.Epoch != fd.at.Epoch || c.at.Offset > fd.at.Offset {
 		// The history began anew, or lost its end.
-		m.lose(Position{fd.at.Epoch, fd.low}, true)
+		m.lose(Position{Epoch: fd.at.Epoch, Offset: fd.low}, true)
 		c.page = nil
 		c.upto = 0 // of another history: nothing that follows answers the client
 	}
@@ -92,14 +93,14 @@ type missed struct {
 	generation   int64    // the feed's
 	from         Position // publications after this position ...
 	upto         Position // ... up to and including this one
-	publications []*Publication
+	publications []*broker.Publication
 	bytes        int       // of publications, as bytesOf counts
 	gap          bool      // publications before from were lost, and the client does not know
 	reply        replyFunc // nil: the part is not a reply
 	recovered    bool      // for reply
 }
 
-func (m *missed) add(publications []*Publication, upto uint64) {
+func (m *missed) add(publications []*broker.Publication, upto uint64) {
 	m.publications = append(m.publications, publications...)
 	m.bytes += bytesOf(publications)
 	m.upto.Offset = max(m.upto.Offset, upto)
@@ -173,14 +174,14 @@ func (x *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Positio
 		}
 		if len(page.Publications) == 0 {
 			if lost {
-				m.lose(Position{upto.Epoch, x.oldestUpto(t, Position{upto.Epoch, reach})}, !c.newest)
+				m.lose(Position{Epoch: upto.Epoch, Offset: x.oldestUpto(t, Position{Epoch: upto.Epoch, Offset: reach})}, !c.newest)
 			} else {
 				m.upto.Offset = reach
 			}
 			return true
 		}
 		if lost {
-			m.lose(Position{upto.Epoch, max(m.upto.Offset, page.Publications[0].Offset-1)}, !c.newest)
+			m.lose(Position{Epoch: upto.Epoch, Offset: max(m.upto.Offset, page.Publications[0].Offset-1)}, !c.newest)
 		}
 		c.limit = nextLimit(page.Publications)
 		m.add(page.Publications, reach)
@@ -203,7 +204,7 @@ func (x *topics) oldestUpto(t *topic, at Position) uint64 {
 
 // nextLimit returns how many publications of this size make up a part, at least firstPage and
 // at most maxPage.
-func nextLimit(page []*Publication) int {
+func nextLimit(page []*broker.Publication) int {
 	bytes := 0
 	for _, p := range page {
 		bytes += len(p.Data) + 1
@@ -212,8 +213,8 @@ func nextLimit(page []*Publication) int {
 }
 
 // readPage reads a page from the broker for a session, when it is its turn.
-func (x *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (Page, error) {
-	return x.read(ctx, s, func() (Page, error) {
+func (x *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	return x.read(ctx, s, func() (broker.Page, error) {
 		ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 		defer cancel()
 		return x.recover.Read(ctx, topic, after, upto, limit)
@@ -262,7 +263,7 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 }
 
 // share keeps what was made, for other sessions, and returns this session's part.
-func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*Publication, made *sharedPart) part {
+func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
 	if !m.gap && len(publications) > 0 {
 		made.since = x.cameBy(sub.topic, publications[0])
 		x.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
@@ -271,7 +272,7 @@ func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publi
 }
 
 // cameBy returns when a publication had come at the latest; see feed.cameBy.
-func (x *topics) cameBy(t *topic, p *Publication) int64 {
+func (x *topics) cameBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
 		return 0 // it does not matter
 	}
@@ -291,7 +292,7 @@ func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
 }
 
 // missedFrame builds the frame of a publication for a session that has missed it.
-func (x *topics) missedFrame(t *topic, s *Session, p *Publication, recovered bool) *frame.Frame {
+func (x *topics) missedFrame(t *topic, s *Session, p *broker.Publication, recovered bool) *frame.Frame {
 	var f *frame.Frame
 	switch {
 	case s.wire != wireV1:
@@ -317,7 +318,7 @@ func (s *Session) partLimits() (count, bytes int) {
 
 // limitPart returns the first publications: as many as count and bytes allow, but at least
 // one if there is one. all says that no publication is left.
-func limitPart(publications []*Publication, count, bytes int) (first []*Publication, all bool) {
+func limitPart(publications []*broker.Publication, count, bytes int) (first []*broker.Publication, all bool) {
 	for i, p := range publications {
 		if bytes -= len(p.Data) + partOverhead; i > 0 && (i == count || bytes < 0) {
 			return publications[:i], false
@@ -329,7 +330,7 @@ func limitPart(publications []*Publication, count, bytes int) (first []*Publicat
 // partOverhead is roughly what a publication takes in a part besides its data.
 const partOverhead = 64
 
-func bytesOf(publications []*Publication) int {
+func bytesOf(publications []*broker.Publication) int {
 	n := 0
 	for _, p := range publications {
 		n += len(p.Data) + partOverhead

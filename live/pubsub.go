@@ -10,7 +10,26 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
+
+// Subscription is something that goes on until Unsubscribe ends it.
+type Subscription interface {
+	Unsubscribe() error
+}
+
+// PubSub is the least that a messaging system does. FromPubSub makes a Broker of one.
+//
+// A subject is at most three times as long as a topic, 765 bytes with default options, and has
+// letters and digits of any script, '-', '_', ':', '/', '=', '@', '~', '%' and single dots
+// within, never at its ends. So none is a pattern for NATS, Redis, MQTT or AMQP, and a system
+// that takes such names needs to check nothing. Both methods get the same subject for a topic.
+type PubSub interface {
+	Publish(subject string, data []byte) error
+	Subscribe(subject string, handler func(data []byte)) (Subscription, error)
+	Close() error
+}
 
 // FromPubSub makes a Broker of any messaging system, without history. A topic's subject is its
 // name, in which what could be a pattern, an empty part or a control character is written as
@@ -29,14 +48,13 @@ func FromPubSub(ps PubSub) Broker {
 		ps:   ps,
 		seed: maphash.MakeSeed(),
 		subs: make(map[string]*pubSubTopic),
-		bus:  pubSubBus{from: newEpoch(), handlers: make(map[string]func(string, []byte))},
 	}
 }
 
 type pubSubBroker struct {
-	ps   PubSub
-	sink Sink
-	bus  pubSubBus
+	ps          PubSub
+	sink        broker.Sink
+	onBroadcast func(b []byte) // nil: nobody wants broadcasts; not changed after Start
 
 	// Deliveries of one topic come one after another, also those of a subscription
 	// that is ending and of the next.
@@ -45,6 +63,8 @@ type pubSubBroker struct {
 
 	mu     sync.Mutex // guards what follows
 	subs   map[string]*pubSubTopic
+	bus    Subscription // to broadcasts; nil: not subscribed, yet
+	retry  *time.Timer  // runs when that failed
 	closed bool
 }
 
@@ -56,12 +76,16 @@ type pubSubTopic struct {
 	sub  Subscription // guarded by pubSubBroker.mu
 }
 
-func (b *pubSubBroker) Start(s Sink) {
+func (b *pubSubBroker) Start(s broker.Sink) {
 	b.sink = s
-	if len(b.bus.handlers) > 0 {
+	if b.onBroadcast != nil {
 		b.listen()
 	}
 }
+
+// busSubject is the subject over which FromPubSub's brokers speak to all servers. It
+// is refused as a topic: who may publish to it could end anybody's session.
+const busSubject = "__live.broadcast"
 
 var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
 
@@ -104,11 +128,11 @@ func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
 		return
 	}
 	except, data := unwrapExcept(raw)
-	if err := CheckData(data); err != nil {
+	if err := broker.CheckData(data); err != nil {
 		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
 		return
 	}
-	b.sink.Deliver(&Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+	b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
 }
 
 func (b *pubSubBroker) Unsubscribe(topic string) error {
@@ -130,7 +154,7 @@ func (b *pubSubBroker) Unsubscribe(topic string) error {
 	return nil
 }
 
-func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o PublishOptions) (Position, error) {
+func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
 	b.mu.Lock()
 	closed := b.closed
 	b.mu.Unlock()
@@ -148,14 +172,19 @@ func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o
 
 func (b *pubSubBroker) Close(context.Context) error {
 	b.mu.Lock()
-	closed := b.closed
+	closed, bus := b.closed, b.bus
 	b.closed = true
-	unsubscribe := b.silence()
-	b.mu.Unlock()
-	if closed {
-		return nil
+	if b.retry != nil {
+		b.retry.Stop()
 	}
-	return errors.Join(unsubscribe(), b.ps.Close())
+	b.mu.Unlock()
+	switch {
+	case closed:
+		return nil
+	case bus == nil:
+		return b.ps.Close()
+	}
+	return errors.Join(bus.Unsubscribe(), b.ps.Close())
 }
 
 // A session that is left out travels before the data, between two NULs, which no
@@ -177,4 +206,60 @@ func unwrapExcept(raw []byte) (except string, data []byte) {
 		return "", raw
 	}
 	return string(id), data
+}
+
+// OnBroadcast implements broker.Bus.
+func (b *pubSubBroker) OnBroadcast(f func(data []byte)) { b.onBroadcast = f }
+
+// Broadcast implements broker.Bus. While the messaging system refuses the subscription to
+// broadcasts, this server hears its own all the same.
+func (b *pubSubBroker) Broadcast(ctx context.Context, data []byte) error {
+	b.mu.Lock()
+	closed, subscribed := b.closed, b.bus != nil
+	b.mu.Unlock()
+	if closed {
+		return ErrServerClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !subscribed {
+		b.hear(data)
+	}
+	return b.ps.Publish(busSubject, data)
+}
+
+// busRetry is the time between two attempts to subscribe to broadcasts. A messaging system
+// that is down at the start is up within minutes, and an attempt costs next to nothing.
+const busRetry = 5 * time.Second
+
+// listen subscribes to the broadcasts, or tries again later.
+func (b *pubSubBroker) listen() {
+	sub, err := b.ps.Subscribe(busSubject, b.hear)
+	b.mu.Lock()
+	switch {
+	case b.closed:
+		if err == nil {
+			go sub.Unsubscribe() // of a system that may wait for its handlers
+		}
+	case err == nil:
+		b.bus, b.retry = sub, nil
+	default:
+		b.retry = time.AfterFunc(busRetry, b.listen)
+	}
+	closed := b.closed
+	b.mu.Unlock()
+	if err != nil && !closed {
+		b.sink.Lost("", fmt.Errorf("live: broadcasts of other servers do not come: %w", err))
+	}
+}
+
+// hear takes a broadcast. It holds no lock: a broadcast may be made from within one.
+func (b *pubSubBroker) hear(raw []byte) {
+	b.mu.Lock()
+	closed := b.closed
+	b.mu.Unlock()
+	if !closed && b.onBroadcast != nil {
+		b.onBroadcast(bytes.Clone(raw))
+	}
 }

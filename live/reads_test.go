@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // slowDisk is a broker whose history takes its time.
@@ -32,13 +33,13 @@ func (d *slowDisk) read(ctx context.Context) {
 	}
 }
 
-func (d *slowDisk) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (d *slowDisk) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	d.tails.Add(1)
 	d.read(ctx)
 	return d.remote.Tail(ctx, topic, limit)
 }
 
-func (d *slowDisk) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (d *slowDisk) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	d.readings.Add(1)
 	d.read(ctx)
 	return d.remote.Read(ctx, topic, after, upto, limit)

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // lines keeps what is logged at Info and above.
@@ -156,7 +157,9 @@ func TestPassingFailureIsNoRefusal(t *testing.T) {
 // narrow is a broker that takes short publications only.
 type narrow struct{ *live.MemoryBroker }
 
-func (b narrow) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (narrow) InProcess() bool { return false }
+
+func (b narrow) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if len(data) > 100 {
 		return live.Position{}, fmt.Errorf("narrow: %w: it has %d bytes", live.ErrTooLarge, len(data))
 	}

@@ -12,21 +12,22 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // renewed is a broker of one process whose histories begin anew, or lose their end, when a test
 // says so.
 type renewed struct {
-	sink live.Sink
+	sink broker.Sink
 
 	mu     sync.Mutex
 	epoch  int
-	all    map[string][]*live.Publication // their offsets are 1, 2, 3, …
+	all    map[string][]*broker.Publication // their offsets are 1, 2, 3, …
 	reads  int
 	onRead func(n int) // called by the n-th question, without mu
 }
 
-func (r *renewed) Start(s live.Sink) {
+func (r *renewed) Start(s broker.Sink) {
 	r.sink = s
 	r.renew()
 }
@@ -36,7 +37,7 @@ func (r *renewed) renew() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.epoch++
-	r.all = make(map[string][]*live.Publication)
+	r.all = make(map[string][]*broker.Publication)
 }
 
 // cut takes from a history what came after its n-th publication.
@@ -56,11 +57,11 @@ func (r *renewed) Unsubscribe(string) error                { return nil }
 func (r *renewed) Close(context.Context) error             { return nil }
 func (r *renewed) Keeps(string) bool                       { return true }
 
-func (r *renewed) Publish(_ context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (r *renewed) Publish(_ context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.all[topic])
-	p := &live.Publication{Topic: topic, Data: slices.Clone(data), Time: time.Now(), Except: o.Except, Position: r.at(n + 1), Prev: uint64(n)}
+	p := &broker.Publication{Topic: topic, Data: slices.Clone(data), Time: time.Now(), Except: o.Except, Position: r.at(n + 1), Prev: uint64(n)}
 	r.all[topic] = append(r.all[topic], p)
 	r.sink.Deliver(p)
 	return p.Position, nil
@@ -82,13 +83,13 @@ func (r *renewed) asked() {
 	}
 }
 
-func (r *renewed) Read(_ context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (r *renewed) Read(_ context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	r.asked()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.all[topic]
 	from, to := min(int(after), len(all)), min(int(upto), len(all))
-	page := live.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: int(after) <= len(all)}
+	page := broker.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: int(after) <= len(all)}
 	if to-from > limit {
 		to = from + limit
 		page.Upto = uint64(to)
@@ -97,12 +98,12 @@ func (r *renewed) Read(_ context.Context, topic string, after, upto uint64, limi
 	return page, nil
 }
 
-func (r *renewed) Tail(_ context.Context, topic string, limit int) (live.Page, error) {
+func (r *renewed) Tail(_ context.Context, topic string, limit int) (broker.Page, error) {
 	r.asked()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := r.all[topic]
-	return live.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: true, Publications: slices.Clone(all[max(len(all)-limit, 0):])}, nil
+	return broker.Page{Epoch: r.at(0).Epoch, Upto: uint64(len(all)), Complete: true, Publications: slices.Clone(all[max(len(all)-limit, 0):])}, nil
 }
 
 func keepingMuch(string) live.TopicOptions { return live.TopicOptions{History: 100_000} }

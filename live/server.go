@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/loglimit"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
@@ -22,7 +23,6 @@ import (
 type Server struct {
 	opts       Options
 	inbound    rate // what one client may send
-	sync       bool // the broker is a MemoryBroker: it is done with data when Publish returns, unless it keeps history
 	topics     *topics
 	origins    []originRule
 	writers    *outbox.Writers
@@ -70,10 +70,9 @@ func New(opts Options) *Server {
 
 		revocations: make(map[string]revocation),
 	}
-	_, s.sync = opts.Broker.(*MemoryBroker)
-	s.topics = newTopics(s, opts.Broker)
-	if bus, ok := opts.Broker.(Bus); ok {
-		bus.OnBroadcast(busKind, s.hear)
+	s.topics = newTopics(s)
+	if bus, ok := opts.Broker.(broker.Bus); ok {
+		bus.OnBroadcast(s.hear)
 	}
 	opts.Broker.Start(sink{s})
 	return s
@@ -87,13 +86,16 @@ func (s *Server) Handler() http.Handler {
 }
 
 // PublishOption changes what Publish does.
-type PublishOption func(*PublishOptions)
+type PublishOption func(*publishing)
+
+// publishing is one call of Publish.
+type publishing struct{ broker.PublishOptions }
 
 // Except leaves out one session: the one whose message is being published, say,
 // when its page has shown it already. nil leaves out none. A session that resumes
 // from a position before the publication gets it all the same.
 func Except(sess *Session) PublishOption {
-	return func(o *PublishOptions) {
+	return func(o *publishing) {
 		if sess != nil {
 			o.Except = sess.id
 		}
@@ -118,14 +120,14 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if err := s.checkTopic(topic); err != nil {
 		return Position{}, err
 	}
-	if err := CheckData(data); err != nil {
+	if err := broker.CheckData(data); err != nil {
 		return Position{}, err
 	}
 	if s.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
 	o := s.publishOptions(topic, opts)
-	if !s.sync || o.History > 0 {
+	if !s.topics.inProcess || o.History > 0 { // then the broker uses data on
 		data = bytes.Clone(data)
 	}
 	at, err := s.opts.Broker.Publish(ctx, topic, data, o)
@@ -138,16 +140,16 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 
 // publishOptions is apart from its caller so that a publication without options
 // does not allocate what they would change.
-func (s *Server) publishOptions(topic string, opts []PublishOption) PublishOptions {
+func (s *Server) publishOptions(topic string, opts []PublishOption) broker.PublishOptions {
 	rules := s.opts.Topics(topic)
 	if len(opts) == 0 {
-		return PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+		return broker.PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
 	}
-	o := PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+	o := publishing{broker.PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}}
 	for _, opt := range opts {
 		opt(&o)
 	}
-	return o
+	return o.PublishOptions
 }
 
 // Subscribe adds the session to the topic: every publication that is made at this
@@ -212,7 +214,7 @@ func (s *Server) History(ctx context.Context, topic string, limit int) ([]Messag
 	}
 	messages := make([]Message, 0, len(h.ahead))
 	for more := true; more; {
-		var part []*Publication
+		var part []*broker.Publication
 		if part, more, err = h.next(ctx, maxHistoryStep); err != nil {
 			return nil, err
 		}
@@ -229,7 +231,7 @@ func (s *Server) Broker() Broker { return s.opts.Broker }
 // sink is the server as its broker sees it.
 type sink struct{ server *Server }
 
-func (k sink) Deliver(p *Publication) { k.server.topics.deliver(p) }
+func (k sink) Deliver(p *broker.Publication) { k.server.topics.deliver(p) }
 
 func (k sink) Lost(topic string, cause error) {
 	level := slog.LevelInfo // what is missing will be fetched
@@ -240,8 +242,11 @@ func (k sink) Lost(topic string, cause error) {
 	k.server.topics.lost(topic)
 }
 
-// TopicOptions implements Rules.
-func (k sink) TopicOptions(topic string) TopicOptions { return k.server.topicOptions(topic) }
+// History implements broker.Rules.
+func (k sink) History(topic string) (size int, age time.Duration) {
+	o := k.server.topicOptions(topic)
+	return o.History, o.HistoryAge
+}
 
 // topicOptions asks the application, for callers that hold locks: a panic there ends in
 // the log, and the topic has no options.

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
@@ -82,11 +83,11 @@ func (p *sharedPart) expired(age time.Duration) bool {
 
 // add keeps a part for other sessions, unless it would be different for them: where it goes
 // beyond the answer to this client, or lacks a publication that this session does not get.
-func (x *sharedParts) add(key partKey, c *cursor, publications []*Publication, p *sharedPart) {
+func (x *sharedParts) add(key partKey, c *cursor, publications []*broker.Publication, p *sharedPart) {
 	if len(publications) == 0 || p.len() > maxSharedBytes/4 || key.answer && p.upto.Offset > c.upto {
 		return
 	}
-	if !key.answer && slices.ContainsFunc(publications, func(p *Publication) bool { return p.Except != "" }) {
+	if !key.answer && slices.ContainsFunc(publications, func(p *broker.Publication) bool { return p.Except != "" }) {
 		return
 	}
 	x.mu.Lock()
@@ -134,7 +135,7 @@ const partCost = 512
 // offsets after its first quarter, the one that has the most zero bits at its end. The parts of
 // clients that have missed a little more or less mostly end at the same offset, so these
 // clients share the parts that follow.
-func alignPart(publications []*Publication) []*Publication {
+func alignPart(publications []*broker.Publication) []*broker.Publication {
 	least := publications[len(publications)/4].Offset
 	end := publications[len(publications)-1].Offset
 	// end & (end - 1) is end with its lowest 1 bit cleared.

@@ -8,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-func numbered(from, to, step uint64) []*Publication {
-	var all []*Publication
+func numbered(from, to, step uint64) []*broker.Publication {
+	var all []*broker.Publication
 	for i := from; i <= to; i += step {
-		all = append(all, &Publication{Position: Position{"e", i}, Data: []byte("0")})
+		all = append(all, &broker.Publication{Position: Position{Epoch: "e", Offset: i}, Data: []byte("0")})
 	}
 	return all
 }
@@ -54,7 +55,7 @@ func TestSharedPartsAreBounded(t *testing.T) {
 	top := &topic{name: "t"}
 	c := &cursor{upto: 1 << 40}
 	part := func(size int) *sharedPart {
-		return &sharedPart{upto: Position{"e", 1}, messages: []byte(strings.Repeat("x", size))}
+		return &sharedPart{upto: Position{Epoch: "e", Offset: 1}, messages: []byte(strings.Repeat("x", size))}
 	}
 	one := numbered(1, 1, 1)
 	x.add(partKey{topic: "t", answer: true}, c, one, part(100))
@@ -98,7 +99,7 @@ func TestSharedPartIsTheSameForAll(t *testing.T) {
 	tests := []struct {
 		name         string
 		key          partKey
-		publications []*Publication
+		publications []*broker.Publication
 		maker, taker *cursor
 		age          time.Duration
 		want         bool
@@ -108,16 +109,16 @@ func TestSharedPartIsTheSameForAll(t *testing.T) {
 		{"for one whose answer ends before", answer, numbered(1, 3, 1), upto(3), upto(2), 0, false},
 		{"one that goes beyond the answer", answer, numbered(1, 3, 1), upto(2), upto(2), 0, false},
 		{"what came late", late, numbered(1, 3, 1), upto(0), upto(0), 0, true},
-		{"what came late, and not for everybody", late, []*Publication{{Except: "x", Position: Position{"e", 3}}}, upto(0), upto(0), 0, false},
-		{"an answer, to everybody", answer, []*Publication{{Except: "x", Position: Position{"e", 3}}}, upto(3), upto(3), 0, true},
+		{"what came late, and not for everybody", late, []*broker.Publication{{Except: "x", Position: Position{Epoch: "e", Offset: 3}}}, upto(0), upto(0), 0, false},
+		{"an answer, to everybody", answer, []*broker.Publication{{Except: "x", Position: Position{Epoch: "e", Offset: 3}}}, upto(3), upto(3), 0, true},
 		{"nothing", answer, nil, upto(3), upto(3), 0, false},
 		{"what has expired", answer, numbered(1, 3, 1), upto(3), upto(3), 2 * time.Hour, false},
-		{"what is old by the clock of another node", answer, []*Publication{{Time: time.Now().Add(-2 * time.Hour)}}, upto(3), upto(3), time.Minute, true},
+		{"what is old by the clock of another node", answer, []*broker.Publication{{Time: time.Now().Add(-2 * time.Hour)}}, upto(3), upto(3), time.Minute, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			x := sharedParts{catchingUp: &behind}
-			x.add(tt.key, tt.maker, tt.publications, &sharedPart{upto: Position{"e", 3}, messages: []byte("x"), since: clock.Now() - int64(tt.age)})
+			x.add(tt.key, tt.maker, tt.publications, &sharedPart{upto: Position{Epoch: "e", Offset: 3}, messages: []byte("x"), since: clock.Now() - int64(tt.age)})
 			if got := x.find(tt.key, top, tt.taker) != nil; got != tt.want {
 				t.Errorf("shared: %v", got)
 			}

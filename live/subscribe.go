@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
@@ -43,12 +44,12 @@ type replyFunc func(at Position, recovered bool, messages []byte) *frame.Frame
 
 // beginning is where a subscription begins.
 type beginning struct {
-	at        Position       // the topic's newest; zero: the topic keeps no history
-	from      Position       // what follows it is sent first
-	recovered bool           // that is all that the client misses
-	newest    bool           // from is not the client's own position: before it nothing is missed
-	page      []*Publication // what follows from, if it was read
-	read      int            // bytes that the broker read for it
+	at        Position              // the topic's newest; zero: the topic keeps no history
+	from      Position              // what follows it is sent first
+	recovered bool                  // that is all that the client misses
+	newest    bool                  // from is not the client's own position: before it nothing is missed
+	page      []*broker.Publication // what follows from, if it was read
+	read      int                   // bytes that the broker read for it
 }
 
 // subscribeNow handles the common case without asking the broker: others have the topic
@@ -139,7 +140,7 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at
-	if known != nil && known.behind != nil && !begin.from.isBefore(known.behind.at) {
+	if known != nil && known.behind != nil && !isBefore(begin.from, known.behind.at) {
 		// The cursor is already at or before the asked position, so it goes on, and the
 		// reply goes out at its next part.
 		c := known.behind
@@ -186,7 +187,7 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 }
 
 // isBefore reports whether p lies before other in the same history.
-func (p Position) isBefore(other Position) bool {
+func isBefore(p, other Position) bool {
 	return p.Epoch == other.Epoch && p.Offset < other.Offset
 }
 
@@ -251,7 +252,7 @@ func (t *topic) now() beginning {
 func (begin *beginning) followFrom(since Position) {
 	begin.recovered = false
 	switch {
-	case since.between(begin.from, begin.at):
+	case isBetween(since, begin.from, begin.at):
 		begin.from, begin.recovered, begin.newest = since, true, false
 	case since.Epoch == begin.at.Epoch && since.Offset > begin.at.Offset:
 		begin.from = begin.at // the client is ahead of this server, so it already has all that is here
@@ -320,12 +321,12 @@ func (x *topics) unlocked(t *topic, f func()) {
 func (x *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	fd, since := t.feed, o.since
 	upto := fd.at
-	var page Page
+	var page broker.Page
 	x.unlocked(t, func() {
 		if o.pays {
 			x.payForQuestion(o.session, questionUnits)
 		}
-		page, err = x.read(ctx, o.session, func() (Page, error) {
+		page, err = x.read(ctx, o.session, func() (broker.Page, error) {
 			return x.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
 		})
 	})

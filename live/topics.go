@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
@@ -30,7 +31,7 @@ import (
 type topics struct {
 	server   *Server
 	broker   Broker
-	recover  Recoverer // nil: the broker keeps no history
+	recover  broker.Recoverer // nil: the broker keeps no history
 	writers  *outbox.Writers
 	options  func(topic string) TopicOptions
 	counters *counters
@@ -40,7 +41,7 @@ type topics struct {
 	end  context.CancelFunc
 
 	repairing chan struct{} // holds as many as there are repairs that ask the broker
-	exact     bool          // the broker is in this process's memory
+	inProcess bool          // see broker.InProcess
 	reads     *gate         // for sessions
 	lookups   *gate         // likewise
 	making    chan struct{} // holds as many as there are goroutines that make parts
@@ -77,13 +78,13 @@ type topic struct {
 	mu        sync.Mutex // held during a whole fan-out: it makes the order that all see
 	subs      []subscriber
 	listeners []*listener
-	pins      int           // calls under way that need the topic in the index
-	ready     bool          // subscribed at the broker
-	waking    chan struct{} // closed when the broker has answered; nil: nobody has asked
-	gone      bool          // no longer in the index
-	feed      *feed         // nil: the topic keeps no history
-	behind    int           // how many of subs are
-	newest    *Publication  // for these, if the topic keeps no history and drops publications
+	pins      int                 // calls under way that need the topic in the index
+	ready     bool                // subscribed at the broker
+	waking    chan struct{}       // closed when the broker has answered; nil: nobody has asked
+	gone      bool                // no longer in the index
+	feed      *feed               // nil: the topic keeps no history
+	behind    int                 // how many of subs are
+	newest    *broker.Publication // for these, if the topic keeps no history and drops publications
 }
 
 // subscriber is a subscription as a fan-out walks over it: with its connection
@@ -104,22 +105,25 @@ type subscription struct {
 	behind  *cursor // nil: live; guarded by topic.mu
 }
 
-func newTopics(s *Server, broker Broker) *topics {
+func newTopics(s *Server) *topics {
+	b := s.opts.Broker
 	x := &topics{
 		server:   s,
-		broker:   broker,
+		broker:   b,
 		writers:  s.writers,
 		options:  s.opts.Topics,
 		counters: &s.counters,
 		logger:   s.opts.Logger,
 		seed:     maphash.MakeSeed(),
 	}
-	if r, ok := broker.(Recoverer); ok {
+	if r, ok := b.(broker.Recoverer); ok {
 		x.recover = guarded{r, s}
 	}
 	x.life, x.end = context.WithCancel(context.Background())
 	x.repairing = make(chan struct{}, maxRepairs)
-	_, x.exact = broker.(*MemoryBroker)
+	if p, ok := b.(broker.InProcess); ok {
+		x.inProcess = p.InProcess()
+	}
 	x.reads = newReadGate()
 	x.lookups = newLookupGate()
 	x.shared.catchingUp = &x.catchingUp
@@ -161,7 +165,7 @@ func (x *topics) newTopic(name string) *topic {
 	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
 	if x.recover != nil && x.recover.Keeps(name) {
 		t.feed = newFeed(t.opts)
-		t.feed.exact = x.exact
+		t.feed.inProcess = x.inProcess
 	}
 	switch {
 	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:
@@ -347,7 +351,7 @@ func (x *topics) remove(sub *subscription) {
 }
 
 // deliver takes a publication from the broker.
-func (x *topics) deliver(p *Publication) {
+func (x *topics) deliver(p *broker.Publication) {
 	t := x.find(p.Topic)
 	if t == nil {
 		return
@@ -372,7 +376,7 @@ const (
 // fanOut queues a publication for every subscriber that is live; topic.mu is held, which
 // gives all sessions the same order. A frame is built once for each way to write it.
 // before is the topic's position before the publication.
-func (x *topics) fanOut(t *topic, p *Publication, before Position, o origin) {
+func (x *topics) fanOut(t *topic, p *broker.Publication, before Position, o origin) {
 	var frames [wires]*frame.Frame
 	var ready outbox.List
 	count := 0
@@ -417,7 +421,7 @@ func (x *topics) fanOut(t *topic, p *Publication, before Position, o origin) {
 const handOver = 256
 
 // frame builds a publication's frame for one kind of client.
-func (x *topics) frame(t *topic, p *Publication, w wire) *frame.Frame {
+func (x *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
 	var f *frame.Frame
 	if w == wireV1 && p.Offset != 0 {
 		f = t.envelope.FrameAt(p.Data, p.Position.String())

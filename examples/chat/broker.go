@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
@@ -57,28 +58,28 @@ func openBroker(ctx context.Context, c config, out io.Writer) (*natsbroker.Broke
 	return b, nil
 }
 
-// broker is NATS, except for the lists of people: each instance makes them from what
+// chatBroker is NATS, except for the lists of people: each instance makes them from what
 // all tell, for its own pages, and would only confuse those of others.
-type broker struct {
+type chatBroker struct {
 	*natsbroker.Broker
-	pages live.Sink
+	pages broker.Sink
 }
 
-func (b *broker) Start(pages live.Sink) {
+func (b *chatBroker) Start(pages broker.Sink) {
 	b.pages = pages
 	b.Broker.Start(pages)
 }
 
-func (b *broker) Subscribe(ctx context.Context, topic string) error {
+func (b *chatBroker) Subscribe(ctx context.Context, topic string) error {
 	if strings.HasPrefix(topic, peoplePrefix) {
 		return nil
 	}
 	return b.Broker.Subscribe(ctx, topic)
 }
 
-func (b *broker) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (b *chatBroker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if strings.HasPrefix(topic, peoplePrefix) {
-		b.pages.Deliver(&live.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except})
+		b.pages.Deliver(&broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except})
 		return live.Position{}, nil
 	}
 	return b.Broker.Publish(ctx, topic, data, o)

@@ -92,7 +92,7 @@ func newChat(nats *natsbroker.Broker, t timing) *Chat {
 		OnClose:     c.closed,
 
 		Topics: topicOptions,
-		Broker: &broker{Broker: nats},
+		Broker: &chatBroker{Broker: nats},
 
 		ReadLimit:          readLimit,
 		InboundRate:        inboundRate,

@@ -52,7 +52,7 @@ func runNATS(t *testing.T) *server.Server {
 }
 
 // die cuts the instance off from NATS without a word, as the end of its machine does.
-func (c *Chat) die() { c.live.Broker().(*broker).NATSConn().Close() }
+func (c *Chat) die() { c.live.Broker().(*chatBroker).NATSConn().Close() }
 
 func TestInstancesShareTheirRooms(t *testing.T) {
 	nats := startNATS(t)

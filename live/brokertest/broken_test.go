@@ -1,6 +1,7 @@
 package brokertest_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -14,39 +15,39 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
 // all is everything that a broker can be.
 type all interface {
 	live.Broker
-	live.Recoverer
-	live.Bus
+	broker.Recoverer
+	broker.Bus
 }
 
 // broken is a broker in which some calls do not what they should: those that are
 // not nil.
 type broken struct {
 	all
-	sink        live.Sink // after Start
-	deliver     func(sink live.Sink, p *live.Publication)
+	sink        broker.Sink // after Start
+	deliver     func(sink broker.Sink, p *broker.Publication)
 	start       func()
 	subscribe   func(topic string) string // the topic that is meant
 	unsubscribe func(topic string) error
-	publish     func(topic string, data []byte, o live.PublishOptions) (live.Position, error)
+	publish     func(topic string, data []byte, o broker.PublishOptions) (live.Position, error)
 	last        func(at live.Position) live.Position
-	read        func(topic string, after, upto uint64, limit int) (live.Page, error)
-	tail        func(p *live.Page)
-	broadcast   func(kind string, b []byte) error
-	heard       func(f func(from string, b []byte)) func(from string, b []byte)
+	read        func(topic string, after, upto uint64, limit int) (broker.Page, error)
+	tail        func(p *broker.Page)
+	heard       func(f func([]byte)) func([]byte)
 }
 
 type brokenSink struct {
-	live.Sink
+	broker.Sink
 	b *broken
 }
 
-func (s brokenSink) Deliver(p *live.Publication) {
+func (s brokenSink) Deliver(p *broker.Publication) {
 	if s.b.deliver == nil {
 		s.Sink.Deliver(p)
 		return
@@ -55,7 +56,7 @@ func (s brokenSink) Deliver(p *live.Publication) {
 	s.b.deliver(s.Sink, &c)
 }
 
-func (b *broken) Start(s live.Sink) {
+func (b *broken) Start(s broker.Sink) {
 	if b.start != nil {
 		b.start()
 	}
@@ -77,7 +78,7 @@ func (b *broken) Unsubscribe(topic string) error {
 	return b.all.Unsubscribe(topic)
 }
 
-func (b *broken) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (b *broken) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	if b.publish != nil {
 		return b.publish(topic, data, o)
 	}
@@ -92,14 +93,14 @@ func (b *broken) Last(ctx context.Context, topic string) (live.Position, error) 
 	return at, err
 }
 
-func (b *broken) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (b *broken) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	if b.read != nil {
 		return b.read(topic, after, upto, limit)
 	}
 	return b.all.Read(ctx, topic, after, upto, limit)
 }
 
-func (b *broken) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (b *broken) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	page, err := b.all.Tail(ctx, topic, limit)
 	if b.tail != nil {
 		b.tail(&page)
@@ -107,18 +108,13 @@ func (b *broken) Tail(ctx context.Context, topic string, limit int) (live.Page, 
 	return page, err
 }
 
-func (b *broken) Broadcast(ctx context.Context, kind string, data []byte) error {
-	if b.broadcast != nil {
-		return b.broadcast(kind, data)
-	}
-	return b.all.Broadcast(ctx, kind, data)
-}
+func (b *broken) Broadcast(ctx context.Context, data []byte) error { return b.all.Broadcast(ctx, data) }
 
-func (b *broken) OnBroadcast(kind string, f func(from string, data []byte)) {
+func (b *broken) OnBroadcast(f func(data []byte)) {
 	if b.heard != nil {
 		f = b.heard(f)
 	}
-	b.all.OnBroadcast(kind, f)
+	b.all.OnBroadcast(f)
 }
 
 // every returns a function that reports true each nth time.
@@ -128,8 +124,8 @@ func every(n int64) func() bool {
 }
 
 // readWith breaks what Read returns.
-func readWith(b *broken, change func(p *live.Page)) {
-	b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+func readWith(b *broken, change func(p *broker.Page)) {
+	b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
 		page, err := b.all.Read(context.Background(), topic, after, upto, limit)
 		page.Publications = slices.Clone(page.Publications)
 		change(&page)
@@ -153,7 +149,7 @@ var wrongs = []struct {
 	}},
 	{"a publication is lost", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
 		lose := every(300)
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			if !lose() {
 				s.Deliver(p)
 			}
@@ -161,7 +157,7 @@ var wrongs = []struct {
 	}},
 	{"a publication comes twice", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
 		double := every(300)
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			s.Deliver(p)
 			if double() {
 				s.Deliver(p)
@@ -169,9 +165,9 @@ var wrongs = []struct {
 		}
 	}},
 	{"a publication overtakes", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
-		var held *live.Publication
+		var held *broker.Publication
 		hold := every(50)
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			if held == nil && hold() {
 				held = p
 				return
@@ -184,7 +180,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"deliveries overlap", "calls of Deliver for one topic never overlap", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { go s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { go s.Deliver(p) }
 	}},
 	{"Unsubscribe does nothing", "nothing comes after Unsubscribe", func(b *broken) {
 		b.unsubscribe = func(string) error { return nil }
@@ -198,7 +194,7 @@ var wrongs = []struct {
 			times[topic]++
 			return topic
 		}
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			n := times[p.Topic]
 			mu.Unlock()
@@ -227,7 +223,7 @@ var wrongs = []struct {
 	}},
 	{"Unsubscribe waits for a delivery", "Unsubscribe does not wait for a Deliver that is under way", func(b *broken) {
 		var mu sync.Mutex
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			defer mu.Unlock()
 			s.Deliver(p)
@@ -239,16 +235,16 @@ var wrongs = []struct {
 		}
 	}},
 	{"data is trimmed", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			p.Data = []byte(strings.TrimSpace(string(p.Data)))
 			s.Deliver(p)
 		}
 	}},
 	{"there is no time", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Time = time.Time{}; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Time = time.Time{}; s.Deliver(p) }
 	}},
 	{"delivered data is changed", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			p.Data = slices.Clone(p.Data)
 			s.Deliver(p)
 			if len(p.Data) > 0 {
@@ -257,7 +253,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"a publisher's data is written behind", "a publisher's data is left as it is", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			_ = append(data, o.Except...)
 			return b.all.Publish(context.Background(), topic, slices.Clone(data), o)
 		}
@@ -272,10 +268,10 @@ var wrongs = []struct {
 			known[fold.Replace(topic)] = append(known[fold.Replace(topic)], topic)
 			return fold.Replace(topic)
 		}
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			return b.all.Publish(context.Background(), fold.Replace(topic), data, o)
 		}
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, topic := range known[p.Topic] {
@@ -286,10 +282,10 @@ var wrongs = []struct {
 		}
 	}},
 	{"Except is forgotten", "Except travels", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Except = ""; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Except = ""; s.Deliver(p) }
 	}},
 	{"there are positions without history", "a topic without history has no positions", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Epoch = "e"; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Epoch = "e"; s.Deliver(p) }
 	}},
 	{"a context that has ended blocks all that follows", "a context that has ended does no harm", func(b *broken) {
 		var stuck atomic.Bool
@@ -298,7 +294,7 @@ var wrongs = []struct {
 				stuck.Store(true)
 			}
 		}}
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			if !stuck.Load() {
 				s.Deliver(p)
 			}
@@ -306,7 +302,7 @@ var wrongs = []struct {
 	}},
 	{"it is not safe for many", "many goroutines may use it at once", func(b *broken) {
 		var under atomic.Int64
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			defer under.Add(-1)
 			if under.Add(1) > 1 {
 				return live.Position{}, fmt.Errorf("busy")
@@ -316,7 +312,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"Publish works after Close", "after Close everything returns an error, and nothing comes", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, _ := b.all.Publish(context.Background(), topic, data, o)
 			return at, nil
 		}
@@ -325,7 +321,7 @@ var wrongs = []struct {
 		b.start = func() { go func() { select {} }() }
 	}},
 	{"what is under way blocks after Close", "Close may come while everything is under way", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := b.all.Publish(context.Background(), topic, data, o)
 			if err != nil {
 				select {}
@@ -335,23 +331,23 @@ var wrongs = []struct {
 	}},
 
 	{"Prev is not the one before", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Prev = max(p.Prev, 1) - 1; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Prev = max(p.Prev, 1) - 1; s.Deliver(p) }
 	}},
 	{"offsets go round", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Offset %= 100; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Offset %= 100; s.Deliver(p) }
 	}},
 	{"the epoch changes", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Epoch += fmt.Sprint(p.Offset / 100); s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Epoch += fmt.Sprint(p.Offset / 100); s.Deliver(p) }
 	}},
 	{"Publish returns another position", "Publish returns the position that is delivered", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := b.all.Publish(context.Background(), topic, data, o)
 			at.Offset++
 			return at, err
 		}
 	}},
 	{"there is no position without a subscriber", "Publish returns a position though nobody is subscribed", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			return live.Position{}, nil
 		}
 	}},
@@ -374,7 +370,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"the epoch stays when the end is lost", "a history that lost its end is another one", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := b.all.Publish(context.Background(), topic, data, o)
 			at.Epoch = "e"
 			return at, err
@@ -382,7 +378,7 @@ var wrongs = []struct {
 	}},
 	{"Last keeps the epoch when the end is lost", "a history that lost its end is another one", func(b *broken) {
 		var first string
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := b.all.Publish(context.Background(), topic, data, o)
 			if first == "" {
 				first = at.Epoch
@@ -395,62 +391,62 @@ var wrongs = []struct {
 		}
 	}},
 	{"Read includes after", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
 			return b.all.Read(context.Background(), topic, max(after, 1)-1, upto, limit)
 		}
 	}},
 	{"Read excludes upto", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
 			page, err := b.all.Read(context.Background(), topic, after, upto-1, limit)
 			page.Upto = upto
 			return page, err
 		}
 	}},
 	{"Read has no limit", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (live.Page, error) {
+		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
 			return b.all.Read(context.Background(), topic, after, upto, limit+1)
 		}
 	}},
 	{"a page that is cut reaches further", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Upto = 1 << 40 })
+		readWith(b, func(p *broker.Page) { p.Upto = 1 << 40 })
 	}},
 	{"Read returns the newest first", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *live.Page) { slices.Reverse(p.Publications) })
+		readWith(b, func(p *broker.Page) { slices.Reverse(p.Publications) })
 	}},
 	{"a page has no epoch", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Epoch = "" })
+		readWith(b, func(p *broker.Page) { p.Epoch = "" })
 	}},
 	{"a page never reaches far enough", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Upto = 0 })
+		readWith(b, func(p *broker.Page) { p.Upto = 0 })
 	}},
 	{"nothing is complete", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Complete = false })
+		readWith(b, func(p *broker.Page) { p.Complete = false })
 	}},
 	{"Tail returns all", "Tail returns the newest", func(b *broken) {
-		b.tail = func(p *live.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
+		b.tail = func(p *broker.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
 	}},
 	{"a page that is cut skips a publication", "large publications are read page by page", func(b *broken) {
-		readWith(b, func(p *live.Page) {
+		readWith(b, func(p *broker.Page) {
 			if len(p.Publications) > 2 {
 				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[:1]
 			}
 		})
 	}},
 	{"a page that is cut begins anew", "large publications are read page by page", func(b *broken) {
-		readWith(b, func(p *live.Page) {
+		readWith(b, func(p *broker.Page) {
 			if len(p.Publications) > 2 {
 				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[1:2]
 			}
 		})
 	}},
 	{"a tail is cut in silence", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *live.Page) { p.Publications = p.Publications[:(len(p.Publications)+1)/2] }
+		b.tail = func(p *broker.Page) { p.Publications = p.Publications[:(len(p.Publications)+1)/2] }
 	}},
 	{"a tail that is cut has the newest", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *live.Page) { p.Publications = p.Publications[len(p.Publications)/2:] }
+		b.tail = func(p *broker.Page) { p.Publications = p.Publications[len(p.Publications)/2:] }
 	}},
 	{"a tail is cut though it is small", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *live.Page) {
+		b.tail = func(p *broker.Page) {
 			if len(p.Publications) > 1 {
 				p.Publications, p.Upto = p.Publications[:1], p.Publications[0].Offset
 			}
@@ -460,34 +456,34 @@ var wrongs = []struct {
 		b.all = early{b.all}
 	}},
 	{"data is read otherwise than delivered", "what is read is what was delivered", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
+		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
 	}},
 	{"everything is complete, after a trim by number", "a history that was trimmed by number says so", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Complete = true })
+		readWith(b, func(p *broker.Page) { p.Complete = true })
 	}},
 	{"everything is complete, after a trim by age", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
-		readWith(b, func(p *live.Page) { p.Complete = true })
+		readWith(b, func(p *broker.Page) { p.Complete = true })
 	}},
 	{"nothing is ever trimmed", "a history that was trimmed by number says so", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			o.History *= 10
 			return b.all.Publish(context.Background(), topic, data, o)
 		}
 	}},
 	{"nothing is too old", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			o.HistoryAge = 0
 			return b.all.Publish(context.Background(), topic, data, o)
 		}
 	}},
 	{"histories are folded", "histories of topics that look alike never mix", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			return b.all.Publish(context.Background(), strings.ReplaceAll(topic, "*", "a"), data, o)
 		}
 	}},
 	{"a page has holes now and then", "a history may be read while it grows", func(b *broken) {
 		hole := every(3)
-		readWith(b, func(p *live.Page) {
+		readWith(b, func(p *broker.Page) {
 			if len(p.Publications) > 2 && hole() {
 				p.Publications = slices.Delete(p.Publications, 1, 2)
 			}
@@ -508,10 +504,10 @@ var wrongs = []struct {
 		}
 	}},
 	{"a page's slice is used again", "what was read is not changed", func(b *broken) {
-		shared := make([]*live.Publication, 100)
-		b.tail = func(p *live.Page) { p.Publications = shared[:copy(shared, p.Publications)] }
+		shared := make([]*broker.Publication, 100)
+		b.tail = func(p *broker.Page) { p.Publications = shared[:copy(shared, p.Publications)] }
 		publish := b.all.Publish
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := publish(context.Background(), topic, data, o)
 			page, _ := b.all.Tail(context.Background(), topic, 100)
 			copy(shared, page.Publications)
@@ -528,12 +524,12 @@ var wrongs = []struct {
 		}
 	}},
 	{"a node has an order of its own", "every node sees one order and the same positions", func(b *broken) {
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			time.Sleep(time.Duration(len(data)) * 10 * time.Microsecond)
 			return b.all.Publish(context.Background(), topic, data, o)
 		}
 		shift := uint64(b.name())
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			p.Offset += shift
 			if p.Prev > 0 {
 				p.Prev += shift
@@ -542,7 +538,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"a node forgets whom to except", "Except and data travel between nodes", func(b *broken) {
-		b.deliver = func(s live.Sink, p *live.Publication) {
+		b.deliver = func(s broker.Sink, p *broker.Publication) {
 			if b.name() == 2 {
 				p.Except = ""
 			}
@@ -551,7 +547,7 @@ var wrongs = []struct {
 	}},
 	{"Last is the node's own", "Last at one node knows what Publish at another has returned", func(b *broken) {
 		var own atomic.Pointer[live.Position]
-		b.publish = func(topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := b.all.Publish(context.Background(), topic, data, o)
 			own.Store(&at)
 			return at, err
@@ -568,37 +564,26 @@ var wrongs = []struct {
 	}},
 
 	{"a broadcast does not come back", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
-		me := fmt.Sprint("node", b.name())
-		b.heard = func(f func(string, []byte)) func(string, []byte) {
-			return func(from string, data []byte) {
-				if from != me {
-					f(from, data)
+		own := fmt.Sprintf("[%v,", b.name())
+		b.heard = func(f func([]byte)) func([]byte) {
+			return func(data []byte) {
+				if !bytes.HasPrefix(data, []byte(own)) {
+					f(data)
 				}
 			}
 		}
 	}},
 	{"broadcasts overtake", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
-		b.heard = func(f func(string, []byte)) func(string, []byte) {
+		b.heard = func(f func([]byte)) func([]byte) {
 			slow := every(20)
-			return func(from string, data []byte) {
+			return func(data []byte) {
 				if slow() {
 					data = slices.Clone(data)
-					time.AfterFunc(20*time.Millisecond, func() { f(from, data) })
+					time.AfterFunc(20*time.Millisecond, func() { f(data) })
 					return
 				}
-				f(from, data)
+				f(data)
 			}
-		}
-	}},
-	{"kinds mix", "kinds of broadcasts do not mix, and data is left as it is", func(b *broken) {
-		b.broadcast = func(kind string, data []byte) error {
-			b.all.Broadcast(context.Background(), "a", data)
-			return b.all.Broadcast(context.Background(), "b", data)
-		}
-	}},
-	{"a broadcast is from nobody", "a broadcast tells whom it is from", func(b *broken) {
-		b.heard = func(f func(string, []byte)) func(string, []byte) {
-			return func(_ string, data []byte) { f("", data) }
 		}
 	}},
 }
@@ -609,7 +594,7 @@ type contextual struct {
 	look func(ctx context.Context)
 }
 
-func (c *contextual) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (c *contextual) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	c.look(ctx)
 	return c.all.Publish(ctx, topic, data, o)
 }
@@ -622,7 +607,7 @@ func (c *contextual) Last(ctx context.Context, topic string) (live.Position, err
 // early returns tails that are cut, and begin before the newest that were asked for.
 type early struct{ all }
 
-func (e early) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (e early) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	page, err := e.all.Tail(ctx, topic, limit+5)
 	if len(page.Publications) > limit {
 		page.Publications = page.Publications[:limit]

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What every broker promises.
@@ -50,7 +51,7 @@ var delivery = []promise{
 
 	{"calls of Deliver for one topic never overlap", func(s *suite) {
 		n := s.nodes[0]
-		n.rec.during = func(*live.Publication) { time.Sleep(200 * time.Microsecond) }
+		n.rec.during = func(*broker.Publication) { time.Sleep(200 * time.Microsecond) }
 		n.subscribe("a", "b")
 		var wg sync.WaitGroup
 		for _, topic := range []string{"a", "b"} {
@@ -112,7 +113,7 @@ var delivery = []promise{
 		n := s.nodes[0]
 		under, release := make(chan struct{}), make(chan struct{})
 		var once sync.Once
-		n.rec.during = func(*live.Publication) {
+		n.rec.during = func(*broker.Publication) {
 			once.Do(func() { close(under) })
 			<-release
 		}
@@ -151,7 +152,7 @@ var delivery = []promise{
 		n.subscribe("t")
 		data := []byte(`{"a":1}          `)[:7]
 		for _, except := range []string{"", "somebody"} {
-			if _, err := n.Publish(s.ctx(), "t", data, live.PublishOptions{Except: except}); err != nil {
+			if _, err := n.Publish(s.ctx(), "t", data, broker.PublishOptions{Except: except}); err != nil {
 				s.Fatal(err)
 			}
 		}
@@ -183,7 +184,7 @@ var delivery = []promise{
 		n.subscribe("t")
 		want := []string{"", "5f0c0d6e8a4b4d7f9b1f3c0a7e2d9c11", "an ID: \"quoted\", {braced}, é"}
 		for i, except := range want {
-			n.publish("t", number(i), live.PublishOptions{Except: except})
+			n.publish("t", number(i), broker.PublishOptions{Except: except})
 		}
 		for i, p := range n.await("t", numbers(0, len(want))...) {
 			if p.Except != want[i] {
@@ -275,7 +276,7 @@ var alike = []string{
 
 // publishers has goroutines publish [g, 0], [g, 1], … on a topic, and returns when
 // they have.
-func (s *suite) publishers(goroutines, each int, at func(g int) *node, topic string, o live.PublishOptions) {
+func (s *suite) publishers(goroutines, each int, at func(g int) *node, topic string, o broker.PublishOptions) {
 	ctx := s.ctx()
 	var wg sync.WaitGroup
 	for g := range goroutines {
@@ -292,7 +293,7 @@ func (s *suite) publishers(goroutines, each int, at func(g int) *node, topic str
 }
 
 // checkOrder checks what publishers has published.
-func (s *suite) checkOrder(got []*live.Publication, goroutines, each int) {
+func (s *suite) checkOrder(got []*broker.Publication, goroutines, each int) {
 	s.Helper()
 	next := make([]int, goroutines)
 	for _, p := range got {

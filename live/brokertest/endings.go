@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // How a broker ends.
@@ -25,14 +25,14 @@ var endings = []promise{
 			_, err := n.Publish(s.ctx(), s.Topic("h", short), []byte("1"), short)
 			return err
 		})
-		if r, ok := n.Broker.(live.Recoverer); ok && s.History {
+		if r, ok := n.Broker.(broker.Recoverer); ok && s.History {
 			topic := s.Topic("h", short)
 			s.mustFail("Last", func() error { _, err := r.Last(s.ctx(), topic); return err })
 			s.mustFail("Read", func() error { _, err := r.Read(s.ctx(), topic, 0, 10, 10); return err })
 			s.mustFail("Tail", func() error { _, err := r.Tail(s.ctx(), topic, 10); return err })
 		}
-		if b, ok := n.Broker.(live.Bus); ok && s.Bus {
-			s.mustFail("Broadcast", func() error { return b.Broadcast(s.ctx(), "kind", []byte("1")) })
+		if b, ok := n.Broker.(broker.Bus); ok && s.Bus {
+			s.mustFail("Broadcast", func() error { return b.Broadcast(s.ctx(), []byte("1")) })
 		}
 		s.soon("a second Close", func() { n.close() })
 		s.quiet()

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
@@ -38,7 +39,7 @@ func ExampleRun_nodes() {
 				}
 				return nodes
 			},
-			Topic: func(name string, o live.PublishOptions) string {
+			Topic: func(name string, o broker.PublishOptions) string {
 				switch {
 				case o.History == 0:
 					return name

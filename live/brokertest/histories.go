@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What a broker promises that keeps history.
@@ -189,7 +190,7 @@ var histories = []promise{
 			n.publish(topic, d, long)
 		}
 		got := n.await(topic, data...)
-		for _, page := range []live.Page{
+		for _, page := range []broker.Page{
 			n.read(topic, empty.Offset, n.last(topic).Offset, 100),
 			n.tail(topic, 100),
 		} {
@@ -280,7 +281,7 @@ var histories = []promise{
 		n, topic := s.nodes[0], s.Topic("t", long)
 		n.subscribe(topic)
 		empty := n.last(topic)
-		var pages []live.Page
+		var pages []broker.Page
 		var mu sync.Mutex
 		done := make(chan struct{})
 		var readers sync.WaitGroup
@@ -365,11 +366,11 @@ var histories = []promise{
 	}},
 }
 
-func (n *node) recoverer() live.Recoverer {
+func (n *node) recoverer() broker.Recoverer {
 	n.s.Helper()
-	r, ok := n.Broker.(live.Recoverer)
+	r, ok := n.Broker.(broker.Recoverer)
 	if !ok {
-		n.s.Fatalf("%T is no live.Recoverer", n.Broker)
+		n.s.Fatalf("%T is no broker.Recoverer", n.Broker)
 	}
 	return r
 }
@@ -385,10 +386,10 @@ func (n *node) last(topic string) live.Position {
 
 // read reads page after page, up to an offset or the newest publication, or until it has
 // limit publications. Pages may be cut, and a copy that answers may lag: it is asked again.
-func (n *node) read(topic string, after, upto uint64, limit int) live.Page {
+func (n *node) read(topic string, after, upto uint64, limit int) broker.Page {
 	n.s.Helper()
 	reach := min(upto, n.last(topic).Offset)
-	all := live.Page{Upto: after, Complete: true}
+	all := broker.Page{Upto: after, Complete: true}
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		page, err := n.recoverer().Read(n.s.ctx(), topic, all.Upto, upto, limit-len(all.Publications))
 		if err != nil {
@@ -410,7 +411,7 @@ func (n *node) read(topic string, after, upto uint64, limit int) live.Page {
 }
 
 // join appends a page to those before it. A page that goes no further adds nothing.
-func (n *node) join(before, next live.Page) live.Page {
+func (n *node) join(before, next broker.Page) broker.Page {
 	n.s.Helper()
 	if before.Epoch != "" && next.Epoch != before.Epoch {
 		n.s.Fatalf("after a page of epoch %q came one of epoch %q", before.Epoch, next.Epoch)
@@ -423,7 +424,7 @@ func (n *node) join(before, next live.Page) live.Page {
 }
 
 // checkPage checks what holds for every page.
-func (n *node) checkPage(page live.Page, limit int) {
+func (n *node) checkPage(page broker.Page, limit int) {
 	n.s.Helper()
 	got := page.Publications
 	if len(got) > limit {
@@ -435,7 +436,7 @@ func (n *node) checkPage(page live.Page, limit int) {
 }
 
 // checkCut checks how far a full page says that it reaches.
-func (n *node) checkCut(page live.Page, reach uint64) {
+func (n *node) checkCut(page broker.Page, reach uint64) {
 	n.s.Helper()
 	newest := page.Publications[len(page.Publications)-1].Offset
 	if page.Upto < newest || newest < reach && page.Upto != newest {
@@ -446,7 +447,7 @@ func (n *node) checkCut(page live.Page, reach uint64) {
 // tail reads the newest publications. If Tail returns the oldest of them only, it reads on.
 // A tail that ends early and is small, or has too many with what follows, is of a copy that
 // lags: it is asked for again.
-func (n *node) tail(topic string, limit int) live.Page {
+func (n *node) tail(topic string, limit int) broker.Page {
 	n.s.Helper()
 	reach := n.last(topic).Offset
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
@@ -468,7 +469,7 @@ func (n *node) tail(topic string, limit int) live.Page {
 }
 
 // isLarge reports whether a tail is so large that it may be cut.
-func isLarge(page live.Page) bool {
+func isLarge(page broker.Page) bool {
 	bytes := 0
 	for _, p := range page.Publications {
 		bytes += len(p.Data)
@@ -477,13 +478,13 @@ func isLarge(page live.Page) bool {
 }
 
 // wantPage checks that a page has the publications numbered from to to-1.
-func (s *suite) wantPage(page live.Page, epoch string, from, to int) {
+func (s *suite) wantPage(page broker.Page, epoch string, from, to int) {
 	s.Helper()
 	s.wantData(page, epoch, numbers(from, to))
 }
 
 // wantData checks that a page has these publications.
-func (s *suite) wantData(page live.Page, epoch string, want []string) {
+func (s *suite) wantData(page broker.Page, epoch string, want []string) {
 	s.Helper()
 	if got := dataOf(page.Publications); !slices.Equal(got, want) {
 		s.Errorf("a page has %.40q, want %.40q", got, want)
@@ -501,7 +502,7 @@ func (s *suite) wantData(page live.Page, epoch string, want []string) {
 	}
 }
 
-func (s *suite) wantComplete(page live.Page, want bool) {
+func (s *suite) wantComplete(page broker.Page, want bool) {
 	s.Helper()
 	if page.Complete != want {
 		s.Errorf("a page with %.40q has Complete: %v", dataOf(page.Publications), page.Complete)
@@ -510,7 +511,7 @@ func (s *suite) wantComplete(page live.Page, want bool) {
 
 // checkChain checks the positions of publications that were delivered one after
 // another.
-func (s *suite) checkChain(got []*live.Publication) {
+func (s *suite) checkChain(got []*broker.Publication) {
 	s.Helper()
 	for i, p := range got {
 		if p.Epoch == "" || p.Offset == 0 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
@@ -87,7 +88,7 @@ func (s *stage) attend(after int, stay func()) {
 // once has f run after the first Read, before its answer arrives.
 func (s *stage) once(f func()) {
 	var done atomic.Bool
-	readWith(s.broker, func(*live.Page) {
+	readWith(s.broker, func(*broker.Page) {
 		if !done.Swap(true) {
 			f()
 			time.Sleep(time.Second)
@@ -115,7 +116,7 @@ func TestRingMovesOnWhileHistoryIsRead(t *testing.T) {
 func TestLossIsAnnouncedDuringARepair(t *testing.T) {
 	play(t, 100, func(s *stage) {
 		var deaf, slow atomic.Bool
-		s.broker.deliver = func(sink live.Sink, p *live.Publication) {
+		s.broker.deliver = func(sink broker.Sink, p *broker.Publication) {
 			if !deaf.Load() {
 				sink.Deliver(p)
 			}

@@ -5,14 +5,15 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Features says what a broker can do, so that Run knows what to hold it to.
 type Features struct {
-	// History: the broker is a live.Recoverer.
+	// History: the broker is a broker.Recoverer.
 	History bool
 
-	// Bus: the broker is a live.Bus.
+	// Bus: the broker is a broker.Bus.
 	Bus bool
 
 	// Nodes returns the brokers of n nodes of a new system, not started. Each is
@@ -30,7 +31,7 @@ type Features struct {
 	// histories are asked for of 10 and of 1,000 publications, and of 10 for
 	// 300 ms. nil: the name itself, since the broker does what the
 	// PublishOptions say.
-	Topic func(name string, o live.PublishOptions) string
+	Topic func(name string, o broker.PublishOptions) string
 
 	// LoseEnd has the store of a started broker lose at least the newest of a topic's
 	// publications, as when a machine loses power, and returns a broker on what is left
@@ -44,14 +45,14 @@ type Features struct {
 }
 
 // Run tests that a broker keeps what live.Broker promises and, as far as Features
-// say so, live.Recoverer and live.Bus. make returns a broker that is new and not
+// say so, broker.Recoverer and broker.Bus. make returns a broker that is new and not
 // started; the suite starts it, and closes it.
 //
 // The tests run one after another. With the race detector on, they also show that
 // the broker may be used by many goroutines.
 func Run(t *testing.T, make func(t *testing.T) live.Broker, f Features) {
 	if f.Topic == nil {
-		f.Topic = func(name string, _ live.PublishOptions) string { return name }
+		f.Topic = func(name string, _ broker.PublishOptions) string { return name }
 	}
 	if f.Quiet == 0 {
 		f.Quiet = 50 * time.Millisecond

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Sim is a simulated cluster: brokers in memory, one a node, with a history that
@@ -36,7 +37,7 @@ type Sim struct {
 
 // Entry is a publication in the true log of a topic.
 type Entry struct {
-	*live.Publication
+	*broker.Publication
 
 	// Gone is when the history dropped it, by its rules or by a fault; zero: it
 	// has it still. It may lie ahead.
@@ -90,7 +91,7 @@ func NewSim(seed uint64, nodes int, faults Faults) *Sim {
 	return s
 }
 
-// Node returns the broker of a node: a live.Recoverer and a live.Bus too. It is the
+// Node returns the broker of a node: a broker.Recoverer and a broker.Bus too. It is the
 // same one each time.
 func (s *Sim) Node(i int) live.Broker { return s.nodes[i] }
 
@@ -318,7 +319,7 @@ func (s *Sim) loseEnd(t *simTopic, n int) {
 	left := kept[:max(len(kept)-n, 0)]
 	copies := make([]*Entry, len(left))
 	for i, entry := range left {
-		copies[i] = &Entry{Publication: new(live.Publication), Gone: entry.Gone, origin: entry.first()}
+		copies[i] = &Entry{Publication: new(broker.Publication), Gone: entry.Gone, origin: entry.first()}
 		*copies[i].Publication = *entry.Publication
 	}
 	s.begin(t)
@@ -414,7 +415,7 @@ func (e *Entry) first() *Entry {
 func (e *Entry) goneAt(now time.Time) bool { return !e.Gone.IsZero() && !e.Gone.After(now) }
 
 // take adds a publication to the truth; mu is held.
-func (s *Sim) take(r chances, t *simTopic, p *live.Publication, o live.PublishOptions) {
+func (s *Sim) take(r chances, t *simTopic, p *broker.Publication, o broker.PublishOptions) {
 	t.forgetful = o.History <= 0
 	if t.forgetful {
 		return
@@ -447,8 +448,8 @@ func (t *simTopic) read(lag time.Duration) (*era, []*Entry, time.Time) {
 }
 
 // pageOf returns entries as a page.
-func (e *era) pageOf(entries []*Entry, reach uint64) live.Page {
-	page := live.Page{Epoch: e.epoch, Upto: reach, Complete: true}
+func (e *era) pageOf(entries []*Entry, reach uint64) broker.Page {
+	page := broker.Page{Epoch: e.epoch, Upto: reach, Complete: true}
 	for _, entry := range entries {
 		page.Publications = append(page.Publications, entry.Publication)
 	}
@@ -463,7 +464,7 @@ func (s *Sim) cut(r chances, all int) int {
 	return 1 + int(r.Int64N(int64(all)))
 }
 
-// leastTail is the least size in bytes of a tail that is cut, as live.Recoverer has it.
+// leastTail is the least size in bytes of a tail that is cut, as broker.Recoverer has it.
 const leastTail = 128 << 10
 
 // atLeast returns how many entries are a number of them, or more so that they are large

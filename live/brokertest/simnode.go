@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // simNode is the broker of one node.
@@ -16,12 +17,12 @@ type simNode struct {
 	bus lane
 
 	// Guarded by sim.mu.
-	sink      live.Sink
-	handlers  map[string]func(from string, b []byte)
-	interests map[string]*interest
-	lanes     map[string]*lane
-	deaf, cut []span
-	closed    bool
+	sink        broker.Sink
+	onBroadcast func([]byte)
+	interests   map[string]*interest
+	lanes       map[string]*lane
+	deaf, cut   []span
+	closed      bool
 }
 
 // interest is a topic's subscription at a node.
@@ -29,7 +30,7 @@ type interest struct {
 	known time.Time // to other nodes from then on
 }
 
-func (n *simNode) Start(s live.Sink) {
+func (n *simNode) Start(s broker.Sink) {
 	n.sim.mu.Lock()
 	defer n.sim.mu.Unlock()
 	n.sink = s
@@ -59,12 +60,12 @@ func (n *simNode) Unsubscribe(topic string) error {
 	return nil
 }
 
-func (n *simNode) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (n *simNode) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	r, err := n.call(ctx, "Publish", topic)
 	if err != nil {
 		return live.Position{}, err
 	}
-	p := &live.Publication{Topic: topic, Data: data, Except: o.Except}
+	p := &broker.Publication{Topic: topic, Data: data, Except: o.Except}
 	s := n.sim
 	s.mu.Lock()
 	p.Time = time.Now()
@@ -121,10 +122,10 @@ func (n *simNode) Last(ctx context.Context, topic string) (live.Position, error)
 	return last, n.answer(ctx, r)
 }
 
-func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	r, err := n.call(ctx, "Read", topic)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	s := n.sim
 	s.mu.Lock()
@@ -144,10 +145,10 @@ func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, li
 	return page, n.answer(ctx, r)
 }
 
-func (n *simNode) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+func (n *simNode) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	r, err := n.call(ctx, "Tail", topic)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	s := n.sim
 	s.mu.Lock()
@@ -168,16 +169,13 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (live.Page,
 	return page, n.answer(ctx, r)
 }
 
-func (n *simNode) OnBroadcast(kind string, f func(from string, b []byte)) {
+func (n *simNode) OnBroadcast(f func(b []byte)) {
 	n.sim.mu.Lock()
 	defer n.sim.mu.Unlock()
-	if n.handlers == nil {
-		n.handlers = make(map[string]func(string, []byte))
-	}
-	n.handlers[kind] = f
+	n.onBroadcast = f
 }
 
-func (n *simNode) Broadcast(ctx context.Context, kind string, b []byte) error {
+func (n *simNode) Broadcast(ctx context.Context, b []byte) error {
 	r, err := n.call(ctx, "Broadcast", "")
 	if err != nil {
 		return err
@@ -185,10 +183,10 @@ func (n *simNode) Broadcast(ctx context.Context, kind string, b []byte) error {
 	s := n.sim
 	s.mu.Lock()
 	for _, to := range s.nodes {
-		if f := to.handlers[kind]; f != nil {
+		if f := to.onBroadcast; f != nil {
 			to.bus.add(upTo(r, s.faults.Delay), false, func() {
 				if to.hears() {
-					f(fmt.Sprint("node", n.id), b)
+					f(b)
 				}
 			})
 		}
@@ -249,7 +247,7 @@ func (n *simNode) answer(ctx context.Context, r chances) error {
 
 // carry brings a publication of another node, or of this one, to this node, or
 // does not; sim.mu is held.
-func (n *simNode) carry(from *simNode, p *live.Publication) {
+func (n *simNode) carry(from *simNode, p *broker.Publication) {
 	s := n.sim
 	in := n.interests[p.Topic]
 	if in == nil {
@@ -286,7 +284,7 @@ func (n *simNode) carry(from *simNode, p *live.Publication) {
 }
 
 // arrive hands a publication over, if it is still wanted.
-func (n *simNode) arrive(in *interest, p *live.Publication) {
+func (n *simNode) arrive(in *interest, p *broker.Publication) {
 	n.sim.mu.Lock()
 	wanted := n.interests[p.Topic] == in
 	if wanted && during(n.deaf, time.Now()) {

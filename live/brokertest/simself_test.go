@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
@@ -20,7 +20,7 @@ type tape struct {
 	got []string
 }
 
-func (t *tape) Deliver(p *live.Publication) {
+func (t *tape) Deliver(p *broker.Publication) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.got = append(t.got, fmt.Sprintf("%s %s %d %d", p.Data, p.Epoch, p.Offset, p.Prev))
@@ -43,7 +43,7 @@ func record(t *testing.T, seed uint64, faults brokertest.Faults) (got, log, inci
 		sim.Node(1).Start(&sink)
 		sim.Node(1).Subscribe(t.Context(), "t")
 		for i := range 200 {
-			sim.Node(0).Publish(t.Context(), "t", fmt.Append(nil, i), live.PublishOptions{History: 20})
+			sim.Node(0).Publish(t.Context(), "t", fmt.Append(nil, i), broker.PublishOptions{History: 20})
 			time.Sleep(5 * time.Millisecond)
 		}
 		time.Sleep(time.Second)
@@ -159,14 +159,14 @@ func TestCopiesLag(t *testing.T) {
 		n.Start(&tape{})
 		lagged := 0
 		for i := range 100 {
-			at, err := n.Publish(t.Context(), "t", fmt.Append(nil, i), live.PublishOptions{History: 1000})
+			at, err := n.Publish(t.Context(), "t", fmt.Append(nil, i), broker.PublishOptions{History: 1000})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if last, err := n.(live.Recoverer).Last(t.Context(), "t"); err != nil || last != at {
+			if last, err := n.(broker.Recoverer).Last(t.Context(), "t"); err != nil || last != at {
 				t.Fatal(last, at, err)
 			}
-			page, err := n.(live.Recoverer).Read(t.Context(), "t", 0, at.Offset, 1000)
+			page, err := n.(broker.Recoverer).Read(t.Context(), "t", 0, at.Offset, 1000)
 			if err != nil || len(page.Publications) != int(page.Upto) || !page.Complete {
 				t.Fatalf("%+v, %v", page, err)
 			}
@@ -179,7 +179,7 @@ func TestCopiesLag(t *testing.T) {
 			t.Errorf("%d reads of 100 lagged", lagged)
 		}
 		sim.Heal()
-		if page, _ := n.(live.Recoverer).Read(t.Context(), "t", 0, 1000, 1000); page.Upto != 100 {
+		if page, _ := n.(broker.Recoverer).Read(t.Context(), "t", 0, 1000, 1000); page.Upto != 100 {
 			t.Errorf("a healed copy reaches to %d", page.Upto)
 		}
 	})
@@ -189,17 +189,17 @@ func TestCopiesLag(t *testing.T) {
 func TestPagesAreCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := brokertest.NewSim(1, 1, brokertest.Faults{Cut: 0.5, Sparse: true})
-		n := sim.Node(0).(live.Recoverer)
+		n := sim.Node(0).(broker.Recoverer)
 		sim.Node(0).Start(&tape{})
 		for i := range 100 {
 			data := fmt.Appendf(nil, `[%d,"%s"]`, i, strings.Repeat("x", 8<<10))
-			if _, err := sim.Node(0).Publish(t.Context(), "t", data, live.PublishOptions{History: 50}); err != nil {
+			if _, err := sim.Node(0).Publish(t.Context(), "t", data, broker.PublishOptions{History: 50}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		log := sim.Log("t")
 		newest := log[99].Offset
-		check := func(page live.Page, from, want int) (cut bool) {
+		check := func(page broker.Page, from, want int) (cut bool) {
 			t.Helper()
 			got := len(page.Publications)
 			if got == 0 || got > want || page.Publications[0] != log[from].Publication || !page.Complete {
@@ -258,7 +258,7 @@ func TestHeal(t *testing.T) {
 		if err := sim.Node(1).Subscribe(context.Background(), "t"); err != nil {
 			t.Error(err)
 		}
-		if _, err := sim.Node(0).Publish(context.Background(), "t", []byte("1"), live.PublishOptions{}); err != nil {
+		if _, err := sim.Node(0).Publish(context.Background(), "t", []byte("1"), broker.PublishOptions{}); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(time.Millisecond)

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What is promised between the nodes of one system.
@@ -54,7 +54,7 @@ var spread = []promise{
 		s.connect(plain, "t")
 		data := []string{"", ` {"a" : "é"} `, `"x"`}
 		for i, d := range data {
-			s.nodes[0].publish("t", d, live.PublishOptions{Except: fmt.Sprint("session ", i)})
+			s.nodes[0].publish("t", d, broker.PublishOptions{Except: fmt.Sprint("session ", i)})
 		}
 		for _, n := range s.nodes {
 			for i, p := range n.await("t", data...) {
@@ -138,7 +138,7 @@ var spreadHistories = []promise{
 }
 
 // placesOf returns positions and data.
-func placesOf(publications []*live.Publication) []string {
+func placesOf(publications []*broker.Publication) []string {
 	places := make([]string, len(publications))
 	for i, p := range publications {
 		places[i] = fmt.Sprintf("%s %d %s", p.Epoch, p.Offset, p.Data)

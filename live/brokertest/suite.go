@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // patience is how long a test waits for what must happen. It says nothing of how
@@ -61,10 +62,10 @@ func (s *suite) ctx() context.Context {
 
 // The options for which topics are asked.
 var (
-	plain    = live.PublishOptions{}
-	short    = live.PublishOptions{History: 10}
-	long     = live.PublishOptions{History: 1000}
-	fleeting = live.PublishOptions{History: 10, HistoryAge: 300 * time.Millisecond}
+	plain    = broker.PublishOptions{}
+	short    = broker.PublishOptions{History: 10}
+	long     = broker.PublishOptions{History: 1000}
+	fleeting = broker.PublishOptions{History: 10, HistoryAge: 300 * time.Millisecond}
 )
 
 // Subscribe and Unsubscribe also tell the recorder.
@@ -97,7 +98,7 @@ func (n *node) unsubscribe(topic string) {
 	}
 }
 
-func (n *node) publish(topic, data string, o live.PublishOptions) live.Position {
+func (n *node) publish(topic, data string, o broker.PublishOptions) live.Position {
 	n.s.Helper()
 	at, err := n.Publish(n.s.ctx(), topic, []byte(data), o)
 	if err != nil {
@@ -108,7 +109,7 @@ func (n *node) publish(topic, data string, o live.PublishOptions) live.Position 
 
 // await waits for publications of a topic and returns all that came. More than
 // were waited for, or other data, is an error.
-func (n *node) await(topic string, data ...string) []*live.Publication {
+func (n *node) await(topic string, data ...string) []*broker.Publication {
 	n.s.Helper()
 	got := n.awaitCount(topic, len(data))
 	if !slices.Equal(dataOf(got), data) {
@@ -118,7 +119,7 @@ func (n *node) await(topic string, data ...string) []*live.Publication {
 }
 
 // awaitCount waits for that many publications of a topic, whatever they are.
-func (n *node) awaitCount(topic string, count int) []*live.Publication {
+func (n *node) awaitCount(topic string, count int) []*broker.Publication {
 	n.s.Helper()
 	n.s.eventually(func() bool { return len(n.rec.on(topic)) >= count }, func() string {
 		got := n.rec.on(topic)
@@ -168,7 +169,7 @@ func (s *suite) soon(what string, f func()) {
 
 // connect subscribes every node to topics and waits until what any of them
 // publishes there reaches all: Subscribe need not.
-func (s *suite) connect(o live.PublishOptions, topics ...string) {
+func (s *suite) connect(o broker.PublishOptions, topics ...string) {
 	s.Helper()
 	for _, topic := range topics {
 		for _, n := range s.nodes {
@@ -187,7 +188,7 @@ func (s *suite) connect(o live.PublishOptions, topics ...string) {
 }
 
 // probe publishes until a publication has reached all nodes.
-func (s *suite) probe(from *node, topic, mark string, o live.PublishOptions) {
+func (s *suite) probe(from *node, topic, mark string, o broker.PublishOptions) {
 	s.Helper()
 	heard := func() bool {
 		for _, n := range s.nodes {
@@ -217,7 +218,7 @@ func numbers(from, to int) []string {
 	return all
 }
 
-func dataOf(publications []*live.Publication) []string {
+func dataOf(publications []*broker.Publication) []string {
 	data := make([]string, len(publications))
 	for i, p := range publications {
 		data[i] = string(p.Data)
@@ -227,14 +228,14 @@ func dataOf(publications []*live.Publication) []string {
 
 // recorder is the Sink of a broker under test.
 type recorder struct {
-	during func(p *live.Publication) // called within Deliver; set before anything is published
+	during func(p *broker.Publication) // called within Deliver; set before anything is published
 
 	local bool // Features.Local
 
 	mu     sync.Mutex      // guards what follows
 	wanted map[string]bool // subscribed topics; only with local
-	got    map[string][]*live.Publication
-	copies map[*live.Publication]live.Publication
+	got    map[string][]*broker.Publication
+	copies map[*broker.Publication]broker.Publication
 	total  int
 	busy   map[string]bool // topics of which a Deliver is under way
 	wrong  []string
@@ -244,8 +245,8 @@ func newRecorder(local bool) *recorder {
 	return &recorder{
 		local:  local,
 		wanted: make(map[string]bool),
-		got:    make(map[string][]*live.Publication),
-		copies: make(map[*live.Publication]live.Publication),
+		got:    make(map[string][]*broker.Publication),
+		copies: make(map[*broker.Publication]broker.Publication),
 		busy:   make(map[string]bool),
 	}
 }
@@ -256,7 +257,7 @@ func (r *recorder) want(topic string, yes bool) {
 	r.wanted[topic] = yes
 }
 
-func (r *recorder) Deliver(p *live.Publication) {
+func (r *recorder) Deliver(p *broker.Publication) {
 	r.mu.Lock()
 	if r.local && !r.wanted[p.Topic] {
 		r.mu.Unlock()
@@ -282,7 +283,7 @@ func (r *recorder) Deliver(p *live.Publication) {
 func (r *recorder) Lost(string, error) {}
 
 // on returns what came on a topic.
-func (r *recorder) on(topic string) []*live.Publication {
+func (r *recorder) on(topic string) []*broker.Publication {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.got[topic])
@@ -315,17 +316,17 @@ func (r *recorder) check(t *testing.T) {
 	}
 }
 
-func copyOf(p *live.Publication) live.Publication {
+func copyOf(p *broker.Publication) broker.Publication {
 	c := *p
 	c.Data = slices.Clone(p.Data)
 	return c
 }
 
-func same(a, b *live.Publication) bool {
+func same(a, b *broker.Publication) bool {
 	return a.Topic == b.Topic && string(a.Data) == string(b.Data) && a.Time.Equal(b.Time) &&
 		a.Position == b.Position && a.Prev == b.Prev && a.Except == b.Except
 }
 
-func describe(p *live.Publication) string {
+func describe(p *broker.Publication) string {
 	return fmt.Sprintf("{topic %q, data %.60q, at %q %d, prev %d, except %q}", p.Topic, p.Data, p.Epoch, p.Offset, p.Prev, p.Except)
 }

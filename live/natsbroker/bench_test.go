@@ -10,7 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // The worst case of a stream: a million publications of 200 bytes, of ten thousand
@@ -36,16 +36,16 @@ func fillStream(b *testing.B, broker *Broker) {
 // A cold topic is one that no session has: what is asked of a live one comes from the
 // server's memory.
 func BenchmarkColdTopic(b *testing.B) {
-	broker := open(b, Options{StoreDir: b.TempDir(), Streams: suiteStreams()})
-	broker.Start(devNull{})
-	fillStream(b, broker)
+	br := open(b, Options{StoreDir: b.TempDir(), Streams: suiteStreams()})
+	br.Start(devNull{})
+	fillStream(b, br)
 	ctx := context.Background()
 	i := 0
 	next := func() string { i++; return fmt.Sprint("long:", i*7919%benchTopics) }
 	for _, n := range []int{1, 50, 100} {
 		b.Run(fmt.Sprint("Tail-", n), func(b *testing.B) {
 			for b.Loop() {
-				page, err := broker.Tail(ctx, next(), n)
+				page, err := br.Tail(ctx, next(), n)
 				if err != nil || len(page.Publications) != n {
 					b.Fatal(len(page.Publications), err)
 				}
@@ -54,7 +54,7 @@ func BenchmarkColdTopic(b *testing.B) {
 	}
 	b.Run("Last", func(b *testing.B) {
 		for b.Loop() {
-			if _, err := broker.Last(ctx, next()); err != nil {
+			if _, err := br.Last(ctx, next()); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -64,12 +64,12 @@ func BenchmarkColdTopic(b *testing.B) {
 			for b.Loop() {
 				b.StopTimer()
 				topic := next()
-				last, err := broker.Last(ctx, topic)
+				last, err := br.Last(ctx, topic)
 				if err != nil {
 					b.Fatal(err)
 				}
 				b.StartTimer()
-				page, err := broker.Read(ctx, topic, last.Offset-uint64(missed*benchTopics), last.Offset, 1000)
+				page, err := br.Read(ctx, topic, last.Offset-uint64(missed*benchTopics), last.Offset, 1000)
 				if err != nil || len(page.Publications) != missed || !page.Complete {
 					b.Fatal(len(page.Publications), page.Complete, err)
 				}
@@ -82,10 +82,10 @@ func BenchmarkColdTopic(b *testing.B) {
 // one node, or on two of three.
 func BenchmarkPublish(b *testing.B) {
 	data := []byte(`"` + strings.Repeat("x", 126) + `"`)
-	publish := func(broker *Broker, topic string) func(b *testing.B) {
+	publish := func(br *Broker, topic string) func(b *testing.B) {
 		return func(b *testing.B) {
 			for b.Loop() {
-				if _, err := broker.Publish(context.Background(), topic, data, live.PublishOptions{}); err != nil {
+				if _, err := br.Publish(context.Background(), topic, data, broker.PublishOptions{}); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -96,8 +96,8 @@ func BenchmarkPublish(b *testing.B) {
 	b.Run("plain", publish(alone, "t"))
 	b.Run("stored", publish(alone, "long:1"))
 	cluster := openCluster(b, 3)
-	for _, broker := range cluster {
-		broker.Start(devNull{})
+	for _, br := range cluster {
+		br.Start(devNull{})
 	}
 	b.Run("stored-of-three", publish(cluster[0], "long:1"))
 }
@@ -106,12 +106,12 @@ func BenchmarkPublish(b *testing.B) {
 func BenchmarkStartAndClose(b *testing.B) {
 	var closing time.Duration
 	for b.Loop() {
-		broker, err := New(Options{StoreDir: b.TempDir(), Streams: suiteStreams()[:1], Logger: quiet()})
+		br, err := New(Options{StoreDir: b.TempDir(), Streams: suiteStreams()[:1], Logger: quiet()})
 		if err != nil {
 			b.Fatal(err)
 		}
 		begin := time.Now()
-		if err := broker.Close(context.Background()); err != nil {
+		if err := br.Close(context.Background()); err != nil {
 			b.Fatal(err)
 		}
 		closing += time.Since(begin)
@@ -123,8 +123,8 @@ func BenchmarkStartAndClose(b *testing.B) {
 // a cluster together when one has.
 func BenchmarkTopic(b *testing.B) {
 	subscribe := func(nodes ...*Broker) func(b *testing.B) {
-		for _, broker := range nodes {
-			broker.Start(devNull{})
+		for _, br := range nodes {
+			br.Start(devNull{})
 		}
 		return func(b *testing.B) {
 			var before, after runtime.MemStats
@@ -156,13 +156,13 @@ func BenchmarkLeaderLost(b *testing.B) {
 		b.StopTimer()
 		cluster := openCluster(b, 3)
 		leader, other := 0, 0
-		for i, broker := range cluster {
-			broker.Start(devNull{})
-			if broker.server.srv.JetStreamIsStreamLeader("$G", "LONG") {
+		for i, br := range cluster {
+			br.Start(devNull{})
+			if br.server.srv.JetStreamIsStreamLeader("$G", "LONG") {
 				leader, other = i, (i+1)%3
 			}
 		}
-		if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), live.PublishOptions{}); err != nil {
+		if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), broker.PublishOptions{}); err != nil {
 			b.Fatal(err)
 		}
 		go cluster[leader].Close(context.Background())
@@ -171,13 +171,13 @@ func BenchmarkLeaderLost(b *testing.B) {
 		}
 		b.StartTimer()
 		for {
-			if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), live.PublishOptions{}); err == nil {
+			if _, err := cluster[other].Publish(context.Background(), "long:1", []byte("1"), broker.PublishOptions{}); err == nil {
 				break
 			}
 		}
 		b.StopTimer()
-		for _, broker := range cluster {
-			broker.Close(context.Background())
+		for _, br := range cluster {
+			br.Close(context.Background())
 		}
 		b.StartTimer()
 	}
@@ -186,5 +186,5 @@ func BenchmarkLeaderLost(b *testing.B) {
 // devNull is a server to which nothing matters.
 type devNull struct{}
 
-func (devNull) Deliver(*live.Publication) {}
-func (devNull) Lost(string, error)        {}
+func (devNull) Deliver(*broker.Publication) {}
+func (devNull) Lost(string, error)          {}

@@ -15,10 +15,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Broker is a live.Broker, a live.Recoverer and a live.Bus on NATS. It is made with
+// Broker is a live.Broker, a broker.Recoverer and a broker.Bus on NATS. It is made with
 // New, given to one live.Server, and closed by that server's Shutdown.
 //
 // A publication of a topic that no stream covers goes to the nodes that are subscribed,
@@ -39,8 +39,8 @@ type Broker struct {
 	denied  denials
 	longest atomic.Int64 // subject that NATS takes, in bytes; 0: any
 
-	sink  live.Sink
-	rules live.Rules // the server's; nil: it has told none
+	sink  broker.Sink
+	rules broker.Rules // the server's; nil: it has told none
 
 	hub hub // topics that are subscribed
 	bus bus
@@ -57,9 +57,9 @@ type Broker struct {
 }
 
 var (
-	_ live.Broker    = (*Broker)(nil)
-	_ live.Recoverer = (*Broker)(nil)
-	_ live.Bus       = (*Broker)(nil)
+	_ broker.Broker    = (*Broker)(nil)
+	_ broker.Recoverer = (*Broker)(nil)
+	_ broker.Bus       = (*Broker)(nil)
 )
 
 // flushTimeout is how long Close waits for the NATS server to have taken what was
@@ -92,7 +92,7 @@ func New(o Options) (*Broker, error) {
 	b.bus.init(b)
 	b.streams.init(b)
 	b.mender = newMender(b)
-	b.OnBroadcast(broadcastEpoch, b.epochEnded)
+	b.onBroadcast(broadcastEpoch, b.epochEnded)
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
 	}
@@ -160,9 +160,9 @@ func (b *Broker) connect() error {
 }
 
 // Start implements live.Broker.
-func (b *Broker) Start(s live.Sink) {
+func (b *Broker) Start(s broker.Sink) {
 	b.sink = s
-	b.rules, _ = s.(live.Rules)
+	b.rules, _ = s.(broker.Rules)
 	b.hub.start()
 	b.bus.start()
 	b.tasks.Go(b.watchConnection) // ends with Close
@@ -174,7 +174,7 @@ func (b *Broker) Start(s live.Sink) {
 // Subscribe implements live.Broker.
 func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 	if b.closed.Load() {
-		return live.ErrServerClosed
+		return broker.ErrServerClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return err
@@ -229,7 +229,7 @@ func (b *Broker) Ready(ctx context.Context) error {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
 		case <-b.ctx.Done():
-			return live.ErrServerClosed
+			return broker.ErrServerClosed
 		case <-time.After(10 * time.Millisecond):
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
@@ -31,7 +32,7 @@ func suiteStreams() []StreamConfig {
 	}
 }
 
-func suiteTopic(name string, o live.PublishOptions) string {
+func suiteTopic(name string, o broker.PublishOptions) string {
 	switch {
 	case o.HistoryAge > 0:
 		return "fleeting." + name
@@ -73,10 +74,10 @@ func TestEmbeddedOnDisk(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return open(t, Options{StoreDir: t.TempDir(), Streams: suiteStreams()})
 	}, brokertest.Features{History: true, Topic: suiteTopic, LoseEnd: func(t *testing.T, b live.Broker, topic string) live.Broker {
-		broker := b.(*Broker)
-		_, st := broker.streamOf(topic)
-		dir := broker.server.store.dir
-		broker.Close(context.Background())
+		br := b.(*Broker)
+		_, st := br.streamOf(topic)
+		dir := br.server.store.dir
+		br.Close(context.Background())
 		cutFile(t, filepath.Join(dir, "jetstream", "$G", "streams", st.config.Name, "msgs", "1.blk"), 200)
 		return open(t, Options{StoreDir: dir, Streams: suiteStreams()})
 	}})

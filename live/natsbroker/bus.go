@@ -7,7 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // bus carries broadcasts between the brokers, one subject for each kind.
@@ -31,21 +31,36 @@ func (u *bus) init(b *Broker) {
 	u.kinds = make(map[string]func(string, []byte))
 }
 
-// OnBroadcast implements live.Bus.
-func (b *Broker) OnBroadcast(kind string, f func(from string, data []byte)) {
+// The kinds of broadcasts.
+const (
+	broadcastServer = "live"             // of the servers that use these brokers
+	broadcastEpoch  = "natsbroker.epoch" // says that a stream has another epoch
+)
+
+// OnBroadcast implements broker.Bus.
+func (b *Broker) OnBroadcast(f func(data []byte)) {
+	b.onBroadcast(broadcastServer, func(_ string, data []byte) { f(data) })
+}
+
+// Broadcast implements broker.Bus.
+func (b *Broker) Broadcast(ctx context.Context, data []byte) error {
+	return b.broadcast(ctx, broadcastServer, data)
+}
+
+// onBroadcast has f called for each broadcast of a kind; from names the broker that sent it.
+func (b *Broker) onBroadcast(kind string, f func(from string, data []byte)) {
 	tokens, err := encode(kind)
 	if err != nil {
-		panic(err) // a kind is a word in a program
+		panic(err) // a kind is a word in this program
 	}
 	b.bus.mu.Lock()
 	defer b.bus.mu.Unlock()
 	b.bus.kinds[b.busSubject(tokens)] = f
 }
 
-// Broadcast implements live.Bus.
-func (b *Broker) Broadcast(ctx context.Context, kind string, data []byte) error {
+func (b *Broker) broadcast(ctx context.Context, kind string, data []byte) error {
 	if b.closed.Load() {
-		return live.ErrServerClosed
+		return broker.ErrServerClosed
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -8,7 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Why NATS does not take a publication, or does not make a stream: in errors that a
@@ -19,7 +19,7 @@ var (
 	// NATS has no space for it: the disk is full, or a limit of the stream, the account or
 	// the server is reached. It wraps live.ErrUnavailable, so that a live.v1 client is
 	// told to try again later. When there is space again publishing goes on by itself.
-	ErrFull error = &sentinel{"natsbroker: NATS has no space", live.ErrUnavailable}
+	ErrFull error = &sentinel{"natsbroker: NATS has no space", broker.ErrUnavailable}
 
 	// ErrNotOurs is wrapped by the error for a stream that has the configured name and was
 	// made by somebody else: by another application, or by this one with another
@@ -30,7 +30,7 @@ var (
 var (
 	errNoSpace     error = &sentinel{"natsbroker: the disk is full", ErrFull}
 	errNotThatMuch error = &sentinel{"natsbroker: NATS has less storage than the stream is to have", ErrFull}
-	errNoJetStream error = &sentinel{"natsbroker: NATS has no JetStream", live.ErrUnavailable}
+	errNoJetStream error = &sentinel{"natsbroker: NATS has no JetStream", broker.ErrUnavailable}
 	errOverlap           = errors.New("natsbroker: another stream has the same subjects")
 	errNotAccepted       = errors.New("natsbroker: NATS does not accept the stream")
 )
@@ -104,22 +104,22 @@ var explanations = map[jetstream.ErrorCode]explained{
 	codeNoAccount:       {kind: errNoJetStream, advice: adviceEnable},
 	codeNotEnabled:      {kind: errNoJetStream, advice: adviceEnable},
 	codeNoLimits:        {kind: errNoJetStream, advice: "give the account a JetStream limit for this number of replicas"},
-	codeMessageTooLarge: {kind: live.ErrTooLarge, advice: "it is over the stream's max_msg_size"},
-	codeHeaderTooLarge:  {kind: live.ErrTooLarge},
+	codeMessageTooLarge: {kind: broker.ErrTooLarge, advice: "it is over the stream's max_msg_size"},
+	codeHeaderTooLarge:  {kind: broker.ErrTooLarge},
 	codeOtherStream:     {kind: ErrNotOurs, advice: "another stream takes in the subject; nats stream find shows which"},
 	codeOverlap:         {kind: errOverlap, advice: "nats stream ls shows whose; give each application a Prefix of its own, and each topic one stream"},
 	codeNotClustered:    {kind: errNotAccepted, advice: "that NATS is one server, so set StreamConfig.Replicas to 1"},
 	codeMaxBytesRequired: {kind: errNotAccepted,
 		advice: "the account wants a bound for each stream, so set StreamConfig.MaxBytes"},
 	codeSealed:     {kind: errNotAccepted, advice: "somebody has sealed the stream, which is for ever; delete it, or give StreamConfig another Name"},
-	codeOffline:    {kind: live.ErrUnavailable, advice: "the stream was made by a later NATS server than that which has it now"},
-	codeOfflineWhy: {kind: live.ErrUnavailable},
+	codeOffline:    {kind: broker.ErrUnavailable, advice: "the stream was made by a later NATS server than that which has it now"},
+	codeOfflineWhy: {kind: broker.ErrUnavailable},
 }
 
 // explain returns err with its kind and with advice; nil: it has none.
 func explain(err error) error {
 	if errors.Is(err, nats.ErrMaxPayload) {
-		return &explained{live.ErrTooLarge, "it is over the max_payload of the NATS server", err}
+		return &explained{broker.ErrTooLarge, "it is over the max_payload of the NATS server", err}
 	}
 	if isNoSpace(err) {
 		return &explained{errNoSpace, adviceDisk, err}
@@ -137,7 +137,7 @@ func explain(err error) error {
 	case api.ErrorCode == codeNoPeers && strings.Contains(api.Description, "insufficient storage"):
 		return &explained{errNotThatMuch, adviceSize, err}
 	case api.Code == 429: // more than the server wants to have waiting
-		return &explained{live.ErrUnavailable, "", err}
+		return &explained{broker.ErrUnavailable, "", err}
 	}
 	return nil
 }
@@ -148,7 +148,7 @@ func explainNotStored(api *jetstream.APIError, err error) error {
 	case strings.Contains(api.Description, "maximum"): // messages, bytes, messages per subject
 		return &explained{ErrFull, adviceDiscard, err}
 	case strings.Contains(api.Description, "too large"):
-		return &explained{live.ErrTooLarge, "", err}
+		return &explained{broker.ErrTooLarge, "", err}
 	}
 	return nil
 }
@@ -179,5 +179,5 @@ func endsPublish(err error) bool {
 			return true
 		}
 	}
-	return !errors.Is(err, live.ErrUnavailable)
+	return !errors.Is(err, broker.ErrUnavailable)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // fault is something that happens to a cluster under live servers; topic is one that nobody
@@ -189,7 +190,7 @@ func cutOff(t *testing.T, f *fleet, topic string, how linkState, leads bool) {
 	t.Logf("the others went on after %v", time.Since(began))
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := f.at(alone).broker.Publish(ctx, topic, []byte(`"alone"`), live.PublishOptions{}); err == nil {
+	if _, err := f.at(alone).broker.Publish(ctx, topic, []byte(`"alone"`), broker.PublishOptions{}); err == nil {
 		t.Error("a publication was acknowledged to a node that is cut off")
 	}
 	asking, cancel := context.WithTimeout(t.Context(), time.Second)

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What becomes of the connection to NATS, and of the lines between its servers: the
@@ -130,13 +130,13 @@ func unavailable(err error) error {
 		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
 		errors.Is(err, nats.ErrHeadersNotSupported), // as long as no server has said that it can
 		errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 	case errors.Is(err, nats.ErrConnectionClosed):
-		return fmt.Errorf("%w: %w", live.ErrServerClosed, err)
+		return fmt.Errorf("%w: %w", broker.ErrServerClosed, err)
 	}
 	var api *jetstream.APIError
 	if errors.As(err, &api) && (api.Code == 503 || api.ErrorCode == stillInProcess) {
-		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 	}
 	return err
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // A stream that has lost its end gives the numbers of what it lost to other publications, and
@@ -34,9 +34,6 @@ const (
 	metaEpoch  = "livetopic-epoch"  // differs from that of each history before
 	metaServer = "livetopic-server" // the start of the NATS server in which the stream was last seen whole
 )
-
-// broadcastEpoch is the kind of the broadcast that says that a stream has another epoch.
-const broadcastEpoch = "natsbroker.epoch"
 
 var errEndLost = errors.New("natsbroker: a stream has lost its end")
 
@@ -186,7 +183,7 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 	st.mu.Unlock()
 	switch {
 	case slices.Contains(known.ended, epoch) && seen.asked.Before(known.endedAt):
-		return "", fmt.Errorf("%w: its epoch has just ended", live.ErrUnavailable)
+		return "", fmt.Errorf("%w: its epoch has just ended", broker.ErrUnavailable)
 	case slices.Contains(known.ended, epoch):
 		return "somebody has set back its metadata", nil
 	case !same:
@@ -218,7 +215,7 @@ func (st *stream) shorter(info *jetstream.StreamInfo, seen uint64) (why string, 
 		st.proof.shorter = new(lasting)
 	}
 	if len(replicas(info)) > 0 && !st.proof.shorter.believed() {
-		return "", fmt.Errorf("%w: it ends at %d, and had %d", live.ErrUnavailable, info.State.LastSeq, seen)
+		return "", fmt.Errorf("%w: it ends at %d, and had %d", broker.ErrUnavailable, info.State.LastSeq, seen)
 	}
 	return fmt.Sprintf("it ends at %d, and had %d", info.State.LastSeq, seen), nil
 }
@@ -357,7 +354,7 @@ func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why 
 	b.logger.Warn("natsbroker: a stream may have lost publications; clients that resume are told of a gap",
 		"stream", st.config.Name, "why", why, "last", info.State.LastSeq)
 	b.lost("", errEndLost)
-	b.Broadcast(ctx, broadcastEpoch, []byte(st.config.Name)) // who does not hear it asks within a second
+	b.broadcast(ctx, broadcastEpoch, []byte(st.config.Name)) // who does not hear it asks within a second
 	return info, nil
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // blocks are the files of a stream's messages in a store, oldest first.
@@ -65,7 +66,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 		for i := range count {
 			var err error
 			data := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, i, strings.Repeat("x", 10_000))
-			if at, err = b.Publish(t.Context(), fmt.Sprint("chat.", i%2), []byte(data), live.PublishOptions{}); err != nil {
+			if at, err = b.Publish(t.Context(), fmt.Sprint("chat.", i%2), []byte(data), broker.PublishOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -147,7 +148,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 
 			b := open(t, o(dir))
 			for i := range 10 {
-				at, err := b.Publish(t.Context(), "chat.0", []byte(strconv.Itoa(i)), live.PublishOptions{})
+				at, err := b.Publish(t.Context(), "chat.0", []byte(strconv.Itoa(i)), broker.PublishOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -173,7 +174,7 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 		t.Helper()
 		for range n {
 			var err error
-			if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+			if at, err = b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -300,7 +301,7 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	e.start(t)
 	o := Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}}
 	b := open(t, o)
-	at, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+	at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,7 +359,7 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 	var at live.Position
 	for range 5 {
 		var err error
-		if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+		if at, err = b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -380,7 +381,7 @@ func TestOtherMessageThanNoted(t *testing.T) {
 	var at live.Position
 	for range 3 {
 		var err error
-		if at, err = b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{}); err != nil {
+		if at, err = b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -437,15 +438,15 @@ func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 
 type discard struct{}
 
-func (discard) Deliver(*live.Publication) {}
-func (discard) Lost(string, error)        {}
+func (discard) Deliver(*broker.Publication) {}
+func (discard) Lost(string, error)          {}
 
 // Who gives an epoch back that has ended, with a configuration that is older, does not bring
 // the history back.
 func TestEndedEpochStaysEnded(t *testing.T) {
 	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
 	st := (*b.streams.all.Load())[0]
-	first, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+	first, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -479,7 +480,7 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 	heard, lost := make(chan error, 10), make(chan error, 10)
 	a.Start(lostSink{heard})
 	b.Start(lostSink{lost})
-	if _, err := a.Publish(context.Background(), room, []byte("1"), live.PublishOptions{}); err != nil {
+	if _, err := a.Publish(context.Background(), room, []byte("1"), broker.PublishOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	st := (*a.streams.all.Load())[0]
@@ -502,7 +503,7 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 
 type lostSink struct{ lost chan error }
 
-func (lostSink) Deliver(*live.Publication)      {}
+func (lostSink) Deliver(*broker.Publication)    {}
 func (s lostSink) Lost(topic string, err error) { s.lost <- err }
 
 // What nodes of a cluster have lost is found, whichever of them leads afterwards: it is there
@@ -517,7 +518,7 @@ func TestClusterThatLostFiles(t *testing.T) {
 		for i := range n {
 			in := f.at(i % meshSize)
 			var err error
-			if before, err = in.broker.Publish(t.Context(), room, []byte(strconv.Itoa(i)), live.PublishOptions{}); err != nil {
+			if before, err = in.broker.Publish(t.Context(), room, []byte(strconv.Itoa(i)), broker.PublishOptions{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -534,7 +535,7 @@ func TestClusterThatLostFiles(t *testing.T) {
 			f.revive(i)
 		}
 		f.awaitReady()
-		at, err := f.at(0).broker.Publish(t.Context(), room, []byte(`"after"`), live.PublishOptions{})
+		at, err := f.at(0).broker.Publish(t.Context(), room, []byte(`"after"`), broker.PublishOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // chat is a stream of tests, that has room for all that they publish.
@@ -332,7 +333,7 @@ func TestStepBackIsNotBelievedAtOnce(t *testing.T) {
 	}
 	var ends []uint64
 	for range 2 {
-		at, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
+		at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -367,12 +368,12 @@ type gate struct {
 	shut sync.RWMutex // write-locked while it is
 }
 
-func (g *gate) Start(s live.Sink) { g.Broker.Start(gateSink{s.(serverSink), g}) }
+func (g *gate) Start(s broker.Sink) { g.Broker.Start(gateSink{s.(serverSink), g}) }
 
 // serverSink is what a live.Server gives to a broker.
 type serverSink interface {
-	live.Sink
-	live.Rules
+	broker.Sink
+	broker.Rules
 }
 
 type gateSink struct {
@@ -380,7 +381,7 @@ type gateSink struct {
 	gate *gate
 }
 
-func (s gateSink) Deliver(p *live.Publication) {
+func (s gateSink) Deliver(p *broker.Publication) {
 	s.gate.shut.RLock()
 	defer s.gate.shut.RUnlock()
 	s.serverSink.Deliver(p)

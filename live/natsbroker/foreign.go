@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // What a connection and a NATS of somebody else may have that the broker cannot do with:
@@ -21,7 +21,7 @@ import (
 var errConnect = errors.New("natsbroker: a connection that cannot be used")
 
 // errDenied is wrapped by the error for a subject that NATS does not permit.
-var errDenied error = &sentinel{"natsbroker: NATS does not permit a subject", live.ErrUnavailable}
+var errDenied error = &sentinel{"natsbroker: NATS does not permit a subject", broker.ErrUnavailable}
 
 // checkConnect is the last of the options of a connection to Servers: it sees what those of
 // the application have set.
@@ -59,13 +59,13 @@ func (b *Broker) away() error {
 	err := b.nc.LastError()
 	switch {
 	case b.nc.IsClosed() && err != nil:
-		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew: %w", live.ErrUnavailable, err)
+		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew: %w", broker.ErrUnavailable, err)
 	case b.nc.IsClosed():
-		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew", live.ErrUnavailable)
+		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew", broker.ErrUnavailable)
 	case err == nil:
 		err = nats.ErrDisconnected
 	}
-	return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 }
 
 // denials are the subjects that NATS does not permit. It says so after the call
@@ -198,7 +198,7 @@ func (d *denials) forget() {
 func (b *Broker) mayUse(subject string) error {
 	if most := b.longest.Load(); most > 0 && int64(len(subject)) > most {
 		return fmt.Errorf("natsbroker: %w: its subject has %d bytes, and NATS takes %d: raise max_control_line of its servers",
-			live.ErrInvalidTopic, len(subject), most)
+			broker.ErrInvalidTopic, len(subject), most)
 	}
 	return nil
 }

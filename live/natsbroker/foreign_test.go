@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 func TestConnectionsThatCannotBeUsed(t *testing.T) {
@@ -46,7 +47,7 @@ func TestErrorHandlerOfConnectIsCalledToo(t *testing.T) {
 	b := open(t, Options{Servers: []string{userURL(s)},
 		Connect: []nats.Option{nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { heard.Store(true) })}})
 	b.Start(devNull{})
-	b.Publish(t.Context(), "secret", []byte("1"), live.PublishOptions{})
+	b.Publish(t.Context(), "secret", []byte("1"), broker.PublishOptions{})
 	waitFor(t, "the application's handler and the broker's", func() bool { return heard.Load() && notReady(b) != nil })
 }
 
@@ -90,11 +91,11 @@ func TestPublishIsHonestWhileNATSIsAway(t *testing.T) {
 			proxy.set(linkCut)
 			waitFor(t, "the connection to break", func() bool { return !b.nc.IsConnected() })
 			for _, topic := range []string{"plain", "chat.room"} {
-				if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{}); !errors.Is(err, live.ErrUnavailable) {
+				if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); !errors.Is(err, live.ErrUnavailable) {
 					t.Errorf("Publish to %s while NATS is away: %v", topic, err)
 				}
 			}
-			if err := b.Broadcast(t.Context(), "kind", []byte("1")); !errors.Is(err, live.ErrUnavailable) {
+			if err := b.Broadcast(t.Context(), []byte("1")); !errors.Is(err, live.ErrUnavailable) {
 				t.Errorf("Broadcast while NATS is away: %v", err)
 			}
 			if err := notReady(b); !errors.Is(err, live.ErrUnavailable) {
@@ -102,7 +103,7 @@ func TestPublishIsHonestWhileNATSIsAway(t *testing.T) {
 			}
 			proxy.set(linkOK)
 			waitFor(t, "a publication", func() bool {
-				_, err := b.Publish(t.Context(), "plain", []byte("2"), live.PublishOptions{})
+				_, err := b.Publish(t.Context(), "plain", []byte("2"), broker.PublishOptions{})
 				return err == nil
 			})
 			waitFor(t, "what was published since", func() bool { return got.Load() > 0 })
@@ -134,7 +135,7 @@ func TestSubjectsThatNATSDoesNotPermit(t *testing.T) {
 			permissions: server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"live.d.>"}}},
 			use: func(t *testing.T, b *Broker) {
 				waitFor(t, "Publish to say so", func() bool {
-					_, err := b.Publish(t.Context(), "plain", []byte("1"), live.PublishOptions{})
+					_, err := b.Publish(t.Context(), "plain", []byte("1"), broker.PublishOptions{})
 					return errors.Is(err, errDenied)
 				})
 			},
@@ -144,12 +145,12 @@ func TestSubjectsThatNATSDoesNotPermit(t *testing.T) {
 			permissions: server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"live.s.>"}}},
 			use: func(t *testing.T, b *Broker) {
 				before := time.Now()
-				_, err := b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+				_, err := b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 				if took := time.Since(before); !errors.Is(err, errDenied) || took > 5*time.Second {
 					t.Errorf("Publish: after %v %v", took, err)
 				}
 				before = time.Now()
-				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 				if took := time.Since(before); !errors.Is(err, errDenied) || took > 100*time.Millisecond {
 					t.Errorf("Publish again: after %v %v", took, err)
 				}
@@ -248,7 +249,7 @@ func TestTopicsLongerThanALineOfNATS(t *testing.T) {
 	b.Start(devNull{})
 	waitFor(t, "a line in the log", func() bool { return len(book.find("max_control_line")) > 0 })
 	for _, topic := range []string{strings.Repeat("x", 600), "chat." + strings.Repeat("x", 600), strings.Repeat("*", 250)} {
-		if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{Except: "x"}); !errors.Is(err, live.ErrInvalidTopic) {
+		if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{Except: "x"}); !errors.Is(err, live.ErrInvalidTopic) {
 			t.Errorf("Publish to %.8q…: %v", topic, err)
 		}
 		if err := b.Subscribe(t.Context(), topic); !errors.Is(err, live.ErrInvalidTopic) {
@@ -259,7 +260,7 @@ func TestTopicsLongerThanALineOfNATS(t *testing.T) {
 		if err := b.Subscribe(t.Context(), topic); err != nil {
 			t.Error(err)
 		}
-		if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{Except: "x"}); err != nil {
+		if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{Except: "x"}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -289,7 +290,7 @@ func TestLongestTopicFitsInALine(t *testing.T) {
 		if err := b.Subscribe(t.Context(), topic); err != nil {
 			t.Error(err)
 		}
-		if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{Except: "x", History: 1}); err != nil {
+		if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{Except: "x", History: 1}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // fullFor is how long Ready says no after a stream has refused a publication for want of
@@ -73,7 +73,7 @@ func (st *stream) stored() {
 // after it. If an earlier attempt had no answer it may have been stored all the same.
 func (st *stream) notStored(why error, unanswered bool) error {
 	if unanswered {
-		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, live.ErrUnavailable, why)
+		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, broker.ErrUnavailable, why)
 	}
 	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, why)
 }
@@ -86,7 +86,7 @@ const overhead = 256
 // acknowledge it and drop it at once.
 func (st *stream) fits(data []byte) error {
 	if most := st.config.MaxBytes; most > 0 && int64(len(data))+overhead > most {
-		return fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d", live.ErrTooLarge, len(data), st.config.Name, most)
+		return fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d", broker.ErrTooLarge, len(data), st.config.Name, most)
 	}
 	return nil
 }

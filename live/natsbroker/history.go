@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// Keeps implements live.Recoverer.
+// Keeps implements broker.Recoverer.
 func (b *Broker) Keeps(topic string) bool {
 	_, st := b.streamOf(topic)
 	return st != nil
@@ -27,18 +27,18 @@ func (b *Broker) streamOf(topic string) (tokens string, st *stream) {
 // question a second for each stream suffices, however many topics are checked.
 const stateAge = time.Second
 
-// Last implements live.Recoverer. The stream's leader answers: a copy may lag, and a
+// Last implements broker.Recoverer. The stream's leader answers: a copy may lag, and a
 // position that is too old would make a hole that nobody notices.
-func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) {
+func (b *Broker) Last(ctx context.Context, topic string) (broker.Position, error) {
 	if b.closed.Load() {
-		return live.Position{}, live.ErrServerClosed
+		return broker.Position{}, broker.ErrServerClosed
 	}
 	tokens, st := b.streamOf(topic)
 	if st == nil {
-		return live.Position{}, nil
+		return broker.Position{}, nil
 	}
 	if err := st.foreign(); err != nil {
-		return live.Position{}, err
+		return broker.Position{}, err
 	}
 	in := b.hub.find(b.deliverySubject(tokens))
 	at, err := st.agree(ctx, tokens, in)
@@ -48,9 +48,9 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 		}
 	}
 	if err != nil {
-		return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+		return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
-	return live.Position{Epoch: at.epoch, Offset: at.offset}, nil
+	return broker.Position{Epoch: at.epoch, Offset: at.offset}, nil
 }
 
 // agree returns the topic's newest offset; of a topic that is subscribed here it also
@@ -78,7 +78,7 @@ func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agree
 	if !isBack(at) {
 		in.back.ended()
 	} else if !in.back.believed() {
-		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", live.ErrUnavailable)
+		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", broker.ErrUnavailable)
 	}
 	if before != nil && (before.epoch != at.epoch || isBack(at)) {
 		in.seen.Store(at.offset)
@@ -134,17 +134,17 @@ func (st *stream) agreed(at agreement) agreement {
 	return at
 }
 
-// Read implements live.Recoverer. Any copy of the stream answers.
-func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, limit int) (live.Page, error) {
+// Read implements broker.Recoverer. Any copy of the stream answers.
+func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	if b.closed.Load() {
-		return live.Page{}, live.ErrServerClosed
+		return broker.Page{}, broker.ErrServerClosed
 	}
 	tokens, st := b.streamOf(topic)
 	if st == nil {
-		return live.Page{}, nil
+		return broker.Page{}, nil
 	}
 	if err := st.foreign(); err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	read := st.read
 	if after+scanSpan < upto {
@@ -152,21 +152,21 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	}
 	page, err := read(ctx, topic, tokens, after, upto, limit)
 	if err != nil {
-		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+		return broker.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	return page, nil
 }
 
 // shelvedRead is read for what lies far back: from the shelf, if it is there. What is not to be had
 // any more is not looked for.
-func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
 	state, err := st.since(ctx, time.Now().Add(-stateAge))
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	t, newest, err := st.takeShelved(ctx, tokens)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	defer st.broker.shelf.leave(t)
 	if t.isOf(state.epoch, newest) {
@@ -191,21 +191,21 @@ func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, 
 // oldestAfterGap returns a page of the topic's oldest publication alone, if what follows an offset
 // is known to have been dropped before it: the stream or the topic is full. Its oldest message
 // is found without reading over others.
-func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, state streamState, after, upto uint64) (page live.Page, dropped bool, err error) {
+func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, state streamState, after, upto uint64) (page broker.Page, dropped bool, err error) {
 	got, err := st.batch(ctx, st.subject(tokens), max(state.first, 1), 1, pageBytes)
 	if err != nil || len(got.messages) == 0 || st.allKept(tokens, state, after, got) {
-		return live.Page{}, false, err
+		return broker.Page{}, false, err
 	}
 	oldest := got.messages[0]
 	if oldest.Sequence <= after || oldest.Sequence > upto {
-		return live.Page{}, false, nil
+		return broker.Page{}, false, nil
 	}
 	page.Publications = appendPublication(nil, topic, oldest)
 	if len(page.Publications) == 0 {
-		return live.Page{}, false, nil
+		return broker.Page{}, false, nil
 	}
 	if state, err = st.since(ctx, time.Now()); err != nil {
-		return live.Page{}, false, err
+		return broker.Page{}, false, err
 	}
 	page.Epoch, page.Upto = state.epoch, oldest.Sequence
 	setEpoch(&page)
@@ -214,12 +214,12 @@ func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, stat
 
 // read reads until it has a publication. Messages that are no publications may fill whole
 // batches.
-func (st *stream) read(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+func (st *stream) read(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
 	complete := true
 	for {
 		page, err := st.readBatch(ctx, topic, tokens, after, upto, limit)
 		if err != nil {
-			return live.Page{}, err
+			return broker.Page{}, err
 		}
 		complete = complete && page.Complete
 		page.Complete = complete
@@ -232,13 +232,13 @@ func (st *stream) read(ctx context.Context, topic, tokens string, after, upto ui
 
 // readBatch returns what one batch has of the publications after one offset and up to
 // another.
-func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
 	subject := st.subject(tokens)
 	got, err := st.batchAfter(ctx, subject, after, limit)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
-	page := live.Page{Upto: after}
+	page := broker.Page{Upto: after}
 	var exists, full bool
 	for _, m := range got.messages {
 		if m.Sequence == after {
@@ -260,13 +260,13 @@ func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, up
 	// and may lag.
 	if !full && got.pending == 0 && page.Upto < upto {
 		if page.Upto, err = st.reach(ctx, subject, page.Upto, upto); err != nil {
-			return live.Page{}, err
+			return broker.Page{}, err
 		}
 	}
 	// After the batch, so that it tells what had been dropped before.
 	state, err := st.since(ctx, time.Now())
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	page.Epoch = state.epoch
 	page.Complete = exists || st.allKept(tokens, state, after, got)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -128,7 +128,7 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 	if h.broker.closed.Load() { // stop may have looked before
 		in.sub.Store(nil)
 		sub.Unsubscribe()
-		return live.ErrServerClosed
+		return broker.ErrServerClosed
 	}
 	return nil
 }
@@ -233,11 +233,11 @@ func (h *hub) deliver(m *nats.Msg) {
 		return
 	}
 	b := h.broker
-	if err := live.CheckData(m.Data); err != nil {
+	if err := broker.CheckData(m.Data); err != nil {
 		b.sink.Lost(in.topic, fmt.Errorf("natsbroker: somebody published what is no message: %w", err))
 		return
 	}
-	p := &live.Publication{Topic: in.topic, Data: m.Data}
+	p := &broker.Publication{Topic: in.topic, Data: m.Data}
 	if len(m.Header) > 0 {
 		p.Except = exceptOf(m.Header)
 		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {
@@ -251,7 +251,7 @@ func (h *hub) deliver(m *nats.Msg) {
 }
 
 // place gives a publication its place in the history.
-func (h *hub) place(in *interest, st *stream, p *live.Publication, header nats.Header) {
+func (h *hub) place(in *interest, st *stream, p *broker.Publication, header nats.Header) {
 	sequence, err := strconv.ParseUint(last(header, headerSequence), 10, 64)
 	if err != nil || sequence == 0 {
 		return

@@ -7,7 +7,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -23,7 +23,7 @@ func deposed(info *jetstream.StreamInfo) error {
 		return nil
 	}
 	if info.Cluster.Leader == "" {
-		return fmt.Errorf("%w: it has no leader", live.ErrUnavailable)
+		return fmt.Errorf("%w: it has no leader", broker.ErrUnavailable)
 	}
 	heard := 1 // itself
 	for _, r := range info.Cluster.Replicas {
@@ -32,7 +32,7 @@ func deposed(info *jetstream.StreamInfo) error {
 		}
 	}
 	if all := 1 + len(info.Cluster.Replicas); heard <= all/2 {
-		return fmt.Errorf("%w: its leader has heard from %d of %d nodes", live.ErrUnavailable, heard, all)
+		return fmt.Errorf("%w: its leader has heard from %d of %d nodes", broker.ErrUnavailable, heard, all)
 	}
 	return nil
 }

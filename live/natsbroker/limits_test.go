@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // runServer starts a NATS server elsewhere, with options of its own.
@@ -53,7 +54,7 @@ func publishUntilFull(t testing.TB, b *Broker, from int) (stored int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; stored++ {
 		before := time.Now()
-		_, err := b.Publish(t.Context(), "chat.room", paragraph(from+stored), live.PublishOptions{})
+		_, err := b.Publish(t.Context(), "chat.room", paragraph(from+stored), broker.PublishOptions{})
 		if took := time.Since(before); took > 3*time.Second {
 			t.Fatalf("Publish took %v with the error %v", took, err)
 		}
@@ -139,7 +140,7 @@ func TestLimitsOfJetStream(t *testing.T) {
 				}
 				purge(t, b.JetStream())
 				waitFor(t, "a publication to be stored", func() bool {
-					_, err := b.Publish(t.Context(), "chat.room", paragraph(0), live.PublishOptions{})
+					_, err := b.Publish(t.Context(), "chat.room", paragraph(0), broker.PublishOptions{})
 					return err == nil
 				})
 				if err := notReady(b); err != nil {
@@ -171,7 +172,7 @@ func TestLimitOfTheAccount(t *testing.T) {
 		t.Errorf("Ready says %v", err)
 	}
 	purge(t, b.JetStream())
-	if _, err := b.Publish(t.Context(), "chat.room", paragraph(0), live.PublishOptions{}); err != nil {
+	if _, err := b.Publish(t.Context(), "chat.room", paragraph(0), broker.PublishOptions{}); err != nil {
 		t.Errorf("with space again: %v", err)
 	}
 	err = b.EnsureStream(t.Context(), StreamConfig{Name: "SECOND", Subjects: []string{"second.>"}})
@@ -202,7 +203,7 @@ func TestSmallNATS(t *testing.T) {
 	b := open(t, Options{Servers: []string{s.ClientURL()}})
 	b.Start(topics)
 	for range 2 { // the second finds a stream that is smaller than it wants
-		if _, err := b.Publish(t.Context(), "room", []byte("1"), live.PublishOptions{History: 10}); err != nil {
+		if _, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10}); err != nil {
 			t.Fatalf("to the default stream: %v", err)
 		}
 		if err := notReady(b); err != nil {
@@ -216,7 +217,7 @@ func TestSmallNATS(t *testing.T) {
 	b = open(t, Options{Servers: []string{small.ClientURL()}, Default: StreamConfig{MaxBytes: 1 << 30}})
 	b.Start(topics)
 	before := time.Now()
-	_, err := b.Publish(t.Context(), "room", []byte("1"), live.PublishOptions{History: 10})
+	_, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10})
 	if took := time.Since(before); !errors.Is(err, ErrFull) || took > 3*time.Second {
 		t.Errorf("after %v: %v", took, err)
 	}
@@ -263,12 +264,12 @@ func TestNATSWithoutJetStream(t *testing.T) {
 			}
 			t.Cleanup(func() { b.Close(context.Background()) })
 			b.Start(devNull{})
-			if _, err := b.Publish(t.Context(), "plain", []byte("1"), live.PublishOptions{}); err != nil {
+			if _, err := b.Publish(t.Context(), "plain", []byte("1"), broker.PublishOptions{}); err != nil {
 				t.Errorf("a plain topic: %v", err)
 			}
 			for range 3 {
 				before := time.Now()
-				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 				if took := time.Since(before); !errors.Is(err, live.ErrUnavailable) || !strings.Contains(err.Error(), "JetStream") || took > 3*time.Second {
 					t.Errorf("a topic of a stream: after %v %v", took, err)
 				}
@@ -304,12 +305,12 @@ func TestPublicationsTooLargeForNATS(t *testing.T) {
 		"MaxBytes of the stream":   {"small.room", big(5 << 10), ""},
 	} {
 		before := time.Now()
-		_, err := b.Publish(t.Context(), test.topic, test.data, live.PublishOptions{Except: test.except})
+		_, err := b.Publish(t.Context(), test.topic, test.data, broker.PublishOptions{Except: test.except})
 		if took := time.Since(before); !errors.Is(err, live.ErrTooLarge) || errors.Is(err, live.ErrUnavailable) || took > time.Second {
 			t.Errorf("%s: after %v %v", name, took, err)
 		}
 	}
-	if err := b.Broadcast(t.Context(), "kind", big(9<<10)); !errors.Is(err, live.ErrTooLarge) {
+	if err := b.Broadcast(t.Context(), big(9<<10)); !errors.Is(err, live.ErrTooLarge) {
 		t.Errorf("a broadcast: %v", err)
 	}
 	if err := notReady(b); err != nil {
@@ -321,7 +322,7 @@ func TestTopicsThatNATSCannotHave(t *testing.T) {
 	b := open(t, Options{})
 	b.Start(devNull{})
 	for _, topic := range []string{"", strings.Repeat("x", maxTopic+1), "a\xff"} {
-		if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{}); !errors.Is(err, live.ErrInvalidTopic) {
+		if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); !errors.Is(err, live.ErrInvalidTopic) {
 			t.Errorf("Publish to %.10q…: %v", topic, err)
 		}
 		if err := b.Subscribe(t.Context(), topic); !errors.Is(err, live.ErrInvalidTopic) {

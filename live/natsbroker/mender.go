@@ -13,7 +13,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -248,7 +248,7 @@ func explainBroken(why error) *explained {
 	if isNoSpace(why) {
 		return &explained{errNoSpace, "free space on the disk of StoreDir, or keep less with MaxBytes and MaxAge; then it goes on by itself", why}
 	}
-	return &explained{live.ErrUnavailable, "StoreDir cannot be written to; when it can, it goes on by itself", why}
+	return &explained{broker.ErrUnavailable, "StoreDir cannot be written to; when it can, it goes on by itself", why}
 }
 
 func (m *mender) probeFile() string { return filepath.Join(m.server.store.dir, "probe") }

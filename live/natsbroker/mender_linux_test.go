@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // smallDisk is a folder with a disk of its own. It takes a mount, so the test is skipped
@@ -84,7 +85,7 @@ func history(t testing.TB, b *Broker, want int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got []*live.Publication
+	var got []*broker.Publication
 	for after := uint64(0); after < end.Offset; {
 		page, err := b.Read(t.Context(), "chat.room", after, end.Offset, 100)
 		if err != nil {
@@ -135,7 +136,7 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 		for range 10 {
 			before := time.Now()
 			for _, topic := range []string{"chat.room", "other.room"} {
-				if _, err := b.Publish(t.Context(), topic, paragraph(0), live.PublishOptions{}); !errors.Is(err, ErrFull) {
+				if _, err := b.Publish(t.Context(), topic, paragraph(0), broker.PublishOptions{}); !errors.Is(err, ErrFull) {
 					t.Fatalf("round %d: Publish while the disk is full: %v", round, err)
 				}
 			}
@@ -143,7 +144,7 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 				t.Errorf("two refused publications took %v", took)
 			}
 		}
-		if _, err := b.Publish(t.Context(), "plain", []byte("1"), live.PublishOptions{}); err != nil {
+		if _, err := b.Publish(t.Context(), "plain", []byte("1"), broker.PublishOptions{}); err != nil {
 			t.Errorf("a publication that is not stored: %v", err)
 		}
 		if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "free space") {
@@ -152,7 +153,7 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 		history(t, b, stored) // can be read all the time
 		free()
 		waitFor(t, "a publication to be stored again", func() bool {
-			_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
+			_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{})
 			if err != nil && !errors.Is(err, ErrFull) {
 				t.Fatalf("after the disk was freed: %v", err)
 			}
@@ -205,7 +206,7 @@ func TestKilledAroundAFullDisk(t *testing.T) {
 		var from int
 		fmt.Sscan(os.Getenv("FROM"), &from)
 		for i := from; ; i++ {
-			if _, err := b.Publish(t.Context(), "chat.room", numbered(i), live.PublishOptions{}); err == nil {
+			if _, err := b.Publish(t.Context(), "chat.room", numbered(i), broker.PublishOptions{}); err == nil {
 				fmt.Println("stored", i)
 			}
 			time.Sleep(time.Millisecond)
@@ -313,7 +314,7 @@ func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
 	})
 	stored := 0
 	publish := func() error {
-		_, err := brokers[0].Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
+		_, err := brokers[0].Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{})
 		if err == nil {
 			stored++
 		}
@@ -355,7 +356,7 @@ func TestPublishersAtOnceOnAFullDisk(t *testing.T) {
 			for i := 0; ; i++ {
 				data := fmt.Appendf(nil, `"%d-%d %s"`, p, i, strings.Repeat("x", 1000))
 				before := time.Now()
-				_, err := b.Publish(t.Context(), "chat.room", data, live.PublishOptions{})
+				_, err := b.Publish(t.Context(), "chat.room", data, broker.PublishOptions{})
 				if took := time.Since(before); took > 3*time.Second {
 					t.Errorf("Publish took %v", took)
 				}
@@ -421,7 +422,7 @@ func TestCloseWhileADiskIsFull(t *testing.T) {
 		if took := time.Since(before); took > 5*time.Second {
 			t.Errorf("Close took %v", took)
 		}
-		if _, err := b.Publish(t.Context(), "chat.room", paragraph(0), live.PublishOptions{}); !errors.Is(err, live.ErrServerClosed) {
+		if _, err := b.Publish(t.Context(), "chat.room", paragraph(0), broker.PublishOptions{}); !errors.Is(err, live.ErrServerClosed) {
 			t.Errorf("Publish after Close: %v", err)
 		}
 		free()
@@ -435,7 +436,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		b := startOnDisk(t)
 		fmt.Println("ready")
 		for i := 0; ; i++ {
-			if _, err := b.Publish(t.Context(), "chat.room", paragraph(i), live.PublishOptions{}); err != nil {
+			if _, err := b.Publish(t.Context(), "chat.room", paragraph(i), broker.PublishOptions{}); err != nil {
 				fmt.Println("stored", i)
 				break
 			}
@@ -481,12 +482,12 @@ func TestStartOnAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "a publication to be stored", func() bool {
-		_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
+		_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{})
 		return err == nil
 	})
 	stored++
 	for range 500 { // more than the limit of a server that has started with a full disk
-		if _, err := b.Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{}); err != nil {
+		if _, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{}); err != nil {
 			t.Fatal(err)
 		}
 		stored++
@@ -543,7 +544,7 @@ func TestFileSizeLimitHeals(t *testing.T) {
 			t.Fatal(err)
 		}
 		waitFor(t, "a publication to be stored again", func() bool {
-			_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
+			_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{})
 			return err == nil
 		})
 		history(t, b, stored+1)
@@ -581,7 +582,7 @@ func TestFullDisksOfACluster(t *testing.T) {
 	allReady()
 	stored := 0
 	publish := func(b *Broker) error {
-		_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), live.PublishOptions{})
+		_, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{})
 		if err == nil {
 			stored++
 		}

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // getRequest asks JetStream for messages.
@@ -163,11 +163,11 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 }
 
 // appendPublication adds a message to a page, unless somebody has stored what is none.
-func appendPublication(page []*live.Publication, topic string, m message) []*live.Publication {
-	if live.CheckData(m.data) != nil {
+func appendPublication(page []*broker.Publication, topic string, m message) []*broker.Publication {
+	if broker.CheckData(m.data) != nil {
 		return page
 	}
-	p := &live.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except}
+	p := &broker.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except}
 	p.Offset = m.Sequence
 	if len(page) > 0 {
 		p.Prev = page[len(page)-1].Offset
@@ -175,7 +175,7 @@ func appendPublication(page []*live.Publication, topic string, m message) []*liv
 	return append(page, p)
 }
 
-func setEpoch(page *live.Page) {
+func setEpoch(page *broker.Page) {
 	for _, p := range page.Publications {
 		p.Epoch = page.Epoch
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // jetStreamOf returns an operator's connection to a server.
@@ -94,7 +95,7 @@ func TestStreamsOfOthersAreLeftAlone(t *testing.T) {
 			b.streams.set(later)
 			for range 3 {
 				before := time.Now()
-				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+				_, err = b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 				if took := time.Since(before); !errors.Is(err, ErrNotOurs) || took > time.Second {
 					t.Errorf("Publish: after %v %v", took, err)
 				}
@@ -118,7 +119,7 @@ func TestStreamsOfOthersAreLeftAlone(t *testing.T) {
 				t.Fatal(err)
 			}
 			waitFor(t, "a publication to be stored", func() bool {
-				_, err := b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+				_, err := b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 				return err == nil
 			})
 		})
@@ -142,7 +143,7 @@ func TestStreamsWithoutAMarkAreTakenOver(t *testing.T) {
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{})})
 	b.Start(rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 1} }})
 	for _, topic := range []string{"chat.room", "another"} {
-		if _, err := b.Publish(t.Context(), topic, []byte("1"), live.PublishOptions{History: 1}); err != nil {
+		if _, err := b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{History: 1}); err != nil {
 			t.Errorf("%s: %v", topic, err)
 		}
 	}
@@ -170,8 +171,8 @@ func TestTwoApplicationsWithOneName(t *testing.T) {
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Prefix: "b", Streams: []StreamConfig{{Name: "CHAT2", Subjects: []string{"chat.>"}}}})
 	b.Start(devNull{})
 	for range 5 {
-		for name, broker := range map[string]*Broker{"a": a, "b": b} {
-			if _, err := broker.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{}); err != nil {
+		for name, br := range map[string]*Broker{"a": a, "b": b} {
+			if _, err := br.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{}); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -183,14 +184,14 @@ func TestTwoApplicationsWithOneName(t *testing.T) {
 	history := rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 1} }}
 	lower := open(t, Options{Servers: []string{s.ClientURL()}, Prefix: "room"})
 	lower.Start(history)
-	if _, err := lower.Publish(t.Context(), "x", []byte("1"), live.PublishOptions{History: 1}); err != nil {
+	if _, err := lower.Publish(t.Context(), "x", []byte("1"), broker.PublishOptions{History: 1}); err != nil {
 		t.Error(err)
 	}
 	book := &logBook{least: slog.LevelInfo}
 	upper := open(t, Options{Servers: []string{s.ClientURL()}, Prefix: "ROOM", Logger: slog.New(book)})
 	upper.Start(history)
 	for range 3 {
-		if _, err := upper.Publish(t.Context(), "x", []byte("1"), live.PublishOptions{History: 1}); !errors.Is(err, ErrNotOurs) {
+		if _, err := upper.Publish(t.Context(), "x", []byte("1"), broker.PublishOptions{History: 1}); !errors.Is(err, ErrNotOurs) {
 			t.Errorf("the default stream of another application: %v", err)
 		}
 	}
@@ -222,7 +223,7 @@ func TestInstancesWithDifferentOptionsDoNotFight(t *testing.T) {
 	publish := func() {
 		for range 5 {
 			for _, b := range []*Broker{old, recent} {
-				if _, err := b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{}); err != nil {
+				if _, err := b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -260,7 +261,7 @@ func TestTopicThatItsStreamNoLongerTakes(t *testing.T) {
 	b.Start(devNull{})
 	alter(t, js, func(c *jetstream.StreamConfig) { c.Subjects = []string{"live.s.talk.>"} })
 	before := time.Now()
-	_, err := b.Publish(t.Context(), "chat.room", []byte("1"), live.PublishOptions{})
+	_, err := b.Publish(t.Context(), "chat.room", []byte("1"), broker.PublishOptions{})
 	if took := time.Since(before); err == nil || !strings.Contains(err.Error(), "Subjects") || took > 2*time.Second {
 		t.Errorf("after %v: %v", took, err)
 	}

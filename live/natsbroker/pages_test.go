@@ -12,7 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // library is a broker whose stream has long histories, and what is in them.
@@ -36,7 +36,7 @@ func openLibrary(t *testing.T, streams ...StreamConfig) *library {
 func (l *library) write(topic string, size int) {
 	l.Helper()
 	data := append(append([]byte{'"'}, bytes.Repeat([]byte{'x'}, size-2)...), '"')
-	at, err := l.Publish(l.Context(), topic, data, live.PublishOptions{})
+	at, err := l.Publish(l.Context(), topic, data, broker.PublishOptions{})
 	if err != nil {
 		l.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func (l *library) store(topic, data string, times int) {
 }
 
 // received runs a call and returns how many bytes came from NATS meanwhile.
-func (l *library) received(call func() (live.Page, error)) (live.Page, uint64) {
+func (l *library) received(call func() (broker.Page, error)) (broker.Page, uint64) {
 	l.Helper()
 	before := l.NATSConn().Stats().InBytes
 	page, err := call()
@@ -86,7 +86,7 @@ func (l *library) readOn(topic string, after, upto uint64, limit int, most uint6
 	l.Helper()
 	complete = true
 	for after < upto {
-		page, cost := l.received(func() (live.Page, error) { return l.Read(l.Context(), topic, after, upto, limit) })
+		page, cost := l.received(func() (broker.Page, error) { return l.Read(l.Context(), topic, after, upto, limit) })
 		if len(page.Publications) == 0 && page.Upto < upto || page.Upto <= after {
 			l.Fatalf("Read(%d, %d) has %d publications, and ends at %d", after, upto, len(page.Publications), page.Upto)
 		}
@@ -103,9 +103,9 @@ func (l *library) readOn(topic string, after, upto uint64, limit int, most uint6
 	return all, complete
 }
 
-func sizeOf(page live.Page) int { return bytesOf(page.Publications) }
+func sizeOf(page broker.Page) int { return bytesOf(page.Publications) }
 
-func offsetsOf(page live.Page) (offsets []uint64) {
+func offsetsOf(page broker.Page) (offsets []uint64) {
 	for _, p := range page.Publications {
 		offsets = append(offsets, p.Offset)
 	}
@@ -204,7 +204,7 @@ func TestTailBeginsWhereItShould(t *testing.T) {
 				for _, limit := range []int{1, 3, 50, 99, 100, 1000} {
 					want := all[max(len(all)-limit, 0):]
 					want = slices.DeleteFunc(slices.Clone(want), func(at uint64) bool { return !slices.Contains(published, at) })
-					page, cost := l.received(func() (live.Page, error) { return l.Tail(t.Context(), "book.t", limit) })
+					page, cost := l.received(func() (broker.Page, error) { return l.Tail(t.Context(), "book.t", limit) })
 					if len(page.Publications) == 0 && len(want) > 0 {
 						t.Fatalf("Tail(%d) is empty", limit)
 					}
@@ -244,7 +244,7 @@ func TestTailOfABusyTopic(t *testing.T) {
 				return
 			default:
 			}
-			at, err := l.Publish(t.Context(), "book.t", data, live.PublishOptions{})
+			at, err := l.Publish(t.Context(), "book.t", data, broker.PublishOptions{})
 			if err != nil {
 				t.Error(err)
 			}

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // Publish implements live.Broker. A topic that a stream covers has the publication
@@ -21,23 +21,23 @@ import (
 //
 // An error that wraps ErrFull, ErrNotOurs, live.ErrTooLarge or live.ErrInvalidTopic comes
 // without that wait, and says that it was not stored.
-func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	if b.closed.Load() {
-		return live.Position{}, live.ErrServerClosed
+		return broker.Position{}, broker.ErrServerClosed
 	}
 	if err := ctx.Err(); err != nil {
-		return live.Position{}, err
+		return broker.Position{}, err
 	}
 	tokens, err := encode(topic)
 	if err != nil {
-		return live.Position{}, err
+		return broker.Position{}, err
 	}
 	if st := b.streams.of(topic, tokens); st != nil {
 		return st.publish(ctx, tokens, data, o)
 	}
 	subject := b.deliverySubject(tokens)
 	if err := b.mayPublish(subject); err != nil {
-		return live.Position{}, err
+		return broker.Position{}, err
 	}
 	if o.Except == "" {
 		err = b.nc.Publish(subject, data)
@@ -48,9 +48,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.
 		err = b.nc.PublishMsg(m)
 	}
 	if err != nil {
-		return live.Position{}, fmt.Errorf("natsbroker: %w", unavailable(err))
+		return broker.Position{}, fmt.Errorf("natsbroker: %w", unavailable(err))
 	}
-	return live.Position{}, nil
+	return broker.Position{}, nil
 }
 
 // mayPublish returns why a publication to a subject would not be sent.
@@ -66,7 +66,7 @@ func (b *Broker) mayPublish(subject string) error {
 
 // publish stores a publication. It is tried again with the same ID, by which JetStream
 // knows it if only the acknowledgement was lost.
-func (st *stream) publish(ctx context.Context, tokens string, data []byte, o live.PublishOptions) (live.Position, error) {
+func (st *stream) publish(ctx context.Context, tokens string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	b := st.broker
 	m := nats.NewMsg(st.subject(tokens))
 	m.Data = data
@@ -74,7 +74,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
 	if err := st.mayPublish(m); err != nil {
-		return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+		return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 	}
 
 	caller := ctx
@@ -111,30 +111,30 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			unanswered = unanswered || b.mender.refuses() == nil
 			b.mender.suspect()
 			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
-				return live.Position{}, st.notStored(broken, unanswered) // no other node answers for it
+				return broker.Position{}, st.notStored(broken, unanswered) // no other node answers for it
 			}
 		}
 		err = unavailable(err)
 		if errors.Is(err, ErrFull) {
 			st.refused(err)
-			return live.Position{}, st.notStored(err, unanswered)
+			return broker.Position{}, st.notStored(err, unanswered)
 		}
 		if denied := b.denied.publishing(m.Subject); denied != nil {
 			err = denied
 		}
 		if ctx.Err() == nil && endsPublish(err) {
-			return live.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+			return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 		}
 		if !sleep(ctx, wait) {
 			switch broken := b.mender.refuses(); {
 			case b.closed.Load():
-				return live.Position{}, live.ErrServerClosed
+				return broker.Position{}, broker.ErrServerClosed
 			case caller.Err() != nil:
-				return live.Position{}, caller.Err()
+				return broker.Position{}, caller.Err()
 			case broken != nil:
-				return live.Position{}, st.notStored(broken, unanswered)
+				return broker.Position{}, st.notStored(broken, unanswered)
 			}
-			return live.Position{}, fmt.Errorf("natsbroker: stream %s does not acknowledge: %w: %w", st.config.Name, live.ErrUnavailable, err)
+			return broker.Position{}, fmt.Errorf("natsbroker: stream %s does not acknowledge: %w: %w", st.config.Name, broker.ErrUnavailable, err)
 		}
 	}
 }
@@ -209,14 +209,14 @@ func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
 
 // acknowledged returns the position of a publication. before was seen before it was published:
 // a sequence that is not greater was given twice.
-func (st *stream) acknowledged(ctx context.Context, before seen, sequence uint64) live.Position {
+func (st *stream) acknowledged(ctx context.Context, before seen, sequence uint64) broker.Position {
 	if sequence <= before.sequence {
 		st.givenTwice(before.epoch)
 	}
 	state, err := st.since(ctx, time.Time{})
 	if err != nil {
-		return live.Position{} // it is stored; where, the subscribers will learn
+		return broker.Position{} // it is stored; where, the subscribers will learn
 	}
 	st.saw(sequence, time.Time{})
-	return live.Position{Epoch: state.epoch, Offset: sequence}
+	return broker.Position{Epoch: state.epoch, Offset: sequence}
 }

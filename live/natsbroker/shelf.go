@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -62,11 +62,11 @@ type shelved struct {
 // part is the publications of a topic after one offset and up to another, all of them.
 type part struct {
 	epoch        string
-	read         int64               // when it was read first, on the clock of package clock
-	newest       message             // of the topic, when the part was read: with another the part is of no use
-	low, high    uint64              // the publications after low and up to high are here
-	whole        bool                // there are none before them that a newcomer would be sent
-	publications []*live.Publication // oldest first; they are not changed
+	read         int64                 // when it was read first, on the clock of package clock
+	newest       message               // of the topic, when the part was read: with another the part is of no use
+	low, high    uint64                // the publications after low and up to high are here
+	whole        bool                  // there are none before them that a newcomer would be sent
+	publications []*broker.Publication // oldest first; they are not changed
 }
 
 // take returns what there is of a topic, and waits for whoever reads it now. The caller
@@ -160,7 +160,7 @@ func (s *shelf) dropOld() {
 	}
 }
 
-func costOf(publications []*live.Publication) int {
+func costOf(publications []*broker.Publication) int {
 	return bytesOf(publications) + len(publications)*publicationBytes
 }
 
@@ -202,17 +202,17 @@ func (p *part) add(read part) {
 }
 
 // page returns a page of the publications after one offset and up to another, if they are here.
-func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
+func (p *part) page(after, upto uint64, limit int) (page broker.Page, ok bool) {
 	end := p.high
 	if end >= p.newest.Sequence {
 		end = max(end, upto) // nothing is after the newest
 	}
 	if after < p.low || after >= end || limit <= 0 {
-		return live.Page{}, false
+		return broker.Page{}, false
 	}
 	found := p.publications[indexAfter(p.publications, after):indexAfter(p.publications, upto)]
 	found, all := cut(found, limit)
-	page = live.Page{Publications: slices.Clone(found), Epoch: p.epoch, Upto: min(upto, end), Complete: true}
+	page = broker.Page{Publications: slices.Clone(found), Epoch: p.epoch, Upto: min(upto, end), Complete: true}
 	if !all {
 		page.Upto = found[len(found)-1].Offset
 	}
@@ -221,16 +221,16 @@ func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
 
 // tail returns the newest publications, if they are here: limit at most, and none at the beginning
 // that was stored before a time.
-func (p *part) tail(limit int, oldest time.Time) (page live.Page, ok bool) {
+func (p *part) tail(limit int, oldest time.Time) (page broker.Page, ok bool) {
 	if p.high < p.newest.Sequence || !p.whole && len(p.publications) < limit {
-		return live.Page{}, false
+		return broker.Page{}, false
 	}
 	newest := p.publications[max(len(p.publications)-limit, 0):]
 	for len(newest) > 0 && newest[0].Time.Before(oldest) {
 		newest = newest[1:]
 	}
 	newest, all := cut(newest, len(newest))
-	page = live.Page{Publications: slices.Clone(newest), Epoch: p.epoch, Upto: p.high, Complete: true}
+	page = broker.Page{Publications: slices.Clone(newest), Epoch: p.epoch, Upto: p.high, Complete: true}
 	if !all {
 		page.Upto = newest[len(newest)-1].Offset
 	}
@@ -239,7 +239,7 @@ func (p *part) tail(limit int, oldest time.Time) (page live.Page, ok bool) {
 
 // cut returns the first publications: limit at most, and none after the one that brings them to
 // pageBytes. all says that none is left.
-func cut(publications []*live.Publication, limit int) (first []*live.Publication, all bool) {
+func cut(publications []*broker.Publication, limit int) (first []*broker.Publication, all bool) {
 	bytes := 0
 	for i, p := range publications {
 		if i == limit || bytes >= pageBytes {
@@ -251,8 +251,8 @@ func cut(publications []*live.Publication, limit int) (first []*live.Publication
 }
 
 // indexAfter returns the index of the first publication after an offset.
-func indexAfter(publications []*live.Publication, offset uint64) int {
-	i, _ := slices.BinarySearchFunc(publications, offset, func(p *live.Publication, offset uint64) int {
+func indexAfter(publications []*broker.Publication, offset uint64) int {
+	i, _ := slices.BinarySearchFunc(publications, offset, func(p *broker.Publication, offset uint64) int {
 		if p.Offset <= offset {
 			return -1
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
@@ -78,9 +79,9 @@ func TestColdTopicIsReadOnce(t *testing.T) {
 	ts := a.count()
 	topic, all := a.topic(3), a.stored(3)
 	last := all[29]
-	ask := map[string]func() (live.Page, error){
-		"tail": func() (live.Page, error) { return a.broker.Tail(t.Context(), topic, 20) },
-		"read": func() (live.Page, error) { return a.broker.Read(t.Context(), topic, 1, last, 64) },
+	ask := map[string]func() (broker.Page, error){
+		"tail": func() (broker.Page, error) { return a.broker.Tail(t.Context(), topic, 20) },
+		"read": func() (broker.Page, error) { return a.broker.Read(t.Context(), topic, 1, last, 64) },
 	}
 	want := map[string][]uint64{"tail": all[10:], "read": all}
 	for _, name := range []string{"tail", "read"} {
@@ -133,7 +134,7 @@ func TestColdTopicIsReadOnce(t *testing.T) {
 
 // PublishAt publishes to a topic and returns the offset.
 func (a *archive) PublishAt(topic string) (uint64, error) {
-	at, err := a.broker.Publish(a.Context(), topic, []byte("1"), live.PublishOptions{})
+	at, err := a.broker.Publish(a.Context(), topic, []byte("1"), broker.PublishOptions{})
 	return at.Offset, err
 }
 
@@ -332,9 +333,9 @@ func TestShelfIsBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var all []*live.Publication
+		var all []*broker.Publication
 		for n := range 10 {
-			all = append(all, &live.Publication{Data: make([]byte, size/10), Position: live.Position{Epoch: "e", Offset: uint64(n + 1)}})
+			all = append(all, &broker.Publication{Data: make([]byte, size/10), Position: live.Position{Epoch: "e", Offset: uint64(n + 1)}})
 		}
 		topic.add(part{epoch: "e", read: clock.Now(), newest: message{Sequence: 10}, high: 10, whole: true, publications: all})
 		s.leave(topic)

@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // streamTable knows which stream covers a topic.
@@ -47,13 +47,16 @@ func (x *streamTable) of(topic, tokens string) *stream {
 			}
 		}
 	}
-	if rules := x.broker.rules; rules != nil && rules.TopicOptions(topic).History > 0 {
-		if !x.needed.Load() {
-			x.needed.Store(true)
-		}
-		return x.fallback
+	if x.broker.rules == nil {
+		return nil
 	}
-	return nil
+	if size, _ := x.broker.rules.History(topic); size <= 0 {
+		return nil
+	}
+	if !x.needed.Load() {
+		x.needed.Store(true)
+	}
+	return x.fallback
 }
 
 // every returns all streams, with the default one.
@@ -93,7 +96,7 @@ func (x *streamTable) missing() error {
 	for _, st := range x.required() {
 		switch why := st.why.Load(); {
 		case why == nil:
-			return fmt.Errorf("natsbroker: stream %s: %w: not looked for yet", st.config.Name, live.ErrUnavailable)
+			return fmt.Errorf("natsbroker: stream %s: %w: not looked for yet", st.config.Name, broker.ErrUnavailable)
 		case *why != nil:
 			return *why
 		}
@@ -166,7 +169,7 @@ func newStream(b *Broker, c StreamConfig) *stream {
 // is somebody else's.
 func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	if b.closed.Load() {
-		return live.ErrServerClosed
+		return broker.ErrServerClosed
 	}
 	if err := c.check(); err != nil {
 		return err

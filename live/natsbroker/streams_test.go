@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 func TestOptionsThatMakeNoSense(t *testing.T) {
@@ -57,7 +58,7 @@ func TestEnsureStreamChangesWhatIsThere(t *testing.T) {
 	b := open(t, Options{Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgs: 100}}})
 	b.Start(devNull{})
 	ctx := t.Context()
-	if _, err := b.Publish(ctx, "chat:1", []byte("1"), live.PublishOptions{}); err != nil {
+	if _, err := b.Publish(ctx, "chat:1", []byte("1"), broker.PublishOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	there, err := b.JetStream().Stream(ctx, "CHAT")
@@ -162,7 +163,7 @@ func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
 	ctx := t.Context()
 	publish := func(topic string) live.Position {
 		t.Helper()
-		at, err := b.Publish(ctx, topic, []byte("1"), live.PublishOptions{})
+		at, err := b.Publish(ctx, topic, []byte("1"), broker.PublishOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

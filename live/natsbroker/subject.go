@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // How a topic is written as a NATS subject: its parts, between dots and colons, become
@@ -28,11 +28,11 @@ const maxTopic = 1024
 func encode(topic string) (string, error) {
 	switch {
 	case topic == "":
-		return "", fmt.Errorf("natsbroker: %w: it is empty", live.ErrInvalidTopic)
+		return "", fmt.Errorf("natsbroker: %w: it is empty", broker.ErrInvalidTopic)
 	case len(topic) > maxTopic:
-		return "", fmt.Errorf("natsbroker: %w: %.32q… is longer than %d bytes", live.ErrInvalidTopic, topic, maxTopic)
+		return "", fmt.Errorf("natsbroker: %w: %.32q… is longer than %d bytes", broker.ErrInvalidTopic, topic, maxTopic)
 	case !utf8.ValidString(topic):
-		return "", fmt.Errorf("natsbroker: %w: %q is not UTF-8", live.ErrInvalidTopic, topic)
+		return "", fmt.Errorf("natsbroker: %w: %q is not UTF-8", broker.ErrInvalidTopic, topic)
 	}
 	b := make([]byte, 0, len(topic)+8)
 	empty := true // the part so far

@@ -5,35 +5,35 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// Tail implements live.Recoverer.
-func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, error) {
+// Tail implements broker.Recoverer.
+func (b *Broker) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
 	if b.closed.Load() {
-		return live.Page{}, live.ErrServerClosed
+		return broker.Page{}, broker.ErrServerClosed
 	}
 	tokens, st := b.streamOf(topic)
 	if st == nil || limit <= 0 {
-		return live.Page{}, nil
+		return broker.Page{}, nil
 	}
 	if err := st.foreign(); err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	page, err := st.shelvedTail(ctx, topic, tokens, limit)
 	if err != nil {
-		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+		return broker.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	return page, nil
 }
 
 // shelvedTail returns the newest limit messages of a topic, from the shelf if they are there. What
 // takes no scan to read is not put there.
-func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
+func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit int) (broker.Page, error) {
 	state, err := st.since(ctx, time.Now().Add(-stateAge))
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	if state.first+scanSpan >= st.newestSeen().sequence {
 		tail, err := st.tail(ctx, topic, tokens, limit)
@@ -41,7 +41,7 @@ func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit i
 	}
 	t, newest, err := st.takeShelved(ctx, tokens)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	defer st.broker.shelf.leave(t)
 	if t.isOf(state.epoch, newest) {
@@ -51,7 +51,7 @@ func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit i
 	}
 	tail, err := st.tail(ctx, topic, tokens, limit)
 	if err != nil {
-		return live.Page{}, err
+		return broker.Page{}, err
 	}
 	if all := tail.Publications; newest != nil && tail.pure && len(all) > 0 && all[0].Offset+scanSpan < newest.Sequence {
 		t.add(part{
@@ -69,7 +69,7 @@ func (st *stream) newestOf(ctx context.Context, tokens string) (*message, error)
 
 // tailPage is the page of a tail.
 type tailPage struct {
-	live.Page
+	broker.Page
 	whole bool // the topic has no older messages
 	pure  bool // all messages are publications
 }
@@ -107,7 +107,7 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (ta
 	if lags && (!ended || bytesOf(page.Publications) >= cutBytes) {
 		// The page is that of an older tail, and large enough to be taken for the oldest part of
 		// this one. An empty page that ends before it says that the copy lags.
-		page.Page = live.Page{Upto: start.from - 1}
+		page.Page = broker.Page{Upto: start.from - 1}
 	}
 	page.Epoch, page.Complete = newest.epoch, true
 	setEpoch(&page.Page)
@@ -122,7 +122,7 @@ func (st *stream) oldestKept(topic string, state streamState) time.Time {
 	if rules == nil || state.clock.IsZero() {
 		return time.Time{}
 	}
-	age := rules.TopicOptions(topic).HistoryAge
+	_, age := rules.History(topic)
 	if age <= 0 {
 		return time.Time{}
 	}
@@ -171,11 +171,11 @@ func (st *stream) readTail(ctx context.Context, topic, subject string, from uint
 }
 
 // cutBytes is the least size in bytes of a tail that ends early because it is large, as
-// live.Recoverer has it: a batch may have less where subjects and headers are long. A tail
+// broker.Recoverer has it: a batch may have less where subjects and headers are long. A tail
 // of a copy that lags is smaller, so a server can tell the two apart by their size.
 const cutBytes = pageBytes / 2
 
-func bytesOf(publications []*live.Publication) (bytes int) {
+func bytesOf(publications []*broker.Publication) (bytes int) {
 	for _, p := range publications {
 		bytes += len(p.Data)
 	}

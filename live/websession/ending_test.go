@@ -383,21 +383,21 @@ type exchange struct {
 type busNode struct {
 	*live.MemoryBroker
 	exchange *exchange
-	hear     map[string]func(string, []byte)
+	hear     func([]byte)
 	sent     [][]byte
 }
 
 func (x *exchange) node() *busNode {
-	n := &busNode{live.NewMemoryBroker(live.MemoryOptions{}), x, make(map[string]func(string, []byte)), nil}
+	n := &busNode{live.NewMemoryBroker(live.MemoryOptions{}), x, nil, nil}
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.nodes = append(x.nodes, n)
 	return n
 }
 
-func (n *busNode) OnBroadcast(kind string, f func(string, []byte)) { n.hear[kind] = f }
+func (n *busNode) OnBroadcast(f func([]byte)) { n.hear = f }
 
-func (n *busNode) Broadcast(_ context.Context, kind string, b []byte) error {
+func (n *busNode) Broadcast(_ context.Context, b []byte) error {
 	n.exchange.mu.Lock()
 	n.sent = append(n.sent, b)
 	nodes := n.exchange.nodes
@@ -406,7 +406,7 @@ func (n *busNode) Broadcast(_ context.Context, kind string, b []byte) error {
 		return errors.New("nobody hears")
 	}
 	for _, other := range nodes {
-		other.hear[kind]("node", b)
+		other.hear(b)
 	}
 	return nil
 }

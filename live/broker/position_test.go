@@ -1,4 +1,4 @@
-package live
+package broker
 
 import "testing"
 
@@ -22,7 +22,7 @@ func FuzzParsePosition(f *testing.F) {
 }
 
 func TestPositionAsText(t *testing.T) {
-	for _, p := range []Position{{}, {"a", 0}, {"a-b_c", 1}, {"x.y", 1<<64 - 1}} {
+	for _, p := range []Position{{}, {Epoch: "a"}, {Epoch: "a-b_c", Offset: 1}, {Epoch: "x.y", Offset: 1<<64 - 1}} {
 		if got, err := ParsePosition(p.String()); err != nil || got != p {
 			t.Errorf("%v: %v, %v", p, got, err)
 		}
