@@ -373,26 +373,26 @@ func TestTypedPublishAndListen(t *testing.T) {
 func TestReplayHistory(t *testing.T) {
 	server := newServer(t, permissive())
 	ctx := context.Background()
-	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 10); err != nil || len(all) != 0 {
+	if all, err := live.History[order](ctx, server, "chat:orders", 10); err != nil || len(all) != 0 {
 		t.Errorf("of a new topic: %v, %v", all, err)
 	}
 	for i := range 150 {
 		live.Publish(server, "chat:orders", order{ID: i})
 	}
 	for limit, first := range map[int]int{3: 147, 100: 50, 1000: 50} { // 100 are kept
-		all, err := live.ReplayHistory[order](ctx, server, "chat:orders", limit)
+		all, err := live.History[order](ctx, server, "chat:orders", limit)
 		if err != nil || len(all) != 150-first || all[0].ID != first || all[len(all)-1].ID != 149 {
 			t.Errorf("of %d: %d from %v on, %v", limit, len(all), all[:min(1, len(all))], err)
 		}
 	}
-	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 0); err != nil || len(all) != 0 {
+	if all, err := live.History[order](ctx, server, "chat:orders", 0); err != nil || len(all) != 0 {
 		t.Errorf("of 0: %v, %v", all, err)
 	}
 	server.Publish("chat:orders", []byte(`"no order"`))
-	if all, err := live.ReplayHistory[order](ctx, server, "chat:orders", 10); err == nil || all != nil {
+	if all, err := live.History[order](ctx, server, "chat:orders", 10); err == nil || all != nil {
 		t.Errorf("of what does not decode: %v, %v", all, err)
 	}
-	if _, err := live.ReplayHistory[order](ctx, server, "t", 10); !errors.Is(err, live.ErrNoHistory) {
+	if _, err := live.History[order](ctx, server, "t", 10); !errors.Is(err, live.ErrNoHistory) {
 		t.Errorf("of a topic without: %v", err)
 	}
 	if _, err := server.History(ctx, "", 10); !errors.Is(err, live.ErrInvalidTopic) {

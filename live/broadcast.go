@@ -3,14 +3,10 @@ package live
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
-	"math"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -108,75 +104,4 @@ func (s *Server) hear(b []byte) {
 	case typ == typeDisconnect:
 		s.disconnectUser(first, string(second))
 	}
-}
-
-var errNoUser = errors.New("live: DisconnectUser needs a user")
-
-// DisconnectUser closes every session of a user, as Options.UserID tells it, with
-// CloseRevoked, on every server of the Broker: they may not come back as they are. One
-// whose handshake is under way is closed too. Whoever revokes a right does so first,
-// so that a client which dials again meets an OnAuth that knows.
-//
-// If the error is not nil only the sessions of this server are sure to be closed.
-func (s *Server) DisconnectUser(userID, reason string) error {
-	if userID == "" {
-		return errNoUser
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
-	defer cancel()
-	err := s.broadcast(ctx, encodeBroadcast(typeDisconnect, userID, []byte(reason)))
-	if err != nil {
-		s.disconnectUser(userID, reason)
-	}
-	return err
-}
-
-// revocation is a user's disconnection, kept for handshakes that began before it: their
-// OnAuth may have looked before the right was revoked.
-type revocation struct {
-	ending closing
-	at     time.Time
-}
-
-// maxHandshake is how long a revocation is kept: for longer a handshake takes only if
-// OnAuth ignores its context.
-func (s *Server) maxHandshake() time.Duration {
-	return min(s.opts.AuthTimeout, math.MaxInt64-flushTimeout) + flushTimeout
-}
-
-// disconnectUser closes a user's sessions of this server. It walks over all: it is
-// seldom done, and an index would cost every session some bytes.
-func (s *Server) disconnectUser(user, reason string) {
-	if user == "" {
-		return
-	}
-	ending := disconnection(CloseRevoked, reason)
-	for _, sess := range s.revoke(user, ending) {
-		sess.end(ending)
-	}
-}
-
-// revoke notes the revocation and returns the user's sessions.
-func (s *Server) revoke(user string, ending closing) []*Session {
-	now := time.Now()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.DeleteFunc(s.revocations, func(_ string, r revocation) bool { return now.Sub(r.at) > s.maxHandshake() })
-	if s.admitted > len(s.sessions) { // a handshake is under way
-		s.revocations[user] = revocation{ending, now}
-	}
-	var theirs []*Session
-	for _, sess := range s.sessions {
-		if sess.user == user {
-			theirs = append(theirs, sess)
-		}
-	}
-	return theirs
-}
-
-// revokedSince reports whether a user was disconnected since a handshake began, and how
-// its session ends then; mu is held.
-func (s *Server) revokedSince(user string, began time.Time) (ending closing, yes bool) {
-	r, ok := s.revocations[user]
-	return r.ending, ok && !r.at.Before(began)
 }

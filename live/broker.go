@@ -1,6 +1,10 @@
 package live
 
-import "github.com/livetopic/livetopic/live/broker"
+import (
+	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
+)
 
 // Broker carries publications from whoever publishes to every server that has a
 // subscriber, and may keep the history of topics. The one in memory, which a Server makes for
@@ -14,3 +18,6 @@ type Position = broker.Position
 
 // ParsePosition is the inverse of Position.String. The error says that a text is no position.
 func ParsePosition(s string) (Position, error) { return broker.ParsePosition(s) }
+
+// brokerTimeout bounds one call to the broker.
+const brokerTimeout = 5 * time.Second

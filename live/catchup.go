@@ -53,9 +53,9 @@ type behindSet struct {
 // fallBehind makes a subscription catch up from a cursor; topic.mu is held. If it returns
 // true, the caller must start the session's goroutine: it unlocks topic.mu and then calls
 // startCatchUp, or starts catchUp in a new goroutine at once.
-func (x *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
+func (ts *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 	if sub.behind == nil {
-		x.catchingUp.Add(1)
+		ts.catchingUp.Add(1)
 		sub.topic.countBehind(1)
 	} else {
 		sub.behind.finishReply()
@@ -98,7 +98,7 @@ func (t *topic) countBehind(by int) {
 // hold notes how large the publication is that a topic without history keeps for a subscription
 // which is behind. Topics are as many as a client likes, so a session has the bytes of one queue
 // for that, or one publication; if it needs more it is closed. topic.mu is held.
-func (x *topics) hold(sub *subscription, bytes int) {
+func (ts *topics) hold(sub *subscription, bytes int) {
 	s, c := sub.session, sub.behind
 	all := s.newestBytes.Add(int64(bytes - c.held))
 	c.held = bytes
@@ -116,13 +116,13 @@ func (c *cursor) finishReply() {
 }
 
 // goLive ends the catching up of a subscription, if there is any; topic.mu is held.
-func (x *topics) goLive(sub *subscription) {
+func (ts *topics) goLive(sub *subscription) {
 	if sub.behind != nil {
-		x.hold(sub, 0)
+		ts.hold(sub, 0)
 		sub.behind.finishReply()
 		sub.behind = nil
-		if x.catchingUp.Add(-1) == 0 {
-			x.shared.clear()
+		if ts.catchingUp.Add(-1) == 0 {
+			ts.shared.clear()
 		}
 		sub.topic.countBehind(-1)
 	}
@@ -165,8 +165,8 @@ func (sub *subscription) canSendFromMemory() bool {
 	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, fd := sub.behind, t.feed
-	return c == nil || fd == nil || c.page != nil || c.at.Epoch != fd.at.Epoch || c.at.Offset >= fd.low
+	c, feed := sub.behind, t.feed
+	return c == nil || feed == nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.low
 }
 
 // catchUp sends part after part, for each subscription in turn.
@@ -184,18 +184,18 @@ func (s *Session) catchUp() {
 
 // sendPart makes the next part, and queues and writes it if there is space; see deliver.
 func (s *Session) sendPart(sub *subscription, p *part) (wait <-chan struct{}) {
-	x := s.server.topics
-	x.startMaking()
-	defer x.stopMaking()
-	*p = x.nextPart(s, sub)
+	ts := s.server.topics
+	ts.startMaking()
+	defer ts.stopMaking()
+	*p = ts.nextPart(s, sub)
 	return s.deliver(sub, p)
 }
 
 // redeliver is deliver for a part that has waited.
 func (s *Session) redeliver(sub *subscription, p *part) (wait <-chan struct{}) {
-	x := s.server.topics
-	x.startMaking()
-	defer x.stopMaking()
+	ts := s.server.topics
+	ts.startMaking()
+	defer ts.stopMaking()
 	return s.deliver(sub, p)
 }
 
@@ -268,7 +268,7 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	if p.last {
 		s.server.counters.gaps.Add(1)
 	}
-	if fd := sub.topic.feed; p.last || fd != nil && c.at == fd.at && !c.gap && c.reply == nil {
+	if feed := sub.topic.feed; p.last || feed != nil && c.at == feed.at && !c.gap && c.reply == nil {
 		s.server.topics.goLive(sub)
 	}
 	return nil

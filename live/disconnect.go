@@ -1,7 +1,11 @@
 package live
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"strings"
 	"time"
 )
@@ -48,108 +52,73 @@ func mayDisconnectWith(code int) bool {
 	return code >= 3000 && code <= 4999
 }
 
-// Sign-ins that expire. Like dead clients they are found by one timer for all
-// sessions, which runs while a session has an expiry. Expiries are rounded up to
-// whole seconds, so that the walk over the sessions is made once a second at most.
+var errNoUser = errors.New("live: DisconnectUser needs a user")
 
-// maxExpiryWait bounds how late an expiry is noticed when the system's clock was
-// set, or the system slept: timers do not see that.
-const maxExpiryWait = time.Minute
+// DisconnectUser closes every session of a user, as Options.UserID tells it, with
+// CloseRevoked, on every server of the Broker: they may not come back as they are. One
+// whose handshake is under way is closed too. Whoever revokes a right does so first,
+// so that a client which dials again meets an OnAuth that knows.
+//
+// If the error is not nil only the sessions of this server are sure to be closed.
+func (s *Server) DisconnectUser(userID, reason string) error {
+	if userID == "" {
+		return errNoUser
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
+	defer cancel()
+	err := s.broadcast(ctx, encodeBroadcast(typeDisconnect, userID, []byte(reason)))
+	if err != nil {
+		s.disconnectUser(userID, reason)
+	}
+	return err
+}
 
-// ExpireAt has the session closed with CloseSignInExpired at a time, to which its
-// client fetches a new token and comes back: when its token or its cookie expires,
-// say. It is closed less than a second later, or at once if the time has passed.
-// The zero Time says never; a call replaces the one before it.
-func (s *Session) ExpireAt(t time.Time) {
-	t = t.Round(0) // the clock on the wall is what a token means
-	switch {
-	case t.IsZero():
-		s.expiry.Store(0)
-	case t.After(time.Now()):
-		at := t.Unix()
-		if t.Nanosecond() > 0 {
-			at++
-		}
-		s.expiry.Store(at)
-		s.server.expireAt(s, at)
-	default:
-		s.expire()
+// revocation is a user's disconnection, kept for handshakes that began before it: their
+// OnAuth may have looked before the right was revoked.
+type revocation struct {
+	ending closing
+	at     time.Time
+}
+
+// maxHandshake is how long a revocation is kept: for longer a handshake takes only if
+// OnAuth ignores its context.
+func (s *Server) maxHandshake() time.Duration {
+	return min(s.opts.AuthTimeout, math.MaxInt64-flushTimeout) + flushTimeout
+}
+
+// disconnectUser closes a user's sessions of this server. It walks over all: it is
+// seldom done, and an index would cost every session some bytes.
+func (s *Server) disconnectUser(user, reason string) {
+	if user == "" {
+		return
+	}
+	ending := disconnection(CloseRevoked, reason)
+	for _, sess := range s.revoke(user, ending) {
+		sess.end(ending)
 	}
 }
 
-func (s *Session) expire() {
-	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
-}
-
-// expireAt has the timer run for a session, if it has not gone.
-func (s *Server) expireAt(sess *Session, at int64) {
+// revoke notes the revocation and returns the user's sessions.
+func (s *Server) revoke(user string, ending closing) []*Session {
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sess.index < len(s.sessions) && s.sessions[sess.index] == sess {
-		s.expireNext(at)
+	maps.DeleteFunc(s.revocations, func(_ string, r revocation) bool { return now.Sub(r.at) > s.maxHandshake() })
+	if s.admitted > len(s.sessions) { // a handshake is under way
+		s.revocations[user] = revocation{ending, now}
 	}
-}
-
-// expireNext has the timer run at a time if it would run later; mu is held.
-func (s *Server) expireNext(at int64) {
-	if s.expirer != nil && s.nextExpiry <= at {
-		return
-	}
-	s.nextExpiry = at
-	if s.expirer == nil {
-		s.expirer = time.AfterFunc(expiryWait(at), s.expire)
-	} else {
-		s.expirer.Reset(expiryWait(at))
-	}
-}
-
-func expiryWait(at int64) time.Duration {
-	return max(min(time.Until(time.Unix(at, 0)), maxExpiryWait), 0)
-}
-
-// stopExpirer is called with mu held, when the last session was removed.
-func (s *Server) stopExpirer() {
-	if s.expirer != nil {
-		s.expirer.Stop()
-		s.expirer = nil
-	}
-}
-
-// expire closes the sessions that are due.
-func (s *Server) expire() {
-	now := time.Now().Unix()
-	s.mu.Lock()
-	if s.expirer == nil {
-		s.mu.Unlock()
-		return
-	}
-	if s.nextExpiry > now {
-		s.expirer.Reset(expiryWait(s.nextExpiry))
-		s.mu.Unlock()
-		return
-	}
-	s.expirer = nil // whoever calls ExpireAt from here on starts another
-	sessions := append([]*Session(nil), s.sessions...)
-	s.mu.Unlock()
-
-	next := int64(0)
-	for _, sess := range sessions {
-		switch at := sess.expiry.Load(); {
-		case at == 0 || sess.IsClosed():
-		case at <= now:
-			if sess.expiry.CompareAndSwap(at, 0) { // not replaced meanwhile
-				sess.expire()
-			}
-		case next == 0 || at < next:
-			next = at
+	var theirs []*Session
+	for _, sess := range s.sessions {
+		if sess.user == user {
+			theirs = append(theirs, sess)
 		}
 	}
-	if next == 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.sessions) > 0 {
-		s.expireNext(next)
-	}
+	return theirs
+}
+
+// revokedSince reports whether a user was disconnected since a handshake began, and how
+// its session ends then; mu is held.
+func (s *Server) revokedSince(user string, began time.Time) (ending closing, yes bool) {
+	r, ok := s.revocations[user]
+	return r.ending, ok && !r.at.Before(began)
 }

@@ -89,22 +89,8 @@ const (
 	CloseProtocol      = 4002 // a live.v1 client sent what is no frame of it
 	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
-	CloseWriteTimeout  = 4102 // not sent: a connection that cannot be written to gets no close frame
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )
-
-// ClientError is an error that a live.v1 client is told as it is. OnSubscribe,
-// OnPublish and OnRequest return one to say more than "forbidden" or "internal".
-type ClientError struct {
-	// Code is for the program. Codes of the protocol's own, as "forbidden", mean
-	// what docs/protocol.md says.
-	Code string
-
-	// Message is for a person.
-	Message string
-}
-
-func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }
 
 // Refuse returns an error for OnAuth that answers the handshake with the given
 // HTTP status and text instead of 401 and "authentication failed". The text is

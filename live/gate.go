@@ -153,11 +153,11 @@ func (g *gate) turn(s *Session) int64 {
 
 // read calls ask, which reads the broker's history for a session, when it is its turn. nil:
 // it is for the server itself. The memory of this process need not be waited for.
-func (x *topics) read(ctx context.Context, s *Session, ask func() (broker.Page, error)) (broker.Page, error) {
-	if x.inProcess {
+func (ts *topics) read(ctx context.Context, s *Session, ask func() (broker.Page, error)) (broker.Page, error) {
+	if ts.inProcess {
 		return ask()
 	}
-	p := x.reads.apply(s)
+	p := ts.reads.apply(s)
 	if err := p.await(ctx); err != nil {
 		return broker.Page{}, err
 	}
@@ -167,21 +167,21 @@ func (x *topics) read(ctx context.Context, s *Session, ask func() (broker.Page, 
 
 // last asks the broker for the newest position of a topic, for a session or for the server itself,
 // when it is its turn.
-func (x *topics) last(ctx context.Context, s *Session, topic string) (Position, error) {
-	if !x.inProcess {
-		p := x.lookups.apply(s)
+func (ts *topics) last(ctx context.Context, s *Session, topic string) (Position, error) {
+	if !ts.inProcess {
+		p := ts.lookups.apply(s)
 		if err := p.await(ctx); err != nil {
 			return Position{}, err
 		}
 		defer p.leave()
 	}
-	return x.recover.Last(ctx, topic)
+	return ts.recover.Last(ctx, topic)
 }
 
 // payForQuestion counts a question to the broker, and waits while the client is over its rate of
 // answers.
-func (x *topics) payForQuestion(s *Session, units int) {
-	if s == nil || x.inProcess {
+func (ts *topics) payForQuestion(s *Session, units int) {
+	if s == nil || ts.inProcess {
 		return
 	}
 	if wait := s.owes(&s.inbound.answered, units); wait > 0 {

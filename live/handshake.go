@@ -5,10 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -253,32 +251,4 @@ func (s *Server) authenticate(r *http.Request) (value any, err error) {
 		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
 	}
 	return value, err
-}
-
-// guard runs a function of the options for a handshake. A panic in it refuses that
-// client only.
-func (s *Server) guard(name string, r *http.Request, call func()) (err error) {
-	returned := false
-	defer func() {
-		if returned {
-			return
-		}
-		p := recover()
-		if p == nil { // nothing answers the client then: net/http closes the connection
-			p = "runtime.Goexit"
-			s.counters.refused.Add(1)
-		}
-		s.panicked(name, p, "remote", r.RemoteAddr)
-		err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)
-	}()
-	call()
-	returned = true
-	return nil
-}
-
-// panicked counts and logs a callback that did not return. who and value name whose it was.
-func (s *Server) panicked(callback string, p any, who, value string) {
-	s.counters.panics.Add(1)
-	s.logOfClient(slog.LevelError, "live: callback panicked",
-		"callback", callback, who, value, "panic", p, "stack", string(debug.Stack()))
 }

@@ -3,8 +3,6 @@ package live
 import (
 	"bytes"
 	"context"
-	"encoding/json"
-	"fmt"
 	"log/slog"
 	"sync"
 
@@ -193,67 +191,4 @@ func (l *listener) callOnGap() {
 		return
 	}
 	l.server.callSafely("OnGap", "topic", l.topic.name, func() { l.onGap(l.topic.name) })
-}
-
-// callSafely runs a callback that belongs to no session. who and value name what it is
-// about.
-func (s *Server) callSafely(callback, who, value string, call func()) {
-	returned := false
-	defer func() {
-		if !returned {
-			p := recover()
-			if p == nil {
-				p = "runtime.Goexit"
-			}
-			s.panicked(callback, p, who, value)
-		}
-	}()
-	call()
-	returned = true
-}
-
-// Publish publishes a value as JSON.
-func Publish[T any](s *Server, topic string, v T, opts ...PublishOption) error {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidData, err)
-	}
-	return s.Publish(topic, data, opts...)
-}
-
-// Listen is Server.Listen with the data decoded from JSON. What does not decode is
-// logged as an error, and fn is not called for it.
-func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (Subscription, error) {
-	return s.Listen(topic, func(m Message) {
-		var v T
-		if err := decodeData(m, &v); err != nil {
-			s.logOfClient(slog.LevelError, "live: publication does not decode", "topic", topic, "err", err)
-			return
-		}
-		fn(v)
-	}, opts...)
-}
-
-// ReplayHistory is Server.History with the data decoded from JSON. The first
-// publication that does not decode is the error.
-func ReplayHistory[T any](ctx context.Context, s *Server, topic string, limit int) ([]T, error) {
-	messages, err := s.History(ctx, topic, limit)
-	if err != nil {
-		return nil, err
-	}
-	values := make([]T, len(messages))
-	for i, m := range messages {
-		if err := decodeData(m, &values[i]); err != nil {
-			return nil, fmt.Errorf("live: history of %q: %w", topic, err)
-		}
-	}
-	return values, nil
-}
-
-// decodeData decodes a message's data; without data v stays as it is.
-func decodeData(m Message, v any) error {
-	if len(m.Data) == 0 {
-		return nil
-	}
-	return json.Unmarshal(m.Data, v)
 }

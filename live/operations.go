@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
 	"math"
 	"strconv"
 	"time"
@@ -122,14 +120,6 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 // maxDigits is one more than a whole number up to maxID can have.
 const maxDigits = 17
 
-var (
-	errBadRequest  = &ClientError{"bad_request", "a member is missing or of the wrong kind"}
-	errUnknownOp   = &ClientError{"unknown_op", "there is no such operation"}
-	errForbidden   = &ClientError{"forbidden", "not allowed"}
-	errUnavailable = &ClientError{"unavailable", "try again later"}
-	errFailed      = &ClientError{"internal", "internal error"}
-)
-
 // receiveV1 carries out what one frame of a live.v1 client asks for. What it may hold is
 // counted before any of it is read.
 func (s *Session) receiveV1(raw []byte) {
@@ -205,12 +195,21 @@ func (s *Session) operate(raw []byte) {
 		s.out.Answer(pongFrame)
 		return
 	}
+	operation, known := operations[op.op]
+	switch {
+	case !known:
+		s.fail(op.id, op.topic, errUnknownOp)
+		return
+	case !op.hasTopic:
+		s.fail(op.id, op.topic, errBadRequest)
+		return
+	}
 	op.data = bytes.Clone(op.data) // the application may keep it
 	var reply answer
 	var err error
-	s.call(callbackOf[op.op], func() {
+	s.call(operation.callback, func() {
 		if !s.IsClosed() {
-			reply, err = s.carryOut(&op)
+			reply, err = operation.do(s, &op)
 		}
 	})
 	// What waits for the client does so outside the callback.
@@ -226,31 +225,17 @@ func (s *Session) operate(raw []byte) {
 // nil: it has been sent.
 type answer func()
 
-// callbackOf names what an operation calls, for the log.
-var callbackOf = map[string]string{
-	"subscribe": "OnSubscribe", "history": "OnSubscribe", "publish": "OnPublish", "request": "OnRequest",
-}
-
-func (s *Session) carryOut(op *operation) (answer, error) {
-	var do func(*operation) (answer, error)
-	switch op.op {
-	case "subscribe":
-		do = s.opSubscribe
-	case "unsubscribe":
-		do = s.opUnsubscribe
-	case "publish":
-		do = s.opPublish
-	case "request":
-		do = s.opRequest
-	case "history":
-		do = s.opHistory
-	default:
-		return nil, errUnknownOp
-	}
-	if !op.hasTopic {
-		return nil, errBadRequest
-	}
-	return do(op)
+// operations has what the server does for each operation, and which callback of Options it
+// may call, for the log.
+var operations = map[string]struct {
+	callback string
+	do       func(*Session, *operation) (answer, error)
+}{
+	"subscribe":   {"OnSubscribe", (*Session).opSubscribe},
+	"unsubscribe": {"", (*Session).opUnsubscribe},
+	"publish":     {"OnPublish", (*Session).opPublish},
+	"request":     {"OnRequest", (*Session).opRequest},
+	"history":     {"OnSubscribe", (*Session).opHistory},
 }
 
 func (s *Session) opUnsubscribe(op *operation) (answer, error) {
@@ -284,21 +269,6 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 			s.reply(op.id, "") // the application has ended the subscription meanwhile
 		}
 	}, nil
-}
-
-// subscribeReply is the answer to a subscription, with the first of what was missed.
-func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, messages []byte, list bool) *frame.Frame {
-	b := replyHead(id)
-	if at := at.String(); at != "" {
-		b = fmt.Appendf(b, `,"at":"%s"`, at)
-	}
-	if asked {
-		b = fmt.Appendf(b, `,"recovered":%t`, recovered)
-	}
-	if list && messages == nil {
-		messages = appendMessages(nil, nil)
-	}
-	return s.textFrame(b, messages, []byte{'}'})
 }
 
 // mayRead asks the application whether the client may have a topic.
@@ -362,48 +332,6 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 	return func() { s.replyWithData(op.id, data) }, nil
 }
 
-// replyWithData answers with data, in pieces of its text if it is long: pings and other
-// topics go on between them.
-func (s *Session) replyWithData(id uint64, data []byte) {
-	if id == 0 {
-		return
-	}
-	if len(data) <= min(maxUncut, s.server.opts.QueueBytes/4) {
-		s.reply(id, `,"data":`+string(data))
-		return
-	}
-	_, size := s.partLimits()
-	for len(data) > 0 {
-		n := min(size, len(data))
-		for n < len(data) && !utf8.RuneStart(data[n]) {
-			n--
-		}
-		head := fmt.Appendf(nil, `{"op":"part","id":%d,"text":`, id)
-		if n == len(data) {
-			head = append(replyHead(id), `,"text":`...)
-		}
-		f := s.textFrame(append(jsonscan.AppendQuoted(head, data[:n]), '}'))
-		if s.awaitRoom() != nil || s.put(f) != nil {
-			return
-		}
-		data = data[n:]
-	}
-}
-
-// awaitRoom waits until the client has taken half of what waits for it: what is large is
-// made then, and not before.
-func (s *Session) awaitRoom() error {
-	for {
-		room := s.out.Roomy()
-		if room == nil {
-			return s.ctx.Err()
-		}
-		if err := s.await(room); err != nil {
-			return err
-		}
-	}
-}
-
 func (s *Session) opHistory(op *operation) (answer, error) {
 	if op.limit <= 0 {
 		return nil, errBadRequest
@@ -420,184 +348,4 @@ func (s *Session) opHistory(op *operation) (answer, error) {
 		return nil, err
 	}
 	return func() { s.replyWithHistory(op.id, h) }, nil
-}
-
-// replyWithHistory answers with a history, in as many replies as it takes.
-func (s *Session) replyWithHistory(id uint64, h *historyReader) {
-	for {
-		if s.awaitRoom() != nil {
-			return
-		}
-		_, size := s.partLimits()
-		part, more, err := h.next(s.ctx, size)
-		if err != nil {
-			s.fail(id, h.topic, s.clientError(err))
-			return
-		}
-		if id == 0 {
-			return
-		}
-		b := appendMessages(replyHead(id), part)
-		if more {
-			b = append(b, `,"more":true`...)
-		}
-		if s.put(s.textFrame(append(b, '}'))) != nil {
-			return
-		}
-		s.payForAnswer(len(b))
-		if !more {
-			return
-		}
-	}
-}
-
-// refusedByApp marks an error with which the application said no, failedInApp one
-// with which it failed.
-type (
-	refusedByApp struct{ error }
-	failedInApp  struct{ error }
-)
-
-func forbidden(err error) error {
-	if err == nil {
-		return nil
-	}
-	return refusedByApp{err}
-}
-
-// clientError returns what a client is told of an error.
-func (s *Session) clientError(err error) *ClientError {
-	var told *ClientError
-	switch app := err.(type) {
-	case refusedByApp:
-		switch {
-		case errors.As(app.error, &told):
-			return told
-		case isPassing(app.error):
-			return errUnavailable
-		}
-		return errForbidden
-	case failedInApp:
-		switch {
-		case errors.As(app.error, &told):
-			return told
-		case isPassing(app.error):
-			return errUnavailable
-		}
-		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
-		return errFailed
-	}
-	switch {
-	case errors.As(err, &told):
-		return told
-	case errors.Is(err, ErrInvalidTopic):
-		return &ClientError{"invalid_topic", "the topic is empty or too long"}
-	case errors.Is(err, ErrTooManyTopics):
-		return &ClientError{"too_many_topics", "too many topics"}
-	case errors.Is(err, ErrNoHistory):
-		return &ClientError{"no_history", "the topic keeps no history"}
-	case errors.Is(err, ErrInvalidData):
-		return errBadRequest
-	case errors.Is(err, ErrTooLarge):
-		return &ClientError{"too_big", "the publication is too large"}
-	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
-		return errUnavailable // nobody will read it
-	}
-	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
-	if isPassing(err) {
-		return errUnavailable
-	}
-	return errFailed
-}
-
-// isPassing reports whether the same may succeed a little later: who could not decide in time
-// has not said no.
-func isPassing(err error) bool {
-	for _, passing := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, passing) {
-			return true
-		}
-	}
-	return false
-}
-
-// reply answers an operation. members are further members of the object, each with
-// a comma before it.
-func (s *Session) reply(id uint64, members string) {
-	if id != 0 {
-		s.put(s.textFrame(append(append(replyHead(id), members...), '}')))
-	}
-}
-
-func replyHead(id uint64) []byte {
-	return strconv.AppendUint([]byte(`{"op":"reply","id":`), id, 10)
-}
-
-func (s *Session) fail(id uint64, topic string, err *ClientError) {
-	b := []byte(`{"op":"error"`)
-	if id != 0 {
-		b = fmt.Appendf(b, `,"id":%d`, id)
-	}
-	if topic != "" && s.server.checkTopic(topic) == nil { // any other may be megabytes
-		name, _ := json.Marshal(topic)
-		b = append(append(b, `,"topic":`...), name...)
-	}
-	code, _ := json.Marshal(err.Code)
-	message, _ := json.Marshal(err.Message)
-	s.put(s.textFrame(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
-}
-
-// textFrame is a frame for this session alone, whose payload is the given parts, joined.
-func (s *Session) textFrame(parts ...[]byte) *frame.Frame {
-	f := frame.Text(parts...)
-	if s.compressed {
-		f.Deflate()
-	}
-	return f
-}
-
-func appendMessages(b []byte, publications []*broker.Publication) []byte {
-	b = append(b, `,"messages":[`...)
-	for i, p := range publications {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, '{')
-		if len(p.Data) > 0 {
-			b = append(append(append(b, `"data":`...), p.Data...), ',')
-		}
-		b = fmt.Appendf(b, `"at":"%s"}`, p.Position)
-	}
-	return append(b, ']')
-}
-
-// Frames that the server sends of itself.
-
-var (
-	pingFrame = frame.Text([]byte(ping))
-	pongFrame = frame.Text([]byte(`{"op":"pong"}`))
-)
-
-// ping is what either side sends to hear whether the other lives.
-const ping = `{"op":"ping"}`
-
-func helloFrame(s *Session) *frame.Frame {
-	o := &s.server.opts
-	id, _ := json.Marshal(s.id)
-	return frame.Text(fmt.Appendf(nil, `{"op":"hello","version":1,"session":%s,"ping":%d,"largest":%d}`,
-		id, max(o.PingInterval, 0).Milliseconds(), o.ReadLimit))
-}
-
-func drainFrame(within int64) *frame.Frame {
-	return frame.Text(fmt.Appendf(nil, `{"op":"drain","within":%d}`, within))
-}
-
-// gapFrame tells that publications of a topic were lost; at may be "".
-func gapFrame(topic, at string) *frame.Frame {
-	name, _ := json.Marshal(topic)
-	b := fmt.Appendf(nil, `{"op":"gap","topic":%s`, name)
-	if at != "" {
-		b = fmt.Appendf(b, `,"at":"%s"`, at)
-	}
-	return frame.Text(append(b, '}'))
 }

@@ -249,3 +249,48 @@ func userIDOf(value any) string {
 	}
 	return ""
 }
+
+// TopicOptions are the rules of one topic.
+type TopicOptions struct {
+	// History is how many publications are kept, for clients that come back and
+	// for those that ask. 0: none. A broker with streams of its own may have its
+	// own rule.
+	History int
+
+	// HistoryAge is how long they are kept. 0: for as long as History says. A server
+	// counts it from when it had the publication, so that it does not matter whether its
+	// clock is right. What the broker's history still has counts as kept.
+	HistoryAge time.Duration
+
+	// Overflow says what becomes of a client whose queue is full when a
+	// publication of this topic comes.
+	Overflow Overflow
+}
+
+// Overflow says what happens when a publication finds a client's queue full.
+type Overflow int
+
+const (
+	// OverflowDefault is OverflowCatchUp on topics that keep history, and OverflowClose on
+	// others.
+	OverflowDefault Overflow = iota
+
+	// OverflowCatchUp has the client read on in the topic's history at its own pace, and
+	// come back to new publications when it has read all. It misses nothing as far as
+	// the history reaches; if that is trimmed faster than the client reads, it is told of
+	// a gap. A topic without history has OverflowClose instead.
+	OverflowCatchUp
+
+	// OverflowClose closes the session with ErrQueueFull: the client comes back
+	// and, on a topic with history, gets what it missed.
+	OverflowClose
+
+	// OverflowDropOldest drops the oldest publications of this topic that wait
+	// for the client, as many as must be. Where other topics' frames have filled the
+	// queue all are dropped but the newest, which comes when there is space again. The
+	// client is told of the gap.
+	OverflowDropOldest
+
+	// OverflowLatest drops all that wait: for topics where only the newest counts.
+	OverflowLatest
+)

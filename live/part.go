@@ -41,7 +41,7 @@ type part struct {
 
 // nextPart makes the next part of what a subscription has missed. If it has missed nothing
 // more it is live again, and there is no part.
-func (x *topics) nextPart(s *Session, sub *subscription) part {
+func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
 	c := sub.behind
@@ -51,18 +51,18 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 	}
 	if t.feed == nil || c.skipOld {
 		defer t.mu.Unlock()
-		return x.newestPart(s, sub)
+		return ts.newestPart(s, sub)
 	}
-	fd := t.feed
-	m := missed{generation: fd.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
-	if c.at.Epoch != fd.at.Epoch || c.at.Offset > fd.at.Offset {
+	feed := t.feed
+	m := missed{generation: feed.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
+	if c.at.Epoch != feed.at.Epoch || c.at.Offset > feed.at.Offset {
 		// The history began anew, or lost its end.
-		m.lose(Position{Epoch: fd.at.Epoch, Offset: fd.low}, true)
+		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.low}, true)
 		c.page = nil
 		c.upto = 0 // of another history: nothing that follows answers the client
 	}
-	if m.upto == fd.at && !m.gap && m.reply == nil {
-		x.goLive(sub)
+	if m.upto == feed.at && !m.gap && m.reply == nil {
+		ts.goLive(sub)
 		t.mu.Unlock()
 		return part{}
 	}
@@ -71,7 +71,7 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 		return part{cursor: c, at: m.upto, reply: true, gap: m.gap, frame: m.reply(m.upto, m.recovered && !m.gap, nil)}
 	}
 	if !m.gap {
-		if shared := x.shared.find(s.partKey(t, c, m), t, c); shared != nil {
+		if shared := ts.shared.find(s.partKey(t, c, m), t, c); shared != nil {
 			c.page, c.newest = nil, false
 			t.mu.Unlock()
 			return s.partOf(c, m, shared)
@@ -82,10 +82,10 @@ func (x *topics) nextPart(s *Session, sub *subscription) part {
 		m.add(page, page[len(page)-1].Offset)
 	}
 	t.mu.Unlock()
-	if !x.collect(s, t, c, &m) {
+	if !ts.collect(s, t, c, &m) {
 		return part{}
 	}
-	return x.makePart(s, sub, c, m)
+	return ts.makePart(s, sub, c, m)
 }
 
 // missed is what a part is made of: publications that a client has missed.
@@ -117,11 +117,11 @@ func (m *missed) lose(before Position, gap bool) {
 // reply it reads page after page until there is enough for a full part. Another part need
 // not be full: one page is enough. It reports whether a part can be made of m. If not, it
 // has waited.
-func (x *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
+func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 	for m.bytes < partBytes {
 		t.mu.Lock()
-		fd := t.feed
-		at := fd.at
+		feed := t.feed
+		at := feed.at
 		if m.reply != nil { // newer publications are not part of the answer
 			at.Offset = min(at.Offset, max(c.upto, m.from.Offset))
 		}
@@ -129,8 +129,8 @@ func (x *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 			t.mu.Unlock()
 			return true
 		}
-		if m.upto.Offset >= fd.low {
-			m.add(fd.ring[fd.indexAfter(m.upto.Offset):fd.indexAfter(at.Offset)], at.Offset)
+		if m.upto.Offset >= feed.low {
+			m.add(feed.ring[feed.indexAfter(m.upto.Offset):feed.indexAfter(at.Offset)], at.Offset)
 			t.mu.Unlock()
 			return true
 		}
@@ -138,7 +138,7 @@ func (x *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 		if m.reply == nil && len(m.publications) > 0 {
 			return true
 		}
-		if !x.readOn(s, t, c, m, at) {
+		if !ts.readOn(s, t, c, m, at) {
 			return len(m.publications) > 0
 		}
 		if m.gap && m.reply == nil || s.ctx.Err() != nil {
@@ -151,18 +151,18 @@ func (x *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 // readOn reads what follows m, up to a position, from the broker's history. It reports whether
 // m got further. If not, it has waited, or the page begins after a gap and m already holds
 // publications, which must be sent first.
-func (x *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
+func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
 	ctx := s.ctx
-	x.stopMaking() // others may make parts meanwhile
-	defer x.startMaking()
-	page, err := x.readPage(ctx, s, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
+	ts.stopMaking() // others may make parts meanwhile
+	defer ts.startMaking()
+	page, err := ts.readPage(ctx, s, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
 	reach := min(page.Upto, upto.Offset)
 	switch {
 	case err != nil:
-		x.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		ts.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
 		sleep(ctx, backoff(c.failures))
 	case page.Epoch != m.upto.Epoch:
-		x.checkFeed(t) // the history began anew, or a copy lags
+		ts.checkFeed(t) // the history began anew, or a copy lags
 		sleep(ctx, lagBackoff(c.failures))
 	case len(page.Publications) == 0 && reach <= m.upto.Offset:
 		sleep(ctx, lagBackoff(c.failures)) // the copy that answered lags
@@ -174,7 +174,7 @@ func (x *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Positio
 		}
 		if len(page.Publications) == 0 {
 			if lost {
-				m.lose(Position{Epoch: upto.Epoch, Offset: x.oldestUpto(t, Position{Epoch: upto.Epoch, Offset: reach})}, !c.newest)
+				m.lose(Position{Epoch: upto.Epoch, Offset: ts.oldestUpto(t, Position{Epoch: upto.Epoch, Offset: reach})}, !c.newest)
 			} else {
 				m.upto.Offset = reach
 			}
@@ -193,11 +193,11 @@ func (x *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Positio
 
 // oldestUpto returns the offset from which a cursor goes on if the broker's history has
 // nothing up to a position. The feed's ring may still have the last publications before it.
-func (x *topics) oldestUpto(t *topic, at Position) uint64 {
+func (ts *topics) oldestUpto(t *topic, at Position) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if fd := t.feed; fd.at.Epoch == at.Epoch {
-		return min(fd.low, at.Offset)
+	if feed := t.feed; feed.at.Epoch == at.Epoch {
+		return min(feed.low, at.Offset)
 	}
 	return at.Offset
 }
@@ -213,16 +213,16 @@ func nextLimit(page []*broker.Publication) int {
 }
 
 // readPage reads a page from the broker for a session, when it is its turn.
-func (x *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (broker.Page, error) {
-	return x.read(ctx, s, func() (broker.Page, error) {
+func (ts *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	return ts.read(ctx, s, func() (broker.Page, error) {
 		ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 		defer cancel()
-		return x.recover.Read(ctx, topic, after, upto, limit)
+		return ts.recover.Read(ctx, topic, after, upto, limit)
 	})
 }
 
 // makePart makes a part of the first publications of m, as many as fit.
-func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
+func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
 	count, bytes := s.partLimits()
 	if m.reply != nil {
 		count = maxPage // they share one frame
@@ -237,18 +237,18 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 	c.newest = false
 	if m.reply != nil {
 		if m.gap { // the publications after the gap come in the next parts
-			x.counters.gaps.Add(1)
+			ts.counters.gaps.Add(1)
 			m.upto, publications, m.recovered = m.from, nil, false
 		}
 		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications)
-		return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
+		return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
 	}
 	batch := frame.Batch{Compact: s.compressed}
 	if !s.compressed { // else it takes much less
 		batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
 	}
 	if m.gap {
-		x.counters.gaps.Add(1)
+		ts.counters.gaps.Add(1)
 		if s.wire == wireV1 {
 			batch.Append(gapFrame(sub.topic.name, m.from.String()))
 		}
@@ -257,22 +257,22 @@ func (x *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) pa
 		if pub.Except != "" && pub.Except == s.id && pub.Offset > c.upto {
 			continue
 		}
-		batch.Append(x.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
+		batch.Append(ts.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
 	}
-	return x.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame(), data: bytesOf(publications)})
+	return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame(), data: bytesOf(publications)})
 }
 
 // share keeps what was made, for other sessions, and returns this session's part.
-func (x *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
+func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
 	if !m.gap && len(publications) > 0 {
-		made.since = x.cameBy(sub.topic, publications[0])
-		x.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
+		made.since = ts.cameBy(sub.topic, publications[0])
+		ts.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
 	}
 	return s.partOf(c, m, made)
 }
 
 // cameBy returns when a publication had come at the latest; see feed.cameBy.
-func (x *topics) cameBy(t *topic, p *broker.Publication) int64 {
+func (ts *topics) cameBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
 		return 0 // it does not matter
 	}
@@ -292,7 +292,7 @@ func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
 }
 
 // missedFrame builds the frame of a publication for a session that has missed it.
-func (x *topics) missedFrame(t *topic, s *Session, p *broker.Publication, recovered bool) *frame.Frame {
+func (ts *topics) missedFrame(t *topic, s *Session, p *broker.Publication, recovered bool) *frame.Frame {
 	var f *frame.Frame
 	switch {
 	case s.wire != wireV1:
@@ -341,15 +341,15 @@ func bytesOf(publications []*broker.Publication) int {
 // newestPart makes the part for a topic that drops publications, or keeps no history. It
 // tells the client of the gap, and has the newest publication if there is one. The
 // subscription is live after it. topic.mu is held.
-func (x *topics) newestPart(s *Session, sub *subscription) part {
+func (ts *topics) newestPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	p := part{cursor: sub.behind, last: true}
 	batch := frame.Batch{Compact: s.compressed}
 	newest := t.newest
 	before := Position{}
-	if fd := t.feed; fd != nil {
-		p.at, before = fd.at, fd.at
-		for _, p := range slices.Backward(fd.ring) {
+	if feed := t.feed; feed != nil {
+		p.at, before = feed.at, feed.at
+		for _, p := range slices.Backward(feed.ring) {
 			if p.Except == "" || p.Except != s.id {
 				newest, before.Offset = p, p.Offset-1
 				break
@@ -364,7 +364,7 @@ func (x *topics) newestPart(s *Session, sub *subscription) part {
 		batch.Append(gapFrame(t.name, before.String()))
 	}
 	if newest != nil && (newest.Except == "" || newest.Except != s.id) {
-		batch.Append(x.missedFrame(t, s, newest, false))
+		batch.Append(ts.missedFrame(t, s, newest, false))
 	}
 	p.frame = batch.Frame()
 	return p

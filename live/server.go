@@ -201,50 +201,26 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 	return nil
 }
 
-// History returns the newest publications of a topic, limit of them at most and
-// 1,000 in any case, oldest first. What was published before the call, at whatever
-// server, is among them. It takes five seconds at most. The error wraps ErrNoHistory
-// if the topic keeps none.
-func (s *Server) History(ctx context.Context, topic string, limit int) ([]Message, error) {
-	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
-	defer cancel()
-	h, err := s.openHistory(ctx, nil, topic, limit)
-	if err != nil {
-		return nil, err
-	}
-	messages := make([]Message, 0, len(h.ahead))
-	for more := true; more; {
-		var part []*broker.Publication
-		if part, more, err = h.next(ctx, maxHistoryStep); err != nil {
-			return nil, err
-		}
-		for _, p := range part {
-			messages = append(messages, Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}) // the caller may change it
-		}
-	}
-	return messages, nil
-}
-
 // Broker returns the broker: the one of the options, or the server's own.
 func (s *Server) Broker() Broker { return s.opts.Broker }
 
 // sink is the server as its broker sees it.
 type sink struct{ server *Server }
 
-func (k sink) Deliver(p *broker.Publication) { k.server.topics.deliver(p) }
+func (s sink) Deliver(p *broker.Publication) { s.server.topics.deliver(p) }
 
-func (k sink) Lost(topic string, cause error) {
+func (s sink) Lost(topic string, cause error) {
 	level := slog.LevelInfo // what is missing will be fetched
-	if k.server.topics.recover == nil {
+	if s.server.topics.recover == nil {
 		level = slog.LevelWarn
 	}
-	k.server.logOfClient(level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
-	k.server.topics.lost(topic)
+	s.server.logOfClient(level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
+	s.server.topics.lost(topic)
 }
 
 // History implements broker.Rules.
-func (k sink) History(topic string) (size int, age time.Duration) {
-	o := k.server.topicOptions(topic)
+func (s sink) History(topic string) (size int, age time.Duration) {
+	o := s.server.topicOptions(topic)
 	return o.History, o.HistoryAge
 }
 
@@ -260,54 +236,6 @@ func (s *Server) topicOptions(topic string) (o TopicOptions) {
 }
 
 var errNilSession = errors.New("live: nil session")
-
-// reserve counts one more client, before it costs more than its handshake. Each
-// reserve is paired with a release, when its session ends or does not begin.
-func (s *Server) reserve() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.draining:
-		return errDraining
-	case s.opts.MaxSessions > 0 && s.admitted >= s.opts.MaxSessions:
-		return errTooManySessions
-	}
-	s.admitted++
-	s.running.Add(1) // under mu, so never after Shutdown has begun to wait
-	return nil
-}
-
-// reserveUser is the same for one user.
-func (s *Server) reserveUser(user string) error {
-	if user == "" || s.opts.MaxSessionsPerUser <= 0 {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.perUser[user] >= s.opts.MaxSessionsPerUser {
-		return errTooManyOfUser
-	}
-	s.perUser[user]++
-	return nil
-}
-
-func (s *Server) release() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.admitted--
-}
-
-func (s *Server) releaseUser(user string) {
-	if user == "" || s.opts.MaxSessionsPerUser <= 0 {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.perUser[user]--
-	if s.perUser[user] == 0 {
-		delete(s.perUser, user)
-	}
-}
 
 // add begins a session, whose handshake began before. One that comes while the server
 // shuts down, or whose user was disconnected meanwhile, is ended like the others.

@@ -66,10 +66,10 @@ func (s *Session) partKey(t *topic, c *cursor, m missed) partKey {
 
 // find returns the part that a cursor needs next, if it was made for another session and can
 // be used; else nil.
-func (x *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
-	x.mu.Lock()
-	p := x.parts[key]
-	x.mu.Unlock()
+func (sp *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
+	sp.mu.Lock()
+	p := sp.parts[key]
+	sp.mu.Unlock()
 	if p == nil || key.answer && p.upto.Offset > c.upto || p.expired(t.opts.HistoryAge) {
 		return nil
 	}
@@ -83,40 +83,40 @@ func (p *sharedPart) expired(age time.Duration) bool {
 
 // add keeps a part for other sessions, unless it would be different for them: where it goes
 // beyond the answer to this client, or lacks a publication that this session does not get.
-func (x *sharedParts) add(key partKey, c *cursor, publications []*broker.Publication, p *sharedPart) {
+func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Publication, p *sharedPart) {
 	if len(publications) == 0 || p.len() > maxSharedBytes/4 || key.answer && p.upto.Offset > c.upto {
 		return
 	}
 	if !key.answer && slices.ContainsFunc(publications, func(p *broker.Publication) bool { return p.Except != "" }) {
 		return
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.catchingUp.Load() == 0 {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.catchingUp.Load() == 0 {
 		return // clear was called, or will be
 	}
-	if x.parts == nil {
-		x.parts = make(map[partKey]*sharedPart)
+	if sp.parts == nil {
+		sp.parts = make(map[partKey]*sharedPart)
 	}
-	if old := x.parts[key]; old != nil { // another session made it at the same time, or it has expired
-		x.bytes -= old.len()
+	if old := sp.parts[key]; old != nil { // another session made it at the same time, or it has expired
+		sp.bytes -= old.len()
 	} else {
-		x.order = append(x.order, key)
+		sp.order = append(sp.order, key)
 	}
-	x.parts[key] = p
-	for x.bytes += p.len(); x.bytes > maxSharedBytes; {
-		oldest := x.order[0]
-		x.bytes -= x.parts[oldest].len()
-		delete(x.parts, oldest)
-		x.order = x.order[1:]
+	sp.parts[key] = p
+	for sp.bytes += p.len(); sp.bytes > maxSharedBytes; {
+		oldest := sp.order[0]
+		sp.bytes -= sp.parts[oldest].len()
+		delete(sp.parts, oldest)
+		sp.order = sp.order[1:]
 	}
 }
 
 // clear drops all parts. It is called when nobody catches up any more.
-func (x *sharedParts) clear() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.parts, x.order, x.bytes = nil, nil, 0
+func (sp *sharedParts) clear() {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	sp.parts, sp.order, sp.bytes = nil, nil, 0
 }
 
 // len returns what a part counts for in maxSharedBytes.
@@ -152,10 +152,10 @@ func alignPart(publications []*broker.Publication) []*broker.Publication {
 // the same time, so that publishing goes on. Gosched lets the goroutines that wait for a CPU
 // run first. Otherwise a goroutine that has made its part would hand its CPU over to the next
 // that makes one, and all others would wait.
-func (x *topics) startMaking() {
-	x.making <- struct{}{}
+func (ts *topics) startMaking() {
+	ts.making <- struct{}{}
 	runtime.Gosched()
 }
 
 // stopMaking lets another goroutine make a part.
-func (x *topics) stopMaking() { <-x.making }
+func (ts *topics) stopMaking() { <-ts.making }

@@ -54,28 +54,28 @@ type beginning struct {
 
 // subscribeNow handles the common case without asking the broker: others have the topic
 // already, and the client asks for no history. done is false if it was not this case.
-func (x *topics) subscribeNow(s *Session, name string, max int, o subscribing) (done bool, err error) {
+func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) (done bool, err error) {
 	if o.resume || o.last > 0 {
 		return false, nil
 	}
-	t := x.find(name)
+	t := ts.find(name)
 	if t == nil {
 		return false, nil
 	}
 	t.mu.Lock()
-	defer x.unlock(t)
+	defer ts.unlock(t)
 	if t.gone || !t.ready || s.isBehind(t) {
 		return false, nil
 	}
-	added, err := x.attach(t, s, max, o, t.now())
+	added, err := ts.attach(t, s, max, o, t.now())
 	return added.full == nil && added.answering == nil, err
 }
 
 // subscribe adds the session to the topic. It returns the cursor that will answer the client;
 // nil: the answer is on its way already.
-func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
+func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
-		added, again, err := x.trySubscribe(ctx, s, name, max, o)
+		added, again, err := ts.trySubscribe(ctx, s, name, max, o)
 		if o.pays && added.read > 0 {
 			s.pay(added.read, readUnit)
 		}
@@ -96,23 +96,23 @@ func (x *topics) subscribe(ctx context.Context, s *Session, name string, max int
 	}
 }
 
-func (x *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
-	t, err := x.lockReady(ctx, s, name)
+func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
+	t, err := ts.lockReady(ctx, s, name)
 	if err != nil {
 		return attached{}, false, err
 	}
-	defer x.unlock(t) // also if the broker panics
+	defer ts.unlock(t) // also if the broker panics
 	if o.reply == nil {
 		if known, err := s.subscriptionOf(name, max); known != nil || err != nil {
 			return attached{}, false, err // subscribing twice is the same as once
 		}
 	}
 	o.session = s
-	begin, again, err := x.beginning(ctx, t, o)
+	begin, again, err := ts.beginning(ctx, t, o)
 	if err != nil || again {
 		return attached{read: begin.read}, again, err
 	}
-	added, err = x.attach(t, s, max, o, begin)
+	added, err = ts.attach(t, s, max, o, begin)
 	added.read = begin.read
 	return added, false, err
 }
@@ -127,7 +127,7 @@ type attached struct {
 
 // attach makes the session a subscriber; topic.mu is held. If nothing was missed it
 // answers, and the session hears what comes from now on. Else it catches up first.
-func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin beginning) (attached, error) {
+func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beginning) (attached, error) {
 	known, err := s.subscriptionOf(t.name, max)
 	if err != nil {
 		return attached{}, err
@@ -153,7 +153,7 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 			return attached{}, err
 		} else if full == nil {
 			gap = false
-			x.counters.gaps.Add(1)
+			ts.counters.gaps.Add(1)
 		}
 	}
 	if !missed && !gap {
@@ -164,13 +164,13 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 			}
 		}
 		if known == nil {
-			_, err = x.add(t, s)
+			_, err = ts.add(t, s)
 		}
 		return attached{}, err
 	}
 	sub := known
 	if sub == nil {
-		if sub, err = x.add(t, s); err != nil {
+		if sub, err = ts.add(t, s); err != nil {
 			return attached{}, err
 		}
 	}
@@ -178,17 +178,12 @@ func (x *topics) attach(t *topic, s *Session, max int, o subscribing, begin begi
 		at: begin.from, upto: begin.at.Offset, newest: begin.newest, recovered: begin.recovered,
 		gap: gap, reply: o.reply, listed: true, page: begin.page,
 	}
-	added := attached{starts: x.fallBehind(sub, c)}
+	added := attached{starts: ts.fallBehind(sub, c)}
 	if c.reply != nil {
 		c.replied = make(chan struct{})
 		added.answering = c
 	}
 	return added, nil
-}
-
-// isBefore reports whether p lies before other in the same history.
-func isBefore(p, other Position) bool {
-	return p.Epoch == other.Epoch && p.Offset < other.Offset
 }
 
 // isBehind reports whether the session catches up with a topic, whose mu is held.
@@ -217,23 +212,23 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 // beginning finds out where a subscription begins. The topic is locked before and after, but
 // may be unlocked in between. again says that the topic may have changed: the caller must
 // start over.
-func (x *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	if t.feed == nil {
 		return t.now(), false, nil
 	}
 	if o.resume {
-		begin, again, err = x.resume(ctx, t, o)
+		begin, again, err = ts.resume(ctx, t, o)
 		if err != nil || again || begin.recovered || o.last <= 0 {
 			return begin, again, err
 		}
 		read := begin.read
-		begin, again, err = x.newest(ctx, t, o)
+		begin, again, err = ts.newest(ctx, t, o)
 		begin.read += read
 		begin.followFrom(o.since)
 		return begin, again, err
 	}
 	if o.last > 0 {
-		return x.newest(ctx, t, o)
+		return ts.newest(ctx, t, o)
 	}
 	return t.now(), false, nil
 }
@@ -260,37 +255,37 @@ func (begin *beginning) followFrom(since Position) {
 }
 
 // resume finds out whether what followed a position is to be had.
-func (x *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
-	fd, since := t.feed, o.since
-	if since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset {
+func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	feed, since := t.feed, o.since
+	if since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset {
 		// The client may have been at a server that is ahead of this one.
-		if again, err := x.reach(ctx, t, o); err != nil || again {
+		if again, err := ts.reach(ctx, t, o); err != nil || again {
 			return beginning{}, again, err
 		}
 	}
-	lost := beginning{at: fd.at, from: fd.at}
+	lost := beginning{at: feed.at, from: feed.at}
 	switch {
-	case since.Epoch != fd.at.Epoch || since.Offset > fd.at.Offset:
+	case since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset:
 		return lost, false, nil
-	case since.Offset >= fd.low:
-		if i := fd.indexAfter(since.Offset); i < len(fd.ring) && fd.expired(i) {
+	case since.Offset >= feed.low:
+		if i := feed.indexAfter(since.Offset); i < len(feed.ring) && feed.expired(i) {
 			return lost, false, nil // the history says the same: it has been dropped
 		}
-		return beginning{at: fd.at, from: since, recovered: true}, false, nil
+		return beginning{at: feed.at, from: since, recovered: true}, false, nil
 	}
-	return x.readSince(ctx, t, o)
+	return ts.readSince(ctx, t, o)
 }
 
 // reach waits until the feed is as far as the broker's history. If the position is still not
 // in it then, no server has it.
-func (x *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
+func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
 	var last Position
 	since := o.since
-	x.unlocked(t, func() {
+	ts.unlocked(t, func() {
 		if o.pays {
-			x.payForQuestion(o.session, lookupUnits)
+			ts.payForQuestion(o.session, lookupUnits)
 		}
-		last, err = x.last(ctx, o.session, t.name)
+		last, err = ts.last(ctx, o.session, t.name)
 	})
 	switch at := t.feed.at; {
 	case err != nil:
@@ -300,13 +295,13 @@ func (x *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool
 	case at.Epoch == since.Epoch && at.Offset >= since.Offset:
 		return false, nil // it came meanwhile
 	}
-	x.startRepair(t)
-	x.unlocked(t, func() { sleep(ctx, lagBackoff(0)) })
+	ts.startRepair(t)
+	ts.unlocked(t, func() { sleep(ctx, lagBackoff(0)) })
 	return true, ctx.Err()
 }
 
 // unlocked runs f with the topic unlocked, and kept in the index.
-func (x *topics) unlocked(t *topic, f func()) {
+func (ts *topics) unlocked(t *topic, f func()) {
 	t.pins++
 	t.mu.Unlock()
 	defer func() {
@@ -318,29 +313,29 @@ func (x *topics) unlocked(t *topic, f func()) {
 
 // readSince asks the broker's history for what followed a position, because that is
 // older than the feed. A first page tells whether it is to be had.
-func (x *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
-	fd, since := t.feed, o.since
-	upto := fd.at
+func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+	feed, since := t.feed, o.since
+	upto := feed.at
 	var page broker.Page
-	x.unlocked(t, func() {
+	ts.unlocked(t, func() {
 		if o.pays {
-			x.payForQuestion(o.session, questionUnits)
+			ts.payForQuestion(o.session, questionUnits)
 		}
-		page, err = x.read(ctx, o.session, func() (broker.Page, error) {
-			return x.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
+		page, err = ts.read(ctx, o.session, func() (broker.Page, error) {
+			return ts.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
 		})
 	})
-	lost := beginning{at: fd.at, from: fd.at}
+	lost := beginning{at: feed.at, from: feed.at}
 	switch {
 	case err != nil:
 		return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
-	case fd.at.Epoch != since.Epoch:
+	case feed.at.Epoch != since.Epoch:
 		return lost, false, nil
 	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete:
 		return lost, false, nil
 	case page.Epoch != since.Epoch, len(page.Publications) == 0 && page.Upto < upto.Offset:
-		x.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
+		ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
 		return beginning{}, true, ctx.Err()
 	}
-	return beginning{at: fd.at, from: since, recovered: true, page: page.Publications, read: bytesOf(page.Publications)}, false, nil
+	return beginning{at: feed.at, from: since, recovered: true, page: page.Publications, read: bytesOf(page.Publications)}, false, nil
 }

@@ -107,7 +107,7 @@ type subscription struct {
 
 func newTopics(s *Server) *topics {
 	b := s.opts.Broker
-	x := &topics{
+	ts := &topics{
 		server:   s,
 		broker:   b,
 		writers:  s.writers,
@@ -117,55 +117,55 @@ func newTopics(s *Server) *topics {
 		seed:     maphash.MakeSeed(),
 	}
 	if r, ok := b.(broker.Recoverer); ok {
-		x.recover = guarded{r, s}
+		ts.recover = guarded{r, s}
 	}
-	x.life, x.end = context.WithCancel(context.Background())
-	x.repairing = make(chan struct{}, maxRepairs)
+	ts.life, ts.end = context.WithCancel(context.Background())
+	ts.repairing = make(chan struct{}, maxRepairs)
 	if p, ok := b.(broker.InProcess); ok {
-		x.inProcess = p.InProcess()
+		ts.inProcess = p.InProcess()
 	}
-	x.reads = newReadGate()
-	x.lookups = newLookupGate()
-	x.shared.catchingUp = &x.catchingUp
-	x.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
-	for i := range x.shards {
-		x.shards[i].topics = make(map[string]*topic)
+	ts.reads = newReadGate()
+	ts.lookups = newLookupGate()
+	ts.shared.catchingUp = &ts.catchingUp
+	ts.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
+	for i := range ts.shards {
+		ts.shards[i].topics = make(map[string]*topic)
 	}
-	return x
+	return ts
 }
 
-func (x *topics) shard(name string) *shard {
-	return &x.shards[maphash.String(x.seed, name)%shardCount]
+func (ts *topics) shard(name string) *shard {
+	return &ts.shards[maphash.String(ts.seed, name)%shardCount]
 }
 
-func (x *topics) find(name string) *topic {
-	sh := x.shard(name)
+func (ts *topics) find(name string) *topic {
+	sh := ts.shard(name)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
 	return sh.topics[name]
 }
 
-func (x *topics) findOrAdd(name string) *topic {
-	if t := x.find(name); t != nil {
+func (ts *topics) findOrAdd(name string) *topic {
+	if t := ts.find(name); t != nil {
 		return t
 	}
-	fresh := x.newTopic(name)
-	sh := x.shard(name)
+	fresh := ts.newTopic(name)
+	sh := ts.shard(name)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	if t := sh.topics[name]; t != nil {
 		return t
 	}
 	sh.topics[name] = fresh
-	x.count.Add(1)
+	ts.count.Add(1)
 	return fresh
 }
 
-func (x *topics) newTopic(name string) *topic {
-	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: x.options(name)}
-	if x.recover != nil && x.recover.Keeps(name) {
+func (ts *topics) newTopic(name string) *topic {
+	t := &topic{name: name, envelope: frame.NewEnvelope(name), opts: ts.options(name)}
+	if ts.recover != nil && ts.recover.Keeps(name) {
 		t.feed = newFeed(t.opts)
-		t.feed.inProcess = x.inProcess
+		t.feed.inProcess = ts.inProcess
 	}
 	switch {
 	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:
@@ -179,9 +179,9 @@ func (x *topics) newTopic(name string) *topic {
 }
 
 // lock returns the topic, in the index and locked.
-func (x *topics) lock(name string) *topic {
+func (ts *topics) lock(name string) *topic {
 	for {
-		t := x.findOrAdd(name)
+		t := ts.findOrAdd(name)
 		t.mu.Lock()
 		if !t.gone {
 			return t
@@ -193,39 +193,39 @@ func (x *topics) lock(name string) *topic {
 // lockReady returns the topic locked and subscribed at the broker, which the
 // first that comes asks for while the others wait. s is the session that needs it; nil: none
 // does. The error is the broker's or ctx's; the topic is not locked then.
-func (x *topics) lockReady(ctx context.Context, s *Session, name string) (*topic, error) {
+func (ts *topics) lockReady(ctx context.Context, s *Session, name string) (*topic, error) {
 	for {
-		t := x.lock(name)
+		t := ts.lock(name)
 		if t.ready {
 			return t, nil
 		}
-		if err := x.wakeLocked(ctx, s, t); err != nil {
+		if err := ts.wakeLocked(ctx, s, t); err != nil {
 			return nil, err
 		}
 		if t.ready {
 			return t, nil
 		}
-		x.unlock(t)
+		ts.unlock(t)
 	}
 }
 
 // wakeLocked is wake that leaves the topic locked only if it returns nil, and not if the
 // broker panics.
-func (x *topics) wakeLocked(ctx context.Context, s *Session, t *topic) error {
+func (ts *topics) wakeLocked(ctx context.Context, s *Session, t *topic) error {
 	awake := false
 	defer func() {
 		if !awake {
-			x.unlock(t)
+			ts.unlock(t)
 		}
 	}()
-	err := x.wake(ctx, s, t)
+	err := ts.wake(ctx, s, t)
 	awake = err == nil
 	return err
 }
 
 // wake subscribes the topic at the broker, or waits for whoever does. The topic
 // is locked before and after, and not meanwhile.
-func (x *topics) wake(ctx context.Context, s *Session, t *topic) error {
+func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	t.pins++
 	defer func() { t.pins-- }()
 	if waking := t.waking; waking != nil {
@@ -245,7 +245,7 @@ func (x *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	err := errBrokerPanicked // unless it returns
 	defer func() {
 		if err != nil {
-			x.broker.Unsubscribe(t.name) // it may have registered the interest all the same
+			ts.broker.Unsubscribe(t.name) // it may have registered the interest all the same
 		}
 		t.mu.Lock()
 		close(waking)
@@ -253,13 +253,13 @@ func (x *topics) wake(ctx context.Context, s *Session, t *topic) error {
 		if err == nil {
 			t.ready = true
 			if t.feed != nil {
-				x.begin(t, at)
+				ts.begin(t, at)
 			}
 		}
 	}()
-	err = x.broker.Subscribe(ctx, t.name)
+	err = ts.broker.Subscribe(ctx, t.name)
 	if err == nil && t.feed != nil {
-		at, err = x.last(ctx, s, t.name)
+		at, err = ts.last(ctx, s, t.name)
 	}
 	if err != nil {
 		err = fmt.Errorf("live: topic %q: %w", t.name, err)
@@ -268,7 +268,7 @@ func (x *topics) wake(ctx context.Context, s *Session, t *topic) error {
 }
 
 // unlock unlocks the topic, and takes it out of the index if nobody needs it.
-func (x *topics) unlock(t *topic) {
+func (ts *topics) unlock(t *topic) {
 	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
 		t.gone = true
 		if t.feed != nil && t.feed.watch != nil {
@@ -276,21 +276,21 @@ func (x *topics) unlock(t *topic) {
 		}
 		if t.ready {
 			// With the lock held, so that it comes before the next Subscribe.
-			if err := x.broker.Unsubscribe(t.name); err != nil {
-				x.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
+			if err := ts.broker.Unsubscribe(t.name); err != nil {
+				ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
 			}
 		}
-		sh := x.shard(t.name)
+		sh := ts.shard(t.name)
 		sh.mu.Lock()
 		delete(sh.topics, t.name)
 		sh.mu.Unlock()
-		x.count.Add(-1)
+		ts.count.Add(-1)
 	}
 	t.mu.Unlock()
 }
 
 // add makes the session a subscriber; topic.mu is held. The error is ErrSessionClosed.
-func (x *topics) add(t *topic, s *Session) (*subscription, error) {
+func (ts *topics) add(t *topic, s *Session) (*subscription, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -299,42 +299,42 @@ func (x *topics) add(t *topic, s *Session) (*subscription, error) {
 	sub := &subscription{topic: t, session: s, wire: s.wire, index: int32(len(t.subs))}
 	t.subs = append(t.subs, subscriber{&s.out, sub})
 	s.subs.add(sub)
-	x.subscriptions.Add(1)
+	ts.subscriptions.Add(1)
 	return sub, nil
 }
 
 // unsubscribe removes the session from the topic, if it is there.
-func (x *topics) unsubscribe(s *Session, name string) {
-	t := x.find(name)
+func (ts *topics) unsubscribe(s *Session, name string) {
+	t := ts.find(name)
 	if t == nil {
 		return
 	}
 	t.mu.Lock()
-	defer x.unlock(t)
+	defer ts.unlock(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if sub := s.subs.find(name); sub != nil && sub.topic == t {
 		s.subs.remove(sub)
-		x.remove(sub)
+		ts.remove(sub)
 	}
 }
 
 // leave removes a closed session from all its topics. Nothing is added to a
 // closed session's set, so nothing stays behind.
-func (x *topics) leave(s *Session) {
+func (ts *topics) leave(s *Session) {
 	s.mu.Lock()
 	subs := s.subs.take()
 	s.mu.Unlock()
 	for _, sub := range subs {
 		sub.topic.mu.Lock()
-		x.remove(sub)
-		x.unlock(sub.topic)
+		ts.remove(sub)
+		ts.unlock(sub.topic)
 	}
 }
 
 // remove takes sub out of its topic's slice; topic.mu is held.
-func (x *topics) remove(sub *subscription) {
-	x.goLive(sub) // whoever catches up for it notices
+func (ts *topics) remove(sub *subscription) {
+	ts.goLive(sub) // whoever catches up for it notices
 	if sub.topic.tag != nil {
 		sub.session.out.Settle(sub.topic.tag)
 	}
@@ -347,188 +347,5 @@ func (x *topics) remove(sub *subscription) {
 	if cap(subs) > 64 && last < cap(subs)/4 { // a crowd that left takes its memory along
 		sub.topic.subs = append(make([]subscriber, 0, cap(subs)/2), subs[:last]...)
 	}
-	x.subscriptions.Add(-1)
-}
-
-// deliver takes a publication from the broker.
-func (x *topics) deliver(p *broker.Publication) {
-	t := x.find(p.Topic)
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.feed != nil {
-		x.receive(t, p)
-	} else {
-		x.fanOut(t, p, Position{}, delivered)
-	}
-}
-
-// origin says how a publication has come to a fan-out.
-type origin bool
-
-const (
-	delivered origin = false
-	fetched   origin = true // a repair read it with many others; a client is not closed for not keeping up with that
-)
-
-// fanOut queues a publication for every subscriber that is live; topic.mu is held, which
-// gives all sessions the same order. A frame is built once for each way to write it.
-// before is the topic's position before the publication.
-func (x *topics) fanOut(t *topic, p *broker.Publication, before Position, o origin) {
-	var frames [wires]*frame.Frame
-	var ready outbox.List
-	count := 0
-	for i := range t.subs {
-		sub := &t.subs[i]
-		if p.Except != "" && sub.session.id == p.Except {
-			continue
-		}
-		if sub.behind != nil {
-			if t.feed == nil {
-				x.hold(sub.subscription, len(p.Data))
-			}
-			continue
-		}
-		f := frames[sub.wire]
-		if f == nil {
-			f = x.frame(t, p, sub.wire)
-			frames[sub.wire] = f
-		}
-		switch sub.out.Add(f, &ready) {
-		case nil:
-			count++
-		case outbox.ErrFull:
-			x.overflow(t, sub.subscription, before, o, len(p.Data))
-		}
-		if ready.Len() == handOver {
-			x.writers.Write(&ready)
-		}
-	}
-	x.writers.Write(&ready)
-	if t.behind > 0 && t.feed == nil {
-		t.newest = p
-	}
-	for _, l := range t.listeners {
-		l.deliver(p)
-	}
-	x.counters.delivered.Add(uint64(count))
-}
-
-// handOver is how many sessions wait for the writers at most while a large
-// topic is being walked: the first of 100,000 need not wait for the last.
-const handOver = 256
-
-// frame builds a publication's frame for one kind of client.
-func (x *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
-	var f *frame.Frame
-	if w == wireV1 && p.Offset != 0 {
-		f = t.envelope.FrameAt(p.Data, p.Position.String())
-	} else {
-		f = t.envelope.Frame(p.Data)
-	}
-	f.Tag = t.tag
-	if x.compressed.Load() > 0 {
-		f.Deflate()
-	}
-	return f
-}
-
-// overflow does to a client that takes too little what the topic's options say; topic.mu
-// is held. before is the position of what the client has, or is on its way to it, and bytes the
-// size of the publication that did not fit.
-func (x *topics) overflow(t *topic, sub *subscription, before Position, o origin, bytes int) {
-	c := &cursor{at: before}
-	switch {
-	case t.tag != nil:
-		c.skipOld, c.gap = true, true
-		x.counters.dropped.Add(1)
-	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
-		sub.session.queueFull()
-		return
-	}
-	if x.fallBehind(sub, c) {
-		go sub.session.catchUp() // ends when no subscription is behind, or with the session
-	}
-	if t.feed == nil {
-		x.hold(sub, bytes)
-	}
-}
-
-// announceGap tells every subscriber that is live that publications were lost after one
-// position and before another; topic.mu is held.
-func (x *topics) announceGap(t *topic, before, at Position) {
-	x.counters.gaps.Add(1)
-	f := gapFrame(t.name, at.String())
-	var ready outbox.List
-	for i := range t.subs {
-		sub := &t.subs[i]
-		if sub.wire != wireV1 || sub.behind != nil {
-			continue
-		}
-		if t.tag != nil {
-			sub.out.Settle(t.tag)
-		}
-		if sub.out.Add(f, &ready) == outbox.ErrFull {
-			x.overflow(t, sub.subscription, before, fetched, 0)
-		}
-	}
-	for _, l := range t.listeners {
-		l.tellGap()
-	}
-	x.writers.Write(&ready)
-}
-
-// subscriptionSet is a session's subscriptions: a slice while they are few, as
-// they are for most sessions, with a map beside it when they are many.
-type subscriptionSet struct {
-	few  []*subscription
-	many map[string]*subscription // nil: all are in few
-}
-
-const fewSubscriptions = 8
-
-func (set *subscriptionSet) len() int { return len(set.few) + len(set.many) }
-
-func (set *subscriptionSet) find(topic string) *subscription {
-	for _, sub := range set.few {
-		if sub.topic.name == topic {
-			return sub
-		}
-	}
-	return set.many[topic]
-}
-
-func (set *subscriptionSet) add(sub *subscription) {
-	if len(set.few) < fewSubscriptions {
-		set.few = append(set.few, sub)
-		return
-	}
-	if set.many == nil {
-		set.many = make(map[string]*subscription)
-	}
-	set.many[sub.topic.name] = sub
-}
-
-func (set *subscriptionSet) remove(sub *subscription) {
-	for i, other := range set.few {
-		if other == sub {
-			last := len(set.few) - 1
-			set.few[i], set.few[last] = set.few[last], nil
-			set.few = set.few[:last]
-			return
-		}
-	}
-	delete(set.many, sub.topic.name)
-}
-
-// take empties the set and returns what was in it.
-func (set *subscriptionSet) take() []*subscription {
-	all := set.few
-	for _, sub := range set.many {
-		all = append(all, sub)
-	}
-	*set = subscriptionSet{}
-	return all
+	ts.subscriptions.Add(-1)
 }

@@ -55,7 +55,7 @@ func (c *Chat) RunBuilds(ctx context.Context, step time.Duration) {
 
 // lastBuild returns the number of the last build there was, 0 if none.
 func (c *Chat) lastBuild(ctx context.Context) int {
-	last, err := live.ReplayHistory[build](ctx, c.live, buildTopic, 1)
+	last, err := live.History[build](ctx, c.live, buildTopic, 1)
 	if err != nil || len(last) == 0 {
 		return 0
 	}

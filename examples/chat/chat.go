@@ -278,5 +278,5 @@ func (c *Chat) publish(room string, m message) (message, error) {
 
 // History returns what a room remembers.
 func (c *Chat) History(ctx context.Context, room string) ([]message, error) {
-	return live.ReplayHistory[message](ctx, c.live, roomPrefix+room, maxHistory)
+	return live.History[message](ctx, c.live, roomPrefix+room, maxHistory)
 }

@@ -28,7 +28,7 @@ func Example() {
 			log.Fatal(err) // it is stored when there is no error
 		}
 	}
-	texts, err := live.ReplayHistory[string](context.Background(), server, "room.42", 10)
+	texts, err := live.History[string](context.Background(), server, "room.42", 10)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -137,7 +137,7 @@ func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 		if err := live.Publish(s, "room:a", run); err != nil {
 			t.Fatal(err)
 		}
-		got, err := live.ReplayHistory[int](t.Context(), s, "room:a", 10)
+		got, err := live.History[int](t.Context(), s, "room:a", 10)
 		if err != nil {
 			t.Fatal(err)
 		}

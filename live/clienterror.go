@@ -1,0 +1,99 @@
+package live
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+)
+
+var (
+	errBadRequest  = &ClientError{"bad_request", "a member is missing or of the wrong kind"}
+	errUnknownOp   = &ClientError{"unknown_op", "there is no such operation"}
+	errForbidden   = &ClientError{"forbidden", "not allowed"}
+	errUnavailable = &ClientError{"unavailable", "try again later"}
+	errFailed      = &ClientError{"internal", "internal error"}
+)
+
+// refusedByApp marks an error with which the application said no, failedInApp one
+// with which it failed.
+type (
+	refusedByApp struct{ error }
+	failedInApp  struct{ error }
+)
+
+func forbidden(err error) error {
+	if err == nil {
+		return nil
+	}
+	return refusedByApp{err}
+}
+
+// clientError returns what a client is told of an error.
+func (s *Session) clientError(err error) *ClientError {
+	var told *ClientError
+	switch app := err.(type) {
+	case refusedByApp:
+		switch {
+		case errors.As(app.error, &told):
+			return told
+		case isPassing(app.error):
+			return errUnavailable
+		}
+		return errForbidden
+	case failedInApp:
+		switch {
+		case errors.As(app.error, &told):
+			return told
+		case isPassing(app.error):
+			return errUnavailable
+		}
+		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
+		return errFailed
+	}
+	switch {
+	case errors.As(err, &told):
+		return told
+	case errors.Is(err, ErrInvalidTopic):
+		return &ClientError{"invalid_topic", "the topic is empty or too long"}
+	case errors.Is(err, ErrTooManyTopics):
+		return &ClientError{"too_many_topics", "too many topics"}
+	case errors.Is(err, ErrNoHistory):
+		return &ClientError{"no_history", "the topic keeps no history"}
+	case errors.Is(err, ErrInvalidData):
+		return errBadRequest
+	case errors.Is(err, ErrTooLarge):
+		return &ClientError{"too_big", "the publication is too large"}
+	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
+		return errUnavailable // nobody will read it
+	}
+	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
+	if isPassing(err) {
+		return errUnavailable
+	}
+	return errFailed
+}
+
+// isPassing reports whether the same may succeed a little later: who could not decide in time
+// has not said no.
+func isPassing(err error) bool {
+	for _, passing := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, passing) {
+			return true
+		}
+	}
+	return false
+}
+
+// ClientError is an error that a live.v1 client is told as it is. OnSubscribe,
+// OnPublish and OnRequest return one to say more than "forbidden" or "internal".
+type ClientError struct {
+	// Code is for the program. Codes of the protocol's own, as "forbidden", mean
+	// what docs/protocol.md says.
+	Code string
+
+	// Message is for a person.
+	Message string
+}
+
+func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }

@@ -1,0 +1,111 @@
+package live
+
+import (
+	"time"
+)
+
+// Sign-ins that expire are found as dead clients are: by one timer for all sessions, which
+// runs while a session has an expiry. Expiries are rounded up to whole seconds, so that the
+// walk over the sessions is made once a second at most.
+
+// maxExpiryWait bounds how late an expiry is noticed when the system's clock was
+// set, or the system slept: timers do not see that.
+const maxExpiryWait = time.Minute
+
+// ExpireAt has the session closed with CloseSignInExpired at a time, to which its
+// client fetches a new token and comes back: when its token or its cookie expires,
+// say. It is closed less than a second later, or at once if the time has passed.
+// The zero Time says never; a call replaces the one before it.
+func (s *Session) ExpireAt(t time.Time) {
+	t = t.Round(0) // the clock on the wall is what a token means
+	switch {
+	case t.IsZero():
+		s.expiry.Store(0)
+	case t.After(time.Now()):
+		at := t.Unix()
+		if t.Nanosecond() > 0 {
+			at++
+		}
+		s.expiry.Store(at)
+		s.server.expireAt(s, at)
+	default:
+		s.expire()
+	}
+}
+
+func (s *Session) expire() {
+	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
+}
+
+// expireAt has the timer run for a session, if it has not gone.
+func (s *Server) expireAt(sess *Session, at int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess.index < len(s.sessions) && s.sessions[sess.index] == sess {
+		s.expireNext(at)
+	}
+}
+
+// expireNext has the timer run at a time if it would run later; mu is held.
+func (s *Server) expireNext(at int64) {
+	if s.expirer != nil && s.nextExpiry <= at {
+		return
+	}
+	s.nextExpiry = at
+	if s.expirer == nil {
+		s.expirer = time.AfterFunc(expiryWait(at), s.expire)
+	} else {
+		s.expirer.Reset(expiryWait(at))
+	}
+}
+
+func expiryWait(at int64) time.Duration {
+	return max(min(time.Until(time.Unix(at, 0)), maxExpiryWait), 0)
+}
+
+// stopExpirer is called with mu held, when the last session was removed.
+func (s *Server) stopExpirer() {
+	if s.expirer != nil {
+		s.expirer.Stop()
+		s.expirer = nil
+	}
+}
+
+// expire closes the sessions that are due.
+func (s *Server) expire() {
+	now := time.Now().Unix()
+	s.mu.Lock()
+	if s.expirer == nil {
+		s.mu.Unlock()
+		return
+	}
+	if s.nextExpiry > now {
+		s.expirer.Reset(expiryWait(s.nextExpiry))
+		s.mu.Unlock()
+		return
+	}
+	s.expirer = nil // whoever calls ExpireAt from here on starts another
+	sessions := append([]*Session(nil), s.sessions...)
+	s.mu.Unlock()
+
+	next := int64(0)
+	for _, sess := range sessions {
+		switch at := sess.expiry.Load(); {
+		case at == 0 || sess.IsClosed():
+		case at <= now:
+			if sess.expiry.CompareAndSwap(at, 0) { // not replaced meanwhile
+				sess.expire()
+			}
+		case next == 0 || at < next:
+			next = at
+		}
+	}
+	if next == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.sessions) > 0 {
+		s.expireNext(next)
+	}
+}

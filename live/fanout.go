@@ -1,0 +1,137 @@
+package live
+
+import (
+	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/frame"
+	"github.com/livetopic/livetopic/live/internal/outbox"
+)
+
+// deliver takes a publication from the broker.
+func (ts *topics) deliver(p *broker.Publication) {
+	t := ts.find(p.Topic)
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.feed != nil {
+		ts.receive(t, p)
+	} else {
+		ts.fanOut(t, p, Position{}, delivered)
+	}
+}
+
+// origin says how a publication has come to a fan-out.
+type origin bool
+
+const (
+	delivered origin = false
+	fetched   origin = true // a repair read it with many others; a client is not closed for not keeping up with that
+)
+
+// fanOut queues a publication for every subscriber that is live; topic.mu is held, which
+// gives all sessions the same order. A frame is built once for each way to write it.
+// before is the topic's position before the publication.
+func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o origin) {
+	var frames [wires]*frame.Frame
+	var ready outbox.List
+	count := 0
+	for i := range t.subs {
+		sub := &t.subs[i]
+		if p.Except != "" && sub.session.id == p.Except {
+			continue
+		}
+		if sub.behind != nil {
+			if t.feed == nil {
+				ts.hold(sub.subscription, len(p.Data))
+			}
+			continue
+		}
+		f := frames[sub.wire]
+		if f == nil {
+			f = ts.frame(t, p, sub.wire)
+			frames[sub.wire] = f
+		}
+		switch sub.out.Add(f, &ready) {
+		case nil:
+			count++
+		case outbox.ErrFull:
+			ts.overflow(t, sub.subscription, before, o, len(p.Data))
+		}
+		if ready.Len() == handOver {
+			ts.writers.Write(&ready)
+		}
+	}
+	ts.writers.Write(&ready)
+	if t.behind > 0 && t.feed == nil {
+		t.newest = p
+	}
+	for _, l := range t.listeners {
+		l.deliver(p)
+	}
+	ts.counters.delivered.Add(uint64(count))
+}
+
+// handOver is how many sessions wait for the writers at most while a large
+// topic is being walked: the first of 100,000 need not wait for the last.
+const handOver = 256
+
+// frame builds a publication's frame for one kind of client.
+func (ts *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
+	var f *frame.Frame
+	if w == wireV1 && p.Offset != 0 {
+		f = t.envelope.FrameAt(p.Data, p.Position.String())
+	} else {
+		f = t.envelope.Frame(p.Data)
+	}
+	f.Tag = t.tag
+	if ts.compressed.Load() > 0 {
+		f.Deflate()
+	}
+	return f
+}
+
+// overflow does to a client that takes too little what the topic's options say; topic.mu
+// is held. before is the position of what the client has, or is on its way to it, and bytes the
+// size of the publication that did not fit.
+func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origin, bytes int) {
+	c := &cursor{at: before}
+	switch {
+	case t.tag != nil:
+		c.skipOld, c.gap = true, true
+		ts.counters.dropped.Add(1)
+	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
+		sub.session.queueFull()
+		return
+	}
+	if ts.fallBehind(sub, c) {
+		go sub.session.catchUp() // ends when no subscription is behind, or with the session
+	}
+	if t.feed == nil {
+		ts.hold(sub, bytes)
+	}
+}
+
+// announceGap tells every subscriber that is live that publications were lost after one
+// position and before another; topic.mu is held.
+func (ts *topics) announceGap(t *topic, before, at Position) {
+	ts.counters.gaps.Add(1)
+	f := gapFrame(t.name, at.String())
+	var ready outbox.List
+	for i := range t.subs {
+		sub := &t.subs[i]
+		if sub.wire != wireV1 || sub.behind != nil {
+			continue
+		}
+		if t.tag != nil {
+			sub.out.Settle(t.tag)
+		}
+		if sub.out.Add(f, &ready) == outbox.ErrFull {
+			ts.overflow(t, sub.subscription, before, fetched, 0)
+		}
+	}
+	for _, l := range t.listeners {
+		l.tellGap()
+	}
+	ts.writers.Write(&ready)
+}
