@@ -2,7 +2,6 @@ package live_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -13,29 +12,35 @@ import (
 	"syscall"
 	"time"
 
+	livejs "github.com/livetopic/livetopic/client"
 	"github.com/livetopic/livetopic/live"
 )
 
-// A whole program: it lets clients subscribe themselves, publishes what is
-// posted to it, and ends calmly.
+// A whole program: its clients may subscribe to topics of news, what is posted to it is
+// published, and it ends calmly. In a page, live.js (package client) is the client:
+//
+//	import { connect } from "/live.js";
+//	connect("/live").subscribe("news", (item) => console.log(item.text), { last: 20 });
 func Example() {
-	var server *live.Server
-	server = live.New(live.Options{
-		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
-			var req struct{ Topic string }
-			if topic == "subscribe" && json.Unmarshal(data, &req) == nil {
-				server.Subscribe(s, req.Topic)
+	server := live.New(live.Options{
+		OnSubscribe: func(_ context.Context, s *live.Session, topic string) error {
+			if !strings.HasPrefix(topic, "news") {
+				return errors.New("no such topic") // the client is told "forbidden"
 			}
+			return nil
+		},
+		Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{History: 100} // a client that comes back gets what it missed
 		},
 	})
 
 	http.Handle("GET /live", server.Handler())
+	http.Handle("GET /live.js", livejs.Handler())
 	http.HandleFunc("POST /news", func(w http.ResponseWriter, r *http.Request) {
-		item, _ := json.Marshal(map[string]string{"text": r.FormValue("text")})
-		server.Publish("news", item)
+		live.Publish(server, "news", map[string]string{"text": r.FormValue("text")})
 	})
 
-	web := &http.Server{Addr: "localhost:8080"}
+	web := &http.Server{Addr: "localhost:8080", ReadHeaderTimeout: 5 * time.Second}
 	go web.ListenAndServe()
 
 	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -47,7 +52,10 @@ func Example() {
 	web.Shutdown(ctx)    // then the rest
 }
 
-// Everyone who connects hears the same topic.
+// The application subscribes every session to the same topic. A page then need not ask for
+// it, and hears it with live.js's listen:
+//
+//	connect("/live").listen("news", (item) => console.log(item.text));
 func ExampleServer_Subscribe() {
 	var server *live.Server
 	server = live.New(live.Options{
@@ -55,7 +63,7 @@ func ExampleServer_Subscribe() {
 			return server.Subscribe(s, "news")
 		},
 	})
-	http.Handle("/live", server.Handler())
+	http.Handle("GET /live", server.Handler())
 }
 
 // OnAuth decides who may connect and what the session remembers of them.

@@ -1,0 +1,56 @@
+// Command news is the README's program: a page that shows what is posted, as it is posted.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/livetopic/livetopic/client"
+	"github.com/livetopic/livetopic/live"
+)
+
+const page = `<!doctype html><meta charset="utf-8"><title>News</title>
+<form><input name="text" aria-label="News"> <button>Post</button></form><ul></ul>
+<script type="module">
+	import { connect } from "/live.js";
+	const live = connect("/live"), form = document.forms[0], list = document.querySelector("ul");
+	live.subscribe("news", (item) => list.appendChild(document.createElement("li")).append(item.text), { last: 20 });
+	form.onsubmit = () => { fetch("/news", { method: "POST", body: new URLSearchParams(new FormData(form)) }); form.reset(); return false; };
+</script>`
+
+func main() {
+	server := live.New(live.Options{
+		OnSubscribe: func(ctx context.Context, s *live.Session, topic string) error {
+			return nil // or an error: this session may not have this topic
+		},
+		Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{History: 100} // a client that comes back gets what it missed
+		},
+	})
+	http.Handle("GET /live", server.Handler())
+	http.Handle("GET /live.js", client.Handler())
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, page) })
+	http.HandleFunc("POST /news", func(w http.ResponseWriter, r *http.Request) {
+		live.Publish(server, "news", map[string]string{"text": r.FormValue("text")})
+	})
+
+	web := &http.Server{Addr: "localhost:8080", ReadHeaderTimeout: 5 * time.Second}
+	go func() {
+		if err := web.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+			log.Fatal(err)
+		}
+	}()
+	stop, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	<-stop.Done()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	server.Shutdown(ctx) // has pages come back to the next process; web.Shutdown does not know of WebSockets
+	web.Shutdown(ctx)
+}
