@@ -8,6 +8,7 @@ import (
 	"math"
 	"strconv"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/broker"
@@ -85,7 +86,7 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 	}
 	ok = true
 	readText := func(value []byte, into *string) {
-		if present(value) && !readString(value, into) {
+		if present(value) && (hasHalfPair(value) || !readString(value, into)) {
 			ok = false
 		}
 	}
@@ -115,6 +116,37 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 	readNumber(last, &op.last)
 	readNumber(limit, &op.limit)
 	return op, true, ok
+}
+
+// hasHalfPair reports whether a valid JSON value has an escape \ud800 to \udfff that is not
+// one of a pair (RFC 8259, section 8.2). Such a string has no UTF-8. Two different topics would
+// both become U+FFFD.
+func hasHalfPair(s []byte) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '\\' {
+			continue
+		}
+		i++
+		if s[i] != 'u' {
+			continue
+		}
+		first := escaped(s[i+1:])
+		i += 4
+		if !utf16.IsSurrogate(first) {
+			continue
+		}
+		if s[i+1] != '\\' || s[i+2] != 'u' || utf16.DecodeRune(first, escaped(s[i+3:])) == utf8.RuneError {
+			return true
+		}
+		i += 6
+	}
+	return false
+}
+
+// escaped returns the code unit that the four hexadecimal digits after \u stand for.
+func escaped(digits []byte) rune {
+	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16)
+	return rune(n)
 }
 
 // maxDigits is one more than a whole number up to maxID can have.

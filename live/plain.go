@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"strconv"
-	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
@@ -15,7 +13,7 @@ var (
 	errNotObject = errors.New("not a JSON object")
 	errNotUTF8   = errors.New("not UTF-8")
 	errNotJSON   = errors.New("not JSON, or nested more than 10,000 deep")
-	errNotString = errors.New("the topic is not a string of Unicode characters")
+	errNotString = errors.New("the topic is not a string")
 	errLongTopic = errors.New("topic too long")
 )
 
@@ -61,8 +59,8 @@ func decodeMessage(raw []byte, maxTopic int) (Message, error) {
 // present reports whether a member is there: one that is null is as if it were not.
 func present(value []byte) bool { return len(value) > 0 && string(value) != "null" }
 
-// readString reads a valid JSON value that must be a string. A string with half of a surrogate
-// pair is none: it has no UTF-8, and two of them would both become U+FFFD.
+// readString reads a valid JSON value that must be a string. Half of a surrogate pair in it
+// becomes U+FFFD, as for mizu's live.
 func readString(value []byte, into *string) bool {
 	if value[0] != '"' {
 		return false
@@ -71,37 +69,7 @@ func readString(value []byte, into *string) bool {
 		*into = string(inner)
 		return true
 	}
-	return !hasHalfPair(value) && json.Unmarshal(value, into) == nil
-}
-
-// hasHalfPair reports whether a valid JSON string has an escape \ud800 to \udfff that is not
-// one of a pair (RFC 8259, section 8.2).
-func hasHalfPair(s []byte) bool {
-	for i := 0; i < len(s); i++ {
-		if s[i] != '\\' {
-			continue
-		}
-		i++
-		if s[i] != 'u' {
-			continue
-		}
-		first := escaped(s[i+1:])
-		i += 4
-		if !utf16.IsSurrogate(first) {
-			continue
-		}
-		if s[i+1] != '\\' || s[i+2] != 'u' || utf16.DecodeRune(first, escaped(s[i+3:])) == utf8.RuneError {
-			return true
-		}
-		i += 6
-	}
-	return false
-}
-
-// escaped returns the code unit that the four hexadecimal digits after \u stand for.
-func escaped(digits []byte) rune {
-	n, _ := strconv.ParseUint(string(digits[:4]), 16, 16)
-	return rune(n)
+	return json.Unmarshal(value, into) == nil
 }
 
 // scanMessage reads a message as JSON.stringify({topic, data}) writes it, with a
