@@ -41,7 +41,7 @@ type AnyTopic<Topics> = Untyped extends Topics ? string : never;
  * It offers the subprotocol `live.v1`, in which every operation has an answer, and a topic that keeps history is resumed
  * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With the option `plain` it
  * speaks the plain wire: the application gets what `subscribeMessage` and its like make, nothing is answered, nothing
- * resumed, and `request`, `history` and `presence` are `unsupported`. It does so too if the server does not agree to
+ * resumed, and `request` and `history` are `unsupported`. It does so too if the server does not agree to
  * `live.v1` and the connection opens all the same. It does with classes like that of Node's package `ws`. Browsers refuse
  * such a connection: they need the option `plain` there.
  *
@@ -103,9 +103,6 @@ export declare class LiveClient<Topics = Untyped> {
    */
   history<Data = unknown>(topic: AnyTopic<Topics>, limit?: number | null, options?: CallOptions | null): Promise<Past<Data>[]>;
   history<Topic extends TopicOf<Topics>>(topic: Topic, limit?: number | null, options?: CallOptions | null): Promise<Past<Topics[Topic]>[]>;
-
-  /** Resolves with who is present in a topic, where the server keeps that. Else it rejects with `unknown_op`. */
-  presence<Member = unknown>(topic: string, options?: CallOptions | null): Promise<Member[]>;
 
   /**
    * Subscribes, and calls fn for each message of the topic. Returns what ends that for this caller; the others go on.

@@ -132,10 +132,6 @@ export class LiveClient {
     return this.#call({ op: "history", topic, limit: limit ?? 100 }, "messages", options);
   }
 
-  presence(topic, options) {
-    return this.#call({ op: "presence", topic }, "members", options);
-  }
-
   send(topic, data) {
     return this.#hand({ frame: plain({ topic, data }) });
   }

@@ -16,7 +16,6 @@ const questions = {
   request: (live, options) => live.request("a", 1, options),
   publish: (live, options) => live.publish("a", 1, options),
   history: (live, options) => live.history("a", 5, options),
-  presence: (live, options) => live.presence("a", options),
 };
 for (const [op, ask] of Object.entries(questions)) {
   describe(`while the answer to a ${op} is due`, () => {
@@ -26,7 +25,7 @@ for (const [op, ask] of Object.entries(questions)) {
       wake();
       outside.clock.advance(25_000);
       assert.equal(client.live.state, "open");
-      client.socket.reply(op, "a", { at: "e.1", data: "late", messages: [], members: [] });
+      client.socket.reply(op, "a", { at: "e.1", data: "late", messages: [] });
       await answer;
       assert.equal(client.sockets.length, 1);
     });

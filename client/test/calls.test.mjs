@@ -1,4 +1,4 @@
-// Operations that have an answer: publish, request, history, presence.
+// Operations that have an answer: publish, request, history.
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
@@ -14,7 +14,6 @@ const operations = [
   ["request", (live, options) => live.request("a", undefined, options), { data: null }, {}, undefined],
   ["history", (live, options) => live.history("a", 2, options), { limit: 2 }, { messages: [{ data: 1, at: "e.1" }] }, [{ data: 1, at: "e.1" }]],
   ["history", (live, options) => live.history("a", undefined, options), { limit: 100 }, { messages: [] }, []],
-  ["presence", (live, options) => live.presence("a", options), {}, { members: ["ann"] }, ["ann"]],
 ];
 for (const [op, call, members, reply, value] of operations) {
   describe(`${op} with ${JSON.stringify(members)}`, () => {
@@ -125,7 +124,7 @@ describe("answers", () => {
     assert.deepEqual(await told(client.live.publish("a", 1, { offline: "fail" })), ["offline", "a"]);
     assert.deepEqual(await told(client.live.history("a", 1, { signal: AbortSignal.abort() })), ["aborted", "a"]);
     client.live.close();
-    assert.deepEqual(await told(client.live.presence("a")), ["closed", "a"]);
+    assert.deepEqual(await told(client.live.history("a")), ["closed", "a"]);
     assert.deepEqual(await told(startOpen(outside).live.request("a")), ["unsupported", "a"]);
   });
 

@@ -82,7 +82,6 @@ describe("an option that is null", () => {
     ["publish", (live, options) => live.publish("a", null, options), { data: null }],
     ["request", (live, options) => live.request("a", null, options), { data: null }],
     ["history", (live, options) => live.history("a", null, options), { limit: 100 }],
-    ["presence", (live, options) => live.presence("a", options), {}],
   ]) {
     test(`of a ${op} is as if it were not there`, async () => {
       for (const options of [null, { timeout: null, signal: null, offline: null }]) {
@@ -173,7 +172,6 @@ describe("a member that is null in a frame", () => {
       [(live) => live.request("b"), {}, ["text", "more"], undefined],
       [(live) => live.history("b"), {}, ["messages", "more"], []],
       [(live) => live.history("b"), { messages: [{ data: 1, at: null }] }, [], [{ data: 1 }]],
-      [(live) => live.presence("b"), {}, ["members"], undefined],
     ]) {
       const client = alike({ op: "reply", id: 2, ...members }, nulls, ({ live }) => void ask(live));
       const answer = ask(client.live);
