@@ -48,11 +48,11 @@ var (
 	errRenewed     = errors.New("websession: the session has another token since it was renewed")
 )
 
-// Configure returns options with callbacks around those of o, by which a live server's
+// configure returns options with callbacks around those of o, by which a live server's
 // sessions are tied to theirs here: FromLive finds them, and they end together. The
 // expiry of such a live session (ExpireAt) is that of its session. The server that is
-// made with them is to be given to Attach.
-func (m *Manager) Configure(o live.Options) live.Options {
+// made with them is to be given to attach.
+func (m *Manager) configure(o live.Options) live.Options {
 	onAuth, onConnect, onClose := o.OnAuth, o.OnConnect, o.OnClose
 	o.OnAuth = func(ctx context.Context, r *http.Request) (any, error) {
 		if err := m.admit(ctx); err != nil {
@@ -83,9 +83,9 @@ func (m *Manager) Configure(o live.Options) live.Options {
 	return o
 }
 
-// Attach has sessions that end here end their sockets at a server, and at all that share
+// attach has sessions that end here end their sockets at a server, and at all that share
 // its Broker. It is called once for a server, before it serves.
-func (m *Manager) Attach(server *live.Server) {
+func (m *Manager) attach(server *live.Server) {
 	server.OnBroadcast(m.kind(), m.heard)
 	m.sockets.mu.Lock()
 	defer m.sockets.mu.Unlock()

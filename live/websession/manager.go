@@ -170,11 +170,10 @@ func fingerprint(key string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// NewServer is live.New with options that know of the sessions: Configure, New and Attach
-// in one.
+// NewServer is live.New with options that know of the sessions.
 func (m *Manager) NewServer(o live.Options) *live.Server {
-	server := live.New(m.Configure(o))
-	m.Attach(server)
+	server := live.New(m.configure(o))
+	m.attach(server)
 	return server
 }
 
