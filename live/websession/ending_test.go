@@ -18,7 +18,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// signedIn are the options of a live server that lets in who has signed in.
+// signedIn returns the options of a live server that admits only clients who have signed in.
 func signedIn() live.Options { return live.Options{OnAuth: websession.Authenticate("username")} }
 
 func TestOnlyWhoHasSignedInIsLetIn(t *testing.T) {
@@ -113,7 +113,8 @@ func TestRenewalHasSocketsComeBack(t *testing.T) {
 		t.Errorf("it came back with %v", s.Keys())
 	}
 
-	// One that dials with the old cookie must not be taken for a stranger, and stay one.
+	// A client that dials with the old cookie must be refused. Otherwise it would stay connected as a
+	// stranger.
 	b.setCookie(n.url, old)
 	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("who dials too early gets %v", resp)
@@ -123,7 +124,7 @@ func TestRenewalHasSocketsComeBack(t *testing.T) {
 	}
 }
 
-// A renewal whose response is lost leaves the browser with a token of no session, and that is all.
+// If the response of a renewal is lost, the browser has a token without a session: it is signed out.
 func TestALostRenewalIsASignOut(t *testing.T) {
 	for name, sm := range map[string]func() *scs.SessionManager{"memory": memory, "hashed tokens": hashed} {
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +147,7 @@ func TestALostRenewalIsASignOut(t *testing.T) {
 	}
 }
 
-// On the other server, too, and if that has not heard of the renewal.
+// This is also so on another server, even if that server has not heard of the renewal.
 func TestALostRenewalIsASignOutOnTheOtherServer(t *testing.T) {
 	x, here, there := twoNodes(t, websession.Options{}, true)
 	for _, deaf := range []bool{false, true} {
@@ -165,8 +166,7 @@ func TestALostRenewalIsASignOutOnTheOtherServer(t *testing.T) {
 	}
 }
 
-// A handshake must not take a store that is down for a sign-out, nor a sign-out for a store
-// that is down.
+// A handshake must not confuse a store that is down with a sign-out.
 func TestAHandshakeTellsSignOutFromAStoreThatIsDown(t *testing.T) {
 	store := &failing{MemStore: memstore.New()}
 	sm := scs.New()
@@ -228,7 +228,7 @@ func TestExpiryClosesSockets(t *testing.T) {
 	}
 }
 
-// Programs that use scs itself are understood.
+// A program may also end or renew sessions through scs itself.
 func TestWhatScsEndsEndsSocketsToo(t *testing.T) {
 	n, b := start(t, setting{}), newBrowser(t)
 	sm := n.sessions.SCS()
@@ -330,7 +330,7 @@ func TestErrorsOfTheStoreAreTold(t *testing.T) {
 	if status, body, _ := b.ask(n.url + "/get?key=a"); status != http.StatusTeapot || !strings.Contains(body, "down") {
 		t.Errorf("a request got %d %q", status, body)
 	}
-	// Nobody is put out meanwhile, and the sign-out that failed has not half happened.
+	// The sockets stay open meanwhile, and the failed sign-out has changed nothing.
 	eventually(t, "it was noticed", func() bool { return strings.Count(n.logs.String(), "not looked up") > 2 })
 	store.fails.Store(false)
 	if got := websession.FromLive(l).GetString("a"); got != "1" {
@@ -377,7 +377,7 @@ func TestTheLiveServerMustBeBehindTheMiddleware(t *testing.T) {
 type exchange struct {
 	mu    sync.Mutex
 	nodes []*busNode
-	deaf  atomic.Bool // broadcasts are lost
+	deaf  atomic.Bool // if true, broadcasts are lost
 }
 
 type busNode struct {
@@ -551,7 +551,7 @@ func TestNothingIsLeftOfClosedSockets(t *testing.T) {
 	})
 }
 
-// What extends a session extends its sockets' time: a request, and a change on a socket.
+// A request extends a session and the expiry of its sockets. So does a change on a socket.
 func TestUseOfASessionExtendsItsSockets(t *testing.T) {
 	sm := scs.New()
 	sm.IdleTimeout = time.Hour

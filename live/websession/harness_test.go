@@ -57,15 +57,14 @@ type node struct {
 	logs     *safeBuffer
 }
 
-// setting is what a test changes of a node.
+// setting is what a test sets differently for its node.
 type setting struct {
 	sm      *scs.SessionManager
 	options websession.Options
 	live    live.Options
 }
 
-// start starts a node, which is ended with the test. Who signs in is let in; "/do" runs
-// what a test gives it.
+// start starts a node, which ends with the test. It has handlers for /login, /logout, /set and /get.
 func start(t testing.TB, s setting) *node {
 	t.Helper()
 	n := &node{t: t, mux: http.NewServeMux(), opened: make(chan *live.Session, 10_000), logs: &safeBuffer{}}
@@ -225,7 +224,7 @@ func (s *socket) endsWith(code int) {
 	}
 }
 
-// safeBuffer is a bytes.Buffer for many.
+// safeBuffer is a bytes.Buffer for many goroutines.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

@@ -22,7 +22,7 @@ import (
 
 var someTime = time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
 
-// values are one of every type that has a method.
+// values has one value of every type that has a getter.
 var values = []struct {
 	name  string
 	value any
@@ -45,8 +45,8 @@ func of[T any](f func(*websession.Session, string) T) func(*websession.Session, 
 // zero reports whether a getter has found nothing.
 func zero(v any) bool { return v == nil || reflect.ValueOf(v).IsZero() }
 
-// everyWay runs a test on the session of a request, on that of a later request of the same
-// browser, and on that of its socket.
+// everyWay runs a test in one request, in two requests of one browser, after the head of a response,
+// and on a socket.
 func everyWay(t *testing.T, sm func() *scs.SessionManager, first, then func(t *testing.T, s *websession.Session)) {
 	t.Run("request", func(t *testing.T) {
 		n, b := start(t, setting{sm: sm()}), newBrowser(t)
@@ -189,7 +189,8 @@ func TestWhatCannotBeStoredIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// where there is no session nothing is found, nothing panics, and changing says so.
+// checkNothing checks a Session without a session: reads find nothing, changes return ErrNoSession, and
+// nothing panics.
 func checkNothing(t *testing.T, s *websession.Session) {
 	t.Helper()
 	for _, v := range values {
@@ -425,7 +426,7 @@ func TestASessionThatDoesNotDecodeHidesNoOther(t *testing.T) {
 	}
 }
 
-// listless is a store that can do the least.
+// listless is a store with the least methods: it cannot list its sessions.
 type listless struct{ scs.Store }
 
 func TestAStoreThatCannotListSaysSo(t *testing.T) {

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// scripted is a driver whose connections answer what a test says. By default they answer like an
+// scripted is a driver whose connections return what a test sets. By default they answer like an
 // SQLite file that is ready.
 type scripted struct {
 	mu     sync.Mutex
-	answer func(ctx context.Context, query string) error // nil: all is well
+	answer func(ctx context.Context, query string) error // nil: no error
 	opened int                                           // connections
 }
 
@@ -117,7 +117,7 @@ var locks = []string{
 	"locking protocol (15)",                // many that begin to read at once
 }
 
-// calls are those of every kind, without a context of their own.
+// calls has a call of every kind, without a deadline in its context.
 var calls = map[string]func(s *Store) error{
 	"find":     func(s *Store) error { _, _, err := s.Find("a"); return err },
 	"commit":   func(s *Store) error { return s.Commit("a", []byte("1"), time.Now()) },
@@ -127,8 +127,8 @@ var calls = map[string]func(s *Store) error{
 	"expiries": func(s *Store) error { _, err := s.Expiries(context.Background(), nil); return err },
 }
 
-// Whichever driver it is, and wherever it says that the database is locked, the call succeeds once it
-// is free.
+// With any driver, and at any statement that finds the database locked, the call succeeds when the lock
+// ends.
 func TestALockIsWaitedFor(t *testing.T) {
 	for _, lock := range locks {
 		for name, call := range calls {
@@ -150,7 +150,7 @@ func TestALockIsWaitedFor(t *testing.T) {
 	}
 }
 
-// A lock that stays is an error in a few seconds, and says what to do.
+// A lock that stays leads to an error after a few seconds. The error says what to do.
 func TestALockThatStaysIsAnError(t *testing.T) {
 	for _, lock := range locks {
 		synctest.Test(t, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestALockThatStaysIsAnError(t *testing.T) {
 	}
 }
 
-// Other errors are told at once, and wrap the driver's.
+// Other errors are returned at once, and wrap the driver's error.
 func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
 	for text, want := range map[string]string{
 		"attempt to write a readonly database":                    "read-only",
@@ -204,12 +204,12 @@ func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
 	}
 }
 
-// Every call ends, with no context of its own, at a database that does not answer, and in a queue
-// behind others that wait for it.
+// Every call ends without a deadline in its context, if the database does not answer, and also if other
+// calls wait before it.
 func TestEveryCallEnds(t *testing.T) {
 	for name, call := range calls {
 		if name == "expiries" {
-			continue // of no tokens: nothing is asked
+			continue // it has no tokens here, so it does not ask the database
 		}
 		synctest.Test(t, func(t *testing.T) {
 			s, d := newScripted(t)
@@ -231,7 +231,7 @@ func TestEveryCallEnds(t *testing.T) {
 	}
 }
 
-// So they do where the pool has no connection, and are told whose fault that is.
+// Every call also ends if the pool has no free connection. Its error says so.
 func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 	for name, call := range calls {
 		if name == "expiries" {
@@ -253,7 +253,7 @@ func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 				t.Errorf("%s: after %v", name, took)
 			}
 
-			// Hundreds of others end too, and are told the same.
+			// Many simultaneous calls end too, with the same error.
 			var running sync.WaitGroup
 			for range 100 {
 				running.Go(func() {
@@ -270,7 +270,7 @@ func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 	}
 }
 
-// A client that goes away is no failure of the pool.
+// If the client goes away, the error does not blame the pool.
 func TestAClientThatGoesAwayIsNoFailureOfThePool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newScripted(t)
@@ -288,7 +288,7 @@ func TestAClientThatGoesAwayIsNoFailureOfThePool(t *testing.T) {
 	})
 }
 
-// A connection that is left in a transaction is not given back to the pool.
+// A connection that is still in a transaction is closed and does not go back to the pool.
 func TestAConnectionThatCannotBeTidiedIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}
