@@ -1,4 +1,4 @@
-// A connection that is busy is not dead: the server's application takes its time, or much is on its way.
+// A busy connection is not dead: the server's application takes its time, or many bytes are on their way.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { codeOf, reconnect, setUp, startV1 } from "./fakes.mjs";
@@ -6,7 +6,7 @@ import { codeOf, reconnect, setUp, startV1 } from "./fakes.mjs";
 const outside = setUp();
 const MB = 2 ** 20;
 
-/** The page wakes when nothing was heard for a while; an answer to its ping does not come. */
+/** Wakes the page after a silence. The server does not answer the ping. */
 function wake(after = 4_000) {
   outside.clock.advance(after);
   outside.page.fire("focus");

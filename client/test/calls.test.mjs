@@ -23,7 +23,7 @@ for (const [op, call, members, reply, value] of operations) {
       assert.deepEqual(client.socket.sent, [{ id: 1, op, topic: "a", ...members }]);
       client.socket.reply(op, "a", reply);
       assert.deepEqual(await answer, value);
-      assert.equal(outside.clock.timers, 1, "only the look at the line is left");
+      assert.equal(outside.clock.timers, 1, "only the check of the connection is left");
     });
 
     test("rejects with the server's error", async () => {
@@ -35,7 +35,7 @@ for (const [op, call, members, reply, value] of operations) {
       assert.deepEqual(client.heard, [], "it is the caller's alone");
     });
 
-    test("rejects with disconnected when the line breaks before the answer, and is not sent again", async () => {
+    test("rejects with disconnected when the connection breaks before the answer, and is not sent again", async () => {
       const client = startV1(outside);
       const code = codeOf(call(client.live));
       reconnect(outside, client);
@@ -179,7 +179,7 @@ describe("a call's signal", () => {
     assert.deepEqual(await Promise.all(codes), ["aborted", "aborted"]);
     client.socket.greet();
     assert.deepEqual(client.socket.sent, []);
-    assert.equal(outside.clock.timers, 2, "only the looks at the lines are left");
+    assert.equal(outside.clock.timers, 2, "only the checks of the connections are left");
   });
 
   test("that has aborted already sends nothing", async () => {

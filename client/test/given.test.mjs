@@ -1,4 +1,4 @@
-// What the caller gives arrives as it is, or is refused.
+// The caller's arguments are sent unchanged, or refused.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { inspect } from "node:util";

@@ -1,4 +1,4 @@
-// A server that speaks nonsense: no frame of it ends the client, nor leaves a promise waiting for ever.
+// A server that sends nonsense. None of its frames ends the client, or leaves a promise pending for ever.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { reconnect, setUp, settled, startV1 } from "./fakes.mjs";
@@ -27,7 +27,7 @@ function busy() {
   return { client, pending };
 }
 
-/** The client still hears, asks, retries, and ends as it should. */
+/** Checks that the client still hears, asks, retries, and ends as it should. */
 async function lives({ client, pending }, frame) {
   const said = () => `after ${JSON.stringify(frame)}`;
   const { live } = client;

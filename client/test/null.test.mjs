@@ -1,4 +1,4 @@
-// null is absent: in what the caller gives, and in what the server says. Only data may be null.
+// null counts as absent, in arguments of the caller and in frames of the server. Only data may be null.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { connect } from "../live.js";
@@ -112,7 +112,7 @@ describe("an option that is null", () => {
 });
 
 describe("a member that is null in a frame", () => {
-  /** Says a frame with and without a member, and compares what the page is told. */
+  /** Sends a frame with and without its null members, and compares what the page hears. */
   function alike(frame, nulls, prepare = () => {}, look = () => {}) {
     const told = [true, false].map((full) => {
       const client = startV1(outside);
