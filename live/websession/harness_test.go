@@ -3,6 +3,8 @@ package websession_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,10 +13,12 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
+	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live"
@@ -240,4 +244,79 @@ func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// signedIn returns the options of a live server that admits only clients who have signed in.
+func signedIn() live.Options { return live.Options{OnAuth: websession.Authenticate("username")} }
+
+// exchange is a broker that several servers share.
+type exchange struct {
+	mu    sync.Mutex
+	nodes []*busNode
+	deaf  atomic.Bool // if true, broadcasts are lost
+}
+
+func (x *exchange) node() *busNode {
+	n := &busNode{live.NewMemoryBroker(live.MemoryOptions{}), x, make(map[string]func(string, []byte)), nil}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.nodes = append(x.nodes, n)
+	return n
+}
+
+type busNode struct {
+	*live.MemoryBroker
+	exchange *exchange
+	hear     map[string]func(string, []byte)
+	sent     [][]byte
+}
+
+func (n *busNode) OnBroadcast(kind string, f func(string, []byte)) { n.hear[kind] = f }
+
+func (n *busNode) Broadcast(_ context.Context, kind string, b []byte) error {
+	n.exchange.mu.Lock()
+	n.sent = append(n.sent, b)
+	nodes := n.exchange.nodes
+	n.exchange.mu.Unlock()
+	if n.exchange.deaf.Load() {
+		return errors.New("nobody hears")
+	}
+	for _, other := range nodes {
+		other.hear[kind]("node", b)
+	}
+	return nil
+}
+
+// twoNodes are two servers of one application, with one store.
+func twoNodes(t *testing.T, o websession.Options, authenticate bool) (x *exchange, a, b *node) {
+	x = &exchange{}
+	store := memstore.New()
+	node := func() *node {
+		sm := scs.New()
+		sm.Store = store
+		s := setting{sm: sm, options: o}
+		if authenticate {
+			s.live = signedIn()
+		}
+		s.live.Broker = x.node()
+		return start(t, s)
+	}
+	return x, node(), node()
+}
+
+var sprintf = fmt.Sprintf
+
+// serve serves a handler until the test ends.
+func serve(t *testing.T, h http.Handler) string {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func memory() *scs.SessionManager { return nil }
+
+func hashed() *scs.SessionManager {
+	sm := scs.New()
+	sm.HashTokenInStore = true
+	return sm
 }

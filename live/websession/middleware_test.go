@@ -21,15 +21,6 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-var sprintf = fmt.Sprintf
-
-// serve serves a handler until the test ends.
-func serve(t *testing.T, h http.Handler) string {
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL
-}
-
 // However a handler begins its answer, the cookie goes with it.
 func TestTheCookieGoesWithTheHead(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){
