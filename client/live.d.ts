@@ -217,7 +217,7 @@ export interface Subscription {
    * Resolves when the server has accepted the subscription for the first time. Every later publication is delivered. On the
    * plain wire, it resolves when the `subscribeMessage`, if there is one, has been sent.
    *
-   * Messages marked `recovered` come before it resolves. If they are many, some come after it.
+   * Messages marked `recovered` come before it resolves. But if they are many, the later ones come after it.
    *
    * Rejects with a {@link LiveError} if the server refuses. Rejects with `aborted` if the subscription is ended before it
    * resolves, and with `closed` if the client is. You may ignore the promise: a refusal is also an `error` event.
@@ -254,7 +254,7 @@ export interface CallOptions {
    */
   timeout?: number | null | undefined;
 
-  /** When it aborts, the call rejects with `aborted`. A call that still waits is not sent; a call that was sent still runs. */
+  /** When it aborts, the call rejects with `aborted`. A waiting call is not sent. A sent call is still carried out. */
   signal?: AbortSignal | null | undefined;
 
   /** If there is no connection, `queue` waits (see `maxBuffered`) and `fail` rejects with `offline`. Default `queue`. */

@@ -100,11 +100,12 @@ func (m *Manager) SCS() *scs.SessionManager { return m.scs }
 
 var errNotIterable = errors.New("websession: this store cannot list its sessions")
 
-// Find returns the sessions for whose values match returns true, in no order. An example is the
-// sessions of one user on all devices. Find reads and decodes every session, which takes about
-// 25 ms for a thousand of them in SQLite. A program with very many sessions should keep a list of
-// its own. A session that cannot be decoded is logged and left out. match must not change the
-// values. The error is the store's, or says that the store cannot list its sessions.
+// Find calls match with the values of every session. It returns the sessions for which match
+// returns true, in no order: for example the sessions of one user on all devices. It reads and
+// decodes every session, which takes about 25 ms for a thousand of them in SQLite. A program with
+// very many sessions should keep a list of its own. A session that cannot be decoded is logged and
+// left out. match must not change the values. The error is the store's, or says that the store
+// cannot list its sessions.
 func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bool) ([]*Session, error) {
 	rows, err := listAll(ctx, m.store)
 	if err != nil {

@@ -72,7 +72,7 @@ func (s *Session) ID() (token string) {
 	if s == nil {
 		return ""
 	}
-	if !s.v.request(func(ctx context.Context) { token = s.v.m.scs.Token(ctx) }) {
+	if !s.v.inRequest(func(ctx context.Context) { token = s.v.m.scs.Token(ctx) }) {
 		token = s.v.token
 	}
 	return token
@@ -86,7 +86,7 @@ func (s *Session) Fingerprint() (digits string) {
 		return ""
 	}
 	m := s.v.m
-	if !s.v.request(func(ctx context.Context) { digits = fingerprint(m.keyOf(m.scs.Token(ctx))) }) {
+	if !s.v.inRequest(func(ctx context.Context) { digits = fingerprint(m.keyOf(m.scs.Token(ctx))) }) {
 		digits = fingerprint(s.v.key)
 	}
 	return digits
@@ -131,7 +131,7 @@ func (s *Session) Set(key string, value any) error {
 	if err := s.v.m.encodes(key, value); err != nil {
 		return err
 	}
-	if s.v.request(func(ctx context.Context) { s.v.m.scs.Put(ctx, key, value) }) {
+	if s.v.inRequest(func(ctx context.Context) { s.v.m.scs.Put(ctx, key, value) }) {
 		return nil
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -158,7 +158,7 @@ func (s *Session) Delete(key string) error {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { s.v.m.scs.Remove(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { s.v.m.scs.Remove(ctx, key) }) {
 		return nil
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -173,7 +173,7 @@ func (s *Session) Clear() (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { err = s.v.m.scs.Clear(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { err = s.v.m.scs.Clear(ctx) }) {
 		return err
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -191,7 +191,7 @@ func (s *Session) Update(f func(values map[string]any) error) (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { err = s.v.updateRequest(ctx, f) }) {
+	if s.v.inRequest(func(ctx context.Context) { err = s.v.updateRequest(ctx, f) }) {
 		return err
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -236,7 +236,7 @@ func (s *Session) Destroy() (err error) {
 		return nil
 	}
 	m := s.v.m
-	if s.v.request(func(ctx context.Context) {
+	if s.v.inRequest(func(ctx context.Context) {
 		err = s.v.withEnding(destroyed, func() error { return m.scs.Destroy(ctx) })
 	}) {
 		return err
@@ -263,7 +263,7 @@ func (s *Session) RenewToken() (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) {
+	if s.v.inRequest(func(ctx context.Context) {
 		if err = s.v.clearIfEnded(ctx); err == nil {
 			err = s.v.withEnding(renewed, func() error { return s.v.m.scs.RenewToken(ctx) })
 		}
@@ -291,7 +291,7 @@ func (s *Session) Get(key string) (value any) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { value = s.v.m.scs.Get(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { value = s.v.m.scs.Get(ctx, key) }) {
 		return value
 	}
 	_, values, err := s.v.stored()
@@ -305,7 +305,7 @@ func (s *Session) Pop(key string) (value any) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { value = s.v.m.scs.Pop(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { value = s.v.m.scs.Pop(ctx, key) }) {
 		return value
 	}
 	err := s.v.change(func(values map[string]any) (had bool, err error) {
@@ -327,7 +327,7 @@ func (s *Session) Exists(key string) (yes bool) {
 	if s == nil {
 		return false
 	}
-	if s.v.request(func(ctx context.Context) { yes = s.v.m.scs.Exists(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { yes = s.v.m.scs.Exists(ctx, key) }) {
 		return yes
 	}
 	_, values, err := s.v.stored()
@@ -341,7 +341,7 @@ func (s *Session) Keys() (keys []string) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { keys = s.v.m.scs.Keys(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { keys = s.v.m.scs.Keys(ctx) }) {
 		return keys
 	}
 	_, values, err := s.v.stored()
@@ -355,7 +355,7 @@ func (s *Session) Deadline() (deadline time.Time) {
 	if s == nil {
 		return time.Time{}
 	}
-	if s.v.request(func(ctx context.Context) { deadline = s.v.m.scs.Deadline(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { deadline = s.v.m.scs.Deadline(ctx) }) {
 		return deadline
 	}
 	deadline, _, err := s.v.stored()

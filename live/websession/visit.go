@@ -48,7 +48,7 @@ func (m *Manager) visitOf(ctx context.Context) *visit {
 // returns the keys of the cookies that came.
 func (v *visit) handshakeKeys() []string {
 	var key string
-	if !v.request(func(ctx context.Context) { key = v.m.keyOf(v.m.scs.Token(ctx)) }) {
+	if !v.inRequest(func(ctx context.Context) { key = v.m.keyOf(v.m.scs.Token(ctx)) }) {
 		key = v.key
 	}
 	if key != "" {
@@ -85,6 +85,7 @@ func (v *visit) withEnding(how ending, f func() error) error {
 	return f()
 }
 
+// currentEnding returns how a session ends if it is deleted now.
 func (v *visit) currentEnding() ending {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -131,9 +132,9 @@ func (v *visit) settle(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
-// request calls f with the request's context if the visit is not settled yet. It reports whether
+// inRequest calls f with the request's context if the visit is not settled yet. It reports whether
 // it has called f.
-func (v *visit) request(f func(ctx context.Context)) bool {
+func (v *visit) inRequest(f func(ctx context.Context)) bool {
 	v.phase.RLock()
 	defer v.phase.RUnlock()
 	if v.settled.Load() {
