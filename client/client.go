@@ -1,4 +1,4 @@
-// Package client serves live.js, the JavaScript client of live topics, from the binary that speaks with it.
+// Package client serves live.js, the JavaScript client of live topics. The file is embedded in the server's binary.
 //
 //	mux.Handle("GET /live.js", client.Handler())
 //
@@ -25,20 +25,20 @@ import (
 	"time"
 )
 
-// Version is the version of the client, as its package.json says it too.
+// Version is the version of the client. Its package.json has the same version.
 const Version = "0.1.0"
 
 //go:embed live.js
 var source []byte
 
-// Source returns live.js, for who bundles it or serves it another way. The caller owns the bytes.
+// Source returns live.js, for programs that bundle it or serve it in another way. The caller owns the bytes.
 func Source() []byte { return bytes.Clone(source) }
 
-// Handler serves live.js at whatever path it is mounted on, to GET and HEAD.
+// Handler serves live.js at any path, to GET and HEAD.
 //
-// Browsers are told to ask each time (Cache-Control: no-cache) and mostly get a 304: so a page never runs an older
-// client than the server that it talks to, and the price is one short request. Where that matters, mount it at a path
-// with [Version] in it and set Cache-Control in a handler around this one.
+// With Cache-Control: no-cache, browsers ask each time and mostly get a 304. So a page never runs an older client than
+// its server has. The price is one short request for each load of a page. To save that request, mount the handler at a
+// path that contains [Version], and set Cache-Control in a handler around it.
 func Handler() http.Handler { return http.HandlerFunc(serve) }
 
 func serve(w http.ResponseWriter, r *http.Request) {
@@ -64,8 +64,8 @@ func serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(form.body))
 }
 
-// A representation is live.js as it travels, with the tag that names exactly these bytes: a cache must never
-// answer for one form with the other.
+// A representation is live.js in one content coding. Its ETag is a hash of exactly these bytes, so that a cache never
+// confuses the plain form with the gzipped one.
 type representation struct {
 	body []byte
 	etag string
@@ -87,8 +87,8 @@ func represent(body []byte) representation {
 	return representation{body: body, etag: `"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`}
 }
 
-// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3): gzip by name if it is named, else by "*",
-// and a weight of 0 is a no.
+// acceptsGzip reads Accept-Encoding (RFC 9110, section 12.5.3). If gzip is named, its weight decides, otherwise the
+// weight of "*". A weight of 0 means no.
 func acceptsGzip(header []string) bool {
 	byName, byStar := -1.0, -1.0
 	for coding := range strings.SplitSeq(strings.Join(header, ","), ",") {
@@ -106,7 +106,7 @@ func acceptsGzip(header []string) bool {
 	return byStar > 0
 }
 
-// weight returns the q of a coding's parameters: 1 where none is given, 0 where it cannot be read.
+// weight returns the q in a coding's parameters. It returns 1 if there is none, and 0 if it is not a number.
 func weight(params string) float64 {
 	key, value, found := strings.Cut(strings.TrimSpace(params), "=")
 	if !found || !strings.EqualFold(strings.TrimSpace(key), "q") {

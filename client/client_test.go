@@ -15,7 +15,7 @@ import (
 	"github.com/livetopic/livetopic/client"
 )
 
-// get asks the handler once; header is a list of names and values.
+// get makes one request to the handler. header is a list of names and values, in turn.
 func get(method string, header ...string) *http.Response {
 	r := httptest.NewRequest(method, "/any/where.js", nil)
 	for i := 0; i < len(header); i += 2 {
@@ -195,7 +195,7 @@ func TestKeepsAnOuterCachePolicy(t *testing.T) {
 	wantHeader(t, w.Result(), "Cache-Control", "public, max-age=31536000, immutable")
 }
 
-// Over a real connection, where net/http frames the bodies, and by many at once.
+// Many clients ask at the same time over real connections, where net/http frames the bodies.
 func TestServesManyOverHTTP(t *testing.T) {
 	srv := httptest.NewServer(client.Handler())
 	defer srv.Close()
@@ -204,7 +204,7 @@ func TestServesManyOverHTTP(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 16 {
 		wg.Go(func() {
-			resp, err := http.Get(srv.URL + "/live.js") // asks for gzip, and unpacks it
+			resp, err := http.Get(srv.URL + "/live.js") // net/http asks for gzip and unpacks it
 			if err != nil {
 				t.Error(err)
 				return

@@ -12,7 +12,7 @@ export default [
     },
   },
   {
-    // What a browser, a worker and Node share; the page's own globals are asked for by name, and may be missing.
+    // live.js may use the globals that browsers, workers and Node share, and document, which may be missing.
     files: ["live.js"],
     languageOptions: { globals: { ...globals["shared-node-browser"], document: "readonly" } },
   },

@@ -7,51 +7,56 @@
  *     const stop = live.subscribe("news", (data) => console.log(data));
  *     await live.publish("news", { text: "hello" });
  *
- * What the topics carry can be declared, name by name and pattern by pattern:
+ * You can declare the type of the data of each topic, by name or by pattern:
  *
  *     const live = connect<{ news: Item; [chat: `chat:${string}`]: ChatMessage }>("/live");
  *     live.subscribe("chat:general", (message) => message.text);
  *
- * Throws a TypeError if the address cannot be one of a WebSocket, and if options exclude each other (`plain` with `token`;
- * `backoff` with `min` above `max`). It dials at once, so it also throws what that throws: a TypeError if there is no
- * WebSocket here and the options give none, or if a `token` or a `query` cannot be sent as it is. If `token` or `query` is
- * a function, the dial comes later, and such an error is an `error` event. An option that is null is as if it were absent,
- * here and everywhere else.
+ * Throws a TypeError if the address is not valid for a WebSocket, and if two options exclude each other (`plain` with
+ * `token`; `backoff` with `min` above `max`). It dials at once, so it also throws the errors of the dial: a TypeError if
+ * there is no WebSocket class, here or in the options, and a TypeError if the `token` or `query` cannot be sent. If `token`
+ * or `query` is a function, the dial comes later, and an error of the dial is an `error` event. An option that is null
+ * counts as absent, here and in all other methods.
  *
- * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. User and password, port and
- *   query are kept; a hash is left out. Default: `/live`.
+ * @param url An http(s) or ws(s) address, or a path, which is resolved against `location`. User, password, port and
+ *   query are kept. A hash is left out. Default: `/live`.
  */
 export declare function connect<Topics = Untyped>(
   url?: string | URL | null,
   options?: Options | null,
 ): LiveClient<Topics>;
 
-/** Topics of which nothing is declared. */
+/** The type of `Topics` if no topics are declared. */
 export type Untyped = Record<string, unknown>;
 
-/** The topics that are declared. */
+/** The names of the declared topics. */
 export type TopicOf<Topics> = keyof Topics & string;
 
-/** Any string, where no topics are declared; else nothing. */
+/** Any string if no topics are declared; otherwise `never`. */
 type AnyTopic<Topics> = Untyped extends Topics ? string : never;
 
 /**
- * One connection to a live server, kept up until {@link LiveClient.close} or until the server ends it for good.
+ * One connection to a live server. The client reconnects until {@link LiveClient.close} is called or the server ends the
+ * client with a final close code.
  *
- * It offers the subprotocol `live.v1`, in which every operation has an answer, and a topic that keeps history is resumed
- * after a reconnect: each of its messages is delivered once and in order, or a `gap` is told. With the option `plain` it
- * speaks the plain wire: the application gets what `subscribeMessage` and its like make, nothing is answered, nothing
- * resumed, and `request`, `history` and `presence` are `unsupported`. It does so too if the server does not agree to
- * `live.v1` and the connection opens all the same. It does with classes like that of Node's package `ws`. Browsers refuse
- * such a connection: they need the option `plain` there.
+ * The client offers the subprotocol `live.v1`. On it, the server answers every operation. After a reconnect, a topic that
+ * keeps history is resumed: each of its messages is delivered once and in order, or there is a `gap` event.
  *
- * On live.v1 a dead connection is found in two ways. One: nothing came for the server's ping interval and 10 s. The other:
- * the page wakes, asks for a sign of life, and hears nothing for about 2 s. Add 1 s for each 50 KB of the largest message
- * that this connection has brought. While an answer is due, or bytes are unsent, only the first way counts.
+ * With the option `plain` the client speaks the plain wire, where only plain messages travel. The client sends the messages
+ * that the options `subscribeMessage`, `unsubscribeMessage` and `publishMessage` make, and the application handles them. No
+ * message has an answer, nothing is resumed, and `request` and `history` reject with `unsupported`. The client also speaks
+ * the plain wire if the server does not agree to `live.v1` and the connection opens nevertheless. It does so with the class
+ * of Node's package `ws`, for example. Browsers refuse such a connection: with such a server they need the option `plain`.
  *
- * The plain wire has no ping. There, a connection that died without a word is noticed only when the browser or the system
- * gives it up, which may take many minutes, and not when the page wakes. Messages that the server dropped for a slow client
- * are not noticed either: a `gap` is told after each reconnect, and at no other time.
+ * On live.v1, a dead connection is found in two ways:
+ *
+ * - The client hears nothing for the server's ping interval plus 10 s.
+ * - The page wakes, and the client sends a ping and hears nothing for about 2 s. The time is 1 s longer for each 50 KB of
+ *   the largest message that came on this connection. This way is not used while an answer is due or bytes are unsent.
+ *
+ * The plain wire has no ping. There, a connection that dies silently is noticed only when the browser or the operating
+ * system gives it up. This may take many minutes, even if the page wakes. Messages that the server drops for a slow client
+ * are not noticed on the plain wire. A `gap` is reported there only after each reconnect.
  */
 export declare class LiveClient<Topics = Untyped> {
   constructor(url?: string | URL | null, options?: Options | null);
@@ -61,70 +66,84 @@ export declare class LiveClient<Topics = Untyped> {
 
   readonly state: State;
 
-  /** Milliseconds until the next attempt, while `state` is `waiting`: what a countdown shows. */
+  /** Milliseconds until the next attempt to connect, for a countdown. Undefined unless `state` is `waiting`. */
   readonly retryIn: number | undefined;
 
-  /** The server's id of the current or last connection. Give it to the server to leave this client out of a publication. */
+  /**
+   * The server's id of the current or last connection. The server can leave this client out of a publication by this id.
+   * Undefined before the first connection, and on the plain wire.
+   */
   readonly session?: string;
 
   /**
-   * Sends one message, which the application's OnMessage receives.
+   * Sends one message to the application's OnMessage. The server does not answer it.
    *
-   * Returns true if an open socket took it. Returns false if there is none now: the message is kept, as it is at this
-   * moment, and sent after the reconnect, in order, once all topics are subscribed again. `undefined` travels as null.
+   * Returns true if an open socket took the message. It may still be lost if the connection breaks. Returns false if there
+   * is no open socket: the message is kept with its present data, and sent after the reconnect, in order, when all topics
+   * have been subscribed again. Data that is `undefined` is sent as null.
    *
-   * Throws a {@link LiveError}: `buffer_full` if `maxBuffered` messages or `maxUnsent` bytes wait already (nothing older is
-   * dropped for it), `too_big` if the server does not take that many bytes, `closed` after the end. What waited and turns out
-   * to be `too_big` is an `error` event. Throws a TypeError for a topic that is not a well-formed string, and for data
-   * that is not JSON: functions, symbols, BigInts, NaN, infinities and circles, wherever they are. Members that are
-   * undefined are left out. True means handed over, not arrived: a connection that breaks loses what is under way.
+   * The server ignores a message whose topic is longer than its limit (255 bytes by default), and the client is not told.
+   *
+   * Throws a {@link LiveError}: `buffer_full` if `maxBuffered` messages or `maxUnsent` bytes already wait (no earlier message
+   * is dropped), `too_big` if the message has more bytes than the server takes, `closed` after the end. A message that has
+   * waited and is then found to be `too_big` is an `error` event.
+   *
+   * Throws a TypeError for a topic that is not a well-formed string, and for data that contains a function, symbol, BigInt,
+   * NaN, infinity or cycle, which JSON cannot express. Members that are undefined are left out.
    */
   send(topic: string, data?: unknown): boolean;
 
   /**
-   * Publishes. Resolves when the server has the publication for good: with its position if the topic keeps history.
-   * On the plain wire it resolves, with nothing, when an open socket took what `publishMessage` made.
+   * Publishes data to a topic. Resolves when the server has accepted the publication: with its position if the topic keeps
+   * history, otherwise with undefined. On the plain wire, it resolves with undefined when an open socket took the message
+   * that `publishMessage` made.
    *
-   * While there is no connection it waits like what is sent, within its timeout; see {@link CallOptions}.
+   * Without a connection, the publication waits in the same buffer as messages of `send`, up to its timeout; see
+   * {@link CallOptions}.
    *
-   * Rejects with a {@link LiveError} that names the topic, or with a TypeError as `send` throws it. After `timeout` and
-   * `disconnected` it is not known whether the server has it. It is never sent twice by itself.
+   * Rejects with a {@link LiveError} that names the topic, or with the TypeErrors of `send`. After `timeout` and
+   * `disconnected`, the server may or may not have the publication. The client never sends it a second time.
    */
   publish(topic: AnyTopic<Topics>, data?: unknown, options?: CallOptions | null): Promise<string | undefined>;
   publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: CallOptions | null): Promise<string | undefined>;
 
-  /** Asks the application's OnRequest, and resolves with its answer. Waits and rejects as `publish` does. */
+  /**
+   * Asks the application's OnRequest, and resolves with its answer. Waits without a connection and rejects as `publish` does.
+   *
+   * If no answer has come after 10 s, it rejects with `timeout`, and a later answer is ignored. OnRequest may have done its
+   * work all the same. For a slow OnRequest, set a longer `timeout`; see {@link CallOptions}.
+   */
   request<Answer = unknown>(topic: string, data?: unknown, options?: CallOptions | null): Promise<Answer>;
 
   /**
-   * Resolves with the newest publications of a topic, oldest first, whether it is subscribed or not.
+   * Resolves with the newest publications of a topic, the oldest of them first. The topic need not be subscribed. Waits
+   * without a connection and rejects as `publish` does.
    *
-   * @param limit At most so many, up to 1000. Default 100.
+   * @param limit The largest number of publications, up to 1000. Default 100.
    */
   history<Data = unknown>(topic: AnyTopic<Topics>, limit?: number | null, options?: CallOptions | null): Promise<Past<Data>[]>;
   history<Topic extends TopicOf<Topics>>(topic: Topic, limit?: number | null, options?: CallOptions | null): Promise<Past<Topics[Topic]>[]>;
 
-  /** Resolves with who is present in a topic, where the server keeps that. Else it rejects with `unknown_op`. */
-  presence<Member = unknown>(topic: string, options?: CallOptions | null): Promise<Member[]>;
-
   /**
-   * Subscribes, and calls fn for each message of the topic. Returns what ends that for this caller; the others go on.
+   * Subscribes to a topic, and calls fn for each of its messages. Returns a {@link Subscription}: call it to end this
+   * caller's subscription. Other callers keep theirs.
    *
-   * All callers of a topic share one subscription. The first starts it, the last ends it, each reconnect renews it. A session
-   * has one subscription to a topic, so the last caller also ends one that the application began at the server.
+   * All callers of a topic share one subscription at the server. The first caller starts it, the last one ends it, and each
+   * reconnect renews it. A session has at most one subscription to a topic. So if the application has subscribed this
+   * session to the topic, the last caller ends that subscription too.
    *
-   * If the topic keeps history, what was published while there was no connection comes first after a reconnect, as messages
-   * that are `recovered`. If that is much, it arrives in parts: messages of other topics and answers may come between them,
-   * but no newer message of this topic does.
+   * If the topic keeps history, the messages that were published while there was no connection come first after a
+   * reconnect. They are marked `recovered`. If they are many, they arrive in parts. Messages of other topics and answers may
+   * come between the parts, but no newer message of this topic.
    *
-   * If the server refuses, `ready` rejects, an `error` event tells the topic, and the subscription is over: it is not
-   * tried again until someone subscribes to the topic anew. So it is if the topic is `too_big` for the server.
-   * `unavailable` and `internal` are no refusal: each is an `error` event, and the server is asked again, after about a
-   * second at first, after some 20 s at last, and by the next connection in any case. A connection that breaks meanwhile is
-   * no error: the next one asks.
+   * If the server refuses, `ready` rejects, an `error` event names the topic, and the subscription is over. The client asks
+   * again only when someone subscribes to the topic anew. The same happens if the subscription is `too_big` for the server.
+   * The errors `unavailable` and `internal` are not refusals: each is an `error` event, and the client asks again. The pause
+   * is about a second at first and grows to at most 20 s. A new connection always asks at once. If the connection breaks
+   * before the server has answered, there is no error, and the next connection asks.
    *
-   * Throws a {@link LiveError} `closed` after the end, and a TypeError for a topic that is not a well-formed string, and
-   * for `since` and `last` with the option `plain`.
+   * Throws a {@link LiveError} `closed` after the end. Throws a TypeError for a topic that is not a well-formed string, and
+   * for `since` or `last` together with the option `plain`.
    */
   subscribe<Data = unknown>(
     topic: AnyTopic<Topics>,
@@ -138,11 +157,14 @@ export declare class LiveClient<Topics = Untyped> {
   ): Subscription;
 
   /**
-   * Calls fn for each message of the topic without asking the server for it: for topics to which the application
-   * subscribes its sessions, and for messages to this session alone. Returns what ends that.
+   * Calls fn for each message of the topic that comes, without a subscription at the server. Use it for topics to which the
+   * application subscribes its sessions, and for messages that the application sends to this session only. Returns a
+   * function that ends the calls.
    *
-   * If a `subscribe` of the same topic has `since` or `last`, what is published until the server answers it comes with that
-   * answer. `subscribe` alone never takes a message from `listen`.
+   * If someone subscribes to the same topic with `since` or `last`, messages that are published before the server's answer
+   * come with that answer. A `subscribe` without these options never keeps a message from `listen`.
+   *
+   * Throws a {@link LiveError} `closed` after the end, and a TypeError for a topic that is not a well-formed string.
    */
   listen<Data = unknown>(topic: AnyTopic<Topics>, fn: (data: Data, message: Message<Data>) => void): () => void;
   listen<Topic extends TopicOf<Topics>>(
@@ -150,48 +172,55 @@ export declare class LiveClient<Topics = Untyped> {
     fn: (data: Topics[Topic], message: Message<Topics[Topic]>) => void,
   ): () => void;
 
-  /** Calls fn at each event of that name; returns what ends that. */
+  /** Calls fn for each event of that name. Returns a function that ends the calls. */
   on<Name extends keyof Events>(name: Name, fn: (event: Events[Name]) => void): () => void;
 
   /**
-   * Tries now: for a button beside a countdown. `waiting`: dials at once. `open`: if nothing was heard for 2 s, asks for a
-   * sign of life, and replaces a connection that gives none in time (see {@link LiveClient}). `connecting`: does nothing,
-   * unless the attempt should have been given up already, as after sleep; then a new one begins.
+   * Reconnects now, for a button beside a countdown. The effect depends on `state`:
    *
-   * A page that wakes (`online`, `pageshow`, `focus`, `resume`, visible again) does this by itself, but dials once a second
-   * at most, and not within a time for which the server has asked.
+   * - `waiting`: dials at once.
+   * - `open`: if nothing was heard for 2 s, sends a ping. If the server does not answer in time (see {@link LiveClient}),
+   *   replaces the connection.
+   * - `connecting`: does nothing. But if the time of the attempt is over, as after sleep, begins a new attempt.
    *
-   * Firefox holds dials back after some that failed, by itself and for up to a minute. A `HEAD` request is not held back. So
-   * in Firefox live.js asks by one, before most dials, whether the server is up. It sends one when the first connection
-   * stands, and believes that the server is down only if one was answered before. The server counts them as refused. After
-   * an outage of 150 s `reconnect()` opened in 0.03 s instead of 33 s. A Content-Security-Policy must allow the request
-   * (`connect-src`), and the address must have no password, which `fetch` refuses; else the wait is Firefox's. If a proxy of
-   * another origin answered meanwhile, Firefox still delays the dial.
+   * When the page wakes (`online`, `pageshow`, `focus`, `resume`, visible again), the client does the same by itself. But
+   * then it dials at most once a second, and keeps to a wait that the server has asked for.
    *
-   * Throws a {@link LiveError} `closed` after the end. Its text has the code and the reason, if the server ended it.
+   * In Firefox: after some failed dials, Firefox delays further dials by up to a minute. It does not delay a `HEAD` request.
+   * So before most dials live.js checks by a `HEAD` request whether the server is up. It also sends one after the first
+   * connection has opened. It believes that the server is down only if an earlier `HEAD` was answered. The server counts
+   * these requests as refused. After an outage of 150 s, `reconnect()` opened in 0.03 s instead of 33 s. A
+   * Content-Security-Policy must allow the request (`connect-src`), and the address must have no password, which `fetch`
+   * refuses. Otherwise Firefox's delay remains. It also remains if a proxy of another origin answers during the outage.
+   *
+   * Throws a {@link LiveError} `closed` after the end. If the server ended the client, the text has the code and the reason.
    */
   reconnect(): void;
 
   /**
-   * The end: no reconnect, and no event any more but one `state` with `closed`. Closing twice does nothing.
-   * Messages that still waited are not sent; that event counts them. What waits for an answer rejects with `closed`.
+   * Closes the connection for good. The client never reconnects, and its last event is a `state` event with `closed`.
+   * Messages that still wait are not sent; `unsent` of that event counts them. Calls that wait for an answer reject with
+   * `closed`. A second `close` does nothing.
    */
   close(): void;
 
-  /** The same as close, for `using live = connect()`. */
+  /** The same as `close`, for `using live = connect()`. */
   [Symbol.dispose](): void;
 }
 
-/** Ends a subscription when it is called, or at the end of its block: `using news = live.subscribe(…)`. */
+/** A function that ends a subscription. With `using news = live.subscribe(…)` it is called at the end of the block. */
 export interface Subscription {
   (): void;
   [Symbol.dispose](): void;
 
   /**
-   * Resolves when the server has first agreed: from then on every publication comes. On the plain wire: when it was told.
-   * Messages that are `recovered` come before it resolves, and if they are many, after it too.
-   * Rejects with a {@link LiveError} when the server refuses, and with `aborted` or `closed` when it is ended before.
-   * You may ignore it: a refusal is an `error` event too.
+   * Resolves when the server has accepted the subscription for the first time. Every later publication is delivered. On the
+   * plain wire, it resolves when the `subscribeMessage`, if there is one, has been sent.
+   *
+   * Messages marked `recovered` come before it resolves. But if they are many, the later ones come after it.
+   *
+   * Rejects with a {@link LiveError} if the server refuses. Rejects with `aborted` if the subscription is ended before it
+   * resolves, and with `closed` if the client is. You may ignore the promise: a refusal is also an `error` event.
    */
   readonly ready: Promise<void>;
 }
@@ -201,15 +230,15 @@ export interface SubscribeOptions {
   signal?: AbortSignal | null | undefined;
 
   /**
-   * Asks for so many of the newest messages as well, up to 1000, if the topic keeps history; they come as `recovered`. After
-   * a reconnect it is used only if not everything missed can be had. The messages then follow the `gap`. Counts for the
-   * caller that comes first.
+   * The number of newest messages that the server sends first, up to 1000, if the topic keeps history. They are marked
+   * `recovered`. After a reconnect it is used only if the missed messages are no longer all there. Then the newest messages
+   * follow the `gap`. Only the option of the topic's first caller is used.
    */
   last?: number | null | undefined;
 
   /**
-   * Resumes after this position, the `at` of a message or of a publication that an earlier page has kept. `last` is used
-   * if this position is too old. Counts for the caller that comes first.
+   * Resumes after this position. It is the `at` of a message, or the position that `publish` returned, which an earlier page
+   * has kept. If the position is too old, `last` is used. Only the option of the topic's first caller is used.
    */
   since?: string | null | undefined;
 
@@ -219,56 +248,62 @@ export interface SubscribeOptions {
 
 export interface CallOptions {
   /**
-   * Rejects with `timeout` after so many milliseconds, those of waiting for a connection included. A large answer comes
-   * in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`, or anything from
-   * 2³¹ on: never. What is negative or no number rejects at once.
+   * The call rejects with `timeout` after this many milliseconds, which include the wait for a connection. A large answer
+   * comes in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`, or any
+   * number from 2³¹ on: no timeout. With a negative number or NaN the call rejects at once.
    */
   timeout?: number | null | undefined;
 
-  /** Rejects with `aborted`. What was not sent yet is not sent any more; what was is not taken back. */
+  /** When it aborts, the call rejects with `aborted`. A waiting call is not sent. A sent call is still carried out. */
   signal?: AbortSignal | null | undefined;
 
-  /** Without a connection: `queue` waits for it, as one of at most `maxBuffered`; `fail` rejects with `offline`. Default `queue`. */
+  /** If there is no connection, `queue` waits (see `maxBuffered`) and `fail` rejects with `offline`. Default `queue`. */
   offline?: "queue" | "fail" | null | undefined;
 }
 
 /**
- * - `connecting`: a socket is being opened.
- * - `open`: connected (on live.v1, the server has said hello), and the server has been sent every subscription.
- * - `waiting`: not connected; the next attempt is scheduled.
- * - `closed`: the end, by `close()` or by the server.
+ * - `connecting`: the client is opening a socket.
+ * - `open`: connected, and all subscriptions have been sent. On live.v1, the server has said hello.
+ * - `waiting`: not connected. The next attempt is scheduled.
+ * - `closed`: ended for good, by `close()` or by the server.
  */
 export type State = "connecting" | "open" | "waiting" | "closed";
 
-/** What `on` listens to. Where two events tell of one change, `state` comes first. */
+/** The events of `on`. If two events report one change, `state` comes first. */
 export interface Events {
   /** Every change of `state`. */
   state: StateEvent;
-  /** A connection stands: subscriptions and waiting messages have been handed to it. */
+  /** A connection is open, and the subscriptions and the waiting messages have been handed to it. */
   open: undefined;
-  /** A connection that stood has ended. A failed attempt is told by `state` alone. */
+  /** A connection that was open has ended. A failed attempt to connect has only a `state` event. */
   close: Ending;
   /** Every message, before the subscribers of its topic get it. */
   message: Message;
-  /** Messages of a topic were lost, or may have been: what is shown of it should be fetched anew. */
+  /** Messages of a topic were lost, or may have been. A page should fetch again what it shows of the topic. */
   gap: Gap;
   /**
-   * Errors that no caller can catch: a listener that threw or rejected, a frame that is not a message, a `token` or `query`
-   * that could not be had or sent, a subscription that was refused or must be asked for again (a {@link LiveError} with its
-   * `topic`), a message that waited and is `too_big`.
-   * Where nobody listens, it goes to `reportError`, or to the console. A lost connection is no error: see `state`.
+   * Errors that no caller can catch:
+   *
+   * - a listener that threw or rejected;
+   * - a frame that is not a message;
+   * - a `token` or `query` whose function failed, or that cannot be sent;
+   * - a subscription that the server refused, or that the client must ask for again (a {@link LiveError} with its `topic`);
+   * - a message that has waited and is `too_big`.
+   *
+   * If nothing listens for this event, the error goes to `reportError`, or else to the console. A lost connection is not an
+   * error: see `state`.
    */
   error: unknown;
 }
 
 /**
- * Where messages of a topic are missing: between the last one and the next.
+ * A gap: messages of a topic are missing, or may be, between the last one that came and the next one. `reason` is one of:
  *
- * - `lost`: the server says so; it has dropped some, mostly because this client was too slow.
- * - `not_recovered`: after a reconnect, or at first with `since`; the topic's history does not reach back far enough, or has
- *   begun anew.
- * - `no_history`: after a reconnect; the topic keeps none, so nobody knows whether there were any. This is so on the
- *   plain wire, too.
+ * - `lost`: the server has dropped messages, mostly because this client was too slow.
+ * - `not_recovered`: after a reconnect, or at first with `since`. The topic's history does not reach back far enough, or it
+ *   has begun anew.
+ * - `no_history`: after a reconnect. The topic keeps no history, so it is not known whether messages were missed. On the
+ *   plain wire every topic has this reason.
  */
 export interface Gap {
   topic: string;
@@ -277,72 +312,74 @@ export interface Gap {
 
 /** How a connection ended. */
 export interface Ending {
-  /** The close code. 1006 if there was none, as when nobody answers. */
+  /** The close code. 1006 if there was none, for example if no server answered. */
   code: number;
   reason: string;
 }
 
-/** A change of state: `waiting`, and `closed` by the server, carry what ended the connection. */
+/** A change of state. `code` and `reason` are set with `waiting`, and with `closed` if the server ended the client. */
 export interface StateEvent extends Partial<Ending> {
   state: State;
-  /** How many retries there were since the last connection that proved stable, with the one that is awaited. */
+  /** The number of retries since the last stable connection (see `stableAfter`). A scheduled retry counts too. */
   attempt: number;
   /** `waiting`: milliseconds until the next attempt. */
   retryIn?: number;
-  /** `closed`: how many messages still waited to be sent, and never will be. */
+  /** `closed`: the number of messages and operations that waited and will never be sent. */
   unsent?: number;
 }
 
 /** A publication, without its topic. */
 export interface Past<Data = unknown> {
   data: Data;
-  /** Its position, on a topic that keeps history: opaque, for `since`. */
+  /** Its position, if the topic keeps history. Opaque; for `since`. */
   at?: string;
 }
 
-/** What the server sends. */
+/** A message from the server. */
 export interface Message<Data = unknown> extends Past<Data> {
   topic: string;
-  /** True for what was published before: while there was no connection, or before the subscription that asked for `last`. */
+  /** True if it was published earlier: while there was no connection, or before a subscription with `last` or `since`. */
   recovered?: true;
 }
 
-/** What the client sends. */
+/** A message to the server. */
 export interface Outgoing {
   topic: string;
   data?: unknown;
 }
 
-/** A value, or a function that is asked for it before each attempt to connect, and awaited. */
+/** A value, or a function that returns it. The function is called before each attempt to connect, and awaited. */
 export type Asked<Value> = Value | null | undefined | (() => Value | null | undefined | Promise<Value | null | undefined>);
 
 export interface Options {
   /**
-   * The class to connect with. Default: the global one. Node before 22 has none: pass that of a package.
+   * The WebSocket class. Default: the global one. Node before 22 has none: give the class of a package.
    */
   WebSocket?: (new (url: string, protocols?: string[]) => SocketLike) | null | undefined;
 
   /**
-   * Speaks the plain wire, offering no subprotocol: for a server without live.v1, which browsers refuse if a subprotocol
-   * was offered, and for an application that itself answers `subscribeMessage` and its like. Then `token`, and `since` and
-   * `last` of a subscription, are a TypeError. See {@link LiveClient} for what is not noticed there. Default false.
+   * True: speaks the plain wire and offers no subprotocol. Use it for a server without live.v1: if a subprotocol is offered
+   * to such a server, browsers refuse the connection. Use it also for an application that handles `subscribeMessage`,
+   * `unsubscribeMessage` and `publishMessage` itself. With it, `token` is a TypeError, and so are `since` and `last` of a
+   * subscription. {@link LiveClient} says what is not noticed on the plain wire. Default false.
    */
   plain?: boolean | null | undefined;
 
   /**
-   * Signs in: travels as a subprotocol beside `live.v1`, as a page can set no header, and stays out of logs. A function is
-   * asked before each attempt, so that it can fetch a new one; null and "" are none. If it fails, or its answer is not a
-   * well-formed string, the attempt fails, and an `error` event tells why. After a sign-in has expired (a close code from
-   * 4200 to 4299) it is asked within a second, not at once: many may expire together. The plain wire cannot carry it: use
-   * `query` or a cookie.
+   * The token for sign-in. It is sent as a subprotocol beside `live.v1`, since a page can set no header, and so it stays out
+   * of logs. A function is called before each attempt, so that it can fetch a new token. null and "" mean no token. If the
+   * function fails, or does not return a well-formed string, the attempt fails, and an `error` event says why. After an
+   * expired sign-in (a close code from 4200 to 4299), the client waits a random time of up to a second before it calls the
+   * function, since many sign-ins may expire together. The plain wire cannot carry a token: use `query` or a cookie.
    */
   token?: Asked<string>;
 
   /**
-   * Goes behind the address's own query, replacing what has the same name there. A string goes as it is written. The address's
-   * own query does too, unless a name is replaced: then the rest means the same but may be written otherwise. A name
-   * may come several times, as in `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out; any other that is not a
-   * well-formed string is a TypeError. Asked for as `token` is. It may end up in logs.
+   * Query parameters that are appended to the query of the address. A parameter of the same name in the address is replaced.
+   * A string is sent as it is written. The query of the address is sent as it is written too, unless a name is replaced:
+   * then its other parameters keep their values but may be encoded differently. A name may come several times, as in
+   * `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out. Any other value that is not a well-formed string is a
+   * TypeError. A function is called as that of `token` is. The query may appear in logs.
    */
   query?: Asked<string | URLSearchParams | Iterable<[string, string]> | Record<string, string | null | undefined>>;
 
@@ -350,65 +387,73 @@ export interface Options {
   signal?: AbortSignal | null | undefined;
 
   /**
-   * The n-th retry (from 0) comes after a random time between 0 and min(max, min · 2ⁿ) milliseconds. It is random from
-   * the first retry on, since clients that lost one server at one moment must not all be back at one moment. A server that
-   * restarts may name another time.
+   * The n-th retry (from 0) comes after a random time between 0 and min(max, min · 2ⁿ) milliseconds. The time is random
+   * from the first retry on: if many clients lose a server together, they must not come back together. A server that
+   * restarts may ask for another time.
    *
-   * Default min 500: spreads the first retries enough, and is hardly felt by a person.
-   * Default max 20000: a server that is down for long gets one attempt per client in 10 s on average, and a page
-   * that nobody touches is back within 20 s of its return.
+   * Default min 500: it spreads the first retries enough, and a person hardly notices it.
+   * Default max 20000: a server that is down for long gets one attempt per client in 10 s on average. When it is back, a
+   * page that nobody touches reconnects within 20 s.
    *
-   * A time that is negative or no number, here and as `connectTimeout`, is 5 s.
+   * A negative time or NaN counts as 5 s. This is also so for `connectTimeout`.
    */
   backoff?: { min?: number | null | undefined; max?: number | null | undefined } | null | undefined;
 
   /**
-   * How many milliseconds a connection must stand before the next loss counts as a first one. Default 5000: a server
-   * that accepts and then dies at once must not be asked again at full speed for ever.
+   * A connection that was open for this many milliseconds is stable: after it, the retries begin again at n = 0. Default
+   * 5000: a server that accepts connections and dies at once must not be dialed again and again without a growing delay.
    */
   stableAfter?: number | null | undefined;
 
   /**
-   * How many milliseconds a connection may take to open, and the server's first frame to come. The time for `token` and
-   * `query` is part of it, and in Firefox that for the `HEAD` (see {@link LiveClient.reconnect}). Default 10000: a slow
-   * mobile network is through by then; what is not open then mostly hangs, and browsers alone would wait for minutes.
+   * The milliseconds that an attempt to connect may take, until the server's first frame has come. It includes the time for
+   * the functions of `token` and `query`, and in Firefox the time for the `HEAD` (see {@link LiveClient.reconnect}). Default
+   * 10000: a slow mobile network needs less. A connection that is not open by then mostly hangs, and a browser alone would
+   * wait for minutes.
    */
   connectTimeout?: number | null | undefined;
 
   /**
-   * How many messages and operations wait while there is no connection. Default 64: enough for what a person does during
-   * a short loss, little enough that the reconnect is no flood. 0 keeps none: sending while not connected then fails.
+   * The largest number of messages and operations that wait while there is no connection. Default 64: enough for the actions
+   * of a person during a short loss, and few enough that a reconnect does not flood the server. 0: nothing waits, and
+   * messages and operations without a connection fail with `buffer_full`.
    */
   maxBuffered?: number | null | undefined;
 
   /**
-   * How many bytes may be handed to an open socket that has not sent them yet, by its `bufferedAmount`. Beyond it, messages
-   * and operations fail with `buffer_full`, so that a slow uplink piles up nothing without end. A single message is
-   * always taken when nothing is unsent. Default 1048576: some seconds of a mobile network.
+   * The largest number of bytes that an open socket may hold unsent (its `bufferedAmount`). Beyond it, messages and
+   * operations fail with `buffer_full`, so that memory does not grow without end on a slow uplink. If no bytes are unsent,
+   * a message of any size is taken. Default 1048576: some seconds of a mobile network.
    */
   maxUnsent?: number | null | undefined;
 
-  /** A number from 0 up to 1, for the jitter. Default `Math.random`. Replaced in tests. */
+  /** Returns a number from 0 up to 1, for random waits. Default `Math.random`. Tests replace it. */
   random?: (() => number) | null | undefined;
 
   /**
-   * On the plain wire: what tells the application that this client wants a topic; null if it need not be told, as where
-   * OnConnect subscribes its sessions. Default: `{topic: "subscribe", data: {topic}}`.
+   * On the plain wire: makes the message that asks the application to subscribe this client to a topic. It may return null to
+   * send no message, for example if OnConnect subscribes the sessions. Default: `{topic: "subscribe", data: {topic}}`.
    */
   subscribeMessage?: ((topic: string) => Outgoing | null) | null | undefined;
 
-  /** What tells the application that this client wants it no more. Default: `{topic: "unsubscribe", data: {topic}}`. */
+  /**
+   * On the plain wire: makes the message that asks the application to unsubscribe this client from a topic, or null for no
+   * message. Default: `{topic: "unsubscribe", data: {topic}}`.
+   */
   unsubscribeMessage?: ((topic: string) => Outgoing | null) | null | undefined;
 
-  /** What asks the application to publish. Default: `{topic: "publish", data: {topic, data}}`. */
+  /**
+   * On the plain wire: makes the message that asks the application to publish. Default:
+   * `{topic: "publish", data: {topic, data}}`.
+   */
   publishMessage?: ((topic: string, data: unknown) => Outgoing) | null | undefined;
 }
 
-/** The part of a WebSocket that is used. */
+/** The members of a WebSocket that the client uses. */
 export interface SocketLike {
   readonly readyState: number;
   readonly protocol: string;
-  /** Bytes that were handed over and are not sent yet. A class without it is taken to send at once. */
+  /** Bytes that were handed over and are not sent yet. If a class has no such member, the client takes it as 0. */
   readonly bufferedAmount?: number | undefined;
   send(frame: string): void;
   close(code?: number, reason?: string): void;
@@ -416,21 +461,23 @@ export interface SocketLike {
 }
 
 /**
- * The client's own:
+ * Codes of the client:
  *
- * - `closed`: the client has ended; connect again. The text says with which code and reason, if the server ended it.
- * - `timeout`: no answer in time. Whether it was carried out is not known, if it was sent.
- * - `disconnected`: it was sent, and the connection broke before the answer. Whether it was carried out is not known.
- * - `offline`: not sent, as there is no connection and it was not to wait for one.
- * - `buffer_full`: not sent, as there is no connection and as many wait as may, or as too many bytes are unsent.
- * - `too_big`: never sent, as it has more bytes than the server takes. The server says so too, of a publication that is
- *   larger than what keeps the messages takes.
- * - `aborted`: given up by its signal, or by its unsubscriber.
- * - `unsupported`: the plain wire does not have it.
+ * - `closed`: the client has ended; connect again. If the server ended it, the text has the code and the reason.
+ * - `timeout`: no answer in time. If the operation was sent, the server may or may not have carried it out.
+ * - `disconnected`: the operation was sent, and the connection broke before the answer. The server may or may not have
+ *   carried it out.
+ * - `offline`: not sent, as there is no connection and the option `offline` is `fail`.
+ * - `buffer_full`: not sent. Without a connection, `maxBuffered` messages and operations already wait. With one, too many
+ *   bytes are unsent (see `maxUnsent`).
+ * - `too_big`: not sent, as it has more bytes than the server takes. It is also a code of the server, for a publication
+ *   that is larger than the server's storage takes.
+ * - `aborted`: ended by its signal, or by the caller's end of the subscription.
+ * - `unsupported`: the plain wire does not have this operation.
  * - `bad_message`: the server sent a frame that is not a message, or an answer that is not JSON.
  *
- * The server's: `bad_request`, `unknown_op`, `forbidden`, `invalid_topic`, `too_many_topics`, `no_history`,
- * `unavailable` (try again later), `internal`; any other is the application's own.
+ * Codes of the server: `bad_request`, `unknown_op`, `forbidden`, `invalid_topic`, `too_many_topics`, `no_history`,
+ * `unavailable` (try again later), `internal`. Any other code comes from the application.
  */
 export type LiveErrorCode =
   | "closed"
@@ -455,6 +502,6 @@ export type LiveErrorCode =
 export declare class LiveError extends Error {
   constructor(code: LiveErrorCode, text: string);
   readonly code: LiveErrorCode;
-  /** The topic of the operation or the subscription that failed. A `ready` that is `aborted` or `closed` names none. */
+  /** The topic of the failed operation or subscription. Undefined if `ready` rejects with `aborted` or `closed`. */
   readonly topic?: string | undefined;
 }

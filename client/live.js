@@ -39,20 +39,20 @@ export class LiveClient {
   /** @type {api.State} */
   #state = "connecting";
 
-  #socket; // the only one that is heard
+  #socket; // others are not heard
   #timer;
   #wait = 0;
   #due = 0;
 
-  #largest = Infinity; // bytes in a message
+  #largest = Infinity; // bytes in a frame
   #openedAt = 0;
   #heardAt = 0;
   #skew = 0;
 
   #patience = Infinity;
   #silence = 0;
-  #probed = -Infinity; // since an unanswered ping
-  #backlog = 0; // that a slow line needs for what we wrote
+  #probed = -Infinity; // ms since an unanswered ping
+  #backlog = 0; // ms that a slow connection needs for the frames we wrote
 
   #unsent = 0; // bufferedAmount at the last check
   #longest = 0; // bytes in a frame
@@ -60,8 +60,8 @@ export class LiveClient {
   #window = 0;
   #attempt = 0;
   #wokenAt = -Infinity;
-  #awake = new AbortController(); // its signal ends the listeners
-  #answered = false; // a HEAD
+  #awake = new AbortController(); // ends the listeners
+  #headAnswered = false;
   #end = "";
 
   constructor(url, options) {
@@ -101,7 +101,7 @@ export class LiveClient {
   subscribe(topic, fn, options) {
     const { signal, onGap, since, last } = present({ ...options });
     if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
-    // What comes before the answer is an older subscription's.
+    // Messages before the answer are for an older subscription.
     const hear = (data, message) => (message.at && this.#wanted.get(topic)?.known === false) || fn(data, message);
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
@@ -132,10 +132,6 @@ export class LiveClient {
     return this.#call({ op: "history", topic, limit: limit ?? 100 }, "messages", options);
   }
 
-  presence(topic, options) {
-    return this.#call({ op: "presence", topic }, "members", options);
-  }
-
   send(topic, data) {
     return this.#hand({ frame: plain({ topic, data }) });
   }
@@ -163,7 +159,7 @@ export class LiveClient {
     if (given[2] || given.some((option) => typeof option === "function")) {
       const current = () => this.#timer === timer;
       Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
-        .then((answers) => current() && (answers[2] && this.#answered ? this.#giveUp("no answer") : this.#connect(answers)))
+        .then((answers) => current() && (answers[2] && this.#headAnswered ? this.#giveUp("no answer") : this.#connect(answers)))
         .catch((err) => current() && this.#fail(err));
     } else {
       this.#connect(given);
@@ -174,12 +170,12 @@ export class LiveClient {
     this.#become("connecting");
   }
 
-  /** Firefox delays dials after failures, but not a fetch, which a policy may forbid. */
+  /** Firefox delays dials after failures, but not a fetch. A policy may forbid it. */
   #isDown() {
     if (!/Firefox/.test(globalThis.navigator?.userAgent)) return;
     const signal = AbortSignal.timeout(Math.min(FRESH, this.#options.connectTimeout >>> 1 || FRESH));
     return fetch(this.url.replace("ws", "http"), { method: "HEAD", mode: "no-cors", signal }).then(
-      ({ status }) => status > 499 || !(this.#answered = true), // a proxy's
+      ({ status }) => status > 499 || !(this.#headAnswered = true), // 5xx: a proxy
       ({ name }) => name !== "TimeoutError",
     );
   }
@@ -238,7 +234,7 @@ export class LiveClient {
     }
     if (!this.#socket) return; // closed from an option's function
     if (this.#v1) this.#checkLater();
-    if (!this.#answered) this.#isDown();
+    if (!this.#headAnswered) this.#isDown();
     this.#become("open");
     this.#emit("open");
   }
@@ -592,7 +588,7 @@ class Wanted {
         else done(undefined);
       };
     });
-    this.ready.catch(ignore); // is an event, too
+    this.ready.catch(ignore); // refusals are events, too
   }
 }
 
@@ -627,7 +623,7 @@ class Listeners extends Map {
 
 const ignore = () => {};
 const lastResort = (err) => (globalThis.reportError ?? console.error)(err);
-const badMessage = () => new LiveError("bad_message", "the server sent no message");
+const badMessage = () => new LiveError("bad_message", "the server sent a bad message");
 const unsupported = (op) => new LiveError("unsupported", `the plain wire has no ${op}`);
 
 /** A clock that nobody can set. It may stop in sleep. */
@@ -653,7 +649,7 @@ function encode(message) {
 /** Encoders would replace lone surrogates. */
 function wellFormed(text) {
   if (typeof text === "string" && !/\p{Cs}/u.test(text)) return text;
-  throw new TypeError("live: no well-formed topic, token or query");
+  throw new TypeError("live: topic, token or query is not a well-formed string");
 }
 
 function resolve(url) {
@@ -662,9 +658,9 @@ function resolve(url) {
     const address = full.replace(/^http/, "ws").replace(/#.*/, "");
     if (/^wss?:/.test(address)) return address;
   } catch {
-    // Said below.
+    // See below.
   }
-  throw new TypeError(`live: "${url}" is no http or ws address; give a full one`);
+  throw new TypeError(`live: "${url}" is not an http or ws address; give a full one`);
 }
 
 function withQuery(address, query) {

@@ -1,4 +1,4 @@
-// The promise that the client stays small: what a browser downloads, and a limit that fails the build.
+// Prints how many bytes a browser downloads for the client, and fails if they are over a limit: the client must stay small.
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 

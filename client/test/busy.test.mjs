@@ -1,4 +1,4 @@
-// A connection that is busy is not dead: the server's application takes its time, or much is on its way.
+// A busy connection is not dead: the server's application takes its time, or many bytes are on their way.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { codeOf, reconnect, setUp, startV1 } from "./fakes.mjs";
@@ -6,7 +6,7 @@ import { codeOf, reconnect, setUp, startV1 } from "./fakes.mjs";
 const outside = setUp();
 const MB = 2 ** 20;
 
-/** The page wakes when nothing was heard for a while; an answer to its ping does not come. */
+/** Wakes the page after a silence. The server does not answer the ping. */
 function wake(after = 4_000) {
   outside.clock.advance(after);
   outside.page.fire("focus");
@@ -16,7 +16,6 @@ const questions = {
   request: (live, options) => live.request("a", 1, options),
   publish: (live, options) => live.publish("a", 1, options),
   history: (live, options) => live.history("a", 5, options),
-  presence: (live, options) => live.presence("a", options),
 };
 for (const [op, ask] of Object.entries(questions)) {
   describe(`while the answer to a ${op} is due`, () => {
@@ -26,7 +25,7 @@ for (const [op, ask] of Object.entries(questions)) {
       wake();
       outside.clock.advance(25_000);
       assert.equal(client.live.state, "open");
-      client.socket.reply(op, "a", { at: "e.1", data: "late", messages: [], members: [] });
+      client.socket.reply(op, "a", { at: "e.1", data: "late", messages: [] });
       await answer;
       assert.equal(client.sockets.length, 1);
     });

@@ -1,4 +1,4 @@
-// Operations that have an answer: publish, request, history, presence.
+// Operations that have an answer: publish, request, history.
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";
@@ -14,7 +14,6 @@ const operations = [
   ["request", (live, options) => live.request("a", undefined, options), { data: null }, {}, undefined],
   ["history", (live, options) => live.history("a", 2, options), { limit: 2 }, { messages: [{ data: 1, at: "e.1" }] }, [{ data: 1, at: "e.1" }]],
   ["history", (live, options) => live.history("a", undefined, options), { limit: 100 }, { messages: [] }, []],
-  ["presence", (live, options) => live.presence("a", options), {}, { members: ["ann"] }, ["ann"]],
 ];
 for (const [op, call, members, reply, value] of operations) {
   describe(`${op} with ${JSON.stringify(members)}`, () => {
@@ -24,7 +23,7 @@ for (const [op, call, members, reply, value] of operations) {
       assert.deepEqual(client.socket.sent, [{ id: 1, op, topic: "a", ...members }]);
       client.socket.reply(op, "a", reply);
       assert.deepEqual(await answer, value);
-      assert.equal(outside.clock.timers, 1, "only the look at the line is left");
+      assert.equal(outside.clock.timers, 1, "only the check of the connection is left");
     });
 
     test("rejects with the server's error", async () => {
@@ -36,7 +35,7 @@ for (const [op, call, members, reply, value] of operations) {
       assert.deepEqual(client.heard, [], "it is the caller's alone");
     });
 
-    test("rejects with disconnected when the line breaks before the answer, and is not sent again", async () => {
+    test("rejects with disconnected when the connection breaks before the answer, and is not sent again", async () => {
       const client = startV1(outside);
       const code = codeOf(call(client.live));
       reconnect(outside, client);
@@ -125,7 +124,7 @@ describe("answers", () => {
     assert.deepEqual(await told(client.live.publish("a", 1, { offline: "fail" })), ["offline", "a"]);
     assert.deepEqual(await told(client.live.history("a", 1, { signal: AbortSignal.abort() })), ["aborted", "a"]);
     client.live.close();
-    assert.deepEqual(await told(client.live.presence("a")), ["closed", "a"]);
+    assert.deepEqual(await told(client.live.history("a")), ["closed", "a"]);
     assert.deepEqual(await told(startOpen(outside).live.request("a")), ["unsupported", "a"]);
   });
 
@@ -180,7 +179,7 @@ describe("a call's signal", () => {
     assert.deepEqual(await Promise.all(codes), ["aborted", "aborted"]);
     client.socket.greet();
     assert.deepEqual(client.socket.sent, []);
-    assert.equal(outside.clock.timers, 2, "only the looks at the lines are left");
+    assert.equal(outside.clock.timers, 2, "only the checks of the connections are left");
   });
 
   test("that has aborted already sends nothing", async () => {

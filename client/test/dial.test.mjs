@@ -1,4 +1,4 @@
-// What is asked before each dial: a token and a query, perhaps of functions that take their time.
+// The token and the query of each dial. They may come from functions that take their time.
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { afterEach, beforeEach, describe, test } from "node:test";
@@ -7,7 +7,7 @@ import { FakeSocket, setUp, settled, start, startOpen, startV1 } from "./fakes.m
 
 const outside = setUp();
 
-/** A function that is answered by hand. */
+/** A function whose promise a test settles. */
 function asked() {
   const calls = [];
   const fn = () => new Promise((answer, fail) => calls.push({ answer, fail }));
@@ -278,7 +278,7 @@ describe("the client's signal", () => {
   });
 });
 
-// Firefox holds dials back, for up to a minute, after some that failed. A request it does not hold back tells when the server is up.
+// After some failed dials, Firefox delays further ones by up to a minute. A HEAD request, which it does not delay, tells when the server is up.
 describe("in Firefox", () => {
   const browser = Object.getOwnPropertyDescriptor(globalThis, "navigator");
   const { fetch } = globalThis;
@@ -296,7 +296,7 @@ describe("in Firefox", () => {
 
   const blocked = () => Object.assign(new TypeError("NetworkError"));
 
-  /** A client whose connection stood, and whose request of that moment had this answer. */
+  /** A client that was open, and whose HEAD request at that time had this answer. */
   async function stood(answer, options) {
     const client = start(outside, options);
     client.socket.greet();
@@ -306,7 +306,7 @@ describe("in Firefox", () => {
     return client;
   }
 
-  /** Fails until the next dial is one that asks. */
+  /** Fails dials until the next one sends a HEAD request first. */
   function failed(client) {
     for (let i = 0; i < 2; i++) {
       client.socket.end(1006);

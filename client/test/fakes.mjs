@@ -1,4 +1,4 @@
-// What the client touches of the outside, in a form that a test can move by hand: time, sockets and the page.
+// Fakes that a test controls: time, sockets and the page.
 import { setMaxListeners } from "node:events";
 import { afterEach, beforeEach } from "node:test";
 import { setFlagsFromString } from "node:v8";
@@ -54,7 +54,7 @@ export function start(outside, options = {}) {
   };
 }
 
-/** A client whose first connection stands. The server speaks the plain wire. */
+/** A client whose first connection is open. The server speaks the plain wire. */
 export function startOpen(outside, options) {
   const client = start(outside, options);
   client.socket.accept();
@@ -70,7 +70,7 @@ export function startV1(outside, options) {
   return client;
 }
 
-/** Lets the connection break, and the next one stand. */
+/** Lets the connection break, and opens the next one. */
 export function reconnect(outside, client, end = () => client.socket.end()) {
   end();
   outside.clock.advance(client.live.retryIn ?? 0);
@@ -80,7 +80,7 @@ export function reconnect(outside, client, end = () => client.socket.end()) {
 /** Lets promises settle. */
 export const settled = () => new Promise((resolve) => setImmediate(resolve));
 
-/** Lets go of what nobody holds any more, until that is seen: the collector may leave some at first. */
+/** Runs the garbage collector until a condition holds. One run may not collect everything. */
 export async function collectGarbage(seen = () => true) {
   setFlagsFromString("--expose-gc");
   for (let i = 0; i < 100; i++) {
@@ -90,9 +90,9 @@ export async function collectGarbage(seen = () => true) {
   }
 }
 
-/** Waits for what real sockets bring. */
+/** Waits until a condition holds. For tests with real sockets. */
 export async function until(condition, pause = (next) => setTimeout(next, 1)) {
-  const deadline = Date.now() + 15_000; // ms; a test has more
+  const deadline = Date.now() + 15_000; // ms; less than the limit of a test
   while (!condition()) {
     if (Date.now() > deadline) throw new Error(`waited in vain for ${condition}`);
     await new Promise(pause);
@@ -107,7 +107,7 @@ export class FakeSocket {
   bufferedAmount = 0;
   protocol = "";
   sent = []; // parsed
-  texts = []; // as they were
+  texts = []; // not parsed
   closedWith = undefined;
   #listeners = [];
 
@@ -123,7 +123,7 @@ export class FakeSocket {
   send(frame) {
     if (this.readyState === 0) throw new Error("InvalidStateError");
     if (this.readyState === 1) this.texts.push(frame);
-    if (this.readyState === 1) this.sent.push(JSON.parse(frame)); // later ones are lost silently, as in browsers
+    if (this.readyState === 1) this.sent.push(JSON.parse(frame)); // frames after the end are lost silently, as in browsers
   }
 
   close(...args) {
@@ -145,12 +145,12 @@ export class FakeSocket {
     this.sayFrame({ op: "hello", version: 1, session: "s1", ping, ...more });
   }
 
-  /** What the client has sent since it was last asked, batches taken apart. */
+  /** Returns the frames that the client has sent since the last call. Batches are taken apart. */
   heard() {
     return this.sent.splice(0).flat();
   }
 
-  /** Answers the operation, which is found by its name and topic in what was sent. */
+  /** Answers the sent operation with this name and topic. */
   reply(op, topic, answer = {}) {
     this.sayFrame({ op: "reply", id: this.#idOf(op, topic), ...answer });
   }
@@ -190,7 +190,7 @@ export class FakeSocket {
 
 /** The two clocks of a page, and its timers, which follow the steady one. */
 class FakeClock {
-  now = 1_000_000; // on the wall
+  now = 1_000_000; // the clock that a user can set
   steady = 0;
   #timers = new Map();
   #ids = 0;
@@ -201,7 +201,7 @@ class FakeClock {
     this.#real = { setTimeout, clearTimeout, performance, now: Date.now };
     globalThis.setTimeout = (fn, ms = 0) => {
       if (!(ms >= 0)) throw new RangeError(`a timer of ${ms} ms`);
-      const wait = ms > 2 ** 31 - 1 ? 1 : ms; // as browsers have it
+      const wait = ms > 2 ** 31 - 1 ? 1 : ms; // as in browsers
       this.#timers.set(++this.#ids, { at: this.steady + wait, fn });
       return this.#ids;
     };
@@ -244,13 +244,13 @@ class FakeClock {
     this.now += ms;
   }
 
-  /** Sets the clock on the wall forward, or back. */
+  /** Sets the user's clock forward or back. */
   set(ms) {
     this.now += ms;
   }
 }
 
-/** Those that a page hears at its document, not at its window. */
+/** The events that a page hears at its document. It hears the others at its window. */
 export const DOCUMENT_EVENTS = ["visibilitychange", "resume"];
 
 class FakePage {

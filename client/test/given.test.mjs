@@ -1,4 +1,4 @@
-// What the caller gives arrives as it is, or is refused.
+// The caller's arguments are sent unchanged, or refused.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { inspect } from "node:util";
@@ -115,7 +115,7 @@ describe("a topic", () => {
         for (const call of [() => live.send(topic, 1), () => live.subscribe(topic, () => {}), () => live.listen(topic, () => {})]) {
           assert.throws(call, { name: "TypeError", message: /topic/ });
         }
-        for (const call of [live.publish(topic, 1), live.request(topic, 1), live.history(topic), live.presence(topic)]) {
+        for (const call of [live.publish(topic, 1), live.request(topic, 1), live.history(topic)]) {
           await assert.rejects(call, TypeError);
         }
         if (client.socket.readyState === 0) client.socket.greet();
@@ -306,7 +306,7 @@ describe("options that exclude each other", () => {
 
   test("what a plain client cannot ask is told at once, without a connection", async () => {
     const { live } = start(outside, { plain: true });
-    for (const call of [live.request("a"), live.history("a"), live.presence("a")]) assert.equal(await codeOf(call), "unsupported");
+    for (const call of [live.request("a"), live.history("a")]) assert.equal(await codeOf(call), "unsupported");
     assert.equal(outside.clock.timers, 1);
   });
 });

@@ -1,4 +1,4 @@
-// A socket may say OPEN long after its connection is dead: silence and a ping decide. time.test.mjs has the clocks.
+// A socket may say OPEN long after its connection is dead. Silence and a ping decide. Tests of the clocks are in time.test.mjs.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setUp, start, startOpen, startV1 } from "./fakes.mjs";
@@ -38,8 +38,8 @@ describe("a ping", () => {
   });
 });
 
-describe("a line on which nothing is heard", () => {
-  test("is replaced after the server's ping interval and 10 s, at the next look, with backoff", () => {
+describe("a connection on which nothing is heard", () => {
+  test("is replaced after the server's ping interval and 10 s, at the next check, with backoff", () => {
     const client = startV1(outside);
     const dead = client.socket;
     outside.clock.advance(35_000);
@@ -123,7 +123,7 @@ describe("a line on which nothing is heard", () => {
 
 describe("a page that wakes", () => {
   for (const name of WAKES) {
-    test(`by ${name} asks an open line for a sign of life`, () => {
+    test(`by ${name} pings an open connection`, () => {
       const client = startV1(outside);
       outside.clock.advance(4_000);
       outside.page.fire(name);
@@ -135,7 +135,7 @@ describe("a page that wakes", () => {
     });
   }
 
-  test("replaces a line that gives none within 2 s, and dials at once", () => {
+  test("replaces a connection that is silent for 2 s, and dials at once", () => {
     const client = startV1(outside);
     outside.clock.advance(4_000);
     outside.page.fire("focus");
@@ -169,7 +169,7 @@ describe("a page that wakes", () => {
     assert.equal(client.sockets.length, 2);
   });
 
-  test("finds the line dead whose answer was due while it slept again", () => {
+  test("finds a connection dead whose answer was due in a second sleep", () => {
     const client = startV1(outside);
     outside.clock.advance(4_000);
     outside.page.fire("focus");
@@ -181,7 +181,7 @@ describe("a page that wakes", () => {
     assert.equal(client.sockets.length, 2);
   });
 
-  test("asks nothing of a line that was heard just now", () => {
+  test("does not ping a connection that was heard just now", () => {
     const client = startV1(outside);
     outside.clock.advance(60_000 - 30_000);
     client.socket.sayFrame(PING);
@@ -237,7 +237,7 @@ describe("reconnect()", () => {
     assert.equal(client.last("state").retryIn, 1_000);
   });
 
-  test("probes an open line", () => {
+  test("pings an open connection", () => {
     const client = startV1(outside);
     client.live.reconnect();
     assert.deepEqual(client.socket.sent, []);

@@ -1,4 +1,4 @@
-// null is absent: in what the caller gives, and in what the server says. Only data may be null.
+// null counts as absent, in arguments of the caller and in frames of the server. Only data may be null.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { connect } from "../live.js";
@@ -82,7 +82,6 @@ describe("an option that is null", () => {
     ["publish", (live, options) => live.publish("a", null, options), { data: null }],
     ["request", (live, options) => live.request("a", null, options), { data: null }],
     ["history", (live, options) => live.history("a", null, options), { limit: 100 }],
-    ["presence", (live, options) => live.presence("a", options), {}],
   ]) {
     test(`of a ${op} is as if it were not there`, async () => {
       for (const options of [null, { timeout: null, signal: null, offline: null }]) {
@@ -113,7 +112,7 @@ describe("an option that is null", () => {
 });
 
 describe("a member that is null in a frame", () => {
-  /** Says a frame with and without a member, and compares what the page is told. */
+  /** Sends a frame with and without its null members, and compares what the page hears. */
   function alike(frame, nulls, prepare = () => {}, look = () => {}) {
     const told = [true, false].map((full) => {
       const client = startV1(outside);
@@ -173,7 +172,6 @@ describe("a member that is null in a frame", () => {
       [(live) => live.request("b"), {}, ["text", "more"], undefined],
       [(live) => live.history("b"), {}, ["messages", "more"], []],
       [(live) => live.history("b"), { messages: [{ data: 1, at: null }] }, [], [{ data: 1 }]],
-      [(live) => live.presence("b"), {}, ["members"], undefined],
     ]) {
       const client = alike({ op: "reply", id: 2, ...members }, nulls, ({ live }) => void ask(live));
       const answer = ask(client.live);

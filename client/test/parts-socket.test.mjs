@@ -30,7 +30,7 @@ function dial(server) {
   return { live, errors };
 }
 
-/** Subscribes, and notes what is told: data, or "gap". */
+/** Subscribes, and notes what comes: data, or "gap". */
 function follow(live, topic, options) {
   const told = [];
   const marked = [];

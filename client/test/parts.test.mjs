@@ -17,7 +17,7 @@ const askHistory = (client, options) => {
   return { answer, id: client.socket.heard().at(-1).id };
 };
 
-/** Sends pieces of an answer; the last is the reply's. */
+/** Sends the pieces of an answer. The last piece is in the reply. */
 const answerIn = (client, id, texts) => {
   for (const text of texts.slice(0, -1)) client.socket.sayFrame({ op: "part", id, text });
   client.socket.sayFrame({ op: "reply", id, text: texts.at(-1) });
@@ -25,7 +25,7 @@ const answerIn = (client, id, texts) => {
 
 const messages = (from, to) => Array.from({ length: to - from + 1 }, (_, i) => ({ data: from + i, at: `e.${from + i}` }));
 
-/** What two cuts make of a text, wherever they are between its characters. */
+/** All ways to cut a text in three between its characters. */
 function* cuts(text) {
   const characters = [...text];
   const slice = (...range) => characters.slice(...range).join("");
@@ -177,7 +177,7 @@ for (const [name, call, part, last, whole] of kinds) {
       outside.clock.advance(999);
       client.socket.sayFrame({ ...last, id });
       assert.deepEqual(await answer, whole(5));
-      assert.equal(outside.clock.timers, 1, "only the look at the connection is left");
+      assert.equal(outside.clock.timers, 1, "only the check of the connection is left");
     });
 
     test("times out when no more come, and what comes then is ignored", async () => {

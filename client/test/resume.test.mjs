@@ -1,11 +1,11 @@
-// After a reconnect: what was missed comes once and in order, or a gap is told.
+// After a reconnect, missed messages come once and in order, or there is a gap.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { reconnect, setUp, start, startOpen, startV1 } from "./fakes.mjs";
 
 const outside = setUp();
 
-/** A subscription on which the server has agreed, at that position. */
+/** A subscription that the server has accepted, at that position. */
 function follow(client, topic, at, options) {
   const told = [];
   const stop = client.live.subscribe(topic, (data, message) => told.push(message), options);

@@ -1,4 +1,4 @@
-// A small server of live.v1 over real sockets: enough of docs/protocol.md to be disconnected from and resumed at, in parts.
+// A small server of live.v1 over real sockets. It has enough of docs/protocol.md for tests of reconnects, resumption and parts.
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
 
@@ -7,16 +7,16 @@ const HISTORY = 200; // publications that each topic keeps
 export class LiveServer {
   port = 0;
 
-  /** Each connection since start: {socket, protocols, url, frames, topics, behind}. */
+  /** Every connection since the start: {socket, protocols, url, frames, topics, behind}. */
   connections = [];
 
-  /** How much a frame may hold: messages, or characters of an answer's text. What is larger goes out in parts. */
+  /** The largest number of messages, or of characters of an answer's text, in a frame. Larger answers go out in parts. */
   part = Infinity;
 
-  /** How many bytes a client's message may have, as hello says it. A client that sends more is closed with 1009. */
+  /** The largest client message in bytes, which hello tells. A client that sends more is closed with 1009. */
   largest = 16 * 2 ** 20;
 
-  /** What an application would set: answers a request, at once or later; refuses a topic; refuses a handshake. */
+  /** Set by a test: they answer a request, at once or later, refuse a topic, or refuse a handshake. */
   onRequest = (topic, data) => data;
   refuses = () => undefined;
   authorize = () => true;
@@ -127,7 +127,7 @@ export class LiveServer {
     return { at: `${this.#epoch}.${sent}`, recovered, messages: recovered || last ? first : undefined };
   }
 
-  /** Sends what follows an offset, one message in each turn of the event loop, as the history has it by then. */
+  /** Sends the messages after an offset, one in each turn of the event loop. Messages that the history has lost are a gap. */
   async #catchUp({ socket, behind }, topic, sent) {
     const mine = {};
     behind.set(topic, mine);
@@ -171,7 +171,7 @@ export class LiveServer {
     for (const socket of this.#server.clients) socket.close(code, reason);
   }
 
-  /** Cuts every line without a word. */
+  /** Cuts every connection without a close frame. */
   cut() {
     for (const socket of this.#server.clients) socket.terminate();
   }

@@ -1,4 +1,4 @@
-// Over real sockets: what is slow is not dead, and what is dead is found soon.
+// Over real sockets: a slow connection is not dead, and a dead one is found soon.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { connect as dialTCP, createServer } from "node:net";
@@ -13,18 +13,18 @@ const MB = 2 ** 20;
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** A line between client and server that carries so many bytes in a second each way, or nothing any more. */
-class SlowLine {
+/** A proxy between client and server that carries a limited number of bytes per second each way. With 0 it carries nothing. */
+class SlowProxy {
   up = Infinity;
   down = Infinity;
   #sockets = new Set();
 
   static async to(port, t) {
-    const line = new SlowLine();
-    line.server = createServer((client) => line.#join(client, dialTCP(port, "127.0.0.1"))).listen(0, "127.0.0.1");
-    await once(line.server, "listening");
-    t.after(() => line.close());
-    return line;
+    const proxy = new SlowProxy();
+    proxy.server = createServer((client) => proxy.#join(client, dialTCP(port, "127.0.0.1"))).listen(0, "127.0.0.1");
+    await once(proxy.server, "listening");
+    t.after(() => proxy.close());
+    return proxy;
   }
 
   get url() {
@@ -67,17 +67,17 @@ async function serve(t, largest = 16 * MB) {
   return server;
 }
 
-/** A client behind a slow line, whose user looks for a sign of life again and again. */
+/** A client behind a slow proxy. The client calls reconnect() again and again, so that it pings. */
 async function impatient(server, t) {
-  const line = await SlowLine.to(server.port, t);
-  const live = connect(line.url, { WebSocket });
+  const proxy = await SlowProxy.to(server.port, t);
+  const live = connect(proxy.url, { WebSocket });
   t.after(() => live.close());
   const states = [];
   live.on("state", ({ state }) => states.push(state));
   await live.request("echo", "warm");
-  const looking = setInterval(() => live.state === "open" && live.reconnect(), 250);
-  t.after(() => clearInterval(looking));
-  return { line, live, states };
+  const pinging = setInterval(() => live.state === "open" && live.reconnect(), 250);
+  t.after(() => clearInterval(pinging));
+  return { proxy, live, states };
 }
 
 describe("slow is not dead:", { concurrency: true }, () => {
@@ -97,8 +97,8 @@ describe("slow is not dead:", { concurrency: true }, () => {
   ]) {
     test(`4 MB on their way up as ${how}`, limit, async (t) => {
       const server = await serve(t);
-      const { line, live, states } = await impatient(server, t);
-      line.up = 0.8 * MB; // the system takes all of it at once, and the ping waits behind it for 5 s
+      const { proxy, live, states } = await impatient(server, t);
+      proxy.up = 0.8 * MB; // the system takes all of it at once, and the ping waits behind it for 5 s
       const data = "x".repeat(4 * MB);
       assert.equal(await upload(live, data), data.length);
       const heard = () => server.newest.frames.some((frame) => frame.data?.length === data.length);
@@ -111,22 +111,22 @@ describe("slow is not dead:", { concurrency: true }, () => {
   test("3 MB on their way down in one message", limit, async (t) => {
     const server = await serve(t);
     server.onRequest = (topic, data) => (topic === "large" ? "x".repeat(3 * MB) : data);
-    const { line, live, states } = await impatient(server, t);
-    line.down = 0.6 * MB;
+    const { proxy, live, states } = await impatient(server, t);
+    proxy.down = 0.6 * MB;
     assert.equal((await live.request("large")).length, 3 * MB);
     assert.deepEqual([states, server.connections.length], [["open"], 1]);
   });
 
   test("and a dead connection with nothing due is replaced about 2 s after waking", limit, async (t) => {
     const server = await serve(t);
-    const { line, live, states } = await impatient(server, t);
+    const { proxy, live, states } = await impatient(server, t);
     await sleep(500);
-    line.up = line.down = 0;
+    proxy.up = proxy.down = 0;
     const died = Date.now();
     await until(() => states.length > 1);
     const ms = Date.now() - died;
     assert.ok(ms > 1_000, `${ms} ms`); // 2 s of silence, 2 s for the pong; by the server's pings it would be 35 s
-    line.up = line.down = Infinity;
+    proxy.up = proxy.down = Infinity;
     assert.equal(await live.request("echo", "back"), "back");
   });
 });

@@ -67,7 +67,7 @@ class TopicServer {
     for (const socket of this.#server.clients) socket.close(code, reason);
   }
 
-  /** Falls without a word to anyone. */
+  /** Dies without a close frame. */
   async close() {
     for (const socket of this.#server.clients) socket.terminate();
     await new Promise((done) => this.#server.close(done));

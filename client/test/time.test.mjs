@@ -1,4 +1,4 @@
-// Clocks jump: one is set, the other may stand still in sleep. Neither drops a good connection, nor hides a dead one.
+// Clocks jump: the one is set by users, and the other may stop in sleep. A jump must not drop a good connection, or hide a dead one.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setUp, start, startOpen, startV1 } from "./fakes.mjs";

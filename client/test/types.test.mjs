@@ -1,4 +1,4 @@
-// The declarations hold what they say, and need nothing but the language itself.
+// The declarations are right, and need only the language itself.
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { test } from "node:test";
@@ -15,7 +15,7 @@ function compile(file, lib) {
   assert.equal(status, 0, stdout + stderr);
 }
 
-// URL is the one thing that is the platform's: a page and Node both declare it.
+// Only URL comes from the platform. Pages and Node both declare it.
 test("a program compiles under --strict", () => compile("types/sample.ts", "es2022,dom"));
 test("declared topics are checked", () => compile("types/topics.ts", "es2022,dom"));
 test("a page compiles under --strict", () => compile("types/page.ts", "es2022,dom"));

@@ -1,4 +1,4 @@
-// The client in live.v1 over real sockets, with lines that break at any moment.
+// The client in live.v1 over real sockets, with connections that break at any moment.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { afterEach, test } from "node:test";
@@ -90,7 +90,7 @@ test("a thousand reconnects: each publication once and in order, one frame and o
   }
 });
 
-test("lines that break at any moment, while many publish", limit, async () => {
+test("connections that break at any moment, while many publish", limit, async () => {
   const server = await serve();
   const { live, gaps } = dial(server);
   const told = [];
@@ -123,7 +123,7 @@ test("a history that began anew is a gap, and what follows is heard", limit, asy
   assert.deepEqual([told, gaps.length], [[1, 2], 1]);
 });
 
-test("a request whose line breaks is disconnected, exactly once, and not repeated", limit, async () => {
+test("a request whose connection breaks is disconnected, exactly once, and not repeated", limit, async () => {
   const server = await serve();
   const { live } = dial(server);
   let asked = 0;

@@ -1,4 +1,4 @@
-// A page that comes back to life does not sit out a delay that was meant for nobody's eyes.
+// A page that wakes dials at once. The delay before a retry is for pages that nobody looks at.
 import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { describe, test } from "node:test";

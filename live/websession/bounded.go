@@ -10,16 +10,16 @@ import (
 
 const (
 	// callTimeout bounds a call of the store in a request, whose context may have no end.
-	// Hundreds of writes that come at once take SQLite seconds on a slow disk. A store that
-	// takes longer is down.
+	// Hundreds of simultaneous writes take SQLite seconds on a slow disk. A store that takes
+	// longer than this is down.
 	callTimeout = 15 * time.Second
 
-	// listTimeout bounds a list of all sessions: some 25 ms for a thousand of them.
+	// listTimeout bounds a list of all sessions. A thousand of them take about 25 ms.
 	listTimeout = time.Minute
 )
 
-// bounded has every call of a store end, and tells the operator of those that fail. Only a
-// store that heeds contexts can be bounded: scs's plain Store has none.
+// bounded gives every call of a store a deadline, and logs the calls that fail. A store that
+// ignores contexts is not bounded, and the methods of scs.Store take no context.
 type bounded struct {
 	Store
 	m *Manager
@@ -34,7 +34,7 @@ func (b *bounded) FindVersion(ctx context.Context, token string) (data []byte, v
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	data, version, expiry, found, err = b.Store.FindVersion(ctx, token)
-	b.tell("read", token, err)
+	b.logError("read", token, err)
 	return data, version, expiry, found, err
 }
 
@@ -42,7 +42,7 @@ func (b *bounded) CommitCtx(ctx context.Context, token string, data []byte, expi
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := b.Store.CommitCtx(ctx, token, data, expiry)
-	b.tell("write", token, err)
+	b.logError("write", token, err)
 	return err
 }
 
@@ -50,7 +50,7 @@ func (b *bounded) Update(ctx context.Context, token string, version int64, data 
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	ok, err := b.Store.Update(ctx, token, version, data, expiry)
-	b.tell("write", token, err)
+	b.logError("write", token, err)
 	return ok, err
 }
 
@@ -58,11 +58,11 @@ func (b *bounded) DeleteCtx(ctx context.Context, token string) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := b.Store.DeleteCtx(ctx, token)
-	b.tell("delete", token, err)
+	b.logError("delete", token, err)
 	return err
 }
 
-// Expiries is called by the revalidation alone, which tells of the error itself.
+// Expiries logs no error: its only caller, the revalidation, does.
 func (b *bounded) Expiries(ctx context.Context, tokens []string) (map[string]time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -73,16 +73,17 @@ func (b *bounded) Expiries(ctx context.Context, tokens []string) (map[string]tim
 func (b *bounded) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
-	rows, err := all(ctx, b.Store)
+	rows, err := listAll(ctx, b.Store)
 	if !errors.Is(err, errNotIterable) {
-		b.tell("list", "", err)
+		b.logError("list", "", err)
 	}
 	return rows, err
 }
 
-// tell logs the error of a call, without the token that a store may have put into it. Package
-// sqlitestore says in it what to do. A client that went away is no fault of the store.
-func (b *bounded) tell(call, token string, err error) {
+// logError logs the error of a call. A store may have put the token into the error's text, so
+// the token is replaced. A canceled context is not logged: the client went away, and the store
+// is not at fault.
+func (b *bounded) logError(call, token string, err error) {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}

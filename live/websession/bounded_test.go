@@ -16,7 +16,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 )
 
-// stalled is a store that answers nothing until it is given up.
+// stalled is a store whose calls end only with their contexts.
 type stalled struct{ scs.Store }
 
 func (stalled) FindCtx(ctx context.Context, key string) ([]byte, bool, error) {
@@ -39,10 +39,10 @@ func (stalled) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	return nil, ctx.Err()
 }
 
-// A store that does not answer keeps no request waiting for ever, though no request has a
+// A store that does not answer cannot keep a request waiting for ever, though the request has no
 // deadline of its own.
 func TestAStalledStoreIsGivenUp(t *testing.T) {
-	sm := scs.New() // out of the bubble: its first store has a goroutine
+	sm := scs.New() // outside the bubble, since its first store has a goroutine
 	sm.Store = stalled{}
 	sm.ErrorFunc = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusInternalServerError) }
 	synctest.Test(t, func(t *testing.T) {

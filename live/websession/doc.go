@@ -1,5 +1,5 @@
-// Package websession lets handlers, OnAuth and live sessions share one cookie session,
-// and ends the sockets of a session that ends. It works on top of scs, whose
+// Package websession lets HTTP handlers, OnAuth and live sessions share one cookie session.
+// When a session ends, its sockets are closed. The package works on top of scs, whose
 // SessionManager keeps the settings: lifetime, cookie, codec and store.
 //
 //	sessions := websession.New(nil, websession.Options{}) // in memory
@@ -12,48 +12,51 @@
 //	})
 //	http.ListenAndServe(addr, sessions.Middleware(mux))
 //
-// # One session, two ways to it
+// # A session in a request and on a socket
 //
-// Until the head of the response is sent, a Session is the request's: what is set is
-// saved with the head, and the cookie goes with it, also on the 101 of a WebSocket
-// handshake. From then on, on a socket above all, the same Session reads and writes the
-// store, each call by itself: there is no copy that could be stale.
+// Until the head of the response is sent, a Session works on the request's copy. Its changes
+// are saved just before the head, and the head sets the cookie. This is also so for the 101 of
+// a WebSocket handshake. After the head, and so always on a socket, each call of the same
+// Session reads or writes the store. There is no copy that could be out of date.
 //
-// Changes are never lost to each other. A request saves only the keys that it has changed,
-// and a call on a socket writes only if nobody wrote in between, else it tries again.
+// No change overwrites another one. A request saves only the keys that it has changed. A call
+// on a socket writes only if nobody else has written since the call read the session.
+// Otherwise it tries again.
 //
 // # A session that has ended stays ended
 //
-// Sign-out deletes the session from the store. Whatever was under way then, a request that
-// began before or a Set on a socket, is dropped and never writes it anew. With a Store,
-// as package sqlitestore has one, this holds across processes, since an update of a row
-// never creates one. Any other scs store can only find, overwrite and delete. There it
-// holds within a process; between two, a write that falls into the few milliseconds
-// before the news of the sign-out arrives can put the row back. The process that did it
-// deletes the row again if it has a socket of the session, and no process that has heard
-// the news takes it for a session.
+// Sign-out deletes the session from the store. A request that began earlier, or a Set on a
+// socket at the same time, cannot write the session back: its changes are dropped. With a
+// Store, such as the one of package sqlitestore, this holds across processes, since an update
+// of a row never creates the row. Any other scs store can only find, overwrite and delete.
+// With such a store it holds within one process. Between two processes, a write in the few
+// milliseconds before the news of the sign-out arrives can put the row back. The process that
+// wrote it deletes the row again if it has a socket of the session. A process that has heard
+// the news never accepts the row as a session.
 //
 // # Sockets end with their session
 //
 // Destroy closes every socket of the session on every server of the Broker, with
-// live.CloseRevoked, upon which live.js stays away. RenewToken and expiry close them with
-// live.CloseSignInExpired, upon which it dials again, with the new cookie. If somebody else
-// deleted the session, another program in the database, say, the sockets are closed
-// when that is noticed, within half a minute.
+// live.CloseRevoked. After this code live.js does not reconnect. RenewToken and expiry close
+// the sockets with live.CloseSignInExpired. After this code live.js dials again, with the new
+// cookie. If something else deletes the session, for example another program that uses the
+// same database, a regular check finds this within half a minute and closes the sockets.
 //
 // # What can fail
 //
-// A call of the store in a request ends after some 15 seconds, and on a socket after five, if
-// the store heeds contexts. Its error is logged at a bounded rate, and those of package
-// sqlitestore say what to do. A request whose session cannot be read or saved is answered by the
-// SessionManager's ErrorFunc. It is never taken for one of a user who has not signed in.
+// A call of the store ends after about 15 seconds in a request, and after five on a socket, if
+// the store obeys contexts. An error of the store is logged at a bounded rate. The errors of
+// package sqlitestore say what to do. If the session of a request cannot be read or saved, the
+// SessionManager's ErrorFunc answers the request. Such a request is never handled as if its
+// user had not signed in.
 //
-// The session is saved when the head of the response is sent. A handler that holds the last connection
-// of the store's pool then, as with open rows of a pool of one, gets an error from Write.
+// The session is saved just before the head of the response is sent. If the handler holds the
+// last connection of the store's pool at that moment, Write returns an error to the handler.
+// With a pool of one connection, open rows are enough for that.
 //
 // # What is secret
 //
-// Whoever has the token, which is the cookie's value and what ID returns, has the
-// session. It is never logged and never broadcast. What is, and may be shown to anyone,
-// is the Fingerprint.
+// The token is the cookie's value, and ID returns it. Whoever has the token has the session.
+// It is never logged and never broadcast. The Fingerprint is logged and broadcast in its
+// place, and may be shown to anyone.
 package websession

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,41 +18,43 @@ type ending byte
 
 const (
 	undecided ending = 0
-	destroyed ending = 'd' // for good
-	renewed   ending = 'r' // it goes on under another token
+	destroyed ending = 'd' // the session is over
+	renewed   ending = 'r' // the session goes on under another token
 )
 
 const (
-	// remembered is how long it is known that a session has ended: what could still write it
-	// was under way then, and hardly a request takes longer. maxRemembered of them cost some
-	// 30 MB: that many sign-outs in so short a time are an attack, or a test.
-	remembered    = 5 * time.Minute
+	// rememberFor is how long an ended session is remembered. Only a request that was running
+	// when the session ended can still write it, and hardly any request takes longer than this.
+	// maxRemembered ended sessions take about 30 MB. So many sign-outs in so short a time are
+	// an attack, or a test.
+	rememberFor   = 5 * time.Minute
 	maxRemembered = 200_000
 
-	// renewGrace is how long sockets with an old token are left: the response with the new
-	// cookie should be at the browser before it dials again.
+	// renewGrace is how long sockets with an old token stay open after a renewal. The response
+	// with the new cookie should reach the browser before the browser dials again.
 	renewGrace = 250 * time.Millisecond
 
-	// renewSettles is how long a handshake with an old token is refused whatever OnAuth says:
-	// the response with the new cookie may be under way. After that it is a token like any
-	// other that does not exist, or a visitor whose response was lost would never get in.
-	renewSettles = 10 * time.Second
+	// refuseOldTokenFor is how long after a renewal a handshake with the old token is refused,
+	// whatever OnAuth says: the response with the new cookie may still be on its way. After
+	// that the old token counts like any token without a session. Otherwise a visitor whose
+	// response was lost would never get in.
+	refuseOldTokenFor = 10 * time.Second
 
-	// broadcastTimeout bounds how long a broker is tried. Sockets that do not hear of it are
-	// found by the revalidation.
+	// broadcastTimeout bounds a broadcast by the broker. The sockets on a server that misses
+	// the broadcast are found by the revalidation.
 	broadcastTimeout = 5 * time.Second
 
-	// revalidateBatch is how many sessions are asked for at once: SQLite takes 999 parameters
-	// in old versions.
+	// revalidateBatch is how many sessions one call of the store asks for. Old versions of
+	// SQLite take at most 999 parameters.
 	revalidateBatch = 500
 )
 
-// endings are the sessions that have ended of late.
+// endings are the sessions that ended within rememberFor.
 type endings struct {
 	mu            sync.Mutex // guards what follows
 	byFingerprint map[string]ending
 	order         []ended              // oldest first
-	renewals      map[string]time.Time // when the renewed among them were; made when one is
+	renewals      map[string]time.Time // when the renewed ones were renewed; nil until the first
 }
 
 type ended struct {
@@ -63,7 +66,7 @@ func (e *endings) add(fp string, how ending) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	now := time.Now()
-	for len(e.order) > 0 && (now.Sub(e.order[0].at) > remembered || len(e.order) >= maxRemembered) {
+	for len(e.order) > 0 && (now.Sub(e.order[0].at) > rememberFor || len(e.order) >= maxRemembered) {
 		delete(e.byFingerprint, e.order[0].fp)
 		delete(e.renewals, e.order[0].fp)
 		e.order = e.order[1:]
@@ -80,12 +83,14 @@ func (e *endings) add(fp string, how ending) {
 	e.byFingerprint[fp] = how
 }
 
-// forget takes one back that has not ended after all.
+// forget removes a session that has not ended after all.
 func (e *endings) forget(fp string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.byFingerprint, fp)
 	delete(e.renewals, fp)
+	// Else the entry would end the memory of a deletion that succeeds later.
+	e.order = slices.DeleteFunc(e.order, func(o ended) bool { return o.fp == fp })
 }
 
 func (e *endings) how(fp string) ending {
@@ -94,19 +99,20 @@ func (e *endings) how(fp string) ending {
 	return e.byFingerprint[fp]
 }
 
-// renewing reports whether a session got another token a moment ago, which its browser may not
-// have yet.
-func (e *endings) renewing(fp string) bool {
+// justRenewed reports whether a session got a new token less than refuseOldTokenFor ago. Its
+// browser may not have the new token yet.
+func (e *endings) justRenewed(fp string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	at, known := e.renewals[fp]
-	return known && e.byFingerprint[fp] == renewed && time.Since(at) < renewSettles
+	return known && e.byFingerprint[fp] == renewed && time.Since(at) < refuseOldTokenFor
 }
 
 func (e *endings) has(fp string) bool { return e.how(fp) != undecided }
 
-// destroy deletes a session and ends its sockets everywhere. From its first moment nothing
-// writes the session any more.
+// destroy deletes a session and ends its sockets on every server. From the start of the call,
+// this process no longer writes the session. If how is undecided, the sockets end later, by
+// v.announceDeleted.
 func (m *Manager) destroy(ctx context.Context, key string, how ending, v *visit) error {
 	fp := fingerprint(key)
 	known := m.ended.has(fp)
@@ -118,7 +124,7 @@ func (m *Manager) destroy(ctx context.Context, key string, how ending, v *visit)
 		return fmt.Errorf("websession: delete the session: %w", err)
 	}
 	if how == undecided {
-		v.decideLater(key)
+		v.announceLater(key)
 		return nil
 	}
 	m.announce(key, how)
@@ -137,7 +143,7 @@ func (m *Manager) announce(key string, how ending) {
 	}
 }
 
-// broadcast tells all servers.
+// broadcast tells all servers that a session has ended.
 func (m *Manager) broadcast(server *live.Server, fp string, how ending) {
 	ctx, cancel := context.WithTimeout(context.Background(), broadcastTimeout)
 	defer cancel()
@@ -147,9 +153,9 @@ func (m *Manager) broadcast(server *live.Server, fp string, how ending) {
 	}
 }
 
-// heard takes what any server has broadcast, this one too. A letter that is not known is of
-// a version to come.
-func (m *Manager) heard(data []byte) {
+// receive takes a broadcast of any server, also of this one. The first byte says how the session
+// has ended. An unknown byte comes from a later version and is ignored.
+func (m *Manager) receive(data []byte) {
 	if len(data) == 0 {
 		return
 	}
@@ -159,7 +165,7 @@ func (m *Manager) heard(data []byte) {
 	}
 	key := m.end(fp, how)
 	if m.plain != nil && key != "" {
-		// A socket here may just have written it again: see the package's comment.
+		// A socket here may just have written the session back: see the package's comment.
 		go m.deleteAgain(key) // ends after storeTimeout
 	}
 }
@@ -167,11 +173,11 @@ func (m *Manager) heard(data []byte) {
 func (m *Manager) deleteAgain(key string) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	m.store.DeleteCtx(ctx, key) // which logs its error
+	m.store.DeleteCtx(ctx, key) // m.store logs the error
 }
 
-// end ends the sockets here, and returns the store's key of their session; "" if there are
-// none.
+// end ends the sockets of a session on this server. It returns the store's key of the session,
+// or "" if the session has no socket here.
 func (m *Manager) end(fp string, how ending) (key string) {
 	m.ended.add(fp, how)
 	key, members := m.sockets.of(fp)
@@ -189,22 +195,24 @@ func (m *Manager) end(fp string, how ending) (key string) {
 	return key
 }
 
-// untilRevalidation is random, so that many servers do not all ask the store at once.
+// untilRevalidation returns the time until the next revalidation. It is random, so that many
+// servers do not all ask the store at once.
 func (m *Manager) untilRevalidation() time.Duration {
 	return m.opts.Revalidate*4/5 + rand.N(m.opts.Revalidate*2/5+1)
 }
 
-// revalidate looks whether the sessions of the open sockets are still there.
+// revalidate checks that the sessions of the open sockets are still in the store. It closes the
+// sockets of those that are not.
 func (m *Manager) revalidate() {
-	groups := m.sockets.all()
-	keys := make([]string, 0, len(groups))
-	for key := range groups {
+	known := m.sockets.expiries()
+	keys := make([]string, 0, len(known))
+	for key := range known {
 		keys = append(keys, key)
 	}
 	for len(keys) > 0 {
 		n := min(len(keys), revalidateBatch)
-		if err := m.revalidateSome(keys[:n], groups); err != nil {
-			// Nobody is put out because the store is down.
+		if err := m.revalidateSome(keys[:n], known); err != nil {
+			// The sockets stay open: they must not be closed only because the store is down.
 			m.opts.Logger.Warn("websession: sessions of open sockets not looked up", "err", err)
 			break
 		}
@@ -217,33 +225,33 @@ func (m *Manager) revalidate() {
 	}
 }
 
-// all returns the expiries of the sessions that have sockets, by key.
-func (k *sockets) all() map[string]time.Time {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	expiries := make(map[string]time.Time, len(k.groups))
-	for _, g := range k.groups {
+// expiries returns when the sessions that have sockets expire, by the store's key.
+func (s *sockets) expiries() map[string]time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	expiries := make(map[string]time.Time, len(s.groups))
+	for _, g := range s.groups {
 		expiries[g.key] = g.expiry
 	}
 	return expiries
 }
 
-func (m *Manager) revalidateSome(keys []string, known map[string]time.Time) error {
+func (m *Manager) revalidateSome(keys []string, knownExpiries map[string]time.Time) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
-	now, err := m.store.Expiries(ctx, keys)
+	expiries, err := m.store.Expiries(ctx, keys)
 	if err != nil {
 		return err
 	}
 	for _, key := range keys {
 		fp := fingerprint(key)
-		expiry, alive := now[key]
+		expiry, alive := expiries[key]
 		switch {
 		case alive && !m.ended.has(fp):
-			if !expiry.Equal(known[key]) {
+			if !expiry.Equal(knownExpiries[key]) {
 				m.sockets.extend(fp, expiry)
 			}
-		case m.expired(known[key]):
+		case m.expired(knownExpiries[key]):
 			m.end(fp, renewed)
 		default:
 			m.end(fp, destroyed)
@@ -252,8 +260,9 @@ func (m *Manager) revalidateSome(keys []string, known map[string]time.Time) erro
 	return nil
 }
 
-// expired reports whether a session that is gone may have expired, rather than been deleted.
-// With an idle timeout and a store that does not tell its expiries nobody knows.
+// expired reports whether a session that is no longer in the store may have expired, and was
+// not deleted. With an idle timeout and a store that does not tell its expiries, this cannot be
+// known, and the answer is true.
 func (m *Manager) expired(expiry time.Time) bool {
 	return !time.Now().Before(expiry) || m.plain != nil && m.scs.IdleTimeout > 0
 }

@@ -1,13 +1,10 @@
 package websession_test
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,42 +14,6 @@ import (
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
-
-// signedIn are the options of a live server that lets in who has signed in.
-func signedIn() live.Options { return live.Options{OnAuth: websession.Authenticate("username")} }
-
-func TestOnlyWhoHasSignedInIsLetIn(t *testing.T) {
-	n, b := start(t, setting{live: signedIn()}), newBrowser(t)
-	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusUnauthorized {
-		t.Fatalf("a stranger: %v", resp)
-	}
-	b.get(n.url + "/login?user=ana")
-	_, l := b.dial(n)
-	if l.Value() != "ana" || websession.FromLive(l).GetString("username") != "ana" {
-		t.Errorf("the socket is of %v", l.Value())
-	}
-}
-
-func TestWhatIsSetInTheHandshakeIsSavedAndItsCookieSet(t *testing.T) {
-	fromContext := make(chan string, 1)
-	n, b := start(t, setting{live: live.Options{
-		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
-			return nil, websession.FromRequest(r).Set("visits", 1)
-		},
-		OnConnect: func(ctx context.Context, s *live.Session) error {
-			fromContext <- websession.FromContext(ctx).ID()
-			return websession.FromLive(s).Set("connected", true)
-		},
-	}}), newBrowser(t)
-	_, l := b.dial(n)
-	s := websession.FromLive(l)
-	if b.cookie(n.url) == "" || b.cookie(n.url) != s.ID() || receive(t, fromContext) != s.ID() {
-		t.Errorf("the cookie is %q, the ID %q", b.cookie(n.url), s.ID())
-	}
-	if s.GetInt("visits") != 1 || !s.GetBool("connected") {
-		t.Errorf("there are %v", s.Keys())
-	}
-}
 
 func TestSignOutClosesEverySocketOfTheSession(t *testing.T) {
 	n, ana, bo := start(t, setting{live: signedIn()}), newBrowser(t), newBrowser(t)
@@ -113,7 +74,8 @@ func TestRenewalHasSocketsComeBack(t *testing.T) {
 		t.Errorf("it came back with %v", s.Keys())
 	}
 
-	// One that dials with the old cookie must not be taken for a stranger, and stay one.
+	// A client that dials with the old cookie must be refused. Otherwise it would stay connected as a
+	// stranger.
 	b.setCookie(n.url, old)
 	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusUnauthorized {
 		t.Errorf("who dials too early gets %v", resp)
@@ -123,7 +85,7 @@ func TestRenewalHasSocketsComeBack(t *testing.T) {
 	}
 }
 
-// A renewal whose response is lost leaves the browser with a token of no session, and that is all.
+// If the response of a renewal is lost, the browser has a token without a session: it is signed out.
 func TestALostRenewalIsASignOut(t *testing.T) {
 	for name, sm := range map[string]func() *scs.SessionManager{"memory": memory, "hashed tokens": hashed} {
 		t.Run(name, func(t *testing.T) {
@@ -146,7 +108,7 @@ func TestALostRenewalIsASignOut(t *testing.T) {
 	}
 }
 
-// On the other server, too, and if that has not heard of the renewal.
+// This is also so on another server, even if that server has not heard of the renewal.
 func TestALostRenewalIsASignOutOnTheOtherServer(t *testing.T) {
 	x, here, there := twoNodes(t, websession.Options{}, true)
 	for _, deaf := range []bool{false, true} {
@@ -162,33 +124,6 @@ func TestALostRenewalIsASignOutOnTheOtherServer(t *testing.T) {
 		if got := b.get(there.url + "/get?key=username"); got != "" {
 			t.Errorf("deaf %v: %s is signed in", deaf, got)
 		}
-	}
-}
-
-// A handshake must not take a store that is down for a sign-out, nor a sign-out for a store
-// that is down.
-func TestAHandshakeTellsSignOutFromAStoreThatIsDown(t *testing.T) {
-	store := &failing{MemStore: memstore.New()}
-	sm := scs.New()
-	sm.Store = store
-	n, b := start(t, setting{sm: sm, live: signedIn()}), newBrowser(t)
-	b.get(n.url + "/login?user=ana")
-	alive := b.cookie(n.url)
-	b.get(n.url + "/login?user=ana")
-	renewed := alive
-	alive = b.cookie(n.url)
-	store.fails.Store(true)
-	for name, c := range map[string]struct {
-		token  string
-		status int
-	}{"alive": {alive, http.StatusInternalServerError}, "renewed": {renewed, http.StatusUnauthorized}} {
-		b.setCookie(n.url, c.token)
-		if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != c.status {
-			t.Errorf("%s: answered with %v", name, resp)
-		}
-	}
-	if logs := n.logs.String(); !strings.Contains(logs, "a call of the session store failed") || !strings.Contains(logs, errStore.Error()) {
-		t.Error("the log does not tell of the store")
 	}
 }
 
@@ -228,7 +163,7 @@ func TestExpiryClosesSockets(t *testing.T) {
 	}
 }
 
-// Programs that use scs itself are understood.
+// A program may also end or renew sessions through scs itself.
 func TestWhatScsEndsEndsSocketsToo(t *testing.T) {
 	n, b := start(t, setting{}), newBrowser(t)
 	sm := n.sessions.SCS()
@@ -260,172 +195,6 @@ func TestWhatAnotherProgramDeletesEndsSockets(t *testing.T) {
 		t.Error("another's socket was closed")
 	default:
 	}
-}
-
-// failing is a store that can fail.
-type failing struct {
-	*memstore.MemStore
-	fails atomic.Bool
-}
-
-var errStore = errors.New("the store is down")
-
-func (f *failing) Find(token string) ([]byte, bool, error) {
-	if f.fails.Load() {
-		return nil, false, errStore
-	}
-	return f.MemStore.Find(token)
-}
-
-func (f *failing) Delete(token string) error {
-	if f.fails.Load() {
-		return errStore
-	}
-	return f.MemStore.Delete(token)
-}
-
-func (f *failing) Commit(token string, b []byte, expiry time.Time) error {
-	if f.fails.Load() {
-		return errStore
-	}
-	return f.MemStore.Commit(token, b, expiry)
-}
-
-func startFailing(t *testing.T, o websession.Options) (*node, *failing) {
-	store := &failing{MemStore: memstore.New()}
-	sm := scs.New()
-	sm.Store = store
-	sm.ErrorFunc = func(w http.ResponseWriter, _ *http.Request, err error) {
-		http.Error(w, err.Error(), http.StatusTeapot)
-	}
-	return start(t, setting{sm: sm, options: o}), store
-}
-
-func TestErrorsOfTheStoreAreTold(t *testing.T) {
-	n, store := startFailing(t, websession.Options{Revalidate: 5 * time.Millisecond})
-	b := newBrowser(t)
-	b.get(n.url + "/set?a=1")
-	c, l := b.dial(n)
-	store.fails.Store(true)
-	s := websession.FromLive(l)
-	for name, err := range map[string]error{
-		"Set": s.Set("a", 2), "Delete": s.Delete("a"), "Clear": s.Clear(), "Destroy": s.Destroy(),
-	} {
-		if !errors.Is(err, errStore) {
-			t.Errorf("%s returned %v", name, err)
-		}
-	}
-	for name, read := range map[string]func(s *websession.Session){
-		"Get":      func(s *websession.Session) { s.Get("a") },
-		"Pop":      func(s *websession.Session) { s.Pop("a") },
-		"Exists":   func(s *websession.Session) { s.Exists("a") },
-		"Keys":     func(s *websession.Session) { s.Keys() },
-		"Deadline": func(s *websession.Session) { s.Deadline() },
-	} {
-		s := websession.FromLive(l)
-		if read(s); !errors.Is(s.Err(), errStore) {
-			t.Errorf("%s left %v", name, s.Err())
-		}
-	}
-	if status, body, _ := b.ask(n.url + "/get?key=a"); status != http.StatusTeapot || !strings.Contains(body, "down") {
-		t.Errorf("a request got %d %q", status, body)
-	}
-	// Nobody is put out meanwhile, and the sign-out that failed has not half happened.
-	eventually(t, "it was noticed", func() bool { return strings.Count(n.logs.String(), "not looked up") > 2 })
-	store.fails.Store(false)
-	if got := websession.FromLive(l).GetString("a"); got != "1" {
-		t.Errorf("a is %q", got)
-	}
-	select {
-	case <-c.ended:
-		t.Error("the socket was closed")
-	default:
-	}
-}
-
-func TestASessionThatCannotBeSavedIsAnError(t *testing.T) {
-	n, store := startFailing(t, websession.Options{})
-	b := newBrowser(t)
-	n.handle("/fail", func(w http.ResponseWriter, _ *http.Request, s *websession.Session) {
-		n.check(s.Set("a", 1))
-		store.fails.Store(true)
-		if _, err := io.WriteString(w, "all is well"); !errors.Is(err, errStore) {
-			t.Errorf("the handler was told %v", err)
-		}
-		w.WriteHeader(http.StatusOK)
-	})
-	if status, body, _ := b.ask(n.url + "/fail"); status != http.StatusTeapot || strings.Contains(body, "well") {
-		t.Errorf("answered %d %q", status, body)
-	}
-}
-
-func TestTheLiveServerMustBeBehindTheMiddleware(t *testing.T) {
-	n, b := start(t, setting{}), newBrowser(t)
-	n.mux.Handle("/", http.NotFoundHandler())
-	bare := http.NewServeMux()
-	bare.Handle("/live", n.live.Handler())
-	n.url = serve(t, bare)
-	if _, resp, err := b.tryDial(n); err == nil || resp.StatusCode != http.StatusInternalServerError {
-		t.Errorf("answered %v", resp)
-	}
-	if !strings.Contains(n.logs.String(), "behind Manager.Middleware") {
-		t.Error("the log does not say why")
-	}
-}
-
-// exchange is a broker that several servers share.
-type exchange struct {
-	mu    sync.Mutex
-	nodes []*busNode
-	deaf  atomic.Bool // broadcasts are lost
-}
-
-type busNode struct {
-	*live.MemoryBroker
-	exchange *exchange
-	hear     func([]byte)
-	sent     [][]byte
-}
-
-func (x *exchange) node() *busNode {
-	n := &busNode{live.NewMemoryBroker(live.MemoryOptions{}), x, nil, nil}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.nodes = append(x.nodes, n)
-	return n
-}
-
-func (n *busNode) OnBroadcast(f func([]byte)) { n.hear = f }
-
-func (n *busNode) Broadcast(_ context.Context, b []byte) error {
-	n.exchange.mu.Lock()
-	n.sent = append(n.sent, b)
-	nodes := n.exchange.nodes
-	n.exchange.mu.Unlock()
-	if n.exchange.deaf.Load() {
-		return errors.New("nobody hears")
-	}
-	for _, other := range nodes {
-		other.hear(b)
-	}
-	return nil
-}
-
-// twoNodes are two servers of one application, with one store.
-func twoNodes(t *testing.T, o websession.Options, authenticate bool) (x *exchange, a, b *node) {
-	x = &exchange{}
-	store := memstore.New()
-	node := func() *node {
-		sm := scs.New()
-		sm.Store = store
-		s := setting{sm: sm, options: o}
-		if authenticate {
-			s.live = signedIn()
-		}
-		s.live.Broker = x.node()
-		return start(t, s)
-	}
-	return x, node(), node()
 }
 
 func TestSignOutOnOneServerClosesOnTheOther(t *testing.T) {
@@ -507,66 +276,5 @@ func TestNoTokenLeavesTheProcess(t *testing.T) {
 	}
 	if !strings.Contains(out, s.Fingerprint()) {
 		t.Error("nothing was looked at")
-	}
-}
-
-func TestNothingIsLeftOfClosedSockets(t *testing.T) {
-	n := start(t, setting{live: live.Options{
-		OnConnect: func(_ context.Context, s *live.Session) error {
-			if websession.FromLive(s).GetString("refused") != "" {
-				return errors.New("refused")
-			}
-			return nil
-		},
-	}})
-	_, before, _ := n.sessions.Open()
-	for i := range 20 {
-		b := newBrowser(t)
-		switch i % 4 {
-		case 0:
-			b.get(n.url + "/set?a=1")
-		case 1:
-			b.get(n.url + "/set?refused=1")
-			s, _, err := b.tryDial(n)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.endsWith(live.CloseRefused)
-			continue
-		}
-		one, l := b.dial(n)
-		two, _ := b.dial(n)
-		if groups, _, running := n.sessions.Open(); i%4 == 0 && (groups == 0 || !running) {
-			t.Errorf("%d groups, running: %v", groups, running)
-		}
-		one.ws.CloseNow()
-		two.ws.CloseNow()
-		if i%4 == 3 {
-			l.Close()
-		}
-	}
-	eventually(t, "all is forgotten", func() bool {
-		groups, sockets, running := n.sessions.Open()
-		return groups == 0 && sockets <= before && !running
-	})
-}
-
-// What extends a session extends its sockets' time: a request, and a change on a socket.
-func TestUseOfASessionExtendsItsSockets(t *testing.T) {
-	sm := scs.New()
-	sm.IdleTimeout = time.Hour
-	n, b := start(t, setting{sm: sm}), newBrowser(t)
-	b.get(n.url + "/set?a=1")
-	_, l := b.dial(n)
-	s := websession.FromLive(l)
-	for what, use := range map[string]func(){
-		"a request": func() { b.get(n.url + "/get?key=a") },
-		"a change":  func() { n.check(s.Set("a", "2")) },
-	} {
-		before := n.sessions.Expiry(s.Fingerprint())
-		use()
-		if after := n.sessions.Expiry(s.Fingerprint()); before.IsZero() || !after.After(before) {
-			t.Errorf("%s: %v before, %v after", what, before, after)
-		}
 	}
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// Sign-in, sign-out, a page that is for some only, and sockets that live as long as the
-// session.
+// Sign-in, sign-out, and sockets that are closed when their session ends.
 func Example() {
 	sessions := websession.New(nil, websession.Options{}) // in memory
 	server := sessions.NewServer(live.Options{
@@ -27,7 +26,7 @@ func Example() {
 			http.Redirect(w, r, "/login", http.StatusSeeOther)
 			return
 		}
-		s.RenewToken() // before anything of worth is in the session
+		s.RenewToken() // first, against session fixation
 		s.Set("username", r.FormValue("username"))
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 	})
@@ -57,7 +56,7 @@ func ExampleFromLive() {
 	})
 }
 
-// What belongs together is changed in one step.
+// Update changes values in one step that other calls cannot interrupt.
 func ExampleSession_Update() {
 	addToCart := func(s *websession.Session, article string) error {
 		return s.Update(func(values map[string]any) error {

@@ -2,8 +2,8 @@ package websession
 
 import "time"
 
-// Open returns of how many sessions sockets are known, of how many sockets FromLive knows, of
-// all managers, and whether the revalidation runs.
+// Open returns how many sessions have sockets, how many sockets of all managers FromLive knows, and
+// whether a revalidation is planned.
 func (m *Manager) Open() (groups, sockets int, running bool) {
 	m.sockets.mu.Lock()
 	defer m.sockets.mu.Unlock()
@@ -11,7 +11,7 @@ func (m *Manager) Open() (groups, sockets int, running bool) {
 	return len(m.sockets.groups), sockets, m.sockets.timer != nil
 }
 
-// Expiry returns when the sockets of a session are to be closed, by its fingerprint.
+// Expiry returns when the session with this fingerprint expires, as its sockets know it.
 func (m *Manager) Expiry(fp string) time.Time {
 	m.sockets.mu.Lock()
 	defer m.sockets.mu.Unlock()

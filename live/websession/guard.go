@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// guard stands between scs and the store. It has what a request has read compared before
-// what it writes, and learns which sessions end.
+// guard stands between scs and the store. Before a request writes a session, guard checks that
+// the session is as the request has read it. It also learns which sessions end.
 type guard struct{ m *Manager }
 
 func (g *guard) FindCtx(ctx context.Context, key string) ([]byte, bool, error) {
@@ -23,23 +23,24 @@ func (g *guard) FindCtx(ctx context.Context, key string) ([]byte, bool, error) {
 	return r.data, true, nil
 }
 
-// CommitCtx writes a session that is new, or changes one that the request has read. One that
-// has ended since is left alone: that is no error, its user has signed out.
+// CommitCtx writes a new session, or changes a session that the request has read. If that
+// session has ended since, the changes are dropped. This is not an error: the user has signed
+// out.
 func (g *guard) CommitCtx(ctx context.Context, key string, b []byte, expiry time.Time) error {
 	v := g.m.visitOf(ctx)
 	if v == nil {
-		return g.commitUnknown(ctx, key, b, expiry)
+		return g.commitWithoutVisit(ctx, key, b, expiry)
 	}
 	if v.settled.Load() {
 		return ErrHeadSent
 	}
 	base, known := v.getLoaded(key)
-	if !known && !v.came(key) {
+	if !known && !v.presents(key) {
 		return g.insert(ctx, v, key, b, expiry)
 	}
 	var found bool
 	var err error
-	if !known { // an scs middleware around ours has read it
+	if !known { // scs's own middleware, around ours, has read it
 		base, found, err = g.m.find(ctx, key)
 	}
 	if known || found {
@@ -65,36 +66,36 @@ func (g *guard) insert(ctx context.Context, v *visit, key string, b []byte, expi
 	}
 	r, found, err := g.m.find(ctx, key)
 	if err == nil && found {
-		v.setLoaded(key, r) // for a second commit
+		v.setLoaded(key, r) // the request may commit again
 	}
 	return err
 }
 
-// commitUnknown is for a context that did not come through Middleware: what its session was
-// when it was read is not known.
-func (g *guard) commitUnknown(ctx context.Context, key string, b []byte, expiry time.Time) error {
+// commitWithoutVisit is for a context that did not come through Middleware. It is not known what
+// its session was when it was read, so there is nothing to compare with.
+func (g *guard) commitWithoutVisit(ctx context.Context, key string, b []byte, expiry time.Time) error {
 	if g.m.ended.has(fingerprint(key)) {
 		return nil
 	}
 	if err := g.m.store.CommitCtx(ctx, key, b, expiry); err != nil {
 		return err
 	}
-	if g.m.ended.has(fingerprint(key)) { // meanwhile
+	if g.m.ended.has(fingerprint(key)) { // it ended during the write
 		return g.m.store.DeleteCtx(ctx, key)
 	}
 	g.m.sockets.extend(fingerprint(key), expiry)
 	return nil
 }
 
-// DeleteCtx is what scs calls for Destroy and for RenewToken.
+// DeleteCtx is called by scs in Destroy and in RenewToken.
 func (g *guard) DeleteCtx(ctx context.Context, key string) error {
 	if key == "" {
 		return nil
 	}
 	v := g.m.visitOf(ctx)
-	how := renewed // the client looks again, which is right for both
+	how := renewed // which of the two is not known; clients then dial again, which suits both
 	if v != nil {
-		how = v.endsHow()
+		how = v.currentEnding()
 	}
 	return g.m.destroy(ctx, key, how, v)
 }
@@ -107,12 +108,14 @@ func (g *guard) Commit(key string, b []byte, expiry time.Time) error {
 
 func (g *guard) Delete(key string) error { return g.DeleteCtx(context.Background(), key) }
 
-// AllCtx lets scs iterate, if the store can.
-func (g *guard) AllCtx(ctx context.Context) (map[string][]byte, error) { return all(ctx, g.m.store) }
+// AllCtx lists the sessions for scs, if the store can list them.
+func (g *guard) AllCtx(ctx context.Context) (map[string][]byte, error) {
+	return listAll(ctx, g.m.store)
+}
 
-// merge replaces the data of a session that a request has read as base. If somebody wrote
-// meanwhile, only what the request has changed is carried over. ok is false if the session
-// has ended.
+// merge writes b in place of base, the session as the request has read it. If another call has
+// written in between, merge adds the request's own changes to what that call wrote. ok is false
+// if the session has ended.
 func (m *Manager) merge(ctx context.Context, key string, base record, b []byte, expiry time.Time) (r record, ok bool, err error) {
 	current, data := base, b
 	for {
@@ -124,14 +127,13 @@ func (m *Manager) merge(ctx context.Context, key string, base record, b []byte, 
 		if current, found, err = m.find(ctx, key); err != nil || !found {
 			return record{}, false, err
 		}
-		if data, err = m.merged(base.data, b, current.data); err != nil {
+		if data, err = m.mergeData(base.data, b, current.data); err != nil {
 			return record{}, false, err
 		}
 	}
 }
 
-// update writes if the version still is the one that was read, and if the session is not
-// known to have ended.
+// update writes a session if the store still has this version of it. ok is false if it does not.
 func (m *Manager) update(ctx context.Context, key string, version int64, data []byte, expiry time.Time) (r record, ok bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return record{}, false, err
@@ -150,8 +152,8 @@ func (m *Manager) update(ctx context.Context, key string, version int64, data []
 	return r, true, nil
 }
 
-// merged returns theirs with what mine has changed of base.
-func (m *Manager) merged(base, mine, theirs []byte) ([]byte, error) {
+// mergeData returns theirs with the changes that lead from base to mine.
+func (m *Manager) mergeData(base, mine, theirs []byte) ([]byte, error) {
 	deadlineBefore, before, err := m.scs.Codec.Decode(base)
 	if err != nil {
 		return nil, err
@@ -167,11 +169,11 @@ func (m *Manager) merged(base, mine, theirs []byte) ([]byte, error) {
 	if deadline.Equal(deadlineBefore) {
 		deadline = deadlineNow
 	}
-	return m.scs.Codec.Encode(deadline, changed(before, after, now))
+	return m.scs.Codec.Encode(deadline, applyChanges(before, after, now))
 }
 
-// changed returns now with the changes that lead from before to after.
-func changed(before, after, now map[string]any) map[string]any {
+// applyChanges returns now with the changes that lead from before to after.
+func applyChanges(before, after, now map[string]any) map[string]any {
 	merged := make(map[string]any, len(now))
 	maps.Copy(merged, now)
 	for key := range before {

@@ -3,6 +3,8 @@ package websession_test
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -11,10 +13,12 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2"
+	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live"
@@ -57,15 +61,14 @@ type node struct {
 	logs     *safeBuffer
 }
 
-// setting is what a test changes of a node.
+// setting is what a test sets differently for its node.
 type setting struct {
 	sm      *scs.SessionManager
 	options websession.Options
 	live    live.Options
 }
 
-// start starts a node, which is ended with the test. Who signs in is let in; "/do" runs
-// what a test gives it.
+// start starts a node, which ends with the test. It has handlers for /login, /logout, /set and /get.
 func start(t testing.TB, s setting) *node {
 	t.Helper()
 	n := &node{t: t, mux: http.NewServeMux(), opened: make(chan *live.Session, 10_000), logs: &safeBuffer{}}
@@ -225,7 +228,7 @@ func (s *socket) endsWith(code int) {
 	}
 }
 
-// safeBuffer is a bytes.Buffer for many.
+// safeBuffer is a bytes.Buffer for many goroutines.
 type safeBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -241,4 +244,79 @@ func (b *safeBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.b.String()
+}
+
+// signedIn returns the options of a live server that admits only clients who have signed in.
+func signedIn() live.Options { return live.Options{OnAuth: websession.Authenticate("username")} }
+
+// exchange is a broker that several servers share.
+type exchange struct {
+	mu    sync.Mutex
+	nodes []*busNode
+	deaf  atomic.Bool // if true, broadcasts are lost
+}
+
+func (x *exchange) node() *busNode {
+	n := &busNode{live.NewMemoryBroker(live.MemoryOptions{}), x, nil, nil}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.nodes = append(x.nodes, n)
+	return n
+}
+
+type busNode struct {
+	*live.MemoryBroker
+	exchange *exchange
+	hear     func([]byte)
+	sent     [][]byte
+}
+
+func (n *busNode) OnBroadcast(f func([]byte)) { n.hear = f }
+
+func (n *busNode) Broadcast(_ context.Context, b []byte) error {
+	n.exchange.mu.Lock()
+	n.sent = append(n.sent, b)
+	nodes := n.exchange.nodes
+	n.exchange.mu.Unlock()
+	if n.exchange.deaf.Load() {
+		return errors.New("nobody hears")
+	}
+	for _, other := range nodes {
+		other.hear(b)
+	}
+	return nil
+}
+
+// twoNodes are two servers of one application, with one store.
+func twoNodes(t *testing.T, o websession.Options, authenticate bool) (x *exchange, a, b *node) {
+	x = &exchange{}
+	store := memstore.New()
+	node := func() *node {
+		sm := scs.New()
+		sm.Store = store
+		s := setting{sm: sm, options: o}
+		if authenticate {
+			s.live = signedIn()
+		}
+		s.live.Broker = x.node()
+		return start(t, s)
+	}
+	return x, node(), node()
+}
+
+var sprintf = fmt.Sprintf
+
+// serve serves a handler until the test ends.
+func serve(t *testing.T, h http.Handler) string {
+	s := httptest.NewServer(h)
+	t.Cleanup(s.Close)
+	return s.URL
+}
+
+func memory() *scs.SessionManager { return nil }
+
+func hashed() *scs.SessionManager {
+	sm := scs.New()
+	sm.HashTokenInStore = true
+	return sm
 }

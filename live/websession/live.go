@@ -12,8 +12,8 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// visits holds the visit of every open socket, of all managers: what FromLive looks in. One
-// is in it from OnConnect until OnClose has returned.
+// visits holds the visit of every open socket of all managers, for FromLive. A visit is in it
+// from OnConnect until OnClose has returned.
 var visits sync.Map // of *live.Session to *visit
 
 func visitOfSocket(s *live.Session) *visit {
@@ -24,10 +24,10 @@ func visitOfSocket(s *live.Session) *visit {
 	return v.(*visit)
 }
 
-// Authenticate returns an OnAuth that lets those in whose session has a string under a
-// key, as "username"; it becomes the live session's Value, and thereby its user, for
-// DisconnectUser. Others are refused with 401, and everybody with 503 if the store cannot be
-// read. For more, write an OnAuth with FromRequest.
+// Authenticate returns an OnAuth that admits a client if its session has a non-empty string
+// under key, for example "username". The string becomes the live session's Value, and so its
+// user for DisconnectUser. Any other client is refused with 401. If the store cannot be read,
+// every client is refused with 503. For other rules, write an OnAuth that calls FromRequest.
 func Authenticate(key string) func(ctx context.Context, r *http.Request) (any, error) {
 	return func(_ context.Context, r *http.Request) (any, error) {
 		s := FromRequest(r)
@@ -45,14 +45,13 @@ func Authenticate(key string) func(ctx context.Context, r *http.Request) (any, e
 var (
 	errNotSignedIn = errors.New("websession: not signed in")
 	errStoreDown   = live.Refuse(http.StatusServiceUnavailable, "the session cannot be read; try again")
-	errRenewed     = errors.New("websession: the session has another token since it was renewed")
+	errRenewed     = errors.New("websession: the token is out of date: the session was renewed and has a new one")
 )
 
-// Configure returns options with callbacks around those of o, by which a live server's
-// sessions are tied to theirs here: FromLive finds them, and they end together. The
-// expiry of such a live session (ExpireAt) is that of its session. The server that is
-// made with them is to be given to Attach.
-func (m *Manager) Configure(o live.Options) live.Options {
+// configure returns o with callbacks around its own. They tie each live session to its cookie
+// session: FromLive finds the cookie session, and both end together. ExpireAt of the live
+// session is set to the expiry of the cookie session.
+func (m *Manager) configure(o live.Options) live.Options {
 	onAuth, onConnect, onClose := o.OnAuth, o.OnConnect, o.OnClose
 	o.OnAuth = func(ctx context.Context, r *http.Request) (any, error) {
 		if err := m.admit(ctx); err != nil {
@@ -75,7 +74,7 @@ func (m *Manager) Configure(o live.Options) live.Options {
 		return onConnect(ctx, s)
 	}
 	o.OnClose = func(s *live.Session, err error) {
-		defer m.part(s)
+		defer m.leave(s)
 		if onClose != nil {
 			onClose(s, err)
 		}
@@ -83,29 +82,30 @@ func (m *Manager) Configure(o live.Options) live.Options {
 	return o
 }
 
-// Attach has sessions that end here end their sockets at a server, and at all that share
-// its Broker. It is called once for a server, before it serves.
-func (m *Manager) Attach(server *live.Server) {
-	server.OnBroadcast(m.kind(), m.heard)
+// attach makes a session that ends here end its sockets at server, and at all servers that share
+// its Broker. It is called once for a server, before the server serves.
+func (m *Manager) attach(server *live.Server) {
+	server.OnBroadcast(m.kind(), m.receive)
 	m.sockets.mu.Lock()
 	defer m.sockets.mu.Unlock()
 	m.sockets.servers = append(m.sockets.servers, server)
 }
 
-// kind is of the broadcasts of this manager, and of those of the same application.
+// kind names this manager's broadcasts. The managers of the same application on other servers
+// have the same cookie name, and so the same kind.
 func (m *Manager) kind() string { return "websession " + m.scs.Cookie.Name }
 
-// admit refuses a handshake that cannot be right. The client of a session that was renewed a
-// moment ago gets 401: its browser may not have the new cookie yet, and were it let in it would be
-// nobody until its next reload.
+// admit refuses a handshake outside Middleware with 500, and a handshake with a token that was
+// just renewed with 401. In the second case the browser may not have the new cookie yet. If the
+// client were admitted, it would count as not signed in until its next reload.
 func (m *Manager) admit(ctx context.Context) error {
 	v := m.visitOf(ctx)
 	if v == nil {
 		m.logLimited(slog.LevelError, "websession: the live server's handler must be behind Manager.Middleware")
 		return live.Refuse(http.StatusInternalServerError, "internal error")
 	}
-	for _, key := range v.claimed() {
-		if fp := fingerprint(key); m.ended.renewing(fp) {
+	for _, key := range v.handshakeKeys() {
+		if fp := fingerprint(key); m.ended.justRenewed(fp) {
 			m.logLimited(slog.LevelInfo, "websession: a handshake came with a token that was just renewed: "+
 				"if this goes on, find out why responses that set the new cookie do not arrive", "session", fp)
 			return errRenewed
@@ -114,15 +114,16 @@ func (m *Manager) admit(ctx context.Context) error {
 	return nil
 }
 
-// join ties a socket to its session. alive is false if that has ended since the handshake began,
-// and the socket with it.
+// join ties a socket to its session. alive is false if the session has ended since the handshake
+// began. Then join has closed the socket.
 func (m *Manager) join(ctx context.Context, s *live.Session, v *visit) (alive bool, err error) {
 	if v.key == "" {
-		return true, nil // there is none
+		return true, nil // a socket without a session
 	}
 	fp := fingerprint(v.key)
 	m.sockets.add(m, fp, v.key, s)
-	// First in, then looked at: who ends it before is seen here, who does after finds it.
+	// The order matters. If the session ended before add, find says so. If it ends after add,
+	// the socket is in m.sockets and is closed.
 	r, found, err := m.find(ctx, v.key)
 	if err != nil {
 		return false, err
@@ -140,14 +141,14 @@ func (m *Manager) join(ctx context.Context, s *live.Session, v *visit) (alive bo
 		if err != nil {
 			return false, err
 		}
-		r.expiry = expiryOf(m.scs, deadline) // the handshake was a use
+		r.expiry = expiryOf(m.scs, deadline) // the handshake has restarted the idle timeout
 	}
 	m.sockets.extend(fp, r.expiry)
 	return true, nil
 }
 
-// part forgets a socket.
-func (m *Manager) part(s *live.Session) {
+// leave forgets a socket.
+func (m *Manager) leave(s *live.Session) {
 	if v := visitOfSocket(s); v != nil && v.key != "" {
 		m.sockets.remove(fingerprint(v.key), s)
 	}
@@ -162,76 +163,76 @@ func disconnect(s *live.Session, how ending) {
 	}
 }
 
-// sockets are the open ones, by the fingerprint of their session.
+// sockets are the open sockets, by the fingerprint of their session.
 type sockets struct {
 	mu      sync.Mutex // guards what follows
 	groups  map[string]*group
 	servers []*live.Server
-	timer   *time.Timer // of the revalidation; runs while there are groups
+	timer   *time.Timer // of the revalidation; nil while none is planned
 }
 
-// group is one session's.
+// group is the sockets of one session.
 type group struct {
-	key     string
-	expiry  time.Time // as far as it is known
+	key     string    // the store's key of the session
+	expiry  time.Time // of the session; zero until it is known
 	members map[*live.Session]struct{}
 }
 
-func (k *sockets) add(m *Manager, fp, key string, s *live.Session) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	g := k.groups[fp]
+func (s *sockets) add(m *Manager, fp, key string, socket *live.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[fp]
 	if g == nil {
 		g = &group{key: key, members: make(map[*live.Session]struct{})}
-		k.groups[fp] = g
+		s.groups[fp] = g
 	}
-	g.members[s] = struct{}{}
-	if k.timer == nil && m.opts.Revalidate > 0 {
-		k.timer = time.AfterFunc(m.untilRevalidation(), m.revalidate)
+	g.members[socket] = struct{}{}
+	if s.timer == nil && m.opts.Revalidate > 0 {
+		s.timer = time.AfterFunc(m.untilRevalidation(), m.revalidate)
 	}
 }
 
-func (k *sockets) remove(fp string, s *live.Session) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	g := k.groups[fp]
+func (s *sockets) remove(fp string, socket *live.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[fp]
 	if g == nil {
 		return
 	}
-	delete(g.members, s)
+	delete(g.members, socket)
 	if len(g.members) == 0 {
-		delete(k.groups, fp)
+		delete(s.groups, fp)
 	}
-	if len(k.groups) == 0 && k.timer != nil {
-		k.timer.Stop()
-		k.timer = nil
+	if len(s.groups) == 0 && s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
 	}
 }
 
-// of returns the sockets of a session, and the store's key of it.
-func (k *sockets) of(fp string) (key string, members []*live.Session) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	g := k.groups[fp]
+// of returns the sockets of a session, and the store's key of the session.
+func (s *sockets) of(fp string) (key string, members []*live.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[fp]
 	if g == nil {
 		return "", nil
 	}
-	for s := range g.members {
-		members = append(members, s)
+	for socket := range g.members {
+		members = append(members, socket)
 	}
 	return g.key, members
 }
 
-// extend notes when a session expires.
-func (k *sockets) extend(fp string, expiry time.Time) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	g := k.groups[fp]
+// extend notes when a session expires, and tells its sockets.
+func (s *sockets) extend(fp string, expiry time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g := s.groups[fp]
 	if g == nil {
 		return
 	}
 	g.expiry = expiry
-	for s := range g.members {
-		s.ExpireAt(expiry)
+	for socket := range g.members {
+		socket.ExpireAt(expiry)
 	}
 }

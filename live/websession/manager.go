@@ -18,18 +18,20 @@ import (
 	"github.com/livetopic/livetopic/live/websession/sqlitestore"
 )
 
-// storeTimeout bounds what a call on a socket waits for the store: a person waits no
-// longer for a click, and an SQLite file that is locked is given up then too.
+// storeTimeout bounds how long a call on a socket waits for the store. A person does not wait
+// longer for a click. Package sqlitestore gives up on a locked file after the same time.
 const storeTimeout = 5 * time.Second
 
 // Options configures a Manager. The zero value is ready for use.
 type Options struct {
-	// Revalidate is how often, within a fifth more or less, the sessions of the open
-	// sockets are looked up in the store, in case somebody else has deleted one. 0: 24 s,
-	// so that it is noticed within 30. Negative: never.
+	// Revalidate is the time between two checks that the sessions of the open sockets are still
+	// in the store. The checks find sessions that another program has deleted. Each wait is
+	// random, up to a fifth shorter or longer. 0: 24 s, so that a deletion is noticed within
+	// 30 s. Negative: never.
 	Revalidate time.Duration
 
-	// Logger gets what an operator should know, and no token. nil: slog.Default().
+	// Logger gets messages for the operator. No message has a token in it.
+	// nil: slog.Default().
 	Logger *slog.Logger
 }
 
@@ -37,18 +39,18 @@ type Options struct {
 // may be called from any goroutine.
 type Manager struct {
 	scs     *scs.SessionManager
-	store   Store       // as scs has it behind the guard, bounded
-	plain   *plainStore // what store calls if the application's cannot compare; else nil
+	store   Store       // the store behind the guard, with deadlines
+	plain   *plainStore // between store and the application's store, if that is not a Store; else nil
 	opts    Options
 	ended   endings
 	sockets sockets
 	logs    loglimit.Limiter
 }
 
-// New returns a manager of the sessions of sm; nil is one that keeps them in memory, with
-// scs's defaults. sm must not be used by requests before. New puts a guard before
-// sm.Store, which learns of sessions that end, whoever ends them; all else of sm may
-// still be set, and all of its methods be used. There is one Manager for it.
+// New returns a manager of the sessions of sm. If sm is nil, the sessions are kept in memory,
+// with scs's defaults. No request may use sm before New. New replaces sm.Store by a guard, which
+// calls the old store and learns of every session that ends. All other fields of sm may still be
+// set, and all of its methods may be used. An sm has at most one Manager.
 func New(sm *scs.SessionManager, o Options) *Manager {
 	if sm == nil {
 		sm = scs.New()
@@ -74,14 +76,14 @@ func New(sm *scs.SessionManager, o Options) *Manager {
 	return m
 }
 
-// NewSQLiteSessionManager returns an scs.SessionManager, to be configured further and then
-// given to New, that keeps its sessions in an SQLite database, where they survive a restart.
+// NewSQLiteSessionManager returns an scs.SessionManager that keeps its sessions in an SQLite
+// database, where they survive a restart. Set its other fields as you need, then give it to New.
 // It creates the table sessions and its index if they are not there, and converts a table of
-// scs's sqlite3store. Nothing needs to stand in the DSN but the file.
+// scs's sqlite3store. The DSN needs to name only the file.
 //
 // The error says what to do if the file cannot be opened or written, or if the database is in
-// memory and the pool may have several connections. Package sqlitestore says which drivers there are,
-// what is set at the database, and how long a call waits for a connection or a lock.
+// memory and the pool may have several connections. Package sqlitestore says which drivers work,
+// what it sets at the database, and how long a call waits for a connection or a lock.
 func NewSQLiteSessionManager(db *sql.DB) (*scs.SessionManager, error) {
 	store, err := sqlitestore.New(db)
 	if err != nil {
@@ -92,19 +94,20 @@ func NewSQLiteSessionManager(db *sql.DB) (*scs.SessionManager, error) {
 	return sm, nil
 }
 
-// SCS returns the scs.SessionManager, for what it can and a Session cannot: RememberMe,
-// say, with the context of a request. It is never nil.
+// SCS returns the scs.SessionManager, for what a Session does not offer. An example is
+// RememberMe, with the context of a request. SCS never returns nil.
 func (m *Manager) SCS() *scs.SessionManager { return m.scs }
 
 var errNotIterable = errors.New("websession: this store cannot list its sessions")
 
-// Find returns the sessions whose values match, in no order: a user's, say, on all devices.
-// It reads and decodes every session there is, which takes some 25 ms for a thousand
-// in SQLite; a program with very many keeps a list of its own. One that does not decode is
-// logged and left out. match must not change what it gets. The error is the store's, or says
-// that it cannot list.
+// Find calls match with the values of every session. It returns the sessions for which match
+// returns true, in no order: for example the sessions of one user on all devices. It reads and
+// decodes every session, which takes about 25 ms for a thousand of them in SQLite. A program with
+// very many sessions should keep a list of its own. A session that cannot be decoded is logged and
+// left out. match must not change the values. The error is the store's, or says that the store
+// cannot list its sessions.
 func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bool) ([]*Session, error) {
-	rows, err := all(ctx, m.store)
+	rows, err := listAll(ctx, m.store)
 	if err != nil {
 		return nil, fmt.Errorf("websession: find: %w", err)
 	}
@@ -112,8 +115,8 @@ func (m *Manager) Find(ctx context.Context, match func(values map[string]any) bo
 	for key, data := range rows {
 		_, values, err := m.scs.Codec.Decode(data)
 		if err != nil {
-			// One that nobody can read any more must not keep the others from being signed out.
-			m.logLimited(slog.LevelWarn, "websession: session does not decode", "session", fingerprint(key), "err", err)
+			// An unreadable session must not prevent the sign-out of the others.
+			m.logLimited(slog.LevelWarn, "websession: a session does not decode and is left out", "session", fingerprint(key), "err", err)
 			continue
 		}
 		if !match(values) || m.ended.has(fingerprint(key)) {
@@ -141,7 +144,7 @@ func (m *Manager) find(ctx context.Context, key string) (r record, found bool, e
 	return r, found, err
 }
 
-// expiryOf returns when a session expires that is used now.
+// expiryOf returns when a session with this deadline expires if it is used now.
 func expiryOf(sm *scs.SessionManager, deadline time.Time) time.Time {
 	if sm.IdleTimeout > 0 {
 		if idle := time.Now().Add(sm.IdleTimeout).UTC(); idle.Before(deadline) {
@@ -151,7 +154,7 @@ func expiryOf(sm *scs.SessionManager, deadline time.Time) time.Time {
 	return deadline
 }
 
-// keyOf returns what the store knows a token by.
+// keyOf returns the store's key of a token: the token itself, or its hash.
 func (m *Manager) keyOf(token string) string {
 	if token == "" || !m.scs.HashTokenInStore {
 		return token
@@ -160,8 +163,8 @@ func (m *Manager) keyOf(token string) string {
 	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
-// fingerprint tells sessions apart, and nobody can get from it to the token, which has 256
-// random bits.
+// fingerprint returns a hash that tells sessions apart. Nobody can compute the token from it:
+// the token has 256 random bits.
 func fingerprint(key string) string {
 	if key == "" {
 		return ""
@@ -170,11 +173,12 @@ func fingerprint(key string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// NewServer is live.New with options that know of the sessions: Configure, New and Attach
-// in one.
+// NewServer is live.New for a server that knows the sessions. FromLive finds the session of each
+// of its sockets. A session that ends closes its sockets there, and at all servers that share the
+// Broker. The expiry of a live session (ExpireAt) is set to that of its session.
 func (m *Manager) NewServer(o live.Options) *live.Server {
-	server := live.New(m.Configure(o))
-	m.Attach(server)
+	server := live.New(m.configure(o))
+	m.attach(server)
 	return server
 }
 

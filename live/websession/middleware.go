@@ -13,19 +13,19 @@ import (
 	"github.com/alexedwards/scs/v2"
 )
 
-// Middleware gives every request that passes it a Session. It stands in the place of scs's
-// LoadAndSave, whose cookie it reads and writes, and must be around the handlers that use
-// sessions and the live server's alike. Over TLS the cookie is Secure even if
+// Middleware gives a Session to every request that goes through it. Use it instead of scs's
+// LoadAndSave, around the live server's handler and around all handlers that use sessions. It
+// reads and writes the same cookie as LoadAndSave. Over TLS the cookie is Secure even if
 // sm.Cookie does not say so.
 //
-// A browser can send several cookies of the name, if another program or an older version of this
-// one has set one with another Path or Domain. The first one whose session exists counts, and that
-// session alone is changed, renewed or destroyed. Eight of them are looked up at most. That
-// several came is logged.
+// A browser can send several cookies with the session's name, if another program or an older
+// version of this program has set a cookie with another Path or Domain. The first cookie whose
+// session exists counts. Only that session is changed, renewed or destroyed. At most eight of
+// the cookies are looked up. A request with several of them is logged.
 func (m *Manager) Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if m.visitOf(r.Context()) != nil {
-			next.ServeHTTP(w, r) // it is around itself
+			next.ServeHTTP(w, r) // the middleware is around itself, and the outer one does the work
 			return
 		}
 		w.Header().Add("Vary", "Cookie")
@@ -38,19 +38,19 @@ func (m *Manager) Middleware(next http.Handler) http.Handler {
 		v.ctx = ctx
 		r = r.WithContext(ctx)
 		answer := &writer{ResponseWriter: w, visit: v, request: r}
-		defer v.decide(renewed) // only if next panics is there anything left
+		defer v.announceDeleted(renewed) // for a panic in next; otherwise settle has done it
 		next.ServeHTTP(answer, r)
 		answer.settle()
 	})
 }
 
-// maxCookies is how many cookies of the session's name are looked up in the store. A browser has
-// one for each pair of a Path and a Domain, which are two or three in practice. A hostile
-// client sends hundreds, and each would be a read.
+// maxCookies bounds how many cookies with the session's name are looked up in the store. A
+// browser has one for each pair of a Path and a Domain, which are two or three in practice. A
+// hostile client sends hundreds, and each would cost a read.
 const maxCookies = 8
 
-// tokens returns the different values of the session's cookie, in the order in which they came. All
-// but maxCookies of them are left out.
+// tokens returns the different values of the session's cookie in the order of the request, but
+// at most the first maxCookies.
 func (m *Manager) tokens(r *http.Request) []string {
 	var tokens []string
 	for _, cookie := range r.CookiesNamed(m.scs.Cookie.Name) {
@@ -64,8 +64,8 @@ func (m *Manager) tokens(r *http.Request) []string {
 	return tokens
 }
 
-// load returns ctx with the request's copy of the first session that exists, and with an empty one
-// if none does.
+// load returns ctx with the request's copy of the first session that exists. If no session
+// exists, the copy is empty.
 func (m *Manager) load(ctx context.Context, v *visit, tokens []string) (context.Context, error) {
 	for _, token := range tokens {
 		v.presented = append(v.presented, m.keyOf(token))
@@ -85,13 +85,13 @@ func (m *Manager) load(ctx context.Context, v *visit, tokens []string) (context.
 	}
 	if len(tokens) > 1 {
 		m.logLimited(slog.LevelWarn, "websession: a request has several cookies of the session's name: "+
-			"delete those with another Path or Domain, or give this program's another name (SessionManager.Cookie.Name)",
+			"delete those with another Path or Domain, or give this program's cookie another name (SessionManager.Cookie.Name)",
 			"cookie", m.scs.Cookie.Name, "cookies", len(tokens), "session", fingerprint(m.keyOf(m.scs.Token(loaded))))
 	}
 	return loaded, nil
 }
 
-// commit saves the request's session, as far as it has changed, and sets the cookie.
+// commit saves the request's session if it has changed, and sets the cookie.
 func (m *Manager) commit(v *visit, w http.ResponseWriter, r *http.Request) error {
 	switch m.scs.Status(v.ctx) {
 	case scs.Modified:
@@ -121,10 +121,10 @@ type writer struct {
 	visit   *visit
 	request *http.Request
 	settled bool
-	err     error // of saving; an error page was sent instead of what the handler writes
+	err     error // of saving; if set, ErrorFunc has answered, and what the handler writes is dropped
 }
 
-// settle is called once the head can no longer be put off.
+// settle saves the session and sets the cookie. It is called just before the head goes out.
 func (w *writer) settle() {
 	if w.settled {
 		return
@@ -135,8 +135,9 @@ func (w *writer) settle() {
 	}
 }
 
-// settleUpgrade is settle where the connection is taken over: nothing else can be answered.
-func (w *writer) settleUpgrade() {
+// settleHandshake is settle for a connection that is taken over. It only logs an error, since no
+// error page can be sent.
+func (w *writer) settleHandshake() {
 	if w.settled {
 		return
 	}
@@ -146,12 +147,12 @@ func (w *writer) settleUpgrade() {
 	}
 }
 
-// WriteHeader lets informational heads pass, which are not the last (RFC 9110, section
-// 15.2), but for 101.
+// WriteHeader passes informational heads on without saving, since the final head follows them
+// (RFC 9110, section 15.2). The 101 has no head after it, so it saves.
 func (w *writer) WriteHeader(status int) {
 	switch {
 	case status == http.StatusSwitchingProtocols:
-		w.settleUpgrade()
+		w.settleHandshake()
 	case status >= 200:
 		w.settle()
 	}
@@ -167,7 +168,7 @@ func (w *writer) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// ReadFrom leaves files to be sent by the kernel.
+// ReadFrom lets the kernel send files.
 func (w *writer) ReadFrom(r io.Reader) (int64, error) {
 	if w.settle(); w.err != nil {
 		return 0, w.err
@@ -185,9 +186,9 @@ func (w *writer) FlushError() error {
 
 func (w *writer) Flush() { w.FlushError() }
 
-// Hijack is for who takes the connection over without having sent a head.
+// Hijack is for a handler that takes the connection over before a head is sent.
 func (w *writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	w.settleUpgrade()
+	w.settleHandshake()
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
 

@@ -21,15 +21,6 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-var sprintf = fmt.Sprintf
-
-// serve serves a handler until the test ends.
-func serve(t *testing.T, h http.Handler) string {
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL
-}
-
 // However a handler begins its answer, the cookie goes with it.
 func TestTheCookieGoesWithTheHead(t *testing.T) {
 	for name, answer := range map[string]func(w http.ResponseWriter){
@@ -123,7 +114,7 @@ func TestAPanicSavesNothing(t *testing.T) {
 	}
 }
 
-// counting is a store that counts how often it is read.
+// counting is a store that counts its reads.
 type counting struct {
 	*memstore.MemStore
 	reads atomic.Int64
@@ -134,8 +125,8 @@ func (s *counting) Find(token string) ([]byte, bool, error) {
 	return s.MemStore.Find(token)
 }
 
-// withCookies asks with several cookies of the session's name, as browsers send them that have some
-// with another Path or Domain. It returns the cookie that the response sets.
+// withCookies makes a request with several cookies of the session's name. Browsers do so if they have
+// such cookies with different Paths or Domains. It returns the body and the cookie that is set.
 func (n *node) withCookies(path string, tokens ...string) (body, set string) {
 	n.t.Helper()
 	req, err := http.NewRequest("GET", n.url+path, nil)
@@ -158,7 +149,7 @@ func (n *node) withCookies(path string, tokens ...string) (body, set string) {
 	return string(raw), set
 }
 
-// dialWith is withCookies for a socket.
+// dialWith dials with several cookies, as withCookies does.
 func (n *node) dialWith(tokens ...string) (*websocket.Conn, *http.Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -225,7 +216,7 @@ func TestOfSeveralCookiesTheOneWithASessionCounts(t *testing.T) {
 	}
 }
 
-// What ends or renews the session ends the one that counts, and leaves nothing of it alive.
+// A sign-out or a renewal ends the session that counts, and no token of it stays valid.
 func TestOfSeveralCookiesTheRightSessionEnds(t *testing.T) {
 	n := start(t, setting{live: signedIn()})
 	_, ana := n.withCookies("/login?user=ana")
@@ -253,8 +244,8 @@ func TestOfSeveralCookiesTheRightSessionEnds(t *testing.T) {
 	}
 }
 
-// A change is saved in the session that counts, and a request whose session ends meanwhile brings
-// none of its cookies back.
+// A change is saved in the session that counts. If that session ends during a request, the response
+// sets no cookie.
 func TestOfSeveralCookiesTheRightSessionIsSaved(t *testing.T) {
 	n := start(t, setting{})
 	_, ana := n.withCookies("/login?user=ana")

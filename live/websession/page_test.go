@@ -17,8 +17,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// Every Go snippet of docs/sessions.md stands here too, where it is compiled, or in the
-// example that it is from.
+// Every Go snippet of docs/sessions.md is also in this file or in an example, where it is compiled.
 func TestSnippetsOfThePageCompile(t *testing.T) {
 	plain := func(code string) string {
 		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")

@@ -15,7 +15,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// rounds is how often a sign-out meets a change.
+// rounds is how often a test runs a sign-out against a change.
 const rounds = 1000
 
 // signIn makes a session as a sign-in does, and returns the context and the token.
@@ -66,7 +66,7 @@ func TestSignOutWinsAgainstASocketsSet(t *testing.T) {
 	}
 }
 
-// A copy in a context that scs was given by somebody else saves nothing either.
+// A copy in a context that did not come through Middleware is not saved either.
 func TestSignOutWinsAgainstAStaleCopy(t *testing.T) {
 	n := start(t, setting{})
 	ctx := context.Background()
@@ -103,8 +103,8 @@ func TestSignOutWinsAgainstAStaleCopy(t *testing.T) {
 	}
 }
 
-// A request that is under way when its session ends does not save it, nor does its response
-// bring the cookie back.
+// A request that is running when its session ends does not save the session, and its response sets no
+// cookie.
 func TestALateResponseBringsNothingBack(t *testing.T) {
 	n, b := start(t, setting{}), newBrowser(t)
 	n.sessions.SCS().IdleTimeout = 1 << 40 // every request saves
@@ -130,7 +130,7 @@ func TestALateResponseBringsNothingBack(t *testing.T) {
 	}
 }
 
-// Nor does a renewal that was under way carry what has ended over to another token.
+// A renewal that is running when its session ends does not keep the old values under a new token.
 func TestALateRenewalBringsNothingBack(t *testing.T) {
 	n, b := start(t, setting{}), newBrowser(t)
 	entered, goOn := make(chan bool), make(chan bool)
@@ -153,7 +153,7 @@ func TestALateRenewalBringsNothingBack(t *testing.T) {
 	}
 }
 
-// Neither does one of a program that has scs's own middleware around.
+// This is also so if scs's own middleware is around ours.
 func TestALateResponseBringsNothingBackBehindLoadAndSave(t *testing.T) {
 	m := websession.New(nil, websession.Options{})
 	sm := m.SCS()
@@ -184,7 +184,7 @@ func TestALateResponseBringsNothingBackBehindLoadAndSave(t *testing.T) {
 	}
 }
 
-// The copy in the context of a socket's callbacks is dead.
+// The request's copy, still in the context of a socket's callbacks, cannot be saved.
 func TestTheCopyOfTheHandshakeCannotBeSaved(t *testing.T) {
 	contexts := make(chan context.Context, 1)
 	n, b := start(t, setting{live: live.Options{OnConnect: func(ctx context.Context, _ *live.Session) error {
@@ -207,7 +207,7 @@ func TestTheCopyOfTheHandshakeCannotBeSaved(t *testing.T) {
 	}
 }
 
-// A socket whose session ends during its handshake does not live.
+// If a session ends during a handshake, the new socket is closed.
 func TestSignOutDuringAHandshake(t *testing.T) {
 	entered, goOn := make(chan bool), make(chan bool)
 	n, b := start(t, setting{live: live.Options{OnAuth: func(ctx context.Context, r *http.Request) (any, error) {
@@ -234,8 +234,8 @@ func TestSignOutDuringAHandshake(t *testing.T) {
 	}
 }
 
-// late is a store that cannot compare, at which a write of another server arrives just after
-// a session was deleted.
+// late is a store that cannot compare. Just after its first deletion, the write of another server
+// puts the session back.
 type late struct {
 	*memstore.MemStore
 	mu      sync.Mutex
@@ -254,8 +254,8 @@ func (s *late) Delete(token string) error {
 	return nil
 }
 
-// What the last moment before the news has put back is deleted by the server that has a socket
-// of it, and nobody takes it for a session meanwhile.
+// A write just before the news of a sign-out can put the row back. The server that has a socket of the
+// session deletes the row again, and until then no server accepts it as a session.
 func TestAWriteJustBeforeTheNewsIsUndone(t *testing.T) {
 	store := &late{MemStore: memstore.New()}
 	x := &exchange{}

@@ -16,15 +16,16 @@ import (
 )
 
 func init() {
-	gob.Register(time.Time{}) // which scs's codec does not know by itself, though it has a GetTime
+	gob.Register(time.Time{}) // scs has a GetTime, but its codec does not register the type
 }
 
-// Session is one browser's session, for a request or a socket. Its methods may be called
-// from any goroutine. On a nil *Session, which the functions return where there is none,
-// reading finds nothing and changing returns ErrNoSession.
+// Session is one browser's session, for a request or a socket. Its methods may be called from
+// any goroutine. FromRequest, FromContext and FromLive return a nil *Session if there is no
+// session. On a nil *Session, reads find nothing and changes return ErrNoSession.
 //
-// Before the head of the response is sent it is the request's. After it, each call reads
-// or writes the store, for five seconds at most; Update makes one of several.
+// Before the head of the response is sent, a Session works on the request's copy. After that,
+// each call reads or writes the store, for at most five seconds. Update makes several changes in
+// one call.
 type Session struct {
 	v *visit
 
@@ -32,8 +33,9 @@ type Session struct {
 	err error // guarded by mu
 }
 
-// FromRequest returns the session of a request that has come through Middleware; nil if it
-// has not. It is never new: a cookie is set when something is.
+// FromRequest returns the session of a request. It is nil if the request has not come through
+// Middleware. A browser without a session gets an empty Session; it is saved, and its cookie set,
+// when something is set in it.
 func FromRequest(r *http.Request) *Session {
 	if r == nil {
 		return nil
@@ -41,8 +43,8 @@ func FromRequest(r *http.Request) *Session {
 	return FromContext(r.Context())
 }
 
-// FromContext returns the session of a request's context, or of the context that a live
-// server's callbacks get; nil if there is none.
+// FromContext returns the session of a request's context, or of the context that a callback of a
+// live server gets. It is nil if the context has no session.
 func FromContext(ctx context.Context) *Session {
 	if ctx == nil {
 		return nil
@@ -51,9 +53,9 @@ func FromContext(ctx context.Context) *Session {
 	return sessionOf(v)
 }
 
-// FromLive returns the session of a socket, from OnConnect to OnClose, whatever the
-// socket's Value is. It is nil if the live server knows of no Manager, or the handler is
-// not behind Middleware.
+// FromLive returns the session of a socket, from OnConnect until OnClose has returned. The socket's
+// Value does not matter. It is nil before and after that time, and if the live server was not
+// made by Manager.NewServer.
 func FromLive(s *live.Session) *Session { return sessionOf(visitOfSocket(s)) }
 
 func sessionOf(v *visit) *Session {
@@ -63,42 +65,42 @@ func sessionOf(v *visit) *Session {
 	return &Session{v: v}
 }
 
-// ID returns the token, which is the value of the cookie: it is secret, and belongs into no
-// page and no log; see Fingerprint. "" if the session has not been saved yet, or there is
-// none, or if it is from Find and the store has only hashes.
+// ID returns the token, which is the value of the cookie. It is secret: never put it into a page
+// or a log, where the Fingerprint may stand. It is "" if there is no session, if the session has
+// not been saved yet, or if it comes from Find and the store has only hashes of tokens.
 func (s *Session) ID() (token string) {
 	if s == nil {
 		return ""
 	}
-	if !s.v.request(func(ctx context.Context) { token = s.v.m.scs.Token(ctx) }) {
+	if !s.v.inRequest(func(ctx context.Context) { token = s.v.m.scs.Token(ctx) }) {
 		token = s.v.token
 	}
 	return token
 }
 
-// Fingerprint tells this session from all others: 32 hexadecimal digits, from which nobody
-// can get to the token, so that they may be shown and logged. It changes with the token.
-// "" where there is no token yet.
+// Fingerprint returns 32 hexadecimal digits that tell this session from all others. Nobody can
+// compute the token from them, so they may be shown and logged. They change with the token. The
+// Fingerprint is "" while there is no token.
 func (s *Session) Fingerprint() (digits string) {
 	if s == nil {
 		return ""
 	}
 	m := s.v.m
-	if !s.v.request(func(ctx context.Context) { digits = fingerprint(m.keyOf(m.scs.Token(ctx))) }) {
+	if !s.v.inRequest(func(ctx context.Context) { digits = fingerprint(m.keyOf(m.scs.Token(ctx))) }) {
 		digits = fingerprint(s.v.key)
 	}
 	return digits
 }
 
-// String returns the fingerprint, so that a session may be printed.
+// String returns the fingerprint, so that a printed session does not show its token.
 func (s *Session) String() string { return "websession " + s.Fingerprint() }
 
 // GoString is String, for %#v.
 func (s *Session) GoString() string { return s.String() }
 
-// Err returns the first error of those methods of s that cannot return one: of the getters,
-// Pop and its forms, Exists, Keys and Deadline. nil if all was well; that nothing is there is no
-// error. Every FromRequest, FromContext and FromLive begins anew.
+// Err returns the first error of the methods of s that do not return one: the getters, Pop and
+// its forms, Exists, Keys and Deadline. It is nil if all of them succeeded. A missing value is not an
+// error. Each Session that FromRequest, FromContext or FromLive returns starts without an error.
 func (s *Session) Err() error {
 	if s == nil {
 		return nil
@@ -119,9 +121,9 @@ func (s *Session) note(err error) {
 	}
 }
 
-// Set stores a value under a key. It must be one that the codec can write: with scs's own
-// that is every type of Go's, and types that were given to gob.Register; else Set returns
-// the codec's error, and nothing has changed.
+// Set stores a value under a key. The codec must be able to write the value. scs's own codec
+// writes Go's basic types, slices of them, time.Time, and types that were given to gob.Register.
+// If the codec cannot write the value, Set returns the codec's error and nothing changes.
 func (s *Session) Set(key string, value any) error {
 	if s == nil {
 		return ErrNoSession
@@ -129,7 +131,7 @@ func (s *Session) Set(key string, value any) error {
 	if err := s.v.m.encodes(key, value); err != nil {
 		return err
 	}
-	if s.v.request(func(ctx context.Context) { s.v.m.scs.Put(ctx, key, value) }) {
+	if s.v.inRequest(func(ctx context.Context) { s.v.m.scs.Put(ctx, key, value) }) {
 		return nil
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -138,7 +140,8 @@ func (s *Session) Set(key string, value any) error {
 	})
 }
 
-// encodes finds out now what would else fail the whole session when it is saved.
+// encodes returns an error if the codec cannot write a value. Without it, the error would come
+// when the session is saved, and all changes would be lost.
 func (m *Manager) encodes(key string, value any) error {
 	switch value.(type) {
 	case string, bool, int, int64, float64, []byte, time.Time:
@@ -150,12 +153,12 @@ func (m *Manager) encodes(key string, value any) error {
 	return nil
 }
 
-// Delete removes a key. It is no error if it was not there.
+// Delete removes a key. A missing key is not an error.
 func (s *Session) Delete(key string) error {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { s.v.m.scs.Remove(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { s.v.m.scs.Remove(ctx, key) }) {
 		return nil
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -170,7 +173,7 @@ func (s *Session) Clear() (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { err = s.v.m.scs.Clear(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { err = s.v.m.scs.Clear(ctx) }) {
 		return err
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -180,14 +183,15 @@ func (s *Session) Clear() (err error) {
 	})
 }
 
-// Update has f change the values, in one step: another's change comes before or after it. f may
-// be called more than once, and must not use the session. If it returns an error nothing is
-// changed. In a request, f works on its copy, and what it changed is saved with it.
+// Update lets f change the values in one step. Any other change comes before or after it, never
+// in between. f may be called more than once, and must not use the session. If f returns an
+// error, nothing changes and Update returns that error. In a request, f works on the request's
+// copy, which is saved later.
 func (s *Session) Update(f func(values map[string]any) error) (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) { err = s.v.updateRequest(ctx, f) }) {
+	if s.v.inRequest(func(ctx context.Context) { err = s.v.updateRequest(ctx, f) }) {
 		return err
 	}
 	return s.v.change(func(values map[string]any) (bool, error) {
@@ -222,18 +226,18 @@ func (v *visit) updateRequest(ctx context.Context, f func(map[string]any) error)
 	return nil
 }
 
-// Destroy ends the session: sign-out. It is deleted from the store, its sockets are closed
-// on every server with live.CloseRevoked, this one among them if s is a socket's, and the
-// browser is told to forget the cookie if there still is a response to tell it with. What is
-// set in the request after it begins a new session. The error is the store's; the session
-// has then not ended. That there is none is no error.
+// Destroy ends the session: sign-out. It deletes the session from the store and closes its
+// sockets on every server, with live.CloseRevoked. If s is the session of a socket, that socket
+// is closed too. In a request, the response tells the browser to forget the cookie, if its head is
+// not sent yet. A Set later in the same request begins a new session. If the store fails, Destroy
+// returns its error, and the session has not ended. A missing session is not an error.
 func (s *Session) Destroy() (err error) {
 	if s == nil {
 		return nil
 	}
 	m := s.v.m
-	if s.v.request(func(ctx context.Context) {
-		err = s.v.ends(destroyed, func() error { return m.scs.Destroy(ctx) })
+	if s.v.inRequest(func(ctx context.Context) {
+		err = s.v.withEnding(destroyed, func() error { return m.scs.Destroy(ctx) })
 	}) {
 		return err
 	}
@@ -245,24 +249,23 @@ func (s *Session) Destroy() (err error) {
 	return m.destroy(ctx, s.v.key, destroyed, nil)
 }
 
-// RenewToken gives the session a new token, with the same values. It is to be called before
-// Set when someone signs in, or gets more rights in another way: a token that somebody has
-// slipped into the browser before is then worth nothing (session fixation). Sockets with
-// the old token are closed with live.CloseSignInExpired, and come back with the new one. If
-// the session has ended since the request began, its values do not live on under another
-// token: the new session is empty. On a socket, and after the head of the response is sent, it
-// returns ErrHeadSent.
+// RenewToken gives the session a new token and keeps its values. Call it before Set when someone
+// signs in or gets more rights in another way. An attacker may have put a token of their own into
+// the browser before that (session fixation), and after RenewToken that token is worthless.
+// Sockets with the old token are closed with live.CloseSignInExpired. live.js then reconnects with
+// the new token. If the session has ended since the request began, the new session is empty. On a
+// socket, and after the head of the response is sent, RenewToken returns ErrHeadSent.
 //
-// The new cookie goes with the response. If that is lost, the browser's old token is one of no
-// session: its next request has none, its next handshake is refused with 401, and its user signs
-// in again.
+// The new cookie goes with the response. If the response is lost, the browser still has the old
+// token, which has no session. Its next request then has an empty session, and its next handshake
+// is refused with 401. The user must sign in again.
 func (s *Session) RenewToken() (err error) {
 	if s == nil {
 		return ErrNoSession
 	}
-	if s.v.request(func(ctx context.Context) {
+	if s.v.inRequest(func(ctx context.Context) {
 		if err = s.v.clearIfEnded(ctx); err == nil {
-			err = s.v.ends(renewed, func() error { return s.v.m.scs.RenewToken(ctx) })
+			err = s.v.withEnding(renewed, func() error { return s.v.m.scs.RenewToken(ctx) })
 		}
 	}) {
 		return err
@@ -270,11 +273,11 @@ func (s *Session) RenewToken() (err error) {
 	return ErrHeadSent
 }
 
-// clearIfEnded empties the request's copy of a session that is in the store no more.
+// clearIfEnded empties the request's copy if its session is no longer in the store.
 func (v *visit) clearIfEnded(ctx context.Context) error {
 	key := v.m.keyOf(v.m.scs.Token(ctx))
-	if !v.came(key) {
-		return nil // it is the request's own, and not in the store yet
+	if !v.presents(key) {
+		return nil // a session that this request began, and that is not in the store yet
 	}
 	_, found, err := v.m.find(ctx, key)
 	if err != nil || found {
@@ -288,7 +291,7 @@ func (s *Session) Get(key string) (value any) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { value = s.v.m.scs.Get(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { value = s.v.m.scs.Get(ctx, key) }) {
 		return value
 	}
 	_, values, err := s.v.stored()
@@ -296,13 +299,13 @@ func (s *Session) Get(key string) (value any) {
 	return values[key]
 }
 
-// Pop returns the value of a key and removes it, in one step: of several on sockets only one
-// gets it. nil if there is none.
+// Pop returns the value of a key and removes it, in one step. If several sockets pop it at the
+// same time, only one of them gets it. Pop returns nil if there is no value.
 func (s *Session) Pop(key string) (value any) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { value = s.v.m.scs.Pop(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { value = s.v.m.scs.Pop(ctx, key) }) {
 		return value
 	}
 	err := s.v.change(func(values map[string]any) (had bool, err error) {
@@ -319,12 +322,12 @@ func (s *Session) Pop(key string) (value any) {
 	return nil
 }
 
-// Exists reports whether there is a value of a key.
+// Exists reports whether a key has a value.
 func (s *Session) Exists(key string) (yes bool) {
 	if s == nil {
 		return false
 	}
-	if s.v.request(func(ctx context.Context) { yes = s.v.m.scs.Exists(ctx, key) }) {
+	if s.v.inRequest(func(ctx context.Context) { yes = s.v.m.scs.Exists(ctx, key) }) {
 		return yes
 	}
 	_, values, err := s.v.stored()
@@ -333,12 +336,12 @@ func (s *Session) Exists(key string) (yes bool) {
 	return yes
 }
 
-// Keys returns all keys, in order; none if there is no session.
+// Keys returns all keys, sorted. It returns no keys if there is no session.
 func (s *Session) Keys() (keys []string) {
 	if s == nil {
 		return nil
 	}
-	if s.v.request(func(ctx context.Context) { keys = s.v.m.scs.Keys(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { keys = s.v.m.scs.Keys(ctx) }) {
 		return keys
 	}
 	_, values, err := s.v.stored()
@@ -346,13 +349,13 @@ func (s *Session) Keys() (keys []string) {
 	return slices.Sorted(maps.Keys(values))
 }
 
-// Deadline returns when the session ends at the latest, without regard to an idle timeout;
-// the zero Time if there is none.
+// Deadline returns when the session ends at the latest. An idle timeout can end it earlier. It
+// returns the zero Time if there is no session.
 func (s *Session) Deadline() (deadline time.Time) {
 	if s == nil {
 		return time.Time{}
 	}
-	if s.v.request(func(ctx context.Context) { deadline = s.v.m.scs.Deadline(ctx) }) {
+	if s.v.inRequest(func(ctx context.Context) { deadline = s.v.m.scs.Deadline(ctx) }) {
 		return deadline
 	}
 	deadline, _, err := s.v.stored()
@@ -360,7 +363,7 @@ func (s *Session) Deadline() (deadline time.Time) {
 	return deadline
 }
 
-// typed returns a value as a T, or the zero T if it is none.
+// typed returns a value as a T, or the zero T if the value is of another type.
 func typed[T any](value any) T {
 	t, _ := value.(T)
 	return t
@@ -384,8 +387,8 @@ func (s *Session) GetTime(key string) time.Time { return typed[time.Time](s.Get(
 // GetBytes returns a copy of a []byte; nil if there is none.
 func (s *Session) GetBytes(key string) []byte { return bytes.Clone(typed[[]byte](s.Get(key))) }
 
-// PopString is Pop for a string; "" if there is none. What is no string is removed too, here
-// and in the other forms.
+// PopString is Pop for a string; "" if there is none. A value of another type is removed too. The
+// other forms of Pop do the same.
 func (s *Session) PopString(key string) string { return typed[string](s.Pop(key)) }
 
 // PopInt is Pop for an int; 0 if there is none.

@@ -22,7 +22,7 @@ import (
 
 var someTime = time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
 
-// values are one of every type that has a method.
+// values has one value of every type that has a getter.
 var values = []struct {
 	name  string
 	value any
@@ -45,8 +45,8 @@ func of[T any](f func(*websession.Session, string) T) func(*websession.Session, 
 // zero reports whether a getter has found nothing.
 func zero(v any) bool { return v == nil || reflect.ValueOf(v).IsZero() }
 
-// everyWay runs a test on the session of a request, on that of a later request of the same
-// browser, and on that of its socket.
+// everyWay runs a test in one request, in two requests of one browser, after the head of a response,
+// and on a socket.
 func everyWay(t *testing.T, sm func() *scs.SessionManager, first, then func(t *testing.T, s *websession.Session)) {
 	t.Run("request", func(t *testing.T) {
 		n, b := start(t, setting{sm: sm()}), newBrowser(t)
@@ -76,14 +76,6 @@ func everyWay(t *testing.T, sm func() *scs.SessionManager, first, then func(t *t
 		first(t, websession.FromLive(l))
 		then(t, websession.FromLive(l))
 	})
-}
-
-func memory() *scs.SessionManager { return nil }
-
-func hashed() *scs.SessionManager {
-	sm := scs.New()
-	sm.HashTokenInStore = true
-	return sm
 }
 
 func TestValuesAreFoundAgain(t *testing.T) {
@@ -189,7 +181,8 @@ func TestWhatCannotBeStoredIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// where there is no session nothing is found, nothing panics, and changing says so.
+// checkNothing checks a Session without a session: reads find nothing, changes return ErrNoSession, and
+// nothing panics.
 func checkNothing(t *testing.T, s *websession.Session) {
 	t.Helper()
 	for _, v := range values {
@@ -372,67 +365,5 @@ func TestTokensCannotBeFixed(t *testing.T) {
 		if got := victim.get(n.url + "/get?key=username"); got != "ana" {
 			t.Errorf("%s: the victim is %q", name, got)
 		}
-	}
-}
-
-func TestFindListsAUsersSessions(t *testing.T) {
-	for name, sm := range map[string]func() *scs.SessionManager{"memory": memory, "hashed tokens": hashed} {
-		t.Run(name, func(t *testing.T) {
-			n := start(t, setting{sm: sm()})
-			phone, laptop, other := newBrowser(t), newBrowser(t), newBrowser(t)
-			phone.get(n.url + "/login?user=ana")
-			laptop.get(n.url + "/login?user=ana")
-			other.get(n.url + "/login?user=bo")
-			one, _ := phone.dial(n)
-			two, _ := laptop.dial(n)
-			three, _ := other.dial(n)
-
-			anas := func(values map[string]any) bool { return values["username"] == "ana" }
-			found, err := n.sessions.Find(context.Background(), anas)
-			if err != nil || len(found) != 2 {
-				t.Fatalf("found %v, %v", found, err)
-			}
-			for _, s := range found {
-				if s.GetString("username") != "ana" || len(s.Fingerprint()) != 32 {
-					t.Errorf("%v is of %s", s, s.GetString("username"))
-				}
-				if err := s.Destroy(); err != nil {
-					t.Error(err)
-				}
-			}
-			one.endsWith(live.CloseRevoked)
-			two.endsWith(live.CloseRevoked)
-			if phone.get(n.url+"/get?key=username") != "" || other.get(n.url+"/get?key=username") != "bo" {
-				t.Error("the wrong one is signed out")
-			}
-			three.ws.CloseNow()
-		})
-	}
-}
-
-func TestASessionThatDoesNotDecodeHidesNoOther(t *testing.T) {
-	n, b := start(t, setting{}), newBrowser(t)
-	b.get(n.url + "/login?user=ana")
-	if err := n.sessions.SCS().Store.Commit("broken", []byte("no gob"), time.Now().Add(time.Hour)); err != nil {
-		t.Fatal(err)
-	}
-	found, err := n.sessions.Find(context.Background(), func(map[string]any) bool { return true })
-	if err != nil || len(found) != 1 {
-		t.Errorf("found %v, %v", found, err)
-	}
-	if !strings.Contains(n.logs.String(), "does not decode") || strings.Contains(n.logs.String(), "broken") {
-		t.Error("it is not logged, or with its token")
-	}
-}
-
-// listless is a store that can do the least.
-type listless struct{ scs.Store }
-
-func TestAStoreThatCannotListSaysSo(t *testing.T) {
-	sm := scs.New()
-	sm.Store = listless{sm.Store}
-	m := websession.New(sm, websession.Options{})
-	if _, err := m.Find(context.Background(), func(map[string]any) bool { return true }); err == nil {
-		t.Error("it could")
 	}
 }

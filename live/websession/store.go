@@ -9,26 +9,27 @@ import (
 	"github.com/alexedwards/scs/v2"
 )
 
-// Store is an scs store that can compare before it writes. With one, what package
-// websession promises holds between processes too. Package sqlitestore has one.
+// Store is an scs store that writes only if nobody else has written since it read. With a Store,
+// the promises of package websession also hold between processes. Package sqlitestore has one.
 //
-// Every call gets a context that ends: after five seconds for a call on a socket, 15 for one of a
-// request, and a minute for a list. A store that heeds it keeps nobody waiting for longer. scs
-// stores without contexts cannot be bounded: those must bound their calls themselves.
+// Every call gets a context that ends: after five seconds for a call on a socket, 15 for a call
+// in a request, and a minute for a list. A call of a store that obeys its context never takes
+// longer. An scs store without contexts must itself bound the time of its calls.
 type Store interface {
 	scs.CtxStore
 
-	// FindVersion is FindCtx, with the version of what was found and when it expires.
-	// A version is not used again for another content, nor when the token is deleted and
-	// comes back.
+	// FindVersion is FindCtx. It also returns the version of the data and when the session
+	// expires. A version is never used again for other data, even if the token is deleted and
+	// written again.
 	FindVersion(ctx context.Context, token string) (b []byte, version int64, expiry time.Time, found bool, err error)
 
-	// Update replaces the data of a session that is there, has not expired, and has this
-	// version, which then is version+1. Else it does nothing, and ok is false.
+	// Update replaces the data of a session if the session is there, has not expired, and has
+	// this version. The version is then version+1. Otherwise Update changes nothing, and ok is
+	// false.
 	Update(ctx context.Context, token string, version int64, b []byte, expiry time.Time) (ok bool, err error)
 
-	// Expiries returns when sessions expire, of those tokens whose session is there and
-	// has not.
+	// Expiries returns when the sessions of the tokens expire. A token is left out if its
+	// session is not there or has expired.
 	Expiries(ctx context.Context, tokens []string) (map[string]time.Time, error)
 }
 
@@ -39,7 +40,7 @@ type record struct {
 	expiry  time.Time
 }
 
-// adapt makes a Store of any scs store.
+// adapt returns sm.Store as a Store. An scs store that is no Store gets a plainStore around it.
 func adapt(sm *scs.SessionManager) Store {
 	if s, ok := sm.Store.(Store); ok {
 		return s
@@ -47,13 +48,13 @@ func adapt(sm *scs.SessionManager) Store {
 	return &plainStore{store: sm.Store, sm: sm, seed: maphash.MakeSeed()}
 }
 
-// plainStore is a Store on top of one that cannot compare: it does so under a lock, which
-// holds off the writers of this process alone. The version is a hash of the data.
+// plainStore is a Store on top of an scs store that cannot compare. It compares and writes under
+// a lock, which excludes only the writers of this process. The version is a hash of the data.
 type plainStore struct {
 	store scs.Store
 	sm    *scs.SessionManager // for its codec
 	seed  maphash.Seed
-	locks [64]sync.Mutex // held to write the tokens whose hash falls on it
+	locks [64]sync.Mutex // by the hash of a token; held to write that token
 }
 
 func (s *plainStore) lock(token string) (unlock func()) {
@@ -89,8 +90,8 @@ func (s *plainStore) DeleteCtx(ctx context.Context, token string) error {
 	return s.store.Delete(token)
 }
 
-// FindVersion does not say when the session expires: it would have to decode it, which
-// whoever asks is about to do, too.
+// FindVersion returns a zero expiry. To know the expiry it would have to decode the session,
+// which its caller does anyway.
 func (s *plainStore) FindVersion(ctx context.Context, token string) ([]byte, int64, time.Time, bool, error) {
 	b, found, err := s.FindCtx(ctx, token)
 	if err != nil || !found {
@@ -110,8 +111,8 @@ func (s *plainStore) Update(ctx context.Context, token string, version int64, b 
 	return true, s.commit(ctx, token, b, expiry)
 }
 
-// Expiries returns when the sessions expire at the latest: when one was last used the store
-// keeps to itself.
+// Expiries returns the latest time at which each session can expire. The exact time depends on
+// the last use of the session, which the store does not tell.
 func (s *plainStore) Expiries(ctx context.Context, tokens []string) (map[string]time.Time, error) {
 	expiries := make(map[string]time.Time, len(tokens))
 	for _, token := range tokens {
@@ -141,15 +142,15 @@ func (s *plainStore) Commit(token string, b []byte, expiry time.Time) error {
 
 func (s *plainStore) Delete(token string) error { return s.DeleteCtx(context.Background(), token) }
 
-// all returns the data of every session in a store.
-func all(ctx context.Context, store scs.Store) (map[string][]byte, error) {
+// listAll returns the data of every session in a store.
+func listAll(ctx context.Context, store scs.Store) (map[string][]byte, error) {
 	switch s := store.(type) {
 	case scs.IterableCtxStore:
 		return s.AllCtx(ctx)
 	case scs.IterableStore:
 		return s.All()
 	case *plainStore:
-		return all(ctx, s.store)
+		return listAll(ctx, s.store)
 	}
 	return nil, errNotIterable
 }

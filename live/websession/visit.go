@@ -9,34 +9,34 @@ import (
 	"time"
 )
 
-// visit is one request's hold of a session, and then that of the socket which the request
-// became. Until it is settled, when the head of the response is sent, what it knows is in
-// the request's context, where scs keeps it; afterwards it has but the key, and all is in
-// the store.
+// visit ties one request to its session. If the request becomes a socket, the visit ties the
+// socket to the session. A visit is settled just before the head of the response is sent. Until
+// then scs keeps the request's copy of the session in the request's context. After that the visit
+// has only the session's key, and every call uses the store.
 type visit struct {
 	m         *Manager
 	presented []string // the store's keys of the cookies that were looked up
 
-	// phase is held for reading by what works on the request's copy, and for writing to
+	// phase is held for reading by a call that works on the request's copy, and for writing by
 	// settle.
 	phase   sync.RWMutex
 	settled atomic.Bool
-	ctx     context.Context // with scs's data, until settled
-	token   string          // from then on, as key: both "" if there is no session
-	key     string
+	ctx     context.Context // with the request's copy; nil once settled
+	token   string          // set by settle; "" if there is no session, or only its hash is known
+	key     string          // set by settle: the store's key of the token; "" if there is no session
 
-	dropped atomic.Bool // the session had ended when its changes were to be saved
+	dropped atomic.Bool // the changes were not saved, as the session had ended
 
 	mu        sync.Mutex // guards what follows
-	loaded    record     // what the store had when it was read; nil data: nothing
-	loadedKey string
-	how       ending // how a session ends that is deleted now
-	undecided []string
+	loaded    record     // the session as it was read from the store; nil data: it was not there
+	loadedKey string     // the store's key of loaded
+	how       ending     // how a session ends if scs deletes it now
+	deleted   []string   // keys that were given to announceLater
 }
 
 type visitKey struct{}
 
-// visitOf returns the visit that a context belongs to, if it is one of this manager's.
+// visitOf returns the visit of a context; nil if the context has none of this manager.
 func (m *Manager) visitOf(ctx context.Context) *visit {
 	if v, _ := ctx.Value(visitKey{}).(*visit); v != nil && v.m == m {
 		return v
@@ -44,11 +44,11 @@ func (m *Manager) visitOf(ctx context.Context) *visit {
 	return nil
 }
 
-// claimed returns the keys by which a handshake is judged: that of the session, and if there is
-// none those of the cookies that came.
-func (v *visit) claimed() []string {
+// handshakeKeys returns the store's key of a handshake's session. If there is no session, it
+// returns the keys of the cookies that came.
+func (v *visit) handshakeKeys() []string {
 	var key string
-	if !v.request(func(ctx context.Context) { key = v.m.keyOf(v.m.scs.Token(ctx)) }) {
+	if !v.inRequest(func(ctx context.Context) { key = v.m.keyOf(v.m.scs.Token(ctx)) }) {
 		key = v.key
 	}
 	if key != "" {
@@ -57,8 +57,8 @@ func (v *visit) claimed() []string {
 	return v.presented
 }
 
-// came reports whether a key is that of a cookie which came with the request.
-func (v *visit) came(key string) bool { return slices.Contains(v.presented, key) }
+// presents reports whether the request has a cookie with this key.
+func (v *visit) presents(key string) bool { return slices.Contains(v.presented, key) }
 
 func (v *visit) setLoaded(key string, r record) {
 	v.mu.Lock()
@@ -72,8 +72,8 @@ func (v *visit) getLoaded(key string) (record, bool) {
 	return v.loaded, v.loadedKey == key
 }
 
-// ends has what f deletes end in a way that is known.
-func (v *visit) ends(how ending, f func() error) error {
+// withEnding calls f. A session that f deletes ends in the given way.
+func (v *visit) withEnding(how ending, f func() error) error {
 	v.mu.Lock()
 	v.how = how
 	v.mu.Unlock()
@@ -85,32 +85,33 @@ func (v *visit) ends(how ending, f func() error) error {
 	return f()
 }
 
-func (v *visit) endsHow() ending {
+// currentEnding returns how a session ends if it is deleted now.
+func (v *visit) currentEnding() ending {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.how
 }
 
-// decideLater keeps a session that scs was told to delete, and not this package, until it
-// shows whether that was a Destroy or a RenewToken.
-func (v *visit) decideLater(key string) {
+// announceLater keeps the key of a session that the application has deleted through scs. Whether
+// that was a Destroy or a RenewToken is known only when the visit is settled.
+func (v *visit) announceLater(key string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.undecided = append(v.undecided, key)
+	v.deleted = append(v.deleted, key)
 }
 
-func (v *visit) decide(how ending) {
+// announceDeleted ends the sockets of the sessions that were given to announceLater.
+func (v *visit) announceDeleted(how ending) {
 	v.mu.Lock()
-	keys := v.undecided
-	v.undecided = nil
+	keys := v.deleted
+	v.deleted = nil
 	v.mu.Unlock()
 	for _, key := range keys {
 		v.m.announce(key, how)
 	}
 }
 
-// settle saves what has changed and sets the cookie. Nothing of the request's copy is used
-// after it.
+// settle saves the changes and sets the cookie. The request's copy is not used after it.
 func (v *visit) settle(w http.ResponseWriter, r *http.Request) error {
 	v.phase.Lock()
 	defer v.phase.Unlock()
@@ -124,16 +125,16 @@ func (v *visit) settle(w http.ResponseWriter, r *http.Request) error {
 	if v.key == "" {
 		how = destroyed
 	}
-	v.decide(how)
+	v.announceDeleted(how)
 	v.setLoaded("", record{})
 	v.ctx = nil
 	v.settled.Store(true)
 	return err
 }
 
-// request calls f with the request's context while that is what counts, and reports
-// whether it was.
-func (v *visit) request(f func(ctx context.Context)) bool {
+// inRequest calls f with the request's context if the visit is not settled yet. It reports whether
+// it has called f.
+func (v *visit) inRequest(f func(ctx context.Context)) bool {
 	v.phase.RLock()
 	defer v.phase.RUnlock()
 	if v.settled.Load() {
@@ -143,7 +144,7 @@ func (v *visit) request(f func(ctx context.Context)) bool {
 	return true
 }
 
-// stored reads the session from the store; nil if there is none.
+// stored reads the session from the store. values is nil if there is no session.
 func (v *visit) stored() (deadline time.Time, values map[string]any, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
@@ -154,8 +155,8 @@ func (v *visit) stored() (deadline time.Time, values map[string]any, err error) 
 	return v.m.scs.Codec.Decode(r.data)
 }
 
-// change has f change the session in the store. f is called again if somebody else wrote
-// meanwhile. It reports whether it has changed anything.
+// change lets f change the values of the session in the store. f reports whether it has changed
+// anything. If somebody else writes in between, f is called again with the new values.
 func (v *visit) change(f func(values map[string]any) (bool, error)) error {
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()

@@ -44,7 +44,7 @@ export function noteFaults(page, faults) {
   page.on("console", (message) => message.type() === "error" && note(message.text(), faults));
 }
 
-/** Browsers say that a WebSocket is lost, each in its way. That is no fault. */
+/** Each browser has its own message for a lost WebSocket. These messages are not errors of the page. */
 function note(text, faults) {
   if (!/\bws:\/\//.test(text)) faults.push(text);
 }

@@ -1,5 +1,5 @@
-// What breaks clients: servers that die, lines that are dead and do not say so, pages that sleep. Each ends with the page
-// having heard every tick once and in order, or having been told of a gap, and with one session at the server.
+// What breaks clients: servers that die, connections that die silently, pages that sleep. At the end of each test, the page
+// has heard every tick once and in order, or a gap event, and the server has one session.
 /* global document, heard, history, live, location, PageTransitionEvent, reportError, states, window */
 import assert from "node:assert/strict";
 import { after, afterEach, before, beforeEach } from "node:test";
@@ -9,7 +9,7 @@ import { build, Network, Server } from "./servers.mjs";
 const PATIENCE = 10_000; // ms for what must happen
 const PING = 300; // ms, the server's interval
 const SLACK = 10_000; // ms that a ping may be late, as docs/protocol.md says
-const LOOK = 5_000; // ms between two looks of live.js at its line
+const CHECK = 5_000; // ms between two checks of its connection by live.js
 
 let program, browser, server, network, contexts, faults;
 
@@ -78,7 +78,7 @@ const connected = (page) => page.waitForFunction(() => window.live?.state === "o
 const disconnected = (page) => page.waitForFunction(() => live.state !== "open");
 const stateOf = (page) => page.evaluate(() => live.state);
 
-/** Stops the time of a page that waits to dial: what brings it back then is no timer. */
+/** Stops the time of a page that waits to dial, so that no timer can bring it back. */
 async function stopTimers(page) {
   await page.clock.pauseAt(await page.evaluate(() => Date.now() + 60_000));
   await page.waitForFunction(() => live.state === "waiting");
@@ -155,7 +155,7 @@ chromiumTest("a server that says nothing any more is left after its ping is over
   await server.freeze();
   await page.clock.fastForward(SLACK - 1000);
   assert.equal(await stateOf(page), "open", "a ping may be late");
-  await page.clock.fastForward(1000 + PING + LOOK);
+  await page.clock.fastForward(1000 + PING + CHECK);
   await disconnected(page);
 
   server.thaw();
@@ -260,7 +260,7 @@ test("a page that is thawed out of the browser's cache dials anew", async () => 
   await sessions({ a: 1 });
 });
 
-chromiumTest("a laptop that has slept notices that its line is dead", async () => {
+chromiumTest("a laptop that has slept notices that its connection is dead", async () => {
   const page = await open("a", { clock: true });
   await tick();
   await heardAll(page, 1);
@@ -375,7 +375,7 @@ test("whatever wakes a page, it has one socket", async () => {
   const asleep = () =>
     page.evaluate(() => {
       const { now } = Date;
-      Date.now = () => now() + 3_600_000; // a line that pings is asked for a sign of life only if the page may have slept
+      Date.now = () => now() + 3_600_000; // live.js pings before its next check only if the page may have slept
     });
   for (let n = 0; n < 10; n++) {
     await asleep();
@@ -383,7 +383,7 @@ test("whatever wakes a page, it has one socket", async () => {
     await page.waitForFunction((probes) => window.probes > probes, n);
   }
   const { a } = await sessions({ a: 1 });
-  assert.deepEqual(a, { open: 1, most: 1, total: 1 }, "a line that lives is kept");
+  assert.deepEqual(a, { open: 1, most: 1, total: 1 }, "a live connection is kept");
 
   for (let n = 0; n < 5; n++) {
     network.cut();

@@ -65,7 +65,7 @@ export class Server {
     return code;
   }
 
-  /** Keeps its connections open, and says nothing on them. Returns when its threads have stopped. */
+  /** Stops the process: its connections stay open, and nothing is sent on them. Returns when its threads have stopped. */
   async freeze() {
     const { pid } = this.#process;
     this.#process.kill("SIGSTOP");
@@ -87,21 +87,21 @@ export class Server {
 
 /** A network between a page and a server on loopback that can fail. */
 export class Network {
-  #lines = new Set();
-  #whole = true;
+  #connections = new Set();
+  #connected = true;
   #listener;
 
   async listen(port) {
     this.#listener = net.createServer((near) => {
-      if (!this.#whole) return near.destroy();
-      const line = { near, far: net.connect(port, "127.0.0.1") };
-      this.#lines.add(line);
-      near.once("data", (request) => (line.live = /^upgrade: websocket/im.test(request)));
-      for (const [from, to] of [[line.near, line.far], [line.far, line.near]]) {
+      if (!this.#connected) return near.destroy();
+      const connection = { near, far: net.connect(port, "127.0.0.1") };
+      this.#connections.add(connection);
+      near.once("data", (request) => (connection.live = /^upgrade: websocket/im.test(request)));
+      for (const [from, to] of [[connection.near, connection.far], [connection.far, connection.near]]) {
         from.on("error", () => {});
         from.on("close", () => {
-          if (line.frozen) return;
-          this.#lines.delete(line);
+          if (connection.frozen) return;
+          this.#connections.delete(connection);
           to.destroy();
         });
         from.pipe(to);
@@ -112,39 +112,39 @@ export class Network {
     this.port = this.#listener.address().port;
   }
 
-  /** Breaks every line, and lets none be made. */
+  /** Breaks every connection, and refuses new ones. */
   cut() {
-    this.#whole = false;
+    this.#connected = false;
     this.drop();
   }
 
   mend() {
-    this.#whole = true;
+    this.#connected = true;
   }
 
-  /** Breaks every line, so that both ends see it. */
+  /** Breaks every connection, so that both ends see it. */
   drop() {
-    for (const { near, far } of this.#lines) {
+    for (const { near, far } of this.#connections) {
       near.destroy();
       far.destroy();
     }
   }
 
-  /** Takes the server away behind every line, so that the page does not see it: a connection that is half open. */
+  /** Cuts every connection behind the proxy. The page does not see this: its connections are half open. */
   strand() {
-    for (const line of this.#lines) {
-      line.frozen = true;
-      line.far.unpipe();
-      line.near.unpipe();
-      line.near.resume();
-      line.far.destroy();
+    for (const connection of this.#connections) {
+      connection.frozen = true;
+      connection.far.unpipe();
+      connection.near.unpipe();
+      connection.near.resume();
+      connection.far.destroy();
     }
   }
 
-  /** Ends every WebSocket with a close frame to the page, as a server does that has this code. */
+  /** Ends every WebSocket with a close frame to the page that has this code. */
   end(code, reason) {
     const frame = Buffer.concat([Buffer.from([0x88, 2 + reason.length, code >> 8, code & 0xff]), Buffer.from(reason)]);
-    for (const { near, far, live } of this.#lines) {
+    for (const { near, far, live } of this.#connections) {
       if (!live) continue; // the page may be about to send its next request on it
       far.unpipe();
       near.end(frame, () => far.destroy());

@@ -1,4 +1,4 @@
-// In a page: the browser's own WebSocket is one that the client takes.
+// In a page, the browser's own WebSocket fits the client's option.
 import { connect } from "livetopic";
 
 export const live = connect(location.pathname, { WebSocket });

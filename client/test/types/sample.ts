@@ -104,10 +104,9 @@ async function ask(): Promise<[string | undefined, string[], unknown]> {
   // @ts-expect-error: without a type, data is unknown
   first.data.text;
   const rooms = await live.request<string[]>("rooms", { prefix: past[0]?.at }, calling);
-  const people: Chat[] = await live.presence<Chat>("chat");
   await live.history("chat", null, null);
-  await live.presence("chat", { timeout: null, signal: null, offline: null });
-  return [await live.publish("chat", people), rooms, await live.request("anything")];
+  await live.history("chat", null, { timeout: null, signal: null, offline: null });
+  return [await live.publish("chat", past), rooms, await live.request("anything")];
 }
 
 live.on("state", ({ state, attempt, retryIn, code, reason, unsent }: StateEvent) => {

@@ -1,4 +1,4 @@
-// Topics that are declared: what they carry is known where it is heard, and checked where it is sent.
+// Declared topics: their data has a type for listeners, and is checked when it is sent.
 import { connect, LiveClient } from "livetopic";
 import type { Message, Past, TopicOf } from "livetopic";
 
@@ -35,7 +35,7 @@ same.subscribe(topic, () => {});
 
 // @ts-expect-error: there is no such topic
 live.subscribe("new", () => {});
-// @ts-expect-error: nor is any string one
+// @ts-expect-error: not every string is a topic
 live.subscribe(room, () => {});
 // @ts-expect-error: news has no number
 live.subscribe("news", (data) => data.number);

@@ -8,25 +8,25 @@ import (
 )
 
 var (
-	// ErrNoConnection is wrapped by the error of a call for which no connection of the
-	// pool became free in time. Often the handler that waits for the call holds the last one
-	// itself: it streams rows, or has a transaction open, while its response begins.
+	// ErrNoConnection is wrapped by the error of a call that got no connection of the pool in
+	// time. Often the handler that waits for the call holds the last connection itself: it
+	// streams rows, or has a transaction open, while its response begins.
 	ErrNoConnection = errors.New("sqlitestore: no connection of the pool became free: " +
 		"close rows and end transactions before the response begins and before a session is used, " +
 		"or allow more connections with db.SetMaxOpenConns")
 
-	// ErrBusy is wrapped by the error of a call during which another connection, of this
-	// program or another, kept the database locked.
+	// ErrBusy is wrapped by the error of a call that failed because another connection kept the
+	// database locked. The connection may belong to this program or to another one.
 	ErrBusy = errors.New("sqlitestore: another connection kept the database locked: " +
-		"end its transaction sooner, and before the response begins if it is the request's own")
+		"end its transaction sooner; a request must end its own before its response begins")
 
 	errInMemory = errors.New("sqlitestore: the database is in memory or temporary, " +
-		"where every connection of the pool has a database of its own: " +
+		"so every connection of the pool has its own: " +
 		"call db.SetMaxOpenConns(1) first, or open a file")
 )
 
-// advice says what to do about the errors of SQLite that an operator can do something about.
-// Drivers have types of their own for them, and SQLite's text in common.
+// advice says what an operator can do about an error of SQLite. Each driver has its own error
+// types, but all drivers use SQLite's texts.
 var advice = []struct{ sign, text string }{
 	{"readonly database", "the database is read-only: let the program write to the file and to its folder, " +
 		"and take mode=ro, immutable and query_only out of the DSN"},
@@ -35,18 +35,18 @@ var advice = []struct{ sign, text string }{
 	{"database or disk is full", "no space is left, and nothing is saved until there is some: " +
 		"free some on the disk, or raise max_page_count"},
 	{"disk i/o error", "the disk or its file system has failed: look in the system's log"},
-	{"file is not a database", "the file is of another kind, or encrypted: name another one"},
+	{"file is not a database", "the file is of another kind, or encrypted: name a database file in the DSN"},
 	{"database disk image is malformed", "the file is damaged: stop the program and restore a backup"},
 	{"no such table: sessions", "the table is gone: another program has dropped it, or the database is in memory " +
 		"and its connection was closed (SetConnMaxLifetime, SetConnMaxIdleTime and SetMaxIdleConns close it)"},
 }
 
-// busySigns are SQLite's texts for a lock that somebody else holds.
+// busySigns are SQLite's texts for a lock that another connection holds.
 var busySigns = []string{
 	"database is locked", // SQLITE_BUSY and its kinds
 	"table is locked",    // SQLITE_LOCKED, of connections that share a cache
-	"schema is locked",   // the same
-	"locking protocol",   // SQLITE_PROTOCOL: too many connections began to read at once
+	"schema is locked",   // SQLITE_LOCKED too
+	"locking protocol",   // SQLITE_PROTOCOL: too many connections began to read at the same time
 }
 
 func isBusy(err error) bool {
@@ -62,8 +62,8 @@ func isBusy(err error) bool {
 	return false
 }
 
-// explained returns an error with what to do about it.
-func explained(err error) error {
+// withAdvice adds to an error what to do about it.
+func withAdvice(err error) error {
 	switch {
 	case err == nil, errors.Is(err, ErrNoConnection), errors.Is(err, errInMemory):
 		return err

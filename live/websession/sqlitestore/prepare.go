@@ -11,19 +11,20 @@ CREATE TABLE IF NOT EXISTS sessions (
 	token   TEXT PRIMARY KEY,
 	data    BLOB NOT NULL,
 	expiry  INTEGER NOT NULL, -- Unix time in milliseconds
-	version INTEGER NOT NULL  -- begins with the time in microseconds, one more for each change
+	version INTEGER NOT NULL  -- Unix time in microseconds at first, plus 1 for each change
 );
 CREATE INDEX IF NOT EXISTS sessions_expiry_idx ON sessions(expiry);`
 
 // prepare makes the database ready, and finds out whether sessions can be kept in it.
 func (s *Store) prepare(ctx context.Context, conn *sql.Conn) error {
-	// The file remembers this mode. A database that cannot have it, as one in memory, keeps its own.
+	// The file keeps this mode. A database that cannot have it, such as one in memory, keeps its
+	// own mode.
 	var mode string
 	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
 		return err
 	}
-	// Immediate: two programs that start at once come one after the other, and the second
-	// finds everything done.
+	// With IMMEDIATE, two programs that start together do this one after the other, and the
+	// second program finds the table ready.
 	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
@@ -35,7 +36,7 @@ func (s *Store) prepare(ctx context.Context, conn *sql.Conn) error {
 		_, err = conn.ExecContext(ctx, "COMMIT")
 	}
 	if err != nil {
-		tidy(ctx, conn, func(ctx context.Context) error {
+		restoreOrClose(ctx, conn, func(ctx context.Context) error {
 			_, err := conn.ExecContext(ctx, "ROLLBACK")
 			return err
 		})
@@ -44,8 +45,8 @@ func (s *Store) prepare(ctx context.Context, conn *sql.Conn) error {
 	return s.checkFile(ctx, conn, mode)
 }
 
-// migrate creates the table, and fills it with what is in one of sqlite3store's, whose
-// expiry is a Julian day.
+// migrate creates the table if it is not there. A table of sqlite3store is converted with its
+// sessions. Their expiry is a Julian day there.
 func migrate(ctx context.Context, conn *sql.Conn) error {
 	var columns, versions int
 	err := conn.QueryRowContext(ctx, `SELECT count(*), count(CASE WHEN name = 'version' THEN 1 END)
@@ -64,14 +65,15 @@ func migrate(ctx context.Context, conn *sql.Conn) error {
 		DROP TABLE sessions_before;`)
 }
 
-// tryWriting fails if the database is read-only: where the table is there already, nothing before
-// has needed to write. It changes no row.
+// tryWriting fails if the database is read-only. If the table was there already, nothing before
+// it has tried to write. It changes no row.
 func tryWriting(ctx context.Context, conn *sql.Conn) error {
 	_, err := conn.ExecContext(ctx, "UPDATE sessions SET version = version WHERE token = ''")
 	return err
 }
 
-// checkFile refuses a database without a file that the pool's connections do not share.
+// checkFile refuses a database in memory if each connection of the pool has its own. mode is the
+// journal mode of the file.
 func (s *Store) checkFile(ctx context.Context, conn *sql.Conn, mode string) error {
 	var file string
 	err := conn.QueryRowContext(ctx, "SELECT coalesce(max(file), '') FROM pragma_database_list WHERE name = 'main'").Scan(&file)
@@ -83,7 +85,7 @@ func (s *Store) checkFile(ctx context.Context, conn *sql.Conn, mode string) erro
 		return nil
 	}
 	if s.db.Stats().MaxOpenConnections == 1 {
-		s.fragile = true
+		s.inMemory = true
 		return nil
 	}
 	other, err := s.conn(ctx)
@@ -99,7 +101,7 @@ func (s *Store) checkFile(ctx context.Context, conn *sql.Conn, mode string) erro
 	return err
 }
 
-// execAll carries out statements one by one: not every driver takes several at once.
+// execAll executes statements one by one, since not every driver takes several in one call.
 func execAll(ctx context.Context, conn *sql.Conn, statements string) error {
 	for statement := range strings.SplitSeq(statements, ";") {
 		if strings.TrimSpace(statement) == "" {

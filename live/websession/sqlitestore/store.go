@@ -1,55 +1,58 @@
-// Package sqlitestore keeps sessions of scs in an SQLite database. It is a
-// websession.Store: what compares before it writes never brings a deleted session back.
+// Package sqlitestore keeps sessions of scs in an SQLite database. Its Store is a
+// websession.Store, whose Update never brings a deleted session back.
 //
-// It works with any driver for database/sql and imports none. Tested is it with
-// modernc.org/sqlite, which is Go alone:
+// It works with any driver for database/sql and imports no driver. It is tested with
+// modernc.org/sqlite, which is written in Go only:
 //
 //	import _ "modernc.org/sqlite"
 //	db, err := sql.Open("sqlite", "file:app.db")
 //
-// With github.com/mattn/go-sqlite3, which needs cgo, it is
+// With github.com/mattn/go-sqlite3, which needs cgo, write instead:
 //
 //	import _ "github.com/mattn/go-sqlite3"
 //	db, err := sql.Open("sqlite3", "file:app.db")
 //
 // # What is set at the database
 //
-// New switches the file to write-ahead logging, in which readers and a writer do not wait for
-// each other, and which the file remembers. It fails if the file cannot be written.
+// New switches the file to write-ahead logging. In this mode, readers and a writer do not wait for
+// each other. The file keeps the mode. New fails if the file cannot be written.
 //
-// A pool opens connections when it likes, and a new one has none of the settings of the
-// others. So nothing needs to stand in the DSN for this package: every write looks at the busy timeout of
-// its connection. A connection that would not wait at all waits five seconds from then on. One that
-// would wait longer than that does so again after the call. If SQLite still says that the
-// database is locked, the call is tried again, for five seconds in all, and then fails with ErrBusy.
+// A pool opens a connection when it likes, and a new connection has none of the settings that were
+// made on the others. Therefore every write checks the busy timeout of its connection, and this
+// package needs no settings in the DSN. A connection without a busy timeout gets one of five
+// seconds and keeps it. A longer busy timeout is shortened to five seconds during the call. If
+// SQLite still says that the database is locked, the call is tried again. After five seconds in all
+// it fails with ErrBusy.
 //
-// The program's own queries are not tried again. For them the DSN should tell every connection to wait,
-// with _pragma=busy_timeout(5000) for modernc.org/sqlite and _busy_timeout=5000 for
-// go-sqlite3. Warnings tells if it does not.
+// The program's own queries are not tried again. For them, the DSN should give every connection a
+// busy timeout: _pragma=busy_timeout(5000) for modernc.org/sqlite, _busy_timeout=5000 for
+// go-sqlite3. Warnings tells you if it does not.
 //
 // # What a call waits for
 //
-// Every call ends, also without a context: after some 15 seconds, and after a minute for
-// a list of all sessions. One call of a Store writes at a time, and eight read, so that hundreds of
-// requests do not open hundreds of connections.
+// Every call ends after about 15 seconds, and a list of all sessions after a minute, even without a
+// context. At most one call of a Store writes at the same time, and at most eight read. So hundreds
+// of requests do not open hundreds of connections.
 //
 // A call waits four seconds for a connection of the pool, and then fails with ErrNoConnection.
-// This happens where a handler keeps the last connection while its response begins, which is
-// when its session is saved. With db.SetMaxOpenConns(1), one open sql.Rows is enough. The
-// remedy is to read the rows before the first byte of the response is written, or to allow more
-// connections. A transaction that has written has the same effect whatever the number of
-// connections: SQLite has one writer. The call then fails with ErrBusy.
+// This happens if a handler holds the last connection when its response begins, since its session
+// is saved at that moment. With db.SetMaxOpenConns(1), one open sql.Rows is enough. The remedy is
+// to read the rows before the first byte of the response is written, or to allow more
+// connections. An open transaction that has written blocks the call for any number of connections,
+// because SQLite has one writer. The call then fails with ErrBusy.
 //
 // # What it refuses
 //
-// A database in memory must have a single connection (db.SetMaxOpenConns(1)), as each has one of
-// its own otherwise; New returns an error. So it does for a file that is read-only, or whose folder is
-// not there. Errors say what to do, at New and later, as when the disk is full. A file with
-// cache=shared in its DSN is not for this package: there a driver may wait without a bound.
+// A database in memory needs a pool of one connection (db.SetMaxOpenConns(1)), since otherwise each
+// connection has a database of its own. New returns an error if the pool may have more. It also
+// returns an error if the file is read-only or its folder is missing. These errors say what to do,
+// and so do later ones, for example when the disk is full. Do not use cache=shared in the DSN of a
+// file: with it, a driver may wait without a bound.
 //
-// How sure a write is in a power failure is for the program to choose. With synchronous=FULL,
-// modernc's default, a sign-out is on the disk when it returns. With NORMAL, mattn's in this
-// mode of logging, it is faster, and the last sign-outs may be undone.
+// The program chooses how safe a write is in a power failure. With synchronous=FULL, the default of
+// modernc.org/sqlite, a sign-out is on the disk when the call returns. With NORMAL, the default of
+// go-sqlite3 with write-ahead logging, a sign-out is faster, but a power failure may undo the last
+// ones.
 package sqlitestore
 
 import (
@@ -64,39 +67,40 @@ import (
 )
 
 const (
-	// cleanEvery is how often expired sessions are deleted. They are not found any more
-	// before that; this is for the size of the file alone.
+	// cleanEvery is the time between two deletions of expired sessions. They only keep the file
+	// small: an expired session is never found.
 	cleanEvery = 5 * time.Minute
 
-	// cleanBatch is how many are deleted at once, so that others wait a millisecond or so.
+	// cleanBatch is how many sessions one statement deletes, so that other writers wait only about
+	// a millisecond.
 	cleanBatch = 500
 
-	// cleanTimeout bounds a cleaning: what is left is for the next.
+	// cleanTimeout bounds a deletion of expired sessions. The next one deletes what is left.
 	cleanTimeout = 30 * time.Second
 )
 
-// Store is an scs.CtxStore and a websession.Store. It is made with New; its methods may be
-// called from any goroutine. It has no goroutine and need not be closed: expired sessions are
-// deleted now and then, after one was saved.
+// Store is an scs.CtxStore and a websession.Store. Make it with New. Its methods may be called from
+// any goroutine. A Store has no permanent goroutine and need not be closed. It deletes expired
+// sessions when a session is saved, at most once in five minutes.
 type Store struct {
 	db        *sql.DB
-	writing   chan struct{} // a place for each call that may write
-	reading   chan struct{} // a place for each call that may read
-	cleaned   atomic.Int64  // when it was last cleaned, on the clock of package clock
-	impatient atomic.Bool   // a connection of the pool came that does not wait for a lock
+	writing   chan struct{} // a slot for each call that may write
+	reading   chan struct{} // a slot for each call that may read
+	cleaned   atomic.Int64  // when expired sessions were last deleted, on the clock of package clock
+	noTimeout atomic.Bool   // the pool has given a write a connection without a busy timeout
 
-	// What follows is as New found it.
-	fragile  bool // the sessions are in the memory of one connection
-	fileMode string
+	// Set by New, and then constant.
+	inMemory bool   // the database is in the memory of the pool's only connection
+	fileMode string // journal mode of the file; "" if there is no file
 }
 
-// New returns a store that keeps its sessions in the table sessions. It creates the table
-// and its index if they are not there. A table of scs's sqlite3store is converted, with
-// the sessions that are in it; a program that uses that cannot read it afterwards.
+// New returns a store that keeps its sessions in the table sessions. It creates the table and its
+// index if they are not there. It converts a table of scs's sqlite3store and the sessions in it.
+// After that, a program with sqlite3store can no longer read the table.
 //
-// The error says what to do if the file cannot be opened or written, or if the
-// database is in memory and the pool may have several connections. A file that another program has
-// locked is waited for, ten seconds at most.
+// The error says what to do if the file cannot be opened or written, or if the database is in
+// memory and the pool may have several connections. If another program has locked the file, New
+// waits at most ten seconds.
 func New(db *sql.DB) (*Store, error) {
 	if db == nil {
 		return nil, errors.New("sqlitestore: the database is nil")
@@ -109,26 +113,28 @@ func New(db *sql.DB) (*Store, error) {
 	return s, nil
 }
 
-// Warnings returns what could be set up better at the database and its pool, a sentence each,
-// for an operator; nil if nothing could. websession.New logs them.
+// Warnings tells an operator what to improve in the setup of the database and its pool, one
+// sentence for each point. It returns nil if there is nothing to improve. websession.New logs the
+// warnings.
 func (s *Store) Warnings() []string {
 	var warnings []string
-	if s.impatient.Load() {
+	if s.noTimeout.Load() {
 		warnings = append(warnings, "connections of the pool do not wait while the database is locked, so that the program's own "+
 			"queries can fail with SQLITE_BUSY: add _pragma=busy_timeout(5000) to the DSN of modernc.org/sqlite, "+
 			"or _busy_timeout=5000 to that of github.com/mattn/go-sqlite3")
 	}
 	if s.fileMode != "" && s.db.Stats().MaxOpenConnections == 1 {
-		warnings = append(warnings, "the pool has one connection, so that a session cannot be saved while a handler has rows "+
+		warnings = append(warnings, "the pool has one connection, so a session cannot be saved while a handler has rows "+
 			"or a transaction open: close them before the response begins, or allow more connections with db.SetMaxOpenConns")
 	}
 	if s.fileMode != "" && s.fileMode != "wal" {
-		warnings = append(warnings, "the file could not be switched to write-ahead logging, so that readers and writers wait for "+
+		warnings = append(warnings, "the file could not be switched to write-ahead logging, so readers and writers wait for "+
 			"each other: keep it on a local disk, and set no other journal_mode in the DSN")
 	}
 	return warnings
 }
 
+// exec executes one statement that writes, and returns the number of rows that it has changed.
 func (s *Store) exec(ctx context.Context, query string, args ...any) (rows int64, err error) {
 	err = s.write(ctx, callLimit, func(ctx context.Context, conn *sql.Conn) error {
 		result, err := conn.ExecContext(ctx, query, args...)
@@ -164,12 +170,12 @@ func (s *Store) FindVersion(ctx context.Context, token string) (b []byte, versio
 	return b, version, time.UnixMilli(ms), true, nil
 }
 
-// CommitCtx implements scs.CtxStore: it writes whether the session was there or not.
+// CommitCtx implements scs.CtxStore. It writes the session even if the session was not there.
 func (s *Store) CommitCtx(ctx context.Context, token string, b []byte, expiry time.Time) error {
 	_, err := s.exec(ctx, `INSERT INTO sessions (token, data, expiry, version) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (token) DO UPDATE SET data = excluded.data, expiry = excluded.expiry, version = version + 1`,
 		token, b, milliseconds(expiry), time.Now().UnixMicro())
-	s.cleanNowAndThen()
+	s.cleanIfDue()
 	return err
 }
 
@@ -187,7 +193,7 @@ func (s *Store) DeleteCtx(ctx context.Context, token string) error {
 	return err
 }
 
-// Expiries implements websession.Store. 500 tokens at once are enough.
+// Expiries implements websession.Store. Old versions of SQLite take at most 998 tokens in one call.
 func (s *Store) Expiries(ctx context.Context, tokens []string) (map[string]time.Time, error) {
 	expiries := make(map[string]time.Time, len(tokens))
 	if len(tokens) == 0 {
@@ -223,7 +229,7 @@ func (s *Store) AllCtx(ctx context.Context) (map[string][]byte, error) {
 	return sessions, err
 }
 
-// rows calls f for every row. The connection is held until the last one: f must not use the
+// rows calls f for every row. It holds the connection until the last row, so f must not use the
 // store.
 func (s *Store) rows(ctx context.Context, l limit, query string, args []any, f func(*sql.Rows) error) error {
 	return s.read(ctx, l, func(ctx context.Context, conn *sql.Conn) error {
@@ -257,13 +263,13 @@ func (s *Store) Delete(token string) error { return s.DeleteCtx(context.Backgrou
 // All implements scs.IterableStore.
 func (s *Store) All() (map[string][]byte, error) { return s.AllCtx(context.Background()) }
 
-// milliseconds rounds up: a session must not be gone before its cookie is.
+// milliseconds returns a time as Unix time, rounded up: a session must not expire before its cookie.
 func milliseconds(t time.Time) int64 {
 	return t.Add(time.Millisecond - time.Nanosecond).UnixMilli()
 }
 
-// cleanNowAndThen has expired sessions deleted if that is due.
-func (s *Store) cleanNowAndThen() {
+// cleanIfDue deletes expired sessions in the background, at most once in cleanEvery.
+func (s *Store) cleanIfDue() {
 	now, last := clock.Now(), s.cleaned.Load()
 	if now-last < int64(cleanEvery) || !s.cleaned.CompareAndSwap(last, now) {
 		return
@@ -271,7 +277,7 @@ func (s *Store) cleanNowAndThen() {
 	go func() { // ends after cleanTimeout
 		ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 		defer cancel()
-		s.clean(ctx) // an error there is one for the next Commit too
+		s.clean(ctx) // a lasting error also fails the next Commit, which returns it
 	}()
 }
 

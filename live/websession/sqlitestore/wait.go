@@ -12,58 +12,60 @@ import (
 
 // limit bounds a call.
 type limit struct {
-	total time.Duration // with the wait for the calls before it
-	busy  time.Duration // the part of it in which another connection has the database locked
+	total time.Duration // of the whole call, with its wait for earlier calls
+	busy  time.Duration // of the time in which another connection keeps the database locked
 }
 
-// busyTimeout is how long another's write is waited for: far longer than a write takes, and
-// no longer than a person waits for a page.
+// busyTimeout is how long a call waits for the write of another connection. It is far longer than
+// a write takes, and no longer than a person waits for a page.
 const busyTimeout = 5 * time.Second
 
 var (
-	// callLimit is of one session. Hundreds of writes that come at once take seconds on a
-	// slow disk, and all of them are to succeed.
+	// callLimit bounds a call for one session. Hundreds of simultaneous writes take seconds on a
+	// slow disk, and all of them should succeed.
 	callLimit = limit{15 * time.Second, busyTimeout}
 
-	// listLimit is of a list of sessions: 25 ms for a thousand of them.
+	// listLimit bounds a list of all sessions. A thousand of them take 25 ms.
 	listLimit = limit{time.Minute, busyTimeout}
 
-	// startLimit is of New: other programs may be starting too.
+	// startLimit bounds New. Its busy time is longer, since other programs may start at the same
+	// time.
 	startLimit = limit{15 * time.Second, 2 * busyTimeout}
 )
 
 const (
-	// connTimeout is how long a connection of the pool is waited for. A handler that holds
-	// the last one while it waits for its session would wait for ever. It is less than the
-	// five seconds of a call on a socket, whose error is then this one.
+	// connTimeout bounds the wait for a connection of the pool. Without it, a handler that holds
+	// the last connection and waits for its session would wait for ever. It is less than the five
+	// seconds of a call on a socket, so that such a call fails with ErrNoConnection.
 	connTimeout = 4 * time.Second
 
-	// maxReaders is how many sessions are read at once. Without it a pool without a bound would
-	// open a connection for each of hundreds of requests: three files and a schema to read.
+	// maxReaders bounds the simultaneous reads. Without it, an unbounded pool would open a
+	// connection for each of hundreds of requests, and each costs three open files and a schema
+	// to read.
 	maxReaders = 8
 
-	// minPause and maxPause are between two attempts at a database that is locked. SQLite waits
-	// by itself where that takes long; the other cases are over in milliseconds.
+	// minPause and maxPause bound the pause before the next attempt at a locked database. SQLite
+	// itself waits for long locks. The other locks last milliseconds.
 	minPause, maxPause = 2 * time.Millisecond, 50 * time.Millisecond
 
-	// tidyTimeout bounds what must be done to a connection although its call is over.
-	tidyTimeout = time.Second
+	// restoreTimeout bounds restoreOrClose, which runs after the time of its call may be over.
+	restoreTimeout = time.Second
 )
 
-// work is done with a connection. It is done again from its beginning if the database was locked.
+// work uses a connection. If the database is locked, it is called again from its beginning.
 type work func(ctx context.Context, conn *sql.Conn) error
 
-// read does work that reads. A reader hardly ever finds the database locked, so that trying
-// again is enough.
+// read calls f, which reads. A reader hardly ever finds the database locked, so the retries are
+// enough and the connection's busy timeout is not checked.
 func (s *Store) read(ctx context.Context, l limit, f work) error {
 	return s.call(ctx, s.reading, l, f)
 }
 
-// write does work that writes. One call of a Store writes at a time: they come in order then,
-// where SQLite lets all of them sleep and try.
+// write calls f, which writes. Only one call of a Store writes at a time, so that writers take
+// their turns. SQLite itself would let all of them sleep and retry.
 func (s *Store) write(ctx context.Context, l limit, f work) error {
 	return s.call(ctx, s.writing, l, func(ctx context.Context, conn *sql.Conn) error {
-		restore, err := s.patient(ctx, conn)
+		restore, err := s.makeWait(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -72,40 +74,41 @@ func (s *Store) write(ctx context.Context, l limit, f work) error {
 	})
 }
 
-// call waits for a place and does the work. The place comes before the connection: calls that
-// wait for each other leave the pool to the application.
-func (s *Store) call(ctx context.Context, places chan struct{}, l limit, f work) error {
+// call waits for a slot and calls f with a connection. It takes the slot before the connection, so
+// that calls that wait for each other leave the connections to the application.
+func (s *Store) call(ctx context.Context, slots chan struct{}, l limit, f work) error {
 	ctx, cancel := context.WithTimeout(ctx, l.total)
 	defer cancel()
 	began := time.Now()
 	select {
-	case places <- struct{}{}:
-		defer func() { <-places }()
+	case slots <- struct{}{}:
+		defer func() { <-slots }()
 	case <-ctx.Done():
-		return s.noPlace(ctx.Err(), time.Since(began))
+		return s.waitError(ctx.Err(), time.Since(began))
 	}
-	return explained(s.untilFree(ctx, l.busy, f))
+	return withAdvice(s.retryWhileLocked(ctx, l.busy, f))
 }
 
-// noPlace says why the calls before this one took so long.
-func (s *Store) noPlace(err error, waited time.Duration) error {
+// waitError returns the error of a call that got no slot. It says why the calls before it took so
+// long.
+func (s *Store) waitError(err error, waited time.Duration) error {
 	if errors.Is(err, context.Canceled) {
 		return err
 	}
 	if pool := s.db.Stats(); pool.MaxOpenConnections > 0 && pool.InUse >= pool.MaxOpenConnections {
-		return s.noConnection(err, waited)
+		return s.connectionError(err, waited)
 	}
-	return fmt.Errorf("sqlitestore: the calls before this one were not done in %v: "+
+	return fmt.Errorf("sqlitestore: earlier calls did not finish within %v: "+
 		"the disk is too slow, or another connection keeps the database locked: %w", waited.Round(time.Millisecond), err)
 }
 
-// untilFree does the work, again and again while the database is locked. SQLite's own busy
-// timeout is not enough: it does not hold for a change of the journal's mode, for a shared
-// cache, or while a driver opens a connection.
-func (s *Store) untilFree(ctx context.Context, patience time.Duration, f work) error {
-	giveUp := time.Now().Add(patience)
+// retryWhileLocked calls f again and again while the database is locked, for at most busy. SQLite's
+// own busy timeout is not enough: it does not cover a change of the journal mode, a shared cache,
+// or the time in which a driver opens a connection.
+func (s *Store) retryWhileLocked(ctx context.Context, busy time.Duration, f work) error {
+	giveUp := time.Now().Add(busy)
 	for pause := minPause; ; pause = min(2*pause, maxPause) {
-		err := s.once(ctx, f)
+		err := s.attempt(ctx, f)
 		if !isBusy(err) || !time.Now().Before(giveUp) {
 			return err
 		}
@@ -117,16 +120,17 @@ func (s *Store) untilFree(ctx context.Context, patience time.Duration, f work) e
 	}
 }
 
-// once does the work with a connection of its own.
-func (s *Store) once(ctx context.Context, f work) error {
+// attempt calls f once, with a connection of the pool.
+func (s *Store) attempt(ctx context.Context, f work) error {
 	conn, err := s.conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close() // back to the pool
-	if s.fragile {
-		// A driver may close a connection whose context ended during a statement, and all
-		// sessions would be gone with this one. Nobody else is there who could lock it.
+	if s.inMemory {
+		// A driver may close a connection if the context ends during a statement. All sessions
+		// would be lost with this connection. It is the only one, so nothing can lock the
+		// database and no statement waits.
 		ctx = context.WithoutCancel(ctx)
 	}
 	return f(ctx, conn)
@@ -141,10 +145,11 @@ func (s *Store) conn(ctx context.Context) (*sql.Conn, error) {
 	if err == nil || !errors.Is(err, context.DeadlineExceeded) {
 		return conn, err
 	}
-	return nil, s.noConnection(err, time.Since(began))
+	return nil, s.connectionError(err, time.Since(began))
 }
 
-func (s *Store) noConnection(err error, waited time.Duration) error {
+// connectionError returns the error of a call that got no connection.
+func (s *Store) connectionError(err error, waited time.Duration) error {
 	waited = waited.Round(time.Millisecond)
 	pool := s.db.Stats()
 	if pool.MaxOpenConnections == 0 {
@@ -153,29 +158,29 @@ func (s *Store) noConnection(err error, waited time.Duration) error {
 	return fmt.Errorf("%w (waited %v; %d of %d are in use): %w", ErrNoConnection, waited, pool.InUse, pool.MaxOpenConnections, err)
 }
 
-// patient has a connection wait while another one writes. A pool opens connections when it
-// likes, so every write sees to the one that it got. A connection that waits by itself is left as
-// it is, and one that does not is so from now on: that harms nobody. One that waits
-// longer than a call may is set back by restore.
-func (s *Store) patient(ctx context.Context, conn *sql.Conn) (restore func(), err error) {
-	var was int64 // milliseconds
-	if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&was); err != nil {
+// makeWait makes a connection wait while another one writes. A pool opens connections when it
+// likes, so every write checks its own connection. A busy timeout up to busyTimeout stays as it
+// is. A connection without one gets busyTimeout and keeps it, which harms nobody. A longer one is
+// set to busyTimeout, and restore sets it back.
+func (s *Store) makeWait(ctx context.Context, conn *sql.Conn) (restore func(), err error) {
+	var before int64 // milliseconds
+	if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&before); err != nil {
 		return nil, err
 	}
-	if was == 0 {
-		s.impatient.Store(true)
+	if before == 0 {
+		s.noTimeout.Store(true)
 	}
-	if was > 0 && was <= busyTimeout.Milliseconds() {
+	if before > 0 && before <= busyTimeout.Milliseconds() {
 		return func() {}, nil
 	}
 	if err := setBusyTimeout(ctx, conn, busyTimeout.Milliseconds()); err != nil {
 		return nil, err
 	}
-	if was == 0 {
+	if before == 0 {
 		return func() {}, nil
 	}
 	return func() {
-		tidy(ctx, conn, func(ctx context.Context) error { return setBusyTimeout(ctx, conn, was) })
+		restoreOrClose(ctx, conn, func(ctx context.Context) error { return setBusyTimeout(ctx, conn, before) })
 	}, nil
 }
 
@@ -184,10 +189,10 @@ func setBusyTimeout(ctx context.Context, conn *sql.Conn, milliseconds int64) err
 	return err
 }
 
-// tidy does what must be done before the pool gets a connection back, although ctx may have
-// ended. A connection at which it fails is closed.
-func tidy(ctx context.Context, conn *sql.Conn, f func(ctx context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidyTimeout)
+// restoreOrClose calls f, which must succeed before the pool gets a connection back. It does so even
+// if ctx has ended. If f fails, the connection is closed.
+func restoreOrClose(ctx context.Context, conn *sql.Conn, f func(ctx context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restoreTimeout)
 	defer cancel()
 	if f(ctx) != nil {
 		conn.Raw(func(any) error { return driver.ErrBadConn })

@@ -3,110 +3,13 @@ package sqlitestore
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
-	"io"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
-
-// scripted is a driver whose connections answer what a test says. By default they answer like an
-// SQLite file that is ready.
-type scripted struct {
-	mu     sync.Mutex
-	answer func(ctx context.Context, query string) error // nil: all is well
-	opened int                                           // connections
-}
-
-func (d *scripted) Connect(ctx context.Context) (driver.Conn, error) {
-	d.mu.Lock()
-	d.opened++
-	d.mu.Unlock()
-	if err := d.ask(ctx, "open"); err != nil {
-		return nil, err
-	}
-	return &scriptedConn{d}, nil
-}
-
-func (d *scripted) Driver() driver.Driver { return nil }
-
-func (d *scripted) ask(ctx context.Context, query string) error {
-	d.mu.Lock()
-	answer := d.answer
-	d.mu.Unlock()
-	if answer == nil {
-		return nil
-	}
-	return answer(ctx, query)
-}
-
-func (d *scripted) setAnswer(answer func(ctx context.Context, query string) error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.answer = answer
-}
-
-type scriptedConn struct{ d *scripted }
-
-func (c *scriptedConn) Prepare(string) (driver.Stmt, error) { return nil, errors.New("not prepared") }
-func (c *scriptedConn) Close() error                        { return nil }
-func (c *scriptedConn) Begin() (driver.Tx, error)           { return nil, errors.New("no transaction") }
-
-func (c *scriptedConn) ExecContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Result, error) {
-	return driver.RowsAffected(1), c.d.ask(ctx, query)
-}
-
-func (c *scriptedConn) QueryContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Rows, error) {
-	if err := c.d.ask(ctx, query); err != nil {
-		return nil, err
-	}
-	switch {
-	case strings.Contains(query, "journal_mode"):
-		return &scriptedRows{row: []driver.Value{"wal"}}, nil
-	case strings.Contains(query, "pragma_database_list"):
-		return &scriptedRows{row: []driver.Value{"/app.db"}}, nil
-	case strings.Contains(query, "pragma_table_info"):
-		return &scriptedRows{row: []driver.Value{int64(4), int64(1)}}, nil
-	case strings.Contains(query, "busy_timeout"):
-		return &scriptedRows{row: []driver.Value{int64(5000)}}, nil
-	case strings.Contains(query, "SELECT data, version"):
-		return &scriptedRows{row: []driver.Value{[]byte("1"), int64(1), int64(1)}}, nil
-	}
-	return &scriptedRows{row: []driver.Value{"a", []byte("1")}}, nil
-}
-
-type scriptedRows struct {
-	row  []driver.Value
-	done bool
-}
-
-func (r *scriptedRows) Columns() []string { return make([]string, len(r.row)) }
-func (r *scriptedRows) Close() error      { return nil }
-
-func (r *scriptedRows) Next(row []driver.Value) error {
-	if r.done {
-		return io.EOF
-	}
-	r.done = true
-	copy(row, r.row)
-	return nil
-}
-
-// newScripted returns a store on a scripted driver, which ends with the test.
-func newScripted(t *testing.T) (*Store, *scripted) {
-	t.Helper()
-	d := &scripted{}
-	db := sql.OpenDB(d)
-	t.Cleanup(func() { db.Close() })
-	s, err := New(db)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s, d
-}
 
 // locks are the texts in which drivers say that the database is locked.
 var locks = []string{
@@ -117,7 +20,7 @@ var locks = []string{
 	"locking protocol (15)",                // many that begin to read at once
 }
 
-// calls are those of every kind, without a context of their own.
+// calls has a call of every kind, without a deadline in its context.
 var calls = map[string]func(s *Store) error{
 	"find":     func(s *Store) error { _, _, err := s.Find("a"); return err },
 	"commit":   func(s *Store) error { return s.Commit("a", []byte("1"), time.Now()) },
@@ -127,8 +30,8 @@ var calls = map[string]func(s *Store) error{
 	"expiries": func(s *Store) error { _, err := s.Expiries(context.Background(), nil); return err },
 }
 
-// Whichever driver it is, and wherever it says that the database is locked, the call succeeds once it
-// is free.
+// With any driver, and at any statement that finds the database locked, the call succeeds when the lock
+// ends.
 func TestALockIsWaitedFor(t *testing.T) {
 	for _, lock := range locks {
 		for name, call := range calls {
@@ -150,7 +53,7 @@ func TestALockIsWaitedFor(t *testing.T) {
 	}
 }
 
-// A lock that stays is an error in a few seconds, and says what to do.
+// A lock that stays leads to an error after a few seconds. The error says what to do.
 func TestALockThatStaysIsAnError(t *testing.T) {
 	for _, lock := range locks {
 		synctest.Test(t, func(t *testing.T) {
@@ -168,48 +71,12 @@ func TestALockThatStaysIsAnError(t *testing.T) {
 	}
 }
 
-// Other errors are told at once, and wrap the driver's.
-func TestOtherErrorsAreNotTriedAgain(t *testing.T) {
-	for text, want := range map[string]string{
-		"attempt to write a readonly database":                    "read-only",
-		"unable to open database file: no such file":              "make its folder",
-		"unable to open database file: out of memory (14)":        "make its folder",
-		"database or disk is full":                                "no space is left",
-		"disk I/O error (778)":                                    "the system's log",
-		"file is not a database":                                  "another kind",
-		"database disk image is malformed (11)":                   "a backup",
-		"SQL logic error: no such table: sessions (1)":            "the table is gone",
-		"NOT NULL constraint failed: sessions.data (1299)":        "NOT NULL",
-		"sqlite3: SQL logic error: near \"SELEKT\": syntax error": "SELEKT",
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			s, d := newScripted(t)
-			broken, tries := errors.New(text), 0
-			d.setAnswer(func(_ context.Context, query string) error {
-				if !strings.HasPrefix(query, "DELETE") {
-					return nil
-				}
-				tries++
-				return broken
-			})
-			began := time.Now()
-			err := s.Delete("a")
-			if !errors.Is(err, broken) || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "sqlitestore: ") {
-				t.Errorf("%q: %v", text, err)
-			}
-			if tries != 1 || time.Since(began) > 0 {
-				t.Errorf("%q: %d tries in %v", text, tries, time.Since(began))
-			}
-		})
-	}
-}
-
-// Every call ends, with no context of its own, at a database that does not answer, and in a queue
-// behind others that wait for it.
+// Every call ends without a deadline in its context, if the database does not answer, and also if other
+// calls wait before it.
 func TestEveryCallEnds(t *testing.T) {
 	for name, call := range calls {
 		if name == "expiries" {
-			continue // of no tokens: nothing is asked
+			continue // it has no tokens here, so it does not ask the database
 		}
 		synctest.Test(t, func(t *testing.T) {
 			s, d := newScripted(t)
@@ -231,7 +98,7 @@ func TestEveryCallEnds(t *testing.T) {
 	}
 }
 
-// So they do where the pool has no connection, and are told whose fault that is.
+// Every call also ends if the pool has no free connection. Its error says so.
 func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 	for name, call := range calls {
 		if name == "expiries" {
@@ -253,7 +120,7 @@ func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 				t.Errorf("%s: after %v", name, took)
 			}
 
-			// Hundreds of others end too, and are told the same.
+			// Many simultaneous calls end too, with the same error.
 			var running sync.WaitGroup
 			for range 100 {
 				running.Go(func() {
@@ -270,7 +137,7 @@ func TestEveryCallEndsWithoutAConnection(t *testing.T) {
 	}
 }
 
-// A client that goes away is no failure of the pool.
+// If the client goes away, the error does not blame the pool.
 func TestAClientThatGoesAwayIsNoFailureOfThePool(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newScripted(t)
@@ -288,7 +155,7 @@ func TestAClientThatGoesAwayIsNoFailureOfThePool(t *testing.T) {
 	})
 }
 
-// A connection that is left in a transaction is not given back to the pool.
+// A connection that is still in a transaction is closed and does not go back to the pool.
 func TestAConnectionThatCannotBeTidiedIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &scripted{}

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// What another program deletes is noticed within 30 s, and servers that start together do not
-// ask together.
+// A deletion by another program is noticed within 30 s. Servers that start together do not all ask
+// the store at the same time.
 func TestRevalidationIsInTimeAndSpread(t *testing.T) {
 	m := New(nil, Options{})
 	least, most := time.Hour, time.Duration(0)
@@ -21,23 +21,24 @@ func TestRevalidationIsInTimeAndSpread(t *testing.T) {
 	}
 }
 
-// A visitor whose renewal was lost gets in as one of no session after a moment, where strangers may.
+// A visitor who never got the new cookie is refused only for a moment. After that the visitor
+// counts as a client without a session.
 func TestARenewalSettles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var e endings
 		e.byFingerprint = make(map[string]ending)
 		e.add("a", renewed)
 		e.add("b", destroyed)
-		time.Sleep(renewSettles - time.Second)
+		time.Sleep(refuseOldTokenFor - time.Second)
 		e.add("a", renewed) // the broadcast of the same
-		if !e.renewing("a") || e.renewing("b") || e.renewing("c") {
+		if !e.justRenewed("a") || e.justRenewed("b") || e.justRenewed("c") {
 			t.Error("too early")
 		}
 		time.Sleep(time.Second)
-		if e.renewing("a") || e.how("a") != renewed {
+		if e.justRenewed("a") || e.how("a") != renewed {
 			t.Error("too late")
 		}
-		time.Sleep(remembered)
+		time.Sleep(rememberFor)
 		e.add("c", destroyed)
 		if len(e.renewals) > 0 {
 			t.Errorf("%d are remembered", len(e.renewals))
@@ -45,13 +46,12 @@ func TestARenewalSettles(t *testing.T) {
 	})
 }
 
-// That a session has ended is known for as long as something may still write it, and costs
-// nothing for ever.
+// An ended session is remembered as long as something may still write it, and then forgotten.
 func TestEndingsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := endings{byFingerprint: make(map[string]ending)}
 		e.add("a", destroyed)
-		time.Sleep(remembered)
+		time.Sleep(rememberFor)
 		e.add("b", renewed)
 		if e.how("a") != destroyed || e.how("b") != renewed || e.has("c") {
 			t.Error("too early")
@@ -66,6 +66,23 @@ func TestEndingsAreForgotten(t *testing.T) {
 		}
 		if len(e.order) > maxRemembered || len(e.byFingerprint) > maxRemembered {
 			t.Errorf("%d are remembered", len(e.order))
+		}
+	})
+}
+
+// A deletion that failed leaves nothing behind that shortens the memory of the next one.
+func TestEndingThatFailedAtFirstIsRememberedAsLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var e endings
+		e.byFingerprint = make(map[string]ending)
+		e.add("a", destroyed)
+		e.forget("a")
+		time.Sleep(rememberFor - time.Second)
+		e.add("a", destroyed)
+		time.Sleep(2 * time.Second)
+		e.add("b", destroyed) // drops what is old
+		if e.how("a") != destroyed {
+			t.Error("the deletion is forgotten too early")
 		}
 	})
 }
