@@ -7,10 +7,10 @@ export CHROMIUM FIREFOX
 PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
 
 # The modules of the workspace, each with its own go.mod.
-MODULES := . live/natsbroker interop examples bench
+MODULES := . live/natsbroker interop examples bench release
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint soak fuzz cover bench bench-quick bench-nats deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint release-check release soak fuzz cover bench bench-quick bench-nats deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,7 +21,7 @@ demo: ## run the chat on http://localhost:8080
 demo-cluster: ## run three chats that are one, on ports 8080 to 8082
 	$(GO) run ./examples/chat -demo-cluster
 
-test: deps lint test-go test-sim test-js test-browser ## everything: lint, Go with -race, JavaScript, browsers
+test: deps lint release-check test-go test-sim test-js test-browser ## everything: lint, modules, Go with -race, JavaScript, browsers
 
 # The broker's tests mostly wait for elections, so they run beside the others.
 test-go: ## the Go tests of every module, with the race detector
@@ -41,12 +41,18 @@ test-browser: deps ## the chat, and what breaks clients, in headless Chromium an
 	cd client && npm run test:browser && npm run test:firefox
 
 lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, eslint, tsc
-	@out=$$(gofmt -l live client examples interop bench); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@out=$$(gofmt -l *.go live client examples interop bench release); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	@set -e; for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...); done
 	@set -e; for os in darwin windows; do echo "go vet, $$os"; GOOS=$$os $(GO) vet ./live/...; (cd live/natsbroker && GOOS=$$os $(GO) vet ./...); done
 	GOARCH=386 $(GO) build ./live/...
 	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
 	cd client && npm run lint
+
+release-check: ## build and run programs outside the repository with the modules as they would be released
+	$(GO) run ./release check
+
+release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands that commit, tag and push
+	$(GO) run ./release prepare $(VERSION)
 
 soak: ## 1,000 slow clients on a topic that is published to twice as fast, for minutes
 	$(GO) test -tags soak -timeout 10m -run Thousand -v ./live

@@ -8,69 +8,71 @@ import (
 
 // The headlines. Less is better in all of them.
 var (
-	cpuHeadline     = headline{"server CPU ns/delivery", cpuOf, wholeText}
-	latencyHeadline = headline{"latency p99, µs", p99Of, microsText}
-	dialHeadline    = headline{"server CPU µs/dial", cpuOf, microsText}
-	servedHeadline  = headline{"all served, ms", servedOf, millisText}
-	memoryHeadline  = headline{"resident KB/session", sessionRSSOf, kiloText}
+	cpuHeadline     = column{"server CPU ns/delivery", cpuOf, wholeText}
+	latencyHeadline = column{"latency p99, µs", p99Of, microsText}
+	dialHeadline    = column{"server CPU µs/dial", cpuOf, microsText}
+	servedHeadline  = column{"all served, ms", servedOf, millisText}
+	memoryHeadline  = column{"resident KB/session", sessionRSSOf, kiloText}
 )
 
-func sessionRSSOf(f figures) float64   { return f.SessionRSS }
-func sessionHeapOf(f figures) float64  { return f.SessionHeap }
-func sessionStackOf(f figures) float64 { return f.SessionStack }
-
-// costTable is for all that is counted by the delivery.
-var costTable = comparison(
-	column{"CPU ns/delivery", cpuOf, wholeText},
-	column{"deliveries/s", rateOf, wholeText},
-	column{"allocs/delivery", allocsOf, allocsText},
-	column{"RSS MB", rssOf, megabyteText},
+// The columns that more than one table has.
+var (
+	cpuColumn     = column{"CPU ns/delivery", cpuOf, wholeText}
+	dialCPUColumn = column{"CPU µs/dial", cpuOf, microsText}
+	rssColumn     = column{"RSS MB", rssOf, megabyteText}
+	p50Column     = column{"p50 µs", p50Of, microsText}
+	p99Column     = column{"p99 µs", p99Of, microsText}
+	maxColumn     = column{"max µs", maxOf, microsText}
 )
 
-var latencyTable = comparison(
-	column{"p99 µs", p99Of, microsText},
-	column{"p50 µs", p50Of, microsText},
-	column{"p99.9 µs", p999Of, microsText},
-	column{"CPU ns/delivery", cpuOf, wholeText},
+func cpuOf(f figures) float64        { return f.CPU }
+func rssOf(f figures) float64        { return f.RSS }
+func rateOf(f figures) float64       { return f.Rate }
+func allocsOf(f figures) float64     { return f.Allocs }
+func p50Of(f figures) float64        { return f.P50 }
+func p99Of(f figures) float64        { return f.P99 }
+func maxOf(f figures) float64        { return f.Max }
+func servedOf(f figures) float64     { return f.Served }
+func sessionRSSOf(f figures) float64 { return f.SessionRSS }
+
+var (
+	// costTable has what is counted for each delivery.
+	costTable = comparison(cpuColumn,
+		column{"deliveries/s", rateOf, wholeText},
+		column{"allocs/delivery", allocsOf, allocsText},
+		rssColumn,
+	)
+	latencyTable = comparison(p99Column, p50Column,
+		column{"p99.9 µs", func(f figures) float64 { return f.P999 }, microsText},
+		cpuColumn,
+	)
+	memoryTable = comparison(
+		column{"RSS KB/session", sessionRSSOf, kiloText},
+		column{"heap KB", func(f figures) float64 { return f.SessionHeap }, kiloText},
+		column{"stack KB", func(f figures) float64 { return f.SessionStack }, kiloText},
+		column{"RSS MB in all", rssOf, megabyteText},
+	)
+	dialTable = comparison(dialCPUColumn,
+		column{"dials/s", rateOf, wholeText},
+		column{"allocs/dial", allocsOf, wholeText},
+		rssColumn,
+	)
+	stormTable = comparison(
+		column{"all served ms", servedOf, millisText},
+		column{"p99 ms", p99Of, millisText},
+		column{"max ms", maxOf, millisText},
+		dialCPUColumn,
+		column{"failures", func(f figures) float64 { return f.Failures }, wholeText},
+	)
+	resumeTable = comparison(p99Column,
+		column{"quiet p99 µs", func(f figures) float64 { return f.Quiet }, microsText},
+		p50Column, maxColumn,
+		column{"all resumed ms", servedOf, millisText},
+	)
+	slowTable = withNotes("the slow session", comparison(p99Column, p50Column, maxColumn))
 )
 
-var memoryTable = comparison(
-	column{"RSS KB/session", sessionRSSOf, kiloText},
-	column{"heap KB", sessionHeapOf, kiloText},
-	column{"stack KB", sessionStackOf, kiloText},
-	column{"RSS MB in all", rssOf, megabyteText},
-)
-
-var dialTable = comparison(
-	column{"CPU µs/dial", cpuOf, microsText},
-	column{"dials/s", rateOf, wholeText},
-	column{"allocs/dial", allocsOf, wholeText},
-	column{"RSS MB", rssOf, megabyteText},
-)
-
-var stormTable = comparison(
-	column{"all served ms", servedOf, millisText},
-	column{"p99 ms", p99Of, millisText},
-	column{"max ms", maxOf, millisText},
-	column{"CPU µs/dial", cpuOf, microsText},
-	column{"failures", failuresOf, wholeText},
-)
-
-var resumeTable = comparison(
-	column{"p99 µs", p99Of, microsText},
-	column{"quiet p99 µs", quietOf, microsText},
-	column{"p50 µs", p50Of, microsText},
-	column{"max µs", maxOf, microsText},
-	column{"all resumed ms", servedOf, millisText},
-)
-
-var slowTable = withNotes("the slow session", comparison(
-	column{"p99 µs", p99Of, microsText},
-	column{"p50 µs", p50Of, microsText},
-	column{"max µs", maxOf, microsText},
-))
-
-// noFloor are the servers that sign in and speak TLS.
+// noFloor are the servers that can sign clients in and speak TLS. The floor can do neither.
 var noFloor = []server.Role{server.Subject, server.Variant, server.Peer}
 
 // catalogue lists all workloads in the order of the report.
@@ -185,7 +187,7 @@ func (v *flagValues) catalogue() ([]workload, error) {
 			About:  "What a delivery costs with ever more sessions on the topic.",
 			Rounds: v.longRounds,
 			Cases:  sessionGrowth(sizes, v.growthPayload),
-			Table:  growth(column{"CPU ns/delivery", cpuOf, wholeText}),
+			Table:  growth(cpuColumn),
 		},
 		{
 			Name: "manytopics",
@@ -194,7 +196,7 @@ func (v *flagValues) catalogue() ([]workload, error) {
 			About:  "What a delivery costs with ever more topics, while sessions, publications and subscribers of a topic stay the same.",
 			Rounds: v.longRounds,
 			Cases:  topicGrowth(sizes, v.growthSessions, v.growthPayload),
-			Table:  growth(column{"CPU ns/delivery", cpuOf, wholeText}),
+			Table:  growth(cpuColumn),
 		},
 		{
 			Name: "slow",

@@ -21,12 +21,12 @@ import (
 // serveCommand is the subcommand under which this program is a server process.
 const serveCommand = "serve"
 
-// answerTimeout is how long a server process may take to answer a command; it is
-// killed then. Only a paced load takes long, and it says for how long.
+// answerTimeout is how long a server process may take to answer a command. After it the
+// process is killed.
 const answerTimeout = 60 * time.Second
 
-// process is this program with a subcommand: it reads a line of JSON for each command and writes one
-// for each answer.
+// process is this program with a subcommand. It reads a line of JSON for each command, and
+// writes one for each answer.
 type process struct {
 	what   string // for errors
 	cmd    *exec.Cmd
@@ -35,7 +35,7 @@ type process struct {
 	stderr *tail
 }
 
-// startProcess starts a process, with a function that calls cmd.Start.
+// startProcess starts a process. The function start has to call cmd.Start.
 func startProcess(what string, start func(cmd *exec.Cmd) error, args ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -84,8 +84,8 @@ func startServer(e env, kind server.Kind) (*child, error) {
 	return c, nil
 }
 
-// startOn starts cmd on the given CPUs, which a process inherits from the thread
-// that starts it.
+// startOn starts cmd on the given CPUs. A process inherits them from the thread that starts
+// it.
 func startOn(cpus []int, cmd *exec.Cmd) error {
 	if len(cpus) == 0 {
 		return cmd.Start()
@@ -164,7 +164,7 @@ func (p *process) explain(err error) error {
 	return fmt.Errorf("%s process: %w %s", p.what, err, p.stderr)
 }
 
-// stop ends the process: its stdin ends, and if it does not follow, it is killed.
+// stop ends the process by the end of its stdin. A process that does not end then is killed.
 func (p *process) stop() {
 	p.in.Close()
 	kill := time.AfterFunc(5*time.Second, func() { p.cmd.Process.Kill() })

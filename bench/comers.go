@@ -19,9 +19,9 @@ import (
 // comersCommand is the subcommand under which this program is the clients that come back.
 const comersCommand = "comers"
 
-// comers are clients that come back to a topic, all at once. They are a process that runs only
-// where nothing else wants to: in truth they are other machines, which take nothing from the
-// server and from those that measure. Threads of the measuring process will not do, since its
+// comers are clients that come back to a topic, all at once. They are a process that gets a CPU
+// only when nothing else wants one, because real clients are other machines, and take no
+// CPU from the server or from the generator. Threads of the generator would not do: its
 // garbage collector would wait for them.
 type comers struct {
 	Address string
@@ -39,7 +39,7 @@ type back struct {
 	Error string
 }
 
-// dial connects the clients. If later, they subscribe when they are told to.
+// dial connects the clients. If later is true, they subscribe only when Subscribe is called.
 func (c comers) dial(d *wire.LiveV1, later bool) (*load.Generator, error) {
 	g, err := load.New(load.Options{Address: c.Address, Dialect: d, Subprotocol: "live.v1", Payload: c.Payload, Later: later})
 	if err != nil {
@@ -53,8 +53,8 @@ func (c comers) dial(d *wire.LiveV1, later bool) (*load.Generator, error) {
 	return g, nil
 }
 
-// runComers is the process: it reads comers, connects, answers, and at the next line has all of
-// them come back.
+// runComers is the process. It reads comers, connects them and answers. At the next line it has
+// all of them come back.
 func runComers(stdin io.Reader, stdout io.Writer) int {
 	in, out := json.NewDecoder(stdin), json.NewEncoder(stdout)
 	var c comers
@@ -107,7 +107,7 @@ func startComers(c comers) (comersProcess, error) {
 // startAside starts a process that gets a CPU only when nothing else wants it.
 func startAside(cmd *exec.Cmd) error {
 	started := make(chan error)
-	go func() { // ends with its thread, which nobody else shall have
+	go func() { // ends with its thread, which must not run anything else
 		runtime.LockOSThread()
 		err := unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_IDLE}, 0)
 		if err == nil {

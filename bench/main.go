@@ -1,6 +1,6 @@
-// Command bench runs this library and its peers, each in a process of its own,
-// under one load generator, and prints and writes what they cost. README.md says
-// what is measured and why.
+// Command bench runs this library and its peers, each in a process of its own, under one
+// load generator. It prints and writes what they cost. README.md says what is measured
+// and why.
 package main
 
 import (
@@ -18,15 +18,7 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 1 && os.Args[1] == comersCommand {
-		os.Exit(runComers(os.Stdin, os.Stdout))
-	}
-	if len(os.Args) > 1 && os.Args[1] == serveCommand {
-		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
-	}
-	if len(os.Args) > 1 && os.Args[1] == server.NodeCommand {
-		os.Exit(server.RunNode(os.Stdin, os.Stdout, os.Stderr))
-	}
+	runSubcommand()
 	err := run(os.Args[1:], os.Stdout, os.Stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
@@ -36,8 +28,23 @@ func main() {
 	}
 }
 
-// errFailed says that a server lost, repeated or misordered a delivery, or could
-// not run at all. What it was is in the tables.
+// runSubcommand does not return if this process was started by another one of this program.
+func runSubcommand() {
+	if len(os.Args) < 2 {
+		return
+	}
+	switch os.Args[1] {
+	case comersCommand:
+		os.Exit(runComers(os.Stdin, os.Stdout))
+	case serveCommand:
+		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
+	case server.NodeCommand:
+		os.Exit(server.RunNode(os.Stdin, os.Stdout, os.Stderr))
+	}
+}
+
+// errFailed says that a server lost, repeated or misordered a delivery, or could not run
+// at all. The tables say which it was.
 var errFailed = errors.New("at least one server FAILED; see above")
 
 func run(args []string, stdout, stderr io.Writer) error {
@@ -79,15 +86,15 @@ func prepareProcess(s settings) error {
 		return err
 	}
 	runtime.LockOSThread()
-	debug.SetGCPercent(400) // memory is there; the CPU is shared with the server
+	debug.SetGCPercent(400) // there is enough memory, but the server needs the CPU
 	if len(s.GeneratorCPUs) > 0 {
 		return pin(s.GeneratorCPUs)
 	}
 	return nil
 }
 
-// runWorkload has the servers take turns, so that whatever else the machine does
-// falls on all of them alike. A server that failed is not run again in that case.
+// runWorkload has the servers take turns, so that other work of the machine slows all of
+// them alike. A server that failed in a case is not run again in that case.
 func runWorkload(w workload, s settings, progress io.Writer) results {
 	r := newResults(w, w.takesPart(s.Kinds))
 	rounds := s.Rounds
@@ -121,7 +128,7 @@ func progressText(w workload, f figures, err error) string {
 	}
 }
 
-// command is what to type to run this again; where the results go is left out.
+// command is what to type to run this again. It leaves out where the results go.
 func command(args []string) string {
 	words := []string{"go run ./bench"}
 	for i := 0; i < len(args); i++ {

@@ -19,12 +19,7 @@ import (
 func TestMain(m *testing.M) {
 	registerFaulty()
 	registerAwkward()
-	if len(os.Args) > 1 && os.Args[1] == comersCommand {
-		os.Exit(runComers(os.Stdin, os.Stdout))
-	}
-	if len(os.Args) > 1 && os.Args[1] == serveCommand {
-		os.Exit(server.RunProcess(os.Args[2:], os.Stdin, os.Stdout, os.Stderr))
-	}
+	runSubcommand()
 	if err := server.RaiseFileLimit(); err != nil {
 		panic(err)
 	}
@@ -207,7 +202,7 @@ func TestDeliveryTooManyIsFound(t *testing.T) {
 	if _, err := s.burst(bursts{a, 3}, 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.tell(server.Command{Op: server.OpBurst, From: 3, Count: 1, Topics: 1, Size: a.Payload}); err != nil {
+	if err := s.publish(3, 1, 0, 1, a.Payload); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.load.Quiet(2 * time.Second); err == nil {

@@ -21,12 +21,13 @@ type table struct {
 
 func (t table) writeText(w io.Writer) {
 	widths := make([]int, len(t.Head))
-	for _, row := range append([][]string{t.Head}, t.Rows...) {
+	rows := append([][]string{t.Head}, t.Rows...)
+	for _, row := range rows {
 		for i, text := range row {
 			widths[i] = max(widths[i], utf8.RuneCountInString(text))
 		}
 	}
-	for _, row := range append([][]string{t.Head}, t.Rows...) {
+	for _, row := range rows {
 		var b strings.Builder
 		for i, text := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(text))
@@ -48,28 +49,15 @@ func (t table) writeMarkdown(w io.Writer) {
 	}
 }
 
-// column is one figure of every server, as the median over the rounds.
+// column is one figure of each server: the median over the rounds.
 type column struct {
 	Name string
 	Of   func(figures) float64
 	Text func(float64) string
 }
 
-func cpuOf(f figures) float64    { return f.CPU }
-func rateOf(f figures) float64   { return f.Rate }
-func allocsOf(f figures) float64 { return f.Allocs }
-func rssOf(f figures) float64    { return f.RSS }
-func p50Of(f figures) float64    { return f.P50 }
-func p99Of(f figures) float64    { return f.P99 }
-func p999Of(f figures) float64   { return f.P999 }
-func maxOf(f figures) float64    { return f.Max }
-
-func servedOf(f figures) float64   { return f.Served }
-func failuresOf(f figures) float64 { return f.Failures }
-func quietOf(f figures) float64    { return f.Quiet }
-
-// comparison is a table of one case: the main figure with its extent and ratios,
-// and other figures beside it.
+// comparison is a table of one case. It has the main figure with its least, its greatest and
+// its ratios, and other figures beside it.
 func comparison(main column, others ...column) func(results) table {
 	return func(r results) table {
 		t := table{Head: []string{"server", main.Name, "least–greatest", "× floor", "× best peer"}}
@@ -84,12 +72,11 @@ func comparison(main column, others ...column) func(results) table {
 				continue
 			}
 			values := r.values(kind, 0, main.Of)
-			least, greatest := extent(values)
 			value := median(values)
 			row := []string{
 				kind.Name,
 				main.Text(value),
-				main.Text(least) + "–" + main.Text(greatest),
+				main.Text(slices.Min(values)) + "–" + main.Text(slices.Max(values)),
 				ratioText(ratio(value, floor)),
 				ratioText(ratio(value, peer)),
 			}
@@ -158,7 +145,7 @@ func failedRow(name string, columns int) []string {
 	return row
 }
 
-// failureLines says why, once for each server and case.
+// failureLines says why servers failed, once for each server and case.
 func failureLines(r results) []string {
 	var lines []string
 	for _, kind := range r.kinds {

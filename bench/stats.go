@@ -35,11 +35,3 @@ func percentile(sorted []int64, p float64) float64 {
 	rank := int(math.Ceil(p*float64(len(sorted))/100 - slack))
 	return float64(sorted[min(max(rank, 1), len(sorted))-1])
 }
-
-// extent is the least and the greatest of the values; NaN of none.
-func extent(values []float64) (least, greatest float64) {
-	if len(values) == 0 {
-		return math.NaN(), math.NaN()
-	}
-	return slices.Min(values), slices.Max(values)
-}

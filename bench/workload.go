@@ -20,7 +20,7 @@ type workload struct {
 	Rounds   int           // fewer than the flag says, for what takes long or hardly varies; 0: as the flag says
 	Cases    []testcase
 	Table    func(results) table
-	Headline headline
+	Headline column // stands for the workload in the summary, the chart and the progress lines; less is better
 }
 
 // takesPart returns the servers that the workload is for.
@@ -34,14 +34,6 @@ func (w workload) takesPart(kinds []server.Kind) []server.Kind {
 type testcase struct {
 	Label string // of the column, where there are several
 	Run   func(env, server.Kind) (figures, error)
-}
-
-// headline is the figure that stands for a workload in the summary, in its chart
-// and in the progress lines. Less is better.
-type headline struct {
-	Name string
-	Of   func(figures) float64
-	Text func(float64) string
 }
 
 // figures are what one run yields; which of them depends on the workload.
@@ -126,8 +118,8 @@ func setUp(e env, kind server.Kind, sessions []load.Session, payload int) (*stag
 	return s, nil
 }
 
-// handshakes are under way at a time where that is not what is measured: far fewer than
-// any listen backlog.
+// handshakes is how many sessions dial at a time where dialing is not measured. It is far
+// less than any listen backlog.
 const handshakes = 128
 
 // start starts a server, and a generator for it.
@@ -194,7 +186,7 @@ func (s *stage) tearDown() {
 	s.stop()
 }
 
-// open and close measure what lies between.
+// open and close begin and end the measuring.
 func (s *stage) open() error {
 	_, err := s.ask(server.Command{Op: server.OpOpen})
 	return err
@@ -208,7 +200,13 @@ func (s *stage) close() (server.Usage, error) {
 	return *reply.Usage, nil
 }
 
-// afterQuiet is how long a run waits at its end for deliveries too many.
+// publish has the server publish size bytes count times, in turn over topics from the first.
+// The measuring begins with it.
+func (s *stage) publish(from, count, first, topics, size int) error {
+	return s.tell(server.Command{Op: server.OpBurst, From: from, Count: count, First: first, Topics: topics, Size: size})
+}
+
+// afterQuiet is how long a run waits at its end for deliveries that must not come.
 const afterQuiet = 50 * time.Millisecond
 
 // perDelivery divides what was used.

@@ -7,14 +7,14 @@ import (
 	"github.com/livetopic/livetopic/bench/server"
 )
 
-// bursts are publications as fast as the server takes them, each burst begun when
-// the one before it has arrived everywhere.
+// bursts are publications as fast as the server takes them. A burst begins when the one
+// before it has arrived everywhere.
 type bursts struct {
 	audience
 	Publications int // in a burst, in turn over the topics
 }
 
-// minBursts are measured even when they take longer than the time that a run has.
+// minBursts are measured even if they take longer than the time of a run.
 const minBursts = 2
 
 func (b bursts) run(e env, kind server.Kind) (figures, error) {
@@ -59,14 +59,7 @@ func (b bursts) run(e env, kind server.Kind) (figures, error) {
 // burst publishes one burst, the first of which has the number from, and waits
 // until all of it has arrived.
 func (s *stage) burst(b bursts, from int) (server.Usage, error) {
-	err := s.tell(server.Command{
-		Op:     server.OpBurst,
-		From:   from,
-		Count:  b.Publications,
-		Topics: b.Topics,
-		Size:   b.Payload,
-	})
-	if err != nil {
+	if err := s.publish(from, b.Publications, 0, b.Topics, b.Payload); err != nil {
 		return server.Usage{}, err
 	}
 	if err := s.load.Receive(uint64((from + b.Publications) * b.Each)); err != nil {
@@ -75,8 +68,8 @@ func (s *stage) burst(b bursts, from int) (server.Usage, error) {
 	return s.close()
 }
 
-// growthPublications are what each session gets in a burst of the growth
-// workloads: fewer than elsewhere, since ten thousand sessions are to be waited for.
+// growthPublications are what each session gets in a burst of the growth workloads. There are
+// fewer than elsewhere, because a burst has to reach ten thousand sessions.
 const growthPublications = 16
 
 // sessionGrowth is one topic with ever more sessions.

@@ -8,8 +8,8 @@ import (
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// chat is rooms whose members all talk: each keeps a window of its own messages
-// under way, and sends the next when one of them comes back to it.
+// chat is rooms whose members all talk. Each member has a window of its own messages
+// under way, and sends the next one when one of them comes back.
 type chat struct {
 	Sessions int
 	Room     int // members
@@ -21,8 +21,8 @@ func (c chat) audience() audience {
 	return audience{Topics: c.Sessions / max(c.Room, 1), Sessions: c.Sessions, Each: c.Room, Payload: c.Payload}
 }
 
-// sessions expect the stream of each member of their room, whose number is the
-// member's.
+// sessions expect the stream of each member of their room. A stream has the number of its
+// member.
 func (c chat) sessions() []load.Session {
 	sessions := c.audience().sessions()
 	for i := range sessions {
@@ -70,8 +70,8 @@ type talk struct {
 	data   []byte
 }
 
-// session has all members talk for d, waits until all is delivered, and returns what
-// that took.
+// session has all members talk for d, and waits until everything is delivered. It returns what
+// the server used for it.
 func (t *talk) session(d time.Duration) (server.Usage, uint64, error) {
 	if err := t.open(); err != nil {
 		return server.Usage{}, 0, err

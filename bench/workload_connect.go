@@ -8,8 +8,8 @@ import (
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// arrivals are sessions that dial, and that the server subscribes to one topic as soon as
-// they are there.
+// arrivals are sessions that dial. The server subscribes each to one topic as soon as it is
+// there.
 type arrivals struct {
 	Sessions int
 	UnderWay int           // handshakes at a time; 0: all at once, and each session is greeted
@@ -31,7 +31,7 @@ func (w arrivals) run(e env, kind server.Kind) (figures, error) {
 	underWay, greetings := w.UnderWay, 0
 	if underWay == 0 {
 		underWay, greetings = w.Sessions, 1
-		e.Options.Greeting = wire.AppendPayload(nil, wire.Mark{}, a.Payload) // as if it were the topic's first
+		e.Options.Greeting = wire.AppendPayload(nil, wire.Mark{}, a.Payload) // as if it were the first one of the topic
 	}
 	sessions := a.sessions()
 	s, err := setUp(e, kind, sessions[:before], a.Payload)
@@ -73,10 +73,9 @@ func (w arrivals) run(e env, kind server.Kind) (figures, error) {
 	return f, nil
 }
 
-// reachAll publishes once, and makes sure that it reaches each session once.
+// reachAll publishes once, and checks that it reaches each session once.
 func (s *stage) reachAll(sessions, number, size int) error {
-	err := s.tell(server.Command{Op: server.OpBurst, From: number, Count: 1, Topics: 1, Size: size})
-	if err != nil {
+	if err := s.publish(number, 1, 0, 1, size); err != nil {
 		return err
 	}
 	if err := s.load.Receive(uint64(sessions * (number + 1))); err != nil {

@@ -10,13 +10,13 @@ import (
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// paced is an open loop: publications at fixed times, whether or not the server
-// keeps up. Latency counts from the time at which a publication was due, so that
-// a server which falls behind cannot hide it.
+// paced is an open loop: publications come at fixed times, whether or not the server keeps
+// up. Latency counts from the time at which a publication was due. So a server that falls
+// behind cannot hide it.
 type paced struct {
 	audience
 	Rate int           // deliveries a second
-	Time time.Duration // to measure: percentiles want samples
+	Time time.Duration // to measure; percentiles need many samples
 }
 
 func (p paced) run(e env, kind server.Kind) (figures, error) {

@@ -7,8 +7,8 @@ import (
 	"github.com/livetopic/livetopic/bench/wire"
 )
 
-// resume is a paced load on topics without history, while other clients, which are connected,
-// resume a topic that has one, all at once.
+// resume is a paced load on topics without history. Meanwhile other clients, which are already
+// connected, resume a topic that has a history, all at once.
 type resume struct {
 	paced
 	Clients int
@@ -90,7 +90,7 @@ func (r resume) position(s *stage, topic string) (string, error) {
 }
 
 func (r resume) publishMissed(s *stage) error {
-	err := s.tell(server.Command{Op: server.OpBurst, Count: r.Missed, First: r.Topics, Topics: 1, Size: r.Payload})
+	err := s.publish(0, r.Missed, r.Topics, 1, r.Payload)
 	if err == nil {
 		_, err = s.close()
 	}

@@ -91,17 +91,13 @@ func (p report) writeMarkdown(w io.Writer) {
 
 func (p report) writeKinds(w io.Writer) {
 	versions := moduleVersions()
-	t := table{Head: []string{"server", "version", "how it is used"}}
+	fmt.Fprint(w, "| server | version | how it is used |\n|---|---|---|\n")
 	for _, kind := range p.Kinds {
 		version := absent
 		if kind.Module != "" {
 			version = kind.Module + " " + versions[kind.Module]
 		}
-		t.Rows = append(t.Rows, []string{kind.Name, version, kind.About})
-	}
-	fmt.Fprintf(w, "| %s |\n|---|---|---|\n", strings.Join(t.Head, " | "))
-	for _, row := range t.Rows {
-		fmt.Fprintf(w, "| %s |\n", strings.Join(row, " | "))
+		fmt.Fprintf(w, "| %s | %s | %s |\n", kind.Name, version, kind.About)
 	}
 }
 

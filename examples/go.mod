@@ -6,8 +6,8 @@ require (
 	github.com/coder/websocket v1.8.15
 	github.com/go-mizu/mizu v0.5.26
 	github.com/golang-jwt/jwt/v5 v5.3.1
-	github.com/livetopic/livetopic v0.0.0
-	github.com/livetopic/livetopic/live/natsbroker v0.0.0
+	github.com/livetopic/livetopic v0.1.0
+	github.com/livetopic/livetopic/live/natsbroker v0.1.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	modernc.org/sqlite v1.50.0
 )

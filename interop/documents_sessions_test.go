@@ -13,7 +13,7 @@ import (
 	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/interop/documents"
-	ours "github.com/livetopic/livetopic/interop/documents/program"
+	"github.com/livetopic/livetopic/interop/documents/program"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -70,7 +70,7 @@ func TestSessionLifecycle(t *testing.T) {
 // promise: the client gets what was queued, and code 1000.
 func TestSessionCloseIsGraceful(t *testing.T) {
 	var log documents.Log
-	c := join(t, serve(t, ours.All.Lifecycle(&log)), "alice")
+	c := join(t, serve(t, program.All.Lifecycle(&log)), "alice")
 	c.send(`{"topic":"join"}`)
 	c.send(`{"topic":"say","data":"last words"}`)
 	c.send(`{"topic":"close"}`)

@@ -1,55 +1,104 @@
 package interop
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/livetopic/livetopic/interop/documents"
-	mizu "github.com/livetopic/livetopic/interop/documents/mizuprogram"
-	ours "github.com/livetopic/livetopic/interop/documents/program"
+	"github.com/livetopic/livetopic/interop/documents/program"
 )
 
-// Moving over from mizu's live is a change of one import: the programs of the
-// pages are here twice, and differ in nothing else.
-func TestProgramsDifferInOneImport(t *testing.T) {
-	names, err := filepath.Glob("documents/program/*.go")
-	if err != nil || len(names) == 0 {
-		t.Fatalf("no programs: %v", err)
+// withPrograms runs a test with the programs of the pages. TestTheSamePagesHoldForMizu runs it
+// once more, with the programs compiled against mizu's live.
+func withPrograms(t *testing.T, test func(t *testing.T, p documents.Programs)) {
+	test(t, program.All)
+}
+
+// Moving over from mizu's live is a change of one import. So what a page says has to hold for both:
+// the go command compiles the programs with the other import, and runs their tests.
+func TestTheSamePagesHoldForMizu(t *testing.T) {
+	args := []string{"test", "-overlay", mizuOverlay(t), "-run", "^(" + strings.Join(programTests(t), "|") + ")$"}
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		args = append(args, "-race") // as everything else is compiled already
 	}
-	imports := 0
-	for _, name := range names {
-		here, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		there, err := os.ReadFile(filepath.Join("documents/mizuprogram", filepath.Base(name)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		const from, to = `"github.com/go-mizu/mizu/live"`, `"github.com/livetopic/livetopic/live"`
-		moved := strings.Replace(string(there), from, to, 1)
-		if moved != string(here) {
-			t.Errorf("%s is not mizu's with one import changed", name)
-		}
-		if moved != string(there) {
-			imports++
-		}
-	}
-	if imports != 2 {
-		t.Errorf("%d files import live, want 2", imports)
+	if out, err := exec.Command("go", append(args, ".")...).CombinedOutput(); err != nil {
+		t.Errorf("go %v: %v\n%s", args, err, out)
 	}
 }
 
-// withPrograms runs a test with the programs compiled against this live, and
-// with the same compiled against mizu's: what a page says holds for both.
-func withPrograms(t *testing.T, test func(t *testing.T, p documents.Programs)) {
-	t.Run("live", func(t *testing.T) { t.Parallel(); test(t, ours.All) })
-	t.Run("mizu", func(t *testing.T) { t.Parallel(); test(t, mizu.All) })
+// mizuOverlay is a file for go test -overlay: it has the programs with the other import.
+func mizuOverlay(t *testing.T) string {
+	t.Helper()
+	names, err := filepath.Glob("documents/program/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	replaced := map[string]string{}
+	for _, name := range names {
+		ours, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mizus := strings.Replace(string(ours), `"github.com/livetopic/livetopic/live"`, `"github.com/go-mizu/mizu/live"`, 1)
+		if mizus == string(ours) {
+			continue // it does not import live
+		}
+		there, err := filepath.Abs(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaced[there] = filepath.Join(folder, filepath.Base(name))
+		if err := os.WriteFile(replaced[there], []byte(mizus), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(replaced) != 2 {
+		t.Fatalf("%d files import live, want 2", len(replaced))
+	}
+	text, err := json.Marshal(map[string]any{"Replace": replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay := filepath.Join(folder, "overlay.json")
+	if err := os.WriteFile(overlay, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return overlay
+}
+
+// programTests are the names of the tests that use withPrograms.
+func programTests(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("documents_*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for function := range strings.SplitSeq(string(text), "\nfunc ") {
+			if name, _, _ := strings.Cut(function, "("); strings.Contains(function, "\twithPrograms(t, ") {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(names) == 0 {
+		t.Fatal("no test uses withPrograms")
+	}
+	return names
 }
 
 // join connects a user to a program.

@@ -7,7 +7,7 @@ require (
 	github.com/coder/websocket v1.8.15
 	github.com/go-mizu/mizu v0.5.26
 	github.com/gorilla/websocket v1.5.3
-	github.com/livetopic/livetopic v0.0.0
+	github.com/livetopic/livetopic v0.1.0
 	github.com/lxzan/gws v1.8.9
 	modernc.org/sqlite v1.50.0
 )

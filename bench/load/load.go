@@ -24,7 +24,7 @@ type Options struct {
 	TLS         bool
 	Subscribed  bool // the server subscribes a session that connects
 	Later       bool // sessions subscribe when Subscribe is called, not when they are connected
-	Greeted     bool // and then sends it a first delivery; a session that ends before is counted, and no error
+	Greeted     bool // and then sends it a first delivery; a session that ends before that is counted in Failed
 }
 
 // Session is what one session subscribes to and what it then expects.
@@ -39,8 +39,8 @@ type Generator struct {
 	// OnDelivery, when not nil, is called after each checked delivery.
 	OnDelivery func(session int, m wire.Mark) error
 
-	// Stall is how long nothing may come while something is due. A lost
-	// delivery is found after it, unless another of its stream tells earlier.
+	// Stall is how long nothing may come while something is due. A lost delivery is found
+	// after this time, or as soon as a later one of its stream comes.
 	Stall time.Duration
 
 	// Failed is how many sessions ended before they were greeted.
@@ -64,8 +64,8 @@ type Generator struct {
 // readSize takes a burst of 64 messages for one session in one read(2).
 const readSize = 256 << 10
 
-// defaultStall is far longer than any server here is silent with work to do, even
-// while it collects garbage on a busy machine.
+// defaultStall is far longer than any server here is silent while it has something to send,
+// even if it collects garbage on a busy machine.
 const defaultStall = 5 * time.Second
 
 // Delivered is how many deliveries have come since the beginning.
@@ -162,7 +162,7 @@ func (g *Generator) poll(milliseconds int) error {
 	return nil
 }
 
-// lose gives up a session that is not greeted yet; else it returns the error.
+// lose gives up a session that waits for its greeting. For any other session it returns the error.
 func (g *Generator) lose(c *conn, err error) error {
 	if c.ready || !g.options.Greeted {
 		return err
@@ -179,8 +179,8 @@ func (g *Generator) setReady(c *conn) {
 	g.pending--
 }
 
-// read takes once what the socket has; epoll tells again if there is more. Of what TLS
-// holds ready epoll does not know.
+// read reads the socket once: if there is more, epoll reports it again. TLS may hold more that
+// epoll does not know, so there it reads until nothing is left.
 func (g *Generator) read(c *conn) error {
 	for again := true; again; again = g.options.TLS {
 		for len(c.rest) >= len(g.buf) {
@@ -325,7 +325,7 @@ func (g *Generator) answer(c *conn, message []byte) error {
 
 // send writes one frame, waiting while the socket is full.
 func (g *Generator) send(c *conn, opcode byte, payload []byte) error {
-	g.mask = g.mask*1664525 + 1013904223 // any unpredictability would do: there is no proxy to protect
+	g.mask = g.mask*1664525 + 1013904223 // the mask need not be secret: there is no proxy to protect
 	key := [4]byte{byte(g.mask >> 24), byte(g.mask >> 16), byte(g.mask >> 8), byte(g.mask)}
 	g.out = wire.AppendClientFrame(g.out[:0], opcode, key, payload)
 	return c.write(g.out)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -23,9 +24,8 @@ var floorKind = Kind{
 	New:     newFloor,
 }
 
-// floor does nothing but the system calls that every server needs. It is no
-// server to imitate: it has no queues, and cuts who cannot take a publication at
-// once.
+// floor makes only the system calls that every server needs. Do not imitate it: it has no
+// queues, and it ends a session that cannot take a publication at once.
 type floor struct {
 	options Options
 	epoll   int
@@ -75,7 +75,7 @@ func (f *floor) Publish(topic string, data []byte) error {
 	return nil
 }
 
-// end has the loop close the session; its fd stays its own until then.
+// end has the loop close the session. The session keeps its fd until then.
 func (c *floorConn) end() {
 	c.cut = true
 	unix.Shutdown(c.fd, unix.SHUT_RDWR)
@@ -85,7 +85,7 @@ func appendFloorFrame(dst []byte, topic string, data []byte) []byte {
 	return wire.AppendServerFrame(dst, wire.OpText, wire.Plain.AppendPublish(nil, topic, data))
 }
 
-// Prepare implements Preparer: all frames are built, and those of one session lie
+// Prepare implements Preparer. It builds all frames, and puts those of one session
 // together.
 func (f *floor) Prepare(publications []wire.Publication) (publish func() error) {
 	f.mu.Lock()
@@ -193,8 +193,8 @@ func (f *floor) Serve(l net.Listener) error {
 	}
 }
 
-// endTurn writes what the messages of one turn have led to: one write a session,
-// as a server could do at best.
+// endTurn writes what the messages of one turn have led to. It writes to each session once,
+// which is the best that a server could do.
 func (f *floor) endTurn() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -268,8 +268,8 @@ func (f *floor) handle(c *floorConn, p []byte) bool {
 	return true
 }
 
-// message handles one envelope without decoding JSON: the generator writes them
-// in one form only.
+// message handles one envelope. It decodes no JSON, because the generator writes envelopes in
+// one form only.
 func (f *floor) message(c *floorConn, message []byte) {
 	const head, middle, end = `{"topic":"`, `","data":`, `}`
 	message, ok := bytes.CutPrefix(message, []byte(head))
@@ -302,11 +302,8 @@ func (f *floor) subscribe(c *floorConn, topic string) {
 func (f *floor) drop(c *floorConn) {
 	for _, topic := range c.topics {
 		members := f.topics[topic]
-		for i, m := range members {
-			if m == c {
-				f.topics[topic] = append(members[:i], members[i+1:]...)
-				break
-			}
+		if i := slices.Index(members, c); i >= 0 {
+			f.topics[topic] = slices.Delete(members, i, i+1)
 		}
 		f.count.Add(-1)
 	}

@@ -111,11 +111,11 @@ func (s *natsServer) awaitOther() error {
 	return errors.New("the other node is not heard")
 }
 
-// Subscriptions counts those of which the other node knows.
+// Subscriptions counts the subscriptions that the other node knows.
 func (s *natsServer) Subscriptions() int {
 	count := s.liveServer.Subscriptions()
-	// A node tells the others of its topics in order: when they know of a later one,
-	// they know of all.
+	// A node tells the others about its topics in order. If they know a later one, they know
+	// all before it.
 	if count != s.known && s.awaitOther() == nil {
 		s.known = count
 	}
@@ -137,8 +137,8 @@ func (s *natsServer) Publish(topic string, data []byte) error {
 	return s.other.Flush()
 }
 
-// Prepare implements Preparer: the other node has all of a burst before it begins, so
-// that handing it over is not charged to this one.
+// Prepare implements Preparer. It gives the other node the whole burst before the measuring
+// begins, so that this does not count as time of this node.
 func (s *natsServer) Prepare(burst []wire.Publication) (publish func() error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -194,9 +194,9 @@ func (p *process) burst(c Command) {
 	p.fail(publish())
 }
 
-// prepare builds the payloads in memory that the last burst used: every session
-// has received that burst whole, so nobody reads it any more, and what a program
-// publishes is not to be charged to the server's collector.
+// prepare builds the payloads in the memory of the last burst. Every session has received
+// that burst, so nobody reads it any more. New memory would cost the server's garbage collector
+// time that has nothing to do with the server.
 func (p *process) prepare(c Command) {
 	p.nameTopics(c.First + c.Topics)
 	p.publications = p.publications[:0]
@@ -221,8 +221,8 @@ func (p *process) publishAll() error {
 	return nil
 }
 
-// pace publishes at a fixed rate, whether or not the server keeps up: each payload
-// carries the time at which it should have been sent.
+// pace publishes at a fixed rate, whether or not the server keeps up. Each payload has the
+// time at which it was due.
 func (p *process) pace(c Command) {
 	p.nameTopics(c.Topics)
 	const lead = 20 * time.Millisecond // until the first one, to get into step

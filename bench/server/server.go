@@ -16,9 +16,9 @@ type Options struct {
 	// Queue is how many messages may wait for one session, where the server
 	// counts messages.
 	Queue int
-	// Topic is what every session is subscribed to when it connects.
+	// Topic is the topic that every session is subscribed to when it connects.
 	Topic string
-	// Greeting is what a session is then sent on Topic, so that it knows.
+	// Greeting is then sent to the session on Topic, so that it knows that it is subscribed.
 	Greeting []byte
 	// Auth is how long a client's sign-in takes, before the upgrade.
 	Auth time.Duration
@@ -47,8 +47,8 @@ type Server interface {
 	Subscriptions() int
 }
 
-// Preparer is a Server that makes things ready ahead of the measurement: the floor,
-// whose point it is, and one whose publications come from elsewhere.
+// Preparer is a Server that prepares a burst before the measuring begins: the floor, which
+// writes ready bytes, and the server whose publications come from another process.
 type Preparer interface {
 	// Prepare returns a function that sends all of the publications.
 	Prepare([]wire.Publication) (publish func() error)
@@ -73,8 +73,8 @@ type Kind struct {
 	Dialect wire.Dialect
 	New     func(Options) (Server, error)
 
-	// NoHook says that the server tells nobody of a new session, so that it cannot
-	// subscribe it before it hears from it.
+	// NoHook says that the server has no callback for a new session. So the session is
+	// subscribed only when it asks.
 	NoHook bool
 }
 

@@ -29,8 +29,8 @@ type Memory struct {
 	Stack int64
 }
 
-// meter measures from open to close. Reading the allocator's counters stops the
-// world, so that is done outside the span whose CPU time counts.
+// meter measures from open to close. To read the allocator's counters stops the world, so it
+// reads them outside the time that counts.
 type meter struct {
 	allocs uint64
 	cpu    time.Duration
@@ -65,7 +65,7 @@ func allocs() uint64 {
 }
 
 func readMemory() Memory {
-	runtime.GC() // twice: what a finalizer or a sync.Pool let go of at the first goes at the second
+	runtime.GC() // the next one frees what a finalizer or a sync.Pool lets go of in this one
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)

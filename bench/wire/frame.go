@@ -34,9 +34,6 @@ type Frame struct {
 	Payload []byte
 }
 
-// IsControl reports whether the frame is a ping, a pong or a close.
-func (f Frame) IsControl() bool { return f.Opcode&0x8 != 0 }
-
 // ParseServerFrame reads the first frame of p as a client must: unmasked. It
 // returns the rest of p, or ErrShort when p holds no whole frame.
 func ParseServerFrame(p []byte) (Frame, []byte, error) {
@@ -60,7 +57,7 @@ func parse(p []byte, wantMask bool) (Frame, []byte, error) {
 	if masked := p[1]&0x80 != 0; masked != wantMask {
 		return Frame{}, p, fmt.Errorf("wire: mask bit is %t", masked)
 	}
-	length, header, err := parseLength(p, f.IsControl())
+	length, header, err := parseLength(p, f.Opcode >= OpClose)
 	if err != nil {
 		return Frame{}, p, err
 	}
@@ -82,9 +79,9 @@ func parse(p []byte, wantMask bool) (Frame, []byte, error) {
 	return f, p[header+length:], nil
 }
 
-// checkFirstByte refuses what no server under test may send: extension bits,
-// since no extension was offered, and fragments, since a message that is ready
-// when it is sent needs none.
+// checkFirstByte refuses what no server under test may send. Extension bits are refused
+// because no extension was offered. Fragments are refused because a message that is ready when
+// it is sent needs none.
 func checkFirstByte(b byte) error {
 	if b&0x70 != 0 {
 		return fmt.Errorf("wire: extension bits %#x without an extension", b&0x70)

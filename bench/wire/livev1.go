@@ -38,8 +38,8 @@ type liveMessage struct {
 	Messages  []struct{ Data json.RawMessage }
 }
 
-// Decode implements Dialect. All that a client gets here it has missed, and must be so
-// marked.
+// Decode implements Dialect. A client here gets only what it has missed, so everything must be
+// marked as recovered.
 func (d *LiveV1) Decode(message []byte) ([]Publication, error) {
 	var m liveMessage
 	if err := json.Unmarshal(message, &m); err != nil {

@@ -6,9 +6,9 @@ import (
 	"fmt"
 )
 
-// A payload is a JSON object of a fixed size that carries a Mark in fixed
-// places, so that the generator finds it whatever surrounds it, without decoding
-// JSON: markStart occurs nowhere else in what any server sends.
+// A payload is a JSON object of a fixed size with a Mark in it. No server sends markStart
+// anywhere else. So the generator finds the mark without decoding JSON, whatever
+// surrounds the payload.
 //
 //	{"mark":"@sssssssseeeeeeeetttttttttttttttt","fill":"xxxxxxxx…"}
 const (
@@ -53,7 +53,7 @@ func AppendPayload(dst []byte, m Mark, size int) []byte {
 // maxFill is how much filling is kept ready; longer payloads build their own.
 const maxFill = 64 << 10
 
-// filling ends like every payload, so that each tail is one slice of it.
+// filling ends like every payload. So each tail is one slice of it.
 var filling = append(bytes.Repeat([]byte{'x'}, maxFill), payloadEnd...)
 
 // appendTail appends what follows the mark in a payload of size bytes.

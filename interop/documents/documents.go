@@ -1,7 +1,6 @@
 // Package documents describes the programs of two pages of mizu's
-// documentation, on topics and on sessions. Package program has them compiled
-// against this project's live, package mizuprogram the same text compiled
-// against mizu's own, so that one test can run both.
+// documentation, on topics and on sessions. Package program has them, and imports this
+// project's live. A test compiles it against mizu's live too, by changing that import.
 package documents
 
 import (
