@@ -26,18 +26,18 @@ import (
 // sent on by the stream with its sequence and the one before it, by which a server
 // notices what it lacks.
 type Broker struct {
-	opts    Options
-	logger  *slog.Logger
-	name    string // in broadcasts: this broker and no other
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	api     string    // prefix of JetStream's subjects
-	server  *embedded // nil: NATS is elsewhere
-	streams streamTable
-	mender  *mender // nil: the streams are not this server's
-	says    says
-	denied  denials
-	longest atomic.Int64 // subject that NATS takes, in bytes; 0: any
+	opts       Options
+	logger     *slog.Logger
+	name       string // in broadcasts: this broker and no other
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	api        string    // prefix of JetStream's subjects
+	server     *embedded // nil: NATS is elsewhere
+	streams    streamTable
+	mender     *mender // nil: the streams are not this server's
+	logLimit   logLimit
+	denials    denials
+	maxSubject atomic.Int64 // subject that NATS takes, in bytes; 0: any
 
 	sink  live.Sink
 	rules live.Rules // the server's; nil: it has told none
@@ -46,14 +46,14 @@ type Broker struct {
 	bus bus
 
 	scans scans
-	shelf shelf
+	cache readCache
 
-	ctx    context.Context // of what goes on in the background
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	closed atomic.Bool
-	status chan nats.Status
-	errors nats.ErrHandler // the application's own, of Options.Conn
+	ctx          context.Context // of what goes on in the background
+	cancel       context.CancelFunc
+	tasks        sync.WaitGroup
+	closed       atomic.Bool
+	status       chan nats.Status
+	errorHandler nats.ErrHandler // the application's own, of Options.Conn
 }
 
 var (
@@ -124,7 +124,7 @@ func (b *Broker) connect() error {
 			return err
 		}
 		b.nc = o.Conn
-		b.errors = o.Conn.ErrorHandler()
+		b.errorHandler = o.Conn.ErrorHandler()
 		o.Conn.SetErrorHandler(b.connectionError)
 	case len(o.Servers) > 0:
 		options = append(append(options, o.Connect...), b.checkConnect)
@@ -237,13 +237,13 @@ func (b *Broker) Ready(ctx context.Context) error {
 
 // health says what is in the way now.
 func (b *Broker) health() error {
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
 	if err := b.mender.current(); err != nil {
 		return err
 	}
-	if err := b.denied.current(b); err != nil {
+	if err := b.denials.current(b); err != nil {
 		return err
 	}
 	return b.streams.missing()
@@ -269,7 +269,7 @@ func (b *Broker) Close(ctx context.Context) error {
 		cancel()
 	}
 	if b.opts.Conn != nil {
-		b.nc.SetErrorHandler(b.errors)
+		b.nc.SetErrorHandler(b.errorHandler)
 		return nil
 	}
 	b.nc.Close()

@@ -113,7 +113,7 @@ func TestClusterOfEmbedded(t *testing.T) {
 type tidy struct{ *Broker }
 
 func (b tidy) Close(ctx context.Context) error {
-	for _, st := range *b.streams.all.Load() {
+	for _, st := range *b.streams.list.Load() {
 		b.JetStream().DeleteStream(ctx, st.config.Name)
 	}
 	defer b.NATSConn().Close()

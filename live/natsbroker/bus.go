@@ -24,11 +24,11 @@ type bus struct {
 
 const headerFrom = "Live-From"
 
-func (u *bus) init(b *Broker) {
-	u.broker = b
-	u.messages = make(chan *nats.Msg, laneSize)
-	u.stopped = make(chan struct{})
-	u.kinds = make(map[string]func(string, []byte))
+func (bus *bus) init(b *Broker) {
+	bus.broker = b
+	bus.messages = make(chan *nats.Msg, laneSize)
+	bus.stopped = make(chan struct{})
+	bus.kinds = make(map[string]func(string, []byte))
 }
 
 // OnBroadcast implements live.Bus.
@@ -54,7 +54,7 @@ func (b *Broker) Broadcast(ctx context.Context, kind string, data []byte) error 
 	if err != nil {
 		return err
 	}
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
 	m := nats.NewMsg(b.busSubject(tokens))
@@ -66,29 +66,29 @@ func (b *Broker) Broadcast(ctx context.Context, kind string, data []byte) error 
 	return nil
 }
 
-func (u *bus) start() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for subject := range u.kinds {
-		sub, err := u.broker.nc.ChanSubscribe(subject, u.messages)
+func (bus *bus) start() {
+	bus.mu.Lock()
+	defer bus.mu.Unlock()
+	for subject := range bus.kinds {
+		sub, err := bus.broker.nc.ChanSubscribe(subject, bus.messages)
 		if err != nil {
-			u.broker.logger.Error("natsbroker: no broadcasts", "err", err)
+			bus.broker.logger.Error("natsbroker: no broadcasts", "err", err)
 			continue
 		}
-		u.subs = append(u.subs, sub)
+		bus.subs = append(bus.subs, sub)
 	}
-	u.running.Go(u.run) // ends with stop
+	bus.running.Go(bus.run) // ends with stop
 }
 
-func (u *bus) run() {
+func (bus *bus) run() {
 	for {
 		select {
-		case <-u.stopped:
+		case <-bus.stopped:
 			return
-		case m := <-u.messages:
-			u.mu.Lock()
-			f := u.kinds[m.Subject]
-			u.mu.Unlock()
+		case m := <-bus.messages:
+			bus.mu.Lock()
+			f := bus.kinds[m.Subject]
+			bus.mu.Unlock()
 			if f != nil {
 				f(last(m.Header, headerFrom), m.Data)
 			}
@@ -96,10 +96,10 @@ func (u *bus) run() {
 	}
 }
 
-func (u *bus) stop() {
-	close(u.stopped)
-	u.running.Wait()
-	for _, sub := range u.subs {
+func (bus *bus) stop() {
+	close(bus.stopped)
+	bus.running.Wait()
+	for _, sub := range bus.subs {
 		sub.Unsubscribe()
 	}
 }

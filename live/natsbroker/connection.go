@@ -1,7 +1,6 @@
 package natsbroker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -26,13 +24,13 @@ var (
 
 // watchConnection tells the server when deliveries may have been lost, until Close.
 func (b *Broker) watchConnection() {
-	ticker := time.NewTicker(linesEvery)
+	ticker := time.NewTicker(routesEvery)
 	defer ticker.Stop()
 	connected := b.nc.IsConnected()
 	var lines []uint64
 	var settled time.Time // when to look again; zero: that is done
 	lost := func(cause error) {
-		b.streams.suspect()
+		b.streams.requireComparison()
 		b.lost("", cause)
 		settled = time.Now().Add(leaseTime)
 	}
@@ -50,8 +48,8 @@ func (b *Broker) watchConnection() {
 				lost(errReconnected)
 				b.tasks.Go(b.compareStreams) // ends with the answers, or with Close
 			} else if !now && connected {
-				b.streams.suspect() // what comes after it must not hide what is missing
-				b.denied.forget()
+				b.streams.requireComparison() // what comes after it must not hide what is missing
+				b.denials.forget()
 				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", b.nc.LastError())
 			}
 			if status == nats.CLOSED {
@@ -77,9 +75,9 @@ func (b *Broker) watchConnection() {
 	}
 }
 
-// linesEvery is how often a node of a cluster looks at its lines to others: what was
+// routesEvery is how often a node of a cluster looks at its lines to others: what was
 // published elsewhere while it was apart is fetched within that time.
-const linesEvery = time.Second
+const routesEvery = time.Second
 
 func (b *Broker) lost(topic string, cause error) {
 	if b.sink != nil {
@@ -89,8 +87,8 @@ func (b *Broker) lost(topic string, cause error) {
 
 // connectionError is what the NATS client calls with errors that belong to no call.
 func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err error) {
-	if b.errors != nil {
-		b.errors(nc, sub, err)
+	if b.errorHandler != nil {
+		b.errorHandler(nc, sub, err)
 	}
 	if b.closed.Load() {
 		return
@@ -101,7 +99,7 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 			return
 		}
 	}
-	if errors.Is(err, nats.ErrPermissionViolation) && b.denied.note(b, err) {
+	if errors.Is(err, nats.ErrPermissionViolation) && b.denials.add(b, err) {
 		return
 	}
 	subject := ""
@@ -111,32 +109,50 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	b.logger.Warn("natsbroker: "+err.Error(), "subject", subject)
 }
 
-// stillInProcess is what a stream's leader answers to a publication that is tried again
-// while the first attempt waits for a majority.
-const stillInProcess jetstream.ErrorCode = 10158
+// errConnect is wrapped by the error for options of Connect or Conn.
+var errConnect = errors.New("natsbroker: a connection that cannot be used")
 
-// unavailable marks errors that say that NATS, or a majority of it, is not there, and
-// explains those of which it knows more.
-func unavailable(err error) error {
-	if known := new(*explained); errors.As(err, known) {
-		return err
-	}
-	if e := explain(err); e != nil {
-		return e
-	}
+// checkConnect is the last of the options of a connection to Servers: it sees what those of
+// the application have set.
+func (b *Broker) checkConnect(o *nats.Options) error {
 	switch {
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
-		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),
-		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
-		errors.Is(err, nats.ErrHeadersNotSupported), // as long as no server has said that it can
-		errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
-	case errors.Is(err, nats.ErrConnectionClosed):
-		return fmt.Errorf("%w: %w", live.ErrServerClosed, err)
+	case o.NoEcho:
+		return fmt.Errorf("%w: Options.Connect has nats.NoEcho, so this server would not hear what it publishes; leave it out", errConnect)
+	case !o.AllowReconnect:
+		return fmt.Errorf("%w: Options.Connect has nats.NoReconnect, so the broker would end with its first connection; leave it out", errConnect)
+	case o.MaxReconnect >= 0:
+		return fmt.Errorf("%w: Options.Connect has nats.MaxReconnects(%d), after which the broker would be closed for good; leave it out", errConnect, o.MaxReconnect)
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.Code == 503 || api.ErrorCode == stillInProcess) {
-		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	b.errorHandler = o.AsyncErrorCB
+	o.AsyncErrorCB = b.connectionError
+	return nil
+}
+
+// checkConn returns an error for a connection of the application that cannot be used.
+func checkConn(nc *nats.Conn) error {
+	switch {
+	case nc.Opts.NoEcho:
+		return fmt.Errorf("%w: Options.Conn was made with nats.NoEcho, so this server would not hear what it publishes; make one without it", errConnect)
+	case nc.IsClosed() || nc.IsDraining():
+		return fmt.Errorf("%w: Options.Conn is closed", errConnect)
 	}
-	return err
+	return nil
+}
+
+// notConnected returns why there is no connection; nil: there is one. What is published without a
+// connection would wait in a buffer, and Publish must not say that it was sent.
+func (b *Broker) notConnected() error {
+	if b.nc.IsConnected() {
+		return nil
+	}
+	err := b.nc.LastError()
+	switch {
+	case b.nc.IsClosed() && err != nil:
+		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew: %w", live.ErrUnavailable, err)
+	case b.nc.IsClosed():
+		return fmt.Errorf("%w: the connection is closed for good, so this broker must be made anew", live.ErrUnavailable)
+	case err == nil:
+		err = nats.ErrDisconnected
+	}
+	return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
 }

@@ -43,28 +43,28 @@ var errEndLost = errors.New("natsbroker: a stream has lost its end")
 // proof is what a process knows of a stream's end beside its greatest sequence; it is guarded
 // by stream.mu.
 type proof struct {
-	timed   uint64    // the greatest sequence of which the time is known; 0: of none
-	at      time.Time // when that was stored
-	unsure  bool      // to be compared with the stream before anything else is believed
-	reused  bool      // a sequence was given twice
-	shorter *lasting  // answers that have less than was seen; nil: none yet
-	ended   []string  // epochs that are known to have ended, newest last
-	endedAt time.Time // when the newest of them did
+	timedSequence  uint64     // the greatest sequence of which the time is known; 0: of none
+	timedAt        time.Time  // when that was stored
+	mustCompare    bool       // to be compared with the stream before anything else is believed
+	sequenceReused bool       // a sequence was given twice
+	loss           *lossCheck // answers that have less than was seen; nil: none yet
+	endedEpochs    []string   // epochs that are known to have ended, newest last
+	endedAt        time.Time  // when the newest of them did
 }
 
 // saw takes note of a sequence, unless what is known must be compared first.
 func (p *proof) saw(sequence uint64, at time.Time) {
-	if sequence > p.timed && !at.IsZero() && !p.unsure {
-		p.timed, p.at = sequence, at
+	if sequence > p.timedSequence && !at.IsZero() && !p.mustCompare {
+		p.timedSequence, p.timedAt = sequence, at
 	}
 }
 
-// suspect has the stream compared with what is known of it before it is relied upon again.
-func (st *stream) suspect() {
+// requireComparison has the stream compared with what is known of it before it is relied upon again.
+func (st *stream) requireComparison() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.asked = time.Time{}
-	st.proof.unsure = true
+	st.state.askedAt = time.Time{}
+	st.proof.mustCompare = true
 }
 
 // compareStreams compares the streams with what is known of them after NATS was away, whether
@@ -74,7 +74,7 @@ func (b *Broker) compareStreams() {
 	for _, st := range b.streams.every() {
 		if st.found.Load() {
 			ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
-			st.since(ctx, time.Now())
+			st.stateSince(ctx, time.Now())
 			cancel()
 		}
 	}
@@ -85,14 +85,14 @@ func (st *stream) givenTwice(epoch string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.found.Store(false) // it may be another of that name, and not ours
-	st.state.asked = time.Time{}
-	st.proof.reused = st.state.epoch == epoch
+	st.state.askedAt = time.Time{}
+	st.proof.sequenceReused = st.state.epoch == epoch
 }
 
-// suspect has all streams compared.
-func (x *streamTable) suspect() {
-	for _, st := range x.every() {
-		st.suspect()
+// requireComparison has all streams compared.
+func (t *streamTable) requireComparison() {
+	for _, st := range t.every() {
+		st.requireComparison()
 	}
 }
 
@@ -131,12 +131,12 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 	} else if info, err = st.noteServer(ctx, info); err != nil {
 		return nil, err
 	}
-	if n != nil && (why != "" || st.end.Load() == nil) {
+	if n != nil && (why != "" || st.noteFile.Load() == nil) {
 		// From here on the note is of this epoch.
-		if err := n.begin(note{sequence: info.State.LastSeq, last: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
+		if err := n.begin(note{sequence: info.State.LastSeq, countedTo: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
 			return nil, fmt.Errorf("note of its end: %w", err)
 		}
-		st.end.Store(n)
+		st.noteFile.Store(n)
 	} else if n != nil {
 		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
 	}
@@ -145,14 +145,14 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 
 // compareNote compares a stream with the note that a process before this one has left. It
 // returns the stream's note; nil: there are no notes here.
-func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, made bool) (n *end, why string, err error) {
-	if st.broker.server == nil || st.broker.server.ends() == nil {
+func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, made bool) (n *noteFile, why string, err error) {
+	if st.broker.server == nil || st.broker.server.notes() == nil {
 		return nil, "", nil
 	}
-	if n := st.end.Load(); n != nil {
+	if n := st.noteFile.Load(); n != nil {
 		return n, "", nil
 	}
-	n, void, err := st.broker.server.ends().open(st.config.Name)
+	n, void, err := st.broker.server.notes().open(st.config.Name)
 	if err != nil || made {
 		return n, "", err
 	}
@@ -161,15 +161,15 @@ func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, m
 	}
 	known, state := n.known(), info.State
 	if state.LastSeq < known.sequence {
-		why, err = st.shorter(info, known.sequence)
+		why, err = st.confirmLoss(info, known.sequence)
 		return n, why, err
 	}
-	if allowed := known.deleted + (max(state.LastSeq, known.last) - known.last); known.sequence > 0 && len(replicas(info)) == 0 && uint64(state.NumDeleted) > allowed {
+	if allowed := known.deleted + (max(state.LastSeq, known.countedTo) - known.countedTo); known.sequence > 0 && len(replicas(info)) == 0 && uint64(state.NumDeleted) > allowed {
 		return n, fmt.Sprintf("it lacks %d messages, and had lacked %d: its files are damaged", state.NumDeleted, known.deleted), nil
 	}
-	if known.timed > 0 {
-		if other, err := st.isOther(ctx, info, known.timed, time.Unix(0, known.time)); other || err != nil {
-			return n, fmt.Sprintf("it has another message at %d", known.timed), err
+	if known.timedSequence > 0 {
+		if other, err := st.isOther(ctx, info, known.timedSequence, time.Unix(0, known.timedAt)); other || err != nil {
+			return n, fmt.Sprintf("it has another message at %d", known.timedSequence), err
 		}
 	}
 	return n, "", nil
@@ -181,43 +181,43 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 	st.mu.Lock()
 	known, same := st.proof, st.state.epoch == epoch && seen.epoch == epoch
 	if !same || seen.sequence <= info.State.LastSeq {
-		st.proof.shorter = nil
+		st.proof.loss = nil
 	}
 	st.mu.Unlock()
 	switch {
-	case slices.Contains(known.ended, epoch) && seen.asked.Before(known.endedAt):
+	case slices.Contains(known.endedEpochs, epoch) && seen.askedAt.Before(known.endedAt):
 		return "", fmt.Errorf("%w: its epoch has just ended", live.ErrUnavailable)
-	case slices.Contains(known.ended, epoch):
+	case slices.Contains(known.endedEpochs, epoch):
 		return "somebody has set back its metadata", nil
 	case !same:
 		return "", nil
-	case known.reused:
+	case known.sequenceReused:
 		return "it gave a sequence twice", nil
 	case seen.sequence > info.State.LastSeq:
-		return st.shorter(info, seen.sequence)
-	case !known.unsure:
+		return st.confirmLoss(info, seen.sequence)
+	case !known.mustCompare:
 		return "", nil
 	}
-	if known.timed > 0 {
-		if other, err := st.isOther(ctx, info, known.timed, known.at); err != nil || other {
-			return fmt.Sprintf("it has another message at %d", known.timed), err
+	if known.timedSequence > 0 {
+		if other, err := st.isOther(ctx, info, known.timedSequence, known.timedAt); err != nil || other {
+			return fmt.Sprintf("it has another message at %d", known.timedSequence), err
 		}
 	}
 	st.mu.Lock()
-	st.proof.unsure = false
+	st.proof.mustCompare = false
 	st.mu.Unlock()
 	return "", nil
 }
 
-// shorter says why a stream that has less than was seen has lost its end. On several nodes a
+// confirmLoss says why a stream that has less than was seen has lost its end. On several nodes a
 // leader that was cut off, and is back, may be asked. See lasting.
-func (st *stream) shorter(info *jetstream.StreamInfo, seen uint64) (why string, err error) {
+func (st *stream) confirmLoss(info *jetstream.StreamInfo, seen uint64) (why string, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.proof.shorter == nil {
-		st.proof.shorter = new(lasting)
+	if st.proof.loss == nil {
+		st.proof.loss = new(lossCheck)
 	}
-	if len(replicas(info)) > 0 && !st.proof.shorter.believed() {
+	if len(replicas(info)) > 0 && !st.proof.loss.sawLess() {
 		return "", fmt.Errorf("%w: it ends at %d, and had %d", live.ErrUnavailable, info.State.LastSeq, seen)
 	}
 	return fmt.Sprintf("it ends at %d, and had %d", info.State.LastSeq, seen), nil
@@ -229,7 +229,7 @@ const countEvery = time.Second
 
 // countsMessages reports whether all messages of the streams are in this server's own files.
 func (b *Broker) countsMessages() bool {
-	return b.server != nil && b.server.ends() != nil && b.opts.Cluster == nil
+	return b.server != nil && b.server.notes() != nil && b.opts.Cluster == nil
 }
 
 // countMessages keeps the notes' counts of messages, until Close.
@@ -244,8 +244,8 @@ func (b *Broker) countOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, countEvery)
 	defer cancel()
 	for _, st := range b.streams.every() {
-		if n := st.end.Load(); n != nil && n.isBehind() {
-			st.since(ctx, time.Now()) // compares, and notes
+		if n := st.noteFile.Load(); n != nil && n.isBehind() {
+			st.stateSince(ctx, time.Now()) // compares, and notes
 		}
 	}
 }
@@ -349,9 +349,9 @@ func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why 
 		return nil, err
 	}
 	st.mu.Lock()
-	ended := append(st.proof.ended, before)
-	st.proof = proof{ended: ended[max(len(ended)-maxEnded, 0):], endedAt: time.Now()}
-	st.newest = 0
+	ended := append(st.proof.endedEpochs, before)
+	st.proof = proof{endedEpochs: ended[max(len(ended)-maxEnded, 0):], endedAt: time.Now()}
+	st.newestSequence = 0
 	st.mu.Unlock()
 	b := st.broker
 	b.logger.Warn("natsbroker: a stream may have lost publications; clients that resume are told of a gap",
@@ -371,7 +371,7 @@ func (b *Broker) epochEnded(from string, name []byte) {
 	}
 	for _, st := range b.streams.every() {
 		if st.config.Name == string(name) {
-			st.doubt()
+			st.expireState()
 		}
 	}
 	b.lost("", errEndLost)

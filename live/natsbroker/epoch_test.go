@@ -69,8 +69,8 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		n := (*b.streams.all.Load())[0].end.Load()
-		waitFor(t, "the server to have counted", func() bool { return n.known().last == count })
+		n := (*b.streams.list.Load())[0].noteFile.Load()
+		waitFor(t, "the server to have counted", func() bool { return n.known().countedTo == count })
 		fmt.Println("ready")
 		fmt.Println(at)
 		awaitParent()
@@ -254,11 +254,11 @@ func loseEnd(t *testing.T, published int) {
 	<-v.ended
 
 	e.stop()
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	waitFor(t, "the broker to doubt what it has seen", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.proof.unsure
+		return st.proof.mustCompare
 	})
 	e.lose(t)
 	hold := make(chan struct{})
@@ -344,10 +344,10 @@ func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	p := proof{}
 	before, after := time.Now(), time.Now().Add(time.Second)
 	p.saw(30, before)
-	p.unsure = true
+	p.mustCompare = true
 	p.saw(31, after)
-	if p.timed != 30 || !p.at.Equal(before) {
-		t.Errorf("%d at %v", p.timed, p.at)
+	if p.timedSequence != 30 || !p.timedAt.Equal(before) {
+		t.Errorf("%d at %v", p.timedSequence, p.timedAt)
 	}
 }
 
@@ -362,7 +362,7 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	if now := st.acknowledged(t.Context(), seen{at.Epoch, 2, time.Now()}, 3); now.Epoch != at.Epoch {
 		t.Errorf("a sequence that is new: %v, then %v", at, now)
 	}
@@ -397,12 +397,12 @@ func TestOtherMessageThanNoted(t *testing.T) {
 		stored time.Time
 		lost   bool
 	}{{m.Time, false}, {m.Time.Add(time.Nanosecond), true}} {
-		e, err := openEnds(filepath.Join(dir, "ends"), nil, false)
+		e, err := openNotes(filepath.Join(dir, "ends"), nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n, _ := openNote(t, e)
-		if err := n.begin(note{sequence: 3, timed: 3, time: c.stored.UnixNano(), last: 3}); err != nil {
+		if err := n.begin(note{sequence: 3, timedSequence: 3, timedAt: c.stored.UnixNano(), countedTo: 3}); err != nil {
 			t.Fatal(err)
 		}
 		if err := e.close(dir); err != nil {
@@ -426,8 +426,8 @@ func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	if _, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"theirs"}}); err != nil {
 		t.Fatal(err)
 	}
-	st := (*b.streams.all.Load())[0]
-	if _, err := st.since(t.Context(), time.Now()); !errors.Is(err, ErrNotOurs) {
+	st := (*b.streams.list.Load())[0]
+	if _, err := st.stateSince(t.Context(), time.Now()); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("the stream is asked for: %v", err)
 	}
 	if is := configOf(t, b.js, "CHAT"); is.Metadata[metaServer] != "" || is.Metadata[metaEpoch] != "" {
@@ -444,7 +444,7 @@ func (discard) Lost(string, error)        {}
 // the history back.
 func TestEndedEpochStaysEnded(t *testing.T) {
 	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	first, err := b.Publish(t.Context(), room, []byte("1"), live.PublishOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -454,9 +454,9 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.mu.Lock()
-	st.proof.reused = true
+	st.proof.sequenceReused = true
 	st.mu.Unlock()
-	st.doubt()
+	st.expireState()
 	second, err := b.Last(t.Context(), room)
 	if err != nil || second.Epoch == first.Epoch {
 		t.Fatalf("%v, then %v, %v", first, second, err)
@@ -464,7 +464,7 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 	if _, err := b.js.UpdateStream(t.Context(), there.CachedInfo().Config); err != nil {
 		t.Fatal(err)
 	}
-	st.doubt()
+	st.expireState()
 	third, err := b.Last(t.Context(), room)
 	if err != nil || third.Epoch == first.Epoch || third.Epoch == second.Epoch {
 		t.Errorf("%v, then %v, then %v, %v", first, second, third, err)
@@ -482,7 +482,7 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 	if _, err := a.Publish(context.Background(), room, []byte("1"), live.PublishOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	st := (*a.streams.all.Load())[0]
+	st := (*a.streams.list.Load())[0]
 	st.givenTwice(st.newestSeen().epoch)
 	now, err := a.Last(t.Context(), room)
 	if err != nil {

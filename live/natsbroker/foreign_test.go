@@ -296,8 +296,8 @@ func TestLongestTopicFitsInALine(t *testing.T) {
 	if err := b.nc.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	if b.longest.Load() != 0 {
-		t.Errorf("NATS is taken to have a limit of %d", b.longest.Load())
+	if b.maxSubject.Load() != 0 {
+		t.Errorf("NATS is taken to have a limit of %d", b.maxSubject.Load())
 	}
 	if _, err := New(Options{Prefix: strings.Repeat("p", maxPrefix+1), Logger: quiet()}); err == nil {
 		t.Error("a longer prefix is accepted")

@@ -16,36 +16,36 @@ const fullFor = 10 * time.Second
 
 // fullness is whether a stream refuses publications for want of space.
 type fullness struct {
-	active atomic.Bool // why is set
+	isSet atomic.Bool // why is set
 
-	mu   sync.Mutex // guards what follows
-	why  error      // nil: the stream is not full, as far as is known
-	last time.Time  // when a publication was refused last
-	told bool       // it was logged that the stream is full
+	mu        sync.Mutex // guards what follows
+	cause     error      // nil: the stream is not full, as far as is known
+	refusedAt time.Time  // when a publication was refused last
+	isLogged  bool       // it was logged that the stream is full
 }
 
 // current returns why the stream refuses publications; nil: it does not, or has not been
 // asked for a while.
 func (f *fullness) current() error {
-	if !f.active.Load() {
+	if !f.isSet.Load() {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.last) > fullFor {
+	if time.Since(f.refusedAt) > fullFor {
 		return nil
 	}
-	return f.why
+	return f.cause
 }
 
 // refused takes note that the stream had no space for a publication.
 func (st *stream) refused(err error) {
-	b, f := st.broker, &st.full
+	b, f := st.broker, &st.fullness
 	f.mu.Lock()
-	f.why, f.last = err, time.Now()
-	f.active.Store(true)
-	if !f.told && b.says.due("full "+st.config.Name) {
-		f.told = true
+	f.cause, f.refusedAt = err, time.Now()
+	f.isSet.Store(true)
+	if !f.isLogged && b.logLimit.due("full "+st.config.Name) {
+		f.isLogged = true
 		b.logger.Warn("natsbroker: publications are not stored", "stream", st.config.Name, "err", err)
 	}
 	f.mu.Unlock()
@@ -54,16 +54,16 @@ func (st *stream) refused(err error) {
 
 // stored takes note that the stream had space for a publication.
 func (st *stream) stored() {
-	f := &st.full
-	if !f.active.Load() {
+	f := &st.fullness
+	if !f.isSet.Load() {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.why = nil
-	f.active.Store(false)
-	if f.told {
-		f.told = false
+	f.cause = nil
+	f.isSet.Store(false)
+	if f.isLogged {
+		f.isLogged = false
 		st.broker.logger.Info("natsbroker: publications are stored again", "stream", st.config.Name)
 	}
 }

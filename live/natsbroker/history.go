@@ -41,10 +41,10 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 		return live.Position{}, err
 	}
 	in := b.hub.find(b.deliverySubject(tokens))
-	at, err := st.agree(ctx, tokens, in)
+	at, err := st.compareTopic(ctx, tokens, in)
 	if gone(err) { // it may have been deleted
 		if err = st.remake(ctx); err == nil {
-			at, err = st.agree(ctx, tokens, in)
+			at, err = st.compareTopic(ctx, tokens, in)
 		}
 	}
 	if err != nil {
@@ -53,83 +53,83 @@ func (b *Broker) Last(ctx context.Context, topic string) (live.Position, error) 
 	return live.Position{Epoch: at.epoch, Offset: at.offset}, nil
 }
 
-// agree returns the topic's newest offset; of a topic that is subscribed here it also
+// compareTopic returns the topic's newest offset; of a topic that is subscribed here it also
 // takes note that nothing newer is before the end of the stream.
-func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agreement, error) {
+func (st *stream) compareTopic(ctx context.Context, tokens string, in *interest) (checkpoint, error) {
 	if in == nil {
 		return st.lastOf(ctx, tokens, nil)
 	}
-	before := in.agreed.Load()
-	known := in.seen.Load() // now, before the leader is asked
+	before := in.checkpoint.Load()
+	known := in.newestOffset.Load() // now, before the leader is asked
 	if before != nil {
 		known = max(known, before.offset)
 	}
-	isBack := func(at agreement) bool {
+	isBack := func(at checkpoint) bool {
 		return before != nil && before.epoch == at.epoch && at.offset < known
 	}
 	at, err := st.lastOf(ctx, tokens, before)
 	if err == nil && isBack(at) {
-		st.doubt() // purged, or another stream of the same name
+		st.expireState() // purged, or another stream of the same name
 		at, err = st.lastOf(ctx, tokens, nil)
 	}
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if !isBack(at) {
-		in.back.ended()
-	} else if !in.back.believed() {
-		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", live.ErrUnavailable)
+		in.loss.sawAll()
+	} else if !in.loss.sawLess() {
+		return checkpoint{}, fmt.Errorf("%w: it has less of the topic than before", live.ErrUnavailable)
 	}
 	if before != nil && (before.epoch != at.epoch || isBack(at)) {
-		in.seen.Store(at.offset)
+		in.newestOffset.Store(at.offset)
 	}
-	in.agreed.Store(&at)
+	in.checkpoint.Store(&at)
 	return at, nil
 }
 
 // lastOf returns the newest offset of a topic, and a sequence up to which it has
 // nothing newer.
-func (st *stream) lastOf(ctx context.Context, tokens string, before *agreement) (agreement, error) {
+func (st *stream) lastOf(ctx context.Context, tokens string, before *checkpoint) (checkpoint, error) {
 	// The state is asked for before the topic: what it knows, the answer for the
 	// topic knows too.
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	ask := getRequest{LastFor: st.subject(tokens)}
 	m, err := st.leaderGet(ctx, ask)
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if m != nil {
-		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
+		return st.sawCheckpoint(checkpoint{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
 	}
 	// Nothing is kept of the topic. Its position is the stream's, which must be of now:
 	// an older one may lie before what has been delivered.
-	if state, err = st.since(ctx, time.Now()); err != nil {
-		return agreement{}, err
+	if state, err = st.stateSince(ctx, time.Now()); err != nil {
+		return checkpoint{}, err
 	}
 	if m, err = st.leaderGet(ctx, ask); err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if m != nil {
-		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
+		return st.sawCheckpoint(checkpoint{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
 	}
-	at := agreement{state.epoch, state.last, state.last}
+	at := checkpoint{state.epoch, state.last, state.last}
 	if before != nil && before.epoch == state.epoch {
 		// Or where it was, if nothing can have come and been dropped since.
-		now, err := st.since(ctx, time.Now())
+		now, err := st.stateSince(ctx, time.Now())
 		if err != nil {
-			return agreement{}, err
+			return checkpoint{}, err
 		}
 		if now.epoch == before.epoch && now.first <= before.sequence+1 {
 			at.offset = before.offset
 		}
 	}
-	return st.agreed(at), nil
+	return st.sawCheckpoint(at), nil
 }
 
-func (st *stream) agreed(at agreement) agreement {
+func (st *stream) sawCheckpoint(at checkpoint) checkpoint {
 	st.saw(at.sequence, time.Time{})
 	return at
 }
@@ -148,7 +148,7 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	}
 	read := st.read
 	if after+scanSpan < upto {
-		read = st.shelvedRead
+		read = st.cachedRead
 	}
 	page, err := read(ctx, topic, tokens, after, upto, limit)
 	if err != nil {
@@ -157,18 +157,18 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	return page, nil
 }
 
-// shelvedRead is read for what lies far back: from the shelf, if it is there. What is not to be had
+// cachedRead is read for what lies far back: from the shelf, if it is there. What is not to be had
 // any more is not looked for.
-func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+func (st *stream) cachedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (live.Page, error) {
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return live.Page{}, err
 	}
-	t, newest, err := st.takeShelved(ctx, tokens)
+	t, newest, err := st.takeCached(ctx, tokens)
 	if err != nil {
 		return live.Page{}, err
 	}
-	defer st.broker.shelf.leave(t)
+	defer st.broker.cache.leave(t)
 	if t.isOf(state.epoch, newest) {
 		if page, ok := t.page(after, upto, limit); ok {
 			return page, nil
@@ -181,7 +181,7 @@ func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, 
 	page, err = st.read(ctx, topic, tokens, after, upto, limit)
 	if err == nil && newest != nil && page.Complete && page.Upto > after {
 		t.add(part{
-			epoch: page.Epoch, read: clock.Now(), newest: *newest,
+			epoch: page.Epoch, readAt: clock.Now(), newestMessage: *newest,
 			low: after, high: page.Upto, publications: page.Publications,
 		})
 	}
@@ -204,7 +204,7 @@ func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, stat
 	if len(page.Publications) == 0 {
 		return live.Page{}, false, nil
 	}
-	if state, err = st.since(ctx, time.Now()); err != nil {
+	if state, err = st.stateSince(ctx, time.Now()); err != nil {
 		return live.Page{}, false, err
 	}
 	page.Epoch, page.Upto = state.epoch, oldest.Sequence
@@ -264,7 +264,7 @@ func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, up
 		}
 	}
 	// After the batch, so that it tells what had been dropped before.
-	state, err := st.since(ctx, time.Now())
+	state, err := st.stateSince(ctx, time.Now())
 	if err != nil {
 		return live.Page{}, err
 	}
@@ -305,7 +305,7 @@ func (st *stream) reach(ctx context.Context, subject string, end, upto uint64) (
 func (st *stream) allKept(tokens string, state streamState, after uint64, got batch) bool {
 	from := after
 	if in := st.broker.hub.find(st.broker.deliverySubject(tokens)); in != nil {
-		if at := in.agreed.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
+		if at := in.checkpoint.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
 			from = max(after, at.sequence)
 		}
 	}
@@ -313,5 +313,5 @@ func (st *stream) allKept(tokens string, state streamState, after uint64, got ba
 		return false // what was dropped at the stream's old end may have been of this topic
 	}
 	// A topic that is not full has dropped nothing.
-	return st.config.MaxMsgsPerTopic == 0 || got.all() < st.config.MaxMsgsPerTopic
+	return st.config.MaxMsgsPerTopic == 0 || got.total() < st.config.MaxMsgsPerTopic
 }

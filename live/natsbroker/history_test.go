@@ -12,7 +12,7 @@ import (
 func leaderSays(st *stream, later time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.clock = st.state.clock.Add(later)
+	st.state.leaderTime = st.state.leaderTime.Add(later)
 }
 
 // A newcomer is sent what is no older than the topic keeps it, by the clock of the stream's
@@ -34,7 +34,7 @@ func TestNewestAreNoOlderThanTheLeaderSays(t *testing.T) {
 		}
 	}
 	for later, n := range map[time.Duration]int{0: 3, -3 * time.Hour: 3, 30 * time.Minute: 3, 2 * time.Hour: 0} {
-		if _, err := st.since(t.Context(), time.Now()); err != nil {
+		if _, err := st.stateSince(t.Context(), time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		leaderSays(st, later)

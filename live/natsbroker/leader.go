@@ -37,28 +37,28 @@ func deposed(info *jetstream.StreamInfo) error {
 	return nil
 }
 
-// lasting tells answers that have less than was seen before from those of a leader that was
+// lossCheck tells answers that have less than was seen before from those of a leader that was
 // cut off, and is back: they are to be believed once they have lasted for longer than it can hold
 // itself for one. Its zero value has no such answers.
-type lasting struct {
-	since  atomic.Int64 // the first of them, on the clock of package clock; 0: there was none
-	latest atomic.Int64
+type lossCheck struct {
+	firstAt  atomic.Int64 // the first of them, on the clock of package clock; 0: there was none
+	latestAt atomic.Int64
 }
 
-// pause is how far apart two such answers may be. With more between them nobody knows what an
+// maxPause is how far apart two such answers may be. With more between them nobody knows what an
 // answer in between would have been.
-const pause = 2 * leaseTime
+const maxPause = 2 * leaseTime
 
-// ended takes note of an answer that has all.
-func (l *lasting) ended() { l.since.Store(0) }
+// sawAll takes note of an answer that has all.
+func (l *lossCheck) sawAll() { l.firstAt.Store(0) }
 
-// believed takes note of an answer that has less, and reports whether it is to be believed.
-func (l *lasting) believed() bool {
+// sawLess takes note of an answer that has less, and reports whether it is to be sawLess.
+func (l *lossCheck) sawLess() bool {
 	now := clock.Now()
-	before := l.latest.Swap(now)
-	since := l.since.Load()
-	if since == 0 || now-before > int64(pause) {
-		l.since.Store(now)
+	before := l.latestAt.Swap(now)
+	since := l.firstAt.Load()
+	if since == 0 || now-before > int64(maxPause) {
+		l.firstAt.Store(now)
 		return false
 	}
 	return now-since >= int64(leaseTime)

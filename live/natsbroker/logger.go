@@ -17,12 +17,12 @@ const levelTrace = slog.LevelDebug - 4
 type serverLogger struct {
 	log        *slog.Logger
 	fatal      chan error   // holds the first fatal error until it is read
-	trouble    func(string) // called with what the server says is wrong
+	onProblem  func(string) // called with what the server says is wrong
 	restarting *atomic.Bool // JetStream is: it finds files that a full disk has cut short
 }
 
 func newServerLogger(l *slog.Logger, node string) *serverLogger {
-	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), trouble: func(string) {}, restarting: new(atomic.Bool)}
+	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), onProblem: func(string) {}, restarting: new(atomic.Bool)}
 }
 
 func (l *serverLogger) enabled(level slog.Level) bool {
@@ -39,9 +39,9 @@ func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, form
 func (l *serverLogger) Warnf(format string, v ...any)  { l.problem(slog.LevelWarn, format, v...) }
 func (l *serverLogger) Errorf(format string, v ...any) { l.problem(slog.LevelError, format, v...) }
 
-// saidByMender are parts of what the server says, stream by stream, of a store that is full
+// menderReports are parts of what the server says, stream by stream, of a store that is full
 // or cannot be written to. The mender says it once, with what to do.
-var saidByMender = []string{
+var menderReports = []string{
 	"ritical write error", "failed to store a msg", "Error applying stream entries", "JetStream out of", "disabling JetStream",
 	"resource limits exceeded", "account limits exceeded",
 }
@@ -49,11 +49,11 @@ var saidByMender = []string{
 // problem passes on what is wrong, and has the store looked at.
 func (l *serverLogger) problem(level slog.Level, format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.trouble(text)
+	l.onProblem(text)
 	if level < slog.LevelError && l.restarting.Load() {
 		level = slog.LevelDebug
 	}
-	for _, said := range saidByMender {
+	for _, said := range menderReports {
 		if strings.Contains(text, said) {
 			level = slog.LevelDebug
 		}

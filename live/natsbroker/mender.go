@@ -60,19 +60,19 @@ type mender struct {
 	server *embedded
 	alone  bool // the server is in no cluster: nobody else answers for its streams
 
-	broken atomic.Pointer[explained] // why nothing is stored; nil: the store is well
-	since  atomic.Int64              // when broken was set, on the clock of package clock; 0: never
-	taking atomic.Pointer[taking]
+	broken   atomic.Pointer[explained] // why nothing is stored; nil: the store is well
+	brokenAt atomic.Int64              // when broken was set, on the clock of package clock; 0: never
+	window   atomic.Pointer[window]
 
-	wait   time.Duration // before the disk is tried; of the goroutine
-	mended time.Time     // when the store was last mended; likewise
+	wait     time.Duration // before the disk is tried; of the goroutine
+	mendedAt time.Time     // when the store was last mended; likewise
 
-	limited atomic.Int64 // when the limit of all streams was reached last, on the clock of package clock; 0: it is not
+	limitedAt atomic.Int64 // when the limit of all streams was reached last, on the clock of package clock; 0: it is not
 }
 
-// taking is a time in which publications are taken. Its context ends soon after the store
+// window is a time in which publications are taken. Its context ends soon after the store
 // has broken.
-type taking struct {
+type window struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 }
@@ -83,14 +83,14 @@ func newMender(b *Broker) *mender {
 		return nil
 	}
 	m := &mender{broker: b, server: b.server, alone: b.opts.Cluster == nil}
-	m.take()
+	m.openWindow()
 	os.Remove(m.probeFile()) // of a process that was killed
 	return m
 }
 
-func (m *mender) take() {
+func (m *mender) openWindow() {
 	ctx, cancel := context.WithCancel(m.broker.ctx)
-	m.taking.Store(&taking{ctx, cancel})
+	m.window.Store(&window{ctx, cancel})
 }
 
 // context is what publications to streams go on in. It ends with Close, and soon after the
@@ -99,7 +99,7 @@ func (m *mender) context(b *Broker) context.Context {
 	if m == nil || !m.alone {
 		return b.ctx
 	}
-	return m.taking.Load().ctx
+	return m.window.Load().ctx
 }
 
 // refuses returns why nothing can be stored, or asked about streams; nil: NATS is to be asked.
@@ -113,7 +113,7 @@ func (m *mender) refuses() error {
 // deserted returns why nothing can be stored when nobody in a cluster has answered; nil:
 // another node still may.
 func (m *mender) deserted() error {
-	if m == nil || clock.Now()-m.since.Load() < int64(leadersWithin) {
+	if m == nil || clock.Now()-m.brokenAt.Load() < int64(leadersWithin) {
 		return nil
 	}
 	return m.current()
@@ -130,8 +130,8 @@ func (m *mender) current() error {
 	return nil
 }
 
-// suspect has the store looked at: NATS does not answer.
-func (m *mender) suspect() {
+// checkStore has the store looked at: NATS does not answer.
+func (m *mender) checkStore() {
 	if m != nil {
 		m.server.poke()
 	}
@@ -139,7 +139,7 @@ func (m *mender) suspect() {
 
 // limitReached has the limit of all streams looked at.
 func (m *mender) limitReached() {
-	if m != nil && m.limited.Swap(clock.Now()) == 0 {
+	if m != nil && m.limitedAt.Swap(clock.Now()) == 0 {
 		m.server.poke()
 	}
 }
@@ -154,7 +154,7 @@ func (m *mender) watch() {
 		}
 		if why := m.look(); why != nil {
 			m.mend(why)
-		} else if m.limited.Load() != 0 {
+		} else if m.limitedAt.Load() != 0 {
 			m.raiseLimit()
 		}
 	}
@@ -176,13 +176,13 @@ func (m *mender) look() error {
 
 // mend refuses publications until JetStream takes them again.
 func (m *mender) mend(why error) {
-	m.close(explainBroken(why))
-	if time.Since(m.mended) > mendedFor {
+	m.stopPublications(explainBroken(why))
+	if time.Since(m.mendedAt) > mendedFor {
 		m.wait = mendFirst
 	}
 	told := false
 	for ; ; m.wait = min(2*m.wait, mendLast) {
-		if !told && m.broker.says.due("broken") {
+		if !told && m.broker.logLimit.due("broken") {
 			told = true
 			m.broker.logger.Warn("natsbroker: streams cannot be written to", "store", m.server.store.dir, "err", m.broken.Load())
 		}
@@ -198,9 +198,9 @@ func (m *mender) mend(why error) {
 		}
 		m.broken.Store(explainBroken(err))
 	}
-	took := time.Duration(clock.Now() - m.since.Load())
-	m.wait, m.mended = min(2*m.wait, mendLast), time.Now()
-	m.open()
+	took := time.Duration(clock.Now() - m.brokenAt.Load())
+	m.wait, m.mendedAt = min(2*m.wait, mendLast), time.Now()
+	m.resumePublications()
 	if told {
 		m.broker.logger.Info("natsbroker: streams are written to again", "store", m.server.store.dir, "after", took.Round(time.Millisecond))
 	}
@@ -221,16 +221,16 @@ func (m *mender) restart() error {
 	return m.server.writeError()
 }
 
-// close refuses publications from now on. Those that are under way may still be answered.
-func (m *mender) close(why *explained) {
-	m.since.Store(clock.Now())
+// stopPublications refuses publications from now on. Those that are under way may still be answered.
+func (m *mender) stopPublications(why *explained) {
+	m.brokenAt.Store(clock.Now())
 	m.broken.Store(why)
-	time.AfterFunc(answersWithin, m.taking.Load().cancel)
+	time.AfterFunc(answersWithin, m.window.Load().cancel)
 }
 
-// open takes publications again, and has topics compared with their streams.
-func (m *mender) open() {
-	m.take()
+// resumePublications takes publications again, and has topics compared with their streams.
+func (m *mender) resumePublications() {
+	m.openWindow()
 	m.broken.Store(nil)
 	m.broker.streams.lookAgain(m.broker.ctx)
 	m.broker.lost("", errMended)
@@ -265,12 +265,12 @@ func (m *mender) probe() error {
 
 // whileLimited ticks while the limit of all streams is reached. nil: it is not.
 func (m *mender) whileLimited() <-chan time.Time {
-	last := m.limited.Load()
+	last := m.limitedAt.Load()
 	if last == 0 {
 		return nil
 	}
 	if clock.Now()-last > int64(fullFor) {
-		m.limited.CompareAndSwap(last, 0)
+		m.limitedAt.CompareAndSwap(last, 0)
 		return nil
 	}
 	return time.After(limitEvery)
@@ -292,8 +292,8 @@ func (m *mender) raiseLimit() {
 	if m.probe() != nil {
 		return
 	}
-	m.limited.Store(0)
-	m.close(&explained{ErrFull, "the limit of all streams is being raised", fmt.Errorf("it was %d bytes", limit)})
+	m.limitedAt.Store(0)
+	m.stopPublications(&explained{ErrFull, "the limit of all streams is being raised", fmt.Errorf("it was %d bytes", limit)})
 	if !sleep(m.broker.ctx, mendFirst) {
 		return
 	}
@@ -301,7 +301,7 @@ func (m *mender) raiseLimit() {
 		m.mend(err)
 		return
 	}
-	m.open()
+	m.resumePublications()
 	m.broker.logger.Info("natsbroker: the disk has space, streams may have more", "before", limit, "now", later)
 }
 
@@ -311,7 +311,7 @@ func (e *embedded) writeError() error {
 	if !srv.JetStreamEnabled() {
 		return errors.New("NATS has stopped JetStream")
 	}
-	if failed := e.failed.Load(); failed != nil { // of a stream with one replica in a cluster its health says nothing
+	if failed := e.writeFailure.Load(); failed != nil { // of a stream with one replica in a cluster its health says nothing
 		return errors.New(*failed)
 	}
 	const mark = "write error: "
@@ -344,7 +344,7 @@ func (e *embedded) restart(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	e.failed.Store(nil)
+	e.writeFailure.Store(nil)
 	return e.launch()
 }
 

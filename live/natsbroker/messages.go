@@ -88,8 +88,8 @@ type batch struct {
 	pending  uint64 // how many more there are after these
 }
 
-// all is how many publications the topic has from where the batch begins.
-func (b batch) all() int64 { return int64(len(b.messages)) + int64(b.pending) }
+// total is how many publications the topic has from where the batch begins.
+func (b batch) total() int64 { return int64(len(b.messages)) + int64(b.pending) }
 
 // pageBytes is how many bytes of messages a batch has: JetStream ends it with the message
 // that reaches so many. A client's history goes out in parts of some tens of kilobytes, so

@@ -89,7 +89,7 @@ type Options struct {
 	// slog.Default().
 	Logger *slog.Logger
 
-	yields bool // the size of Options.Default is not the application's own choice
+	shrinkDefault bool // the size of Options.Default is not the application's own choice
 }
 
 // Cluster makes the embedded server a member of a cluster of such.
@@ -188,7 +188,7 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Default.MaxBytes == 0 {
 		o.Default.MaxBytes = 1 << 30
-		o.yields = true
+		o.shrinkDefault = true
 	}
 	return o, o.check()
 }

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -65,7 +64,7 @@ func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 
 // foreign returns an error if the stream was found to be somebody else's.
 func (st *stream) foreign() error {
-	if why := st.why.Load(); why != nil && errors.Is(*why, ErrNotOurs) {
+	if why := st.makeErr.Load(); why != nil && errors.Is(*why, ErrNotOurs) {
 		return *why
 	}
 	return nil
@@ -80,49 +79,4 @@ func (st *stream) takes(ctx context.Context, subject string) (bool, error) {
 	return slices.ContainsFunc(there.CachedInfo().Config.Subjects, func(pattern string) bool {
 		return matches(pattern, subject)
 	}), nil
-}
-
-// whyNotMade adds to an error of NATS what it leaves out.
-func (st *stream) whyNotMade(ctx context.Context, err error) error {
-	var api *jetstream.APIError
-	switch {
-	case errors.As(err, &api) && api.ErrorCode == codeOverlap:
-		for _, subject := range st.subjects {
-			if name, failed := st.broker.js.StreamNameBySubject(ctx, subject); failed == nil && name != st.config.Name {
-				return &explained{errOverlap, fmt.Sprintf("stream %s takes in what %s covers; give each topic one stream, and each application a Prefix of its own",
-					name, subject), err}
-			}
-		}
-	case errors.Is(err, nats.ErrNoResponders) && st.broker.server == nil:
-		domain, nc := st.broker.opts.Domain, st.broker.nc
-		if domain != "" {
-			return fmt.Errorf("%w: see that Options.Domain %q is right and that there is a way to it", err, domain)
-		}
-		if has, _ := nc.ConnectedServerJetStream(); !has && nc.ConnectedClusterName() == "" && !st.found.Load() {
-			return &explained{errNoJetStream, adviceEnable, err}
-		}
-		return fmt.Errorf("%w: %s; a cluster may have no leader yet", err, adviceEnable)
-	}
-	return err
-}
-
-// leastDefault is how far the default stream is made smaller to fit into NATS. With less
-// than that it would keep next to nothing.
-const leastDefault = 1 << 20
-
-// fit makes or changes a stream. The default one is made smaller until NATS has that
-// much, unless the application has said how large it is to be.
-func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
-	yields := st == st.broker.streams.fallback && st.broker.opts.yields
-	for {
-		want := st.wanted(is)
-		there, err := do(want)
-		if !yields || err == nil || !errors.Is(explain(err), errNotThatMuch) || want.MaxBytes/2 < leastDefault {
-			return there, err
-		}
-		st.atMost = want.MaxBytes / 2
-		if is.MaxBytes > st.atMost && is.MaxBytes < want.MaxBytes {
-			st.atMost = is.MaxBytes // which NATS has already
-		}
-	}
 }

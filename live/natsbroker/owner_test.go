@@ -230,8 +230,8 @@ func TestInstancesWithDifferentOptionsDoNotFight(t *testing.T) {
 	}
 	publish()
 	for _, b := range []*Broker{old, recent} { // as when a publication finds nobody
-		for _, st := range *b.streams.all.Load() {
-			st.made = time.Time{}
+		for _, st := range *b.streams.list.Load() {
+			st.triedAt = time.Time{}
 			if err := st.remake(t.Context()); err != nil {
 				t.Error(err)
 			}

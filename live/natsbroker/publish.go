@@ -55,10 +55,10 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o live.
 
 // mayPublish returns why a publication to a subject would not be sent.
 func (b *Broker) mayPublish(subject string) error {
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
-	if err := b.denied.publishing(subject); err != nil {
+	if err := b.denials.publishError(subject); err != nil {
 		return err
 	}
 	return b.mayUse(subject)
@@ -106,10 +106,10 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			return st.acknowledged(ctx, before, ack.Sequence), nil
 		}
 		if gone(err) {
-			err = st.whyGone(ctx, m.Subject, err)
+			err = st.explainGone(ctx, m.Subject, err)
 		} else if errors.Is(err, context.DeadlineExceeded) {
 			unanswered = unanswered || b.mender.refuses() == nil
-			b.mender.suspect()
+			b.mender.checkStore()
 			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
 				return live.Position{}, st.notStored(broken, unanswered) // no other node answers for it
 			}
@@ -119,7 +119,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o liv
 			st.refused(err)
 			return live.Position{}, st.notStored(err, unanswered)
 		}
-		if denied := b.denied.publishing(m.Subject); denied != nil {
+		if denied := b.denials.publishError(m.Subject); denied != nil {
 			err = denied
 		}
 		if ctx.Err() == nil && endsPublish(err) {
@@ -145,7 +145,7 @@ func (st *stream) mayPublish(m *nats.Msg) error {
 	if err := b.mender.refuses(); err != nil {
 		return err
 	}
-	if err := b.denied.publishing(m.Subject); err != nil {
+	if err := b.denials.publishError(m.Subject); err != nil {
 		return err
 	}
 	if err := b.mayUse(m.Subject); err != nil {
@@ -157,7 +157,7 @@ func (st *stream) mayPublish(m *nats.Msg) error {
 // attempt publishes once. Before the first time the stream must have been found to be ours:
 // another program's may take in the same subject.
 func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
-	if err := st.broker.away(); err != nil {
+	if err := st.broker.notConnected(); err != nil {
 		return nil, err
 	}
 	if !st.found.Load() || st.foreign() != nil {
@@ -170,8 +170,8 @@ func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, 
 	return st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 }
 
-// whyGone returns why nobody answers a publication, and has a stream made that is missing.
-func (st *stream) whyGone(ctx context.Context, subject string, err error) error {
+// explainGone returns why nobody answers a publication, and has a stream made that is missing.
+func (st *stream) explainGone(ctx context.Context, subject string, err error) error {
 	if err := st.remake(ctx); err != nil {
 		if deserted := st.broker.mender.deserted(); deserted != nil {
 			return deserted
@@ -180,7 +180,7 @@ func (st *stream) whyGone(ctx context.Context, subject string, err error) error 
 	}
 	if takes, failed := st.takes(ctx, subject); failed == nil && !takes {
 		err = fmt.Errorf("%w: it is there and does not take in %s, so another instance of the application has changed its Subjects: call EnsureStream, or restart this one", errChanged, subject)
-		if st.broker.says.due("changed " + st.config.Name) {
+		if st.broker.logLimit.due("changed " + st.config.Name) {
 			st.broker.logger.Warn("natsbroker: stream was changed", "stream", st.config.Name, "err", err)
 		}
 		return err
@@ -213,7 +213,7 @@ func (st *stream) acknowledged(ctx context.Context, before seen, sequence uint64
 	if sequence <= before.sequence {
 		st.givenTwice(before.epoch)
 	}
-	state, err := st.since(ctx, time.Time{})
+	state, err := st.stateSince(ctx, time.Time{})
 	if err != nil {
 		return live.Position{} // it is stored; where, the subscribers will learn
 	}

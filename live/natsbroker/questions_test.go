@@ -69,7 +69,7 @@ func openArchive(tb testing.TB, topics, messages int, streams ...StreamConfig) *
 	}
 	<-js.PublishAsyncComplete()
 	_, st := b.streamOf(a.topic(0))
-	if _, err := st.since(context.Background(), time.Now()); err != nil { // as after a second
+	if _, err := st.stateSince(context.Background(), time.Now()); err != nil { // as after a second
 		tb.Fatal(err)
 	}
 	return a

@@ -42,8 +42,8 @@ const (
 
 // scans has slices wait for each other, and for publications.
 type scans struct {
-	slots     chan struct{} // holds as many as there are slices under way
-	published atomic.Int64  // when a publication to a stream last began, on the clock of package clock; 0: never
+	slots       chan struct{} // holds as many as there are slices under way
+	publishedAt atomic.Int64  // when a publication to a stream last began, on the clock of package clock; 0: never
 }
 
 func (s *scans) init(embedded bool) {
@@ -54,11 +54,11 @@ func (s *scans) init(embedded bool) {
 	s.slots = make(chan struct{}, n)
 }
 
-func (s *scans) publishing() { s.published.Store(clock.Now()) }
+func (s *scans) publishing() { s.publishedAt.Store(clock.Now()) }
 
 // busy reports whether somebody publishes.
 func (s *scans) busy() bool {
-	at := s.published.Load()
+	at := s.publishedAt.Load()
 	return at != 0 && clock.Now()-at < int64(busyTime)
 }
 

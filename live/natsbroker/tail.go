@@ -21,17 +21,17 @@ func (b *Broker) Tail(ctx context.Context, topic string, limit int) (live.Page, 
 	if err := st.foreign(); err != nil {
 		return live.Page{}, err
 	}
-	page, err := st.shelvedTail(ctx, topic, tokens, limit)
+	page, err := st.cachedTail(ctx, topic, tokens, limit)
 	if err != nil {
 		return live.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
 	return page, nil
 }
 
-// shelvedTail returns the newest limit messages of a topic, from the shelf if they are there. What
+// cachedTail returns the newest limit messages of a topic, from the shelf if they are there. What
 // takes no scan to read is not put there.
-func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+func (st *stream) cachedTail(ctx context.Context, topic, tokens string, limit int) (live.Page, error) {
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return live.Page{}, err
 	}
@@ -39,11 +39,11 @@ func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit i
 		tail, err := st.tail(ctx, topic, tokens, limit)
 		return tail.Page, err
 	}
-	t, newest, err := st.takeShelved(ctx, tokens)
+	t, newest, err := st.takeCached(ctx, tokens)
 	if err != nil {
 		return live.Page{}, err
 	}
-	defer st.broker.shelf.leave(t)
+	defer st.broker.cache.leave(t)
 	if t.isOf(state.epoch, newest) {
 		if page, ok := t.tail(limit, st.oldestKept(topic, state)); ok {
 			return page, nil
@@ -53,10 +53,10 @@ func (st *stream) shelvedTail(ctx context.Context, topic, tokens string, limit i
 	if err != nil {
 		return live.Page{}, err
 	}
-	if all := tail.Publications; newest != nil && tail.pure && len(all) > 0 && all[0].Offset+scanSpan < newest.Sequence {
+	if all := tail.Publications; newest != nil && tail.onlyPublications && len(all) > 0 && all[0].Offset+scanSpan < newest.Sequence {
 		t.add(part{
-			epoch: tail.Epoch, read: clock.Now(), newest: *newest,
-			low: all[0].Offset - 1, high: tail.Upto, whole: tail.whole, publications: all,
+			epoch: tail.Epoch, readAt: clock.Now(), newestMessage: *newest,
+			low: all[0].Offset - 1, high: tail.Upto, fromOldest: tail.fromOldest, publications: all,
 		})
 	}
 	return tail.Page, nil
@@ -70,8 +70,8 @@ func (st *stream) newestOf(ctx context.Context, tokens string) (*message, error)
 // tailPage is the page of a tail.
 type tailPage struct {
 	live.Page
-	whole bool // the topic has no older messages
-	pure  bool // all messages are publications
+	fromOldest       bool // the topic has no older messages
+	onlyPublications bool // all messages are publications
 }
 
 // tail reads the newest limit messages of a topic. If they are large, the page has the oldest
@@ -86,7 +86,7 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (ta
 	if err != nil {
 		return tailPage{}, err
 	}
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return tailPage{}, err
 	}
@@ -94,7 +94,7 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (ta
 	if err != nil {
 		return tailPage{}, err
 	}
-	page.whole = start.whole
+	page.fromOldest = start.fromOldest
 	if !ended {
 		page.Upto = page.Publications[len(page.Publications)-1].Offset
 	}
@@ -103,7 +103,7 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (ta
 			return tailPage{}, err
 		}
 	}
-	lags := ended && page.Upto < newest.offset || !ended && !start.current
+	lags := ended && page.Upto < newest.offset || !ended && !start.hasNewest
 	if lags && (!ended || bytesOf(page.Publications) >= cutBytes) {
 		// The page is that of an older tail, and large enough to be taken for the oldest part of
 		// this one. An empty page that ends before it says that the copy lags.
@@ -119,21 +119,21 @@ func (st *stream) tail(ctx context.Context, topic, tokens string, limit int) (ta
 // which stamps publications: the clock of this node says nothing of them.
 func (st *stream) oldestKept(topic string, state streamState) time.Time {
 	rules := st.broker.rules
-	if rules == nil || state.clock.IsZero() {
+	if rules == nil || state.leaderTime.IsZero() {
 		return time.Time{}
 	}
 	age := rules.TopicOptions(topic).HistoryAge
 	if age <= 0 {
 		return time.Time{}
 	}
-	return state.clock.Add(time.Since(state.heard) - age)
+	return state.leaderTime.Add(time.Since(state.heardAt) - age)
 }
 
 // readTail reads the newest limit messages of a topic, which are to be found from a sequence
 // on, except the first of them if they were stored before a time. The page ends with the
 // topic, or with the batch that brings it to cutBytes or more.
 func (st *stream) readTail(ctx context.Context, topic, subject string, from uint64, limit int64, oldest time.Time) (page tailPage, ended bool, err error) {
-	page.pure = true
+	page.onlyPublications = true
 	// With space for the spare messages, and for those that are published meanwhile.
 	count := 2*int(min(limit, pageMessages)) + 8
 	space := pageBytes
@@ -145,7 +145,7 @@ func (st *stream) readTail(ctx context.Context, topic, subject string, from uint
 		messages := got.messages
 		switch {
 		case len(page.Publications) == 0:
-			messages = messages[min(max(got.all()-limit, 0), int64(len(messages))):]
+			messages = messages[min(max(got.total()-limit, 0), int64(len(messages))):]
 		case len(messages) > 0 && messages[0].Sequence == page.Upto:
 			messages = messages[1:] // the page has it
 		default:
@@ -155,7 +155,7 @@ func (st *stream) readTail(ctx context.Context, topic, subject string, from uint
 			page.Upto = m.Sequence
 			if n := len(page.Publications); n > 0 || !m.Time.Before(oldest) {
 				page.Publications = appendPublication(page.Publications, topic, m)
-				page.pure = page.pure && len(page.Publications) > n
+				page.onlyPublications = page.onlyPublications && len(page.Publications) > n
 			}
 		}
 		if got.pending == 0 || bytesOf(page.Publications) >= cutBytes {
@@ -191,19 +191,19 @@ type place struct {
 
 // tailStart is where a tail begins.
 type tailStart struct {
-	from  uint64 // a sequence
-	whole bool   // the topic has no messages before it
+	from       uint64 // a sequence
+	fromOldest bool   // the topic has no messages before it
 
 	// The copy had the topic's newest message before it counted. A NATS server that has a copy
 	// of the stream answers from it. If it has none, other servers answer in turn: a copy that
 	// lags can then make the tail longer than limit, by what it lacks.
-	current bool
+	hasNewest bool
 }
 
 // startOfTail returns a sequence from which a topic has limit messages, or a few more that
 // are soon skipped. JetStream reads forwards only, but its answers say how many messages
 // follow.
-func (st *stream) startOfTail(ctx context.Context, subject string, newest agreement, limit int64) (tailStart, error) {
+func (st *stream) startOfTail(ctx context.Context, subject string, newest checkpoint, limit int64) (tailStart, error) {
 	end, err := st.batch(ctx, subject, max(newest.offset, 1), 1, pageBytes)
 	if err != nil {
 		return tailStart{}, err
@@ -211,18 +211,18 @@ func (st *stream) startOfTail(ctx context.Context, subject string, newest agreem
 	high := place{sequence: newest.sequence + 1}
 	current := len(end.messages) > 0
 	if current {
-		high = place{sequence: newest.offset, count: end.all()}
+		high = place{sequence: newest.offset, count: end.total()}
 	}
 	if high.count >= limit {
 		return tailStart{high.sequence, false, current}, nil
 	}
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return tailStart{}, err
 	}
 	first := max(state.first, 1)
 	oldest, err := st.batch(ctx, subject, first, 1, pageBytes)
-	if err != nil || oldest.all() <= limit {
+	if err != nil || oldest.total() <= limit {
 		return tailStart{first, true, current}, err
 	}
 	low := oldest.start(limit)
@@ -232,7 +232,7 @@ func (st *stream) startOfTail(ctx context.Context, subject string, newest agreem
 		if err != nil {
 			return tailStart{}, err
 		}
-		if n := probe.all(); n < limit {
+		if n := probe.total(); n < limit {
 			high = place{sequence: guess, count: n}
 		} else {
 			low = probe.start(limit)
@@ -245,7 +245,7 @@ func (st *stream) startOfTail(ctx context.Context, subject string, newest agreem
 // or more.
 func (b batch) start(limit int64) place {
 	m := b.messages[0]
-	at := place{m.Sequence, b.all(), m.size}
+	at := place{m.Sequence, b.total(), m.size}
 	if at.count > limit {
 		at.sequence, at.count = at.sequence+1, at.count-1
 	}

@@ -67,7 +67,7 @@ func TestLingeringIsTimedByAClockThatNobodySets(t *testing.T) {
 	}
 	sub.Unsubscribe()
 	in := b.hub.find("live.d.room.:1")
-	if idle := time.Duration(clock.Now() - in.since.Load()); idle < 0 || idle > time.Minute {
+	if idle := time.Duration(clock.Now() - in.wantedUntil.Load()); idle < 0 || idle > time.Minute {
 		t.Errorf("the topic has had no subscriber for %v", idle)
 	}
 }

@@ -9,23 +9,23 @@ import (
 // comes and goes fills no log.
 const saysEvery = time.Minute
 
-// says remembers what was logged. Its keys are a few constants and names of streams.
-type says struct {
+// logLimit remembers what was logged. Its keys are a few constants and names of streams.
+type logLimit struct {
 	mu   sync.Mutex
 	last map[string]time.Time // when each was logged
 }
 
 // due reports whether a thing is to be logged now, and takes it as logged.
-func (s *says) due(key string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (l *logLimit) due(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	now := time.Now()
-	if last, ok := s.last[key]; ok && now.Sub(last) < saysEvery {
+	if last, ok := l.last[key]; ok && now.Sub(last) < saysEvery {
 		return false
 	}
-	if s.last == nil {
-		s.last = make(map[string]time.Time)
+	if l.last == nil {
+		l.last = make(map[string]time.Time)
 	}
-	s.last[key] = now
+	l.last[key] = now
 	return true
 }

@@ -17,90 +17,90 @@ import (
 // has is kept for a while, in case somebody else asks for it.
 
 const (
-	// shelfBytes bounds what is kept of all topics together, and shelfTopicBytes what is kept
+	// cacheBytes bounds what is kept of all topics together, and shelfTopicBytes what is kept
 	// of one. Fifty publications of 200 bytes count 20 KB, so there is space for 1,600 such
 	// topics. What was not asked for longest makes room.
-	shelfBytes      = 32 << 20
-	shelfTopicBytes = 512 << 10
+	cacheBytes      = 32 << 20
+	cacheTopicBytes = 512 << 10
 
-	// shelfTime is how long what was read is kept. It bounds for how long somebody may be sent
+	// cacheTime is how long what was read is kept. It bounds for how long somebody may be sent
 	// what an administrator has deleted from the stream.
-	shelfTime = 5 * time.Minute
+	cacheTime = 5 * time.Minute
 
 	// publicationBytes is what a publication takes besides its data.
 	publicationBytes = 200
 )
 
-// shelf has what was read of topics of late.
-type shelf struct {
-	mu      sync.Mutex // guards what follows; no other lock is taken under it
-	topics  map[shelfKey]*shelved
-	longest list.List // of topics that nobody reads now: first the one that was not asked for longest
-	bytes   int       // of all topics
+// readCache has what was read of topics of late.
+type readCache struct {
+	mu     sync.Mutex // guards what follows; no other lock is taken under it
+	topics map[cacheKey]*cachedTopic
+	idle   list.List // of topics that nobody reads now: first the one that was not asked for longest
+	bytes  int       // of all topics
 }
 
-type shelfKey struct {
+type cacheKey struct {
 	stream *stream
 	tokens string
 }
 
-// shelved is what was read of one topic. Whoever asks for the topic's history takes its turn, so
+// cachedTopic is what was read of one topic. Whoever asks for the topic's history takes its turn, so
 // that what several ask for at the same time is read once.
-type shelved struct {
-	key  shelfKey
+type cachedTopic struct {
+	key  cacheKey
 	turn chan struct{} // holds one while somebody has the turn
 
 	// Guarded by shelf.mu:
-	readers int           // that have the turn or wait for it
-	place   *list.Element // in shelf.longest; nil: there are readers
-	used    int64         // when the last reader left, on the clock of package clock
-	bytes   int           // of publications, as shelf.bytes counts them
+	readers   int           // that have the turn or wait for it
+	place     *list.Element // in shelf.longest; nil: there are readers
+	idleSince int64         // when the last reader left, on the clock of package clock
+	bytes     int           // of publications, as shelf.bytes counts them
 
 	part // guarded by turn
 }
 
 // part is the publications of a topic after one offset and up to another, all of them.
 type part struct {
-	epoch        string
-	read         int64               // when it was read first, on the clock of package clock
-	newest       message             // of the topic, when the part was read: with another the part is of no use
-	low, high    uint64              // the publications after low and up to high are here
-	whole        bool                // there are none before them that a newcomer would be sent
-	publications []*live.Publication // oldest first; they are not changed
+	epoch         string
+	readAt        int64               // when it was read first, on the clock of package clock
+	newestMessage message             // of the topic, when the part was read: with another the part is of no use
+	low, high     uint64              // the publications after low and up to high are here
+	fromOldest    bool                // there are none before them that a newcomer would be sent
+	publications  []*live.Publication // oldest first; they are not changed
 }
 
 // take returns what there is of a topic, and waits for whoever reads it now. The caller
 // must return it with leave.
-func (s *shelf) take(ctx context.Context, key shelfKey) (*shelved, error) {
-	s.mu.Lock()
-	if s.topics == nil {
-		s.topics = make(map[shelfKey]*shelved)
+func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error) {
+	c.mu.Lock()
+	if c.topics == nil {
+		c.topics = make(map[cacheKey]*cachedTopic)
 	}
-	t := s.topics[key]
+	t := c.topics[key]
 	if t == nil {
-		t = &shelved{key: key, turn: make(chan struct{}, 1)}
-		s.topics[key] = t
+		t = &cachedTopic{key: key, turn: make(chan struct{}, 1)}
+		c.topics[key] = t
 	}
 	if t.place != nil {
-		s.longest.Remove(t.place)
+		c.idle.Remove(t.place)
 		t.place = nil
 	}
 	t.readers++
-	s.mu.Unlock()
+	c.mu.Unlock()
 	select {
 	case t.turn <- struct{}{}:
 		return t, nil
 	case <-ctx.Done():
-		s.release(t)
+		c.release(t)
 		return nil, ctx.Err()
 	}
 }
 
-// takeShelved is take with the newest message of the topic, by which the caller knows whether
+// takeCached is take with the newest message of the topic, by which the caller knows whether
 // what is there is still of use; nil: there is none.
-func (st *stream) takeShelved(ctx context.Context, tokens string) (*shelved, *message, error) {
-	shelf := &st.broker.shelf
-	t, err := shelf.take(ctx, shelfKey{st, tokens})
+func (st *stream) takeCached(ctx context.Context, tokens string) (*cachedTopic, *message, error) {
+	shelf := &st.broker.cache
+	t, err := shelf.take(ctx, cacheKey{st, tokens})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -113,50 +113,50 @@ func (st *stream) takeShelved(ctx context.Context, tokens string) (*shelved, *me
 }
 
 // leave ends the caller's turn.
-func (s *shelf) leave(t *shelved) {
+func (c *readCache) leave(t *cachedTopic) {
 	t.trim()
 	bytes := costOf(t.publications)
-	s.mu.Lock()
-	s.bytes += bytes - t.bytes
+	c.mu.Lock()
+	c.bytes += bytes - t.bytes
 	t.bytes = bytes
-	s.mu.Unlock()
+	c.mu.Unlock()
 	<-t.turn
-	s.release(t)
+	c.release(t)
 }
 
 // release notes that a reader has gone, and makes room.
-func (s *shelf) release(t *shelved) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (c *readCache) release(t *cachedTopic) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if t.readers--; t.readers == 0 {
-		t.used = clock.Now()
-		t.place = s.longest.PushBack(t)
+		t.idleSince = clock.Now()
+		t.place = c.idle.PushBack(t)
 		if t.bytes == 0 {
-			s.drop(t)
+			c.drop(t)
 		}
 	}
-	for s.bytes > shelfBytes && s.longest.Len() > 0 {
-		s.drop(s.longest.Front().Value.(*shelved))
+	for c.bytes > cacheBytes && c.idle.Len() > 0 {
+		c.drop(c.idle.Front().Value.(*cachedTopic))
 	}
 }
 
 // drop forgets a topic that has no reader; mu is held.
-func (s *shelf) drop(t *shelved) {
-	s.longest.Remove(t.place)
-	delete(s.topics, t.key)
-	s.bytes -= t.bytes
+func (c *readCache) drop(t *cachedTopic) {
+	c.idle.Remove(t.place)
+	delete(c.topics, t.key)
+	c.bytes -= t.bytes
 }
 
 // dropOld forgets what nobody has asked for since shelfTime.
-func (s *shelf) dropOld() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for s.longest.Len() > 0 {
-		t := s.longest.Front().Value.(*shelved)
-		if clock.Now()-t.used < int64(shelfTime) {
+func (c *readCache) dropOld() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.idle.Len() > 0 {
+		t := c.idle.Front().Value.(*cachedTopic)
+		if clock.Now()-t.idleSince < int64(cacheTime) {
 			return
 		}
-		s.drop(t)
+		c.drop(t)
 	}
 }
 
@@ -168,11 +168,11 @@ func costOf(publications []*live.Publication) int {
 func (p *part) trim() {
 	bytes := costOf(p.publications)
 	n := 0
-	for ; bytes > shelfTopicBytes; n++ {
+	for ; bytes > cacheTopicBytes; n++ {
 		bytes -= len(p.publications[n].Data) + publicationBytes
 	}
 	if n > 0 {
-		p.low, p.whole = p.publications[n-1].Offset, false
+		p.low, p.fromOldest = p.publications[n-1].Offset, false
 		p.publications = slices.Clone(p.publications[n:])
 		p.high = max(p.high, p.low)
 	}
@@ -181,20 +181,20 @@ func (p *part) trim() {
 // isOf reports whether the part is of a topic whose newest message is now this one; nil: it has
 // none.
 func (p *part) isOf(epoch string, newest *message) bool {
-	return newest != nil && p.epoch == epoch && clock.Now()-p.read < int64(shelfTime) &&
-		p.newest.Sequence == newest.Sequence && p.newest.Time.Equal(newest.Time)
+	return newest != nil && p.epoch == epoch && clock.Now()-p.readAt < int64(cacheTime) &&
+		p.newestMessage.Sequence == newest.Sequence && p.newestMessage.Time.Equal(newest.Time)
 }
 
 // add joins what was read to the part, if the two adjoin, or else replaces it.
 func (p *part) add(read part) {
 	switch {
-	case !p.isOf(read.epoch, &read.newest) || read.low > p.high || read.high < p.low:
+	case !p.isOf(read.epoch, &read.newestMessage) || read.low > p.high || read.high < p.low:
 		*p = read
 	case read.low <= p.low && read.high >= p.high:
 		*p = read
 	case read.low < p.low:
 		before := read.publications[:indexAfter(read.publications, p.low)]
-		p.low, p.whole, p.publications = read.low, read.whole, slices.Concat(before, p.publications)
+		p.low, p.fromOldest, p.publications = read.low, read.fromOldest, slices.Concat(before, p.publications)
 	case read.high > p.high:
 		after := read.publications[indexAfter(read.publications, p.high):]
 		p.high, p.publications = read.high, slices.Concat(p.publications, after)
@@ -204,7 +204,7 @@ func (p *part) add(read part) {
 // page returns a page of the publications after one offset and up to another, if they are here.
 func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
 	end := p.high
-	if end >= p.newest.Sequence {
+	if end >= p.newestMessage.Sequence {
 		end = max(end, upto) // nothing is after the newest
 	}
 	if after < p.low || after >= end || limit <= 0 {
@@ -222,7 +222,7 @@ func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
 // tail returns the newest publications, if they are here: limit at most, and none at the beginning
 // that was stored before a time.
 func (p *part) tail(limit int, oldest time.Time) (page live.Page, ok bool) {
-	if p.high < p.newest.Sequence || !p.whole && len(p.publications) < limit {
+	if p.high < p.newestMessage.Sequence || !p.fromOldest && len(p.publications) < limit {
 		return live.Page{}, false
 	}
 	newest := p.publications[max(len(p.publications)-limit, 0):]

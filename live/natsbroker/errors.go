@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -180,4 +181,34 @@ func endsPublish(err error) bool {
 		}
 	}
 	return !errors.Is(err, live.ErrUnavailable)
+}
+
+// stillInProcess is what a stream's leader answers to a publication that is tried again
+// while the first attempt waits for a majority.
+const stillInProcess jetstream.ErrorCode = 10158
+
+// unavailable marks errors that say that NATS, or a majority of it, is not there, and
+// explains those of which it knows more.
+func unavailable(err error) error {
+	if known := new(*explained); errors.As(err, known) {
+		return err
+	}
+	if e := explain(err); e != nil {
+		return e
+	}
+	switch {
+	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
+		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
+		errors.Is(err, nats.ErrHeadersNotSupported), // as long as no server has said that it can
+		errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return fmt.Errorf("%w: %w", live.ErrServerClosed, err)
+	}
+	var api *jetstream.APIError
+	if errors.As(err, &api) && (api.Code == 503 || api.ErrorCode == stillInProcess) {
+		return fmt.Errorf("%w: %w", live.ErrUnavailable, err)
+	}
+	return err
 }

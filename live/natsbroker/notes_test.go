@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func openNote(t *testing.T, e *ends) (n *end, void bool) {
+func openNote(t *testing.T, e *notes) (n *noteFile, void bool) {
 	t.Helper()
 	n, void, err := e.open("CHAT")
 	if err != nil {
@@ -18,7 +18,7 @@ func openNote(t *testing.T, e *ends) (n *end, void bool) {
 }
 
 // died is what a process leaves that was killed.
-func (e *ends) died() {
+func (e *notes) died() {
 	for _, n := range e.all {
 		n.file.Close()
 	}
@@ -26,7 +26,7 @@ func (e *ends) died() {
 
 func TestNotesSurviveTheProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ends")
-	e, err := openEnds(dir, nil, false)
+	e, err := openNotes(dir, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,11 +44,11 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	n.counted(8, 2)
 	e.died()
 
-	if e, err = openEnds(dir, []string{"CHAT"}, false); err != nil {
+	if e, err = openNotes(dir, []string{"CHAT"}, false); err != nil {
 		t.Fatal(err)
 	}
 	n, void = openNote(t, e)
-	if want := (note{sequence: 9, timed: 7, time: at.UnixNano(), last: 8, deleted: 2}); void || n.known() != want {
+	if want := (note{sequence: 9, timedSequence: 7, timedAt: at.UnixNano(), countedTo: 8, deleted: 2}); void || n.known() != want {
 		t.Errorf("note %+v, void %v, want %+v", n.known(), void, want)
 	}
 	if err := e.close(dir); err != nil {
@@ -91,7 +91,7 @@ func TestNotesAreVoid(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "ends")
-			e, err := openEnds(dir, nil, c.synced)
+			e, err := openNotes(dir, nil, c.synced)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +103,7 @@ func TestNotesAreVoid(t *testing.T) {
 			c.change(t, dir)
 			// Also if the next process is killed before it looks.
 			for range 2 {
-				if e, err = openEnds(dir, []string{"CHAT"}, c.synced); err != nil {
+				if e, err = openNotes(dir, []string{"CHAT"}, c.synced); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -118,7 +118,7 @@ func TestNotesAreVoid(t *testing.T) {
 // node has lost its own and gets them from the others.
 func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a [folder]")
-	e, err := openEnds(dir, nil, false)
+	e, err := openNotes(dir, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	}
 	e.died()
 	otherBoot(t, dir)
-	if e, err = openEnds(dir, nil, false); err != nil {
+	if e, err = openNotes(dir, nil, false); err != nil {
 		t.Fatal(err)
 	}
 	if n, void := openNote(t, e); !void {
@@ -145,13 +145,13 @@ func otherBoot(t *testing.T, dir string) {
 }
 
 func FuzzNote(f *testing.F) {
-	n := &end{number: 5}
+	n := &noteFile{number: 5}
 	f.Add(n.encode())
 	n.note = note{1, 2, 3, 4, 5}
 	f.Add(n.encode())
 	f.Add([]byte("?\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n := &end{number: 5}
+		n := &noteFile{number: 5}
 		if n.decode(b) && string(n.encode()) != string(b) {
 			t.Error("another note")
 		}

@@ -206,7 +206,7 @@ func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
 func TestScansAreSliced(t *testing.T) {
 	a := openArchive(t, 2000, 40)
 	ts := a.count()
-	a.broker.scans.published.Store(clock.Now() + int64(time.Hour)) // as if somebody published throughout
+	a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // as if somebody published throughout
 	for i := range 4 {
 		all := a.stored(i)
 		page, err := a.broker.Read(t.Context(), a.topic(i), all[0], all[39], 100)
@@ -217,7 +217,7 @@ func TestScansAreSliced(t *testing.T) {
 			t.Errorf("%d messages were asked for at once", n)
 		}
 	}
-	a.broker.scans.published.Store(0) // now nobody publishes
+	a.broker.scans.publishedAt.Store(0) // now nobody publishes
 	ts.reset()
 	all := a.stored(5)
 	if page, err := a.broker.Read(t.Context(), a.topic(5), all[0], all[39], 100); err != nil || !slices.Equal(offsetsOf(page), all[1:]) {
@@ -238,7 +238,7 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 				t.Fatal(err)
 			}
 			topic, all := a.topic(3), a.stored(3)
-			a.broker.scans.published.Store(clock.Now() + int64(time.Hour)) // so that slices are small
+			a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // so that slices are small
 			ts := a.count()
 			ts.asked = func() {
 				if ts.batches.Load() == slice {
@@ -325,10 +325,10 @@ func TestShelfHasWhatTheStreamHas(t *testing.T) {
 
 // What is kept of all topics, and of one, is bounded, and forgotten in the end.
 func TestShelfIsBounded(t *testing.T) {
-	var s shelf
+	var s readCache
 	put := func(i, size int) {
 		t.Helper()
-		topic, err := s.take(t.Context(), shelfKey{tokens: fmt.Sprint(i)})
+		topic, err := s.take(t.Context(), cacheKey{tokens: fmt.Sprint(i)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -336,20 +336,20 @@ func TestShelfIsBounded(t *testing.T) {
 		for n := range 10 {
 			all = append(all, &live.Publication{Data: make([]byte, size/10), Position: live.Position{Epoch: "e", Offset: uint64(n + 1)}})
 		}
-		topic.add(part{epoch: "e", read: clock.Now(), newest: message{Sequence: 10}, high: 10, whole: true, publications: all})
+		topic.add(part{epoch: "e", readAt: clock.Now(), newestMessage: message{Sequence: 10}, high: 10, fromOldest: true, publications: all})
 		s.leave(topic)
-		if s.bytes > shelfBytes || len(s.topics) != s.longest.Len() {
-			t.Fatalf("%d bytes, %d topics, of which %d are in order", s.bytes, len(s.topics), s.longest.Len())
+		if s.bytes > cacheBytes || len(s.topics) != s.idle.Len() {
+			t.Fatalf("%d bytes, %d topics, of which %d are in order", s.bytes, len(s.topics), s.idle.Len())
 		}
 	}
 	for i := range 200 {
 		put(i, 400<<10)
 	}
-	if n := len(s.topics); n < 70 || n > 82 || s.topics[shelfKey{tokens: "199"}] == nil {
+	if n := len(s.topics); n < 70 || n > 82 || s.topics[cacheKey{tokens: "199"}] == nil {
 		t.Errorf("%d topics are left", n)
 	}
 	put(0, 2<<20)
-	if p := s.topics[shelfKey{tokens: "0"}]; p == nil || p.bytes > shelfTopicBytes || p.whole || p.low == 0 || len(p.publications) == 0 {
+	if p := s.topics[cacheKey{tokens: "0"}]; p == nil || p.bytes > cacheTopicBytes || p.fromOldest || p.low == 0 || len(p.publications) == 0 {
 		t.Error("of a large topic nothing is kept, or too much, or as if it were all")
 	}
 	s.dropOld()
@@ -357,7 +357,7 @@ func TestShelfIsBounded(t *testing.T) {
 		t.Error("what was just read is forgotten")
 	}
 	for _, topic := range s.topics {
-		topic.used -= int64(shelfTime + time.Second)
+		topic.idleSince -= int64(cacheTime + time.Second)
 	}
 	s.dropOld()
 	if s.bytes != 0 || len(s.topics) != 0 {

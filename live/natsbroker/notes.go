@@ -13,31 +13,31 @@ import (
 	"time"
 )
 
-// ends notes beside the streams of an embedded server how far each of them has come. A
+// notes notes beside the streams of an embedded server how far each of them has come. A
 // server that starts compares: a stream that has less has lost its end, and would give the
 // numbers of what it lost to other publications.
 //
 // The notes are written and not synced, so they survive what the streams survive: a process
 // that is killed, but not a machine that loses power. Of that the file "running" tells: it says
 // in which start of the machine a server has run, or that it has stopped.
-type ends struct {
+type notes struct {
 	dir string
 
 	mu  sync.Mutex // guards all
-	all map[string]*end
+	all map[string]*noteFile
 }
 
-// openEnds opens the folder of the notes. streams are the names of those that the store has.
+// openNotes opens the folder of the notes. streams are the names of those that the store has.
 // synced: they have everything on the disk before it is acknowledged.
-func openEnds(dir string, streams []string, synced bool) (*ends, error) {
-	e := &ends{dir: dir, all: make(map[string]*end)}
+func openNotes(dir string, streams []string, synced bool) (*notes, error) {
+	e := &notes{dir: dir, all: make(map[string]*noteFile)}
 	running := filepath.Join(dir, "running")
 	life, err := os.ReadFile(running)
 	if errors.Is(err, fs.ErrNotExist) { // of streams that are there nobody knows where they end
 		life, err = nil, os.MkdirAll(dir, 0o700)
 	}
 	if err == nil && !survives(string(life)) {
-		err = e.doubt(streams)
+		err = e.voidAll(streams)
 	}
 	if err != nil {
 		return nil, err
@@ -49,10 +49,10 @@ func openEnds(dir string, streams []string, synced bool) (*ends, error) {
 	return e, errors.Join(overwrite(running, now), syncDir(dir))
 }
 
-// doubt makes all notes void, on the disk, with those of streams that have none. A stream may
+// voidAll makes all notes void, on the disk, with those of streams that have none. A stream may
 // have a note and nothing else: one in memory, or one that a node gets from the others again.
-func (e *ends) doubt(streams []string) error {
-	files, err := os.ReadDir(e.dir)
+func (notes *notes) voidAll(streams []string) error {
+	files, err := os.ReadDir(notes.dir)
 	if err != nil {
 		return err
 	}
@@ -62,11 +62,11 @@ func (e *ends) doubt(streams []string) error {
 		}
 	}
 	for _, name := range streams {
-		if err := overwrite(e.path(name), "?"); err != nil {
+		if err := overwrite(notes.path(name), "?"); err != nil {
 			return err
 		}
 	}
-	return syncDir(e.dir)
+	return syncDir(notes.dir)
 }
 
 // overwrite writes a line into a file, which needs no space on the disk if the file is there: a
@@ -83,7 +83,7 @@ func overwrite(path, line string) error {
 // noteSuffix is what the names of notes end with.
 const noteSuffix = ".end"
 
-func (e *ends) path(stream string) string { return filepath.Join(e.dir, stream+noteSuffix) }
+func (notes *notes) path(stream string) string { return filepath.Join(notes.dir, stream+noteSuffix) }
 
 // What stands in "running" instead of a start of the machine: what is acknowledged is on the
 // disk; the server has stopped.
@@ -97,10 +97,10 @@ func survives(life string) bool {
 }
 
 // close says that the server has stopped, and everything in the store is on the disk.
-func (e *ends) close(store string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, n := range e.all {
+func (notes *notes) close(store string) error {
+	notes.mu.Lock()
+	defer notes.mu.Unlock()
+	for _, n := range notes.all {
 		n.file.Close()
 	}
 	err := filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
@@ -117,11 +117,11 @@ func (e *ends) close(store string) error {
 	if err != nil {
 		return err // "running" stays as it is: who knows what is on the disk
 	}
-	return overwrite(filepath.Join(e.dir, "running"), stopped)
+	return overwrite(filepath.Join(notes.dir, "running"), stopped)
 }
 
-// end is the note of one stream.
-type end struct {
+// noteFile is the note of one stream.
+type noteFile struct {
 	file   *os.File
 	number uint64 // of the file
 
@@ -131,11 +131,11 @@ type end struct {
 
 // note is what is known of a stream's end.
 type note struct {
-	sequence uint64 // the greatest
-	timed    uint64 // the greatest of which the time is known; 0: of none
-	time     int64  // when that was stored, in Unix nanoseconds
-	last     uint64 // when the stream was last looked at: its last sequence,
-	deleted  uint64 // and how many it lacked before that
+	sequence      uint64 // the greatest
+	timedSequence uint64 // the greatest of which the time is known; 0: of none
+	timedAt       int64  // when that was stored, in Unix nanoseconds
+	countedTo     uint64 // when the stream was last looked at: its last sequence,
+	deleted       uint64 // and how many it lacked before that
 }
 
 // noteSize is a note's in the file: its numbers, the file's own number and a check.
@@ -143,30 +143,30 @@ const noteSize = 7 * 8
 
 // open returns the note of a stream. Void says that there is one that tells nothing: the stream
 // may have lost its end. A stream without a note was made elsewhere, or is new.
-func (e *ends) open(stream string) (n *end, void bool, err error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n = e.all[stream]; n != nil {
+func (notes *notes) open(stream string) (n *noteFile, void bool, err error) {
+	notes.mu.Lock()
+	defer notes.mu.Unlock()
+	if n = notes.all[stream]; n != nil {
 		return n, false, nil
 	}
-	f, err := os.OpenFile(e.path(stream), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(notes.path(stream), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, false, err
 	}
-	n = &end{file: f, number: fileNumber(f)}
+	n = &noteFile{file: f, number: fileNumber(f)}
 	b, err := io.ReadAll(io.LimitReader(f, noteSize+1))
 	if err != nil {
 		f.Close()
 		return nil, false, err
 	}
-	e.all[stream] = n
+	notes.all[stream] = n
 	return n, len(b) > 0 && !n.decode(b), nil
 }
 
-func (n *end) encode() []byte {
+func (n *noteFile) encode() []byte {
 	var b [noteSize]byte
 	var check uint64 = 1 // zeros are no note
-	for i, v := range []uint64{n.note.sequence, n.note.timed, uint64(n.note.time), n.note.last, n.note.deleted, n.number} {
+	for i, v := range []uint64{n.note.sequence, n.note.timedSequence, uint64(n.note.timedAt), n.note.countedTo, n.note.deleted, n.number} {
 		binary.LittleEndian.PutUint64(b[i*8:], v)
 		check = check*31 + v
 	}
@@ -176,12 +176,12 @@ func (n *end) encode() []byte {
 
 // decode reports false if the note is damaged, or of another file: one that was copied back
 // from somewhere comes from an earlier time.
-func (n *end) decode(b []byte) bool {
+func (n *noteFile) decode(b []byte) bool {
 	if len(b) != noteSize {
 		return false
 	}
 	at := func(i int) uint64 { return binary.LittleEndian.Uint64(b[i*8:]) }
-	n.note = note{sequence: at(0), timed: at(1), time: int64(at(2)), last: at(3), deleted: at(4)}
+	n.note = note{sequence: at(0), timedSequence: at(1), timedAt: int64(at(2)), countedTo: at(3), deleted: at(4)}
 	if string(n.encode()) == string(b) {
 		return true
 	}
@@ -190,39 +190,39 @@ func (n *end) decode(b []byte) bool {
 }
 
 // saw takes note of a sequence that the stream has; at is when it was stored, zero: unknown.
-func (n *end) saw(sequence uint64, at time.Time) {
+func (n *noteFile) saw(sequence uint64, at time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	timed := !at.IsZero() && sequence > n.note.timed
+	timed := !at.IsZero() && sequence > n.note.timedSequence
 	if sequence <= n.note.sequence && !timed {
 		return
 	}
 	n.note.sequence = max(n.note.sequence, sequence)
 	if timed {
-		n.note.timed, n.note.time = sequence, at.UnixNano()
+		n.note.timedSequence, n.note.timedAt = sequence, at.UnixNano()
 	}
 	n.write()
 }
 
 // counted takes note of how many messages a stream lacks up to its last.
-func (n *end) counted(last, deleted uint64) {
+func (n *noteFile) counted(last, deleted uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.note.last != last || n.note.deleted != deleted {
-		n.note.last, n.note.deleted = last, deleted
+	if n.note.countedTo != last || n.note.deleted != deleted {
+		n.note.countedTo, n.note.deleted = last, deleted
 		n.write()
 	}
 }
 
 // isBehind reports whether the stream has come further than when it was counted last.
-func (n *end) isBehind() bool {
+func (n *noteFile) isBehind() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.note.last < n.note.sequence
+	return n.note.countedTo < n.note.sequence
 }
 
 // begin writes the first note after the stream was compared with the one before.
-func (n *end) begin(first note) error {
+func (n *noteFile) begin(first note) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.note = first
@@ -234,9 +234,9 @@ func (n *end) begin(first note) error {
 
 // write overwrites the note, which takes a microsecond. An error is none of the publication's,
 // and the note stays as it was: then the end is found earlier than it is, at worst.
-func (n *end) write() { n.file.WriteAt(n.encode(), 0) }
+func (n *noteFile) write() { n.file.WriteAt(n.encode(), 0) }
 
-func (n *end) known() note {
+func (n *noteFile) known() note {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.note
