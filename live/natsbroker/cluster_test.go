@@ -144,45 +144,6 @@ func awaitPassage(t *testing.T, from, to *embedded) {
 	})
 }
 
-// A store that changed between a server that is alone and a cluster would lose its
-// streams: a cluster deletes those that it does not know, and a server that is alone
-// does not load those of several nodes.
-func TestStoreStaysWithOrWithoutACluster(t *testing.T) {
-	alone := Options{StoreDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
-	clustered := alone
-	clustered.Cluster = &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}
-	web := alone
-	web.Cluster = &Cluster{Listen: "127.0.0.1:0", NoStore: true}
-
-	// Without streams there is nothing to lose.
-	for _, o := range []Options{alone, clustered, alone, web} {
-		stopNode(t, startNode(t, o))
-	}
-
-	e := startNode(t, alone)
-	if _, err := streamsOf(t, e).CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"}); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-	mustNotStart(t, clustered, `streams of a server that is alone, which would be lost in the cluster "livetopic"`)
-	stopNode(t, startNode(t, alone))
-	stopNode(t, startNode(t, web))
-
-	m := newMesh(t)
-	m.start(0, 1, 2)
-	m.awaitWhole()
-	replicate(t, streamsOf(t, m.nodes[0]))
-	m.shutdown(0)
-	alone = m.options(0)
-	alone.Cluster = nil
-	mustNotStart(t, alone, `streams of the cluster "livetopic", which would be lost in a server that is alone`)
-	other, c := m.options(0), *m.options(0).Cluster
-	c.Name = "other"
-	other.Cluster = &c
-	mustNotStart(t, other, `which would be lost in the cluster "other"`)
-	m.start(0)
-}
-
 // mustNotStart fails the test unless a server with these options is refused for the
 // reason that it should be.
 func mustNotStart(t *testing.T, o Options, why string) {

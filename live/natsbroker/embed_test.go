@@ -115,36 +115,6 @@ func startChildOf(t *testing.T, test string, env ...string) *child {
 // before.
 func awaitParent() { io.Copy(io.Discard, os.Stdin) }
 
-func TestStoreKeepsStreamsAndName(t *testing.T) {
-	t.Chdir(t.TempDir())
-	o := Options{StoreDir: "store"} // relative
-	e := startNode(t, o)
-	if !filepath.IsAbs(e.store.dir) || e.srv.Name() != e.store.node {
-		t.Errorf("folder %q, server %q, node %q", e.store.dir, e.srv.Name(), e.store.node)
-	}
-	node := e.store.node
-	js := streamsOf(t, e)
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.Publish(t.Context(), "s.a", []byte("1")); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-
-	e = startNode(t, o)
-	if e.store.node != node {
-		t.Errorf("node %q was %q before", e.store.node, node)
-	}
-	s, err := streamsOf(t, e).Stream(t.Context(), "S")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, err := s.GetLastMsgForSubject(t.Context(), "s.a"); err != nil || string(m.Data) != "1" {
-		t.Errorf("%v, %v", m, err)
-	}
-}
-
 func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
 	t.Helper()
 	js, err := jetstream.New(connectTo(t, e))
@@ -152,21 +122,6 @@ func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
 		t.Fatal(err)
 	}
 	return js
-}
-
-func TestWithoutStoreDirNothingIsLeft(t *testing.T) {
-	e := startNode(t, Options{})
-	dir := e.store.dir
-	if _, err := streamsOf(t, e).CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dir); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s is still there: %v", dir, err)
-	}
 }
 
 func TestSyncAlwaysIsPassedOn(t *testing.T) {
@@ -193,39 +148,6 @@ func TestLargeMessagesPass(t *testing.T) {
 	if err := nc.Publish("large", make([]byte, maxPayload+1)); !errors.Is(err, nats.ErrMaxPayload) {
 		t.Errorf("%v, want ErrMaxPayload", err)
 	}
-}
-
-func TestStoreHasOneServer(t *testing.T) {
-	dir := t.TempDir()
-	e := startNode(t, Options{StoreDir: dir})
-	mustBeInUse(t, dir)
-	stopNode(t, e)
-	stopNode(t, startNode(t, Options{StoreDir: dir}))
-}
-
-func TestStoreHasOneProcess(t *testing.T) {
-	const env = "NATSBROKER_TEST_STORE"
-	if isChild(t) {
-		startNode(t, Options{StoreDir: os.Getenv(env)})
-		fmt.Println("ready")
-		awaitParent()
-		return
-	}
-	dir := t.TempDir()
-	c := startChild(t, env+"="+dir)
-	mustBeInUse(t, dir)
-	if err := c.Process.Kill(); err != nil { // as kill -9
-		t.Fatal(err)
-	}
-	c.Wait()
-	startNode(t, Options{StoreDir: dir})
-}
-
-// mustBeInUse fails the test unless a server on the store is refused as it should.
-func mustBeInUse(t *testing.T, dir string) {
-	t.Helper()
-	mustNotStart(t, Options{StoreDir: dir, Logger: slog.New(slog.DiscardHandler)},
-		fmt.Sprintf("natsbroker: store %q is in use by another process", dir))
 }
 
 func TestServerThatCannotStartSaysWhy(t *testing.T) {
@@ -275,39 +197,6 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 			unlock.Close()
 		})
 	}
-}
-
-func TestNodeName(t *testing.T) {
-	dir := t.TempDir()
-	name := func(o Options) string {
-		t.Helper()
-		o.StoreDir = dir
-		e := startNode(t, o)
-		defer stopNode(t, e)
-		return e.store.node
-	}
-	random := name(Options{})
-	if len(random) != nodeNameLength {
-		t.Errorf("random name %q", random)
-	}
-	if got := name(Options{}); got != random {
-		t.Errorf("%q, want %q as before", got, random)
-	}
-	if got := name(Options{Name: "one"}); got != "one" {
-		t.Errorf("%q, want the name that was asked for", got)
-	}
-	if got := name(Options{}); got != "one" {
-		t.Errorf("%q, want the name that was last asked for", got)
-	}
-	if a, b := startNode(t, Options{}), startNode(t, Options{}); a.store.node == b.store.node {
-		t.Errorf("two random names are %q", a.store.node)
-	}
-
-	// To a cluster it would be another node.
-	o := Options{StoreDir: dir, Name: "two", Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}, Logger: slog.New(slog.DiscardHandler)}
-	mustNotStart(t, o, `is of node "one", not of "two"`)
-	o.Name = "one"
-	startNode(t, o)
 }
 
 func TestStopReleasesEverything(t *testing.T) {

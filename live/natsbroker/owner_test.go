@@ -268,19 +268,3 @@ func TestTopicThatItsStreamNoLongerTakes(t *testing.T) {
 		t.Errorf("the publication changed the subjects to %v", is.Subjects)
 	}
 }
-
-// Somebody else's stream takes in what ours is to: NATS would not say whose.
-func TestOverlapNamesTheOtherStream(t *testing.T) {
-	s := startServer(t)
-	js := jetStreamOf(t, s.ClientURL())
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "AUDIT", Subjects: []string{"live.>"}}); err != nil {
-		t.Fatal(err)
-	}
-	b, err := New(Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{}), Logger: quiet()})
-	if err == nil {
-		b.Close(context.Background())
-	}
-	if err == nil || !strings.Contains(err.Error(), "AUDIT") || !strings.Contains(err.Error(), "live.s.chat.>") {
-		t.Errorf("New: %v", err)
-	}
-}

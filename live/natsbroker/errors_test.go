@@ -180,60 +180,6 @@ func TestLimitOfTheAccount(t *testing.T) {
 	}
 }
 
-// A stream that was full does not keep a node from being ready for ever when nobody
-// publishes to it.
-func TestReadyForgetsThatAStreamWasFull(t *testing.T) {
-	s := runServer(t, func(*server.Options) {})
-	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{MaxMsgs: 1})})
-	b.Start(devNull{})
-	alter(t, b.JetStream(), func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew })
-	publishUntilFull(t, b, 0)
-	if notReady(b) == nil {
-		t.Error("Ready says yes though a publication was refused just now")
-	}
-	waitFor(t, "Ready to forget", func() bool { return notReady(b) == nil })
-}
-
-// The default stream takes what a small NATS has; one whose size the application has chosen
-// does not, and Ready says why.
-func TestSmallNATS(t *testing.T) {
-	topics := rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }}
-	s := runServer(t, limited(512<<20))
-	b := open(t, Options{Servers: []string{s.ClientURL()}})
-	b.Start(topics)
-	for range 2 { // the second finds a stream that is smaller than it wants
-		if _, err := b.Publish(t.Context(), "room", []byte("1"), live.PublishOptions{History: 10}); err != nil {
-			t.Fatalf("to the default stream: %v", err)
-		}
-		if err := notReady(b); err != nil {
-			t.Error(err)
-		}
-		b = open(t, Options{Servers: []string{s.ClientURL()}})
-		b.Start(topics)
-	}
-
-	small := runServer(t, limited(1<<20))
-	b = open(t, Options{Servers: []string{small.ClientURL()}, Default: StreamConfig{MaxBytes: 1 << 30}})
-	b.Start(topics)
-	before := time.Now()
-	_, err := b.Publish(t.Context(), "room", []byte("1"), live.PublishOptions{History: 10})
-	if took := time.Since(before); !errors.Is(err, ErrFull) || took > 3*time.Second {
-		t.Errorf("after %v: %v", took, err)
-	}
-	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
-		t.Errorf("Ready says %v", err)
-	}
-
-	b, err = New(Options{Servers: []string{small.ClientURL()}, Streams: chatStream(StreamConfig{MaxBytes: 1 << 30}), Logger: quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close(context.Background()) })
-	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
-		t.Errorf("Ready says %v", err)
-	}
-}
-
 // rules is a sink that has options for topics.
 type rules struct {
 	devNull
