@@ -10,15 +10,15 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// bus carries broadcasts between the brokers, one subject for each kind.
+// bus carries broadcasts between the brokers. Each kind has a subject.
 type bus struct {
 	broker   *Broker
 	messages chan *nats.Msg
 	stopped  chan struct{}
 	running  sync.WaitGroup
 
-	mu    sync.Mutex                                // guards what follows
-	kinds map[string]func(from string, data []byte) // by subject
+	mu    sync.Mutex                                // guards the fields below
+	kinds map[string]func(from string, data []byte) // the handlers, by subject
 	subs  []*nats.Subscription
 }
 
@@ -35,7 +35,7 @@ func (bus *bus) init(b *Broker) {
 func (b *Broker) OnBroadcast(kind string, f func(from string, data []byte)) {
 	tokens, err := encode(kind)
 	if err != nil {
-		panic(err) // a kind is a word in a program
+		panic(err) // a kind is a constant of the program
 	}
 	b.bus.mu.Lock()
 	defer b.bus.mu.Unlock()
@@ -72,7 +72,7 @@ func (bus *bus) start() {
 	for subject := range bus.kinds {
 		sub, err := bus.broker.nc.ChanSubscribe(subject, bus.messages)
 		if err != nil {
-			bus.broker.logger.Error("natsbroker: no broadcasts", "err", err)
+			bus.broker.logger.Error("natsbroker: broadcasts cannot be received", "err", err)
 			continue
 		}
 		bus.subs = append(bus.subs, sub)

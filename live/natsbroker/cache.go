@@ -11,31 +11,31 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// JetStream reads forwards, over every message that lies between two of a topic. Where many
-// topics share a stream, the newest fifty publications of one cost ten milliseconds of a CPU.
-// While the stream is read, nothing is stored in it. So what was read of a topic that no session
-// has is kept for a while, in case somebody else asks for it.
+// JetStream reads forwards, over every message that lies between two messages of a topic. In a
+// stream with many topics, the newest fifty publications of one topic cost ten milliseconds of
+// a CPU. While JetStream reads the stream, it stores nothing in it. So the broker caches what
+// it has read of a topic that no session has, in case another client asks for it.
 
 const (
-	// cacheBytes bounds what is kept of all topics together, and shelfTopicBytes what is kept
-	// of one. Fifty publications of 200 bytes count 20 KB, so there is space for 1,600 such
-	// topics. What was not asked for longest makes room.
+	// cacheBytes bounds the cache of all topics together, and cacheTopicBytes the cache of one
+	// topic. Fifty publications of 200 bytes count as 20 KB, so there is space for 1,600 such
+	// topics. The topics that were idle longest are dropped first.
 	cacheBytes      = 32 << 20
 	cacheTopicBytes = 512 << 10
 
-	// cacheTime is how long what was read is kept. It bounds for how long somebody may be sent
-	// what an administrator has deleted from the stream.
+	// cacheTime is how long publications are cached. An administrator may delete publications
+	// from the stream, and clients may still get them for this time.
 	cacheTime = 5 * time.Minute
 
-	// publicationBytes is what a publication takes besides its data.
+	// publicationBytes is the memory that a publication takes in addition to its data.
 	publicationBytes = 200
 )
 
-// readCache has what was read of topics of late.
+// readCache holds what was recently read of topics.
 type readCache struct {
-	mu     sync.Mutex // guards what follows; no other lock is taken under it
+	mu     sync.Mutex // guards the fields below
 	topics map[cacheKey]*cachedTopic
-	idle   list.List // of topics that nobody reads now: first the one that was not asked for longest
+	idle   list.List // of *cachedTopic without readers; the one that was idle longest is first
 	bytes  int       // of all topics
 }
 
@@ -44,33 +44,33 @@ type cacheKey struct {
 	tokens string
 }
 
-// cachedTopic is what was read of one topic. Whoever asks for the topic's history takes its turn, so
-// that what several ask for at the same time is read once.
+// cachedTopic is what was read of one topic. Readers of a topic take turns. So when several ask
+// for it at the same time, it is read once.
 type cachedTopic struct {
 	key  cacheKey
-	turn chan struct{} // holds one while somebody has the turn
+	turn chan struct{} // holds one while a reader has the turn
 
-	// Guarded by shelf.mu:
-	readers   int           // that have the turn or wait for it
-	place     *list.Element // in shelf.longest; nil: there are readers
+	// Guarded by readCache.mu:
+	readers   int           // how many have the turn or wait for it
+	place     *list.Element // in readCache.idle; nil: there are readers
 	idleSince int64         // when the last reader left, on the clock of package clock
-	bytes     int           // of publications, as shelf.bytes counts them
+	bytes     int           // of publications, as counted in readCache.bytes
 
 	part // guarded by turn
 }
 
-// part is the publications of a topic after one offset and up to another, all of them.
+// part holds all publications of a topic after one offset and up to another.
 type part struct {
 	epoch         string
-	readAt        int64               // when it was read first, on the clock of package clock
-	newestMessage message             // of the topic, when the part was read: with another the part is of no use
+	readAt        int64               // when its first publications were read, on the clock of package clock
+	newestMessage message             // the topic's newest message when the part was read; with a newer message the part is void
 	low, high     uint64              // the publications after low and up to high are here
-	fromOldest    bool                // there are none before them that a newcomer would be sent
+	fromOldest    bool                // a newcomer would get no publications before these
 	publications  []*live.Publication // oldest first; they are not changed
 }
 
-// take returns what there is of a topic, and waits for whoever reads it now. The caller
-// must return it with leave.
+// take returns the cached part of a topic, after the readers before it have left. The caller
+// must return it with leave. The error is that of ctx.
 func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error) {
 	c.mu.Lock()
 	if c.topics == nil {
@@ -96,8 +96,8 @@ func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error
 	}
 }
 
-// takeCached is take with the newest message of the topic, by which the caller knows whether
-// what is there is still of use; nil: there is none.
+// takeCached is take, and asks for the newest message of the topic, which tells whether the
+// cached part is still valid; nil: the topic has no message.
 func (st *stream) takeCached(ctx context.Context, tokens string) (*cachedTopic, *message, error) {
 	shelf := &st.broker.cache
 	t, err := shelf.take(ctx, cacheKey{st, tokens})
@@ -124,7 +124,7 @@ func (c *readCache) leave(t *cachedTopic) {
 	c.release(t)
 }
 
-// release notes that a reader has gone, and makes room.
+// release notes that a reader has gone, and makes space.
 func (c *readCache) release(t *cachedTopic) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -140,14 +140,14 @@ func (c *readCache) release(t *cachedTopic) {
 	}
 }
 
-// drop forgets a topic that has no reader; mu is held.
+// drop removes a topic that has no reader; mu is held.
 func (c *readCache) drop(t *cachedTopic) {
 	c.idle.Remove(t.place)
 	delete(c.topics, t.key)
 	c.bytes -= t.bytes
 }
 
-// dropOld forgets what nobody has asked for since shelfTime.
+// dropOld removes the topics that had no reader for cacheTime.
 func (c *readCache) dropOld() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -164,7 +164,7 @@ func costOf(publications []*live.Publication) int {
 	return bytesOf(publications) + len(publications)*publicationBytes
 }
 
-// trim drops the oldest publications that are more than one topic may have.
+// trim drops the oldest publications until the part is within cacheTopicBytes.
 func (p *part) trim() {
 	bytes := costOf(p.publications)
 	n := 0
@@ -178,14 +178,15 @@ func (p *part) trim() {
 	}
 }
 
-// isOf reports whether the part is of a topic whose newest message is now this one; nil: it has
-// none.
+// isOf reports whether the part is valid for a topic with this epoch and this newest message;
+// nil: the topic has no message.
 func (p *part) isOf(epoch string, newest *message) bool {
 	return newest != nil && p.epoch == epoch && clock.Now()-p.readAt < int64(cacheTime) &&
 		p.newestMessage.Sequence == newest.Sequence && p.newestMessage.Time.Equal(newest.Time)
 }
 
-// add joins what was read to the part, if the two adjoin, or else replaces it.
+// add joins a part that was read to the cached part, if the two adjoin. Otherwise it replaces
+// the cached part.
 func (p *part) add(read part) {
 	switch {
 	case !p.isOf(read.epoch, &read.newestMessage) || read.low > p.high || read.high < p.low:
@@ -201,11 +202,12 @@ func (p *part) add(read part) {
 	}
 }
 
-// page returns a page of the publications after one offset and up to another, if they are here.
+// page returns a page of the publications after one offset and up to another. ok is false if
+// the cache lacks some of them.
 func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
 	end := p.high
 	if end >= p.newestMessage.Sequence {
-		end = max(end, upto) // nothing is after the newest
+		end = max(end, upto) // the topic has nothing after its newest message
 	}
 	if after < p.low || after >= end || limit <= 0 {
 		return live.Page{}, false
@@ -219,8 +221,8 @@ func (p *part) page(after, upto uint64, limit int) (page live.Page, ok bool) {
 	return page, true
 }
 
-// tail returns the newest publications, if they are here: limit at most, and none at the beginning
-// that was stored before a time.
+// tail returns the newest publications, limit at most. It leaves out those at the start that
+// were stored before oldest. ok is false if the cache lacks some of them.
 func (p *part) tail(limit int, oldest time.Time) (page live.Page, ok bool) {
 	if p.high < p.newestMessage.Sequence || !p.fromOldest && len(p.publications) < limit {
 		return live.Page{}, false
@@ -237,8 +239,8 @@ func (p *part) tail(limit int, oldest time.Time) (page live.Page, ok bool) {
 	return page, true
 }
 
-// cut returns the first publications: limit at most, and none after the one that brings them to
-// pageBytes. all says that none is left.
+// cut returns the first publications, limit at most. The one that brings them to pageBytes is
+// the last. all says that these are all publications.
 func cut(publications []*live.Publication, limit int) (first []*live.Publication, all bool) {
 	bytes := 0
 	for i, p := range publications {

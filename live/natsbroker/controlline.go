@@ -10,7 +10,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// mayUse returns an error for a subject that is too long for NATS.
+// mayUse returns an error if a subject is too long for NATS.
 func (b *Broker) mayUse(subject string) error {
 	if most := b.maxSubject.Load(); most > 0 && int64(len(subject)) > most {
 		return fmt.Errorf("natsbroker: %w: its subject has %d bytes, and NATS takes %d: raise max_control_line of its servers",
@@ -19,20 +19,20 @@ func (b *Broker) mayUse(subject string) error {
 	return nil
 }
 
-// lineSpace is what a line of the protocol has besides the subject: the command, the inbox for
-// the reply, and numbers.
+// lineSpace is the space in a protocol line for everything but the subject: the command, the
+// reply's inbox, and numbers.
 const lineSpace = 128
 
-// lineSizes are the lengths of lines that are tried, longest first: that of the longest topic,
-// and what somebody may have set max_control_line to.
+// lineSizes are the lengths of line that are tried, longest first. The first is the line of the
+// longest topic. The others are values to which an operator may have set max_control_line.
 var lineSizes = []int{maxPrefix + 3 + 3*maxTopic + lineSpace, 2048, 1024, 512, 256}
 
-// probeTimeout is how long one attempt to measure may take.
+// probeTimeout is how long each step of one attempt may take: to connect, and to get an answer.
 const probeTimeout = 5 * time.Second
 
-// measureLines finds out how long a line NATS takes. It does not say so, and ends a
-// connection with a longer one for good: it would be the broker's, with all of its
-// subscriptions. So another one tries.
+// measureLines finds out how long a protocol line NATS takes. NATS does not tell, and closes a
+// connection that sends a longer line. On the broker's own connection all subscriptions would
+// be lost. So the attempts use another connection.
 func (b *Broker) measureLines() {
 	for !b.nc.IsConnected() {
 		if !sleep(b.ctx, 100*time.Millisecond) {
@@ -42,16 +42,16 @@ func (b *Broker) measureLines() {
 	for i, size := range lineSizes {
 		tooLong, err := b.isLineTooLong(size)
 		if err != nil {
-			b.logger.Debug("natsbroker: how long a subject may be is not known", "err", err)
+			b.logger.Debug("natsbroker: the longest subject of NATS is not known", "err", err)
 			return
 		}
 		if tooLong {
-			b.maxSubject.Store(int64(max(size/2-lineSpace, 1))) // until it is known
+			b.maxSubject.Store(int64(max(size/2-lineSpace, 1))) // safe until the next size is tried
 			continue
 		}
 		if i > 0 {
 			b.maxSubject.Store(int64(size - lineSpace))
-			b.logger.Warn("natsbroker: NATS takes short subjects only; raise max_control_line of its servers, of which 4096 is the default",
+			b.logger.Warn("natsbroker: NATS takes only short subjects; set max_control_line of its servers to 4096, the default, or more",
 				"bytes", size-lineSpace)
 		}
 		return
@@ -72,7 +72,7 @@ func (b *Broker) isLineTooLong(size int) (bool, error) {
 	}
 	defer nc.Close()
 	subject := b.deliverySubject(strings.Repeat("x", size-lineSpace-len(b.deliverySubject(""))))
-	if _, err := nc.SubscribeSync(subject); err != nil { // somebody might store a publication
+	if _, err := nc.SubscribeSync(subject); err != nil { // to subscribe is harmless; a stream could store a publication
 		return false, err
 	}
 	if err = nc.FlushTimeout(probeTimeout); err == nil {

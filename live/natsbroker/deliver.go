@@ -14,18 +14,18 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// lane is what deliveries of some topics come through.
+// lane carries the deliveries of some topics, in order.
 type lane struct {
 	messages chan *nats.Msg
 
-	overflowed  atomic.Bool // lossy has topics
-	mu          sync.Mutex  // guards lossy
+	overflowed  atomic.Bool // lossyTopics is not empty
+	mu          sync.Mutex  // guards lossyTopics
 	lossyTopics map[*interest]error
 }
 
-// laneSize is how many deliveries wait for a lane. A publication to a thousand
-// sessions takes a quarter of a millisecond, so that is four seconds' worth; what comes
-// when it is full is lost, and the server is told.
+// laneSize is how many deliveries may wait in a lane. A publication to a thousand sessions
+// takes a quarter of a millisecond, so this is the work of four seconds. When the lane is full
+// the next deliveries are lost, and the live server is told.
 const laneSize = 16 << 10
 
 func (h *hub) laneOf(subject string) *lane {
@@ -46,8 +46,9 @@ func (h *hub) run(l *lane) {
 	}
 }
 
-// overflow takes note that a delivery did not fit in its lane. NATS says so of a topic's
-// first only; how many followed is known when the lane has room again.
+// overflow notes that a delivery had no space in its lane. NATS reports only the first of a
+// topic's lost deliveries. So the live server is told again when the lane has space: see
+// endOverflow.
 func (h *hub) overflow(in *interest, cause error) {
 	l := h.laneOf(in.subject)
 	l.mu.Lock()
@@ -71,7 +72,7 @@ func (h *hub) endOverflow(l *lane) {
 	}
 }
 
-// The headers of a message that a stream sends on, and of ours.
+// The headers of messages that a stream republishes, and our own headers.
 const (
 	headerSequence = "Nats-Sequence"
 	headerPrevious = "Nats-Last-Sequence"
@@ -80,7 +81,7 @@ const (
 	headerExcept   = "Live-Except"
 )
 
-// deliver hands a message to the server.
+// deliver hands a message to the live server.
 func (h *hub) deliver(m *nats.Msg) {
 	in := h.find(m.Subject)
 	if in == nil || in.sub.Load() != m.Sub || !in.hasSubscriber.Load() {
@@ -104,7 +105,8 @@ func (h *hub) deliver(m *nats.Msg) {
 	b.sink.Deliver(p)
 }
 
-// setPosition gives a publication its setPosition in the history.
+// setPosition sets the position, the time and the previous offset that the stream gave a
+// publication.
 func (h *hub) setPosition(in *interest, st *stream, p *live.Publication, header nats.Header) {
 	sequence, err := strconv.ParseUint(last(header, headerSequence), 10, 64)
 	if err != nil || sequence == 0 {
@@ -113,7 +115,7 @@ func (h *hub) setPosition(in *interest, st *stream, p *live.Publication, header 
 	p.Time, _ = time.Parse(time.RFC3339Nano, last(header, headerTime))
 	p.Prev, _ = strconv.ParseUint(last(header, headerPrevious), 10, 64)
 	p.Offset = sequence
-	if sequence <= in.newestOffset.Load() { // sent twice, or another stream of the same name
+	if sequence <= in.newestOffset.Load() { // it was sent twice, or comes from another stream of the same name
 		st.requireComparison()
 		h.broker.lost(in.topic, errBackwards)
 	}
@@ -121,8 +123,8 @@ func (h *hub) setPosition(in *interest, st *stream, p *live.Publication, header 
 	p.Epoch = st.saw(sequence, p.Time)
 }
 
-// last returns the last value of a header: what the stream itself has set, whatever
-// a publisher wrote there.
+// last returns the last value of a header. A publisher may set the same header, but the stream
+// adds its own value after that.
 func last(h nats.Header, key string) string {
 	if v := h[key]; len(v) > 0 {
 		return v[len(v)-1]
@@ -130,8 +132,8 @@ func last(h nats.Header, key string) string {
 	return ""
 }
 
-// A session that is left out travels in a header, which holds no line break and no
-// blank at its ends.
+// The ID of the session that does not get the publication travels in a header. It is escaped,
+// since a header holds no line breaks, and no blanks at its ends.
 func setExcept(m *nats.Msg, except string) {
 	if except != "" {
 		m.Header.Set(headerExcept, url.PathEscape(except))

@@ -16,10 +16,10 @@ import (
 // errDenied is wrapped by the error for a subject that NATS does not permit.
 var errDenied error = &sentinel{"natsbroker: NATS does not permit a subject", live.ErrUnavailable}
 
-// denials are the subjects that NATS does not permit. It says so after the call
-// that used them.
+// denials holds the subjects that NATS does not permit. NATS reports a denial after the call
+// that used the subject.
 type denials struct {
-	hasAny atomic.Bool // there are some
+	hasAny atomic.Bool // subjects is not empty
 
 	mu       sync.Mutex // guards subjects
 	subjects map[string]denial
@@ -32,20 +32,20 @@ type denial struct {
 }
 
 const (
-	// deniedFor is how long Ready says no after a subject was denied.
+	// deniedFor is how long Ready fails after a subject was denied.
 	deniedFor = time.Minute
 
-	// deniedAgain is how long a publication to a denied subject fails at once. Then NATS is
-	// asked again.
+	// deniedAgain is how long a publication to a denied subject fails at once. After that NATS
+	// is asked again.
 	deniedAgain = 10 * time.Second
 
-	// maxDenials bounds how many subjects are remembered. More than that are told by a few.
+	// maxDenials bounds how many subjects are remembered. An operator needs to see only a few.
 	maxDenials = 1000
 )
 
 var violation = regexp.MustCompile(`(?i)permissions violation for (publish|subscription) to "([^"\s]+)"`)
 
-// add takes add of a permissions violation, and reports whether it was one of ours.
+// add notes a permissions violation, and reports whether the subject was one of the broker's.
 func (d *denials) add(b *Broker, err error) bool {
 	found := violation.FindStringSubmatch(err.Error())
 	if found == nil || !b.uses(found[2]) {
@@ -71,7 +71,7 @@ func (d *denials) add(b *Broker, err error) bool {
 	return true
 }
 
-// publishError returns why a publication to a subject would be dropped.
+// publishError returns why NATS would drop a publication to a subject; nil: it is not known to.
 func (d *denials) publishError(subject string) error {
 	if !d.hasAny.Load() {
 		return nil
@@ -84,7 +84,7 @@ func (d *denials) publishError(subject string) error {
 	return nil
 }
 
-// current returns what NATS does not permit of what is used now.
+// current returns a denial of a subject that is in use now; nil: there is none.
 func (d *denials) current(b *Broker) error {
 	if !d.hasAny.Load() {
 		return nil
@@ -95,7 +95,7 @@ func (d *denials) current(b *Broker) error {
 		in := b.hub.find(subject)
 		switch {
 		case n.subscribing && (in != nil && in.hasSubscriber.Load() || strings.HasPrefix(subject, b.busSubject(""))):
-			return n.err // as long as nobody connects anew
+			return n.err // NATS tells it once for each connection, so it holds until the next connection
 		case time.Since(n.at) < deniedFor:
 			return n.err
 		}
@@ -103,7 +103,8 @@ func (d *denials) current(b *Broker) error {
 	return nil
 }
 
-// forget is for the end of a connection: the next one may have other permissions.
+// forget drops all denials when a connection ends: the next connection may have other
+// permissions.
 func (d *denials) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -121,7 +122,7 @@ func (b *Broker) uses(subject string) bool {
 	return false
 }
 
-// inboxes is what subjects for answers begin with.
+// inboxes returns the prefix of the subjects for answers.
 func (b *Broker) inboxes() string {
 	if prefix := b.nc.Opts.InboxPrefix; prefix != "" {
 		return prefix + "."
@@ -129,7 +130,7 @@ func (b *Broker) inboxes() string {
 	return nats.InboxPrefix
 }
 
-// patternOf returns what covers a subject and its like: live.d.> for live.d.chat.1.
+// patternOf returns the pattern that covers a subject and its like: live.d.> for live.d.chat.1.
 func (b *Broker) patternOf(subject string) string {
 	switch parts := strings.SplitN(subject, ".", 3); {
 	case strings.HasPrefix(subject, b.inboxes()):

@@ -18,37 +18,36 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// maxPayload is of a message between nodes: twice the four megabytes that a client may
+// maxPayload is the largest message between nodes: twice the four megabytes that a client may
 // send at once by default, and as much as NATS takes without a warning.
 const maxPayload = 8 << 20
 
-// readyTimeout is how long the server may take to listen once it has read its store,
-// before starting it is given up. It takes milliseconds; this is for machines that are
-// all but standing still.
+// readyTimeout is how long the server may take to listen after it has read its store. After
+// that the start fails. It takes milliseconds, except on a machine that hardly runs.
 const readyTimeout = 10 * time.Second
 
-// embedded is a NATS server in this process. The mender may replace it by another on the
-// same store.
+// embedded is a NATS server in this process. The mender may replace the server by another on
+// the same store.
 type embedded struct {
 	opts    Options
 	store   *store
-	token   string        // that clients give; "": there is no port, and no need
-	port    int           // for other nodes; 0: none yet
-	trouble chan struct{} // holds one when the store is to be looked at
+	token   string        // the password of local clients; "": none is needed, since the server has no port
+	port    int           // for other nodes; 0: not known yet
+	trouble chan struct{} // holds one when the mender should look at the store
 
 	restarting   atomic.Bool            // the server is being replaced
-	writeFailure atomic.Pointer[string] // what the server has said of a write that failed; nil: none has
+	writeFailure atomic.Pointer[string] // the server's message about a failed write; nil: no write has failed
 
-	mu  sync.RWMutex // guards srv once the mender runs
+	mu  sync.RWMutex // guards srv after the mender has started
 	srv *server.Server
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when the server is down and its store released
-	stopErr  error         // set before
+	stopErr  error         // set before stopped is closed
 }
 
-// startEmbedded starts a server and returns when it accepts connections. It waits for
-// no other node: whether there is a majority for streams is for others to find out.
+// startEmbedded starts a server, and returns when it accepts connections. It does not wait for
+// other nodes, so streams may still lack a majority.
 func startEmbedded(o Options) (*embedded, error) {
 	if o.Cluster != nil {
 		if err := o.Cluster.check(o.StoreDir); err != nil {
@@ -72,11 +71,11 @@ func startEmbedded(o Options) (*embedded, error) {
 	return e, nil
 }
 
-// launch starts a server on the store, in the place of one that has been shut down.
+// launch starts a server on the store, after the former server has shut down.
 func (e *embedded) launch() error {
 	so := e.serverOptions(e.opts)
 	if e.port != 0 {
-		so.Cluster.Port = e.port // where others look for it
+		so.Cluster.Port = e.port // the other nodes know this port
 	}
 	srv, err := server.NewServer(so)
 	if err != nil {
@@ -98,7 +97,7 @@ func (e *embedded) launch() error {
 	return nil
 }
 
-// running returns the server of now.
+// running returns the present server.
 func (e *embedded) running() *server.Server {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -109,14 +108,14 @@ func (e *embedded) serverOptions(o Options) *server.Options {
 	so := &server.Options{
 		ServerName:   e.store.node,
 		DontListen:   true,
-		NoSigs:       true, // its handlers would end the process
-		NoLog:        true, // until it is given a logger
-		TraceHeaders: true, // and no payloads
+		NoSigs:       true, // the handlers of the server would end the process
+		NoLog:        true, // until SetLoggerV2
+		TraceHeaders: true, // the headers only, not the payloads
 		MaxPayload:   maxPayload,
 
-		// What streams may take together is left to the server: three quarters of the
-		// memory, or of GOMEMLIMIT if that is less, and of what is free on the disk. A
-		// stream that is promised more is refused when it is made, not when it is full.
+		// NATS limits the storage of all streams together: to three quarters of the memory, or
+		// of GOMEMLIMIT if that is less, and to three quarters of the free space on the disk.
+		// So a stream that is too large is refused when it is made, and not when it is full.
 		JetStream:              o.Cluster == nil || !o.Cluster.NoStore,
 		StoreDir:               e.store.dir,
 		SyncAlways:             o.SyncAlways,
@@ -131,11 +130,11 @@ func (e *embedded) serverOptions(o Options) *server.Options {
 	return so
 }
 
-// awaitReady waits until the server accepts connections, or has said why it will not.
+// awaitReady waits until the server accepts connections. The error says why it will not.
 func awaitReady(srv *server.Server, fatal <-chan error) error {
 	deadline := time.Now().Add(readyTimeout)
 	for {
-		// Asked for more than 25 ms it would look every 25 ms only.
+		// With a timeout over 25 ms the server would look only every 25 ms.
 		ready := srv.ReadyForConnections(time.Millisecond)
 		select {
 		case err := <-fatal:
@@ -152,7 +151,7 @@ func awaitReady(srv *server.Server, fatal <-chan error) error {
 	}
 }
 
-// sawProblem is called with what the server says is wrong.
+// sawProblem gets the text of the server's warnings and errors.
 func (e *embedded) sawProblem(text string) {
 	if strings.Contains(strings.ToLower(text), "critical write error") {
 		e.writeFailure.Store(&text)
@@ -160,7 +159,7 @@ func (e *embedded) sawProblem(text string) {
 	e.poke()
 }
 
-// poke has the store looked at.
+// poke makes the mender look at the store.
 func (e *embedded) poke() {
 	select {
 	case e.trouble <- struct{}{}:
@@ -168,11 +167,11 @@ func (e *embedded) poke() {
 	}
 }
 
-// InProcessConn implements nats.InProcessConnProvider: a connection finds the server of now
-// when it reconnects.
+// InProcessConn implements nats.InProcessConnProvider. A connection that reconnects finds the
+// present server.
 func (e *embedded) InProcessConn() (net.Conn, error) { return e.running().InProcessConn() }
 
-// connectOptions are those of a connection within the process.
+// connectOptions returns the options for a connection within the process.
 func (e *embedded) connectOptions() []nats.Option {
 	o := []nats.Option{nats.InProcessServer(e)}
 	if e.token != "" {
@@ -181,9 +180,9 @@ func (e *embedded) connectOptions() []nats.Option {
 	return o
 }
 
-// stop shuts the server down and releases its store. When ctx ends before that, it
-// returns an error and the shutting down goes on: a store that is still written to is
-// never released. It may be called again.
+// stop shuts the server down and releases its store. If ctx ends first, stop returns an error,
+// and the shutdown goes on: a store is not released before the last write to it. stop may be
+// called again.
 func (e *embedded) stop(ctx context.Context) error {
 	e.stopOnce.Do(func() {
 		go func() { // ends with the server
@@ -202,12 +201,12 @@ func (e *embedded) stop(ctx context.Context) error {
 	}
 }
 
-// routeIDs are the numbers of the lines to other nodes, in order. One that is made anew
-// has another number.
+// routeIDs returns the IDs of the routes to other nodes, sorted. A route that is made again has
+// another ID.
 func (e *embedded) routeIDs() []uint64 {
 	all, err := e.running().Routez(nil)
 	if err != nil {
-		return nil // it is shutting down
+		return nil // the server is shutting down
 	}
 	ids := make([]uint64, len(all.Routes))
 	for i, r := range all.Routes {
@@ -217,15 +216,15 @@ func (e *embedded) routeIDs() []uint64 {
 	return ids
 }
 
-// notes are the notes of where its streams end; nil: there are none.
+// notes returns the notes of where the streams end; nil: there are none.
 func (e *embedded) notes() *notes { return e.store.notes }
 
-// room is how many bytes all streams may have together, on the disk or in memory.
+// room returns how many bytes all streams may have together, on the disk or in memory.
 func (e *embedded) room(disk bool) int64 {
 	c := e.running().JetStreamConfig()
 	switch {
 	case c == nil:
-		return math.MaxInt64 // it keeps none
+		return math.MaxInt64 // this server keeps no streams
 	case disk:
 		return c.MaxStore
 	}

@@ -13,11 +13,10 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// EnsureStream creates a stream, or changes the one of that name to what c says. It
-// is for streams that Options.Streams cannot name yet, and is called before the
-// topics that it covers have subscribers. The error wraps live.ErrUnavailable if
-// JetStream cannot be reached or has no majority, and ErrNotOurs if a stream of that name
-// is somebody else's.
+// EnsureStream creates a stream, or changes the stream of that name to what c says. It is for
+// streams that are not known yet when New is called. Call it before the topics of the stream
+// have subscribers. The error wraps live.ErrUnavailable if JetStream cannot be reached or has
+// no majority. It wraps ErrNotOurs if the stream of that name belongs to another program.
 func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	if b.closed.Load() {
 		return live.ErrServerClosed
@@ -36,13 +35,13 @@ func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	return nil
 }
 
-// startTimeout is how long New waits for a NATS elsewhere to say whose the streams are. One
-// that does not say so within it is asked in the background.
+// startTimeout is how long New waits for a NATS elsewhere to tell who owns the streams. After
+// that the question goes on in the background.
 const startTimeout = time.Second
 
-// ensureAtStart has the streams of the options made: at once by a server that is
-// alone, by others in the background. A NATS elsewhere that can be asked is asked
-// at once whether they can be ours at all.
+// ensureAtStart makes the streams of Options. A server that is alone makes them at once.
+// Otherwise they are made in the background, but a NATS elsewhere that is connected is first
+// asked who owns them.
 func (b *Broker) ensureAtStart() error {
 	alone := b.server != nil && b.opts.Cluster == nil
 	if !alone && (b.server != nil || !b.nc.IsConnected()) {
@@ -61,25 +60,25 @@ func (b *Broker) ensureAtStart() error {
 		case err == nil:
 		case errors.Is(err, ErrNotOurs), errors.Is(err, errOverlap):
 			return err
-		case alone && !errors.Is(err, errNoSpace): // with a full disk what was stored can be read still
+		case alone && !errors.Is(err, errNoSpace): // with a full disk the stored publications can still be read
 			return err
 		default:
-			b.tasks.Go(st.ensureInBackground) // ends when it is there, or with Close
+			b.tasks.Go(st.ensureInBackground) // ends when the stream exists, or with Close
 		}
 	}
 	return nil
 }
 
-// ensureInBackground has them made when that has to wait for others.
+// ensureInBackground makes the streams while other nodes may have to come first.
 func (b *Broker) ensureInBackground() {
 	for _, st := range *b.streams.list.Load() {
-		b.tasks.Go(st.ensureInBackground) // ends when it is there, or with Close
+		b.tasks.Go(st.ensureInBackground) // ends when the stream exists, or with Close
 	}
 }
 
 func (st *stream) ensureInBackground() {
 	warned := ""
-	// A cluster without a leader does not answer at all: short attempts at first.
+	// A cluster without a leader does not answer at all, so the first attempts are short.
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		ctx, cancel := context.WithTimeout(st.broker.ctx, 200*time.Millisecond+2*wait)
 		err := st.ensure(ctx, 0)
@@ -87,10 +86,10 @@ func (st *stream) ensureInBackground() {
 		if err == nil {
 			return
 		}
-		// After half a second that is no longer the moment a cluster needs.
+		// A cluster may need half a second to start. Only a longer wait is logged.
 		if wait > 500*time.Millisecond && err.Error() != warned && st.broker.logLimit.due("stream "+st.config.Name) {
 			warned = err.Error()
-			st.broker.logger.Warn("natsbroker: stream not there, trying on", "stream", st.config.Name, "err", err)
+			st.broker.logger.Warn("natsbroker: stream cannot be made yet, trying again", "stream", st.config.Name, "err", err)
 		}
 		if !sleep(st.broker.ctx, wait) {
 			return
@@ -98,7 +97,7 @@ func (st *stream) ensureInBackground() {
 	}
 }
 
-// sleep waits, and reports false if ctx ended first.
+// sleep waits, and reports whether it waited to the end: false if ctx ended first.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -110,21 +109,22 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// remake has a stream made that is missing: in brief, since a cluster without a leader does
-// not answer, and not more than once a second. One that is there is left as it is: another
-// instance of the application may have changed it, with options that are newer.
+// remake makes a stream that is missing. It takes a second at most, since a cluster without a
+// leader does not answer, and does so at most once a second. It does not change a stream that
+// exists: another instance of the application may have changed it, with newer options.
 func (st *stream) remake(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	return st.ensure(ctx, time.Second)
 }
 
-// ensure has the stream made, unless that was tried within pause. Without a pause it is
-// also changed to what it should be; so is the default stream when it is first needed.
+// ensure makes the stream, unless that was tried less than pause ago. With pause 0 it also
+// changes the stream to what it should be. It does so too when the default stream is first
+// needed.
 func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 	if err := st.broker.mender.refuses(); err != nil {
-		// A server that is starting JetStream knows no stream yet: one that is asked for
-		// would be made anew, in the place of what it has stored.
+		// A server that restarts JetStream knows no stream yet. The stream would be made again
+		// in the place of the stored one.
 		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 	}
 	select {
@@ -165,7 +165,7 @@ func (st *stream) make(ctx context.Context, change bool) error {
 			made = true
 			st.broker.logger.Info("natsbroker: stream made", "stream", st.config.Name)
 		} else if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			there, err = js.Stream(ctx, st.config.Name) // another node was faster
+			there, err = js.Stream(ctx, st.config.Name) // another node has made it meanwhile
 		}
 	}
 	if err != nil {
@@ -199,8 +199,8 @@ func (st *stream) make(ctx context.Context, change bool) error {
 	return nil
 }
 
-// wanted returns the stream's configuration: is, with what StreamConfig and this
-// package have a say in.
+// wanted returns the configuration that the stream should have. It starts from is, and sets
+// what StreamConfig and this package decide.
 func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	c, b := st.config, st.broker
 	want := is
@@ -220,7 +220,7 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	want.MaxAge = c.MaxAge
 	want.Duplicates = dedupe
 	if c.MaxAge > 0 {
-		want.Duplicates = min(dedupe, c.MaxAge) // NATS refuses a longer one
+		want.Duplicates = min(dedupe, c.MaxAge) // NATS refuses a longer time
 	}
 	want.Storage = c.Storage
 	if b.server != nil && b.opts.StoreDir == "" {
@@ -229,7 +229,7 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	switch {
 	case c.Replicas > 0:
 		want.Replicas = c.Replicas
-	case is.Replicas > 0: // as it was made
+	case is.Replicas > 0: // the number with which it was made
 	case b.opts.Cluster != nil:
 		want.Replicas = 3
 	default:
@@ -247,12 +247,12 @@ func orUnbounded(n int64) int64 {
 	return n
 }
 
-// leastDefault is how far the default stream is made smaller to fit into NATS. With less
-// than that it would keep next to nothing.
+// leastDefault is the smallest size of the default stream. A smaller stream would keep next to
+// nothing.
 const leastDefault = 1 << 20
 
-// fit makes or changes a stream. The default one is made smaller until NATS has that
-// much, unless the application has said how large it is to be.
+// fit makes or changes a stream. If NATS has too little storage for the default stream, fit
+// halves its size until it fits, unless the application has set the size.
 func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
 	yields := st == st.broker.streams.fallback && st.broker.opts.shrinkDefault
 	for {
@@ -263,26 +263,26 @@ func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamCo
 		}
 		st.maxBytes = want.MaxBytes / 2
 		if is.MaxBytes > st.maxBytes && is.MaxBytes < want.MaxBytes {
-			st.maxBytes = is.MaxBytes // which NATS has already
+			st.maxBytes = is.MaxBytes // NATS has reserved this much already
 		}
 	}
 }
 
-// explainNotMade adds to an error of NATS what it leaves out.
+// explainNotMade adds to an error of NATS what its text leaves out.
 func (st *stream) explainNotMade(ctx context.Context, err error) error {
 	var api *jetstream.APIError
 	switch {
 	case errors.As(err, &api) && api.ErrorCode == codeOverlap:
 		for _, subject := range st.subjects {
 			if name, failed := st.broker.js.StreamNameBySubject(ctx, subject); failed == nil && name != st.config.Name {
-				return &explained{errOverlap, fmt.Sprintf("stream %s takes in what %s covers; give each topic one stream, and each application a Prefix of its own",
+				return &explained{errOverlap, fmt.Sprintf("stream %s stores subjects that %s covers; give each topic one stream, and each application its own Prefix",
 					name, subject), err}
 			}
 		}
 	case errors.Is(err, nats.ErrNoResponders) && st.broker.server == nil:
 		domain, nc := st.broker.opts.Domain, st.broker.nc
 		if domain != "" {
-			return fmt.Errorf("%w: see that Options.Domain %q is right and that there is a way to it", err, domain)
+			return fmt.Errorf("%w: check that Options.Domain %q is right and can be reached", err, domain)
 		}
 		if has, _ := nc.ConnectedServerJetStream(); !has && nc.ConnectedClusterName() == "" && !st.found.Load() {
 			return &explained{errNoJetStream, adviceEnable, err}

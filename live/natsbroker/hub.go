@@ -13,10 +13,10 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// hub has the topics that are subscribed at NATS: those with a subscriber here, and
-// for a while those that had one. Deliveries come through a few lanes, each with one
-// goroutine, and those of one topic through the same: in order, and without a
-// goroutine for each topic.
+// hub holds the topics that are subscribed at NATS: the topics with a subscriber at this node,
+// and for Options.Linger those that had one. Deliveries come through a few lanes, and each lane
+// has one goroutine. All deliveries of a topic come through the same lane, so they stay in
+// order and a topic needs no goroutine of its own.
 type hub struct {
 	broker  *Broker
 	seed    maphash.Seed
@@ -28,26 +28,26 @@ type hub struct {
 	topics map[string]*interest // by subject
 }
 
-// interest is one topic's subscription.
+// interest is the subscription of one topic.
 type interest struct {
 	topic   string
 	subject string
-	stream  atomic.Pointer[stream] // nil: none covers the topic
+	stream  atomic.Pointer[stream] // nil: no stream covers the topic
 
-	hasSubscriber atomic.Bool  // it has a subscriber here
-	wantedUntil   atomic.Int64 // when it was last wanted, on the clock of package clock
+	hasSubscriber atomic.Bool  // at this node
+	wantedUntil   atomic.Int64 // when the last subscriber went, on the clock of package clock
 
 	mu  sync.Mutex // held while it is subscribed or unsubscribed
 	sub atomic.Pointer[nats.Subscription]
 
-	newestOffset atomic.Uint64 // the newest offset that came
+	newestOffset atomic.Uint64 // the offset of the latest delivery
 	checkpoint   atomic.Pointer[checkpoint]
-	loss         lossCheck // answers that lie before these
+	loss         lossCheck // answers that are older than checkpoint or newestOffset
 }
 
-// checkpoint says that a topic has nothing between an offset and a sequence of its
-// stream: it is where the two were compared. What the stream drops up to there is
-// nothing that a subscriber at the offset has missed.
+// checkpoint says that the topic has no message after an offset and up to a sequence of its
+// stream. It is noted when the topic is compared with the stream. A subscriber at the offset
+// misses nothing when the stream drops its messages up to that sequence.
 type checkpoint struct {
 	epoch            string
 	offset, sequence uint64
@@ -68,7 +68,7 @@ func (h *hub) start() {
 	for i := range h.lanes {
 		h.running.Go(func() { h.run(&h.lanes[i]) }) // ends with stop
 	}
-	h.running.Go(h.sweep) // likewise
+	h.running.Go(h.sweep) // ends with stop
 }
 
 func (h *hub) stop() {
@@ -95,7 +95,7 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 		in = &interest{topic: topic, subject: subject}
 		h.topics[subject] = in
 	}
-	in.stream.Store(stream) // another, if EnsureStream was called meanwhile
+	in.stream.Store(stream) // it is another stream if EnsureStream was called meanwhile
 	in.hasSubscriber.Store(true)
 	h.mu.Unlock()
 
@@ -109,7 +109,7 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 		return fmt.Errorf("natsbroker: %w", unavailable(err))
 	}
 	in.sub.Store(sub)
-	if h.broker.closed.Load() { // stop may have looked before
+	if h.broker.closed.Load() { // stop may have run before this topic was in the map
 		in.sub.Store(nil)
 		sub.Unsubscribe()
 		return live.ErrServerClosed
@@ -124,7 +124,7 @@ func (h *hub) unsubscribe(subject string) {
 	}
 }
 
-// sweep ends subscriptions of topics that nobody has wanted for a while.
+// sweep ends the subscriptions of topics that have had no subscriber for Options.Linger.
 func (h *hub) sweep() {
 	linger := h.broker.opts.Linger
 	for {

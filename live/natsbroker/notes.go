@@ -13,13 +13,14 @@ import (
 	"time"
 )
 
-// notes notes beside the streams of an embedded server how far each of them has come. A
-// server that starts compares: a stream that has less has lost its end, and would give the
-// numbers of what it lost to other publications.
+// notes are files beside the streams of an embedded server. Each note holds how far its stream
+// has come. A server that starts compares the two. A stream that has less than its note has
+// lost its end, and would give the sequences of the lost messages to other publications.
 //
-// The notes are written and not synced, so they survive what the streams survive: a process
-// that is killed, but not a machine that loses power. Of that the file "running" tells: it says
-// in which start of the machine a server has run, or that it has stopped.
+// The notes are written without a sync, like the streams. So they survive a process that is
+// killed, but may not survive a machine that loses power. The file "running" tells of that
+// case: it names the start of the machine in which the server ran, or says that the server has
+// stopped.
 type notes struct {
 	dir string
 
@@ -27,13 +28,13 @@ type notes struct {
 	all map[string]*noteFile
 }
 
-// openNotes opens the folder of the notes. streams are the names of those that the store has.
-// synced: they have everything on the disk before it is acknowledged.
+// openNotes opens the folder of the notes. streams are the names of the streams in the store.
+// synced says that these are synced to the disk before each acknowledgement.
 func openNotes(dir string, streams []string, synced bool) (*notes, error) {
 	e := &notes{dir: dir, all: make(map[string]*noteFile)}
 	running := filepath.Join(dir, "running")
 	life, err := os.ReadFile(running)
-	if errors.Is(err, fs.ErrNotExist) { // of streams that are there nobody knows where they end
+	if errors.Is(err, fs.ErrNotExist) { // if the store has streams, nobody knows where they ended
 		life, err = nil, os.MkdirAll(dir, 0o700)
 	}
 	if err == nil && !survives(string(life)) {
@@ -49,8 +50,9 @@ func openNotes(dir string, streams []string, synced bool) (*notes, error) {
 	return e, errors.Join(overwrite(running, now), syncDir(dir))
 }
 
-// voidAll makes all notes void, on the disk, with those of streams that have none. A stream may
-// have a note and nothing else: one in memory, or one that a node gets from the others again.
+// voidAll makes all notes void, on the disk, and writes a void note for each stream without a
+// note. A note without a stream in the store may belong to a stream in memory, or to a stream
+// that this node will get from the other nodes again.
 func (notes *notes) voidAll(streams []string) error {
 	files, err := os.ReadDir(notes.dir)
 	if err != nil {
@@ -69,8 +71,8 @@ func (notes *notes) voidAll(streams []string) error {
 	return syncDir(notes.dir)
 }
 
-// overwrite writes a line into a file, which needs no space on the disk if the file is there: a
-// server must start on a full one.
+// overwrite writes a line into a file. If the file exists, this takes no more space on the
+// disk, and a server must start with a full disk.
 func overwrite(path, line string) error {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -80,23 +82,23 @@ func overwrite(path, line string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// noteSuffix is what the names of notes end with.
+// noteSuffix is the end of a note's file name.
 const noteSuffix = ".end"
 
 func (notes *notes) path(stream string) string { return filepath.Join(notes.dir, stream+noteSuffix) }
 
-// What stands in "running" instead of a start of the machine: what is acknowledged is on the
-// disk; the server has stopped.
+// The file "running" may hold one of these words instead of a start of the machine. onDisk:
+// everything that is acknowledged is on the disk. stopped: the server has stopped.
 const onDisk, stopped = "synced", "stopped"
 
-// survives reports whether the streams have everything that was acknowledged in a life of
-// the server.
+// survives reports whether the streams still have all that was acknowledged while "running"
+// held these words.
 func survives(life string) bool {
 	life = strings.TrimSpace(life)
 	return life == onDisk || life == stopped || life != "" && life == bootID()
 }
 
-// close says that the server has stopped, and everything in the store is on the disk.
+// close syncs all files of the store, and then notes that the server has stopped.
 func (notes *notes) close(store string) error {
 	notes.mu.Lock()
 	defer notes.mu.Unlock()
@@ -105,7 +107,7 @@ func (notes *notes) close(store string) error {
 	}
 	err := filepath.WalkDir(store, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
-			return nil // removed meanwhile, by the server itself
+			return nil // the server itself has removed it meanwhile
 		}
 		f, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
@@ -115,34 +117,35 @@ func (notes *notes) close(store string) error {
 		return f.Sync()
 	})
 	if err != nil {
-		return err // "running" stays as it is: who knows what is on the disk
+		return err // "running" stays as it is, since nobody knows what is on the disk
 	}
 	return overwrite(filepath.Join(notes.dir, "running"), stopped)
 }
 
-// noteFile is the note of one stream.
+// noteFile is the file with the note of one stream.
 type noteFile struct {
 	file   *os.File
-	number uint64 // of the file
+	number uint64 // tells the file from a copy of it; see fileNumber
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards note
 	note note
 }
 
 // note is what is known of a stream's end.
 type note struct {
-	sequence      uint64 // the greatest
-	timedSequence uint64 // the greatest of which the time is known; 0: of none
-	timedAt       int64  // when that was stored, in Unix nanoseconds
-	countedTo     uint64 // when the stream was last looked at: its last sequence,
-	deleted       uint64 // and how many it lacked before that
+	sequence      uint64 // the greatest sequence
+	timedSequence uint64 // the greatest sequence whose time is known; 0: there is none
+	timedAt       int64  // when that message was stored, in Unix nanoseconds
+	countedTo     uint64 // the last sequence when the messages were last counted
+	deleted       uint64 // the messages that were missing before countedTo then
 }
 
-// noteSize is a note's in the file: its numbers, the file's own number and a check.
+// noteSize is the size of a note in the file: its numbers, the number of the file and a
+// checksum.
 const noteSize = 7 * 8
 
-// open returns the note of a stream. Void says that there is one that tells nothing: the stream
-// may have lost its end. A stream without a note was made elsewhere, or is new.
+// open returns the note of a stream. void says that the file exists but tells nothing, so the
+// stream may have lost its end. A stream without a file is new, or was made elsewhere.
 func (notes *notes) open(stream string) (n *noteFile, void bool, err error) {
 	notes.mu.Lock()
 	defer notes.mu.Unlock()
@@ -165,7 +168,7 @@ func (notes *notes) open(stream string) (n *noteFile, void bool, err error) {
 
 func (n *noteFile) encode() []byte {
 	var b [noteSize]byte
-	var check uint64 = 1 // zeros are no note
+	var check uint64 = 1 // starts at 1, so that zeros are not a valid note
 	for i, v := range []uint64{n.note.sequence, n.note.timedSequence, uint64(n.note.timedAt), n.note.countedTo, n.note.deleted, n.number} {
 		binary.LittleEndian.PutUint64(b[i*8:], v)
 		check = check*31 + v
@@ -174,8 +177,8 @@ func (n *noteFile) encode() []byte {
 	return b[:]
 }
 
-// decode reports false if the note is damaged, or of another file: one that was copied back
-// from somewhere comes from an earlier time.
+// decode reports false if the note is damaged, or if its file is a copy: a copy may come from
+// an earlier time.
 func (n *noteFile) decode(b []byte) bool {
 	if len(b) != noteSize {
 		return false
@@ -189,7 +192,7 @@ func (n *noteFile) decode(b []byte) bool {
 	return false
 }
 
-// saw takes note of a sequence that the stream has; at is when it was stored, zero: unknown.
+// saw notes a sequence that the stream has. at is when the message was stored; zero: unknown.
 func (n *noteFile) saw(sequence uint64, at time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -204,7 +207,7 @@ func (n *noteFile) saw(sequence uint64, at time.Time) {
 	n.write()
 }
 
-// counted takes note of how many messages a stream lacks up to its last.
+// counted notes how many messages before its last sequence a stream lacks.
 func (n *noteFile) counted(last, deleted uint64) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -214,14 +217,15 @@ func (n *noteFile) counted(last, deleted uint64) {
 	}
 }
 
-// isBehind reports whether the stream has come further than when it was counted last.
+// isBehind reports whether the stream has more messages than when they were last counted.
 func (n *noteFile) isBehind() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.note.countedTo < n.note.sequence
 }
 
-// begin writes the first note after the stream was compared with the one before.
+// begin replaces the note, after the stream was compared with the former note. It syncs the
+// file.
 func (n *noteFile) begin(first note) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -232,8 +236,8 @@ func (n *noteFile) begin(first note) error {
 	return n.file.Sync()
 }
 
-// write overwrites the note, which takes a microsecond. An error is none of the publication's,
-// and the note stays as it was: then the end is found earlier than it is, at worst.
+// write writes the note, which takes a microsecond. An error must not fail the publication.
+// Then the note stays as it was, and the next process expects an earlier end of the stream.
 func (n *noteFile) write() { n.file.WriteAt(n.encode(), 0) }
 
 func (n *noteFile) known() note {
@@ -242,7 +246,7 @@ func (n *noteFile) known() note {
 	return n.note
 }
 
-// syncDir has the names in a folder on the disk.
+// syncDir syncs the names in a folder to the disk.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {

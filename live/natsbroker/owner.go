@@ -11,14 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Whose a stream is. NATS may have streams of other programs, and of other applications
-// that use this library. Ours have a mark, which nats stream info shows; a stream of
-// another owner is never changed.
+// Who owns a stream. NATS may have streams of other programs, and of other applications that
+// use this library. Our streams have a mark in their metadata, which "nats stream info" shows.
+// A stream of another owner is never changed.
 
-// ownerKey is where a stream's metadata has the prefix of the application that it is of.
+// ownerKey is the key in a stream's metadata for the prefix of the application that owns it.
 const ownerKey = "livetopic-prefix"
 
-// marked returns metadata with the mark of a prefix.
+// marked returns metadata with the mark of a prefix. It does not change its argument.
 func marked(metadata map[string]string, prefix string) map[string]string {
 	if metadata[ownerKey] == prefix {
 		return metadata
@@ -31,7 +31,7 @@ func marked(metadata map[string]string, prefix string) map[string]string {
 	return metadata
 }
 
-// checkOwner returns an error for a stream that is there and not ours.
+// checkOwner returns an error if an existing stream is not ours.
 func (st *stream) checkOwner(is jetstream.StreamConfig) error {
 	prefix := st.broker.opts.Prefix
 	owner, isMarked := is.Metadata[ownerKey]
@@ -39,15 +39,15 @@ func (st *stream) checkOwner(is jetstream.StreamConfig) error {
 	case isMarked && owner == prefix, !isMarked && st.madeEarlier(is):
 		return nil
 	case isMarked:
-		return fmt.Errorf("%w: it is of the application whose Prefix is %q, and this one's is %q; give the stream of one of them another Name",
+		return fmt.Errorf("%w: it belongs to the application with Prefix %q, and this Prefix is %q; give one of the two streams another Name",
 			ErrNotOurs, owner, prefix)
 	}
-	return fmt.Errorf("%w: another program has made it, for %s; give StreamConfig another Name, or delete it",
+	return fmt.Errorf("%w: another program has made it, for %s; give StreamConfig another Name, or delete that stream",
 		ErrNotOurs, strings.Join(is.Subjects, ", "))
 }
 
-// madeEarlier reports whether an unmarked stream is as earlier versions of this package have
-// made it: all that it takes in and sends on is under our prefix.
+// madeEarlier reports whether an earlier version of this package has made a stream without a
+// mark. All that such a stream stores and republishes is under our prefix.
 func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 	b := st.broker
 	if is.RePublish == nil || is.RePublish.Destination != b.deliverySubject(">") || len(is.Subjects) == 0 {
@@ -62,7 +62,7 @@ func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 	})
 }
 
-// foreign returns an error if the stream was found to be somebody else's.
+// foreign returns an error if the last look at the stream showed another owner.
 func (st *stream) foreign() error {
 	if why := st.makeErr.Load(); why != nil && errors.Is(*why, ErrNotOurs) {
 		return *why
@@ -70,7 +70,7 @@ func (st *stream) foreign() error {
 	return nil
 }
 
-// takes reports whether a stream that is there takes in a subject.
+// takes reports whether the existing stream stores a subject.
 func (st *stream) takes(ctx context.Context, subject string) (bool, error) {
 	there, err := st.broker.js.Stream(ctx, st.config.Name)
 	if err != nil {

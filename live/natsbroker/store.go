@@ -13,18 +13,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// store is the folder of an embedded server, which nobody else uses meanwhile.
+// store is the folder of an embedded server. While it is open, no other server uses it.
 type store struct {
-	dir         string // absolute; "": there is none, since the node stores nothing
+	dir         string // absolute; "": no folder, since the node stores nothing
 	node        string // the name of the node
 	isTemporary bool   // dir is removed at the end
-	notes       *notes // nil: no streams are kept here, or not beyond the process
+	notes       *notes // nil: no streams are kept in dir after the process
 	lock        io.Closer
 }
 
 var errLocked = errors.New("locked")
 
-// openStore makes and locks the folder that o asks for, and finds the node's name.
+// openStore makes and locks the folder of o, and finds the node's name.
 func openStore(o Options) (*store, error) {
 	s := &store{dir: o.StoreDir}
 	if s.dir == "" && o.Cluster != nil && o.Cluster.NoStore {
@@ -48,7 +48,7 @@ func openStore(o Options) (*store, error) {
 	return s, nil
 }
 
-// prepare does what needs the lock.
+// prepare does everything that needs the lock.
 func (s *store) prepare(o Options) error {
 	if err := s.chooseNode(o); err != nil {
 		return err
@@ -66,8 +66,8 @@ func (s *store) prepare(o Options) error {
 	return nil
 }
 
-// streams are the names of the streams that the folder has. What is wrong with it, if
-// anything, is for the server to say.
+// streams returns the names of the streams in the folder. It ignores errors, since the server
+// reports those.
 func (s *store) streams() (names []string) {
 	all, _ := os.ReadDir(filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"))
 	for _, entry := range all {
@@ -88,9 +88,10 @@ func (s *store) makeDir() (err error) {
 	return os.MkdirAll(s.dir, 0o700) // messages are private
 }
 
-// checkOwner reports an error if there are streams that would be lost: a cluster
-// deletes those that it does not know half a minute after a node has begun, and a server
-// that is alone does not load those of several nodes. Whose they are is in a file.
+// checkOwner returns an error if the folder has streams that would be lost. Half a minute after
+// its start, a node of a cluster deletes the streams that the cluster does not know. A server
+// that is alone does not load the streams of a cluster. The file "owner" says who made the
+// streams.
 func (s *store) checkOwner(c *Cluster) error {
 	if c != nil && c.NoStore {
 		return nil
@@ -118,13 +119,13 @@ func (s *store) checkOwner(c *Cluster) error {
 	return nil
 }
 
-// nodeNameLength is that of a random node name: 60 bits, of which a million nodes can
-// choose without two choosing alike.
+// nodeNameLength is the length of a random node name. It gives 60 bits, so a million nodes are
+// unlikely to choose the same name.
 const nodeNameLength = 12
 
-// chooseNode sets the node's name: the one of o, or the one that the folder has had
-// so far, or a random one. A folder keeps its name, because to a cluster a node with
-// another name is another node, and the former one missing for ever.
+// chooseNode sets the node's name: the name in o, or the name that the folder has had so far,
+// or a random name. A folder keeps its name. To a cluster, a node with another name is a new
+// node, and the former node is missing for ever.
 func (s *store) chooseNode(o Options) error {
 	if err := checkNodeName(o.Name); o.Name != "" && err != nil {
 		return fmt.Errorf("natsbroker: Options.Name: %w", err)
@@ -141,7 +142,7 @@ func (s *store) chooseNode(o Options) error {
 		s.node = former
 		return nil
 	case former != "" && o.Cluster != nil && !o.Cluster.NoStore:
-		return fmt.Errorf("natsbroker: store %q is of node %q, not of %q: give each node its own StoreDir and keep its Name", s.dir, former, o.Name)
+		return fmt.Errorf("natsbroker: store %q belongs to node %q, not to %q: give each node its own StoreDir and keep its Name", s.dir, former, o.Name)
 	default:
 		s.node = o.Name
 	}
@@ -154,7 +155,7 @@ func (s *store) chooseNode(o Options) error {
 	return nil
 }
 
-// readNode returns the name in file, "" if there is none.
+// readNode returns the name in the file; "": there is no file.
 func (s *store) readNode(file string) (string, error) {
 	if s.dir == "" {
 		return "", nil
@@ -181,7 +182,8 @@ func checkNodeName(name string) error {
 	return nil
 }
 
-// writeFile writes a file whole or not at all. Only one process may do so at a time.
+// writeFile replaces a file as a whole or leaves it as it is. Only one process may write it at
+// a time.
 func writeFile(path, content string) error {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -194,14 +196,14 @@ func writeFile(path, content string) error {
 	return os.Rename(path+".new", path)
 }
 
-// close unlocks the folder, and removes it if it was for this server only.
+// close unlocks the folder, and removes a temporary folder.
 func (s *store) close() error {
 	var err error
 	if s.notes != nil {
 		err = s.notes.close(s.dir)
 	}
 	if s.lock != nil {
-		err = errors.Join(err, s.lock.Close()) // before it is removed: Windows removes no open files
+		err = errors.Join(err, s.lock.Close()) // before the folder is removed: Windows removes no open files
 	}
 	if s.isTemporary {
 		err = errors.Join(err, os.RemoveAll(s.dir))

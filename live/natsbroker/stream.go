@@ -12,42 +12,42 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// stream is one of JetStream, as far as it is known here.
+// stream is a JetStream stream, with all that this process knows of it.
 type stream struct {
 	broker   *Broker
 	config   StreamConfig
-	patterns []string                   // of topics' tokens
-	subjects []string                   // what it takes in
-	subject  func(tokens string) string // where a topic is published to
+	patterns []string                   // cover the tokens of its topics
+	subjects []string                   // what it stores
+	subject  func(tokens string) string // where a topic is published
 
 	fullness fullness // whether it has space
 
-	making   chan struct{}         // holds one while it is made
-	maxBytes int64                 // what MaxBytes of Options.Default was lowered to; 0: it was not; guarded by making
-	triedAt  time.Time             // when that was last tried; guarded by making
-	makeErr  atomic.Pointer[error] // why it is not there; nil: not tried yet
-	found    atomic.Bool           // it was there once, and ours
+	making   chan struct{}         // holds one while the stream is made or changed
+	maxBytes int64                 // the lowered MaxBytes of the default stream; 0: not lowered; guarded by making
+	triedAt  time.Time             // when it was last made or tried; guarded by making
+	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
+	found    atomic.Bool           // it has existed, and is ours
 
-	gap atomic.Uint64 // how far apart the messages of a topic were in the last scan; 0: not known
+	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
 
-	asking    sync.Mutex // held while the server is asked for its state; before comparing
-	comparing sync.Mutex // held while the stream is compared with what is known of it; before mu
+	asking    sync.Mutex // held while the leader is asked for the state
+	comparing sync.Mutex // held while the stream is compared with what is known of it
 
-	noteFile atomic.Pointer[noteFile] // the note beside it; nil: there is none
+	noteFile atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
 
-	mu             sync.Mutex // guards what follows
+	mu             sync.Mutex // guards the fields below
 	state          streamState
-	newestSequence uint64 // greatest sequence seen
+	newestSequence uint64 // the greatest sequence that was seen
 	proof          proof
 }
 
-// streamState is what the stream's leader said of it.
+// streamState is the state of a stream, as its leader told it.
 type streamState struct {
 	epoch       string
-	first, last uint64    // sequences; first is last+1 if it is empty
-	askedAt     time.Time // before it said so; zero: never
-	leaderTime  time.Time // the leader's when it said so; zero: not known
-	heardAt     time.Time // when the answer was here
+	first, last uint64    // sequences; first is last+1 if the stream is empty
+	askedAt     time.Time // when the leader was asked; zero: the state must be asked for again
+	leaderTime  time.Time // the time on the leader's clock; zero: unknown
+	heardAt     time.Time // when the answer arrived
 }
 
 func newStream(b *Broker, c StreamConfig) *stream {
@@ -55,7 +55,7 @@ func newStream(b *Broker, c StreamConfig) *stream {
 	for _, s := range c.Subjects {
 		patterns, err := encodePattern(s)
 		if err != nil {
-			panic(err) // StreamConfig.check has seen it
+			panic(err) // StreamConfig.check has refused such patterns
 		}
 		st.patterns = append(st.patterns, patterns...)
 	}
@@ -67,7 +67,7 @@ func newStream(b *Broker, c StreamConfig) *stream {
 	return st
 }
 
-// learn takes note of what the leader said.
+// learn stores the state that the leader has told.
 func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
 	now := streamState{
 		epoch:      st.epochOf(info),
@@ -93,14 +93,14 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 	return now
 }
 
-// stateSince returns a state of the stream that the leader gave after a moment.
+// stateSince returns a state of the stream for which the leader was asked at a moment or later.
 func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState, error) {
-	if !st.found.Load() { // nor compared with what it was
+	if !st.found.Load() { // then it is not yet compared either
 		if err := st.remake(ctx); err != nil {
 			return streamState{}, err
 		}
 	}
-	st.asking.Lock() // whoever waits here profits from the answer
+	st.asking.Lock() // the next in line can use the same answer
 	defer st.asking.Unlock()
 	st.mu.Lock()
 	known := st.state
@@ -126,15 +126,15 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 	return st.learn(info, seen.askedAt), nil
 }
 
-// expireState has the stream's state asked for before it is relied upon again.
+// expireState makes the next user of the stream's state ask for it again.
 func (st *stream) expireState() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.state.askedAt = time.Time{}
 }
 
-// saw takes note of a sequence, and returns the epoch that it is taken to be of. at is when
-// it was stored; zero: unknown.
+// saw notes a sequence, and returns the epoch to which it is taken to belong. at is when the
+// message was stored; zero: unknown.
 func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
 	if n := st.noteFile.Load(); n != nil {
 		n.saw(sequence, at)
@@ -146,7 +146,7 @@ func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
 	return st.state.epoch
 }
 
-// seen is the greatest sequence that was seen in an epoch, at a time.
+// seen is the greatest sequence that was seen in an epoch until a time.
 type seen struct {
 	epoch    string
 	sequence uint64
@@ -159,7 +159,7 @@ func (st *stream) newestSeen() seen {
 	return seen{st.state.epoch, st.newestSequence, time.Now()}
 }
 
-// gone reports whether an error may mean that the stream is not there.
+// gone reports whether an error may mean that the stream does not exist.
 func gone(err error) bool {
 	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
 }

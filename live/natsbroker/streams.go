@@ -10,13 +10,13 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// streamTable knows which stream covers a topic.
+// streamTable holds the streams, and tells which stream covers a topic.
 type streamTable struct {
 	broker        *Broker
-	fallback      *stream     // Options.Default
-	needsFallback atomic.Bool // a topic is kept in fallback
+	fallback      *stream     // the stream of Options.Default
+	needsFallback atomic.Bool // a topic has needed fallback
 
-	mu   sync.Mutex // held while all is replaced
+	mu   sync.Mutex // held while list is replaced
 	list atomic.Pointer[[]*stream]
 }
 
@@ -32,7 +32,7 @@ func (t *streamTable) init(b *Broker) {
 	t.list.Store(&all)
 }
 
-// of returns the stream that covers a topic; nil: none.
+// of returns the stream that covers a topic; nil: no stream does.
 func (t *streamTable) of(topic, tokens string) *stream {
 	for _, st := range *t.list.Load() {
 		for _, pattern := range st.patterns {
@@ -50,10 +50,11 @@ func (t *streamTable) of(topic, tokens string) *stream {
 	return nil
 }
 
-// every returns all streams, with the default one.
+// every returns all streams, including the default stream.
 func (t *streamTable) every() []*stream { return append(slices.Clone(*t.list.Load()), t.fallback) }
 
-// required returns the streams that must be there: the default one once a topic needs it.
+// required returns the streams that must exist. The default stream must exist after a topic has
+// needed it.
 func (t *streamTable) required() []*stream {
 	if t.needsFallback.Load() {
 		return t.every()
@@ -61,7 +62,7 @@ func (t *streamTable) required() []*stream {
 	return *t.list.Load()
 }
 
-// set adds a stream, or replaces the one of its name.
+// set adds a stream, or replaces the stream of the same name.
 func (t *streamTable) set(st *stream) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -72,8 +73,8 @@ func (t *streamTable) set(st *stream) {
 	t.list.Store(&all)
 }
 
-// lookAgain asks for the streams that were there, but could not be reached when last asked
-// for, and for the default one: nobody else may ask while an application waits to be ready.
+// lookAgain asks again for the default stream, and for each stream that existed before but
+// failed the last time. While an application waits in Ready, nothing else may ask for them.
 func (t *streamTable) lookAgain(ctx context.Context) {
 	for _, st := range t.required() {
 		if why := st.makeErr.Load(); st == t.fallback && why == nil || (st == t.fallback || st.found.Load()) && *why != nil {
@@ -82,12 +83,13 @@ func (t *streamTable) lookAgain(ctx context.Context) {
 	}
 }
 
-// missing returns why not all streams are there, or not all take publications.
+// missing returns why a stream does not exist or does not take publications; nil: all streams
+// do.
 func (t *streamTable) missing() error {
 	for _, st := range t.required() {
 		switch why := st.makeErr.Load(); {
 		case why == nil:
-			return fmt.Errorf("natsbroker: stream %s: %w: not looked for yet", st.config.Name, live.ErrUnavailable)
+			return fmt.Errorf("natsbroker: stream %s: %w: it was not asked for yet", st.config.Name, live.ErrUnavailable)
 		case *why != nil:
 			return *why
 		}
