@@ -38,7 +38,7 @@ import (
 //	interest.mu
 //
 // Neither of making and asking is taken under the other. The first four are held while NATS
-// answers, the others never for long.
+// answers; no other lock is.
 //
 // fullness.mu comes before logLimit.mu. No lock is taken under any other lock of this package:
 // stream.mu, streamTable.mu, notes.mu, noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu,

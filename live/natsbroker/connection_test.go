@@ -40,7 +40,7 @@ func TestConnectionsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// What the application's options are for goes on beside what the broker needs.
+// The broker calls the application's handler in addition to its own.
 func TestErrorHandlerOfConnectIsCalledToo(t *testing.T) {
 	s := runServer(t, permitting(&server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"live.d.secret"}}}))
 	var heard atomic.Bool
@@ -51,8 +51,8 @@ func TestErrorHandlerOfConnectIsCalledToo(t *testing.T) {
 	waitFor(t, "the application's handler and the broker's", func() bool { return heard.Load() && notReady(b) != nil })
 }
 
-// While NATS is away Publish says so, also on a connection that would keep what is
-// sent until it is back.
+// While NATS is down Publish returns an error, even on a connection that would keep
+// publications until NATS is back.
 func TestPublishIsHonestWhileNATSIsAway(t *testing.T) {
 	for name, open := range map[string]func(url string) (Options, error){
 		"Conn with a buffer": func(url string) (Options, error) {
@@ -114,7 +114,8 @@ func TestPublishIsHonestWhileNATSIsAway(t *testing.T) {
 	}
 }
 
-// A password that is wrong, and then put right at the server: no restart.
+// The password is wrong at first. After it is corrected at the server, the broker works without
+// a restart.
 func TestCredentialsThatArePutRight(t *testing.T) {
 	var o *server.Options
 	s := runServer(t, func(all *server.Options) {
@@ -131,7 +132,7 @@ func TestCredentialsThatArePutRight(t *testing.T) {
 		err := notReady(b)
 		return err != nil && strings.Contains(err.Error(), "Authorization")
 	})
-	time.Sleep(500 * time.Millisecond) // several attempts
+	time.Sleep(500 * time.Millisecond) // several attempts to connect
 	right := o.Clone()
 	right.Password = "app"
 	if err := s.ReloadOptions(right); err != nil {
@@ -140,7 +141,7 @@ func TestCredentialsThatArePutRight(t *testing.T) {
 	waitFor(t, "the connection", func() bool { return notReady(b) == nil })
 }
 
-// A NATS that is down when the program starts, and comes later.
+// NATS is down when the program starts, and starts later.
 func TestExternalServerMayComeLater(t *testing.T) {
 	address := freeAddresses(t, 1)[0]
 	before := time.Now()

@@ -11,8 +11,8 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// NATS ends a connection with a line that is longer than it takes, for good. The broker finds
-// out first, and refuses such topics.
+// NATS closes a connection for good after a line that is too long. The broker measures the
+// limit first, and refuses longer topics.
 func TestTopicsLongerThanALineOfNATS(t *testing.T) {
 	s := runServer(t, func(o *server.Options) { o.MaxControlLine = 512 })
 	book := &logBook{least: slog.LevelWarn}
@@ -46,7 +46,7 @@ func TestTopicsLongerThanALineOfNATS(t *testing.T) {
 	}
 }
 
-// The longest topic with the longest prefix fits in NATS's default line.
+// The longest topic with the longest prefix fits in a line of NATS's default length.
 func TestLongestTopicFitsInALine(t *testing.T) {
 	s := startServer(t)
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Prefix: strings.Repeat("p", maxPrefix), Default: StreamConfig{Name: "D"}})

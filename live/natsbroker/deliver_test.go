@@ -11,8 +11,8 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// A server that stands still for so long that deliveries no longer fit into what waits
-// for it gets the rest from the stream, also when nothing is published any more.
+// A server pauses until a lane overflows. It then gets the lost publications from the stream,
+// even if no further publication comes.
 func TestOverflowedLanesLoseNothing(t *testing.T) {
 	t.Parallel()
 	const size, surplus = 64, 150
@@ -32,8 +32,8 @@ func TestOverflowedLanesLoseNothing(t *testing.T) {
 		for range size {
 			p.publish(in)
 		}
-		// The overflow is noticed once, at its begin, and the repair of that is over
-		// before the last is lost.
+		// NATS reports the overflow once, at its beginning. The repair after that ends before
+		// the last publication is lost.
 		for i := range surplus {
 			p.publish(in)
 			if i == surplus/2 {
@@ -60,8 +60,8 @@ func TestOverflowedLanesLoseNothing(t *testing.T) {
 	}
 }
 
-// Whoever may write to NATS may write what he likes: what is no message reaches nobody,
-// and the others' messages go on.
+// Other programs may write anything to NATS. What is not a publication reaches no client, and
+// other publications still arrive.
 func TestForeignPublicationsBreakNothing(t *testing.T) {
 	t.Parallel()
 	in := runInstance(t, 0, open(t, Options{Streams: []StreamConfig{chat}}), nil)

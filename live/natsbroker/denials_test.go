@@ -23,7 +23,7 @@ func userURL(s *server.Server) string {
 	return strings.Replace(s.ClientURL(), "nats://", "nats://app:app@", 1)
 }
 
-// A subject that this user may not use is said once, with what to permit, and by Ready.
+// A denied subject is logged once, with the permission that is needed, and Ready reports it.
 func TestSubjectsThatNATSDoesNotPermit(t *testing.T) {
 	for name, test := range map[string]struct {
 		permissions server.Permissions
@@ -102,7 +102,7 @@ func TestSubjectsThatNATSDoesNotPermit(t *testing.T) {
 	}
 }
 
-// Broadcasts are subscribed to before anybody asks.
+// Broadcasts are subscribed at the start.
 func TestBroadcastsThatNATSDoesNotPermit(t *testing.T) {
 	s := runServer(t, permitting(&server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"live.b.>"}}}))
 	b := open(t, Options{Servers: []string{userURL(s)}})

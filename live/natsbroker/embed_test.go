@@ -21,7 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// nobody is an address of this machine where nobody listens.
+// nobody is an address of this machine on which no process listens.
 const nobody = "127.0.0.1:1"
 
 // startNode starts a server that is stopped at the end of the test.
@@ -58,39 +58,39 @@ func connectTo(t testing.TB, e *embedded) *nats.Conn {
 	return nc
 }
 
-// childEnv names the test that a child process is to run its part of.
+// childEnv names the test whose child this process is.
 const childEnv = "NATSBROKER_TEST_CHILD"
 
 // isChild reports whether this process is the child of the test.
 func isChild(t *testing.T) bool { return os.Getenv(childEnv) == t.Name() }
 
-// child is this test, run in a process of its own.
+// child is this test in a process of its own.
 type child struct {
 	*exec.Cmd
 	out *bufio.Reader
 	err bytes.Buffer
 }
 
-// startChild starts the test's child and returns when that has said that it is ready.
-// It is killed at the end of the test at the latest.
+// startChild starts the test's child, and returns when the child is ready. The child is killed
+// at the end of the test at the latest.
 func startChild(t *testing.T, env ...string) *child {
 	t.Helper()
 	return startChildOf(t, t.Name(), env...)
 }
 
-// startChildOf starts the child of a test that this one is part of.
+// startChildOf starts the child of another test.
 func startChildOf(t *testing.T, test string, env ...string) *child {
 	t.Helper()
 	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=2m")}
 	c.Env = append(append(os.Environ(), childEnv+"="+test,
-		"TMPDIR="+t.TempDir()), // since it is killed before it can tidy up
+		"TMPDIR="+t.TempDir()), // a child that is killed leaves its files
 		env...)
 	c.Stderr = &c.err
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.StdinPipe(); err != nil { // open as long as this process lives
+	if _, err := c.StdinPipe(); err != nil { // open as long as this process runs
 		t.Fatal(err)
 	}
 	if err := c.Start(); err != nil {
@@ -111,8 +111,8 @@ func startChildOf(t *testing.T, test string, env ...string) *child {
 	}
 }
 
-// awaitParent returns when the parent of this process has ended; mostly that kills it
-// before.
+// awaitParent returns when the parent process has ended. In most tests the parent kills this
+// process before.
 func awaitParent() { io.Copy(io.Discard, os.Stdin) }
 
 func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
@@ -181,7 +181,7 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 		{"port in use", Options{Cluster: &Cluster{NoStore: true, Listen: taken.Addr().String()}}, "address already in use"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("TMPDIR", t.TempDir()) // where folders without a name are made
+			t.Setenv("TMPDIR", t.TempDir()) // for temporary folders
 			test.o.Logger = slog.New(slog.DiscardHandler)
 			mustNotStart(t, test.o, test.want)
 			if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
@@ -223,7 +223,7 @@ func TestStopReleasesEverything(t *testing.T) {
 				if err := nc.Flush(); err != nil {
 					t.Fatal(err)
 				}
-				nc.Close() // it would connect again and again
+				nc.Close() // otherwise it would reconnect without end
 				addr := clusterAddr(e)
 				began = time.Now()
 				stopNode(t, e)
@@ -237,7 +237,7 @@ func TestStopReleasesEverything(t *testing.T) {
 				}
 				stopNode(t, e) // again
 			}
-			use() // what is made once for a process is made now
+			use() // this makes what a process makes only once
 			settled := runtime.NumGoroutine()
 			for quiet := 0; quiet < 20; quiet++ {
 				time.Sleep(5 * time.Millisecond)
@@ -261,6 +261,6 @@ func TestStopDoesNotWaitLongerThanItMay(t *testing.T) {
 	if err := e.stop(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	stopNode(t, e) // goes on where the first one gave up
+	stopNode(t, e) // waits for the same shutdown
 	startNode(t, Options{StoreDir: dir})
 }

@@ -65,7 +65,8 @@ func TestStreamsMayNotOverlap(t *testing.T) {
 	}
 }
 
-// Somebody else's stream takes in what ours is to: NATS would not say whose.
+// A stream of another application stores one of our subjects. NATS does not name the stream,
+// but our error does.
 func TestOverlapNamesTheOtherStream(t *testing.T) {
 	s := startServer(t)
 	js := jetStreamOf(t, s.ClientURL())
@@ -81,14 +82,14 @@ func TestOverlapNamesTheOtherStream(t *testing.T) {
 	}
 }
 
-// The default stream takes what a small NATS has; one whose size the application has chosen
-// does not, and Ready says why.
+// The default stream shrinks until it fits into a small NATS. If the application has chosen its
+// size, it does not shrink, and Ready says why.
 func TestSmallNATS(t *testing.T) {
 	topics := rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }}
 	s := runServer(t, limited(512<<20))
 	b := open(t, Options{Servers: []string{s.ClientURL()}})
 	b.Start(topics)
-	for range 2 { // the second finds a stream that is smaller than it wants
+	for range 2 { // the second broker finds a stream that is smaller than it should be
 		if _, err := b.Publish(t.Context(), "room", []byte("1"), live.PublishOptions{History: 10}); err != nil {
 			t.Fatalf("to the default stream: %v", err)
 		}

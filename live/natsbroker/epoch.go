@@ -157,7 +157,7 @@ func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, m
 		return n, "", err
 	}
 	if void {
-		return n, "the machine lost power before the server had stopped, or the files are an older copy", nil
+		return n, "the server did not stop before its machine did, or the files are an older copy", nil
 	}
 	known, state := n.known(), info.State
 	if state.LastSeq < known.sequence {

@@ -20,7 +20,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// blocks are the files of a stream's messages in a store, oldest first.
+// blocks returns the files with a stream's messages in a store, oldest first.
 func blocks(t *testing.T, dir string) []string {
 	t.Helper()
 	var files []string
@@ -37,7 +37,7 @@ func blocks(t *testing.T, dir string) []string {
 	return files
 }
 
-// cutFile takes the last bytes from a file.
+// cutFile removes the last bytes of a file.
 func cutFile(t *testing.T, path string, bytes int64) {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -49,12 +49,12 @@ func cutFile(t *testing.T, path string, bytes int64) {
 	}
 }
 
-// A stream that has lost something is another history after the restart, and one that has not
-// is the same, however its process ended.
+// A stream that has lost messages has another epoch after the restart. A stream that has lost
+// nothing keeps its epoch, however the process ended.
 func TestCutStoreIsAnotherHistory(t *testing.T) {
 	const (
 		env   = "NATSBROKER_TEST_CUT"
-		count = 1200 // of 10 KB: two files
+		count = 1200 // of 10 KB, which makes two files
 	)
 	o := func(dir string) Options {
 		return Options{StoreDir: dir, Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgsPerTopic: 1000}}}
@@ -156,7 +156,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 				}
 			}
 			b.Close(t.Context())
-			// And once more the same, after a stop.
+			// The same again, after a stop.
 			at, err := open(t, o(dir)).Last(t.Context(), "chat.0")
 			if err != nil || c.lost == (at.Epoch == before.Epoch) {
 				t.Errorf("after another start it is %v, %v", at, err)
@@ -165,7 +165,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
-// A store that is brought back from a copy is another history, though it fits together.
+// A store that was restored from a copy has another epoch, though its files are consistent.
 func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
@@ -200,7 +200,7 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
-// elsewhere is a NATS server that a test stops and starts on one address and store.
+// elsewhere is a NATS server that a test stops and starts with one address and store.
 type elsewhere struct {
 	dir string
 	srv *server.Server
@@ -221,7 +221,7 @@ func (e *elsewhere) stop() {
 	e.srv.WaitForShutdown()
 }
 
-// lose takes the newest publications from the store.
+// lose removes the newest publications from the store.
 func (e *elsewhere) lose(t *testing.T) {
 	t.Helper()
 	files := blocks(t, e.dir)
@@ -229,8 +229,8 @@ func (e *elsewhere) lose(t *testing.T) {
 	cutFile(t, files[len(files)-1], 700)
 }
 
-// A NATS elsewhere loses its end. It gives the sequences again before anybody has looked, or does
-// not yet.
+// A NATS elsewhere loses the end of a stream. It gives the lost sequences again before the
+// broker looks, or does not.
 func TestNATSThatLostItsEnd(t *testing.T) {
 	for _, published := range []int{0, 3, 40} {
 		t.Run(fmt.Sprint(published, " published before the broker is back"), func(t *testing.T) { loseEnd(t, published) })
@@ -262,7 +262,7 @@ func loseEnd(t *testing.T, published int) {
 	})
 	e.lose(t)
 	hold := make(chan struct{})
-	go func() { // before the broker is back, most likely
+	go func() { // most likely before the broker is back
 		defer close(hold)
 		e.start(t)
 		nc, err := nats.Connect(e.srv.ClientURL())
@@ -293,8 +293,8 @@ func loseEnd(t *testing.T, published int) {
 	}
 }
 
-// A NATS elsewhere that is started anew, and has lost nothing, is the same history to those who
-// were there, and nobody knows if nobody was.
+// A NATS elsewhere restarts, and has lost nothing. The epoch stays if the broker still runs. If
+// no broker runs, nobody can tell, and the epoch changes.
 func TestNATSThatIsStartedAnew(t *testing.T) {
 	e := &elsewhere{dir: t.TempDir()}
 	e.start(t)
@@ -330,7 +330,7 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 		t.Errorf("a broker after it: epoch %s, not %s", got, at.Epoch)
 	}
 	b.Close(t.Context())
-	for range 2 { // with the broker of the line above gone too
+	for range 2 { // the broker of the line above has ended too
 		e.stop()
 		e.start(t)
 	}
@@ -339,7 +339,7 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	}
 }
 
-// What comes when NATS is back does not hide what was seen before.
+// Messages that arrive after a reconnect do not hide what was seen before.
 func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	p := proof{}
 	before, after := time.Now(), time.Now().Add(time.Second)
@@ -351,8 +351,8 @@ func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	}
 }
 
-// A publication that got a sequence which was seen before it shows that the end was lost, also
-// when the stream has come further again.
+// A publication gets a sequence that was already seen. So the stream has lost its end, even if
+// it is longer again.
 func TestSequenceThatIsGivenTwice(t *testing.T) {
 	b := open(t, Options{Streams: []StreamConfig{chat}})
 	var at live.Position
@@ -371,8 +371,8 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 	}
 }
 
-// A stream that has another message where a process before this one saw its last is another
-// history, though it has come as far.
+// A stream has another message at the last sequence that an earlier process saw. So it has
+// another epoch, even if it is as long as before.
 func TestOtherMessageThanNoted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
@@ -416,7 +416,8 @@ func TestOtherMessageThanNoted(t *testing.T) {
 	}
 }
 
-// Somebody replaces the stream by one of theirs while the broker runs: nothing is noted in it.
+// Another program replaces the stream while the broker runs. The broker writes nothing into the
+// new stream.
 func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	s := startServer(t)
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
@@ -440,8 +441,7 @@ type discard struct{}
 func (discard) Deliver(*live.Publication) {}
 func (discard) Lost(string, error)        {}
 
-// Who gives an epoch back that has ended, with a configuration that is older, does not bring
-// the history back.
+// An older configuration brings an ended epoch back into the metadata. The epoch stays ended.
 func TestEndedEpochStaysEnded(t *testing.T) {
 	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
 	st := (*b.streams.list.Load())[0]
@@ -505,8 +505,8 @@ type lostSink struct{ lost chan error }
 func (lostSink) Deliver(*live.Publication)      {}
 func (s lostSink) Lost(topic string, err error) { s.lost <- err }
 
-// What nodes of a cluster have lost is found, whichever of them leads afterwards: it is there
-// still, or the history is another.
+// Nodes of a cluster lose files of a stream. Whichever node leads afterwards, either the
+// messages still exist or the epoch is another.
 func TestClusterThatLostFiles(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, chat)
@@ -546,7 +546,7 @@ func TestClusterThatLostFiles(t *testing.T) {
 	}
 	publish(30)
 	at := restart(func(dirs []string) {
-		for _, dir := range dirs { // the stream's messages, and the log that they come from
+		for _, dir := range dirs { // the messages of the stream, and the log from which they come
 			for _, pattern := range []string{"$G/streams/CHAT/msgs", "$SYS/_js_/S-R3F-*"} {
 				all, _ := filepath.Glob(filepath.Join(dir, "jetstream", pattern))
 				for _, path := range all {

@@ -17,7 +17,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// chat is a stream of tests, that has room for all that they publish.
+// chat is a stream for tests. It has space for all publications.
 var chat = StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}}
 
 const (
@@ -26,8 +26,8 @@ const (
 	roomDeliver = "live.d.chat.room"
 )
 
-// A process that is killed loses nothing that it has acknowledged, and whoever was
-// connected to it goes on with the next one where it was.
+// A process that is killed loses nothing that it has acknowledged. Its clients continue at the
+// next process from their positions.
 func TestKilledProcessLosesNothingAcknowledged(t *testing.T) {
 	const (
 		env           = "NATSBROKER_TEST_KILLED"
@@ -74,10 +74,10 @@ func TestKilledProcessLosesNothingAcknowledged(t *testing.T) {
 	for len(acked) < 500 {
 		acked = append(acked, line())
 	}
-	if err := c.Process.Kill(); err != nil { // as kill -9
+	if err := c.Process.Kill(); err != nil { // like kill -9
 		t.Fatal(err)
 	}
-	for s := line(); s != ""; s = line() { // what it has said before that
+	for s := line(); s != ""; s = line() { // it has printed these before
 		acked = append(acked, s)
 	}
 	c.Wait()
@@ -112,7 +112,7 @@ func TestKilledProcessLosesNothingAcknowledged(t *testing.T) {
 	}
 }
 
-// Streams in memory end with the process, and clients are told.
+// Streams in memory end with the process, and clients are told of a gap.
 func TestMemoryStreamBeginsAnew(t *testing.T) {
 	t.Parallel()
 	in := runInstance(t, 0, open(t, Options{Streams: []StreamConfig{chat}}), nil)
@@ -129,7 +129,7 @@ func TestMemoryStreamBeginsAnew(t *testing.T) {
 
 	in = runInstance(t, 1, open(t, Options{Streams: []StreamConfig{chat}}), nil)
 	again := &press{topic: room, name: "again"}
-	for range 10 { // further than the viewer's position
+	for range 10 { // more than the viewer's position
 		again.publish(in)
 	}
 	v.mustConnect(t, in)
@@ -140,7 +140,7 @@ func TestMemoryStreamBeginsAnew(t *testing.T) {
 		t.Errorf("the epoch is %s, as before", now)
 	}
 	v.start = 0
-	v.told = v.told[1:] // what it was told before
+	v.told = v.told[1:] // without what it was told before
 	v.verify(t, all)
 	if v.gaps() != 1 {
 		t.Errorf("was told %v, want one gap", v.told)
@@ -148,13 +148,13 @@ func TestMemoryStreamBeginsAnew(t *testing.T) {
 	verifyStored(t, all, again)
 }
 
-// Somebody deletes the stream, and makes another of the same name.
+// Somebody deletes the stream, and makes another stream of the same name.
 func TestStreamMadeAnewIsAGap(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name    string
-		others  int // publications of other topics, first, in the stream that is made anew
-		replace int // publications in it, while nobody knows that it is another
+		others  int // publications of other topics that come first in the new stream
+		replace int // publications in the new stream before the broker notices it
 		known   bool
 	}{
 		{"and nothing published", 0, 0, true},
@@ -207,7 +207,8 @@ func TestStreamMadeAnewIsAGap(t *testing.T) {
 			all := contents(t, in.broker.server, "CHAT", roomStored)
 			v.awaitLast(t, all)
 
-			// What came before the gap is of the old stream; what came after it must be
+			// Before the gap all publications are of the old stream. After it they must be all
+			// publications of the new stream, or all after a position that was told.
 			// all of the new one, or after a position that was told.
 			v.mu.Lock()
 			for i, e := range v.told {
@@ -222,7 +223,7 @@ func TestStreamMadeAnewIsAGap(t *testing.T) {
 			if v.told[0].node != 0 || v.countLines() != 1 {
 				t.Errorf("the viewer had %d lines", v.countLines())
 			}
-			// The new stream is like any other now.
+			// The new stream now works like any other.
 			v.hangUp()
 			p.publish(in)
 			v.mustConnect(t, in)
@@ -233,7 +234,7 @@ func TestStreamMadeAnewIsAGap(t *testing.T) {
 	}
 }
 
-// The connection between the broker and its server breaks, again and again.
+// The connection between the broker and its server breaks again and again.
 func TestBrokenConnectionLosesNothing(t *testing.T) {
 	t.Parallel()
 	in := runInstance(t, 0, open(t, Options{Streams: []StreamConfig{chat}}), nil)
@@ -279,8 +280,8 @@ func TestBrokenConnectionLosesNothing(t *testing.T) {
 	}
 }
 
-// An answer that lies before what was known may be that of a leader which is none any more.
-// It is believed when it lasts: the newest publication may have been deleted.
+// An answer with less than was known may come from a former leader. It is believed if it lasts,
+// since the newest publication may have been deleted.
 func TestStepBackIsNotBelievedAtOnce(t *testing.T) {
 	t.Parallel()
 	b := open(t, Options{Streams: []StreamConfig{chat}})
@@ -319,15 +320,15 @@ func TestStepBackIsNotBelievedAtOnce(t *testing.T) {
 	}
 }
 
-// gate is a broker whose deliveries wait while it is shut.
+// gate is a broker that holds back its deliveries while it is shut.
 type gate struct {
 	*Broker
-	shut sync.RWMutex // write-locked while it is
+	shut sync.RWMutex // write-locked while the gate is shut
 }
 
 func (g *gate) Start(s live.Sink) { g.Broker.Start(gateSink{s.(serverSink), g}) }
 
-// serverSink is what a live.Server gives to a broker.
+// serverSink is all that a live.Server gives to a broker.
 type serverSink interface {
 	live.Sink
 	live.Rules
@@ -344,17 +345,17 @@ func (s gateSink) Deliver(p *live.Publication) {
 	s.serverSink.Deliver(p)
 }
 
-// startServer starts a NATS server with a port, as it runs elsewhere.
+// startServer starts a NATS server with a port, as if it ran elsewhere.
 func startServer(t testing.TB) *server.Server {
 	t.Helper()
 	return runServer(t, func(*server.Options) {})
 }
 
-// Shutdown returns in time, whatever has become of NATS, and leaves nothing running.
+// Shutdown returns in time in every state of NATS, and leaves no goroutine behind.
 func TestShutdownNeverHangs(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		lost  bool // NATS, or the majority of it, has gone when Shutdown is called
+		lost  bool // NATS or its majority has gone when Shutdown is called
 		start func(t *testing.T) (o Options, before func())
 	}{
 		{"in memory", false, func(t *testing.T) (Options, func()) { return Options{}, nil }},
@@ -433,7 +434,7 @@ func TestShutdownNeverHangs(t *testing.T) {
 	}
 }
 
-// settledGoroutines counts them when what ended before has gone.
+// settledGoroutines counts goroutines after those that are ending have ended.
 func settledGoroutines() int {
 	settled := runtime.NumGoroutine()
 	for quiet := 0; quiet < 20; quiet++ {

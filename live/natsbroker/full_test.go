@@ -7,8 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A stream that was full does not keep a node from being ready for ever when nobody
-// publishes to it.
+// A node is ready again after its stream was full, even if nobody publishes to the stream.
 func TestReadyForgetsThatAStreamWasFull(t *testing.T) {
 	s := runServer(t, func(*server.Options) {})
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{MaxMsgs: 1})})

@@ -8,7 +8,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// library is a broker whose stream has long histories, and what is in them.
+// library is a broker whose stream has long histories, and a record of what is in them.
 type library struct {
 	*testing.T
 	*Broker
@@ -36,8 +36,8 @@ func (l *library) write(topic string, size int) {
 	l.written[topic] = append(l.written[topic], at.Offset)
 }
 
-// scrawl stores a message of that many bytes that is no publication, as somebody may who
-// has access to NATS.
+// scrawl stores a message of that many bytes that is not a publication, as other programs may
+// do.
 func (l *library) scrawl(topic string, size int) (sequence uint64) {
 	l.Helper()
 	tokens, _ := encode(topic)
@@ -48,7 +48,7 @@ func (l *library) scrawl(topic string, size int) (sequence uint64) {
 	return ack.Sequence
 }
 
-// store has the same message stored many times.
+// store stores the same message many times.
 func (l *library) store(topic, data string, times int) {
 	l.Helper()
 	tokens, _ := encode(topic)
@@ -56,13 +56,13 @@ func (l *library) store(topic, data string, times int) {
 		if _, err := l.JetStream().PublishAsync(l.storedSubject(tokens), []byte(data)); err != nil {
 			l.Fatal(err)
 		}
-		if i%500 == 499 || i == times-1 { // more would be refused
+		if i%500 == 499 || i == times-1 { // JetStream refuses more at once
 			<-l.JetStream().PublishAsyncComplete()
 		}
 	}
 }
 
-// received runs a call and returns how many bytes came from NATS meanwhile.
+// received runs a call, and returns how many bytes came from NATS during it.
 func (l *library) received(call func() (live.Page, error)) (live.Page, uint64) {
 	l.Helper()
 	before := l.NATSConn().Stats().InBytes
@@ -73,8 +73,8 @@ func (l *library) received(call func() (live.Page, error)) (live.Page, uint64) {
 	return page, l.NATSConn().Stats().InBytes - before
 }
 
-// readOn reads page by page, and returns the offsets of all. No page may be larger than
-// most bytes, nor cost more.
+// readOn reads page by page, and returns all offsets. A page may have most bytes at most, and
+// may cost no more than that.
 func (l *library) readOn(topic string, after, upto uint64, limit int, most uint64) (all []uint64, complete bool) {
 	l.Helper()
 	complete = true
@@ -107,8 +107,8 @@ func offsetsOf(page live.Page) (offsets []uint64) {
 
 const kb, mb = 1 << 10, 1 << 20
 
-// Publications of half a megabyte, among others and among messages that are no
-// publications, are read in pages of two. All of them come, once and in order.
+// Publications of half a megabyte lie among others and among messages that are not
+// publications. They are read in pages of two. All of them come, once and in order.
 func TestHistoryOfLargePublicationsIsReadInPages(t *testing.T) {
 	l := openLibrary(t)
 	begin := l.scrawl("book.large", 10)
@@ -125,7 +125,7 @@ func TestHistoryOfLargePublicationsIsReadInPages(t *testing.T) {
 	}
 	large := l.written["book.large"]
 	last := large[len(large)-1]
-	// The search for a page reads messages that are no publications, too, one after another.
+	// The search for a page also reads messages that are not publications, one after another.
 	got, complete := l.readOn("book.large", begin, last, 1000, 4*mb)
 	if !complete || !slices.Equal(got, large) {
 		t.Errorf("complete %v, read were %d, want %d", complete, got, large)
@@ -145,7 +145,7 @@ func TestHistoryOfLargePublicationsIsReadInPages(t *testing.T) {
 	}
 }
 
-// Small publications are cut for their size too, and no page ends long before the bound.
+// A page of small publications also ends by size, and no page ends long before the bound.
 func TestPageOfSmallPublicationsIsFull(t *testing.T) {
 	l := openLibrary(t)
 	for range 200 {
@@ -162,8 +162,8 @@ func TestPageOfSmallPublicationsIsFull(t *testing.T) {
 	}
 }
 
-// A history that was trimmed says so in the page that has the hole, and in no other. The
-// publication at which a page begins may be larger than a page.
+// A trimmed history says so in the page with the hole, and in no other page. The publication at
+// which a page begins may be larger than a page.
 func TestTrimmedHistoryOfLargePublicationsSaysSo(t *testing.T) {
 	l := openLibrary(t, StreamConfig{Name: "BOOKS", Subjects: []string{"book.>"}, MaxMsgsPerTopic: 5})
 	for range 12 {
@@ -179,7 +179,7 @@ func TestTrimmedHistoryOfLargePublicationsSaysSo(t *testing.T) {
 		if want := max(after+1, 7); page.Publications[0].Offset != all[want] {
 			t.Errorf("after publication %d: the first is at %d, not at %d", after, page.Publications[0].Offset, all[want])
 		}
-		if after != 6 && page.Complete != (after > 6) { // 7 is the oldest: what was before it cannot be known
+		if after != 6 && page.Complete != (after > 6) { // 7 is the oldest, so what was before it is unknown
 			t.Errorf("after publication %d: complete is %v", after, page.Complete)
 		}
 		rest, complete := l.readOn("book.t", page.Upto, all[11], 1000, 2*mb)
@@ -193,7 +193,7 @@ func TestTrimmedHistoryOfLargePublicationsSaysSo(t *testing.T) {
 	}
 }
 
-// A page that follows messages that are no publications knows of a hole before these.
+// Messages that are not publications lie between a hole and a page. The page reports the hole.
 func TestHoleBeforeMessagesThatAreNoPublicationsIsTold(t *testing.T) {
 	l := openLibrary(t, StreamConfig{Name: "BOOKS", Subjects: []string{"book.>"}, MaxMsgsPerTopic: 6})
 	for range 7 {
@@ -214,8 +214,9 @@ func TestHoleBeforeMessagesThatAreNoPublicationsIsTold(t *testing.T) {
 	}
 }
 
-// The smallest publications take more memory than they have bytes: their number in a page is
-// bounded. A tail is not cut for that, since a server would take it for one that lags.
+// The smallest publications take more memory than their bytes, so a page has a bound for their
+// number. A tail has no such bound: a server would take a short tail for one of a copy that
+// lags.
 func TestPageOfTheSmallestPublicationsIsCut(t *testing.T) {
 	l := openLibrary(t)
 	const count = 3000
@@ -236,8 +237,8 @@ func TestPageOfTheSmallestPublicationsIsCut(t *testing.T) {
 	}
 }
 
-// Thousands of messages that are no publications do not end a history, nor does a reader
-// ask for the same again and again.
+// Thousands of messages that are not publications do not end a history, and a reader does not
+// ask for the same messages again and again.
 func TestMessagesThatAreNoPublicationsAreSkipped(t *testing.T) {
 	l := openLibrary(t)
 	l.write("book.t", 10)

@@ -45,8 +45,8 @@ func TestWhoMayAnswerForAStream(t *testing.T) {
 func TestAnswersThatHaveLess(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		waits []time.Duration // before each answer that has less; -1: one comes that has all
-		last  bool            // the last of them is believed
+		waits []time.Duration // the time before each answer with less; -1: an answer with everything
+		last  bool            // the last answer is believed
 	}{
 		{"the first", []time.Duration{0}, false},
 		{"two at once", []time.Duration{0, 0}, false},

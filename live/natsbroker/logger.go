@@ -25,19 +25,19 @@ func newServerLogger(l *slog.Logger, node string) *serverLogger {
 	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), onProblem: func(string) {}, restarting: new(atomic.Bool)}
 }
 
-func (l *serverLogger) enabled(level slog.Level) bool {
-	return l.log.Enabled(context.Background(), level)
+func (s *serverLogger) enabled(level slog.Level) bool {
+	return s.log.Enabled(context.Background(), level)
 }
 
 // Noticef logs for debugging only: the server reports each step of its start and end, which the
 // user of a library does not need.
-func (l *serverLogger) Noticef(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
+func (s *serverLogger) Noticef(format string, v ...any) { s.logf(slog.LevelDebug, format, v...) }
 
-func (l *serverLogger) Debugf(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
-func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, format, v...) }
+func (s *serverLogger) Debugf(format string, v ...any) { s.logf(slog.LevelDebug, format, v...) }
+func (s *serverLogger) Tracef(format string, v ...any) { s.logf(levelTrace, format, v...) }
 
-func (l *serverLogger) Warnf(format string, v ...any)  { l.problem(slog.LevelWarn, format, v...) }
-func (l *serverLogger) Errorf(format string, v ...any) { l.problem(slog.LevelError, format, v...) }
+func (s *serverLogger) Warnf(format string, v ...any)  { s.problem(slog.LevelWarn, format, v...) }
+func (s *serverLogger) Errorf(format string, v ...any) { s.problem(slog.LevelError, format, v...) }
 
 // menderReports are parts of the server's messages about a store that is full or cannot be
 // written to. The server repeats them for each stream. The mender reports the problem once,
@@ -48,10 +48,10 @@ var menderReports = []string{
 }
 
 // problem logs a warning or an error, and tells onProblem.
-func (l *serverLogger) problem(level slog.Level, format string, v ...any) {
+func (s *serverLogger) problem(level slog.Level, format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.onProblem(text)
-	if level < slog.LevelError && l.restarting.Load() {
+	s.onProblem(text)
+	if level < slog.LevelError && s.restarting.Load() {
 		level = slog.LevelDebug
 	}
 	for _, said := range menderReports {
@@ -59,21 +59,21 @@ func (l *serverLogger) problem(level slog.Level, format string, v ...any) {
 			level = slog.LevelDebug
 		}
 	}
-	l.logf(level, "%s", text)
+	s.logf(level, "%s", text)
 }
 
 // Fatalf does not end the process. The server gives up by itself, and the goroutine that
 // started it reads the reason from fatal.
-func (l *serverLogger) Fatalf(format string, v ...any) {
+func (s *serverLogger) Fatalf(format string, v ...any) {
 	select {
-	case l.fatal <- fmt.Errorf(format, v...):
+	case s.fatal <- fmt.Errorf(format, v...):
 	default:
 	}
-	l.logf(slog.LevelError, format, v...)
+	s.logf(slog.LevelError, format, v...)
 }
 
-func (l *serverLogger) logf(level slog.Level, format string, v ...any) {
-	if l.enabled(level) {
-		l.log.Log(context.Background(), level, "natsbroker: server: "+fmt.Sprintf(format, v...))
+func (s *serverLogger) logf(level slog.Level, format string, v ...any) {
+	if s.enabled(level) {
+		s.log.Log(context.Background(), level, "natsbroker: server: "+fmt.Sprintf(format, v...))
 	}
 }

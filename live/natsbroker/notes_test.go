@@ -17,7 +17,7 @@ func openNote(t *testing.T, e *notes) (n *noteFile, void bool) {
 	return n, void
 }
 
-// died is what a process leaves that was killed.
+// died leaves the notes as a killed process does.
 func (e *notes) died() {
 	for _, n := range e.all {
 		n.file.Close()
@@ -39,7 +39,7 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	}
 	at := time.Now()
 	n.saw(7, at)
-	n.saw(5, at.Add(time.Hour)) // an older one, late
+	n.saw(5, at.Add(time.Hour)) // an older message that comes late
 	n.saw(9, time.Time{})
 	n.counted(8, 2)
 	e.died()
@@ -59,7 +59,7 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	}
 }
 
-// A note tells nothing about a stream that may have lost what the note tells of.
+// A note is void if its stream may have lost messages that the note counts.
 func TestNotesAreVoid(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -81,7 +81,7 @@ func TestNotesAreVoid(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path+"2", b, 0o600); err != nil { // first, so that it has another number
+			if err := os.WriteFile(path+"2", b, 0o600); err != nil { // it is made first, so it has another number
 				t.Fatal(err)
 			}
 			if err := os.Rename(path+"2", path); err != nil {
@@ -101,7 +101,7 @@ func TestNotesAreVoid(t *testing.T) {
 			}
 			e.died()
 			c.change(t, dir)
-			// Also if the next process is killed before it looks.
+			// Also if the next process is killed before it compares the stream.
 			for range 2 {
 				if e, err = openNotes(dir, []string{"CHAT"}, c.synced); err != nil {
 					t.Fatal(err)
@@ -114,8 +114,8 @@ func TestNotesAreVoid(t *testing.T) {
 	}
 }
 
-// A note is void after a power cut also if its stream has no files here: it is in memory, or a
-// node has lost its own and gets them from the others.
+// A note is void after a loss of power even if its stream has no files here: the stream is in
+// memory, or the node has lost the files and gets them from the other nodes.
 func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a [folder]")
 	e, err := openNotes(dir, nil, false)
@@ -136,7 +136,7 @@ func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	}
 }
 
-// otherBoot makes it look as if the machine had been started since.
+// otherBoot makes it appear that the machine was restarted.
 func otherBoot(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, "running"), []byte("11111111-2222-3333-4444-555555555555\n"), 0o600); err != nil {

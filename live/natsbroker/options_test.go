@@ -37,7 +37,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 	}
 }
 
-// wantRefused checks that New refuses options, with an error that has a text.
+// wantRefused checks that New refuses options, with an error that contains want.
 func wantRefused(t *testing.T, o Options, want string) {
 	t.Helper()
 	o.Logger = quiet()

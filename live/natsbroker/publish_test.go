@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// A leader that dies may have stored a publication and not sent it on. The publisher tries
-// again, and is told that it was stored: that must not be all that anybody hears of it.
+// A leader may die after it has stored a publication and before it has republished it. The
+// second attempt is told that it was stored, and must still reach the subscribers.
 func TestStoredButNotSentOnArrives(t *testing.T) {
 	t.Parallel()
 	in := runInstance(t, 0, open(t, Options{Streams: []StreamConfig{chat}}), nil)

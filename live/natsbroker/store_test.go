@@ -13,7 +13,7 @@ import (
 
 func TestStoreKeepsStreamsAndName(t *testing.T) {
 	t.Chdir(t.TempDir())
-	o := Options{StoreDir: "store"} // relative
+	o := Options{StoreDir: "store"} // a relative path
 	e := startNode(t, o)
 	if !filepath.IsAbs(e.store.dir) || e.srv.Name() != e.store.node {
 		t.Errorf("folder %q, server %q, node %q", e.store.dir, e.srv.Name(), e.store.node)
@@ -75,14 +75,15 @@ func TestStoreHasOneProcess(t *testing.T) {
 	dir := t.TempDir()
 	c := startChild(t, env+"="+dir)
 	mustBeInUse(t, dir)
-	if err := c.Process.Kill(); err != nil { // as kill -9
+	if err := c.Process.Kill(); err != nil { // like kill -9
 		t.Fatal(err)
 	}
 	c.Wait()
 	startNode(t, Options{StoreDir: dir})
 }
 
-// mustBeInUse fails the test unless a server on the store is refused as it should.
+// mustBeInUse fails the test unless a server on the store is refused because the store is in
+// use.
 func mustBeInUse(t *testing.T, dir string) {
 	t.Helper()
 	mustNotStart(t, Options{StoreDir: dir, Logger: slog.New(slog.DiscardHandler)},
@@ -122,9 +123,9 @@ func TestNodeName(t *testing.T) {
 	startNode(t, o)
 }
 
-// A store that changed between a server that is alone and a cluster would lose its
-// streams: a cluster deletes those that it does not know, and a server that is alone
-// does not load those of several nodes.
+// A store may not change between a server that is alone and a cluster, since it would lose its
+// streams. A cluster deletes the streams that it does not know, and a server that is alone does
+// not load the streams of a cluster.
 func TestStoreStaysWithOrWithoutACluster(t *testing.T) {
 	alone := Options{StoreDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
 	clustered := alone
@@ -132,7 +133,7 @@ func TestStoreStaysWithOrWithoutACluster(t *testing.T) {
 	web := alone
 	web.Cluster = &Cluster{Listen: "127.0.0.1:0", NoStore: true}
 
-	// Without streams there is nothing to lose.
+	// A store without streams has nothing to lose.
 	for _, o := range []Options{alone, clustered, alone, web} {
 		stopNode(t, startNode(t, o))
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// server is a live server over a broker, closed with the test.
+// serve starts a live server over a broker. It is closed at the end of the test.
 func serve(t *testing.T, b *Broker, topics func(string) live.TopicOptions) *live.Server {
 	t.Helper()
 	s := live.New(live.Options{Broker: b, Topics: topics, Logger: quiet()})
@@ -22,8 +22,8 @@ func serve(t *testing.T, b *Broker, topics func(string) live.TopicOptions) *live
 	return s
 }
 
-// A program that has only TopicOptions moves to NATS by one option, and what it has said
-// is there when it is started anew.
+// A program that has only TopicOptions moves to NATS with one option, and its publications are
+// still there after a restart.
 func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 	dir := t.TempDir()
 	topics := func(topic string) live.TopicOptions {
@@ -59,8 +59,8 @@ func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 	}
 }
 
-// What a topic has published may all have grown too old, and the stream be full of
-// others: a subscriber that has seen it all has missed nothing.
+// All publications of a topic may be too old, and the stream full of other topics. A subscriber
+// that has seen them all has missed nothing.
 func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
 	b := open(t, Options{Streams: []StreamConfig{{Name: "S", Subjects: []string{"s.>"}, MaxAge: 500 * time.Millisecond}}})
 	b.Start(devNull{})
@@ -94,18 +94,18 @@ func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
 	}
 	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
 		publish("s.busy")
-		at = check() // as the server does now and then
+		at = check() // the server does this now and then
 		time.Sleep(20 * time.Millisecond)
 	}
 	page, err := b.Tail(ctx, "s.quiet", 10)
 	if err != nil || len(page.Publications) > 0 {
 		t.Fatalf("%d publications are there still, %v", len(page.Publications), err)
 	}
-	// One that has not looked for longer than publications are kept cannot know.
+	// A subscriber that has not looked for longer than publications are kept cannot know.
 	for deadline := time.Now().Add(1200 * time.Millisecond); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		publish("s.busy")
 	}
-	last, err := b.Last(ctx, "s.other") // the stream's newest
+	last, err := b.Last(ctx, "s.other") // the newest of the stream
 	if err != nil {
 		t.Fatal(err)
 	}

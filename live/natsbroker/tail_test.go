@@ -15,15 +15,16 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// leaderSays lets a stream's leader have said that it is so much later.
+// leaderSays makes the time of the stream's leader later than it is.
 func leaderSays(st *stream, later time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.state.leaderTime = st.state.leaderTime.Add(later)
 }
 
-// A newcomer is sent what is no older than the topic keeps it, by the clock of the stream's
-// leader, which has stamped it. What came before is there for those that have missed it.
+// A newcomer gets the publications within the HistoryAge of the topic, by the clock of the
+// stream's leader, which stamps them. Older publications are still there for clients that
+// resume.
 func TestNewestAreNoOlderThanTheLeaderSays(t *testing.T) {
 	b := open(t, Options{})
 	s := serve(t, b, func(string) live.TopicOptions { return live.TopicOptions{History: 10, HistoryAge: time.Hour} })
@@ -53,8 +54,8 @@ func TestNewestAreNoOlderThanTheLeaderSays(t *testing.T) {
 	}
 }
 
-// A tail begins at the newest but limit, however the topic is spread over its stream. If
-// its publications are large, it is a page of the oldest, and Read continues it.
+// A tail begins limit publications before the end, however the topic is spread over its stream.
+// If its publications are large, the tail is a page of the oldest, and Read continues it.
 func TestTailBeginsWhereItShould(t *testing.T) {
 	seed := seedFor(t, 0)
 	for name, gap := range map[string]func(i int) int{
@@ -70,7 +71,7 @@ func TestTailBeginsWhereItShould(t *testing.T) {
 		for _, size := range []int{100, 40 * kb} {
 			t.Run(fmt.Sprint(name, " of ", size), func(t *testing.T) {
 				l := openLibrary(t)
-				var all []uint64 // that count, publications or not
+				var all []uint64 // all that count for the limit, including messages that are not publications
 				for i := range 100 {
 					l.write("book.t", size)
 					all = append(all, l.written["book.t"][i])
@@ -109,8 +110,8 @@ func TestTailBeginsWhereItShould(t *testing.T) {
 	}
 }
 
-// A tail that is read on has no hole and no repetition, and what was asked for at least,
-// though publications come all the while.
+// Publications come while a tail is read. The tail and the reads after it have no hole and no
+// repetition, and at least as many publications as were asked for.
 func TestTailOfABusyTopic(t *testing.T) {
 	l := openLibrary(t)
 	for range 60 {
@@ -136,7 +137,7 @@ func TestTailOfABusyTopic(t *testing.T) {
 		}
 	}()
 	type reading struct {
-		last uint64 // before it began
+		last uint64 // the last publication before the tail began
 		got  []uint64
 	}
 	var readings []reading
@@ -170,17 +171,17 @@ func TestTailOfABusyTopic(t *testing.T) {
 	}
 }
 
-// copyThatLags answers a broker's reads of stream BOOKS as a copy does that lacks the newest
-// messages. What is asked of the leader goes to the leader.
+// copyThatLags answers a broker's reads of stream BOOKS like a copy that lacks the newest
+// messages. Requests to the leader still go to the leader.
 type copyThatLags struct {
 	*testing.T
 	nc     *nats.Conn
-	stored []*nats.Msg            // of one subject, with their sequences in headers
-	behind int                    // how many of the newest it lacks
+	stored []*nats.Msg            // messages of one subject, with their sequences in headers
+	behind int                    // how many of the newest messages it lacks
 	asked  func(from uint64) bool // called before each answer; true: the older half is dropped
 }
 
-// lagFor puts a copy of what a library has of a topic before the stream.
+// lagFor puts a copy that lags between a broker and its stream, for one topic.
 func lagFor(l *library, topic string) *copyThatLags {
 	l.Helper()
 	c := &copyThatLags{T: l.T, nc: l.NATSConn()}
@@ -246,8 +247,8 @@ func (c *copyThatLags) answer(m *nats.Msg) {
 	c.nc.PublishMsg(end)
 }
 
-// A tail of a copy that lags does not reach the newest publication. If it is so large that it
-// could be taken for one that was cut, it is empty: its start is not the one that was asked for.
+// The tail of a copy that lags does not reach the newest publication. If it is as large as a
+// tail that was cut, it is empty, since it starts at the wrong place.
 func TestTailOfACopyThatLagsSaysSo(t *testing.T) {
 	for _, size := range []int{100, 70 * kb} {
 		l := openLibrary(t)
@@ -286,7 +287,7 @@ func TestTailOfACopyThatLagsSaysSo(t *testing.T) {
 					}
 				}
 			}
-			// A Read that lags ends where the copy does, cut or not.
+			// A Read of a copy that lags ends where the copy ends, cut or not.
 			var got []uint64
 			for after := uint64(0); ; {
 				page, err := l.Read(t.Context(), "book.t", after, all[39], 1000)
@@ -305,8 +306,8 @@ func TestTailOfACopyThatLagsSaysSo(t *testing.T) {
 	}
 }
 
-// Long subjects leave little space for publications in a batch. A tail of them is not cut
-// before it has some.
+// Long subjects leave little space for publications in a batch. Their tail is not cut before it
+// has some publications.
 func TestTailOfATopicWithALongName(t *testing.T) {
 	l := openLibrary(t)
 	topic := "book." + strings.Repeat("x", 900)
@@ -325,7 +326,7 @@ func TestTailOfATopicWithALongName(t *testing.T) {
 	}
 }
 
-// What is dropped between two batches of a tail leaves no hole in it.
+// Messages are dropped between two batches of a tail. The tail has no hole.
 func TestTailThatIsTrimmedMeanwhileHasNoHole(t *testing.T) {
 	l := openLibrary(t)
 	topic := "book." + strings.Repeat("x", 900)
@@ -349,8 +350,8 @@ func TestTailThatIsTrimmedMeanwhileHasNoHole(t *testing.T) {
 	}
 }
 
-// What is published between two batches of a tail is in it, and it still has no more than
-// was asked for.
+// Publications come between two batches of a tail. They are in the tail, and it has no more
+// than limit.
 func TestTailThatGrowsMeanwhileKeepsItsLimit(t *testing.T) {
 	l := openLibrary(t)
 	topic := "book." + strings.Repeat("x", 900)
@@ -372,7 +373,7 @@ func TestTailThatGrowsMeanwhileKeepsItsLimit(t *testing.T) {
 	}
 }
 
-// Whatever the counts that a search is given, its guess lies between the two places.
+// Whatever counts the search gets, its guess lies between the two places.
 func TestGuessesLieBetween(t *testing.T) {
 	r := seedFor(t, 0)
 	number := func(most int64) int64 { return 1 + r.Int64N(most) }
