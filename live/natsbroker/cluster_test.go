@@ -76,7 +76,7 @@ func TestNodeThatStoresNeedsAFolderAndRoutes(t *testing.T) {
 		routes []string
 		want   []string
 	}{
-		{"", []string{nobody}, []string{"StoreDir", "NoStore", "another node after each start"}},
+		{"", []string{nobody}, []string{"StoreDir", "NoStore", "a new node after each start"}},
 		{t.TempDir(), nil, []string{"Cluster.Routes is empty"}},
 	} {
 		o := Options{StoreDir: test.dir, Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: test.routes}, Logger: slog.New(slog.DiscardHandler)}

@@ -280,9 +280,9 @@ func (m *mender) whileLimited() <-chan time.Time {
 	return time.After(limitEvery)
 }
 
-// raiseLimit restarts the server if that gives it a higher limit. The limit is three quarters
-// of the space that was free when the server started. It is zero if the process started with a
-// full disk.
+// raiseLimit restarts the server if that gives it a higher limit. NATS sets the limit when it
+// starts, to three quarters of the free space and of what the streams have. So a process that
+// starts with a full disk has a limit below what its streams have.
 func (m *mender) raiseLimit() {
 	limit, used := m.server.storage()
 	free, ok := freeBytes(m.server.store.dir)

@@ -118,7 +118,7 @@ func TestNodeName(t *testing.T) {
 
 	// To a cluster it would be another node.
 	o := Options{StoreDir: dir, Name: "two", Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}, Logger: slog.New(slog.DiscardHandler)}
-	mustNotStart(t, o, `is of node "one", not of "two"`)
+	mustNotStart(t, o, `belongs to node "one", not to "two"`)
 	o.Name = "one"
 	startNode(t, o)
 }
