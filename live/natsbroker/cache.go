@@ -99,14 +99,14 @@ func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error
 // takeCached is take, and asks for the newest message of the topic, which tells whether the
 // cached part is still valid; nil: the topic has no message.
 func (st *stream) takeCached(ctx context.Context, tokens string) (*cachedTopic, *message, error) {
-	shelf := &st.broker.cache
-	t, err := shelf.take(ctx, cacheKey{st, tokens})
+	cache := &st.broker.cache
+	t, err := cache.take(ctx, cacheKey{st, tokens})
 	if err != nil {
 		return nil, nil, err
 	}
 	newest, err := st.newestOf(ctx, tokens)
 	if err != nil {
-		shelf.leave(t)
+		cache.leave(t)
 		return nil, nil, err
 	}
 	return t, newest, nil

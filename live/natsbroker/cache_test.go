@@ -275,7 +275,7 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 
 // Whatever is published, dropped and read in whatever order, the cache gives the same answer as
 // the stream.
-func TestShelfHasWhatTheStreamHas(t *testing.T) {
+func TestCacheHasWhatTheStreamHas(t *testing.T) {
 	r := seedFor(t, 0)
 	a := openArchive(t, 400, 20, StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgsPerTopic: 25})
 	const topics = 3
@@ -324,7 +324,7 @@ func TestShelfHasWhatTheStreamHas(t *testing.T) {
 
 // The cache has a bound for all topics and a bound for one topic, and drops everything in the
 // end.
-func TestShelfIsBounded(t *testing.T) {
+func TestCacheIsBounded(t *testing.T) {
 	var s readCache
 	put := func(i, size int) {
 		t.Helper()

@@ -89,7 +89,7 @@ func (h *hub) deliver(m *nats.Msg) {
 	}
 	b := h.broker
 	if err := live.CheckData(m.Data); err != nil {
-		b.sink.Lost(in.topic, fmt.Errorf("natsbroker: somebody published what is no message: %w", err))
+		b.sink.Lost(in.topic, fmt.Errorf("natsbroker: a message is not a publication: %w", err))
 		return
 	}
 	p := &live.Publication{Topic: in.topic, Data: m.Data}
