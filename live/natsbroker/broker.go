@@ -37,12 +37,10 @@ import (
 //	hub.mu
 //	interest.mu
 //
-// Neither of making and asking is taken under the other. The first four are held while NATS
-// answers; no other lock is.
-//
-// fullness.mu comes before logLimit.mu. No lock is taken under any other lock of this package:
-// stream.mu, streamTable.mu, notes.mu, noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu,
-// and scans.slots.
+// Neither of making and asking is taken under the other. fullness.mu comes before logLimit.mu.
+// No lock is taken under any other lock of this package: stream.mu, streamTable.mu, notes.mu,
+// noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and scans.slots. Only the first four
+// and scans.slots are held while NATS answers.
 type Broker struct {
 	opts       Options
 	logger     *slog.Logger

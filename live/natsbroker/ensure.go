@@ -258,7 +258,7 @@ func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamCo
 	for {
 		want := st.wanted(is)
 		there, err := do(want)
-		if !yields || err == nil || !errors.Is(explain(err), errNotThatMuch) || want.MaxBytes/2 < leastDefault {
+		if !yields || err == nil || !errors.Is(explain(err), errTooLittleStorage) || want.MaxBytes/2 < leastDefault {
 			return there, err
 		}
 		st.maxBytes = want.MaxBytes / 2

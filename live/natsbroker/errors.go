@@ -29,11 +29,11 @@ var (
 )
 
 var (
-	errNoSpace     error = &sentinel{"natsbroker: the disk is full", ErrFull}
-	errNotThatMuch error = &sentinel{"natsbroker: NATS has less storage than the stream is to have", ErrFull}
-	errNoJetStream error = &sentinel{"natsbroker: NATS has no JetStream", live.ErrUnavailable}
-	errOverlap           = errors.New("natsbroker: another stream has the same subjects")
-	errNotAccepted       = errors.New("natsbroker: NATS does not accept the stream")
+	errNoSpace          error = &sentinel{"natsbroker: the disk is full", ErrFull}
+	errTooLittleStorage error = &sentinel{"natsbroker: NATS has less storage than the stream is to have", ErrFull}
+	errNoJetStream      error = &sentinel{"natsbroker: NATS has no JetStream", live.ErrUnavailable}
+	errOverlap                = errors.New("natsbroker: another stream has the same subjects")
+	errNotAccepted            = errors.New("natsbroker: NATS does not accept the stream")
 )
 
 // sentinel is an error that also is an error of another kind.
@@ -99,9 +99,9 @@ var explanations = map[jetstream.ErrorCode]explained{
 	codeServerFull:      {kind: ErrFull, advice: adviceServer},
 	codeAccountFull:     {kind: ErrFull, advice: adviceAccount},
 	codeTooManyStreams:  {kind: ErrFull, advice: "the account may have no more streams; raise its limit, or delete one"},
-	codeNoStorage:       {kind: errNotThatMuch, advice: adviceSize},
-	codeNoMemory:        {kind: errNotThatMuch, advice: adviceSize},
-	codeStreamTooLarge:  {kind: errNotThatMuch, advice: adviceSize},
+	codeNoStorage:       {kind: errTooLittleStorage, advice: adviceSize},
+	codeNoMemory:        {kind: errTooLittleStorage, advice: adviceSize},
+	codeStreamTooLarge:  {kind: errTooLittleStorage, advice: adviceSize},
 	codeNoAccount:       {kind: errNoJetStream, advice: adviceEnable},
 	codeNotEnabled:      {kind: errNoJetStream, advice: adviceEnable},
 	codeNoLimits:        {kind: errNoJetStream, advice: "give the account a JetStream limit for this number of replicas"},
@@ -136,7 +136,7 @@ func explain(err error) error {
 	case api.ErrorCode == codeNotStored:
 		return explainNotStored(api, err)
 	case api.ErrorCode == codeNoPeers && strings.Contains(api.Description, "insufficient storage"):
-		return &explained{errNotThatMuch, adviceSize, err}
+		return &explained{errTooLittleStorage, adviceSize, err}
 	case api.Code == 429: // more requests wait than the server wants
 		return &explained{live.ErrUnavailable, "", err}
 	}
