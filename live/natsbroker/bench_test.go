@@ -13,8 +13,8 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// The worst case of a stream: a million publications of 200 bytes, of ten thousand
-// topics in turn, on disk.
+// The worst case of a stream: a million publications of 200 bytes, on disk. They belong to ten
+// thousand topics in turn.
 const benchMessages, benchTopics = 1_000_000, 10_000
 
 func fillStream(b *testing.B, broker *Broker) {
@@ -33,8 +33,8 @@ func fillStream(b *testing.B, broker *Broker) {
 	<-js.PublishAsyncComplete()
 }
 
-// A cold topic is one that no session has: what is asked of a live one comes from the
-// server's memory.
+// No session has the topic. For a topic with a session, the live server would answer from its
+// memory.
 func BenchmarkColdTopic(b *testing.B) {
 	br := open(b, Options{StoreDir: b.TempDir(), Streams: suiteStreams()})
 	br.Start(devNull{})
@@ -78,8 +78,8 @@ func BenchmarkColdTopic(b *testing.B) {
 	}
 }
 
-// Publish returns when a plain publication is on its way, and a stored one is stored: on
-// one node, or on two of three.
+// Publish returns when a publication without a stream is on its way, and when a publication of
+// a stream is stored: on one node, or on two of three.
 func BenchmarkPublish(b *testing.B) {
 	data := []byte(`"` + strings.Repeat("x", 126) + `"`)
 	publish := func(br *Broker, topic string) func(b *testing.B) {
@@ -102,7 +102,7 @@ func BenchmarkPublish(b *testing.B) {
 	b.Run("stored-of-three", publish(cluster[0], "long:1"))
 }
 
-// An embedded server from nothing until its streams are there, and back.
+// The start of an embedded server until its streams exist, and its stop.
 func BenchmarkStartAndClose(b *testing.B) {
 	var closing time.Duration
 	for b.Loop() {
@@ -119,8 +119,8 @@ func BenchmarkStartAndClose(b *testing.B) {
 	b.ReportMetric(float64(closing.Microseconds())/float64(b.N), "µs-of-it-closing/op")
 }
 
-// What a topic costs a node that has a subscriber for it, and what it costs all three of
-// a cluster together when one has.
+// The cost of a topic: for a node that has a subscriber for it, and for all three nodes of a
+// cluster when one node has.
 func BenchmarkTopic(b *testing.B) {
 	subscribe := func(nodes ...*Broker) func(b *testing.B) {
 		for _, br := range nodes {
@@ -150,7 +150,7 @@ func BenchmarkTopic(b *testing.B) {
 	b.Run("of-three", subscribe(openCluster(b, 3)...))
 }
 
-// How long a cluster of three acknowledges nothing when the leader of a stream is gone.
+// How long a cluster of three acknowledges nothing after the leader of a stream has died.
 func BenchmarkLeaderLost(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
@@ -183,7 +183,7 @@ func BenchmarkLeaderLost(b *testing.B) {
 	}
 }
 
-// devNull is a server to which nothing matters.
+// devNull is a sink that ignores everything.
 type devNull struct{}
 
 func (devNull) Deliver(*broker.Publication) {}

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// bootID says which start of the machine this is; "": unknown.
+// bootID returns the ID of the present start of the machine; "": unknown.
 func bootID() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {

@@ -2,5 +2,6 @@
 
 package natsbroker
 
-// bootID is not known here: after every end but a stop the streams may have lost something.
+// bootID is unknown on this system. So after every end of the process that was not a stop, the
+// streams count as damaged.
 func bootID() string { return "" }

@@ -18,42 +18,58 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Broker is a live.Broker, a broker.Recoverer and a broker.Bus on NATS. It is made with
-// New, given to one live.Server, and closed by that server's Shutdown.
+// Broker is a live.Broker, a broker.Recoverer and a broker.Bus on NATS. New makes it, one
+// live.Server uses it, and the Shutdown of that server closes it.
 //
-// A publication of a topic that no stream covers goes to the nodes that are subscribed,
-// and is at most once. One of a topic that a stream covers is stored first, and
-// sent on by the stream with its sequence and the one before it, by which a server
-// notices what it lacks.
+// A publication of a topic without a stream goes to the nodes that are subscribed, and arrives
+// at most once. A publication of a topic with a stream is stored first. Then the stream
+// republishes it with its sequence and the previous sequence of the topic, and a server can see
+// from these what it has missed.
+//
+// The order of locks in this package, outermost first:
+//
+//	cachedTopic.turn  held while the history of a topic is read
+//	stream.making     held while a stream is made or changed
+//	stream.asking     held while the leader is asked for the state of a stream
+//	stream.comparing  held while a stream is compared; Sink.Lost is called under it
+//	the locks of package live
+//	denials.mu
+//	hub.mu
+//	interest.mu
+//
+// Neither of making and asking is taken under the other. fullness.mu comes before logLimit.mu.
+// No lock is taken under any other lock of this package: stream.mu, streamTable.mu, notes.mu,
+// noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and scans.slots. Only the first four
+// and scans.slots are held while NATS answers.
 type Broker struct {
-	opts    Options
-	logger  *slog.Logger
-	name    string // in broadcasts: this broker and no other
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	api     string    // prefix of JetStream's subjects
-	server  *embedded // nil: NATS is elsewhere
-	streams streamTable
-	mender  *mender // nil: the streams are not this server's
-	says    says
-	denied  denials
-	longest atomic.Int64 // subject that NATS takes, in bytes; 0: any
+	opts       Options
+	logger     *slog.Logger
+	name       string // tells this broker from all others in broadcasts
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	api        string    // the prefix of JetStream's subjects
+	server     *embedded // nil: NATS runs elsewhere
+	streams    streamTable
+	mender     *mender // nil: this server keeps no streams on a disk
+	logLimit   logLimit
+	denials    denials
+	maxSubject atomic.Int64 // the longest subject that NATS takes, in bytes; 0: no limit is known
 
 	sink  broker.Sink
-	rules broker.Rules // the server's; nil: it has told none
+	rules broker.Rules // the rules of the live server; nil: it has none
 
-	hub hub // topics that are subscribed
+	hub hub // the topics that are subscribed
 	bus bus
 
 	scans scans
-	shelf shelf
+	cache readCache
 
-	ctx    context.Context // of what goes on in the background
-	cancel context.CancelFunc
-	tasks  sync.WaitGroup
-	closed atomic.Bool
-	status chan nats.Status
-	errors nats.ErrHandler // the application's own, of Options.Conn
+	ctx          context.Context // ends with Close; for all goroutines
+	cancel       context.CancelFunc
+	tasks        sync.WaitGroup
+	closed       atomic.Bool
+	status       chan nats.Status
+	errorHandler nats.ErrHandler // the application's own handler, of Options.Conn or Options.Connect
 }
 
 var (
@@ -62,14 +78,13 @@ var (
 	_ broker.Bus       = (*Broker)(nil)
 )
 
-// flushTimeout is how long Close waits for the NATS server to have taken what was
-// published last.
+// flushTimeout is how long Close waits until the NATS server has taken the last publications.
 const flushTimeout = 2 * time.Second
 
-// New starts a NATS server in this process, or connects to the one of Options, and has
-// the streams made. With a server that is alone, all is ready when New returns. With
-// others to wait for, New does not: publications to streams fail with
-// live.ErrUnavailable until Ready would return nil.
+// New starts a NATS server in this process, or connects to the NATS of Options, and makes the
+// streams. An embedded server that is alone is ready when New returns. In all other cases New
+// does not wait for the other nodes: until Ready returns nil, publications to streams fail with
+// live.ErrUnavailable.
 //
 // The error says what is wrong with the options, or why the server did not start.
 func New(o Options) (*Broker, error) {
@@ -101,21 +116,21 @@ func New(o Options) (*Broker, error) {
 		return nil, err
 	}
 	if b.server == nil {
-		b.tasks.Go(b.measureLines) // ends when it knows, or with Close
+		b.tasks.Go(b.measureLines) // ends with the result, or with Close
 	}
 	return b, nil
 }
 
-// connect gets a connection, and the server behind it if it is to be embedded.
+// connect makes the connection, and starts the embedded server if there is to be one.
 func (b *Broker) connect() error {
 	o := b.opts
 	options := []nats.Option{
 		nats.Name("livetopic"),
 		nats.MaxReconnects(-1),
-		nats.ReconnectWait(100 * time.Millisecond), // as long as a server needs to start anew
-		nats.ReconnectBufSize(-1),                  // what cannot be sent is an error, not late
+		nats.ReconnectWait(100 * time.Millisecond), // about the time in which a server restarts
+		nats.ReconnectBufSize(-1),                  // a publication that cannot be sent now fails; it is not sent later
 		nats.RetryOnFailedConnect(true),
-		nats.IgnoreAuthErrorAbort(), // credentials may be put right while this runs
+		nats.IgnoreAuthErrorAbort(), // an operator may correct the credentials while this runs
 	}
 	var err error
 	switch {
@@ -124,7 +139,7 @@ func (b *Broker) connect() error {
 			return err
 		}
 		b.nc = o.Conn
-		b.errors = o.Conn.ErrorHandler()
+		b.errorHandler = o.Conn.ErrorHandler()
 		o.Conn.SetErrorHandler(b.connectionError)
 	case len(o.Servers) > 0:
 		options = append(append(options, o.Connect...), b.checkConnect)
@@ -167,7 +182,7 @@ func (b *Broker) Start(s broker.Sink) {
 	b.bus.start()
 	b.tasks.Go(b.watchConnection) // ends with Close
 	if b.mender != nil {
-		b.tasks.Go(b.mender.watch) // likewise
+		b.tasks.Go(b.mender.watch) // ends with Close
 	}
 }
 
@@ -194,30 +209,30 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 func (b *Broker) Unsubscribe(topic string) error {
 	tokens, err := encode(topic)
 	if err != nil {
-		return nil // nobody could subscribe to it
+		return nil // no topic of this name can be subscribed
 	}
 	b.hub.unsubscribe(b.deliverySubject(tokens))
 	return nil
 }
 
-// The subjects under the prefix: deliveries, which is all that nodes subscribe to;
-// what streams take in; the same of the default stream; broadcasts.
+// The subjects under the prefix. Nodes subscribe to deliveries only. The streams of Options
+// store the stored subjects, and the default stream stores the default subjects.
 func (b *Broker) deliverySubject(tokens string) string { return b.opts.Prefix + ".d." + tokens }
 func (b *Broker) storedSubject(tokens string) string   { return b.opts.Prefix + ".s." + tokens }
 func (b *Broker) defaultSubject(tokens string) string  { return b.opts.Prefix + ".h." + tokens }
 func (b *Broker) busSubject(tokens string) string      { return b.opts.Prefix + ".b." + tokens }
 
-// NATSConn returns the connection, for what this package does not do. Subjects under
-// Options.Prefix are the broker's.
+// NATSConn returns the connection, for everything that this package does not do. The subjects
+// under Options.Prefix belong to the broker.
 func (b *Broker) NATSConn() *nats.Conn { return b.nc }
 
-// JetStream returns JetStream on the same connection.
+// JetStream returns JetStream on the broker's connection.
 func (b *Broker) JetStream() jetstream.JetStream { return b.js }
 
-// Ready waits until there is a connection, every stream of Options is there, and
-// nothing is known to keep NATS from storing publications: see ErrFull and ErrNotOurs.
-// Options.Default counts once a topic needs it. The error is that of ctx, with
-// what was last in the way and what to do about it.
+// Ready waits until NATS is connected, every stream of Options exists, and no known problem
+// keeps NATS from storing publications: see ErrFull and ErrNotOurs. Options.Default counts
+// after a topic has needed it. When ctx ends first, the error is that of ctx, joined with the
+// last problem and its remedy.
 func (b *Broker) Ready(ctx context.Context) error {
 	for {
 		err := b.health()
@@ -235,22 +250,21 @@ func (b *Broker) Ready(ctx context.Context) error {
 	}
 }
 
-// health says what is in the way now.
+// health returns the present problem; nil: there is none.
 func (b *Broker) health() error {
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
 	if err := b.mender.current(); err != nil {
 		return err
 	}
-	if err := b.denied.current(b); err != nil {
+	if err := b.denials.current(b); err != nil {
 		return err
 	}
 	return b.streams.missing()
 }
 
-// Close implements live.Broker. An embedded server is shut down; Options.Conn is left
-// open.
+// Close implements live.Broker. It shuts down an embedded server, and leaves Options.Conn open.
 func (b *Broker) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		return nil
@@ -263,13 +277,13 @@ func (b *Broker) Close(ctx context.Context) error {
 	b.tasks.Wait()
 	b.hub.stop()
 	b.bus.stop()
-	if b.nc.IsConnected() { // what was published without a stream is on its way still
+	if b.nc.IsConnected() { // publications without a stream may still be in the connection's buffer
 		flushing, cancel := context.WithTimeout(ctx, flushTimeout)
 		b.nc.FlushWithContext(flushing)
 		cancel()
 	}
 	if b.opts.Conn != nil {
-		b.nc.SetErrorHandler(b.errors)
+		b.nc.SetErrorHandler(b.errorHandler)
 		return nil
 	}
 	b.nc.Close()

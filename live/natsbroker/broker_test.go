@@ -18,12 +18,12 @@ import (
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
-// quiet is a logger of tests, in which much is expected to go wrong.
+// quiet is a logger for tests in which many errors are expected.
 func quiet() *slog.Logger {
 	return slog.New(slog.DiscardHandler)
 }
 
-// suiteStreams are the histories that the suite asks for.
+// suiteStreams are the streams that the suite needs.
 func suiteStreams() []StreamConfig {
 	return []StreamConfig{
 		{Name: "SHORT", Subjects: []string{"short.>"}, MaxMsgsPerTopic: 10},
@@ -83,8 +83,8 @@ func TestEmbeddedOnDisk(t *testing.T) {
 	}})
 }
 
-// Three nodes in one process, as three machines would be. All tests share them, each
-// with subjects and streams of its own.
+// Three nodes in one process stand for three machines. All tests share them. Each test has its
+// own subjects and streams.
 func TestClusterOfEmbedded(t *testing.T) {
 	members := openCluster(t, 3)
 	systems := 0
@@ -109,19 +109,19 @@ func TestClusterOfEmbedded(t *testing.T) {
 	brokertest.Run(t, alone, suiteFeatures(nodes))
 }
 
-// tidy leaves nothing behind at a server that goes on when it closes, since all
-// goroutines are counted.
+// tidy unsubscribes everything when a broker closes, since the shared server goes on and the
+// tests count goroutines.
 type tidy struct{ *Broker }
 
 func (b tidy) Close(ctx context.Context) error {
-	for _, st := range *b.streams.all.Load() {
+	for _, st := range *b.streams.list.Load() {
 		b.JetStream().DeleteStream(ctx, st.config.Name)
 	}
 	defer b.NATSConn().Close()
 	return b.Broker.Close(ctx)
 }
 
-// systemStreams are the suite's streams under names of their own.
+// systemStreams are the suite's streams, with names of their own.
 func systemStreams(system, replicas int) []StreamConfig {
 	streams := suiteStreams()
 	for i := range streams {
@@ -159,8 +159,8 @@ func openCluster(t testing.TB, n int) []*Broker {
 	return brokers
 }
 
-// A server that runs elsewhere: a process of its own, which all tests share, each with
-// subjects and streams of its own.
+// A server elsewhere is a process of its own. All tests share it. Each test has its own
+// subjects and streams.
 func TestExternalServer(t *testing.T) {
 	url := startProcess(t)
 	systems := 0
@@ -179,8 +179,8 @@ func TestExternalServer(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker { return nodes(t, 1)[0] }, suiteFeatures(nodes))
 }
 
-// startProcess runs a nats-server, built of the module that this one is tested with,
-// until the test ends, and returns its URL.
+// startProcess builds a nats-server from the version in go.mod, runs it until the test ends,
+// and returns its URL.
 func startProcess(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -10,25 +10,25 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// bus carries broadcasts between the brokers, one subject for each kind.
+// bus carries broadcasts between the brokers. Each kind has a subject.
 type bus struct {
 	broker   *Broker
 	messages chan *nats.Msg
 	stopped  chan struct{}
 	running  sync.WaitGroup
 
-	mu    sync.Mutex                                // guards what follows
-	kinds map[string]func(from string, data []byte) // by subject
+	mu    sync.Mutex                                // guards the fields below
+	kinds map[string]func(from string, data []byte) // the handlers, by subject
 	subs  []*nats.Subscription
 }
 
 const headerFrom = "Live-From"
 
-func (u *bus) init(b *Broker) {
-	u.broker = b
-	u.messages = make(chan *nats.Msg, laneSize)
-	u.stopped = make(chan struct{})
-	u.kinds = make(map[string]func(string, []byte))
+func (bus *bus) init(b *Broker) {
+	bus.broker = b
+	bus.messages = make(chan *nats.Msg, laneSize)
+	bus.stopped = make(chan struct{})
+	bus.kinds = make(map[string]func(string, []byte))
 }
 
 // The kinds of broadcasts.
@@ -47,11 +47,11 @@ func (b *Broker) Broadcast(ctx context.Context, data []byte) error {
 	return b.broadcast(ctx, broadcastServer, data)
 }
 
-// onBroadcast has f called for each broadcast of a kind; from names the broker that sent it.
+// onBroadcast has f called for each broadcast of a kind. from names the broker that sent it.
 func (b *Broker) onBroadcast(kind string, f func(from string, data []byte)) {
 	tokens, err := encode(kind)
 	if err != nil {
-		panic(err) // a kind is a word in this program
+		panic(err) // a kind is a constant of the program
 	}
 	b.bus.mu.Lock()
 	defer b.bus.mu.Unlock()
@@ -69,7 +69,7 @@ func (b *Broker) broadcast(ctx context.Context, kind string, data []byte) error 
 	if err != nil {
 		return err
 	}
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
 	m := nats.NewMsg(b.busSubject(tokens))
@@ -81,29 +81,29 @@ func (b *Broker) broadcast(ctx context.Context, kind string, data []byte) error 
 	return nil
 }
 
-func (u *bus) start() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for subject := range u.kinds {
-		sub, err := u.broker.nc.ChanSubscribe(subject, u.messages)
+func (bus *bus) start() {
+	bus.mu.Lock()
+	defer bus.mu.Unlock()
+	for subject := range bus.kinds {
+		sub, err := bus.broker.nc.ChanSubscribe(subject, bus.messages)
 		if err != nil {
-			u.broker.logger.Error("natsbroker: no broadcasts", "err", err)
+			bus.broker.logger.Error("natsbroker: broadcasts cannot be received", "err", err)
 			continue
 		}
-		u.subs = append(u.subs, sub)
+		bus.subs = append(bus.subs, sub)
 	}
-	u.running.Go(u.run) // ends with stop
+	bus.running.Go(bus.run) // ends with stop
 }
 
-func (u *bus) run() {
+func (bus *bus) run() {
 	for {
 		select {
-		case <-u.stopped:
+		case <-bus.stopped:
 			return
-		case m := <-u.messages:
-			u.mu.Lock()
-			f := u.kinds[m.Subject]
-			u.mu.Unlock()
+		case m := <-bus.messages:
+			bus.mu.Lock()
+			f := bus.kinds[m.Subject]
+			bus.mu.Unlock()
 			if f != nil {
 				f(last(m.Header, headerFrom), m.Data)
 			}
@@ -111,10 +111,10 @@ func (u *bus) run() {
 	}
 }
 
-func (u *bus) stop() {
-	close(u.stopped)
-	u.running.Wait()
-	for _, sub := range u.subs {
+func (bus *bus) stop() {
+	close(bus.stopped)
+	bus.running.Wait()
+	for _, sub := range bus.subs {
 		sub.Unsubscribe()
 	}
 }

@@ -14,24 +14,24 @@ import (
 )
 
 const (
-	// routePing and routePingsOut bound how long a link that passes nothing is taken for
-	// a good one: two pings without an answer, and it is closed after four to six
-	// seconds. Until then what is sent over it is lost. A shorter bound would close the
-	// links of a node that only stood still for a moment.
+	// routePing and routePingsOut bound how long a route that carries nothing stays open: after
+	// two pings without an answer it is closed, within four to six seconds. Until then
+	// everything that is sent over it is lost. A shorter time would close the routes of a node
+	// that only paused for a moment.
 	routePing     = 2 * time.Second
 	routePingsOut = 2
 
-	// routePool is how many connections two nodes have, besides one for the system. All
-	// traffic is of one account, whose order a single connection keeps; it would use but
-	// one of several.
+	// routePool is how many connections a route has, besides the one for the system account.
+	// All traffic is of one account, and NATS sends an account's traffic over one connection to
+	// keep its order. More connections would stay unused.
 	routePool = 1
 
-	// routeErrorReports is how often a node that cannot be reached is logged: it is tried
-	// each second, and with this once a minute is enough to see it.
+	// routeErrorReports is how many failed attempts to reach a node make one line in the log.
+	// There is one attempt a second, and one line a minute suffices.
 	routeErrorReports = 60
 )
 
-// check reports what is wrong with c before anything starts.
+// check returns what is wrong with c, before anything starts.
 func (c *Cluster) check(storeDir string) error {
 	host, _, err := splitAddr("Listen", c.Listen)
 	if err != nil {
@@ -39,10 +39,10 @@ func (c *Cluster) check(storeDir string) error {
 	}
 	if !c.NoStore && storeDir == "" {
 		return errors.New("natsbroker: a node of a cluster needs a StoreDir, or Cluster.NoStore: " +
-			"without a folder it would be another node after each start, and the majority that streams need counts all that ever were")
+			"without a folder it would be a new node after each start, and the majority of a stream counts all former nodes")
 	}
 	if !c.NoStore && len(c.Routes) == 0 {
-		return errors.New("natsbroker: Cluster.Routes is empty: a node that stores must know where to look for others, be it where it is itself")
+		return errors.New("natsbroker: Cluster.Routes is empty: a node that stores needs the address of another node, or at least its own")
 	}
 	if strings.ContainsAny(c.Name, " \t\r\n") {
 		return fmt.Errorf("natsbroker: Cluster.Name %q has blanks", c.Name)
@@ -60,7 +60,7 @@ func (c *Cluster) check(storeDir string) error {
 	return c.checkAccess(host)
 }
 
-// checkAccess reports an error if just anybody could become a node, or no other node.
+// checkAccess returns an error if everybody could become a node, or if no other node could.
 func (c *Cluster) checkAccess(host string) error {
 	switch {
 	case (c.Username == "") != (c.Password == ""):
@@ -72,21 +72,21 @@ func (c *Cluster) checkAccess(host string) error {
 		return err
 	case c.Username == "" && !isLoopback(host):
 		return fmt.Errorf("natsbroker: Cluster.Listen %q can be reached from other machines: "+
-			"Cluster needs Username and Password, or TLS, lest anybody there reads and writes everything", c.Listen)
+			"Cluster needs Username and Password, or TLS; otherwise everybody there could read and write everything", c.Listen)
 	}
 	return nil
 }
 
-// apply makes so those of a node of the cluster.
+// apply makes so the options of a node of the cluster. Its clients need the token.
 func (c *Cluster) apply(so *server.Options, token string) {
-	// A server that does not listen for clients never listens for routes either, and
-	// Shutdown waits for ever (nats-server 2.15.2). So this one does, where only this
-	// machine reaches it, and lets in who knows a token that nobody is told.
+	// A server that does not listen for clients does not listen for routes either, and its
+	// Shutdown never returns (nats-server 2.15.2). So the server listens on the loopback
+	// address, and needs a token that only this process knows.
 	so.DontListen = false
 	so.Host, so.Port = "127.0.0.1", server.RANDOM_PORT
 	so.Authorization = token
 
-	host, port, _ := splitAddr("Listen", c.Listen) // checked
+	host, port, _ := splitAddr("Listen", c.Listen) // check has seen its errors
 	if port == 0 {
 		port = server.RANDOM_PORT
 	}
@@ -97,13 +97,13 @@ func (c *Cluster) apply(so *server.Options, token string) {
 		Username:     c.Username,
 		Password:     c.Password,
 		Advertise:    c.Advertise,
-		NoAdvertise:  true, // of the port for clients, which is on each node's loopback
+		NoAdvertise:  true, // do not advertise the port for clients, which is on the loopback of each node
 		PoolSize:     routePool,
 		PingInterval: routePing,
 		MaxPingsOut:  routePingsOut,
 	}
 	if c.TLS != nil {
-		so.Cluster.TLSConfig, _ = c.routeTLS() // checked
+		so.Cluster.TLSConfig, _ = c.routeTLS() // check has seen its errors
 	}
 	for _, r := range c.Routes {
 		so.Routes = append(so.Routes, c.routeURL(r))
@@ -127,8 +127,8 @@ func (c *Cluster) routeURL(addr string) *url.URL {
 	return u
 }
 
-// routeTLS is c.TLS as a node uses it in both roles. Without a password it is the
-// certificate alone that lets a node in, so each has to show one.
+// routeTLS returns c.TLS for both roles of a node. Without a password only the certificate
+// admits a node, so each node must show a certificate.
 func (c *Cluster) routeTLS() (*tls.Config, error) {
 	t := c.TLS.Clone()
 	serves := len(t.Certificates) > 0 || t.GetCertificate != nil || t.GetConfigForClient != nil
@@ -139,20 +139,20 @@ func (c *Cluster) routeTLS() (*tls.Config, error) {
 		return t, nil
 	}
 	if len(t.Certificates) == 0 && t.GetClientCertificate == nil {
-		return nil, errors.New("natsbroker: Cluster.TLS without Username and Password needs a certificate for other nodes too: Certificates or GetClientCertificate")
+		return nil, errors.New("natsbroker: Cluster.TLS without Username and Password needs a certificate to show to other nodes: Certificates or GetClientCertificate")
 	}
 	if t.ClientCAs == nil {
 		t.ClientCAs = t.RootCAs
 	}
 	if t.ClientCAs == nil {
-		return nil, errors.New("natsbroker: Cluster.TLS without Username and Password needs ClientCAs or RootCAs, lest any certificate lets a node in")
+		return nil, errors.New("natsbroker: Cluster.TLS without Username and Password needs ClientCAs or RootCAs; otherwise every certificate would admit a node")
 	}
 	t.ClientAuth = tls.RequireAndVerifyClientCert
 	return t, nil
 }
 
-// checkPeer reports an error if addr, of the named field of Cluster, is not the
-// address of a node that others can connect to.
+// checkPeer returns an error if other nodes cannot connect to addr, which is from the named
+// field of Cluster.
 func checkPeer(field, addr string) error {
 	host, port, err := splitAddr(field, addr)
 	if err != nil {
@@ -176,8 +176,8 @@ func splitAddr(field, addr string) (host string, port int, err error) {
 	return host, port, nil
 }
 
-// isLoopback reports whether only this machine reaches host. A name may stand for
-// anything but localhost.
+// isLoopback reports whether only this machine reaches host. Of all names, only "localhost" is
+// sure to be the loopback.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

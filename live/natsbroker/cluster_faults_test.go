@@ -13,8 +13,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// fault is something that happens to a cluster under live servers; topic is one that nobody
-// else uses.
+// fault happens to a cluster under live servers. No other fault uses its topic.
 type fault struct {
 	name string
 	do   func(t *testing.T, f *fleet, topic string)
@@ -38,8 +37,8 @@ func TestNodesAreCutOff(t *testing.T) {
 	})
 }
 
-// suffer has faults happen one after another, to the same three nodes: an election takes
-// four to nine seconds.
+// suffer lets faults happen one after another to the same three nodes. An election takes four
+// to nine seconds.
 func suffer(t *testing.T, faults []fault) {
 	f := newFleet(t, chat)
 	f.bootAll()
@@ -54,12 +53,12 @@ func suffer(t *testing.T, faults []fault) {
 		})
 		f.t = t
 		if t.Failed() {
-			return // the rest would wait in vain
+			return // the other faults would only wait in vain
 		}
 	}
 }
 
-// contents reads what is stored of a topic, by one of the nodes that run.
+// contents reads the stored publications of a topic from a node that runs.
 func (f *fleet) contents(topic string) []stored {
 	f.t.Helper()
 	for i := range f.instances {
@@ -71,16 +70,16 @@ func (f *fleet) contents(topic string) []stored {
 	return nil
 }
 
-// crowd is viewers and presses of one topic on all nodes.
+// crowd is the viewers and presses of one topic on all nodes.
 type crowd struct {
 	fleet   *fleet
 	viewers [meshSize][]*viewer
 	presses [meshSize]*press
-	idle    [meshSize]atomic.Bool // the press there pauses
+	idle    [meshSize]atomic.Bool // the press of that node pauses
 	stop    func()                // stops the presses, and waits for them
 }
 
-// gather has two viewers at each node, and one press that publishes there every few
+// gather has two viewers at each node, and one press at each node that publishes every few
 // milliseconds.
 func gather(f *fleet, topic string) *crowd {
 	f.t.Helper()
@@ -118,8 +117,8 @@ func (c *crowd) awaitProgress(n int, nodes ...int) {
 	}
 }
 
-// verify checks what is stored, and that all viewers that are connected have come to
-// the end of that, without a gap.
+// verify checks the stored publications, and that each connected viewer has received them to
+// the end without a gap.
 func (c *crowd) verify() []stored {
 	t := c.fleet.t
 	t.Helper()
@@ -145,7 +144,7 @@ func leaderDies(t *testing.T, f *fleet, topic string) {
 	f.crash(leader)
 	c.awaitProgress(20, a, b)
 	t.Logf("acknowledgements again after %v", time.Since(began))
-	for _, v := range c.viewers[leader] { // they go to a node that lives
+	for _, v := range c.viewers[leader] { // they go to a node that still runs
 		<-v.ended
 		v.mustConnect(t, f.at(a))
 	}
@@ -173,8 +172,7 @@ func leaderDies(t *testing.T, f *fleet, topic string) {
 	}
 }
 
-// cutOff isolates the stream's leader, or another node, for as long as the others need
-// to go on.
+// cutOff isolates the leader of the stream, or another node, until the others have recovered.
 func cutOff(t *testing.T, f *fleet, topic string, how linkState, leads bool) {
 	c := gather(f, topic)
 	c.awaitProgress(20, 0, 1, 2)
@@ -195,13 +193,13 @@ func cutOff(t *testing.T, f *fleet, topic string, how linkState, leads bool) {
 	}
 	asking, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	// A leader that is cut off holds itself for the leader for many seconds.
+	// A leader that is cut off takes itself for the leader for many seconds.
 	if at, err := f.at(alone).broker.Last(asking, topic); err == nil {
 		t.Errorf("a node that is cut off says that the newest position is %v", at)
 	}
 	f.awaitRoutes(alone, 0)
 	for i := range c.idle {
-		c.idle[i].Store(true) // what comes later would show what is missing
+		c.idle[i].Store(true) // a later publication would reveal the missing ones
 	}
 	seen := f.contentsAt(a, topic)
 	f.heal(alone)
@@ -236,8 +234,8 @@ func (f *fleet) contentsAt(i int, topic string) []stored {
 	return contents(f.t, f.at(i).broker.server, "CHAT", "live.s."+topic)
 }
 
-// blip cuts a node off for a moment in which one publication is made, and none after
-// it that would show what is missing.
+// blip cuts a node off while one publication is made. No later publication reveals that it is
+// missing.
 func blip(t *testing.T, f *fleet, topic string) {
 	p := &press{topic: topic, name: "p"}
 	alone, _ := others(f.awaitLeader("CHAT"))
@@ -258,7 +256,7 @@ func blip(t *testing.T, f *fleet, topic string) {
 	v.verifyWhole(t, all)
 }
 
-// clientMoves has clients resume at a node other than they left.
+// clientMoves has clients resume at another node than the one they left.
 func clientMoves(t *testing.T, f *fleet, topic string) {
 	p := &press{topic: topic, name: "p"}
 	leader := f.awaitLeader("CHAT")
@@ -284,17 +282,17 @@ func clientMoves(t *testing.T, f *fleet, topic string) {
 	v.hangUp()
 	move(v, a, publish(10)) // to a node that does not know the topic
 	v.hangUp()
-	far := view(t, topic, f.at(a)) // so that it goes on knowing it
+	far := view(t, topic, f.at(a)) // so that this node keeps the topic
 	move(v, a, publish(300))       // more than a node has in memory
 	v.hangUp()
 	far.awaitLast(t, publish(100))
 	move(v, b, publish(300))
 
-	// The client is ahead of the node that it comes to.
+	// The client has more than the node to which it comes.
 	v.hangUp()
 	move(v, leader, publish(1))
 	at := view(t, topic, f.at(b))
-	f.isolate(b, linkBlackhole) // more briefly than anybody notices
+	f.isolate(b, linkBlackhole) // so briefly that no node notices
 	all := publish(20)
 	v.awaitLast(t, all)
 	v.hangUp()
@@ -317,7 +315,7 @@ func clientMoves(t *testing.T, f *fleet, topic string) {
 	verifyStored(t, all, p)
 }
 
-// allDie has all nodes end at once and one come back, which is no majority, and then
+// allDie stops all nodes at once. Then one node comes back, which is not a majority, and then
 // another.
 func allDie(t *testing.T, f *fleet, topic string) {
 	c := gather(f, topic)

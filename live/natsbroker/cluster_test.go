@@ -25,7 +25,7 @@ func TestClusterSaysWhatIsWrong(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		c    Cluster
-		want string // "": nothing is
+		want string // "": there is no error
 	}{
 		{"no address", Cluster{}, `Cluster.Listen: "" is not a host and a port`},
 		{"no port", Cluster{Listen: "127.0.0.1"}, `Cluster.Listen: "127.0.0.1" is not a host and a port`},
@@ -76,7 +76,7 @@ func TestNodeThatStoresNeedsAFolderAndRoutes(t *testing.T) {
 		routes []string
 		want   []string
 	}{
-		{"", []string{nobody}, []string{"StoreDir", "NoStore", "another node after each start"}},
+		{"", []string{nobody}, []string{"StoreDir", "NoStore", "a new node after each start"}},
 		{t.TempDir(), nil, []string{"Cluster.Routes is empty"}},
 	} {
 		o := Options{StoreDir: test.dir, Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: test.routes}, Logger: slog.New(slog.DiscardHandler)}
@@ -86,8 +86,8 @@ func TestNodeThatStoresNeedsAFolderAndRoutes(t *testing.T) {
 	}
 }
 
-// certificate returns one that is good for nodes on 127.0.0.1, and a pool that trusts
-// it alone.
+// certificate returns a certificate for nodes on 127.0.0.1, and a pool that trusts only this
+// certificate.
 func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -115,7 +115,7 @@ func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }
 
-// startWeb starts a node without streams whose cluster is like c.
+// startWeb starts a node without streams in the cluster of c.
 func startWeb(t *testing.T, c Cluster, routes ...string) *embedded {
 	t.Helper()
 	c.Listen = "127.0.0.1:0"
@@ -124,7 +124,7 @@ func startWeb(t *testing.T, c Cluster, routes ...string) *embedded {
 	return startNode(t, Options{Cluster: &c})
 }
 
-// awaitPassage waits until what is published at one node arrives at the other.
+// awaitPassage waits until a publication at one node arrives at the other.
 func awaitPassage(t *testing.T, from, to *embedded) {
 	t.Helper()
 	a, b := connectTo(t, from), connectTo(t, to)
@@ -139,52 +139,13 @@ func awaitPassage(t *testing.T, from, to *embedded) {
 		if err := a.Publish("passage", nil); err != nil {
 			t.Fatal(err)
 		}
-		_, err := sub.NextMsg(10 * time.Millisecond) // interest takes a moment to travel
+		_, err := sub.NextMsg(10 * time.Millisecond) // the other node must first hear of the subscription
 		return err == nil
 	})
 }
 
-// A store that changed between a server that is alone and a cluster would lose its
-// streams: a cluster deletes those that it does not know, and a server that is alone
-// does not load those of several nodes.
-func TestStoreStaysWithOrWithoutACluster(t *testing.T) {
-	alone := Options{StoreDir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}
-	clustered := alone
-	clustered.Cluster = &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}
-	web := alone
-	web.Cluster = &Cluster{Listen: "127.0.0.1:0", NoStore: true}
-
-	// Without streams there is nothing to lose.
-	for _, o := range []Options{alone, clustered, alone, web} {
-		stopNode(t, startNode(t, o))
-	}
-
-	e := startNode(t, alone)
-	if _, err := streamsOf(t, e).CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"}); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-	mustNotStart(t, clustered, `streams of a server that is alone, which would be lost in the cluster "livetopic"`)
-	stopNode(t, startNode(t, alone))
-	stopNode(t, startNode(t, web))
-
-	m := newMesh(t)
-	m.start(0, 1, 2)
-	m.awaitWhole()
-	replicate(t, streamsOf(t, m.nodes[0]))
-	m.shutdown(0)
-	alone = m.options(0)
-	alone.Cluster = nil
-	mustNotStart(t, alone, `streams of the cluster "livetopic", which would be lost in a server that is alone`)
-	other, c := m.options(0), *m.options(0).Cluster
-	c.Name = "other"
-	other.Cluster = &c
-	mustNotStart(t, other, `which would be lost in the cluster "other"`)
-	m.start(0)
-}
-
-// mustNotStart fails the test unless a server with these options is refused for the
-// reason that it should be.
+// mustNotStart fails the test unless a server with these options is refused for the given
+// reason.
 func mustNotStart(t *testing.T, o Options, why string) {
 	t.Helper()
 	e, err := startEmbedded(o)
@@ -226,7 +187,7 @@ func TestStrangersDoNotMeet(t *testing.T) {
 		name   string
 		member Cluster
 		other  Cluster
-		sign   string // in the member's log
+		sign   string // a text in the member's log
 	}{
 		{"no password", Cluster{Username: "node", Password: "secret"}, Cluster{}, "authentication error"},
 		{"wrong password", Cluster{Username: "node", Password: "secret"}, Cluster{Username: "node", Password: "guess"}, "authentication error"},
@@ -240,7 +201,7 @@ func TestStrangersDoNotMeet(t *testing.T) {
 			a := startNode(t, Options{Cluster: &test.member, Logger: slog.New(book)})
 			startWeb(t, test.other, clusterAddr(a))
 			waitFor(t, "a refusal", func() bool { return len(book.find(test.sign)) > 0 })
-			// The other one may take it for a route until it is told.
+			// The other node may take it for a route until it is told.
 			if routesOf(a) != 0 {
 				t.Errorf("the member has %d routes", routesOf(a))
 			}
@@ -248,7 +209,7 @@ func TestStrangersDoNotMeet(t *testing.T) {
 	}
 }
 
-// One node tells another of a third.
+// One node tells another node of a third.
 func TestNodesTellOfEachOther(t *testing.T) {
 	c := Cluster{Username: "node", Password: "secret"}
 	first := startWeb(t, c)
@@ -278,8 +239,8 @@ func TestRoutesMayNameTheNodeItself(t *testing.T) {
 	}
 }
 
-// A clustered server has a port for clients, since it would have none for nodes
-// otherwise. It is of no use to anybody.
+// A server in a cluster has a port for clients, because without it there would be no port for
+// nodes. Other processes cannot use it.
 func TestClientsOfOtherProcessesAreRefused(t *testing.T) {
 	e := startWeb(t, Cluster{})
 	addr := e.srv.Addr().(*net.TCPAddr)
@@ -302,8 +263,8 @@ func TestClientsOfOtherProcessesAreRefused(t *testing.T) {
 	}
 }
 
-// Nodes in different machines all have their port for clients on 127.0.0.1, where a
-// client must not look for another node's.
+// Nodes on different machines all have their port for clients on 127.0.0.1. A client must not
+// look there for another node's port.
 func TestClientsAreNotToldOfOtherNodes(t *testing.T) {
 	a := startWeb(t, Cluster{})
 	b := startWeb(t, Cluster{}, clusterAddr(a))
@@ -370,7 +331,7 @@ func replicate(t *testing.T, js jetstream.JetStream) {
 	t.Helper()
 	config := jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: meshSize}
 	waitFor(t, "a stream on three nodes", func() bool {
-		// What is asked for while there is no leader is not answered.
+		// While there is no leader, requests get no answer.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := js.CreateStream(ctx, config)

@@ -1,7 +1,6 @@
 package natsbroker
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -9,32 +8,31 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// What becomes of the connection to NATS, and of the lines between its servers: the
-// live server is told, and compares its topics with their streams.
+// The state of the connection to NATS, and of the routes between its servers. After each
+// interruption the live server is told, and compares its topics with their streams.
 
 var (
-	errReconnected = errors.New("natsbroker: NATS was away")
+	errReconnected = errors.New("natsbroker: the connection to NATS was down")
 	errBackwards   = errors.New("natsbroker: the stream's sequence went back")
-	errSettled     = errors.New("natsbroker: a leader that was cut off may have answered before")
-	errRerouted    = errors.New("natsbroker: the lines to other nodes are not those of before")
+	errSettled     = errors.New("natsbroker: a leader without a majority may have answered")
+	errRerouted    = errors.New("natsbroker: the routes to other nodes have changed")
 )
 
-// watchConnection tells the server when deliveries may have been lost, until Close.
+// watchConnection tells the live server when deliveries may be missing, until Close.
 func (b *Broker) watchConnection() {
-	ticker := time.NewTicker(linesEvery)
+	ticker := time.NewTicker(routesEvery)
 	defer ticker.Stop()
 	connected := b.nc.IsConnected()
-	var lines []uint64
-	var settled time.Time // when to look again; zero: that is done
+	var routes []uint64
+	var settleAt time.Time // when topics are compared once more; zero: never
 	lost := func(cause error) {
-		b.streams.suspect()
+		b.streams.requireComparison()
 		b.lost("", cause)
-		settled = time.Now().Add(leaseTime)
+		settleAt = time.Now().Add(leaseTime)
 	}
 	for {
 		select {
@@ -50,36 +48,36 @@ func (b *Broker) watchConnection() {
 				lost(errReconnected)
 				b.tasks.Go(b.compareStreams) // ends with the answers, or with Close
 			} else if !now && connected {
-				b.streams.suspect() // what comes after it must not hide what is missing
-				b.denied.forget()
+				b.streams.requireComparison() // what arrives next must not hide a loss
+				b.denials.forget()
 				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", b.nc.LastError())
 			}
 			if status == nats.CLOSED {
-				b.logger.Error("natsbroker: the connection is closed for good, so this broker must be made anew", "err", b.nc.LastError())
+				b.logger.Error("natsbroker: the connection is closed for good; make a new broker", "err", b.nc.LastError())
 			}
 			connected = now
 		case <-ticker.C:
-			// The connection to a server in this process stays up when that is cut off
-			// from the others. Also a line that has gone counts: the node there may have led
-			// a stream, and stored what it no longer sent on.
-			before := lines
+			// The connection to the embedded server stays up while that server is cut off from
+			// the other nodes. A route that has gone counts as well: the node behind it may
+			// have led a stream, and may have stored publications that it did not send.
+			before := routes
 			if b.server != nil && b.opts.Cluster != nil {
-				lines = b.server.routeIDs()
+				routes = b.server.routeIDs()
 			}
 			switch {
-			case !slices.Equal(lines, before):
+			case !slices.Equal(routes, before):
 				lost(errRerouted)
-			case !settled.IsZero() && time.Now().After(settled):
-				settled = time.Time{}
+			case !settleAt.IsZero() && time.Now().After(settleAt):
+				settleAt = time.Time{}
 				b.lost("", errSettled)
 			}
 		}
 	}
 }
 
-// linesEvery is how often a node of a cluster looks at its lines to others: what was
-// published elsewhere while it was apart is fetched within that time.
-const linesEvery = time.Second
+// routesEvery is how often a node of a cluster looks at its routes to the other nodes. After a
+// node was cut off, the publications of the others are fetched within this time.
+const routesEvery = time.Second
 
 func (b *Broker) lost(topic string, cause error) {
 	if b.sink != nil {
@@ -87,10 +85,10 @@ func (b *Broker) lost(topic string, cause error) {
 	}
 }
 
-// connectionError is what the NATS client calls with errors that belong to no call.
+// connectionError gets the errors of the NATS client that belong to no call.
 func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err error) {
-	if b.errors != nil {
-		b.errors(nc, sub, err)
+	if b.errorHandler != nil {
+		b.errorHandler(nc, sub, err)
 	}
 	if b.closed.Load() {
 		return
@@ -101,7 +99,7 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 			return
 		}
 	}
-	if errors.Is(err, nats.ErrPermissionViolation) && b.denied.note(b, err) {
+	if errors.Is(err, nats.ErrPermissionViolation) && b.denials.add(b, err) {
 		return
 	}
 	subject := ""
@@ -111,32 +109,50 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	b.logger.Warn("natsbroker: "+err.Error(), "subject", subject)
 }
 
-// stillInProcess is what a stream's leader answers to a publication that is tried again
-// while the first attempt waits for a majority.
-const stillInProcess jetstream.ErrorCode = 10158
+// errConnect is wrapped by every error for the options of Connect or Conn.
+var errConnect = errors.New("natsbroker: the connection cannot be used")
 
-// unavailable marks errors that say that NATS, or a majority of it, is not there, and
-// explains those of which it knows more.
-func unavailable(err error) error {
-	if known := new(*explained); errors.As(err, known) {
-		return err
-	}
-	if e := explain(err); e != nil {
-		return e
-	}
+// checkConnect runs as the last option of the connection to Servers, so it sees what the
+// application's options have set.
+func (b *Broker) checkConnect(o *nats.Options) error {
 	switch {
-	case errors.Is(err, nats.ErrTimeout), errors.Is(err, nats.ErrNoResponders), errors.Is(err, jetstream.ErrNoStreamResponse),
-		errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrDisconnected), errors.Is(err, nats.ErrConnectionReconnecting),
-		errors.Is(err, nats.ErrNoServers), errors.Is(err, nats.ErrStaleConnection),
-		errors.Is(err, nats.ErrHeadersNotSupported), // as long as no server has said that it can
-		errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
-	case errors.Is(err, nats.ErrConnectionClosed):
-		return fmt.Errorf("%w: %w", broker.ErrServerClosed, err)
+	case o.NoEcho:
+		return fmt.Errorf("%w: Options.Connect has nats.NoEcho, with which this server would not hear what it publishes; remove it", errConnect)
+	case !o.AllowReconnect:
+		return fmt.Errorf("%w: Options.Connect has nats.NoReconnect, with which the broker would end with its first connection; remove it", errConnect)
+	case o.MaxReconnect >= 0:
+		return fmt.Errorf("%w: Options.Connect has nats.MaxReconnects(%d), after which the broker would be closed for good; remove it", errConnect, o.MaxReconnect)
 	}
-	var api *jetstream.APIError
-	if errors.As(err, &api) && (api.Code == 503 || api.ErrorCode == stillInProcess) {
-		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	b.errorHandler = o.AsyncErrorCB
+	o.AsyncErrorCB = b.connectionError
+	return nil
+}
+
+// checkConn returns an error if the application's connection cannot be used.
+func checkConn(nc *nats.Conn) error {
+	switch {
+	case nc.Opts.NoEcho:
+		return fmt.Errorf("%w: Options.Conn was made with nats.NoEcho, with which this server would not hear what it publishes; make a connection without it", errConnect)
+	case nc.IsClosed() || nc.IsDraining():
+		return fmt.Errorf("%w: Options.Conn is closed", errConnect)
 	}
-	return err
+	return nil
+}
+
+// notConnected returns why there is no connection; nil: there is a connection. Without a
+// connection a publication would wait in a buffer, so Publish must not report that it was sent.
+func (b *Broker) notConnected() error {
+	if b.nc.IsConnected() {
+		return nil
+	}
+	err := b.nc.LastError()
+	switch {
+	case b.nc.IsClosed() && err != nil:
+		return fmt.Errorf("%w: the connection is closed for good, so the broker must be made again: %w", broker.ErrUnavailable, err)
+	case b.nc.IsClosed():
+		return fmt.Errorf("%w: the connection is closed for good, so the broker must be made again", broker.ErrUnavailable)
+	case err == nil:
+		err = nats.ErrDisconnected
+	}
+	return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 }

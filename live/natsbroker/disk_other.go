@@ -2,5 +2,5 @@
 
 package natsbroker
 
-// freeBytes knows nothing here. On Windows NATS takes every disk to have a terabyte.
+// freeBytes knows nothing on this system. On Windows NATS assumes a terabyte for every disk.
 func freeBytes(string) (free int64, ok bool) { return 0, false }

@@ -4,7 +4,8 @@ package natsbroker
 
 import "syscall"
 
-// freeBytes returns how much space a folder's disk has; ok is false if that is not known.
+// freeBytes returns the free space on the disk of a folder, in bytes; ok is false if it is
+// unknown.
 func freeBytes(dir string) (free int64, ok bool) {
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err != nil {

@@ -1,28 +1,31 @@
-// Package natsbroker is a live.Broker on NATS: a server embedded in the process, a
-// cluster of such, or one that runs elsewhere.
+// Package natsbroker is a live.Broker on NATS. The NATS server is embedded in the process, or
+// is a member of a cluster of embedded servers, or runs elsewhere.
 //
 //	broker, err := natsbroker.New(natsbroker.Options{StoreDir: "data"})
 //	…
 //	server := live.New(live.Options{Broker: broker})
 //
-// Topics that a stream covers, see StreamConfig, keep their history on JetStream, which
-// survives a restart; so do those with TopicOptions.History. All others go from node to
-// node and are kept nowhere.
+// A stream keeps the history of the topics that it covers: see StreamConfig. The default stream
+// keeps the history of the other topics that have TopicOptions.History. A history on disk
+// survives a restart. A publication of any other topic goes from node to node and is kept
+// nowhere.
 //
-// # What it uses of NATS
+// # The subjects in NATS
 //
-// Under Options.Prefix, "live" by default:
+// The subjects begin with Options.Prefix, which is "live" by default:
 //
-//	live.d.TOPIC  what nodes subscribe to, each to the topics that its sessions have
-//	live.s.TOPIC  what the streams take in, and send on to live.d.TOPIC
-//	live.h.TOPIC  the same for the default stream
-//	live.b.KIND   what servers tell each other
+//	live.d.TOPIC  deliveries; a node subscribes to the topics that its sessions have
+//	live.s.TOPIC  what the streams of Options store, and republish on live.d.TOPIC
+//	live.h.TOPIC  what the default stream stores, and republishes on live.d.TOPIC
+//	live.b.KIND   broadcasts between the servers
 //
-// A topic's parts, between dots and colons, are the tokens of its subject; a colon leaves
-// a mark, so that chat:1 is live.d.chat.:1 and chat.1 is live.d.chat.1. A message's
-// payload is the publication's JSON. Other programs may publish and read there: what is
-// no JSON is dropped. Whoever may use these subjects is trusted.
+// Dots and colons divide a topic into parts, and each part is a token of the subject. A colon
+// leaves a mark in the subject: chat:1 is live.d.chat.:1, and chat.1 is live.d.chat.1. The
+// payload of a message is the JSON of the publication. Other programs may publish and read on
+// these subjects. A message that is not JSON is dropped. Every program that may use these
+// subjects is trusted.
 //
-// A stream has the prefix in its metadata, as "livetopic-prefix". One that has another, or
-// none and other subjects, is somebody else's and never changed: see ErrNotOurs.
+// The metadata of a stream holds the prefix, as "livetopic-prefix". A stream with another
+// prefix belongs to another application. So does a stream without a prefix, unless all its
+// subjects are under ours. Such a stream is never changed: see ErrNotOurs.
 package natsbroker

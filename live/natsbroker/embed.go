@@ -5,60 +5,49 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 )
 
-// maxPayload is of a message between nodes: twice the four megabytes that a client may
+// maxPayload is the largest message between nodes: twice the four megabytes that a client may
 // send at once by default, and as much as NATS takes without a warning.
 const maxPayload = 8 << 20
 
-// readyTimeout is how long the server may take to listen once it has read its store,
-// before starting it is given up. It takes milliseconds; this is for machines that are
-// all but standing still.
+// readyTimeout is how long the server may take to listen after it has read its store. After
+// that the start fails. It takes milliseconds, except on a machine that hardly runs.
 const readyTimeout = 10 * time.Second
 
-// nodeNameLength is that of a random node name: 60 bits, of which a million nodes can
-// choose without two choosing alike.
-const nodeNameLength = 12
-
-var errLocked = errors.New("locked")
-
-// embedded is a NATS server in this process. The mender may replace it by another on the
-// same store.
+// embedded is a NATS server in this process. The mender may replace the server by another on
+// the same store.
 type embedded struct {
-	setup   Options
+	opts    Options
 	store   *store
-	token   string        // that clients give; "": there is no port, and no need
-	port    int           // for other nodes; 0: none yet
-	trouble chan struct{} // holds one when the store is to be looked at
+	token   string        // the password of local clients; "": none is needed, since the server has no port
+	port    int           // for other nodes; 0: not known yet
+	trouble chan struct{} // holds one when the mender should look at the store
 
-	restarting atomic.Bool            // the server is being replaced
-	failed     atomic.Pointer[string] // what the server has said of a write that failed; nil: none has
+	restarting   atomic.Bool            // the server is being replaced
+	writeFailure atomic.Pointer[string] // the server's message about a failed write; nil: no write has failed
 
-	mu  sync.RWMutex // guards srv once the mender runs
+	mu  sync.RWMutex // guards srv after the mender has started
 	srv *server.Server
 
-	stopping sync.Once
+	stopOnce sync.Once
 	stopped  chan struct{} // closed when the server is down and its store released
-	stopErr  error         // set before
+	stopErr  error         // set before stopped is closed
 }
 
-// startEmbedded starts a server and returns when it accepts connections. It waits for
-// no other node: whether there is a majority for streams is for others to find out.
+// startEmbedded starts a server, and returns when it accepts connections. It does not wait for
+// other nodes, so streams may still lack a majority.
 func startEmbedded(o Options) (*embedded, error) {
 	if o.Cluster != nil {
 		if err := o.Cluster.check(o.StoreDir); err != nil {
@@ -69,7 +58,7 @@ func startEmbedded(o Options) (*embedded, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &embedded{setup: o, store: st, trouble: make(chan struct{}, 1), stopped: make(chan struct{})}
+	e := &embedded{opts: o, store: st, trouble: make(chan struct{}, 1), stopped: make(chan struct{})}
 	if err := e.launch(); err != nil {
 		if e.srv == nil {
 			st.close()
@@ -82,18 +71,18 @@ func startEmbedded(o Options) (*embedded, error) {
 	return e, nil
 }
 
-// launch starts a server on the store, in the place of one that has been shut down.
+// launch starts a server on the store, after the former server has shut down.
 func (e *embedded) launch() error {
-	so := e.serverOptions(e.setup)
+	so := e.serverOptions(e.opts)
 	if e.port != 0 {
-		so.Cluster.Port = e.port // where others look for it
+		so.Cluster.Port = e.port // the other nodes know this port
 	}
 	srv, err := server.NewServer(so)
 	if err != nil {
 		return fmt.Errorf("natsbroker: embedded server: %w", err)
 	}
-	log := newServerLogger(e.setup.Logger, e.store.node)
-	log.trouble, log.restarting = e.noticed, &e.restarting
+	log := newServerLogger(e.opts.Logger, e.store.node)
+	log.onProblem, log.restarting = e.sawProblem, &e.restarting
 	srv.SetLoggerV2(log, log.enabled(slog.LevelDebug), log.enabled(levelTrace), false)
 	e.mu.Lock()
 	e.srv = srv
@@ -108,7 +97,7 @@ func (e *embedded) launch() error {
 	return nil
 }
 
-// running returns the server of now.
+// running returns the present server.
 func (e *embedded) running() *server.Server {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -119,14 +108,14 @@ func (e *embedded) serverOptions(o Options) *server.Options {
 	so := &server.Options{
 		ServerName:   e.store.node,
 		DontListen:   true,
-		NoSigs:       true, // its handlers would end the process
-		NoLog:        true, // until it is given a logger
-		TraceHeaders: true, // and no payloads
+		NoSigs:       true, // the handlers of the server would end the process
+		NoLog:        true, // until SetLoggerV2
+		TraceHeaders: true, // the headers only, not the payloads
 		MaxPayload:   maxPayload,
 
-		// What streams may take together is left to the server: three quarters of the
-		// memory, or of GOMEMLIMIT if that is less, and of what is free on the disk. A
-		// stream that is promised more is refused when it is made, not when it is full.
+		// NATS limits the storage of all streams together: to three quarters of the memory, or
+		// of GOMEMLIMIT if that is less, and to three quarters of the free space on the disk.
+		// So a stream that is too large is refused when it is made, and not when it is full.
 		JetStream:              o.Cluster == nil || !o.Cluster.NoStore,
 		StoreDir:               e.store.dir,
 		SyncAlways:             o.SyncAlways,
@@ -141,11 +130,11 @@ func (e *embedded) serverOptions(o Options) *server.Options {
 	return so
 }
 
-// awaitReady waits until the server accepts connections, or has said why it will not.
+// awaitReady waits until the server accepts connections. The error says why it will not.
 func awaitReady(srv *server.Server, fatal <-chan error) error {
 	deadline := time.Now().Add(readyTimeout)
 	for {
-		// Asked for more than 25 ms it would look every 25 ms only.
+		// With a timeout over 25 ms the server would look only every 25 ms.
 		ready := srv.ReadyForConnections(time.Millisecond)
 		select {
 		case err := <-fatal:
@@ -162,15 +151,15 @@ func awaitReady(srv *server.Server, fatal <-chan error) error {
 	}
 }
 
-// noticed is called with what the server says is wrong.
-func (e *embedded) noticed(text string) {
+// sawProblem gets the text of the server's warnings and errors.
+func (e *embedded) sawProblem(text string) {
 	if strings.Contains(strings.ToLower(text), "critical write error") {
-		e.failed.Store(&text)
+		e.writeFailure.Store(&text)
 	}
 	e.poke()
 }
 
-// poke has the store looked at.
+// poke makes the mender look at the store.
 func (e *embedded) poke() {
 	select {
 	case e.trouble <- struct{}{}:
@@ -178,11 +167,11 @@ func (e *embedded) poke() {
 	}
 }
 
-// InProcessConn implements nats.InProcessConnProvider: a connection finds the server of now
-// when it reconnects.
+// InProcessConn implements nats.InProcessConnProvider. A connection that reconnects finds the
+// present server.
 func (e *embedded) InProcessConn() (net.Conn, error) { return e.running().InProcessConn() }
 
-// connectOptions are those of a connection within the process.
+// connectOptions returns the options for a connection within the process.
 func (e *embedded) connectOptions() []nats.Option {
 	o := []nats.Option{nats.InProcessServer(e)}
 	if e.token != "" {
@@ -191,11 +180,11 @@ func (e *embedded) connectOptions() []nats.Option {
 	return o
 }
 
-// stop shuts the server down and releases its store. When ctx ends before that, it
-// returns an error and the shutting down goes on: a store that is still written to is
-// never released. It may be called again.
+// stop shuts the server down and releases its store. If ctx ends first, stop returns an error,
+// and the shutdown goes on: a store is not released before the last write to it. stop may be
+// called again.
 func (e *embedded) stop(ctx context.Context) error {
-	e.stopping.Do(func() {
+	e.stopOnce.Do(func() {
 		go func() { // ends with the server
 			defer close(e.stopped)
 			srv := e.running()
@@ -212,12 +201,12 @@ func (e *embedded) stop(ctx context.Context) error {
 	}
 }
 
-// routeIDs are the numbers of the lines to other nodes, in order. One that is made anew
-// has another number.
+// routeIDs returns the IDs of the routes to other nodes, sorted. A route that is made again has
+// another ID.
 func (e *embedded) routeIDs() []uint64 {
 	all, err := e.running().Routez(nil)
 	if err != nil {
-		return nil // it is shutting down
+		return nil // the server is shutting down
 	}
 	ids := make([]uint64, len(all.Routes))
 	for i, r := range all.Routes {
@@ -227,210 +216,17 @@ func (e *embedded) routeIDs() []uint64 {
 	return ids
 }
 
-// ends are the notes of where its streams end; nil: there are none.
-func (e *embedded) ends() *ends { return e.store.ends }
+// notes returns the notes of where the streams end; nil: there are none.
+func (e *embedded) notes() *notes { return e.store.notes }
 
-// room is how many bytes all streams may have together, on the disk or in memory.
+// room returns how many bytes all streams may have together, on the disk or in memory.
 func (e *embedded) room(disk bool) int64 {
 	c := e.running().JetStreamConfig()
 	switch {
 	case c == nil:
-		return math.MaxInt64 // it keeps none
+		return math.MaxInt64 // this server keeps no streams
 	case disk:
 		return c.MaxStore
 	}
 	return c.MaxMemory
-}
-
-// store is the folder of an embedded server, which nobody else uses meanwhile.
-type store struct {
-	dir       string // absolute; "": there is none, since the node stores nothing
-	node      string // the name of the node
-	temporary bool   // dir is removed at the end
-	ends      *ends  // nil: no streams are kept here, or not beyond the process
-	lock      io.Closer
-}
-
-// openStore makes and locks the folder that o asks for, and finds the node's name.
-func openStore(o Options) (*store, error) {
-	s := &store{dir: o.StoreDir}
-	if s.dir == "" && o.Cluster != nil && o.Cluster.NoStore {
-		return s, s.chooseNode(o)
-	}
-	if err := s.makeDir(); err != nil {
-		return nil, fmt.Errorf("natsbroker: store: %w", err)
-	}
-	lock, err := lockFile(filepath.Join(s.dir, "lock"))
-	if errors.Is(err, errLocked) {
-		return nil, fmt.Errorf("natsbroker: store %q is in use by another process", s.dir)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("natsbroker: store: %w", err)
-	}
-	s.lock = lock
-	if err := s.prepare(o); err != nil {
-		s.close()
-		return nil, err
-	}
-	return s, nil
-}
-
-// prepare does what needs the lock.
-func (s *store) prepare(o Options) error {
-	if err := s.chooseNode(o); err != nil {
-		return err
-	}
-	if err := s.checkOwner(o.Cluster); err != nil {
-		return err
-	}
-	if s.temporary || o.Cluster != nil && o.Cluster.NoStore {
-		return nil
-	}
-	var err error
-	if s.ends, err = openEnds(filepath.Join(s.dir, "ends"), s.streams(), o.SyncAlways); err != nil {
-		return fmt.Errorf("natsbroker: store: %w", err)
-	}
-	return nil
-}
-
-// streams are the names of the streams that the folder has. What is wrong with it, if
-// anything, is for the server to say.
-func (s *store) streams() (names []string) {
-	all, _ := os.ReadDir(filepath.Join(s.dir, server.JetStreamStoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"))
-	for _, entry := range all {
-		names = append(names, entry.Name())
-	}
-	return names
-}
-
-func (s *store) makeDir() (err error) {
-	if s.dir == "" {
-		s.temporary = true
-		s.dir, err = os.MkdirTemp("", "livetopic-nats-")
-		return err
-	}
-	if s.dir, err = filepath.Abs(s.dir); err != nil {
-		return err
-	}
-	return os.MkdirAll(s.dir, 0o700) // messages are private
-}
-
-// checkOwner reports an error if there are streams that would be lost: a cluster
-// deletes those that it does not know half a minute after a node has begun, and a server
-// that is alone does not load those of several nodes. Whose they are is in a file.
-func (s *store) checkOwner(c *Cluster) error {
-	if c != nil && c.NoStore {
-		return nil
-	}
-	owner := "a server that is alone"
-	if c != nil {
-		owner = fmt.Sprintf("the cluster %q", c.name())
-	}
-	file := filepath.Join(s.dir, "owner")
-	b, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("natsbroker: store: %w", err)
-	}
-	former := strings.TrimSpace(string(b))
-	if former == owner || s.temporary {
-		return nil
-	}
-	if len(s.streams()) > 0 && former != "" {
-		return fmt.Errorf("natsbroker: store %q has streams of %s, which would be lost in %s: "+
-			"use another StoreDir, or move them with \"nats stream backup\"", s.dir, former, owner)
-	}
-	if err := writeFile(file, owner+"\n"); err != nil {
-		return fmt.Errorf("natsbroker: store: %w", err)
-	}
-	return nil
-}
-
-// chooseNode sets the node's name: the one of o, or the one that the folder has had
-// so far, or a random one. A folder keeps its name, because to a cluster a node with
-// another name is another node, and the former one missing for ever.
-func (s *store) chooseNode(o Options) error {
-	if err := checkNodeName(o.Name); o.Name != "" && err != nil {
-		return fmt.Errorf("natsbroker: Options.Name: %w", err)
-	}
-	file := filepath.Join(s.dir, "node")
-	former, err := s.readNode(file)
-	if err != nil {
-		return err
-	}
-	switch {
-	case o.Name == "" && former == "":
-		s.node = rand.Text()[:nodeNameLength]
-	case o.Name == "" || o.Name == former:
-		s.node = former
-		return nil
-	case former != "" && o.Cluster != nil && !o.Cluster.NoStore:
-		return fmt.Errorf("natsbroker: store %q is of node %q, not of %q: give each node its own StoreDir and keep its Name", s.dir, former, o.Name)
-	default:
-		s.node = o.Name
-	}
-	if s.dir == "" || s.temporary {
-		return nil
-	}
-	if err := writeFile(file, s.node+"\n"); err != nil {
-		return fmt.Errorf("natsbroker: store: %w", err)
-	}
-	return nil
-}
-
-// readNode returns the name in file, "" if there is none.
-func (s *store) readNode(file string) (string, error) {
-	if s.dir == "" {
-		return "", nil
-	}
-	b, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("natsbroker: store: %w", err)
-	}
-	name := strings.TrimSpace(string(b))
-	if err := checkNodeName(name); err != nil {
-		return "", fmt.Errorf("natsbroker: %s: %w", file, err)
-	}
-	return name, nil
-}
-
-func checkNodeName(name string) error {
-	odd := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
-	if name == "" || strings.ContainsFunc(name, odd) {
-		return fmt.Errorf("%q cannot be the name of a node: it is empty or has blanks", name)
-	}
-	return nil
-}
-
-// writeFile writes a file whole or not at all. Only one process may do so at a time.
-func writeFile(path, content string) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(content)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(path+".new", path)
-}
-
-// close unlocks the folder, and removes it if it was for this server only.
-func (s *store) close() error {
-	var err error
-	if s.ends != nil {
-		err = s.ends.close(s.dir)
-	}
-	if s.lock != nil {
-		err = errors.Join(err, s.lock.Close()) // before it is removed: Windows removes no open files
-	}
-	if s.temporary {
-		err = errors.Join(err, os.RemoveAll(s.dir))
-	}
-	if err != nil {
-		return fmt.Errorf("natsbroker: store: %w", err)
-	}
-	return nil
 }

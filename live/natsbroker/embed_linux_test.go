@@ -25,7 +25,7 @@ func TestZeroOptionsOpenNoPort(t *testing.T) {
 		t.Errorf("the process has sockets: %v", s)
 	}
 
-	// The same way of looking finds a port that is open.
+	// The same method finds a port that is open.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +36,7 @@ func TestZeroOptionsOpenNoPort(t *testing.T) {
 	}
 }
 
-// sockets returns the lines of /proc/net that are about a process's own sockets.
+// sockets returns the lines of /proc/net for the sockets of a process.
 func sockets(t *testing.T, pid int) []string {
 	dir := fmt.Sprintf("/proc/%d", pid)
 	fds, err := os.ReadDir(dir + "/fd")

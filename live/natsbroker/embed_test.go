@@ -21,7 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// nobody is an address of this machine where nobody listens.
+// nobody is an address of this machine on which no process listens.
 const nobody = "127.0.0.1:1"
 
 // startNode starts a server that is stopped at the end of the test.
@@ -58,39 +58,39 @@ func connectTo(t testing.TB, e *embedded) *nats.Conn {
 	return nc
 }
 
-// childEnv names the test that a child process is to run its part of.
+// childEnv names the test whose child this process is.
 const childEnv = "NATSBROKER_TEST_CHILD"
 
 // isChild reports whether this process is the child of the test.
 func isChild(t *testing.T) bool { return os.Getenv(childEnv) == t.Name() }
 
-// child is this test, run in a process of its own.
+// child is this test in a process of its own.
 type child struct {
 	*exec.Cmd
 	out *bufio.Reader
 	err bytes.Buffer
 }
 
-// startChild starts the test's child and returns when that has said that it is ready.
-// It is killed at the end of the test at the latest.
+// startChild starts the test's child, and returns when the child is ready. The child is killed
+// at the end of the test at the latest.
 func startChild(t *testing.T, env ...string) *child {
 	t.Helper()
 	return startChildOf(t, t.Name(), env...)
 }
 
-// startChildOf starts the child of a test that this one is part of.
+// startChildOf starts the child of another test.
 func startChildOf(t *testing.T, test string, env ...string) *child {
 	t.Helper()
 	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=2m")}
 	c.Env = append(append(os.Environ(), childEnv+"="+test,
-		"TMPDIR="+t.TempDir()), // since it is killed before it can tidy up
+		"TMPDIR="+t.TempDir()), // a child that is killed leaves its files
 		env...)
 	c.Stderr = &c.err
 	out, err := c.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.StdinPipe(); err != nil { // open as long as this process lives
+	if _, err := c.StdinPipe(); err != nil { // open as long as this process runs
 		t.Fatal(err)
 	}
 	if err := c.Start(); err != nil {
@@ -111,39 +111,9 @@ func startChildOf(t *testing.T, test string, env ...string) *child {
 	}
 }
 
-// awaitParent returns when the parent of this process has ended; mostly that kills it
-// before.
+// awaitParent returns when the parent process has ended. In most tests the parent kills this
+// process before.
 func awaitParent() { io.Copy(io.Discard, os.Stdin) }
-
-func TestStoreKeepsStreamsAndName(t *testing.T) {
-	t.Chdir(t.TempDir())
-	o := Options{StoreDir: "store"} // relative
-	e := startNode(t, o)
-	if !filepath.IsAbs(e.store.dir) || e.srv.Name() != e.store.node {
-		t.Errorf("folder %q, server %q, node %q", e.store.dir, e.srv.Name(), e.store.node)
-	}
-	node := e.store.node
-	js := streamsOf(t, e)
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.Publish(t.Context(), "s.a", []byte("1")); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-
-	e = startNode(t, o)
-	if e.store.node != node {
-		t.Errorf("node %q was %q before", e.store.node, node)
-	}
-	s, err := streamsOf(t, e).Stream(t.Context(), "S")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m, err := s.GetLastMsgForSubject(t.Context(), "s.a"); err != nil || string(m.Data) != "1" {
-		t.Errorf("%v, %v", m, err)
-	}
-}
 
 func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
 	t.Helper()
@@ -152,21 +122,6 @@ func streamsOf(t testing.TB, e *embedded) jetstream.JetStream {
 		t.Fatal(err)
 	}
 	return js
-}
-
-func TestWithoutStoreDirNothingIsLeft(t *testing.T) {
-	e := startNode(t, Options{})
-	dir := e.store.dir
-	if _, err := streamsOf(t, e).CreateStream(t.Context(), jetstream.StreamConfig{Name: "S"}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dir); err != nil {
-		t.Fatal(err)
-	}
-	stopNode(t, e)
-	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%s is still there: %v", dir, err)
-	}
 }
 
 func TestSyncAlwaysIsPassedOn(t *testing.T) {
@@ -193,39 +148,6 @@ func TestLargeMessagesPass(t *testing.T) {
 	if err := nc.Publish("large", make([]byte, maxPayload+1)); !errors.Is(err, nats.ErrMaxPayload) {
 		t.Errorf("%v, want ErrMaxPayload", err)
 	}
-}
-
-func TestStoreHasOneServer(t *testing.T) {
-	dir := t.TempDir()
-	e := startNode(t, Options{StoreDir: dir})
-	mustBeInUse(t, dir)
-	stopNode(t, e)
-	stopNode(t, startNode(t, Options{StoreDir: dir}))
-}
-
-func TestStoreHasOneProcess(t *testing.T) {
-	const env = "NATSBROKER_TEST_STORE"
-	if isChild(t) {
-		startNode(t, Options{StoreDir: os.Getenv(env)})
-		fmt.Println("ready")
-		awaitParent()
-		return
-	}
-	dir := t.TempDir()
-	c := startChild(t, env+"="+dir)
-	mustBeInUse(t, dir)
-	if err := c.Process.Kill(); err != nil { // as kill -9
-		t.Fatal(err)
-	}
-	c.Wait()
-	startNode(t, Options{StoreDir: dir})
-}
-
-// mustBeInUse fails the test unless a server on the store is refused as it should.
-func mustBeInUse(t *testing.T, dir string) {
-	t.Helper()
-	mustNotStart(t, Options{StoreDir: dir, Logger: slog.New(slog.DiscardHandler)},
-		fmt.Sprintf("natsbroker: store %q is in use by another process", dir))
 }
 
 func TestServerThatCannotStartSaysWhy(t *testing.T) {
@@ -259,7 +181,7 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 		{"port in use", Options{Cluster: &Cluster{NoStore: true, Listen: taken.Addr().String()}}, "address already in use"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("TMPDIR", t.TempDir()) // where folders without a name are made
+			t.Setenv("TMPDIR", t.TempDir()) // for temporary folders
 			test.o.Logger = slog.New(slog.DiscardHandler)
 			mustNotStart(t, test.o, test.want)
 			if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
@@ -275,39 +197,6 @@ func TestServerThatCannotStartSaysWhy(t *testing.T) {
 			unlock.Close()
 		})
 	}
-}
-
-func TestNodeName(t *testing.T) {
-	dir := t.TempDir()
-	name := func(o Options) string {
-		t.Helper()
-		o.StoreDir = dir
-		e := startNode(t, o)
-		defer stopNode(t, e)
-		return e.store.node
-	}
-	random := name(Options{})
-	if len(random) != nodeNameLength {
-		t.Errorf("random name %q", random)
-	}
-	if got := name(Options{}); got != random {
-		t.Errorf("%q, want %q as before", got, random)
-	}
-	if got := name(Options{Name: "one"}); got != "one" {
-		t.Errorf("%q, want the name that was asked for", got)
-	}
-	if got := name(Options{}); got != "one" {
-		t.Errorf("%q, want the name that was last asked for", got)
-	}
-	if a, b := startNode(t, Options{}), startNode(t, Options{}); a.store.node == b.store.node {
-		t.Errorf("two random names are %q", a.store.node)
-	}
-
-	// To a cluster it would be another node.
-	o := Options{StoreDir: dir, Name: "two", Cluster: &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}}, Logger: slog.New(slog.DiscardHandler)}
-	mustNotStart(t, o, `is of node "one", not of "two"`)
-	o.Name = "one"
-	startNode(t, o)
 }
 
 func TestStopReleasesEverything(t *testing.T) {
@@ -334,7 +223,7 @@ func TestStopReleasesEverything(t *testing.T) {
 				if err := nc.Flush(); err != nil {
 					t.Fatal(err)
 				}
-				nc.Close() // it would connect again and again
+				nc.Close() // otherwise it would reconnect without end
 				addr := clusterAddr(e)
 				began = time.Now()
 				stopNode(t, e)
@@ -348,7 +237,7 @@ func TestStopReleasesEverything(t *testing.T) {
 				}
 				stopNode(t, e) // again
 			}
-			use() // what is made once for a process is made now
+			use() // this makes what a process makes only once
 			settled := runtime.NumGoroutine()
 			for quiet := 0; quiet < 20; quiet++ {
 				time.Sleep(5 * time.Millisecond)
@@ -372,6 +261,6 @@ func TestStopDoesNotWaitLongerThanItMay(t *testing.T) {
 	if err := e.stop(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	stopNode(t, e) // goes on where the first one gave up
+	stopNode(t, e) // waits for the same shutdown
 	startNode(t, Options{StoreDir: dir})
 }

@@ -20,7 +20,7 @@ func TestSignalsReachTheApplication(t *testing.T) {
 		e := startNode(t, Options{Cluster: &Cluster{Listen: "127.0.0.1:0", NoStore: true}})
 		fmt.Println("ready")
 		<-c
-		// A handler of the server's would have the time to end the process its own way.
+		// A signal handler of the server would have time to end the process in its own way.
 		stopNode(t, e)
 		os.Exit(code)
 	}

@@ -16,85 +16,85 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// A stream that has lost its end gives the numbers of what it lost to other publications, and
-// a client that saw the former would not notice. So it gets another epoch, wherever it is
-// found, or may be, that something was lost:
+// A stream that has lost its end gives the sequences of the lost messages to other
+// publications. A client that saw the lost ones would not notice. So a stream gets another
+// epoch when it has lost messages, or may have:
 //
-//   - It has less than was seen of it, or has another message at a sequence that was seen: by
-//     this process, while it was connected or before NATS was away, or by one before it, which
-//     left a note (see ends).
-//   - A sequence was given twice.
-//   - Its machine lost power, and what was acknowledged was not on the disk yet.
-//   - It lacks messages in its middle that it had: a file of it was damaged.
-//   - Its NATS, which is alone, has started anew, and nobody who saw the stream before is left.
+//   - It has less than was seen of it, or another message at a sequence that was seen. Either
+//     this process has seen that, or a process before it, which has left a note: see notes.
+//   - It gave a sequence twice.
+//   - Its machine lost power before all acknowledged messages were on the disk.
+//   - It lacks messages in its middle that it had: one of its files was damaged.
+//   - It is on a NATS server that is alone and has restarted, and no process is left that saw
+//     the stream before.
 //
-// The epoch is in the stream's metadata, since all nodes must agree on it.
+// The epoch is in the metadata of the stream, since all nodes must agree on it.
 
 const (
-	metaEpoch  = "livetopic-epoch"  // differs from that of each history before
-	metaServer = "livetopic-server" // the start of the NATS server in which the stream was last seen whole
+	metaEpoch  = "livetopic-epoch"  // differs for each history of the stream
+	metaServer = "livetopic-server" // the ID of the NATS server's process that last had the whole stream
 )
 
 var errEndLost = errors.New("natsbroker: a stream has lost its end")
 
-// proof is what a process knows of a stream's end beside its greatest sequence; it is guarded
-// by stream.mu.
+// proof is what a process knows of a stream's end in addition to the greatest sequence. It is
+// guarded by stream.mu.
 type proof struct {
-	timed   uint64    // the greatest sequence of which the time is known; 0: of none
-	at      time.Time // when that was stored
-	unsure  bool      // to be compared with the stream before anything else is believed
-	reused  bool      // a sequence was given twice
-	shorter *lasting  // answers that have less than was seen; nil: none yet
-	ended   []string  // epochs that are known to have ended, newest last
-	endedAt time.Time // when the newest of them did
+	timedSequence  uint64     // the greatest sequence whose time is known; 0: there is none
+	timedAt        time.Time  // when that message was stored
+	mustCompare    bool       // the stream must be compared before new messages are noted
+	sequenceReused bool       // a sequence was given twice
+	loss           *lossCheck // answers with less than was seen; nil: there was none
+	endedEpochs    []string   // epochs that have ended, newest last
+	endedAt        time.Time  // when the newest of them ended
 }
 
-// saw takes note of a sequence, unless what is known must be compared first.
+// saw notes a sequence and its time, unless the stream must first be compared.
 func (p *proof) saw(sequence uint64, at time.Time) {
-	if sequence > p.timed && !at.IsZero() && !p.unsure {
-		p.timed, p.at = sequence, at
+	if sequence > p.timedSequence && !at.IsZero() && !p.mustCompare {
+		p.timedSequence, p.timedAt = sequence, at
 	}
 }
 
-// suspect has the stream compared with what is known of it before it is relied upon again.
-func (st *stream) suspect() {
+// requireComparison makes the next user of the stream's state compare the stream first.
+func (st *stream) requireComparison() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.asked = time.Time{}
-	st.proof.unsure = true
+	st.state.askedAt = time.Time{}
+	st.proof.mustCompare = true
 }
 
-// compareStreams compares the streams with what is known of them after NATS was away, whether
-// somebody asks for them or not: a process that comes later can only believe what it finds
-// noted. See compareServer.
+// compareStreams compares the streams after the connection to NATS was down, even if no client
+// asks for them. A later process can only believe what this comparison leaves in the notes and
+// the metadata: see compareServer.
 func (b *Broker) compareStreams() {
 	for _, st := range b.streams.every() {
 		if st.found.Load() {
 			ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
-			st.since(ctx, time.Now())
+			st.stateSince(ctx, time.Now())
 			cancel()
 		}
 	}
 }
 
-// givenTwice says that a sequence of an epoch was given to two publications.
+// givenTwice notes that a sequence of an epoch was given to two publications.
 func (st *stream) givenTwice(epoch string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.found.Store(false) // it may be another of that name, and not ours
-	st.state.asked = time.Time{}
-	st.proof.reused = st.state.epoch == epoch
+	st.found.Store(false) // it may be a stream of the same name that is not ours
+	st.state.askedAt = time.Time{}
+	st.proof.sequenceReused = st.state.epoch == epoch
 }
 
-// suspect has all streams compared.
-func (x *streamTable) suspect() {
-	for _, st := range x.every() {
-		st.suspect()
+// requireComparison calls requireComparison for all streams.
+func (t *streamTable) requireComparison() {
+	for _, st := range t.every() {
+		st.requireComparison()
 	}
 }
 
-// epochOf returns the epoch of a stream's life. A stream that is deleted and made again is
-// another, also with the same name.
+// epochOf returns the epoch of a stream. A stream that is deleted and made again has another
+// epoch, even with the same name.
 func (st *stream) epochOf(info *jetstream.StreamInfo) string {
 	h := fnv.New32a()
 	h.Write([]byte(st.config.Name))
@@ -105,9 +105,9 @@ func (st *stream) epochOf(info *jetstream.StreamInfo) string {
 	return epoch
 }
 
-// compare compares a stream with what is known of it, and gives it another epoch if it has
-// lost something. seen is what was seen before it was asked for; made: it was made just now.
-// The error wraps live.ErrUnavailable as long as it is not clear.
+// compare compares a stream with what is known of it, and gives it another epoch if it has lost
+// messages. seen was taken before info was asked for. made says that the stream is new. While
+// the result is uncertain, the error wraps live.ErrUnavailable.
 func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen seen, made bool) (*jetstream.StreamInfo, error) {
 	st.comparing.Lock()
 	defer st.comparing.Unlock()
@@ -128,121 +128,124 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 	} else if info, err = st.noteServer(ctx, info); err != nil {
 		return nil, err
 	}
-	if n != nil && (why != "" || st.end.Load() == nil) {
-		// From here on the note is of this epoch.
-		if err := n.begin(note{sequence: info.State.LastSeq, last: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
-			return nil, fmt.Errorf("note of its end: %w", err)
+	if n != nil && (why != "" || st.noteFile.Load() == nil) {
+		// From here on the note belongs to this epoch.
+		if err := n.begin(note{sequence: info.State.LastSeq, countedTo: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
+			return nil, fmt.Errorf("the note of its end: %w", err)
 		}
-		st.end.Store(n)
+		st.noteFile.Store(n)
 	} else if n != nil {
 		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
 	}
 	return info, nil
 }
 
-// compareNote compares a stream with the note that a process before this one has left. It
-// returns the stream's note; nil: there are no notes here.
-func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, made bool) (n *end, why string, err error) {
-	if st.broker.server == nil || st.broker.server.ends() == nil {
+// compareNote compares a stream with the note of a process before this one. why says what the
+// stream has lost; "": nothing. n is the note; nil: this broker has no notes.
+func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, made bool) (n *noteFile, why string, err error) {
+	if st.broker.server == nil || st.broker.server.notes() == nil {
 		return nil, "", nil
 	}
-	if n := st.end.Load(); n != nil {
+	if n := st.noteFile.Load(); n != nil {
 		return n, "", nil
 	}
-	n, void, err := st.broker.server.ends().open(st.config.Name)
+	n, void, err := st.broker.server.notes().open(st.config.Name)
 	if err != nil || made {
 		return n, "", err
 	}
 	if void {
-		return n, "it was not stopped before the machine was, or its files were brought back", nil
+		return n, "the server did not stop before its machine did, or the files are an older copy", nil
 	}
 	known, state := n.known(), info.State
 	if state.LastSeq < known.sequence {
-		why, err = st.shorter(info, known.sequence)
+		why, err = st.confirmLoss(info, known.sequence)
 		return n, why, err
 	}
-	if allowed := known.deleted + (max(state.LastSeq, known.last) - known.last); known.sequence > 0 && len(replicas(info)) == 0 && uint64(state.NumDeleted) > allowed {
+	if allowed := known.deleted + (max(state.LastSeq, known.countedTo) - known.countedTo); known.sequence > 0 && len(replicas(info)) == 0 && uint64(state.NumDeleted) > allowed {
 		return n, fmt.Sprintf("it lacks %d messages, and had lacked %d: its files are damaged", state.NumDeleted, known.deleted), nil
 	}
-	if known.timed > 0 {
-		if other, err := st.isOther(ctx, info, known.timed, time.Unix(0, known.time)); other || err != nil {
-			return n, fmt.Sprintf("it has another message at %d", known.timed), err
+	if known.timedSequence > 0 {
+		if other, err := st.isOther(ctx, info, known.timedSequence, time.Unix(0, known.timedAt)); other || err != nil {
+			return n, fmt.Sprintf("it has another message at %d", known.timedSequence), err
 		}
 	}
 	return n, "", nil
 }
 
-// compareProof compares a stream with what this process has seen of it.
+// compareProof compares a stream with what this process has seen of it. why says what the
+// stream has lost; "": nothing.
 func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, seen seen) (why string, err error) {
 	epoch := st.epochOf(info)
 	st.mu.Lock()
 	known, same := st.proof, st.state.epoch == epoch && seen.epoch == epoch
 	if !same || seen.sequence <= info.State.LastSeq {
-		st.proof.shorter = nil
+		st.proof.loss = nil
 	}
 	st.mu.Unlock()
 	switch {
-	case slices.Contains(known.ended, epoch) && seen.asked.Before(known.endedAt):
+	case slices.Contains(known.endedEpochs, epoch) && seen.askedAt.Before(known.endedAt):
 		return "", fmt.Errorf("%w: its epoch has just ended", broker.ErrUnavailable)
-	case slices.Contains(known.ended, epoch):
-		return "somebody has set back its metadata", nil
+	case slices.Contains(known.endedEpochs, epoch):
+		return "its metadata has an epoch that had ended", nil
 	case !same:
 		return "", nil
-	case known.reused:
+	case known.sequenceReused:
 		return "it gave a sequence twice", nil
 	case seen.sequence > info.State.LastSeq:
-		return st.shorter(info, seen.sequence)
-	case !known.unsure:
+		return st.confirmLoss(info, seen.sequence)
+	case !known.mustCompare:
 		return "", nil
 	}
-	if known.timed > 0 {
-		if other, err := st.isOther(ctx, info, known.timed, known.at); err != nil || other {
-			return fmt.Sprintf("it has another message at %d", known.timed), err
+	if known.timedSequence > 0 {
+		if other, err := st.isOther(ctx, info, known.timedSequence, known.timedAt); err != nil || other {
+			return fmt.Sprintf("it has another message at %d", known.timedSequence), err
 		}
 	}
 	st.mu.Lock()
-	st.proof.unsure = false
+	st.proof.mustCompare = false
 	st.mu.Unlock()
 	return "", nil
 }
 
-// shorter says why a stream that has less than was seen has lost its end. On several nodes a
-// leader that was cut off, and is back, may be asked. See lasting.
-func (st *stream) shorter(info *jetstream.StreamInfo, seen uint64) (why string, err error) {
+// confirmLoss says why a stream that has less than was seen has lost its end. In a cluster the
+// answer may come from a leader that was cut off and is back, so there a loss must last: see
+// lossCheck.
+func (st *stream) confirmLoss(info *jetstream.StreamInfo, seen uint64) (why string, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.proof.shorter == nil {
-		st.proof.shorter = new(lasting)
+	if st.proof.loss == nil {
+		st.proof.loss = new(lossCheck)
 	}
-	if len(replicas(info)) > 0 && !st.proof.shorter.believed() {
+	if len(replicas(info)) > 0 && !st.proof.loss.sawLess() {
 		return "", fmt.Errorf("%w: it ends at %d, and had %d", broker.ErrUnavailable, info.State.LastSeq, seen)
 	}
 	return fmt.Sprintf("it ends at %d, and had %d", info.State.LastSeq, seen), nil
 }
 
-// countEvery is how often a server that is alone counts what its streams lack. Who damages a file
-// within that time after what was published last is found out if more is missing than that.
+// countEvery is how often a server that is alone counts the missing messages of its streams. If
+// a file is damaged less than this time after the last publication, the loss is found only if
+// it is larger than the number of messages that were not yet counted.
 const countEvery = time.Second
 
-// countsMessages reports whether all messages of the streams are in this server's own files.
+// countsMessages reports whether the streams are only in files of this server.
 func (b *Broker) countsMessages() bool {
-	return b.server != nil && b.server.ends() != nil && b.opts.Cluster == nil
+	return b.server != nil && b.server.notes() != nil && b.opts.Cluster == nil
 }
 
-// countMessages keeps the notes' counts of messages, until Close.
+// countMessages updates the counts in the notes, until Close.
 func (b *Broker) countMessages() {
 	for sleep(b.ctx, countEvery) {
 		b.countOnce(b.ctx)
 	}
 }
 
-// countOnce counts what the streams lack that have more than when they were counted last.
+// countOnce counts the missing messages of each stream that has grown since its last count.
 func (b *Broker) countOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, countEvery)
 	defer cancel()
 	for _, st := range b.streams.every() {
-		if n := st.end.Load(); n != nil && n.isBehind() {
-			st.since(ctx, time.Now()) // compares, and notes
+		if n := st.noteFile.Load(); n != nil && n.isBehind() {
+			st.stateSince(ctx, time.Now()) // also compares and updates the note
 		}
 	}
 }
@@ -254,58 +257,59 @@ func replicas(info *jetstream.StreamInfo) []*jetstream.PeerInfo {
 	return info.Cluster.Replicas
 }
 
-// looksBack is how many messages before one that is not there any more are looked through for
-// one that is too new to stand there.
+// looksBack is how many messages before a missing message are searched for a message that is
+// newer than it.
 const looksBack = 64
 
-// isOther reports whether the stream has, at or just before a sequence, what was stored later
-// than the message that was seen there.
+// isOther reports whether the stream has another message than the one that was seen at a
+// sequence. If that message is missing, isOther looks for a newer one just before it.
 func (st *stream) isOther(ctx context.Context, info *jetstream.StreamInfo, sequence uint64, at time.Time) (bool, error) {
 	m, err := st.leaderGet(ctx, getRequest{Sequence: sequence})
 	if err != nil || m != nil {
 		return m != nil && !m.Time.Equal(at), err
 	}
 	if len(replicas(info)) > 0 {
-		return false, nil // one leader's clock may be behind another's
+		return false, nil // one leader's clock may be behind the clock of another
 	}
 	from := max(sequence, looksBack) - looksBack + 1
 	m, err = st.leaderGet(ctx, getRequest{Sequence: from, NextFor: st.subject(">")})
 	return err == nil && m != nil && m.Sequence <= sequence && m.Time.After(at), err
 }
 
-// compareServer says that a NATS server which is alone has started anew since the stream was
-// last seen whole, and this process has not seen it before. Who restarts the application and
-// NATS at one time is told of a gap that may be none.
+// compareServer says that a NATS server which is alone has restarted since it last had the
+// whole stream, if this process has not seen the stream before. So clients are told of a gap,
+// perhaps without need, when the application and NATS restart at the same time.
 func (st *stream) compareServer(info *jetstream.StreamInfo) (why string) {
 	if start := st.serverStart(info); start == "" || st.found.Load() {
 		return ""
 	} else if before := info.Config.Metadata[metaServer]; before != "" && before != start {
-		return "NATS was started anew, and nobody is left who knew where the stream ended"
+		return "NATS was restarted, and no process is left that knew where the stream ended"
 	}
 	return ""
 }
 
-// serverStart says which start of which server a stream is seen in; "": that does not tell.
+// serverStart returns the ID of the NATS server's process that has the stream; "": it is not
+// known, or there are several.
 func (st *stream) serverStart(info *jetstream.StreamInfo) string {
 	nc := st.broker.nc
 	if st.broker.server != nil || nc.ConnectedClusterName() != "" || len(replicas(info)) > 0 {
 		return ""
 	}
 	if info.Cluster != nil && info.Cluster.Leader != nc.ConnectedServerName() {
-		return "" // behind a leaf node
+		return "" // the stream is behind a leaf node
 	}
 	return nc.ConnectedServerId()
 }
 
-// markServer does noteServer's work for a stream that is to be made.
+// markServer does the work of noteServer for a stream that is to be made.
 func (st *stream) markServer(c *jetstream.StreamConfig) {
 	if start := st.serverStart(&jetstream.StreamInfo{}); start != "" {
-		c.Metadata = maps.Clone(c.Metadata) // which has our mark
+		c.Metadata = maps.Clone(c.Metadata) // not nil, since it has our mark
 		c.Metadata[metaServer] = start
 	}
 }
 
-// noteServer writes into the stream in which start of its server it was last seen whole.
+// noteServer writes into the metadata which process of its NATS server has the whole stream.
 func (st *stream) noteServer(ctx context.Context, info *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
 	start := st.serverStart(info)
 	if start == "" || info.Config.Metadata[metaServer] == start {
@@ -331,10 +335,10 @@ func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta 
 	return there.CachedInfo(), nil
 }
 
-// maxEnded bounds how many epochs a process remembers that have ended.
+// maxEnded bounds how many ended epochs a process remembers.
 const maxEnded = 16
 
-// endEpoch gives a stream another epoch.
+// endEpoch gives a stream another epoch, and tells the live server and the other nodes.
 func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why string) (*jetstream.StreamInfo, error) {
 	before := st.epochOf(info)
 	meta := map[string]string{metaEpoch: rand.Text()[:epochLength]}
@@ -346,29 +350,29 @@ func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why 
 		return nil, err
 	}
 	st.mu.Lock()
-	ended := append(st.proof.ended, before)
-	st.proof = proof{ended: ended[max(len(ended)-maxEnded, 0):], endedAt: time.Now()}
-	st.newest = 0
+	ended := append(st.proof.endedEpochs, before)
+	st.proof = proof{endedEpochs: ended[max(len(ended)-maxEnded, 0):], endedAt: time.Now()}
+	st.newestSequence = 0
 	st.mu.Unlock()
 	b := st.broker
 	b.logger.Warn("natsbroker: a stream may have lost publications; clients that resume are told of a gap",
 		"stream", st.config.Name, "why", why, "last", info.State.LastSeq)
 	b.lost("", errEndLost)
-	b.broadcast(ctx, broadcastEpoch, []byte(st.config.Name)) // who does not hear it asks within a second
+	b.broadcast(ctx, broadcastEpoch, []byte(st.config.Name)) // a node that does not hear it asks within a second
 	return info, nil
 }
 
-// epochLength is that of what tells two epochs of a stream apart: 40 bits.
+// epochLength is the length of the part that tells the epochs of one stream apart: 40 bits.
 const epochLength = 8
 
-// epochEnded is told when another node has given a stream another epoch.
+// epochEnded handles the broadcast of another node that a stream has another epoch.
 func (b *Broker) epochEnded(from string, name []byte) {
 	if from == b.name {
 		return
 	}
 	for _, st := range b.streams.every() {
 		if st.config.Name == string(name) {
-			st.doubt()
+			st.expireState()
 		}
 	}
 	b.lost("", errEndLost)

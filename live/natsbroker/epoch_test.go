@@ -21,7 +21,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// blocks are the files of a stream's messages in a store, oldest first.
+// blocks returns the files with a stream's messages in a store, oldest first.
 func blocks(t *testing.T, dir string) []string {
 	t.Helper()
 	var files []string
@@ -38,7 +38,7 @@ func blocks(t *testing.T, dir string) []string {
 	return files
 }
 
-// cutFile takes the last bytes from a file.
+// cutFile removes the last bytes of a file.
 func cutFile(t *testing.T, path string, bytes int64) {
 	t.Helper()
 	info, err := os.Stat(path)
@@ -50,12 +50,12 @@ func cutFile(t *testing.T, path string, bytes int64) {
 	}
 }
 
-// A stream that has lost something is another history after the restart, and one that has not
-// is the same, however its process ended.
+// A stream that has lost messages has another epoch after the restart. A stream that has lost
+// nothing keeps its epoch, however the process ended.
 func TestCutStoreIsAnotherHistory(t *testing.T) {
 	const (
 		env   = "NATSBROKER_TEST_CUT"
-		count = 1200 // of 10 KB: two files
+		count = 1200 // of 10 KB, which makes two files
 	)
 	o := func(dir string) Options {
 		return Options{StoreDir: dir, Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgsPerTopic: 1000}}}
@@ -70,8 +70,8 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		n := (*b.streams.all.Load())[0].end.Load()
-		waitFor(t, "the server to have counted", func() bool { return n.known().last == count })
+		n := (*b.streams.list.Load())[0].noteFile.Load()
+		waitFor(t, "the server to have counted", func() bool { return n.known().countedTo == count })
 		fmt.Println("ready")
 		fmt.Println(at)
 		awaitParent()
@@ -157,7 +157,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 				}
 			}
 			b.Close(t.Context())
-			// And once more the same, after a stop.
+			// The same again, after a stop.
 			at, err := open(t, o(dir)).Last(t.Context(), "chat.0")
 			if err != nil || c.lost == (at.Epoch == before.Epoch) {
 				t.Errorf("after another start it is %v, %v", at, err)
@@ -166,7 +166,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
-// A store that is brought back from a copy is another history, though it fits together.
+// A store that was restored from a copy has another epoch, though its files are consistent.
 func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
@@ -201,7 +201,7 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
-// elsewhere is a NATS server that a test stops and starts on one address and store.
+// elsewhere is a NATS server that a test stops and starts with one address and store.
 type elsewhere struct {
 	dir string
 	srv *server.Server
@@ -222,7 +222,7 @@ func (e *elsewhere) stop() {
 	e.srv.WaitForShutdown()
 }
 
-// lose takes the newest publications from the store.
+// lose removes the newest publications from the store.
 func (e *elsewhere) lose(t *testing.T) {
 	t.Helper()
 	files := blocks(t, e.dir)
@@ -230,8 +230,8 @@ func (e *elsewhere) lose(t *testing.T) {
 	cutFile(t, files[len(files)-1], 700)
 }
 
-// A NATS elsewhere loses its end. It gives the sequences again before anybody has looked, or does
-// not yet.
+// A NATS elsewhere loses the end of a stream. It gives the lost sequences again before the
+// broker looks, or does not.
 func TestNATSThatLostItsEnd(t *testing.T) {
 	for _, published := range []int{0, 3, 40} {
 		t.Run(fmt.Sprint(published, " published before the broker is back"), func(t *testing.T) { loseEnd(t, published) })
@@ -255,15 +255,15 @@ func loseEnd(t *testing.T, published int) {
 	<-v.ended
 
 	e.stop()
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	waitFor(t, "the broker to doubt what it has seen", func() bool {
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		return st.proof.unsure
+		return st.proof.mustCompare
 	})
 	e.lose(t)
 	hold := make(chan struct{})
-	go func() { // before the broker is back, most likely
+	go func() { // most likely before the broker is back
 		defer close(hold)
 		e.start(t)
 		nc, err := nats.Connect(e.srv.ClientURL())
@@ -294,8 +294,8 @@ func loseEnd(t *testing.T, published int) {
 	}
 }
 
-// A NATS elsewhere that is started anew, and has lost nothing, is the same history to those who
-// were there, and nobody knows if nobody was.
+// A NATS elsewhere restarts, and has lost nothing. The epoch stays if the broker still runs. If
+// no broker runs, nobody can tell, and the epoch changes.
 func TestNATSThatIsStartedAnew(t *testing.T) {
 	e := &elsewhere{dir: t.TempDir()}
 	e.start(t)
@@ -331,7 +331,7 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 		t.Errorf("a broker after it: epoch %s, not %s", got, at.Epoch)
 	}
 	b.Close(t.Context())
-	for range 2 { // with the broker of the line above gone too
+	for range 2 { // the broker of the line above has ended too
 		e.stop()
 		e.start(t)
 	}
@@ -340,20 +340,20 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	}
 }
 
-// What comes when NATS is back does not hide what was seen before.
+// Messages that arrive after a reconnect do not hide what was seen before.
 func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	p := proof{}
 	before, after := time.Now(), time.Now().Add(time.Second)
 	p.saw(30, before)
-	p.unsure = true
+	p.mustCompare = true
 	p.saw(31, after)
-	if p.timed != 30 || !p.at.Equal(before) {
-		t.Errorf("%d at %v", p.timed, p.at)
+	if p.timedSequence != 30 || !p.timedAt.Equal(before) {
+		t.Errorf("%d at %v", p.timedSequence, p.timedAt)
 	}
 }
 
-// A publication that got a sequence which was seen before it shows that the end was lost, also
-// when the stream has come further again.
+// A publication gets a sequence that was already seen. So the stream has lost its end, even if
+// it is longer again.
 func TestSequenceThatIsGivenTwice(t *testing.T) {
 	b := open(t, Options{Streams: []StreamConfig{chat}})
 	var at live.Position
@@ -363,7 +363,7 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	if now := st.acknowledged(t.Context(), seen{at.Epoch, 2, time.Now()}, 3); now.Epoch != at.Epoch {
 		t.Errorf("a sequence that is new: %v, then %v", at, now)
 	}
@@ -372,8 +372,8 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 	}
 }
 
-// A stream that has another message where a process before this one saw its last is another
-// history, though it has come as far.
+// A stream has another message at the last sequence that an earlier process saw. So it has
+// another epoch, even if it is as long as before.
 func TestOtherMessageThanNoted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "store")
 	o := Options{StoreDir: dir, Streams: []StreamConfig{chat}}
@@ -398,12 +398,12 @@ func TestOtherMessageThanNoted(t *testing.T) {
 		stored time.Time
 		lost   bool
 	}{{m.Time, false}, {m.Time.Add(time.Nanosecond), true}} {
-		e, err := openEnds(filepath.Join(dir, "ends"), nil, false)
+		e, err := openNotes(filepath.Join(dir, "ends"), nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n, _ := openNote(t, e)
-		if err := n.begin(note{sequence: 3, timed: 3, time: c.stored.UnixNano(), last: 3}); err != nil {
+		if err := n.begin(note{sequence: 3, timedSequence: 3, timedAt: c.stored.UnixNano(), countedTo: 3}); err != nil {
 			t.Fatal(err)
 		}
 		if err := e.close(dir); err != nil {
@@ -417,7 +417,8 @@ func TestOtherMessageThanNoted(t *testing.T) {
 	}
 }
 
-// Somebody replaces the stream by one of theirs while the broker runs: nothing is noted in it.
+// Another program replaces the stream while the broker runs. The broker writes nothing into the
+// new stream.
 func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	s := startServer(t)
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
@@ -427,8 +428,8 @@ func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	if _, err := b.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"theirs"}}); err != nil {
 		t.Fatal(err)
 	}
-	st := (*b.streams.all.Load())[0]
-	if _, err := st.since(t.Context(), time.Now()); !errors.Is(err, ErrNotOurs) {
+	st := (*b.streams.list.Load())[0]
+	if _, err := st.stateSince(t.Context(), time.Now()); !errors.Is(err, ErrNotOurs) {
 		t.Errorf("the stream is asked for: %v", err)
 	}
 	if is := configOf(t, b.js, "CHAT"); is.Metadata[metaServer] != "" || is.Metadata[metaEpoch] != "" {
@@ -441,11 +442,10 @@ type discard struct{}
 func (discard) Deliver(*broker.Publication) {}
 func (discard) Lost(string, error)          {}
 
-// Who gives an epoch back that has ended, with a configuration that is older, does not bring
-// the history back.
+// An older configuration brings an ended epoch back into the metadata. The epoch stays ended.
 func TestEndedEpochStaysEnded(t *testing.T) {
 	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
-	st := (*b.streams.all.Load())[0]
+	st := (*b.streams.list.Load())[0]
 	first, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -455,9 +455,9 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.mu.Lock()
-	st.proof.reused = true
+	st.proof.sequenceReused = true
 	st.mu.Unlock()
-	st.doubt()
+	st.expireState()
 	second, err := b.Last(t.Context(), room)
 	if err != nil || second.Epoch == first.Epoch {
 		t.Fatalf("%v, then %v, %v", first, second, err)
@@ -465,7 +465,7 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 	if _, err := b.js.UpdateStream(t.Context(), there.CachedInfo().Config); err != nil {
 		t.Fatal(err)
 	}
-	st.doubt()
+	st.expireState()
 	third, err := b.Last(t.Context(), room)
 	if err != nil || third.Epoch == first.Epoch || third.Epoch == second.Epoch {
 		t.Errorf("%v, then %v, then %v, %v", first, second, third, err)
@@ -483,7 +483,7 @@ func TestNodesHearOfAnotherEpoch(t *testing.T) {
 	if _, err := a.Publish(context.Background(), room, []byte("1"), broker.PublishOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	st := (*a.streams.all.Load())[0]
+	st := (*a.streams.list.Load())[0]
 	st.givenTwice(st.newestSeen().epoch)
 	now, err := a.Last(t.Context(), room)
 	if err != nil {
@@ -506,8 +506,8 @@ type lostSink struct{ lost chan error }
 func (lostSink) Deliver(*broker.Publication)    {}
 func (s lostSink) Lost(topic string, err error) { s.lost <- err }
 
-// What nodes of a cluster have lost is found, whichever of them leads afterwards: it is there
-// still, or the history is another.
+// Nodes of a cluster lose files of a stream. Whichever node leads afterwards, either the
+// messages still exist or the epoch is another.
 func TestClusterThatLostFiles(t *testing.T) {
 	t.Parallel()
 	f := newFleet(t, chat)
@@ -547,7 +547,7 @@ func TestClusterThatLostFiles(t *testing.T) {
 	}
 	publish(30)
 	at := restart(func(dirs []string) {
-		for _, dir := range dirs { // the stream's messages, and the log that they come from
+		for _, dir := range dirs { // the messages of the stream, and the log from which they come
 			for _, pattern := range []string{"$G/streams/CHAT/msgs", "$SYS/_js_/S-R3F-*"} {
 				all, _ := filepath.Glob(filepath.Join(dir, "jetstream", pattern))
 				for _, path := range all {

@@ -9,68 +9,69 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// fullFor is how long Ready says no after a stream has refused a publication for want of
-// space. If it said so until one is stored, a load balancer that sends nobody to
-// a node that is not ready would keep it so for ever.
+// fullFor is how long Ready fails after a stream has refused a publication for lack of space.
+// If Ready failed until the next publication is stored, a load balancer that sends no client to
+// the node would keep the node out for ever.
 const fullFor = 10 * time.Second
 
-// fullness is whether a stream refuses publications for want of space.
+// fullness tells whether a stream refuses publications for lack of space.
 type fullness struct {
-	active atomic.Bool // why is set
+	isSet atomic.Bool // cause is set
 
-	mu   sync.Mutex // guards what follows
-	why  error      // nil: the stream is not full, as far as is known
-	last time.Time  // when a publication was refused last
-	told bool       // it was logged that the stream is full
+	mu        sync.Mutex // guards the fields below
+	cause     error      // nil: the stream is not known to be full
+	refusedAt time.Time  // when the last publication was refused
+	isLogged  bool       // the log says that the stream is full
 }
 
-// current returns why the stream refuses publications; nil: it does not, or has not been
-// asked for a while.
+// current returns why the stream refuses publications; nil: it takes them, or has refused none
+// for fullFor.
 func (f *fullness) current() error {
-	if !f.active.Load() {
+	if !f.isSet.Load() {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if time.Since(f.last) > fullFor {
+	if time.Since(f.refusedAt) > fullFor {
 		return nil
 	}
-	return f.why
+	return f.cause
 }
 
-// refused takes note that the stream had no space for a publication.
+// refused notes that the stream had no space for a publication.
 func (st *stream) refused(err error) {
-	b, f := st.broker, &st.full
+	b, f := st.broker, &st.fullness
 	f.mu.Lock()
-	f.why, f.last = err, time.Now()
-	f.active.Store(true)
-	if !f.told && b.says.due("full "+st.config.Name) {
-		f.told = true
+	f.cause, f.refusedAt = err, time.Now()
+	f.isSet.Store(true)
+	if !f.isLogged && b.logLimit.due("full "+st.config.Name) {
+		f.isLogged = true
 		b.logger.Warn("natsbroker: publications are not stored", "stream", st.config.Name, "err", err)
 	}
 	f.mu.Unlock()
 	b.mender.limitReached()
 }
 
-// stored takes note that the stream had space for a publication.
+// stored notes that the stream had space for a publication.
 func (st *stream) stored() {
-	f := &st.full
-	if !f.active.Load() {
+	f := &st.fullness
+	if !f.isSet.Load() {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.why = nil
-	f.active.Store(false)
-	if f.told {
-		f.told = false
+	f.cause = nil
+	f.isSet.Store(false)
+	if f.isLogged {
+		f.isLogged = false
 		st.broker.logger.Info("natsbroker: publications are stored again", "stream", st.config.Name)
 	}
 }
 
-// notStored returns the error of a publication that NATS had no space for, or that was under way
-// when the store broke: NATS has acknowledged what it stored before that, and stores nothing
-// after it. If an earlier attempt had no answer it may have been stored all the same.
+// notStored returns the error for a publication that was refused for lack of space, or that was
+// in progress when the store broke. NATS has acknowledged everything that it stored before
+// that, and stores nothing afterwards. But an earlier attempt without an answer may have been
+// stored.
 func (st *stream) notStored(why error, unanswered bool) error {
 	if unanswered {
 		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, broker.ErrUnavailable, why)
@@ -78,12 +79,12 @@ func (st *stream) notStored(why error, unanswered bool) error {
 	return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, why)
 }
 
-// overhead is what NATS stores of a publication besides its data: the subject, headers and
-// numbers, or a little more.
+// overhead is the most that NATS stores of a publication in addition to its data: the subject,
+// headers and numbers.
 const overhead = 256
 
-// fits returns an error for data that the stream could not keep even alone: NATS would
-// acknowledge it and drop it at once.
+// fits returns an error for data that is larger than the whole stream. NATS would acknowledge
+// it and drop it at once.
 func (st *stream) fits(data []byte) error {
 	if most := st.config.MaxBytes; most > 0 && int64(len(data))+overhead > most {
 		return fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d", broker.ErrTooLarge, len(data), st.config.Name, most)

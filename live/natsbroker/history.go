@@ -23,12 +23,12 @@ func (b *Broker) streamOf(topic string) (tokens string, st *stream) {
 	return tokens, b.streams.of(topic, tokens)
 }
 
-// stateAge is how old a stream's state may be that Last is based on: one
-// question a second for each stream suffices, however many topics are checked.
+// stateAge is the greatest age of the state of a stream that Last uses. So each stream is asked
+// once a second at most, however many topics are compared.
 const stateAge = time.Second
 
-// Last implements broker.Recoverer. The stream's leader answers: a copy may lag, and a
-// position that is too old would make a hole that nobody notices.
+// Last implements broker.Recoverer. The leader of the stream answers: a copy may lag, and a
+// position that is too old would hide missing publications.
 func (b *Broker) Last(ctx context.Context, topic string) (broker.Position, error) {
 	if b.closed.Load() {
 		return broker.Position{}, broker.ErrServerClosed
@@ -41,10 +41,10 @@ func (b *Broker) Last(ctx context.Context, topic string) (broker.Position, error
 		return broker.Position{}, err
 	}
 	in := b.hub.find(b.deliverySubject(tokens))
-	at, err := st.agree(ctx, tokens, in)
-	if gone(err) { // it may have been deleted
+	at, err := st.compareTopic(ctx, tokens, in)
+	if gone(err) { // the stream may have been deleted
 		if err = st.remake(ctx); err == nil {
-			at, err = st.agree(ctx, tokens, in)
+			at, err = st.compareTopic(ctx, tokens, in)
 		}
 	}
 	if err != nil {
@@ -53,88 +53,90 @@ func (b *Broker) Last(ctx context.Context, topic string) (broker.Position, error
 	return broker.Position{Epoch: at.epoch, Offset: at.offset}, nil
 }
 
-// agree returns the topic's newest offset; of a topic that is subscribed here it also
-// takes note that nothing newer is before the end of the stream.
-func (st *stream) agree(ctx context.Context, tokens string, in *interest) (agreement, error) {
+// compareTopic returns the newest offset of a topic, and a sequence of the stream up to which
+// nothing newer follows. If the topic is subscribed at this node, it notes this checkpoint.
+func (st *stream) compareTopic(ctx context.Context, tokens string, in *interest) (checkpoint, error) {
 	if in == nil {
 		return st.lastOf(ctx, tokens, nil)
 	}
-	before := in.agreed.Load()
-	known := in.seen.Load() // now, before the leader is asked
+	before := in.checkpoint.Load()
+	known := in.newestOffset.Load() // read before the leader is asked
 	if before != nil {
 		known = max(known, before.offset)
 	}
-	isBack := func(at agreement) bool {
+	isBack := func(at checkpoint) bool {
 		return before != nil && before.epoch == at.epoch && at.offset < known
 	}
 	at, err := st.lastOf(ctx, tokens, before)
 	if err == nil && isBack(at) {
-		st.doubt() // purged, or another stream of the same name
+		st.expireState() // the topic was purged, or this is another stream of the same name
 		at, err = st.lastOf(ctx, tokens, nil)
 	}
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if !isBack(at) {
-		in.back.ended()
-	} else if !in.back.believed() {
-		return agreement{}, fmt.Errorf("%w: it has less of the topic than before", broker.ErrUnavailable)
+		in.loss.sawAll()
+	} else if !in.loss.sawLess() {
+		return checkpoint{}, fmt.Errorf("%w: it has less of the topic than before", broker.ErrUnavailable)
 	}
 	if before != nil && (before.epoch != at.epoch || isBack(at)) {
-		in.seen.Store(at.offset)
+		in.newestOffset.Store(at.offset)
 	}
-	in.agreed.Store(&at)
+	in.checkpoint.Store(&at)
 	return at, nil
 }
 
-// lastOf returns the newest offset of a topic, and a sequence up to which it has
-// nothing newer.
-func (st *stream) lastOf(ctx context.Context, tokens string, before *agreement) (agreement, error) {
-	// The state is asked for before the topic: what it knows, the answer for the
-	// topic knows too.
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+// lastOf returns the newest offset of a topic, and a sequence up to which the topic has nothing
+// newer. before is the checkpoint so far; nil: there is none.
+func (st *stream) lastOf(ctx context.Context, tokens string, before *checkpoint) (checkpoint, error) {
+	// The state is asked for before the topic, so the answer for the topic covers all of the
+	// state.
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	ask := getRequest{LastFor: st.subject(tokens)}
 	m, err := st.leaderGet(ctx, ask)
 	if err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if m != nil {
-		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
+		return st.sawCheckpoint(checkpoint{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
 	}
-	// Nothing is kept of the topic. Its position is the stream's, which must be of now:
-	// an older one may lie before what has been delivered.
-	if state, err = st.since(ctx, time.Now()); err != nil {
-		return agreement{}, err
+	// The stream keeps nothing of the topic, so the topic's position is the end of the stream.
+	// The state must be new: the end in an older one may lie before publications that were
+	// delivered.
+	if state, err = st.stateSince(ctx, time.Now()); err != nil {
+		return checkpoint{}, err
 	}
 	if m, err = st.leaderGet(ctx, ask); err != nil {
-		return agreement{}, err
+		return checkpoint{}, err
 	}
 	if m != nil {
-		return st.agreed(agreement{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
+		return st.sawCheckpoint(checkpoint{state.epoch, m.Sequence, max(state.last, m.Sequence)}), nil
 	}
-	at := agreement{state.epoch, state.last, state.last}
+	at := checkpoint{state.epoch, state.last, state.last}
 	if before != nil && before.epoch == state.epoch {
-		// Or where it was, if nothing can have come and been dropped since.
-		now, err := st.since(ctx, time.Now())
+		// The offset can stay as it was, if the stream has dropped nothing after the
+		// checkpoint.
+		now, err := st.stateSince(ctx, time.Now())
 		if err != nil {
-			return agreement{}, err
+			return checkpoint{}, err
 		}
 		if now.epoch == before.epoch && now.first <= before.sequence+1 {
 			at.offset = before.offset
 		}
 	}
-	return st.agreed(at), nil
+	return st.sawCheckpoint(at), nil
 }
 
-func (st *stream) agreed(at agreement) agreement {
+func (st *stream) sawCheckpoint(at checkpoint) checkpoint {
 	st.saw(at.sequence, time.Time{})
 	return at
 }
 
-// Read implements broker.Recoverer. Any copy of the stream answers.
+// Read implements broker.Recoverer. Any copy of the stream may answer.
 func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	if b.closed.Load() {
 		return broker.Page{}, broker.ErrServerClosed
@@ -148,7 +150,7 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	}
 	read := st.read
 	if after+scanSpan < upto {
-		read = st.shelvedRead
+		read = st.cachedRead
 	}
 	page, err := read(ctx, topic, tokens, after, upto, limit)
 	if err != nil {
@@ -157,18 +159,18 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 	return page, nil
 }
 
-// shelvedRead is read for what lies far back: from the shelf, if it is there. What is not to be had
-// any more is not looked for.
-func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
-	state, err := st.since(ctx, time.Now().Add(-stateAge))
+// cachedRead is read for positions that lie far back. It reads from the cache if it can. It
+// does not search for publications that the stream has dropped.
+func (st *stream) cachedRead(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
 	if err != nil {
 		return broker.Page{}, err
 	}
-	t, newest, err := st.takeShelved(ctx, tokens)
+	t, newest, err := st.takeCached(ctx, tokens)
 	if err != nil {
 		return broker.Page{}, err
 	}
-	defer st.broker.shelf.leave(t)
+	defer st.broker.cache.leave(t)
 	if t.isOf(state.epoch, newest) {
 		if page, ok := t.page(after, upto, limit); ok {
 			return page, nil
@@ -181,16 +183,17 @@ func (st *stream) shelvedRead(ctx context.Context, topic, tokens string, after, 
 	page, err = st.read(ctx, topic, tokens, after, upto, limit)
 	if err == nil && newest != nil && page.Complete && page.Upto > after {
 		t.add(part{
-			epoch: page.Epoch, read: clock.Now(), newest: *newest,
+			epoch: page.Epoch, readAt: clock.Now(), newestMessage: *newest,
 			low: after, high: page.Upto, publications: page.Publications,
 		})
 	}
 	return page, err
 }
 
-// oldestAfterGap returns a page of the topic's oldest publication alone, if what follows an offset
-// is known to have been dropped before it: the stream or the topic is full. Its oldest message
-// is found without reading over others.
+// oldestAfterGap returns a page with only the oldest publication of a topic, if publications
+// between an offset and that one are known to be dropped, since the stream or the topic is
+// full. dropped reports whether this is so. JetStream finds the oldest message without reading
+// over others.
 func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, state streamState, after, upto uint64) (page broker.Page, dropped bool, err error) {
 	got, err := st.batch(ctx, st.subject(tokens), max(state.first, 1), 1, pageBytes)
 	if err != nil || len(got.messages) == 0 || st.allKept(tokens, state, after, got) {
@@ -204,7 +207,7 @@ func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, stat
 	if len(page.Publications) == 0 {
 		return broker.Page{}, false, nil
 	}
-	if state, err = st.since(ctx, time.Now()); err != nil {
+	if state, err = st.stateSince(ctx, time.Now()); err != nil {
 		return broker.Page{}, false, err
 	}
 	page.Epoch, page.Upto = state.epoch, oldest.Sequence
@@ -212,8 +215,8 @@ func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, stat
 	return page, true, nil
 }
 
-// read reads until it has a publication. Messages that are no publications may fill whole
-// batches.
+// read reads batches until it has a publication. Whole batches may hold nothing but messages
+// that are not publications.
 func (st *stream) read(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
 	complete := true
 	for {
@@ -230,8 +233,7 @@ func (st *stream) read(ctx context.Context, topic, tokens string, after, upto ui
 	}
 }
 
-// readBatch returns what one batch has of the publications after one offset and up to
-// another.
+// readBatch returns the publications after one offset and up to another that are in one batch.
 func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, upto uint64, limit int) (broker.Page, error) {
 	subject := st.subject(tokens)
 	got, err := st.batchAfter(ctx, subject, after, limit)
@@ -256,15 +258,16 @@ func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, up
 		page.Upto = m.Sequence
 		page.Publications = appendPublication(page.Publications, topic, m)
 	}
-	// If more is pending, the page ends with the batch. If nothing is, the copy has no more,
-	// and may lag.
+	// If more is pending, the page ends with the batch. If nothing is pending, the copy has
+	// nothing more, but it may lag.
 	if !full && got.pending == 0 && page.Upto < upto {
 		if page.Upto, err = st.reach(ctx, subject, page.Upto, upto); err != nil {
 			return broker.Page{}, err
 		}
 	}
-	// After the batch, so that it tells what had been dropped before.
-	state, err := st.since(ctx, time.Now())
+	// The state is asked for after the batch, so it shows what was dropped before the batch was
+	// read.
+	state, err := st.stateSince(ctx, time.Now())
 	if err != nil {
 		return broker.Page{}, err
 	}
@@ -274,21 +277,22 @@ func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, up
 	return page, nil
 }
 
-// batchAfter reads the message at an offset, if it is still there, and limit more. If it
-// is, nothing that came after it has been dropped: streams drop from their old end.
+// batchAfter reads the message at an offset, if it still exists, and limit messages after it.
+// If it exists, nothing after it was dropped, since a stream drops its oldest messages first.
 func (st *stream) batchAfter(ctx context.Context, subject string, after uint64, limit int) (batch, error) {
 	from, count := max(after, 1), min(limit, pageMessages)+1
 	got, err := st.batch(ctx, subject, from, count, pageBytes)
 	if err != nil || got.pending == 0 || len(got.messages) != 1 || got.messages[0].Sequence != after {
 		return got, err
 	}
-	// The message at the offset has filled the batch. It is read again, with space for what
-	// follows: a second batch from after+1 would not show what was dropped between the two.
+	// The message at the offset has filled the batch. It is read again, together with what
+	// follows. A second batch from after+1 would not show what was dropped between the two
+	// batches.
 	return st.batch(ctx, subject, from, count, got.messages[0].size+pageBytes)
 }
 
-// reach returns how far a page goes whose copy ended at an offset: to upto, if the
-// leader has nothing in between.
+// reach returns how far a page covers the topic whose copy ended at an offset: up to upto, if
+// the leader has no message in between, else to that offset.
 func (st *stream) reach(ctx context.Context, subject string, end, upto uint64) (uint64, error) {
 	next, err := st.leaderGet(ctx, getRequest{Sequence: end + 1, NextFor: subject})
 	if err != nil {
@@ -300,18 +304,18 @@ func (st *stream) reach(ctx context.Context, subject string, end, upto uint64) (
 	return end, nil
 }
 
-// allKept reports whether all publications of a topic after an offset are kept, though
-// there is none at the offset.
+// allKept reports whether all publications of a topic after an offset are kept, when there is
+// no message at that offset.
 func (st *stream) allKept(tokens string, state streamState, after uint64, got batch) bool {
 	from := after
 	if in := st.broker.hub.find(st.broker.deliverySubject(tokens)); in != nil {
-		if at := in.agreed.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
+		if at := in.checkpoint.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
 			from = max(after, at.sequence)
 		}
 	}
 	if state.first > from+1 {
-		return false // what was dropped at the stream's old end may have been of this topic
+		return false // one of the dropped messages may have been of this topic
 	}
-	// A topic that is not full has dropped nothing.
-	return st.config.MaxMsgsPerTopic == 0 || got.all() < st.config.MaxMsgsPerTopic
+	// A topic below its limit has dropped nothing.
+	return st.config.MaxMsgsPerTopic == 0 || got.total() < st.config.MaxMsgsPerTopic
 }

@@ -29,7 +29,7 @@ type instance struct {
 	lines  *lineBook
 }
 
-// counted is the broker of an instance, which counts looks.
+// counted is the broker of an instance. It counts looks.
 type counted struct {
 	*Broker
 	looks *atomic.Int64
@@ -40,15 +40,15 @@ func (b counted) Last(ctx context.Context, topic string) (live.Position, error) 
 	return b.Broker.Last(ctx, topic)
 }
 
-// awaitSettled waits until a topic that was just subscribed has been compared with its
-// history as often as it is for being new.
+// awaitSettled waits until a new subscription has been compared with its history as often as
+// every new subscription is.
 func (in *instance) awaitSettled(t testing.TB) {
 	t.Helper()
 	before := in.looks.Load()
 	waitFor(t, "a topic to settle", func() bool { return in.looks.Load() >= before+2 })
 }
 
-// runInstance starts an instance over a broker, or over what wrap makes of it.
+// runInstance starts an instance over a broker, or over the result of wrap.
 func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Broker, change ...func(*live.Options)) *instance {
 	t.Helper()
 	in := &instance{node: node, broker: b}
@@ -60,7 +60,7 @@ func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Brok
 		Broker:      broker,
 		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
 		OnPublish:   func(context.Context, *live.Session, string, []byte) error { return nil },
-		QueueSize:   4096, // so that no client loses its line because its server gets much at once
+		QueueSize:   4096, // then no client loses its connection because much is sent at once
 		Logger:      quiet(),
 	}
 	for _, c := range change {
@@ -77,7 +77,7 @@ func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Brok
 
 func (in *instance) url() string { return in.http.URL }
 
-// stop ends the instance as a program does that has no time.
+// stop ends the instance without a farewell to its clients.
 func (in *instance) stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
@@ -85,13 +85,13 @@ func (in *instance) stop() {
 	in.http.Close()
 }
 
-// drop breaks all lines to clients and accepts no more.
+// drop breaks all connections of clients, and accepts no more.
 func (in *instance) drop() {
 	in.lines.Close()
 	in.lines.reset()
 }
 
-// lineBook is a listener that knows the connections that came from it.
+// lineBook is a listener that keeps a list of its connections.
 type lineBook struct {
 	net.Listener
 	mu    sync.Mutex
@@ -108,7 +108,7 @@ func (b *lineBook) Accept() (net.Conn, error) {
 	return c, err
 }
 
-// reset breaks the connections without a farewell, as a process does that is killed.
+// reset breaks the connections without a farewell, like a process that is killed.
 func (b *lineBook) reset() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -121,12 +121,12 @@ func (b *lineBook) reset() {
 
 // fleet is a mesh with an instance on each node.
 type fleet struct {
-	*mesh              // whose t is the subtest's that runs
-	life    testing.TB // at whose end all is stopped
+	*mesh              // its t is the subtest that runs
+	life    testing.TB // everything stops at its end
 	streams []StreamConfig
-	serving []func(*live.Options) // how instances differ from others
+	serving []func(*live.Options) // the options in which these instances differ from others
 
-	mu        sync.Mutex // guards what follows
+	mu        sync.Mutex // guards the fields below
 	instances [meshSize]*instance
 }
 
@@ -134,7 +134,7 @@ func newFleet(t testing.TB, streams ...StreamConfig) *fleet {
 	return &fleet{mesh: newMesh(t), life: t, streams: streams}
 }
 
-// boot starts node i, and waits for nothing else.
+// boot starts node i, and waits for no other node.
 func (f *fleet) boot(i int, change ...func(*Options)) *instance {
 	f.t.Helper()
 	o := f.options(i)
@@ -154,7 +154,7 @@ func (f *fleet) boot(i int, change ...func(*Options)) *instance {
 	return in
 }
 
-// bootAll starts all nodes, and waits until all is there.
+// bootAll starts all nodes, and waits until everything is ready.
 func (f *fleet) bootAll() {
 	f.t.Helper()
 	for i := range f.instances {
@@ -170,7 +170,7 @@ func (f *fleet) at(i int) *instance {
 	return f.instances[i]
 }
 
-// awaitReady waits until the nodes that run see each other and all streams are there.
+// awaitReady waits until all running nodes see each other and all streams exist.
 func (f *fleet) awaitReady() {
 	f.t.Helper()
 	f.awaitWhole()
@@ -185,8 +185,8 @@ func (f *fleet) awaitReady() {
 	}
 }
 
-// crash has node i end as a process does that is killed: its clients lose their lines
-// and the other nodes theirs to it, without a word.
+// crash ends node i like a process that is killed: its clients and the other nodes lose their
+// connections to it without a farewell.
 func (f *fleet) crash(i int) {
 	f.t.Helper()
 	f.mu.Lock()
@@ -198,14 +198,14 @@ func (f *fleet) crash(i int) {
 	in.stop()
 }
 
-// revive starts a node again that has crashed.
+// revive starts a node again after a crash.
 func (f *fleet) revive(i int) *instance {
 	f.t.Helper()
 	f.heal(i)
 	return f.boot(i)
 }
 
-// leader returns the node that leads a stream; -1: none does.
+// leader returns the node that leads a stream; -1: there is none.
 func (f *fleet) leader(stream string) int {
 	for i, e := range f.nodes {
 		if e != nil && e.srv.JetStreamIsStreamLeader("$G", stream) {
@@ -221,7 +221,7 @@ func (f *fleet) awaitLeader(stream string) int {
 	return f.leader(stream)
 }
 
-// stored is a publication as the stream has it.
+// stored is a publication in the stream.
 type stored struct {
 	sequence uint64
 	data     string
@@ -229,7 +229,7 @@ type stored struct {
 
 func (s stored) String() string { return fmt.Sprintf("%s at %d", s.data, s.sequence) }
 
-// contents reads what a stream has of a subject, by NATS's own means.
+// contents reads the messages of a subject from a stream, with NATS's own means.
 func contents(t testing.TB, e *embedded, stream, subject string) []stored {
 	t.Helper()
 	return contentsBy(t, streamsOf(t, e), stream, subject)
@@ -252,8 +252,8 @@ func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (a
 		if all = nil; want == 0 {
 			return true
 		}
-		// One by one: a consumer would be placed on any node, be it cut off. And from the
-		// leader: a copy that was cut off may be behind for a long time.
+		// It reads them one by one, since a consumer might be placed on a node that is cut off.
+		// It asks the leader, since a copy that was cut off may lag for a long time.
 		s.CachedInfo().Config.AllowDirect = false
 		for next := uint64(1); len(all) < want; {
 			m, err := s.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subject))
@@ -268,7 +268,7 @@ func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (a
 	return all
 }
 
-// press publishes numbers to a topic, one after another, and remembers which were
+// press publishes numbers to a topic, one after another, and keeps those that were
 // acknowledged.
 type press struct {
 	topic string
@@ -277,7 +277,7 @@ type press struct {
 	mu    sync.Mutex // guards what follows
 	tried []string
 	acked []string
-	bad   []error // that are not live.ErrUnavailable
+	bad   []error // the errors other than live.ErrUnavailable
 }
 
 // publish publishes the next number at an instance.
@@ -304,8 +304,8 @@ func (p *press) count() int {
 	return len(p.acked)
 }
 
-// run publishes until ctx ends, with a pause each time, at the instance that choose
-// names; nil: none now.
+// run publishes until ctx ends, with a pause each time. choose names the instance; nil: none
+// now.
 func (p *press) run(ctx context.Context, pause time.Duration, choose func() *instance) {
 	for ctx.Err() == nil {
 		if in := choose(); in != nil {
@@ -315,8 +315,8 @@ func (p *press) run(ctx context.Context, pause time.Duration, choose func() *ins
 	}
 }
 
-// verifyStored checks that each acknowledged publication of the presses is stored, and
-// each that is stored is one of theirs, once and in the order of its press.
+// verifyStored checks that each acknowledged publication is stored, and that each stored
+// publication is from a press, once and in the order of its press.
 func verifyStored(t testing.TB, all []stored, presses ...*press) {
 	t.Helper()
 	index := make(map[string]int)
@@ -356,7 +356,7 @@ func verifyStored(t testing.TB, all []stored, presses ...*press) {
 	}
 }
 
-// seedFor returns a random generator whose seed is printed if the test fails.
+// seedFor returns a random generator, and prints its seed if the test fails.
 func seedFor(t testing.TB, fixed uint64) *rand.Rand {
 	seed := fixed
 	if seed == 0 {

@@ -11,12 +11,12 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// leaseTime is for how long a leader that has heard from a majority is surely the only
-// one: the others wait for four seconds at least before they elect another.
+// leaseTime is how long a leader is surely the only leader after a majority has answered it:
+// the other nodes wait at least four seconds before they elect another.
 const leaseTime = 3 * time.Second
 
-// deposed returns an error if what was said of a stream may be out of date. A leader that is
-// cut off holds itself for the leader for up to twenty seconds. A copy that has heard from no
+// deposed returns an error if a stream's information may be out of date. A leader that is cut
+// off still takes itself for the leader for up to twenty seconds. A copy that has heard from no
 // leader for ten seconds answers too.
 func deposed(info *jetstream.StreamInfo) error {
 	if info.Cluster == nil {
@@ -25,9 +25,9 @@ func deposed(info *jetstream.StreamInfo) error {
 	if info.Cluster.Leader == "" {
 		return fmt.Errorf("%w: it has no leader", broker.ErrUnavailable)
 	}
-	heard := 1 // itself
+	heard := 1 // the leader itself
 	for _, r := range info.Cluster.Replicas {
-		if r.Active < leaseTime && !(r.Active == 0 && r.Offline) { // zero: not yet since its election
+		if r.Active < leaseTime && !(r.Active == 0 && r.Offline) { // Active is zero if the node has not answered since the election
 			heard++
 		}
 	}
@@ -37,28 +37,30 @@ func deposed(info *jetstream.StreamInfo) error {
 	return nil
 }
 
-// lasting tells answers that have less than was seen before from those of a leader that was
-// cut off, and is back: they are to be believed once they have lasted for longer than it can hold
-// itself for one. Its zero value has no such answers.
-type lasting struct {
-	since  atomic.Int64 // the first of them, on the clock of package clock; 0: there was none
-	latest atomic.Int64
+// lossCheck tells a stream that has lost messages from a leader that was cut off and is back.
+// Both answer with less than was seen before. Such answers are believed after they have lasted
+// longer than such a leader can take itself for the leader. The zero value has seen no such
+// answer.
+type lossCheck struct {
+	firstAt  atomic.Int64 // when the first such answer came, on the clock of package clock; 0: none came
+	latestAt atomic.Int64
 }
 
-// pause is how far apart two such answers may be. With more between them nobody knows what an
-// answer in between would have been.
-const pause = 2 * leaseTime
+// maxPause is the longest pause between two such answers. After a longer pause nobody knows
+// what the leader would have answered in between.
+const maxPause = 2 * leaseTime
 
-// ended takes note of an answer that has all.
-func (l *lasting) ended() { l.since.Store(0) }
+// sawAll notes an answer that has all that was seen.
+func (l *lossCheck) sawAll() { l.firstAt.Store(0) }
 
-// believed takes note of an answer that has less, and reports whether it is to be believed.
-func (l *lasting) believed() bool {
+// sawLess notes an answer that has less than was seen, and reports whether the loss is to be
+// believed.
+func (l *lossCheck) sawLess() bool {
 	now := clock.Now()
-	before := l.latest.Swap(now)
-	since := l.since.Load()
-	if since == 0 || now-before > int64(pause) {
-		l.since.Store(now)
+	before := l.latestAt.Swap(now)
+	since := l.firstAt.Load()
+	if since == 0 || now-before > int64(maxPause) {
+		l.firstAt.Store(now)
 		return false
 	}
 	return now-since >= int64(leaseTime)

@@ -45,30 +45,30 @@ func TestWhoMayAnswerForAStream(t *testing.T) {
 func TestAnswersThatHaveLess(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		waits []time.Duration // before each answer that has less; -1: one comes that has all
-		last  bool            // the last of them is believed
+		waits []time.Duration // the time before each answer with less; -1: an answer with everything
+		last  bool            // the last answer is believed
 	}{
 		{"the first", []time.Duration{0}, false},
 		{"two at once", []time.Duration{0, 0}, false},
 		{"short of the time", []time.Duration{0, time.Second, time.Second}, false},
 		{"long enough", []time.Duration{0, time.Second, time.Second, time.Second}, true},
 		{"two, far enough apart", []time.Duration{0, leaseTime}, true},
-		{"two, with silence between them", []time.Duration{0, pause + 1}, false},
+		{"two, with silence between them", []time.Duration{0, maxPause + 1}, false},
 		{"silence, and long enough after it", []time.Duration{0, time.Minute, time.Second, 2 * time.Second}, true},
 		{"with one between them that has all", []time.Duration{0, 2 * time.Second, -1, time.Second}, false},
 		{"on and on", []time.Duration{0, leaseTime, 0, time.Second}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var l lasting
+				var l lossCheck
 				believed := false
 				for _, wait := range c.waits {
 					if wait < 0 {
-						l.ended()
+						l.sawAll()
 						continue
 					}
 					time.Sleep(wait)
-					believed = l.believed()
+					believed = l.sawLess()
 				}
 				if believed != c.last {
 					t.Errorf("the last answer is believed: %t", believed)

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// locked are the paths that this process has locked. Of other processes it knows
-// nothing: here it is up to the operator that a store has one process.
+// locked holds the paths that this process has locked. It knows nothing of other processes: on
+// this system the operator must see to it that a store has one process.
 var locked sync.Map
 
 type pathLock string
@@ -19,7 +19,8 @@ func (l pathLock) Close() error {
 	return nil
 }
 
-// lockFile takes the lock that path stands for, within this process.
+// lockFile locks a path within this process. The error is errLocked if the path is locked
+// already.
 func lockFile(path string) (unlock io.Closer, err error) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, err

@@ -9,9 +9,9 @@ import (
 	"syscall"
 )
 
-// lockFile takes the lock that path stands for. It is the kernel's, so that it ends
-// with the process however that ends; the file stays, since removing it would let two
-// processes lock two files of that name.
+// lockFile locks the file at path. The error is errLocked if it is locked already. The kernel
+// holds the lock, so the lock ends with the process in every case. The file is never removed:
+// otherwise two processes could lock two files of the same name.
 func lockFile(path string) (unlock io.Closer, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {

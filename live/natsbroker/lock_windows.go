@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// errSharingViolation is ERROR_SHARING_VIOLATION, which syscall does not name.
+// errSharingViolation is ERROR_SHARING_VIOLATION, for which syscall has no name.
 const errSharingViolation = syscall.Errno(32)
 
-// lockFile takes the lock that path stands for: it opens the file so that nobody else
-// can, until the process ends.
+// lockFile locks the file at path, by opening it so that no other process can open it until
+// this process ends. The error is errLocked if it is locked already.
 func lockFile(path string) (unlock io.Closer, err error) {
 	name, err := syscall.UTF16PtrFromString(path)
 	if err != nil {

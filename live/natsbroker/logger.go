@@ -8,71 +8,72 @@ import (
 	"sync/atomic"
 )
 
-// levelTrace is under slog.LevelDebug as that is under slog.LevelInfo. A logger that
-// has it enabled gets every line of the NATS protocol, without the payloads.
+// levelTrace is four levels under slog.LevelDebug. A logger with this level gets every line of
+// the NATS protocol, without the payloads.
 const levelTrace = slog.LevelDebug - 4
 
-// serverLogger passes what the embedded server says on to a slog.Logger. It has no
-// Close, which the server would call.
+// serverLogger passes the log of the embedded server to a slog.Logger. It has no Close, which
+// the server would call.
 type serverLogger struct {
 	log        *slog.Logger
 	fatal      chan error   // holds the first fatal error until it is read
-	trouble    func(string) // called with what the server says is wrong
-	restarting *atomic.Bool // JetStream is: it finds files that a full disk has cut short
+	onProblem  func(string) // called with the text of each warning and error
+	restarting *atomic.Bool // true while JetStream restarts, and finds files that a full disk has cut short
 }
 
 func newServerLogger(l *slog.Logger, node string) *serverLogger {
-	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), trouble: func(string) {}, restarting: new(atomic.Bool)}
+	return &serverLogger{log: l.With("node", node), fatal: make(chan error, 1), onProblem: func(string) {}, restarting: new(atomic.Bool)}
 }
 
-func (l *serverLogger) enabled(level slog.Level) bool {
-	return l.log.Enabled(context.Background(), level)
+func (s *serverLogger) enabled(level slog.Level) bool {
+	return s.log.Enabled(context.Background(), level)
 }
 
-// Noticef is for debugging: the server gives notice of each step of its start and end,
-// which the user of a library did not ask for.
-func (l *serverLogger) Noticef(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
+// Noticef logs for debugging only: the server reports each step of its start and end, which the
+// user of a library does not need.
+func (s *serverLogger) Noticef(format string, v ...any) { s.logf(slog.LevelDebug, format, v...) }
 
-func (l *serverLogger) Debugf(format string, v ...any) { l.logf(slog.LevelDebug, format, v...) }
-func (l *serverLogger) Tracef(format string, v ...any) { l.logf(levelTrace, format, v...) }
+func (s *serverLogger) Debugf(format string, v ...any) { s.logf(slog.LevelDebug, format, v...) }
+func (s *serverLogger) Tracef(format string, v ...any) { s.logf(levelTrace, format, v...) }
 
-func (l *serverLogger) Warnf(format string, v ...any)  { l.problem(slog.LevelWarn, format, v...) }
-func (l *serverLogger) Errorf(format string, v ...any) { l.problem(slog.LevelError, format, v...) }
+func (s *serverLogger) Warnf(format string, v ...any)  { s.problem(slog.LevelWarn, format, v...) }
+func (s *serverLogger) Errorf(format string, v ...any) { s.problem(slog.LevelError, format, v...) }
 
-// saidByMender are parts of what the server says, stream by stream, of a store that is full
-// or cannot be written to. The mender says it once, with what to do.
-var saidByMender = []string{
+// menderReports are parts of the server's messages about a store that is full or cannot be
+// written to. The server repeats them for each stream. The mender reports the problem once,
+// with advice.
+var menderReports = []string{
 	"ritical write error", "failed to store a msg", "Error applying stream entries", "JetStream out of", "disabling JetStream",
 	"resource limits exceeded", "account limits exceeded",
 }
 
-// problem passes on what is wrong, and has the store looked at.
-func (l *serverLogger) problem(level slog.Level, format string, v ...any) {
+// problem logs a warning or an error, and tells onProblem.
+func (s *serverLogger) problem(level slog.Level, format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.trouble(text)
-	if level < slog.LevelError && l.restarting.Load() {
+	s.onProblem(text)
+	if level < slog.LevelError && s.restarting.Load() {
 		level = slog.LevelDebug
 	}
-	for _, said := range saidByMender {
+	for _, said := range menderReports {
 		if strings.Contains(text, said) {
 			level = slog.LevelDebug
 		}
 	}
-	l.logf(level, "%s", text)
+	s.logf(level, "%s", text)
 }
 
-// Fatalf ends nothing: the server gives up by itself, and whoever started it learns
-// why from fatal.
-func (l *serverLogger) Fatalf(format string, v ...any) {
+// Fatalf does not end the process. The server gives up by itself, and the goroutine that
+// started it reads the reason from fatal.
+func (s *serverLogger) Fatalf(format string, v ...any) {
 	select {
-	case l.fatal <- fmt.Errorf(format, v...):
+	case s.fatal <- fmt.Errorf(format, v...):
 	default:
 	}
-	l.logf(slog.LevelError, format, v...)
+	s.logf(slog.LevelError, format, v...)
 }
 
-func (l *serverLogger) logf(level slog.Level, format string, v ...any) {
-	if l.enabled(level) {
-		l.log.Log(context.Background(), level, "natsbroker: server: "+fmt.Sprintf(format, v...))
+func (s *serverLogger) logf(level slog.Level, format string, v ...any) {
+	if s.enabled(level) {
+		s.log.Log(context.Background(), level, "natsbroker: server: "+fmt.Sprintf(format, v...))
 	}
 }

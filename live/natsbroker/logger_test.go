@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// logBook is a slog.Handler that keeps what it is told.
+// logBook is a slog.Handler that keeps all records.
 type logBook struct {
 	least slog.Level
 	mu    sync.Mutex
@@ -52,7 +52,7 @@ func TestOrdinaryLifeIsNotLogged(t *testing.T) {
 			}
 			stopNode(t, e)
 			for _, line := range book.find("") {
-				// A node of several rightly says that it finds no other.
+				// A node of a cluster rightly reports that it finds no other node.
 				if !strings.Contains(line, "Waiting for routing") && !strings.Contains(line, "trying to connect to route") {
 					t.Errorf("logged: %s", line)
 				}

@@ -17,92 +17,93 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// A NATS server never writes to a stream again after one write has failed, and a node of a
-// cluster stops JetStream then; both until they are restarted. It does not answer
-// publications to such a stream either. The mender of an embedded server notices, refuses
-// publications meanwhile, and replaces the server by a new one on the same store when the
-// disk takes data again. The broker connects to that within some tenths of a second,
-// with its subscriptions, and topics are compared with what was stored.
+// After one write has failed, a NATS server never writes to that stream again, and does not
+// answer its publications. A node of a cluster then stops JetStream. Both last until the server
+// restarts. The mender of an embedded server notices this and refuses publications. When the
+// disk takes data again, it replaces the server by a new one on the same store. The broker
+// reconnects within some tenths of a second, with its subscriptions, and topics are compared
+// with their streams.
 
 const (
-	// answersWithin is how long publications that are under way when a write fails still
-	// wait: NATS has acknowledged within it what it stored before.
+	// answersWithin is how long publications in progress still wait after a write has failed.
+	// Within this time NATS has acknowledged all that it stored before.
 	answersWithin = 250 * time.Millisecond
 
-	// mendFirst and mendLast are how long the mender waits before it tries the disk, at first
-	// and at most. The first is longer than answersWithin.
+	// mendFirst and mendLast are how long the mender waits before it tries the disk: the first
+	// time, and at most. mendFirst is longer than answersWithin.
 	mendFirst = 500 * time.Millisecond
 	mendLast  = 5 * time.Second
 
-	// mendedFor is how long a store must have been well for the mender to begin with mendFirst
-	// again: a disk that takes little more than probeBytes breaks it at once.
+	// mendedFor is how long a store must have worked before the mender starts again with
+	// mendFirst. A disk with little more space than probeBytes breaks the store again at once.
 	mendedFor = time.Minute
 
-	// probeBytes is what the disk must take before the server is restarted. With less space
-	// than that it would soon be full again.
+	// probeBytes is how much the disk must take before the server restarts. With less space it
+	// would soon be full again.
 	probeBytes = 1 << 20
 
-	// leadersWithin is how long publications of a cluster wait for another node to answer
-	// when this one has no JetStream: as long as the others need to elect another leader.
+	// leadersWithin is how long publications in a cluster wait for another node when this node
+	// has no JetStream. It is the time in which the others elect another leader.
 	leadersWithin = 10 * time.Second
 
-	// limitEvery is how often the limit of all streams is compared with what the disk has,
-	// while it is reached.
+	// limitEvery is how often the limit of all streams is compared with the space on the disk,
+	// while the limit is reached.
 	limitEvery = 2 * time.Second
 )
 
 var errMended = errors.New("natsbroker: the embedded server was restarted")
 
-// mender watches over the store of an embedded server; nil if the server has none. Its
-// goroutine goes from Start to Close.
+// mender watches the store of an embedded server. nil: there is no store on a disk. Its
+// goroutine runs from Start to Close.
 type mender struct {
 	broker *Broker
 	server *embedded
-	alone  bool // the server is in no cluster: nobody else answers for its streams
+	alone  bool // the server is in no cluster, so no other node can answer for its streams
 
-	broken atomic.Pointer[explained] // why nothing is stored; nil: the store is well
-	since  atomic.Int64              // when broken was set, on the clock of package clock; 0: never
-	taking atomic.Pointer[taking]
+	broken   atomic.Pointer[explained] // why nothing is stored; nil: the store works
+	brokenAt atomic.Int64              // when broken was set, on the clock of package clock; 0: never
+	window   atomic.Pointer[window]
 
-	wait   time.Duration // before the disk is tried; of the goroutine
-	mended time.Time     // when the store was last mended; likewise
+	wait     time.Duration // the next wait before the disk is tried; used by watch only
+	mendedAt time.Time     // when the store was last mended; used by watch only
 
-	limited atomic.Int64 // when the limit of all streams was reached last, on the clock of package clock; 0: it is not
+	limitedAt atomic.Int64 // when the limit of all streams was last reached, on the clock of package clock; 0: not lately
 }
 
-// taking is a time in which publications are taken. Its context ends soon after the store
-// has broken.
-type taking struct {
+// window is a period in which publications are taken. Its context ends soon after the store has
+// broken.
+type window struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 }
 
-// newMender returns the mender of a broker; nil: its streams are elsewhere, or in memory.
+// newMender returns the mender of a broker; nil: its streams are elsewhere or in memory.
 func newMender(b *Broker) *mender {
 	if b.server == nil || b.opts.StoreDir == "" || b.opts.Cluster != nil && b.opts.Cluster.NoStore {
 		return nil
 	}
 	m := &mender{broker: b, server: b.server, alone: b.opts.Cluster == nil}
-	m.take()
-	os.Remove(m.probeFile()) // of a process that was killed
+	m.openWindow()
+	os.Remove(m.probeFile()) // a process that was killed may have left it
 	return m
 }
 
-func (m *mender) take() {
+func (m *mender) openWindow() {
 	ctx, cancel := context.WithCancel(m.broker.ctx)
-	m.taking.Store(&taking{ctx, cancel})
+	m.window.Store(&window{ctx, cancel})
 }
 
-// context is what publications to streams go on in. It ends with Close, and soon after the
-// store has broken if only that can answer.
+// context returns the context for publications to streams. It ends with Close. If only this
+// server can answer, it also ends soon after the store has broken.
 func (m *mender) context(b *Broker) context.Context {
 	if m == nil || !m.alone {
 		return b.ctx
 	}
-	return m.taking.Load().ctx
+	return m.window.Load().ctx
 }
 
-// refuses returns why nothing can be stored, or asked about streams; nil: NATS is to be asked.
+// refuses returns why NATS cannot store publications or answer for streams; nil: NATS may be
+// asked.
 func (m *mender) refuses() error {
 	if m == nil || !m.alone {
 		return nil
@@ -110,16 +111,16 @@ func (m *mender) refuses() error {
 	return m.current()
 }
 
-// deserted returns why nothing can be stored when nobody in a cluster has answered; nil:
-// another node still may.
+// deserted returns why nothing can be stored when no node of a cluster has answered; nil:
+// another node may still answer.
 func (m *mender) deserted() error {
-	if m == nil || clock.Now()-m.since.Load() < int64(leadersWithin) {
+	if m == nil || clock.Now()-m.brokenAt.Load() < int64(leadersWithin) {
 		return nil
 	}
 	return m.current()
 }
 
-// current returns why this node stores nothing.
+// current returns why this node stores nothing; nil: it does.
 func (m *mender) current() error {
 	if m == nil {
 		return nil
@@ -130,16 +131,16 @@ func (m *mender) current() error {
 	return nil
 }
 
-// suspect has the store looked at: NATS does not answer.
-func (m *mender) suspect() {
+// checkStore makes the mender look at the store, because NATS does not answer.
+func (m *mender) checkStore() {
 	if m != nil {
 		m.server.poke()
 	}
 }
 
-// limitReached has the limit of all streams looked at.
+// limitReached makes the mender look at the limit of all streams.
 func (m *mender) limitReached() {
-	if m != nil && m.limited.Swap(clock.Now()) == 0 {
+	if m != nil && m.limitedAt.Swap(clock.Now()) == 0 {
 		m.server.poke()
 	}
 }
@@ -154,14 +155,14 @@ func (m *mender) watch() {
 		}
 		if why := m.look(); why != nil {
 			m.mend(why)
-		} else if m.limited.Load() != 0 {
+		} else if m.limitedAt.Load() != 0 {
 			m.raiseLimit()
 		}
 	}
 }
 
-// look returns what keeps the store from being written to; nil: nothing does. NATS says
-// that something is wrong a moment before it can be seen what.
+// look returns why the store cannot be written to; nil: it can. The reason becomes visible a
+// moment after NATS has logged the problem, so look tries three times.
 func (m *mender) look() error {
 	for _, wait := range []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond} {
 		if !sleep(m.broker.ctx, wait) {
@@ -176,13 +177,13 @@ func (m *mender) look() error {
 
 // mend refuses publications until JetStream takes them again.
 func (m *mender) mend(why error) {
-	m.close(explainBroken(why))
-	if time.Since(m.mended) > mendedFor {
+	m.stopPublications(explainBroken(why))
+	if time.Since(m.mendedAt) > mendedFor {
 		m.wait = mendFirst
 	}
 	told := false
 	for ; ; m.wait = min(2*m.wait, mendLast) {
-		if !told && m.broker.says.due("broken") {
+		if !told && m.broker.logLimit.due("broken") {
 			told = true
 			m.broker.logger.Warn("natsbroker: streams cannot be written to", "store", m.server.store.dir, "err", m.broken.Load())
 		}
@@ -198,15 +199,15 @@ func (m *mender) mend(why error) {
 		}
 		m.broken.Store(explainBroken(err))
 	}
-	took := time.Duration(clock.Now() - m.since.Load())
-	m.wait, m.mended = min(2*m.wait, mendLast), time.Now()
-	m.open()
+	took := time.Duration(clock.Now() - m.brokenAt.Load())
+	m.wait, m.mendedAt = min(2*m.wait, mendLast), time.Now()
+	m.resumePublications()
 	if told {
 		m.broker.logger.Info("natsbroker: streams are written to again", "store", m.server.store.dir, "after", took.Round(time.Millisecond))
 	}
 }
 
-// restart replaces the server, and waits until the broker is connected to the new one.
+// restart replaces the server, and waits until the broker is connected to the new server.
 func (m *mender) restart() error {
 	if err := m.server.restart(m.broker.ctx); err != nil {
 		return err
@@ -221,22 +222,24 @@ func (m *mender) restart() error {
 	return m.server.writeError()
 }
 
-// close refuses publications from now on. Those that are under way may still be answered.
-func (m *mender) close(why *explained) {
-	m.since.Store(clock.Now())
+// stopPublications refuses publications from now on. Those in progress may still be answered.
+func (m *mender) stopPublications(why *explained) {
+	m.brokenAt.Store(clock.Now())
 	m.broken.Store(why)
-	time.AfterFunc(answersWithin, m.taking.Load().cancel)
+	time.AfterFunc(answersWithin, m.window.Load().cancel)
 }
 
-// open takes publications again, and has topics compared with their streams.
-func (m *mender) open() {
-	m.take()
+// resumePublications takes publications again, and makes the live server compare topics with
+// their streams.
+func (m *mender) resumePublications() {
+	m.openWindow()
 	m.broken.Store(nil)
 	m.broker.streams.lookAgain(m.broker.ctx)
 	m.broker.lost("", errMended)
 }
 
-// unlessRestarting is the level of what is ordinary while the embedded server is restarted.
+// unlessRestarting returns level, or slog.LevelDebug while the embedded server restarts and
+// such messages are normal.
 func (b *Broker) unlessRestarting(level slog.Level) slog.Level {
 	if b.mender.current() != nil {
 		return slog.LevelDebug
@@ -253,7 +256,7 @@ func explainBroken(why error) *explained {
 
 func (m *mender) probeFile() string { return filepath.Join(m.server.store.dir, "probe") }
 
-// probe reports whether the disk takes data.
+// probe writes probeBytes to the disk, and returns the error.
 func (m *mender) probe() error {
 	f, err := os.OpenFile(m.probeFile(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -263,22 +266,23 @@ func (m *mender) probe() error {
 	return errors.Join(err, f.Sync(), f.Close(), os.Remove(m.probeFile()))
 }
 
-// whileLimited ticks while the limit of all streams is reached. nil: it is not.
+// whileLimited returns a channel that fires after limitEvery while the limit of all streams is
+// reached; nil: it is not reached.
 func (m *mender) whileLimited() <-chan time.Time {
-	last := m.limited.Load()
+	last := m.limitedAt.Load()
 	if last == 0 {
 		return nil
 	}
 	if clock.Now()-last > int64(fullFor) {
-		m.limited.CompareAndSwap(last, 0)
+		m.limitedAt.CompareAndSwap(last, 0)
 		return nil
 	}
 	return time.After(limitEvery)
 }
 
-// raiseLimit restarts the server if it would have a higher limit then. It is three quarters
-// of what the disk had free when the server started: nothing at all, if the
-// process started with a full disk.
+// raiseLimit restarts the server if that gives it a higher limit. NATS sets the limit when it
+// starts, to three quarters of the free space and of what the streams have. So a process that
+// starts with a full disk has a limit below what its streams have.
 func (m *mender) raiseLimit() {
 	limit, used := m.server.storage()
 	free, ok := freeBytes(m.server.store.dir)
@@ -287,13 +291,13 @@ func (m *mender) raiseLimit() {
 	}
 	later := free/4*3 + used/4*3
 	if later < limit+limit/20 || later < used+probeBytes || used < limit-limit/20 {
-		return // or it is the limit of memory that was reached
+		return // the limit of memory may be reached instead
 	}
 	if m.probe() != nil {
 		return
 	}
-	m.limited.Store(0)
-	m.close(&explained{ErrFull, "the limit of all streams is being raised", fmt.Errorf("it was %d bytes", limit)})
+	m.limitedAt.Store(0)
+	m.stopPublications(&explained{ErrFull, "the limit of all streams is being raised", fmt.Errorf("it was %d bytes", limit)})
 	if !sleep(m.broker.ctx, mendFirst) {
 		return
 	}
@@ -301,17 +305,17 @@ func (m *mender) raiseLimit() {
 		m.mend(err)
 		return
 	}
-	m.open()
-	m.broker.logger.Info("natsbroker: the disk has space, streams may have more", "before", limit, "now", later)
+	m.resumePublications()
+	m.broker.logger.Info("natsbroker: the disk has space again, so the limit of all streams is raised", "before", limit, "now", later)
 }
 
-// writeError returns what keeps the server from writing to its streams; nil: nothing does.
+// writeError returns why the server cannot write to its streams; nil: it can.
 func (e *embedded) writeError() error {
 	srv := e.running()
 	if !srv.JetStreamEnabled() {
 		return errors.New("NATS has stopped JetStream")
 	}
-	if failed := e.failed.Load(); failed != nil { // of a stream with one replica in a cluster its health says nothing
+	if failed := e.writeFailure.Load(); failed != nil { // in a cluster, Healthz reports nothing of a stream with one replica
 		return errors.New(*failed)
 	}
 	const mark = "write error: "
@@ -323,14 +327,14 @@ func (e *embedded) writeError() error {
 	return nil
 }
 
-// stopsWithin is how long the server may need to stop JetStream, which it does in the
+// stopsWithin is how long the server may take to stop JetStream, which it does in the
 // background.
 const stopsWithin = 10 * time.Second
 
-// restart replaces the server by another on the same store. Only JetStream could be
-// restarted too, as NATS does when it reads its configuration anew, and connections would
-// stay; but nats-server 2.15.2 then carries out every request to JetStream once more with
-// each restart, and has a data race with those that come meanwhile.
+// restart replaces the server by another server on the same store. It would suffice to restart
+// JetStream, as NATS does when it reloads its configuration, and the connections would stay.
+// But nats-server 2.15.2 then answers every request to JetStream once more for each restart,
+// and has a data race with the requests that come meanwhile.
 func (e *embedded) restart(ctx context.Context) error {
 	e.restarting.Store(true)
 	defer e.restarting.Store(false)
@@ -344,11 +348,12 @@ func (e *embedded) restart(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	e.failed.Store(nil)
+	e.writeFailure.Store(nil)
 	return e.launch()
 }
 
-// storage returns how many bytes all streams on the disk may have together, and have.
+// storage returns how many bytes all streams on the disk may have together, and how many they
+// have.
 func (e *embedded) storage() (limit, used int64) {
 	srv := e.running()
 	c := srv.JetStreamConfig()

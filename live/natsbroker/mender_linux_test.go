@@ -19,8 +19,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// smallDisk is a folder with a disk of its own. It takes a mount, so the test is skipped
-// where that is not allowed.
+// smallDisk is a folder with its own disk. The test is skipped where it may not mount one.
 func smallDisk(t testing.TB, bytes int) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -31,7 +30,7 @@ func smallDisk(t testing.TB, bytes int) string {
 	return dir
 }
 
-// fill leaves no space on a disk, until free is called.
+// fill fills a disk until free is called.
 func fill(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	hog := filepath.Join(dir, "hog")
@@ -52,7 +51,7 @@ func fill(t testing.TB, dir string) (free func()) {
 	}
 }
 
-// listener is a sink that counts what it is told.
+// listener is a sink that counts its calls.
 type listener struct {
 	devNull
 	mu   sync.Mutex
@@ -78,7 +77,7 @@ func (l *listener) heard(cause error) bool {
 	return false
 }
 
-// history reads all of the topic, and fails unless it is the first so many paragraphs.
+// history reads the whole topic, and fails unless it has exactly the first stored paragraphs.
 func history(t testing.TB, b *Broker, want int) {
 	t.Helper()
 	end, err := b.Last(t.Context(), "chat.room")
@@ -111,8 +110,8 @@ func chatOnDisk(dir string) Options {
 	}
 }
 
-// A disk fills and is freed, again and again: the process needs no restart, and loses
-// nothing that it has acknowledged.
+// A disk fills and is freed, again and again. The process needs no restart, and loses nothing
+// that it has acknowledged.
 func TestFullDiskHeals(t *testing.T) {
 	for name, always := range map[string]bool{"written": false, "synchronized": true} {
 		t.Run(name, func(t *testing.T) { fullDiskHeals(t, always) })
@@ -171,7 +170,7 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 		}
 		epoch = at.Epoch
 	}
-	// Rate-limited: one line for the three times.
+	// The log is limited: one line for the three times.
 	if lines := book.find("WARN"); len(lines) != 1 || !strings.Contains(lines[0], "cannot be written to") {
 		t.Errorf("warned %d times: %q", len(lines), lines)
 	}
@@ -183,7 +182,7 @@ func fullDiskHeals(t *testing.T, syncAlways bool) {
 	}
 }
 
-// startOnDisk starts the broker of a child, on its parent's disk.
+// startOnDisk starts the broker of a child, on the disk of its parent.
 func startOnDisk(t *testing.T) *Broker {
 	t.Helper()
 	b, err := New(chatOnDisk(os.Getenv("STORE")))
@@ -197,8 +196,8 @@ func startOnDisk(t *testing.T) *Broker {
 // numbered is a short publication.
 func numbered(n int) []byte { return fmt.Appendf(nil, `"%d"`, n) }
 
-// A process is killed again and again around the moments in which its disk fills and is freed:
-// what it has acknowledged is there afterwards, in its order.
+// A process is killed again and again, near the moments in which its disk fills and is freed.
+// Everything that it has acknowledged is there afterwards, in order.
 func TestKilledAroundAFullDisk(t *testing.T) {
 	if isChild(t) {
 		b := startOnDisk(t)
@@ -247,7 +246,7 @@ func TestKilledAroundAFullDisk(t *testing.T) {
 		}
 		fill(t, dir)
 		time.Sleep(time.Duration(round) * 150 * time.Millisecond)
-		if round%2 == 1 { // with a disk that is free again, before or after JetStream is restarted
+		if round%2 == 1 { // with a disk that has space again, before or after the restart of JetStream
 			os.Remove(hog)
 			time.Sleep(time.Duration(round) * 150 * time.Millisecond)
 		}
@@ -284,7 +283,7 @@ func TestKilledAroundAFullDisk(t *testing.T) {
 	}
 }
 
-// clusterOnDisks starts n nodes, each with a disk of so many bytes.
+// clusterOnDisks starts n nodes, each with a disk of that many bytes.
 func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers []*Broker, dirs []string) {
 	t.Helper()
 	routes := freeAddresses(t, n)
@@ -304,7 +303,7 @@ func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers 
 	return brokers, dirs
 }
 
-// A stream with one replica in a cluster has no other node that could take it over.
+// A stream with one replica in a cluster: no other node can take it over.
 func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
 	brokers, dirs := clusterOnDisks(t, 2, 24<<20, func(o *Options) {
 		o.PublishTimeout = 3 * time.Second
@@ -340,8 +339,8 @@ func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
 	waitFor(t, "a publication to be stored", func() bool { return publish() == nil })
 }
 
-// Publications that are under way at the moment when a disk is full do not wait for
-// PublishTimeout, and those that are said not to be stored are not.
+// Publications in progress when a disk becomes full do not wait for PublishTimeout. If the
+// error says that a publication was not stored, it was not.
 func TestPublishersAtOnceOnAFullDisk(t *testing.T) {
 	dir := smallDisk(t, 24<<20)
 	b := open(t, chatOnDisk(dir))
@@ -429,8 +428,8 @@ func TestCloseWhileADiskIsFull(t *testing.T) {
 	}
 }
 
-// A process is killed while its disk is full, and starts again before there is space: what
-// was stored can be read, and when the disk is freed publishing goes on.
+// A process is killed while its disk is full, and starts again before there is space. The
+// stored publications can be read. When the disk is freed, publishing works again.
 func TestStartOnAFullDisk(t *testing.T) {
 	if isChild(t) {
 		b := startOnDisk(t)
@@ -486,7 +485,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		return err == nil
 	})
 	stored++
-	for range 500 { // more than the limit of a server that has started with a full disk
+	for range 500 { // more than the limit of a server that started with a full disk
 		if _, err := b.Publish(t.Context(), "chat.room", paragraph(stored), broker.PublishOptions{}); err != nil {
 			t.Fatal(err)
 		}
@@ -495,7 +494,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 	history(t, b, stored)
 }
 
-// fill2 fills what is left beside another hog.
+// fill2 fills the rest of the disk beside another file.
 func fill2(t testing.TB, dir string) (free func()) {
 	t.Helper()
 	below := filepath.Join(dir, "more")
@@ -505,7 +504,7 @@ func fill2(t testing.TB, dir string) (free func()) {
 	return fill(t, below)
 }
 
-// waitForLine reads what a child says until a line is accepted.
+// waitForLine reads the output of a child until a line is accepted.
 func waitForLine(t testing.TB, c *child, what string, accept func(line string) bool) {
 	t.Helper()
 	for {
@@ -519,7 +518,7 @@ func waitForLine(t testing.TB, c *child, what string, accept func(line string) b
 	}
 }
 
-// Without a right to mount: a process may write files up to a size only, as with a quota.
+// This needs no right to mount: a limit on the size of files acts like a quota.
 func TestFileSizeLimitHeals(t *testing.T) {
 	if isChild(t) {
 		b := startOnDisk(t)
@@ -562,8 +561,8 @@ func TestFileSizeLimitHeals(t *testing.T) {
 	})
 }
 
-// One node of three has a full disk: the others store what it publishes too, and it says
-// that it is not ready. Then all three have, and then none.
+// First one of three nodes has a full disk. The others store what it publishes, and it reports
+// that it is not ready. Then all three have a full disk, and then none.
 func TestFullDisksOfACluster(t *testing.T) {
 	brokers, dirs := clusterOnDisks(t, 3, 48<<20, func(o *Options) {
 		o.PublishTimeout = 30 * time.Second // for elections on a busy machine

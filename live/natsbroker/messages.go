@@ -15,25 +15,25 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// getRequest asks JetStream for messages.
+// getRequest is a request to JetStream for messages. Its fields are those of NATS.
 type getRequest struct {
 	Sequence uint64 `json:"seq,omitempty"`
 	LastFor  string `json:"last_by_subj,omitempty"`
 	NextFor  string `json:"next_by_subj,omitempty"`
-	Batch    int    `json:"batch,omitempty"`     // messages at most
-	MaxBytes int    `json:"max_bytes,omitempty"` // the message that reaches it is the last
+	Batch    int    `json:"batch,omitempty"`     // the most messages
+	MaxBytes int    `json:"max_bytes,omitempty"` // the message that reaches this size is the last
 }
 
-// message is one of a stream.
+// message is a message of a stream.
 type message struct {
 	Sequence uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
 	data     []byte
 	except   string
-	size     int // of all that is stored, or a little more, in bytes
+	size     int // bytes that the message takes in the stream, or a little more
 }
 
-// leaderGet has the stream's leader look up a message; nil: there is none.
+// leaderGet asks the leader of the stream for a message; nil: there is no such message.
 func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, error) {
 	body, err := json.Marshal(ask)
 	if err != nil {
@@ -50,7 +50,7 @@ func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, erro
 		Error   *jetstream.APIError `json:"error"`
 	}
 	if err := json.Unmarshal(reply.Data, &answer); err != nil {
-		return nil, fmt.Errorf("unclear answer: %w", err)
+		return nil, fmt.Errorf("invalid answer: %w", err)
 	}
 	if answer.Error != nil {
 		if answer.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound {
@@ -64,12 +64,12 @@ func (st *stream) leaderGet(ctx context.Context, ask getRequest) (*message, erro
 	return answer.Message, nil
 }
 
-// answerTimeout is how long one question may wait for its answer. Those take milliseconds;
-// a batch from a disk that is busy, perhaps a second.
+// answerTimeout is how long one request waits for its answer. Most answers take milliseconds. A
+// batch from a busy disk may take a second.
 const answerTimeout = 2 * time.Second
 
-// insist asks again until ctx ends: a question that was on its way when a connection broke
-// is never answered.
+// insist asks again until ctx ends: a request that was in transit when the connection broke
+// never gets an answer.
 func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
 	for {
 		attempt, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -85,24 +85,24 @@ func insist[T any](ctx context.Context, ask func(context.Context) (T, error)) (T
 // batch is a part of a topic, as a copy of its stream has it.
 type batch struct {
 	messages []message
-	pending  uint64 // how many more there are after these
+	pending  uint64 // the number of messages that follow
 }
 
-// all is how many publications the topic has from where the batch begins.
-func (b batch) all() int64 { return int64(len(b.messages)) + int64(b.pending) }
+// total is the number of messages that the topic has from the start of the batch on.
+func (b batch) total() int64 { return int64(len(b.messages)) + int64(b.pending) }
 
-// pageBytes is how many bytes of messages a batch has: JetStream ends it with the message
-// that reaches so many. A client's history goes out in parts of some tens of kilobytes, so
-// a batch serves several of them. A hundred reads at once hold 25 MB, and one more publication
-// each.
+// pageBytes is the size at which JetStream ends a batch; the message that reaches it is the
+// last. A client gets its history in parts of some tens of kilobytes, so a batch serves several
+// parts. A hundred reads at the same time hold 25 MB, and one more publication each.
 const pageBytes = 256 << 10
 
-// pageMessages is how many messages a batch has at most, so that small ones do not take many
-// times pageBytes in memory. It is twice what a server asks for at once.
+// pageMessages is the most messages in a batch. It bounds the memory of a batch of small
+// messages, which need many times their size. It is twice what a server asks for at once.
 const pageMessages = 2048
 
-// batch reads a topic from a sequence on: count messages at most. The message that brings them
-// to so many bytes is the last. If there is a message, the batch has one at least.
+// batch reads messages of a topic from a sequence on, count at most. The message that brings
+// the batch to the given number of bytes is the last. If a message exists, the batch has at
+// least one.
 func (st *stream) batch(ctx context.Context, subject string, from uint64, count, bytes int) (batch, error) {
 	if from+scanSpan >= st.newestSeen().sequence {
 		return st.request(ctx, subject, from, count, bytes)
@@ -110,7 +110,7 @@ func (st *stream) batch(ctx context.Context, subject string, from uint64, count,
 	return st.scan(ctx, subject, from, min(count, pageMessages), bytes)
 }
 
-// request is batch in one request.
+// request reads a batch in one request.
 func (st *stream) request(ctx context.Context, subject string, from uint64, count, bytes int) (batch, error) {
 	body, err := json.Marshal(getRequest{Sequence: from, NextFor: subject, Batch: min(count, pageMessages), MaxBytes: bytes})
 	if err != nil {
@@ -123,7 +123,7 @@ func (st *stream) request(ctx context.Context, subject string, from uint64, coun
 
 func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) (batch, error) {
 	nc := st.broker.nc
-	inbox := nc.NewInbox() // with the prefix that the account may be bound to
+	inbox := nc.NewInbox() // has the prefix that the account may demand
 	replies, err := nc.SubscribeSync(inbox)
 	if err != nil {
 		return batch{}, err
@@ -142,12 +142,12 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 		case "":
 			sequence, err := strconv.ParseUint(last(m.Header, headerSequence), 10, 64)
 			if err != nil {
-				return batch{}, fmt.Errorf("unclear answer: %w", err)
+				return batch{}, fmt.Errorf("invalid answer: %w", err)
 			}
 			at, _ := time.Parse(time.RFC3339Nano, last(m.Header, headerTime))
 			size := len(subject) + m.Size()
 			got.messages = append(got.messages, message{sequence, at, m.Data, exceptOf(m.Header), size})
-		case "204": // the end
+		case "204": // the end of the batch
 			if len(got.messages) > 0 {
 				got.pending, _ = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
 			}
@@ -162,7 +162,7 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 	}
 }
 
-// appendPublication adds a message to a page, unless somebody has stored what is none.
+// appendPublication adds a message to a page, unless its data is not that of a publication.
 func appendPublication(page []*broker.Publication, topic string, m message) []*broker.Publication {
 	if broker.CheckData(m.data) != nil {
 		return page

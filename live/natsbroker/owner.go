@@ -8,18 +8,17 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Whose a stream is. NATS may have streams of other programs, and of other applications
-// that use this library. Ours have a mark, which nats stream info shows; a stream of
-// another owner is never changed.
+// Who owns a stream. NATS may have streams of other programs, and of other applications that
+// use this library. Our streams have a mark in their metadata, which "nats stream info" shows.
+// A stream of another owner is never changed.
 
-// ownerKey is where a stream's metadata has the prefix of the application that it is of.
+// ownerKey is the key in a stream's metadata for the prefix of the application that owns it.
 const ownerKey = "livetopic-prefix"
 
-// marked returns metadata with the mark of a prefix.
+// marked returns metadata with the mark of a prefix. It does not change its argument.
 func marked(metadata map[string]string, prefix string) map[string]string {
 	if metadata[ownerKey] == prefix {
 		return metadata
@@ -32,7 +31,7 @@ func marked(metadata map[string]string, prefix string) map[string]string {
 	return metadata
 }
 
-// checkOwner returns an error for a stream that is there and not ours.
+// checkOwner returns an error if an existing stream is not ours.
 func (st *stream) checkOwner(is jetstream.StreamConfig) error {
 	prefix := st.broker.opts.Prefix
 	owner, isMarked := is.Metadata[ownerKey]
@@ -40,15 +39,15 @@ func (st *stream) checkOwner(is jetstream.StreamConfig) error {
 	case isMarked && owner == prefix, !isMarked && st.madeEarlier(is):
 		return nil
 	case isMarked:
-		return fmt.Errorf("%w: it is of the application whose Prefix is %q, and this one's is %q; give the stream of one of them another Name",
+		return fmt.Errorf("%w: it belongs to the application with Prefix %q, and this Prefix is %q; give one of the two streams another Name",
 			ErrNotOurs, owner, prefix)
 	}
-	return fmt.Errorf("%w: another program has made it, for %s; give StreamConfig another Name, or delete it",
+	return fmt.Errorf("%w: another program has made it, for %s; give StreamConfig another Name, or delete that stream",
 		ErrNotOurs, strings.Join(is.Subjects, ", "))
 }
 
-// madeEarlier reports whether an unmarked stream is as earlier versions of this package have
-// made it: all that it takes in and sends on is under our prefix.
+// madeEarlier reports whether an earlier version of this package has made a stream without a
+// mark. All that such a stream stores and republishes is under our prefix.
 func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 	b := st.broker
 	if is.RePublish == nil || is.RePublish.Destination != b.deliverySubject(">") || len(is.Subjects) == 0 {
@@ -63,15 +62,15 @@ func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 	})
 }
 
-// foreign returns an error if the stream was found to be somebody else's.
+// foreign returns an error if the last look at the stream showed another owner.
 func (st *stream) foreign() error {
-	if why := st.why.Load(); why != nil && errors.Is(*why, ErrNotOurs) {
+	if why := st.makeErr.Load(); why != nil && errors.Is(*why, ErrNotOurs) {
 		return *why
 	}
 	return nil
 }
 
-// takes reports whether a stream that is there takes in a subject.
+// takes reports whether the existing stream stores a subject.
 func (st *stream) takes(ctx context.Context, subject string) (bool, error) {
 	there, err := st.broker.js.Stream(ctx, st.config.Name)
 	if err != nil {
@@ -80,49 +79,4 @@ func (st *stream) takes(ctx context.Context, subject string) (bool, error) {
 	return slices.ContainsFunc(there.CachedInfo().Config.Subjects, func(pattern string) bool {
 		return matches(pattern, subject)
 	}), nil
-}
-
-// whyNotMade adds to an error of NATS what it leaves out.
-func (st *stream) whyNotMade(ctx context.Context, err error) error {
-	var api *jetstream.APIError
-	switch {
-	case errors.As(err, &api) && api.ErrorCode == codeOverlap:
-		for _, subject := range st.subjects {
-			if name, failed := st.broker.js.StreamNameBySubject(ctx, subject); failed == nil && name != st.config.Name {
-				return &explained{errOverlap, fmt.Sprintf("stream %s takes in what %s covers; give each topic one stream, and each application a Prefix of its own",
-					name, subject), err}
-			}
-		}
-	case errors.Is(err, nats.ErrNoResponders) && st.broker.server == nil:
-		domain, nc := st.broker.opts.Domain, st.broker.nc
-		if domain != "" {
-			return fmt.Errorf("%w: see that Options.Domain %q is right and that there is a way to it", err, domain)
-		}
-		if has, _ := nc.ConnectedServerJetStream(); !has && nc.ConnectedClusterName() == "" && !st.found.Load() {
-			return &explained{errNoJetStream, adviceEnable, err}
-		}
-		return fmt.Errorf("%w: %s; a cluster may have no leader yet", err, adviceEnable)
-	}
-	return err
-}
-
-// leastDefault is how far the default stream is made smaller to fit into NATS. With less
-// than that it would keep next to nothing.
-const leastDefault = 1 << 20
-
-// fit makes or changes a stream. The default one is made smaller until NATS has that
-// much, unless the application has said how large it is to be.
-func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
-	yields := st == st.broker.streams.fallback && st.broker.opts.yields
-	for {
-		want := st.wanted(is)
-		there, err := do(want)
-		if !yields || err == nil || !errors.Is(explain(err), errNotThatMuch) || want.MaxBytes/2 < leastDefault {
-			return there, err
-		}
-		st.atMost = want.MaxBytes / 2
-		if is.MaxBytes > st.atMost && is.MaxBytes < want.MaxBytes {
-			st.atMost = is.MaxBytes // which NATS has already
-		}
-	}
 }

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for what must happen. All of it happens within
-// seconds; the rest is for a busy machine under the race detector.
+// patience is how long a test waits for an event that must happen. Each event takes seconds at
+// most. The rest is for a busy machine with the race detector.
 const patience = 60 * time.Second
 
 // waitFor returns when cond holds, and fails the test if it never does.
@@ -27,23 +27,23 @@ func waitFor(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// linkState is what a link does with what comes to it.
+// linkState is what a link does with the bytes and connections that it gets.
 type linkState int
 
 const (
-	linkOK        linkState = iota // it passes
-	linkCut                        // connections are closed, and new ones as soon as they are made
-	linkBlackhole                  // nothing passes, not even an end, and connections stay
+	linkOK        linkState = iota // they pass
+	linkCut                        // connections are closed, and new connections too
+	linkBlackhole                  // nothing passes, not even an end, and connections stay open
 )
 
-// link is a TCP proxy: the way from one node to another, for connections that the
-// first one makes. Bytes go both ways on it.
+// link is a TCP proxy from one node to another, for connections that the first node makes.
+// Bytes go both ways on it.
 type link struct {
 	listener net.Listener
 	target   string
-	done     sync.WaitGroup // its goroutines, which end with close
+	done     sync.WaitGroup // its goroutines end with close
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	changed *sync.Cond // state or closed
 	state   linkState
 	closed  bool
@@ -63,11 +63,11 @@ func newLink(t testing.TB, target string) *link {
 	return l
 }
 
-// addr is where to connect to in order to reach the target.
+// addr is the address under which the target is reached.
 func (l *link) addr() string { return l.listener.Addr().String() }
 
-// set puts the link into a state. What a blackhole has swallowed passes when it is OK
-// again, as TCP has it, on connections that nobody has given up.
+// set puts the link into a state. After a blackhole the waiting bytes pass on the connections
+// that are still open, as in TCP.
 func (l *link) set(state linkState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,7 +107,7 @@ func (l *link) accept() {
 	}
 }
 
-// serve passes on what comes over one connection until either side ends it.
+// serve copies one connection both ways until either side ends it.
 func (l *link) serve(from net.Conn) {
 	defer l.remove(from)
 	if !l.pass() {
@@ -140,14 +140,14 @@ func (l *link) copy(to, from net.Conn) {
 			}
 		}
 		if err != nil {
-			from.Close() // which ends the other direction
+			from.Close() // this ends the other direction
 			to.Close()
 			return
 		}
 	}
 }
 
-// add reports whether c may be used, and closes it if not.
+// add reports whether c may be used. If not, it closes c.
 func (l *link) add(c net.Conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,7 +166,7 @@ func (l *link) remove(c net.Conn) {
 	c.Close()
 }
 
-// pass waits while nothing may pass and reports whether something may then.
+// pass waits while nothing may pass, and reports whether something may pass then.
 func (l *link) pass() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,20 +176,20 @@ func (l *link) pass() bool {
 	return l.state == linkOK && !l.closed
 }
 
-// meshSize is the number of nodes in a mesh: the least of which one can be missed.
+// meshSize is the number of nodes in a mesh: the smallest cluster that can lose a node.
 const meshSize = 3
 
-// mesh is a cluster in this process whose nodes reach each other through links alone.
+// mesh is a cluster in this process. Its nodes reach each other only through links.
 //
 //	m := newMesh(t)            // nothing runs yet
-//	m.start(0, 1, 2)           // or m.adopt(i, e), for servers that are made of m.options(i)
+//	m.start(0, 1, 2)           // or m.adopt(i, e), for servers made of m.options(i)
 //	m.awaitWhole()
 //	m.isolate(1, linkBlackhole)
 //	m.awaitRoutes(1, 0)
-//	m.heal(1)                  // and so on; all is stopped at the end of the test
+//	m.heal(1)                  // and so on; everything stops at the end of the test
 type mesh struct {
 	t     testing.TB
-	nodes [meshSize]*embedded       // nil: is not running
+	nodes [meshSize]*embedded       // nil: the node is not running
 	links [meshSize][meshSize]*link // from, to; nil from a node to itself
 
 	opts [meshSize]Options
@@ -213,7 +213,7 @@ func newMesh(t testing.TB) *mesh {
 			Logger:   slog.New(slog.DiscardHandler),
 			Cluster: &Cluster{
 				Listen:    addrs[i],
-				Advertise: nobody, // what nodes tell of each other must not lead past the links
+				Advertise: nobody, // the nodes must not tell each other a way around the links
 				Routes:    routes,
 				Username:  "node", Password: "secret",
 			},
@@ -223,15 +223,15 @@ func newMesh(t testing.TB) *mesh {
 	return m
 }
 
-// freeAddresses returns addresses of this machine where nobody listens. The ports are
-// under those that systems give out by themselves, so that they stay free.
+// freeAddresses returns addresses of this machine on which no process listens. The ports are
+// below those that systems assign, so they stay free.
 func freeAddresses(t testing.TB, n int) []string {
 	t.Helper()
 	var all []string
 	for len(all) < n {
 		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(10_000))
 		if l, err := net.Listen("tcp", addr); err == nil {
-			defer l.Close() // when all are chosen: they differ
+			defer l.Close() // when all are chosen, so that they differ
 			all = append(all, addr)
 		}
 		if t.Context().Err() != nil {
@@ -241,7 +241,7 @@ func freeAddresses(t testing.TB, n int) []string {
 	return all
 }
 
-// clusterAddr is where a node listens for others, "" without a cluster.
+// clusterAddr is the address on which a node listens for other nodes; "": it is in no cluster.
 func clusterAddr(e *embedded) string {
 	if a := e.srv.ClusterAddr(); a != nil {
 		return a.String()
@@ -249,13 +249,14 @@ func clusterAddr(e *embedded) string {
 	return ""
 }
 
-// routesOf is the number of other nodes that are connected to one now.
+// routesOf is the number of other nodes that are now connected to a node.
 func routesOf(e *embedded) int { return e.srv.NumRemotes() }
 
-// options are those of node i. The caller may change them, what they point to aside.
+// options returns the options of node i. The caller may change them, but not what they point
+// to.
 func (m *mesh) options(i int) Options { return m.opts[i] }
 
-// start starts bare servers. It waits for none of them to see another.
+// start starts servers without brokers. It does not wait until they see each other.
 func (m *mesh) start(nodes ...int) {
 	m.t.Helper()
 	for _, i := range nodes {
@@ -267,7 +268,7 @@ func (m *mesh) start(nodes ...int) {
 	}
 }
 
-// adopt makes e node i, for tests that let a broker start its server.
+// adopt makes e node i, for tests whose broker starts its server.
 func (m *mesh) adopt(i int, e *embedded) { m.nodes[i] = e }
 
 // setLinks sets the links to and from node i.
@@ -280,22 +281,22 @@ func (m *mesh) setLinks(i int, state linkState) {
 	}
 }
 
-// isolate separates node i from the others: by linkCut, which they notice at once, or
-// linkBlackhole, which they notice by routePing.
+// isolate separates node i from the others. With linkCut they notice at once, with
+// linkBlackhole after routePing.
 func (m *mesh) isolate(i int, state linkState) { m.setLinks(i, state) }
 
 // heal ends an isolation. Routes come back within about a second.
 func (m *mesh) heal(i int) { m.setLinks(i, linkOK) }
 
-// kill stops node i without the farewell: its links are cut first, so that nobody hears
-// it hand over what it leads. A broker on it is left to the test.
+// kill stops node i without a farewell. Its links are cut first, so the others do not hear it
+// hand over its streams. The test must close a broker on it.
 func (m *mesh) kill(i int) {
 	m.t.Helper()
 	m.isolate(i, linkCut)
 	m.shutdown(i)
 }
 
-// shutdown stops node i with its farewell.
+// shutdown stops node i in order.
 func (m *mesh) shutdown(i int) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -306,7 +307,7 @@ func (m *mesh) shutdown(i int) {
 	m.nodes[i] = nil
 }
 
-// restart starts node i again, with the same store, name and address, and heals it.
+// restart starts node i again with the same store, name and address, and heals it.
 func (m *mesh) restart(i int) {
 	m.t.Helper()
 	m.heal(i)
@@ -351,7 +352,7 @@ func TestMeshForms(t *testing.T) {
 }
 
 func TestIsolatedNodeLosesItsRoutesAndGetsThemBack(t *testing.T) {
-	t.Parallel() // mostly waits for pings
+	t.Parallel() // it mostly waits for pings
 	for _, state := range []linkState{linkCut, linkBlackhole} {
 		m := newMesh(t)
 		m.start(0, 1, 2)
@@ -418,7 +419,7 @@ func TestLinkStates(t *testing.T) {
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	// says reports whether what is said into c comes back within d.
+	// says reports whether text sent to c comes back within d.
 	says := func(c net.Conn, d time.Duration) error {
 		c.SetDeadline(time.Now().Add(d))
 		buf := []byte{1}
@@ -450,7 +451,7 @@ func TestLinkStates(t *testing.T) {
 			t.Errorf("OK again: %s: %v", what, err)
 		}
 	}
-	if _, err := c.Read(make([]byte, 1)); err != nil { // three were written, two read
+	if _, err := c.Read(make([]byte, 1)); err != nil { // three bytes were written and two read
 		t.Errorf("OK again: %v", err)
 	}
 	l.set(linkCut)

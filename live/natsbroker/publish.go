@@ -14,13 +14,13 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Publish implements live.Broker. A topic that a stream covers has the publication
-// stored when it returns nil; the error wraps live.ErrUnavailable when it was not
-// acknowledged within Options.PublishTimeout, and it may have been stored then.
-// Others have it on its way.
+// Publish implements live.Broker. If a stream covers the topic, the publication is stored when
+// Publish returns nil. If no acknowledgement comes within Options.PublishTimeout, the error
+// wraps live.ErrUnavailable, and the publication may have been stored. Without a stream the
+// publication is on its way when Publish returns nil.
 //
-// An error that wraps ErrFull, ErrNotOurs, live.ErrTooLarge or live.ErrInvalidTopic comes
-// without that wait, and says that it was not stored.
+// An error that wraps ErrFull, ErrNotOurs, live.ErrTooLarge or live.ErrInvalidTopic comes at
+// once, and says that the publication was not stored.
 func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	if b.closed.Load() {
 		return broker.Position{}, broker.ErrServerClosed
@@ -53,19 +53,19 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broke
 	return broker.Position{}, nil
 }
 
-// mayPublish returns why a publication to a subject would not be sent.
+// mayPublish returns why a publication to a subject would not be sent; nil: it would be.
 func (b *Broker) mayPublish(subject string) error {
-	if err := b.away(); err != nil {
+	if err := b.notConnected(); err != nil {
 		return fmt.Errorf("natsbroker: %w", err)
 	}
-	if err := b.denied.publishing(subject); err != nil {
+	if err := b.denials.publishError(subject); err != nil {
 		return err
 	}
 	return b.mayUse(subject)
 }
 
-// publish stores a publication. It is tried again with the same ID, by which JetStream
-// knows it if only the acknowledgement was lost.
+// publish stores a publication. All attempts have the same ID, by which JetStream recognizes
+// the publication if only its acknowledgement was lost.
 func (st *stream) publish(ctx context.Context, tokens string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	b := st.broker
 	m := nats.NewMsg(st.subject(tokens))
@@ -83,13 +83,13 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 	stop := context.AfterFunc(b.mender.context(b), cancel)
 	defer stop()
 
-	unanswered := false // an attempt may have been stored
+	unanswered := false // an attempt without an answer may have been stored
 	var before seen
 	b.scans.publishing()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		var ack *jetstream.PubAck
 		var err error
-		if !st.found.Load() { // nor compared with what it was
+		if !st.found.Load() { // then it is not yet compared either
 			err = st.remake(ctx)
 		}
 		if err == nil {
@@ -106,12 +106,12 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 			return st.acknowledged(ctx, before, ack.Sequence), nil
 		}
 		if gone(err) {
-			err = st.whyGone(ctx, m.Subject, err)
+			err = st.explainGone(ctx, m.Subject, err)
 		} else if errors.Is(err, context.DeadlineExceeded) {
 			unanswered = unanswered || b.mender.refuses() == nil
-			b.mender.suspect()
+			b.mender.checkStore()
 			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
-				return broker.Position{}, st.notStored(broken, unanswered) // no other node answers for it
+				return broker.Position{}, st.notStored(broken, unanswered) // no other node can answer
 			}
 		}
 		err = unavailable(err)
@@ -119,7 +119,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 			st.refused(err)
 			return broker.Position{}, st.notStored(err, unanswered)
 		}
-		if denied := b.denied.publishing(m.Subject); denied != nil {
+		if denied := b.denials.publishError(m.Subject); denied != nil {
 			err = denied
 		}
 		if ctx.Err() == nil && endsPublish(err) {
@@ -139,13 +139,13 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 	}
 }
 
-// mayPublish returns why the stream would not take a message.
+// mayPublish returns why the stream would not take a message; nil: it would.
 func (st *stream) mayPublish(m *nats.Msg) error {
 	b := st.broker
 	if err := b.mender.refuses(); err != nil {
 		return err
 	}
-	if err := b.denied.publishing(m.Subject); err != nil {
+	if err := b.denials.publishError(m.Subject); err != nil {
 		return err
 	}
 	if err := b.mayUse(m.Subject); err != nil {
@@ -154,10 +154,10 @@ func (st *stream) mayPublish(m *nats.Msg) error {
 	return st.fits(m.Data)
 }
 
-// attempt publishes once. Before the first time the stream must have been found to be ours:
-// another program's may take in the same subject.
+// attempt publishes once. The stream must first be known to be ours: a stream of another
+// program may store the same subject.
 func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
-	if err := st.broker.away(); err != nil {
+	if err := st.broker.notConnected(); err != nil {
 		return nil, err
 	}
 	if !st.found.Load() || st.foreign() != nil {
@@ -170,8 +170,8 @@ func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, 
 	return st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))
 }
 
-// whyGone returns why nobody answers a publication, and has a stream made that is missing.
-func (st *stream) whyGone(ctx context.Context, subject string, err error) error {
+// explainGone returns why no stream answers a publication, and makes a stream that is missing.
+func (st *stream) explainGone(ctx context.Context, subject string, err error) error {
 	if err := st.remake(ctx); err != nil {
 		if deserted := st.broker.mender.deserted(); deserted != nil {
 			return deserted
@@ -179,8 +179,8 @@ func (st *stream) whyGone(ctx context.Context, subject string, err error) error 
 		return err
 	}
 	if takes, failed := st.takes(ctx, subject); failed == nil && !takes {
-		err = fmt.Errorf("%w: it is there and does not take in %s, so another instance of the application has changed its Subjects: call EnsureStream, or restart this one", errChanged, subject)
-		if st.broker.says.due("changed " + st.config.Name) {
+		err = fmt.Errorf("%w: it does not store %s, so another instance of the application has changed its Subjects: call EnsureStream, or restart this instance", errChanged, subject)
+		if st.broker.logLimit.due("changed " + st.config.Name) {
 			st.broker.logger.Warn("natsbroker: stream was changed", "stream", st.config.Name, "err", err)
 		}
 		return err
@@ -188,12 +188,12 @@ func (st *stream) whyGone(ctx context.Context, subject string, err error) error 
 	return err
 }
 
-// errChanged is wrapped by the error for a stream that others have changed.
-var errChanged = errors.New("natsbroker: the stream is not as it is to be")
+// errChanged is wrapped by the error for a stream that another instance has changed.
+var errChanged = errors.New("natsbroker: another instance has changed the stream")
 
-// sendOn does what the stream's leader may not have lived to do, when an earlier attempt
-// had been stored: it sends the publication to the subscribers. They drop what they have,
-// and look into the history for what came before it.
+// sendOn sends a publication to the subscribers when an earlier attempt was stored: the leader
+// may have died before it republished it. Subscribers that have the publication drop it. The
+// others read what came before it from the history.
 func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
 	again := nats.NewMsg(st.broker.deliverySubject(tokens))
 	again.Data = m.Data
@@ -203,19 +203,19 @@ func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
 		again.Header.Set(headerExcept, except)
 	}
 	if err := st.broker.nc.PublishMsg(again); err != nil {
-		st.broker.logger.Debug("natsbroker: not sent on again", "stream", st.config.Name, "err", err)
+		st.broker.logger.Debug("natsbroker: a publication was not sent to the subscribers again", "stream", st.config.Name, "err", err)
 	}
 }
 
-// acknowledged returns the position of a publication. before was seen before it was published:
-// a sequence that is not greater was given twice.
+// acknowledged returns the position of a publication. before was taken before the publication
+// was sent, so a sequence that is not greater was given twice.
 func (st *stream) acknowledged(ctx context.Context, before seen, sequence uint64) broker.Position {
 	if sequence <= before.sequence {
 		st.givenTwice(before.epoch)
 	}
-	state, err := st.since(ctx, time.Time{})
+	state, err := st.stateSince(ctx, time.Time{})
 	if err != nil {
-		return broker.Position{} // it is stored; where, the subscribers will learn
+		return broker.Position{} // it is stored, and the subscribers will learn its position
 	}
 	st.saw(sequence, time.Time{})
 	return broker.Position{Epoch: state.epoch, Offset: sequence}

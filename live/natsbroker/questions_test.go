@@ -20,10 +20,10 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// Clients that ask for the history of topics that nobody has, beside what is published and
-// beside each other.
+// Clients ask for the history of topics without sessions. This measures the effect on
+// publications and on other clients.
 
-// archive is a server with many topics on the disk.
+// archive is a server with many topics on disk.
 type archive struct {
 	testing.TB
 	*live.Server
@@ -33,7 +33,8 @@ type archive struct {
 	url      string
 }
 
-// openArchive stores so many messages of each topic, of the topics in turn, in a stream ROOMS.
+// openArchive stores that many messages of each topic in a stream ROOMS, with the topics in
+// turn.
 func openArchive(tb testing.TB, topics, messages int, streams ...StreamConfig) *archive {
 	tb.Helper()
 	if len(streams) == 0 {
@@ -63,13 +64,13 @@ func openArchive(tb testing.TB, topics, messages int, streams ...StreamConfig) *
 		if _, err := js.PublishAsync(b.storedSubject(tokens), data); err != nil {
 			tb.Fatal(err)
 		}
-		if i%2000 == 1999 { // more would be refused
+		if i%2000 == 1999 { // JetStream refuses more at once
 			<-js.PublishAsyncComplete()
 		}
 	}
 	<-js.PublishAsyncComplete()
 	_, st := b.streamOf(a.topic(0))
-	if _, err := st.since(context.Background(), time.Now()); err != nil { // as after a second
+	if _, err := st.stateSince(context.Background(), time.Now()); err != nil { // as after a second
 		tb.Fatal(err)
 	}
 	return a
@@ -77,7 +78,7 @@ func openArchive(tb testing.TB, topics, messages int, streams ...StreamConfig) *
 
 func (a *archive) topic(i int) string { return fmt.Sprint("room.", i%a.topics) }
 
-// position returns a position of an offset, in the epoch of now.
+// position returns the position of an offset in the present epoch.
 func (a *archive) position(offset uint64) string {
 	a.Helper()
 	last, err := a.broker.Last(context.Background(), a.topic(0))
@@ -87,7 +88,7 @@ func (a *archive) position(offset uint64) string {
 	return live.Position{Epoch: last.Epoch, Offset: offset}.String()
 }
 
-// asker is a client that asks one question after another.
+// asker is a client that sends one request after another.
 type asker struct {
 	ws *websocket.Conn
 	id int
@@ -102,7 +103,7 @@ func (a *archive) dial(ctx context.Context) (*asker, error) {
 	return &asker{ws: ws}, nil
 }
 
-// ask carries out an operation, and returns the last part of the answer.
+// ask sends an operation, and returns the last part of the answer.
 func (c *asker) ask(ctx context.Context, op map[string]any) (frameOfNow, error) {
 	c.id++
 	op["id"] = c.id
@@ -134,8 +135,8 @@ func (c *asker) ask(ctx context.Context, op map[string]any) (frameOfNow, error) 
 	}
 }
 
-// flood has so many clients ask without end, until the function that it returns is called. That
-// returns how many answers they got.
+// flood makes that many clients ask without a pause, until end is called. end returns how many
+// answers they got.
 func (a *archive) flood(clients int, question func(c *asker, topic string) error) (end func() int64) {
 	a.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -164,9 +165,9 @@ func (a *archive) flood(clients int, question func(c *asker, topic string) error
 	}
 }
 
-// newcomers has client after client open a page with three topics, each with the newest 50, until
-// the function that it returns is called. That returns how long they waited for the median answer,
-// and for the slowest.
+// newcomers makes one client after another open a page with three topics, each with the newest
+// 50 publications, until end is called. end returns the median wait and the longest wait for an
+// answer.
 func (a *archive) newcomers() (end func() (median, slowest time.Duration)) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var waits []time.Duration
@@ -196,7 +197,7 @@ func (a *archive) newcomers() (end func() (median, slowest time.Duration)) {
 	}
 }
 
-// openPage has a client subscribe to topics, one after another.
+// openPage makes a client subscribe to topics, one after another.
 func (a *archive) openPage(ctx context.Context, topics ...string) (waits []time.Duration, err error) {
 	c, err := a.dial(ctx)
 	if err != nil {
@@ -217,8 +218,8 @@ func (a *archive) openPage(ctx context.Context, topics ...string) (waits []time.
 	return waits, nil
 }
 
-// What a publication waits for, and an honest newcomer, while a hundred clients ask for the
-// history of topics that nobody has.
+// The waits of a publication and of a newcomer, while a hundred clients ask for the history of
+// topics without sessions.
 func BenchmarkPublishBesideQuestions(b *testing.B) {
 	a := openArchive(b, 2000, 120)
 	forged, ahead := a.position(1), a.position(1<<40)
@@ -259,7 +260,7 @@ func BenchmarkPublishBesideQuestions(b *testing.B) {
 			began := time.Now()
 			endFlood := a.flood(load.clients, load.question)
 			if load.clients > 0 {
-				time.Sleep(5 * time.Second) // each has asked by then
+				time.Sleep(5 * time.Second) // each client has asked by then
 			}
 			endNewcomers := a.newcomers()
 			var waits []time.Duration

@@ -14,7 +14,7 @@ import (
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
-// Every Go snippet of docs/scaling.md stands here too, where it is compiled.
+// Each Go snippet of docs/scaling.md is repeated here, so that it is compiled.
 func TestSnippetsOfScalingCompile(t *testing.T) {
 	page, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {

@@ -8,42 +8,45 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// A batch of a topic that shares its stream with many is a scan: JetStream reads every message
-// between the first and the last, some 15,000 in a millisecond, and stores nothing meanwhile. So
-// scans come one after another and in slices. While somebody publishes here, a slice is small,
-// and there is a rest after it: then a publication waits for some milliseconds at most, and
-// seldom for more than one slice.
+// In a stream with many topics, JetStream reads every message between the first and the last
+// message of a batch. This is a scan. It reads about 15,000 messages in a millisecond, and the
+// stream stores nothing meanwhile. So scans are divided into slices, and the slices take turns.
+// While publications come from this process, a slice is small and a pause follows it. Then a
+// publication waits for a few milliseconds at most, and seldom for more than one slice.
 
 const (
-	// scanSpan is how many messages of a stream a batch may lie before its end, so that it is no
-	// scan: reading over all of them costs a third of a millisecond.
+	// scanSpan is the distance from the end of a stream, in messages, within which a batch is
+	// not a scan. To read over all of these messages takes a third of a millisecond.
 	scanSpan = 4 << 10
 
-	// sliceSpan is over how many messages a slice should read while somebody publishes, and
-	// calmSpan otherwise: two milliseconds, and eight.
+	// sliceSpan is how many messages of the stream a slice should read over while publications
+	// come, which takes two milliseconds. calmSpan is the number at other times, which takes
+	// eight.
 	sliceSpan = 32 << 10
 	calmSpan  = 128 << 10
 
-	// firstSlice is how many messages the first slice has if nothing is known of the stream.
+	// firstSlice is the number of messages in the first slice of a stream of which nothing is
+	// known.
 	firstSlice = 8
 
-	// longestRest bounds the rest after a slice that took long: NATS may be far away, or busy.
+	// longestRest bounds the pause after a slow slice, since NATS may be far away or busy.
 	longestRest = 50 * time.Millisecond
 
-	// busyTime is for how long after a publication others are expected.
+	// busyTime is how long after a publication others are expected.
 	busyTime = 100 * time.Millisecond
 
-	// scansEmbedded and scansElsewhere are how many scans are under way at once. An embedded
-	// server carries out those of its process one after another, so more would only wait in
-	// front of publications. With a server elsewhere, four hide the way there and back.
+	// scansEmbedded and scansElsewhere are how many slices may be read at the same time. An
+	// embedded server reads the slices of its process one after another, so more of them would
+	// only delay publications. With a server elsewhere, four slices make up for the time on the
+	// network.
 	scansEmbedded  = 1
 	scansElsewhere = 4
 )
 
-// scans has slices wait for each other, and for publications.
+// scans makes slices wait for each other, and leave time for publications.
 type scans struct {
-	slots     chan struct{} // holds as many as there are slices under way
-	published atomic.Int64  // when a publication to a stream last began, on the clock of package clock; 0: never
+	slots       chan struct{} // holds one for each slice that is being read
+	publishedAt atomic.Int64  // when the last publication to a stream began, on the clock of package clock; 0: never
 }
 
 func (s *scans) init(embedded bool) {
@@ -54,15 +57,16 @@ func (s *scans) init(embedded bool) {
 	s.slots = make(chan struct{}, n)
 }
 
-func (s *scans) publishing() { s.published.Store(clock.Now()) }
+func (s *scans) publishing() { s.publishedAt.Store(clock.Now()) }
 
-// busy reports whether somebody publishes.
+// busy reports whether publications are expected.
 func (s *scans) busy() bool {
-	at := s.published.Load()
+	at := s.publishedAt.Load()
 	return at != 0 && clock.Now()-at < int64(busyTime)
 }
 
-// slice asks for a slice, and rests as long as that took if somebody publishes.
+// slice calls ask to read a slice. While publications are expected, it then pauses as long as
+// ask took.
 func (s *scans) slice(ctx context.Context, ask func(context.Context) (batch, error)) (batch, error) {
 	select {
 	case s.slots <- struct{}{}:
@@ -78,8 +82,8 @@ func (s *scans) slice(ctx context.Context, ask func(context.Context) (batch, err
 	return got, err
 }
 
-// scan reads a batch in slices. Each begins with the last message of the one before it, which
-// shows that nothing was dropped between the two.
+// scan reads a batch in slices. Each slice begins with the last message of the slice before it,
+// which shows that nothing was dropped in between.
 func (st *stream) scan(ctx context.Context, subject string, from uint64, count, bytes int) (batch, error) {
 	var all batch
 	for {
@@ -97,7 +101,7 @@ func (st *stream) scan(ctx context.Context, subject string, from uint64, count, 
 		}
 		if overlap > 0 {
 			if len(got.messages) == 0 || got.messages[0].Sequence != begin {
-				return all, nil // dropped meanwhile: the batch ends before that
+				return all, nil // messages were dropped meanwhile, so the batch ends here
 			}
 			got.messages = got.messages[1:]
 		}
@@ -113,15 +117,15 @@ func (st *stream) scan(ctx context.Context, subject string, from uint64, count, 
 	}
 }
 
-// noteGap notes how far apart messages are that follow one another in a topic.
+// noteGap notes the average distance of a topic's messages in the stream.
 func (st *stream) noteGap(messages []message) {
 	if n := len(messages); n > 1 {
 		st.gap.Store((messages[n-1].Sequence - messages[0].Sequence) / uint64(n-1))
 	}
 }
 
-// sliceLength returns how many messages the next slice should have, if they lie as far apart as
-// those of the last one.
+// sliceLength returns how many messages the next slice should have, if the distance between
+// them stays the same.
 func (st *stream) sliceLength() int {
 	gap := st.gap.Load()
 	switch {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Slices come one after another. While somebody publishes, there is as much time between them as
-// they take.
+// Slices come one after another. While publications come, the pauses between slices are as long
+// as the slices.
 func TestSlicesLeaveTimeForPublications(t *testing.T) {
 	for _, publishing := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -26,7 +26,7 @@ func TestSlicesLeaveTimeForPublications(t *testing.T) {
 					time.Sleep(takes)
 					return batch{}, nil
 				})
-				synctest.Wait() // so that they come in order
+				synctest.Wait() // so they come in order
 			}
 			time.Sleep(time.Second)
 			synctest.Wait()

@@ -18,11 +18,11 @@ var (
 	stormSeed    = flag.Uint64("storm.seed", 0, "of TestStorm; 0: a random one")
 )
 
-// stormCrowd is how many clients share a topic.
+// stormCrowd is the number of clients of each topic.
 const stormCrowd = 30
 
-// storm is three instances of an application, many clients, and somebody who publishes
-// at each instance, while nodes die and lines break.
+// storm is three instances of an application and many clients. A press publishes at each
+// instance, while nodes die and connections break.
 type storm struct {
 	*fleet
 	rand    *rand.Rand
@@ -31,13 +31,13 @@ type storm struct {
 	viewers []*viewer
 }
 
-// Three instances of an application are one: whatever becomes of its nodes and lines, each
-// client is told of each message that was acknowledged, once and in the order of the
-// stream, or that there is a gap in its place.
+// Three instances of an application act as one. Nodes die and connections break. Each client
+// still gets each acknowledged message once and in the order of the stream, or is told of a gap
+// in its place.
 func TestStorm(t *testing.T) {
 	t.Parallel()
 	s := &storm{fleet: newFleet(t, chat), rand: seedFor(t, *stormSeed)}
-	s.serving = []func(*live.Options){func(o *live.Options) { o.QueueSize = 0 }} // as it is by default
+	s.serving = []func(*live.Options){func(o *live.Options) { o.QueueSize = 0 }} // the default
 	s.bootAll()
 	s.awaitLeader("CHAT")
 	for i := range (*stormClients + stormCrowd - 1) / stormCrowd {
@@ -65,7 +65,7 @@ func TestStorm(t *testing.T) {
 			lines += v.countLines()
 		}
 		if t.Failed() {
-			break // the rest would say the same
+			break // the other clients would say the same
 		}
 	}
 	t.Logf("%d publications, %d clients on %d lines, %d gaps", published, len(s.viewers), lines, gaps)
@@ -74,7 +74,7 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-// connect connects all clients, each to some node, and keeps them connected.
+// connect connects each client to some node, and reconnects it when the connection breaks.
 func (s *storm) connect() {
 	ctx, cancel := context.WithCancel(context.Background())
 	var following sync.WaitGroup
@@ -101,8 +101,7 @@ func (s *storm) connect() {
 	}
 }
 
-// publish has all topics published to at all nodes, until the function that it returns is
-// called.
+// publish publishes to all topics at all nodes, until end is called.
 func (s *storm) publish() (end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var publishing sync.WaitGroup
@@ -143,7 +142,7 @@ func (s *storm) awaitProgress(n int, nodes ...int) {
 	}
 }
 
-// rage has every fault happen once, in some order, to some node.
+// rage makes every fault happen once, in random order, to random nodes.
 func (s *storm) rage() {
 	faults := []struct {
 		name string
@@ -187,7 +186,7 @@ func (s *storm) cut(i int, how linkState) {
 	s.heal(i)
 }
 
-// renew ends an instance as a new version's start does, and starts it again.
+// renew ends an instance in order, as for a new version, and starts it again.
 func (s *storm) renew(i int) {
 	in := s.at(i)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -203,7 +202,7 @@ func (s *storm) renew(i int) {
 	s.boot(i)
 }
 
-// hangUp breaks all lines of clients, one node after another.
+// hangUp breaks all connections of clients, one node after another.
 func (s *storm) hangUp() {
 	for i := range s.instances {
 		s.at(i).lines.reset()

@@ -7,106 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-func TestOptionsThatMakeNoSense(t *testing.T) {
-	chat := StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}}
-	with := func(change func(c *StreamConfig)) []StreamConfig {
-		c := chat
-		change(&c)
-		return []StreamConfig{c}
-	}
-	for want, o := range map[string]Options{
-		"both Servers and Conn":   {Servers: []string{"nats://127.0.0.1:1"}, Conn: &nats.Conn{}},
-		"Options.Cluster":         {Servers: []string{"nats://127.0.0.1:1"}, Cluster: &Cluster{Listen: "127.0.0.1:0"}},
-		"Options.StoreDir":        {Servers: []string{"nats://127.0.0.1:1"}, StoreDir: "x"},
-		"Options.Connect":         {Connect: []nats.Option{nats.Name("x")}},
-		`prefix "a.b"`:            {Prefix: "a.b"},
-		`prefix ">"`:              {Prefix: ">"},
-		"Options.Default":         {Default: chat},
-		"two streams":             {Streams: []StreamConfig{chat, chat}},
-		`"CH.AT" cannot be`:       {Streams: with(func(c *StreamConfig) { c.Name = "CH.AT" })},
-		`"" cannot be the name`:   {Streams: with(func(c *StreamConfig) { c.Name = "" })},
-		"covers no topic":         {Streams: with(func(c *StreamConfig) { c.Subjects = nil })},
-		"an empty part":           {Streams: with(func(c *StreamConfig) { c.Subjects = []string{"a..b"} })},
-		"a negative bound":        {Streams: with(func(c *StreamConfig) { c.MaxMsgs = -1 })},
-		"MaxAge is under 100 ms":  {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
-		"name of Options.Default": {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
-	} {
-		wantRefused(t, o, want)
-	}
-}
-
-// wantRefused checks that New refuses options, with an error that has a text.
-func wantRefused(t *testing.T, o Options, want string) {
-	t.Helper()
-	o.Logger = quiet()
-	b, err := New(o)
-	if err == nil {
-		b.Close(context.Background())
-	}
-	if err == nil || !strings.HasPrefix(err.Error(), "natsbroker: ") || !strings.Contains(err.Error(), want) {
-		t.Errorf("the error is %v; want one with %q", err, want)
-	}
-}
-
-func TestEnsureStreamChangesWhatIsThere(t *testing.T) {
-	b := open(t, Options{Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgs: 100}}})
-	b.Start(devNull{})
-	ctx := t.Context()
-	if _, err := b.Publish(ctx, "chat:1", []byte("1"), broker.PublishOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	there, err := b.JetStream().Stream(ctx, "CHAT")
-	if err != nil {
-		t.Fatal(err)
-	}
-	operators := there.CachedInfo().Config
-	operators.Description = "what an operator has written"
-	if _, err := b.JetStream().UpdateStream(ctx, operators); err != nil {
-		t.Fatal(err)
-	}
-
-	err = b.EnsureStream(ctx, StreamConfig{Name: "CHAT", Subjects: []string{"chat.>", "talk:>"}, MaxAge: time.Hour, MaxMsgsPerTopic: 7})
-	if err != nil {
-		t.Fatal(err)
-	}
-	there, err = b.JetStream().Stream(ctx, "CHAT")
-	if err != nil {
-		t.Fatal(err)
-	}
-	is := there.CachedInfo().Config
-	if is.MaxMsgs != -1 || is.MaxAge != time.Hour || is.MaxMsgsPerSubject != 7 || is.Description != operators.Description {
-		t.Errorf("the stream is %+v", is)
-	}
-	if got := fmt.Sprint(is.Subjects); got != "[live.s.chat.> live.s.talk.>]" {
-		t.Errorf("its subjects are %s", got)
-	}
-	page, err := b.Tail(ctx, "chat:1", 10)
-	if err != nil || len(page.Publications) != 1 {
-		t.Errorf("after the change there are %d publications, %v", len(page.Publications), err)
-	}
-	if !b.Keeps("talk.x") || b.Keeps("other") {
-		t.Error("Keeps does not say what the stream covers")
-	}
-}
-
-func TestStreamsMayNotOverlap(t *testing.T) {
-	b := open(t, Options{Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}}}})
-	err := b.EnsureStream(t.Context(), StreamConfig{Name: "ROOMS", Subjects: []string{"chat:room:*"}})
-	if err == nil || !strings.Contains(err.Error(), "overlap") {
-		t.Errorf("a second stream for the same topics: %v", err)
-	}
-	if err := b.EnsureStream(t.Context(), StreamConfig{Name: "LIVE", Subjects: []string{"x"}}); err == nil {
-		t.Error("a stream may take the default one's name")
-	}
-}
-
-// server is a live server over a broker, closed with the test.
+// serve starts a live server over a broker. It is closed at the end of the test.
 func serve(t *testing.T, b *Broker, topics func(string) live.TopicOptions) *live.Server {
 	t.Helper()
 	s := live.New(live.Options{Broker: b, Topics: topics, Logger: quiet()})
@@ -118,8 +23,8 @@ func serve(t *testing.T, b *Broker, topics func(string) live.TopicOptions) *live
 	return s
 }
 
-// A program that has only TopicOptions moves to NATS by one option, and what it has said
-// is there when it is started anew.
+// A program that has only TopicOptions moves to NATS with one option, and its publications are
+// still there after a restart.
 func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 	dir := t.TempDir()
 	topics := func(topic string) live.TopicOptions {
@@ -155,8 +60,8 @@ func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 	}
 }
 
-// What a topic has published may all have grown too old, and the stream be full of
-// others: a subscriber that has seen it all has missed nothing.
+// All publications of a topic may be too old, and the stream full of other topics. A subscriber
+// that has seen them all has missed nothing.
 func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
 	b := open(t, Options{Streams: []StreamConfig{{Name: "S", Subjects: []string{"s.>"}, MaxAge: 500 * time.Millisecond}}})
 	b.Start(devNull{})
@@ -190,18 +95,18 @@ func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
 	}
 	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); {
 		publish("s.busy")
-		at = check() // as the server does now and then
+		at = check() // the server does this now and then
 		time.Sleep(20 * time.Millisecond)
 	}
 	page, err := b.Tail(ctx, "s.quiet", 10)
 	if err != nil || len(page.Publications) > 0 {
 		t.Fatalf("%d publications are there still, %v", len(page.Publications), err)
 	}
-	// One that has not looked for longer than publications are kept cannot know.
+	// A subscriber that has not looked for longer than publications are kept cannot know.
 	for deadline := time.Now().Add(1200 * time.Millisecond); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		publish("s.busy")
 	}
-	last, err := b.Last(ctx, "s.other") // the stream's newest
+	last, err := b.Last(ctx, "s.other") // the newest of the stream
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,22 +9,23 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// How a topic is written as a NATS subject: its parts, between dots and colons, become
-// the tokens. A colon leaves a mark at the head of the token after it, so that
-// "chat:1" and "chat.1" are two subjects that both match "chat.>". What a token
-// cannot hold is written "=" and two hexadecimal digits, and an empty part "=_".
+// How a topic is written as a NATS subject. Dots and colons divide the topic into parts, and
+// each part becomes a token. A colon leaves a mark at the start of the token after it, so
+// "chat:1" and "chat.1" are two subjects that both match "chat.>". A character that a token
+// cannot hold is written as "=" and two hexadecimal digits. An empty part is written as "=_".
 //
 //	chat.room.1  →  chat.room.1
 //	chat:room:1  →  chat.:room.:1
 //	a::b c       →  a.:=_.:b=20c
 //
-// No subject is that of two topics, and none has a wildcard: see the fuzz test.
+// Two topics never have the same subject, and no subject has a wildcard: see the fuzz test.
 
-// maxTopic bounds a topic in bytes: written out it is three times as long at most, and
-// a NATS server refuses lines over 4,096 bytes.
+// maxTopic is the longest topic in bytes. Its subject is at most three times as long, and a
+// NATS server refuses protocol lines over 4,096 bytes.
 const maxTopic = 1024
 
-// encode returns the topic as tokens.
+// encode returns the topic as the tokens of a subject, without a prefix. The error wraps
+// live.ErrInvalidTopic.
 func encode(topic string) (string, error) {
 	switch {
 	case topic == "":
@@ -35,7 +36,7 @@ func encode(topic string) (string, error) {
 		return "", fmt.Errorf("natsbroker: %w: %q is not UTF-8", broker.ErrInvalidTopic, topic)
 	}
 	b := make([]byte, 0, len(topic)+8)
-	empty := true // the part so far
+	empty := true // the present part has no character yet
 	for i := 0; i < len(topic); i++ {
 		c := topic[i]
 		if c != '.' && c != ':' {
@@ -59,7 +60,8 @@ func encode(topic string) (string, error) {
 }
 
 func appendEscaped(b []byte, c byte) []byte {
-	// 0x7F is legal in a subject, but JetStream cannot bound or find what has it.
+	// 0x7F is legal in a subject, but JetStream cannot find a subject that has it, nor apply
+	// MaxMsgsPerSubject to it.
 	if c <= ' ' || c == 0x7f || c == '*' || c == '>' || c == '=' {
 		const hex = "0123456789ABCDEF"
 		return append(b, '=', hex[c>>4], hex[c&15])
@@ -67,14 +69,14 @@ func appendEscaped(b []byte, c byte) []byte {
 	return append(b, c)
 }
 
-// encodePattern returns the subjects of topics that a pattern covers: those that are
-// separated as it is written, by dots, and by colons.
+// encodePattern returns the subjects that a pattern of topics covers: with the separators as
+// they are written, with dots only, and with colons only.
 func encodePattern(pattern string) ([]string, error) {
 	if pattern == "" || len(pattern) > maxTopic || !utf8.ValidString(pattern) {
-		return nil, fmt.Errorf("natsbroker: %.32q is no pattern of topics", pattern)
+		return nil, fmt.Errorf("natsbroker: %.32q is not a pattern of topics", pattern)
 	}
 	var parts []string
-	var seps []byte // the one before each part
+	var seps []byte // the separator before each part
 	sep, rest := byte('.'), pattern
 	for {
 		i := strings.IndexAny(rest, ".:")
@@ -88,7 +90,7 @@ func encodePattern(pattern string) ([]string, error) {
 		case part == ">" && i >= 0:
 			return nil, fmt.Errorf(`natsbroker: pattern %q has ">" before its end`, pattern)
 		case part != ">" && part != "*" && strings.ContainsAny(part, "*>"):
-			return nil, fmt.Errorf("natsbroker: pattern %q has a wildcard that is not a part of its own", pattern)
+			return nil, fmt.Errorf("natsbroker: pattern %q has a wildcard inside a part", pattern)
 		}
 		parts, seps = append(parts, part), append(seps, sep)
 		if i < 0 {
@@ -103,7 +105,7 @@ func encodePattern(pattern string) ([]string, error) {
 				b = append(b, '.')
 			}
 			if part == "*" || part == ">" {
-				b = append(b, part...) // whatever the separator before it
+				b = append(b, part...) // a wildcard matches with either separator before it
 				continue
 			}
 			if i > 0 && separator(i) == ':' {
@@ -124,7 +126,7 @@ func encodePattern(pattern string) ([]string, error) {
 	return slices.Compact(subjects), nil
 }
 
-// matches reports whether a pattern of NATS covers a subject.
+// matches reports whether a NATS pattern covers a subject.
 func matches(pattern, subject string) bool {
 	for {
 		p, moreP := cutToken(&pattern)
@@ -133,7 +135,7 @@ func matches(pattern, subject string) bool {
 		case p == ">":
 			return true
 		case p != "*" && p != s || moreP != moreS:
-			// "a.>" does not cover "a"; "a.*" covers neither "a" nor "a.b.c".
+			// "a.>" does not cover "a". "a.*" covers neither "a" nor "a.b.c".
 			return false
 		case !moreP:
 			return true
@@ -141,7 +143,7 @@ func matches(pattern, subject string) bool {
 	}
 }
 
-// cutToken takes the first token off, and reports whether there are more.
+// cutToken removes the first token of s, and reports whether more follow.
 func cutToken(s *string) (token string, more bool) {
 	token, rest, more := strings.Cut(*s, ".")
 	*s = rest

@@ -23,7 +23,7 @@ func TestSubjectsOfTopics(t *testing.T) {
 		{"=_", "=3D_"},
 		{"世界", "世界"},
 		{"a\x7f\r\n\x00", "a=7F=0D=0A=00"},
-		{"$SYS.x", "$SYS.x"}, // under a prefix
+		{"$SYS.x", "$SYS.x"}, // it is under a prefix
 	} {
 		got, err := encode(c.topic)
 		if err != nil || got != c.subject {
@@ -37,7 +37,7 @@ func TestSubjectsOfTopics(t *testing.T) {
 	}
 }
 
-// decode is the inverse of encode, written from its description alone.
+// decode is the inverse of encode. It follows the description of encode only.
 func decode(subject string) (topic string, ok bool) {
 	var b strings.Builder
 	for i, token := range strings.Split(subject, ".") {
@@ -73,8 +73,8 @@ func decode(subject string) (topic string, ok bool) {
 	return b.String(), true
 }
 
-// A topic's subject is no other topic's, has no wildcard, and stays under the prefix,
-// as the NATS server sees it.
+// The NATS server sees that two topics have two subjects, that a subject has no wildcard, and
+// that it stays under the prefix.
 func FuzzEncode(f *testing.F) {
 	for _, seed := range []string{"chat.room.1", "chat:room:1", "a::b", "*", ">", "a.>", "..", "=_", "é\u2028", "\x00\x7f"} {
 		f.Add(seed)
@@ -148,7 +148,7 @@ func TestPatternsCoverBothSpellings(t *testing.T) {
 	}
 }
 
-// What this package takes for covered is what the server captures.
+// matches agrees with the NATS server.
 func FuzzMatches(f *testing.F) {
 	for _, seed := range [][2]string{{"a.*", "a.b"}, {"a.>", "a.b.c"}, {">", "a"}, {"*.b", "a.b"}, {"a.b", "a.b"}, {"a.>", "a"}} {
 		f.Add(seed[0], seed[1])

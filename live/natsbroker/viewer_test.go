@@ -14,30 +14,30 @@ import (
 	"github.com/coder/websocket"
 )
 
-// viewer is a client of live.v1, as docs/protocol.md describes it, with one topic. It
-// notes all that it is told of that, over however many lines.
+// viewer is a client of live.v1 with one topic, as docs/protocol.md describes it. It keeps
+// everything that it is told of the topic, over all its connections.
 type viewer struct {
 	topic string
 	name  string
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	told    []told
 	at      string // the newest position; "": none yet
 	start   uint64 // the offset at which it began
-	lines   int    // that it has had
+	lines   int    // how many connections it has had
 	fault   error  // a server broke the protocol
 	ws      *websocket.Conn
-	ended   chan struct{}   // closed when the line has ended
-	asked   uint64          // the ID of what it asked for last
-	joining uint64          // that of the line's subscription
-	answers chan frameOfNow // to what it asks, of this line
+	ended   chan struct{}   // closed when the connection has ended
+	asked   uint64          // the ID of its last request
+	joining uint64          // the ID of the connection's subscription
+	answers chan frameOfNow // the answers on this connection
 }
 
 // told is one thing that a viewer was told of its topic.
 type told struct {
 	line, node int
 	gap        bool
-	data, at   string // of a gap: at is the position after it, "" if that is not known
+	data, at   string // a gap has no data; at is the position after it, "" if unknown
 }
 
 func (e told) String() string {
@@ -48,7 +48,7 @@ func (e told) String() string {
 	return fmt.Sprintf("%s at %s (line %d, node %d)", what, e.at, e.line, e.node)
 }
 
-// frameOfNow is what a server sends.
+// frameOfNow is a frame from a server.
 type frameOfNow struct {
 	Op        string
 	ID        uint64
@@ -65,8 +65,8 @@ type frameOfNow struct {
 
 var errRefused = errors.New("the server refused the subscription")
 
-// connect dials a node, and subscribes from where the viewer is. What it is told is
-// noted from then on, until the line ends.
+// connect dials a node, and subscribes from the viewer's position. From then on the viewer
+// keeps everything it is told, until the connection ends.
 func (v *viewer) connect(ctx context.Context, node int, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second) // a subscription may wait for five
 	defer cancel()
@@ -93,7 +93,7 @@ func (v *viewer) connect(ctx context.Context, node int, url string) error {
 	return err
 }
 
-// ask carries out an operation, and returns the answer to it.
+// ask sends an operation, and returns the answer.
 func (v *viewer) ask(ctx context.Context, op map[string]any) (frameOfNow, error) {
 	v.mu.Lock()
 	v.asked++
@@ -147,7 +147,7 @@ func (v *viewer) read(ws *websocket.Conn, line, node int, ended chan struct{}, a
 	}
 }
 
-// take notes a frame.
+// take keeps a frame.
 func (v *viewer) take(f frameOfNow, line, node int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -204,7 +204,7 @@ func (v *viewer) countLines() int {
 	return v.lines
 }
 
-// hangUp ends the line, if there is one, as a network does that breaks.
+// hangUp breaks the connection, if there is one, without a farewell.
 func (v *viewer) hangUp() {
 	v.mu.Lock()
 	ws, ended := v.ws, v.ended
@@ -215,8 +215,8 @@ func (v *viewer) hangUp() {
 	}
 }
 
-// follow keeps a line to one of the nodes until ctx ends: to the one that choose names,
-// and each time that breaks to the one it names then. "" is no node.
+// follow keeps a connection to a node until ctx ends. choose names the node, and names it again
+// after each break. "" is no node.
 func (v *viewer) follow(ctx context.Context, choose func() (node int, url string)) {
 	for ctx.Err() == nil {
 		node, url := choose()
@@ -236,9 +236,8 @@ func (v *viewer) follow(ctx context.Context, choose func() (node int, url string
 	v.hangUp()
 }
 
-// offsetOf returns the number in a position. Clients must not look into one; for a
-// topic that a stream keeps this broker makes it the stream's sequence, by which a
-// test can compare them.
+// offsetOf returns the number in a position. Clients must not look into a position. For a topic
+// with a stream, this broker uses the sequence of the stream, so a test can compare the two.
 func offsetOf(at string) uint64 {
 	n, err := strconv.ParseUint(at[strings.LastIndexByte(at, '.')+1:], 10, 64)
 	if err != nil {
@@ -247,10 +246,10 @@ func offsetOf(at string) uint64 {
 	return n
 }
 
-// epochOf is the rest of it.
+// epochOf returns the other part of a position.
 func epochOf(at string) string { return at[:max(strings.LastIndexByte(at, '.'), 0)] }
 
-// view connects a viewer that must succeed, and hangs up at the end of the test.
+// view connects a viewer, which must succeed, and disconnects it at the end of the test.
 func view(t testing.TB, topic string, in *instance) *viewer {
 	t.Helper()
 	v := &viewer{topic: topic, name: fmt.Sprint("viewer of ", topic, " at node ", in.node)}
@@ -266,7 +265,7 @@ func (v *viewer) mustConnect(t testing.TB, in *instance) {
 	}
 }
 
-// gaps counts those that the viewer was told of.
+// gaps counts the gaps that the viewer was told of.
 func (v *viewer) gaps() int {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -279,7 +278,7 @@ func (v *viewer) gaps() int {
 	return n
 }
 
-// data returns what the viewer was told, gaps left out.
+// data returns what the viewer was told, without the gaps.
 func (v *viewer) data() []string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -292,7 +291,7 @@ func (v *viewer) data() []string {
 	return all
 }
 
-// awaitLast waits until the viewer has come to the end of what is stored.
+// awaitLast waits until the viewer has the last stored publication.
 func (v *viewer) awaitLast(t testing.TB, all []stored) {
 	t.Helper()
 	if len(all) == 0 {
@@ -321,8 +320,8 @@ func (v *viewer) awaitLast(t testing.TB, all []stored) {
 	}
 }
 
-// verify compares what the viewer was told with what is stored of its topic since it
-// began: each once and in that order, or a gap in its place.
+// verify compares what the viewer was told with the stored publications since it began. Each
+// publication must come once and in order, or a gap in its place.
 func (v *viewer) verify(t testing.TB, all []stored) {
 	t.Helper()
 	v.mu.Lock()
@@ -332,7 +331,7 @@ func (v *viewer) verify(t testing.TB, all []stored) {
 	}
 }
 
-// verifyWhole is verify for a viewer to whom nothing may have been lost.
+// verifyWhole is verify for a viewer that must have no gap.
 func (v *viewer) verifyWhole(t testing.TB, all []stored) {
 	t.Helper()
 	v.verify(t, all)
@@ -343,7 +342,7 @@ func (v *viewer) verifyWhole(t testing.TB, all []stored) {
 	}
 }
 
-// aroundGaps returns each gap, what came before it and what came after it; v.mu is held.
+// aroundGaps returns each gap, with what came before and after it; v.mu is held.
 func (v *viewer) aroundGaps() (around []told) {
 	for i, e := range v.told {
 		if e.gap {
@@ -357,7 +356,7 @@ func (v *viewer) verdict(all []stored) error {
 	if v.fault != nil {
 		return v.fault
 	}
-	next := 0 // what it must be told now, by index
+	next := 0 // the index of what must come next
 	for next < len(all) && all[next].sequence <= v.start {
 		next++
 	}

@@ -4,5 +4,6 @@ package natsbroker
 
 import "os"
 
-// fileNumber is not known here: a store that was copied back whole is taken for what it was.
+// fileNumber is unknown on this system. So a store that was replaced by an older copy of itself
+// is not noticed.
 func fileNumber(*os.File) uint64 { return 0 }

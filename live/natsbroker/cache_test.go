@@ -18,16 +18,16 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// turnstile counts what a broker asks JetStream for.
+// turnstile counts the requests of a broker to JetStream.
 type turnstile struct {
-	lookups  atomic.Int64 // of single messages, which the leader answers
+	lookups  atomic.Int64 // requests for single messages, which the leader answers
 	batches  atomic.Int64
-	messages atomic.Int64 // that batches asked for at most
-	most     atomic.Int64 // of these in one batch
+	messages atomic.Int64 // the most messages that all batches together asked for
+	most     atomic.Int64 // the most messages that one batch asked for
 	asked    func()       // called before each batch; may be nil
 }
 
-// count puts a turnstile before an archive's stream.
+// count puts a turnstile between a broker and an archive's stream.
 func (a *archive) count() *turnstile {
 	a.Helper()
 	ts := &turnstile{}
@@ -64,7 +64,7 @@ func (ts *turnstile) reset() {
 	}
 }
 
-// stored returns the offsets of a topic's messages: those of topic i of an archive of so many.
+// stored returns the offsets of the messages of topic i in an archive.
 func (a *archive) stored(i int) (offsets []uint64) {
 	for at := i + 1; at <= a.topics*a.messages; at += a.topics {
 		offsets = append(offsets, uint64(at))
@@ -72,8 +72,8 @@ func (a *archive) stored(i int) (offsets []uint64) {
 	return offsets
 }
 
-// A topic that nobody has is read once, for however many ask at the same time or soon after. Then
-// one cheap question tells whether that is still all.
+// A topic without a session is read once for all clients that ask at the same time or soon
+// after. Later one small request tells whether the cache is still valid.
 func TestColdTopicIsReadOnce(t *testing.T) {
 	a := openArchive(t, 500, 30)
 	ts := a.count()
@@ -132,14 +132,13 @@ func TestColdTopicIsReadOnce(t *testing.T) {
 	}
 }
 
-// PublishAt publishes to a topic and returns the offset.
+// PublishAt publishes to a topic, and returns the offset.
 func (a *archive) PublishAt(topic string) (uint64, error) {
 	at, err := a.broker.Publish(a.Context(), topic, []byte("1"), broker.PublishOptions{})
 	return at.Offset, err
 }
 
-// Whoever comes with a position that is too old, or has made one up, is told so at once, and not
-// when the stream has been read.
+// A client whose position is too old or invented is told so at once, before the stream is read.
 func TestPositionThatIsTooOldCostsOneMessage(t *testing.T) {
 	full := StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgsPerTopic: 20}
 	short := StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgs: 10_000}
@@ -164,7 +163,7 @@ func TestPositionThatIsTooOldCostsOneMessage(t *testing.T) {
 					t.Errorf("what follows the oldest: %d, complete %v", rest, complete)
 				}
 			}
-			for _, after := range []int{10, 15, 28} { // what is there is complete
+			for _, after := range []int{10, 15, 28} { // a page is complete if nothing after its start was dropped
 				page, err := a.broker.Read(t.Context(), topic, all[after], last, 64)
 				if err != nil || !page.Complete || !slices.Equal(offsetsOf(page), all[after+1:]) {
 					t.Errorf("after %d: %d, complete %v, %v", all[after], offsetsOf(page), page.Complete, err)
@@ -174,8 +173,8 @@ func TestPositionThatIsTooOldCostsOneMessage(t *testing.T) {
 	}
 }
 
-// Clients that share a topic, or make up positions, have it read once; and what a thousand of them
-// ask for over the sockets is no more.
+// For clients that share a topic or invent positions, the topic is read once. A thousand
+// requests over the sockets read no more than that.
 func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
 	a := openArchive(t, 500, 30)
 	forged := a.position(1)
@@ -202,12 +201,12 @@ func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
 	}
 }
 
-// While somebody publishes, JetStream is asked for few messages at a time where they lie far
-// apart, and for many where they do not.
+// While publications come, a slice has few messages if these lie far apart, and many if they do
+// not.
 func TestScansAreSliced(t *testing.T) {
 	a := openArchive(t, 2000, 40)
 	ts := a.count()
-	a.broker.scans.published.Store(clock.Now() + int64(time.Hour)) // as if somebody published throughout
+	a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // publications seem to come all the time
 	for i := range 4 {
 		all := a.stored(i)
 		page, err := a.broker.Read(t.Context(), a.topic(i), all[0], all[39], 100)
@@ -218,18 +217,18 @@ func TestScansAreSliced(t *testing.T) {
 			t.Errorf("%d messages were asked for at once", n)
 		}
 	}
-	a.broker.scans.published.Store(0) // now nobody publishes
+	a.broker.scans.publishedAt.Store(0) // now no publications come
 	ts.reset()
 	all := a.stored(5)
 	if page, err := a.broker.Read(t.Context(), a.topic(5), all[0], all[39], 100); err != nil || !slices.Equal(offsetsOf(page), all[1:]) {
 		t.Errorf("%d, %v", offsetsOf(page), err)
 	}
-	if n := ts.batches.Load(); n > 3 { // the oldest message, and the rest
+	if n := ts.batches.Load(); n > 3 { // one for the oldest message, and the rest
 		t.Errorf("in calm times %d batches", n)
 	}
 }
 
-// What is dropped from a stream while it is read in slices is not taken for what was never there.
+// Messages that are dropped while the stream is read in slices are reported as missing.
 func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 	for _, slice := range []int64{2, 3, 4} {
 		t.Run(fmt.Sprint("before slice ", slice), func(t *testing.T) {
@@ -239,7 +238,7 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 				t.Fatal(err)
 			}
 			topic, all := a.topic(3), a.stored(3)
-			a.broker.scans.published.Store(clock.Now() + int64(time.Hour)) // so that slices are small
+			a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // so the slices are small
 			ts := a.count()
 			ts.asked = func() {
 				if ts.batches.Load() == slice {
@@ -275,13 +274,13 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 	}
 }
 
-// Whatever is published, dropped and asked for in whatever order, what the shelf has is what the
-// stream has.
-func TestShelfHasWhatTheStreamHas(t *testing.T) {
+// Whatever is published, dropped and read in whatever order, the cache gives the same answer as
+// the stream.
+func TestCacheHasWhatTheStreamHas(t *testing.T) {
 	r := seedFor(t, 0)
 	a := openArchive(t, 400, 20, StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgsPerTopic: 25})
 	const topics = 3
-	kept := make([][]uint64, topics) // of each topic, also what was dropped
+	kept := make([][]uint64, topics) // the offsets of each topic, including dropped messages
 	for i := range kept {
 		kept[i] = a.stored(i)
 	}
@@ -316,7 +315,7 @@ func TestShelfHasWhatTheStreamHas(t *testing.T) {
 				t.Fatalf("Read(%d, %d, %d) of %s is %d up to %d; want %d", after, upto, limit, topic, offsetsOf(page), page.Upto, want)
 			}
 			from, _ = slices.BinarySearch(all, after+1)
-			lost := from < len(all)-25 && len(page.Publications) > 0 // then some after it were dropped
+			lost := from < len(all)-25 && len(page.Publications) > 0 // then some messages after it were dropped
 			if page.Complete && lost {
 				t.Fatalf("Read(%d, %d, %d) of %s is %d, and said to be complete; there are %d", after, upto, limit, topic, offsetsOf(page), there)
 			}
@@ -324,12 +323,13 @@ func TestShelfHasWhatTheStreamHas(t *testing.T) {
 	}
 }
 
-// What is kept of all topics, and of one, is bounded, and forgotten in the end.
-func TestShelfIsBounded(t *testing.T) {
-	var s shelf
+// The cache has a bound for all topics and a bound for one topic, and drops everything in the
+// end.
+func TestCacheIsBounded(t *testing.T) {
+	var s readCache
 	put := func(i, size int) {
 		t.Helper()
-		topic, err := s.take(t.Context(), shelfKey{tokens: fmt.Sprint(i)})
+		topic, err := s.take(t.Context(), cacheKey{tokens: fmt.Sprint(i)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -337,20 +337,20 @@ func TestShelfIsBounded(t *testing.T) {
 		for n := range 10 {
 			all = append(all, &broker.Publication{Data: make([]byte, size/10), Position: live.Position{Epoch: "e", Offset: uint64(n + 1)}})
 		}
-		topic.add(part{epoch: "e", read: clock.Now(), newest: message{Sequence: 10}, high: 10, whole: true, publications: all})
+		topic.add(part{epoch: "e", readAt: clock.Now(), newestMessage: message{Sequence: 10}, high: 10, fromOldest: true, publications: all})
 		s.leave(topic)
-		if s.bytes > shelfBytes || len(s.topics) != s.longest.Len() {
-			t.Fatalf("%d bytes, %d topics, of which %d are in order", s.bytes, len(s.topics), s.longest.Len())
+		if s.bytes > cacheBytes || len(s.topics) != s.idle.Len() {
+			t.Fatalf("%d bytes, %d topics, of which %d are in order", s.bytes, len(s.topics), s.idle.Len())
 		}
 	}
 	for i := range 200 {
 		put(i, 400<<10)
 	}
-	if n := len(s.topics); n < 70 || n > 82 || s.topics[shelfKey{tokens: "199"}] == nil {
+	if n := len(s.topics); n < 70 || n > 82 || s.topics[cacheKey{tokens: "199"}] == nil {
 		t.Errorf("%d topics are left", n)
 	}
 	put(0, 2<<20)
-	if p := s.topics[shelfKey{tokens: "0"}]; p == nil || p.bytes > shelfTopicBytes || p.whole || p.low == 0 || len(p.publications) == 0 {
+	if p := s.topics[cacheKey{tokens: "0"}]; p == nil || p.bytes > cacheTopicBytes || p.fromOldest || p.low == 0 || len(p.publications) == 0 {
 		t.Error("of a large topic nothing is kept, or too much, or as if it were all")
 	}
 	s.dropOld()
@@ -358,7 +358,7 @@ func TestShelfIsBounded(t *testing.T) {
 		t.Error("what was just read is forgotten")
 	}
 	for _, topic := range s.topics {
-		topic.used -= int64(shelfTime + time.Second)
+		topic.idleSince -= int64(cacheTime + time.Second)
 	}
 	s.dropOld()
 	if s.bytes != 0 || len(s.topics) != 0 {

@@ -16,7 +16,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// runServer starts a NATS server elsewhere, with options of its own.
+// runServer starts a NATS server elsewhere, with its own options.
 func runServer(t testing.TB, change func(o *server.Options)) *server.Server {
 	t.Helper()
 	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir()}
@@ -33,7 +33,7 @@ func runServer(t testing.TB, change func(o *server.Options)) *server.Server {
 	return s
 }
 
-// limited returns options of a server that has so many bytes for streams.
+// limited returns options for a server with that many bytes for streams.
 func limited(storage int64) func(o *server.Options) {
 	return func(o *server.Options) {
 		o.JetStreamMaxStore = storage
@@ -46,10 +46,11 @@ func chatStream(c StreamConfig) []StreamConfig {
 	return []StreamConfig{c}
 }
 
-// paragraph is a publication of some length.
+// paragraph is a publication of about 4 KB.
 func paragraph(n int) []byte { return fmt.Appendf(nil, `"%d %s"`, n, strings.Repeat("x", 4000)) }
 
-// publishUntilFull publishes until there is no space, and returns how many were stored.
+// publishUntilFull publishes until there is no space, and returns how many publications were
+// stored.
 func publishUntilFull(t testing.TB, b *Broker, from int) (stored int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; stored++ {
@@ -70,14 +71,14 @@ func publishUntilFull(t testing.TB, b *Broker, from int) (stored int) {
 	}
 }
 
-// notReady returns what Ready has against a node.
+// notReady returns why a node is not ready.
 func notReady(b *Broker) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	return b.Ready(ctx)
 }
 
-// alter changes a stream behind the broker's back.
+// alter changes a stream without the broker.
 func alter(t testing.TB, js jetstream.JetStream, change func(c *jetstream.StreamConfig)) {
 	t.Helper()
 	there, err := js.Stream(t.Context(), "CHAT")
@@ -102,8 +103,8 @@ func purge(t testing.TB, js jetstream.JetStream) {
 	}
 }
 
-// Whatever limit of JetStream is reached, Publish says so at once, Ready says what to do, one
-// line is logged when it begins and one when it ends, and publishing goes on by itself.
+// When any limit of JetStream is reached, Publish fails at once, Ready gives advice, and the
+// log has one line at the beginning and one at the end. Publishing works again by itself.
 func TestLimitsOfJetStream(t *testing.T) {
 	discardNew := func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew }
 	for name, test := range map[string]struct {
@@ -181,69 +182,19 @@ func TestLimitOfTheAccount(t *testing.T) {
 	}
 }
 
-// A stream that was full does not keep a node from being ready for ever when nobody
-// publishes to it.
-func TestReadyForgetsThatAStreamWasFull(t *testing.T) {
-	s := runServer(t, func(*server.Options) {})
-	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{MaxMsgs: 1})})
-	b.Start(devNull{})
-	alter(t, b.JetStream(), func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardNew })
-	publishUntilFull(t, b, 0)
-	if notReady(b) == nil {
-		t.Error("Ready says yes though a publication was refused just now")
-	}
-	waitFor(t, "Ready to forget", func() bool { return notReady(b) == nil })
-}
-
-// The default stream takes what a small NATS has; one whose size the application has chosen
-// does not, and Ready says why.
-func TestSmallNATS(t *testing.T) {
-	topics := rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }}
-	s := runServer(t, limited(512<<20))
-	b := open(t, Options{Servers: []string{s.ClientURL()}})
-	b.Start(topics)
-	for range 2 { // the second finds a stream that is smaller than it wants
-		if _, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10}); err != nil {
-			t.Fatalf("to the default stream: %v", err)
-		}
-		if err := notReady(b); err != nil {
-			t.Error(err)
-		}
-		b = open(t, Options{Servers: []string{s.ClientURL()}})
-		b.Start(topics)
-	}
-
-	small := runServer(t, limited(1<<20))
-	b = open(t, Options{Servers: []string{small.ClientURL()}, Default: StreamConfig{MaxBytes: 1 << 30}})
-	b.Start(topics)
-	before := time.Now()
-	_, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10})
-	if took := time.Since(before); !errors.Is(err, ErrFull) || took > 3*time.Second {
-		t.Errorf("after %v: %v", took, err)
-	}
-	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
-		t.Errorf("Ready says %v", err)
-	}
-
-	b, err = New(Options{Servers: []string{small.ClientURL()}, Streams: chatStream(StreamConfig{MaxBytes: 1 << 30}), Logger: quiet()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close(context.Background()) })
-	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
-		t.Errorf("Ready says %v", err)
-	}
-}
-
-// rules is a sink that has options for topics.
+// rules is a sink that also has options for topics.
 type rules struct {
 	devNull
 	of func(topic string) live.TopicOptions
 }
 
-func (r rules) TopicOptions(topic string) live.TopicOptions { return r.of(topic) }
+func (r rules) History(topic string) (size int, age time.Duration) {
+	o := r.of(topic)
+	return o.History, o.HistoryAge
+}
 
-// Without JetStream plain topics work, and all else says what is missing, at once.
+// Without JetStream, topics without a stream work. Everything else fails at once with the
+// reason.
 func TestNATSWithoutJetStream(t *testing.T) {
 	withAccount := func(o *server.Options) {
 		o.Accounts = []*server.Account{server.NewAccount("APP"), server.NewAccount("SYS")}
@@ -285,7 +236,7 @@ func TestNATSWithoutJetStream(t *testing.T) {
 	}
 }
 
-// What NATS does not take for its size is an error of its own.
+// A publication that is too large for NATS gets an error of its own.
 func TestPublicationsTooLargeForNATS(t *testing.T) {
 	s := runServer(t, func(o *server.Options) { o.MaxPayload = 8 << 10 })
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: append(chatStream(StreamConfig{}),

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func openNote(t *testing.T, e *ends) (n *end, void bool) {
+func openNote(t *testing.T, e *notes) (n *noteFile, void bool) {
 	t.Helper()
 	n, void, err := e.open("CHAT")
 	if err != nil {
@@ -17,8 +17,8 @@ func openNote(t *testing.T, e *ends) (n *end, void bool) {
 	return n, void
 }
 
-// died is what a process leaves that was killed.
-func (e *ends) died() {
+// died leaves the notes as a killed process does.
+func (e *notes) died() {
 	for _, n := range e.all {
 		n.file.Close()
 	}
@@ -26,7 +26,7 @@ func (e *ends) died() {
 
 func TestNotesSurviveTheProcess(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ends")
-	e, err := openEnds(dir, nil, false)
+	e, err := openNotes(dir, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,16 +39,16 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	}
 	at := time.Now()
 	n.saw(7, at)
-	n.saw(5, at.Add(time.Hour)) // an older one, late
+	n.saw(5, at.Add(time.Hour)) // an older message that comes late
 	n.saw(9, time.Time{})
 	n.counted(8, 2)
 	e.died()
 
-	if e, err = openEnds(dir, []string{"CHAT"}, false); err != nil {
+	if e, err = openNotes(dir, []string{"CHAT"}, false); err != nil {
 		t.Fatal(err)
 	}
 	n, void = openNote(t, e)
-	if want := (note{sequence: 9, timed: 7, time: at.UnixNano(), last: 8, deleted: 2}); void || n.known() != want {
+	if want := (note{sequence: 9, timedSequence: 7, timedAt: at.UnixNano(), countedTo: 8, deleted: 2}); void || n.known() != want {
 		t.Errorf("note %+v, void %v, want %+v", n.known(), void, want)
 	}
 	if err := e.close(dir); err != nil {
@@ -59,7 +59,7 @@ func TestNotesSurviveTheProcess(t *testing.T) {
 	}
 }
 
-// A note tells nothing about a stream that may have lost what the note tells of.
+// A note is void if its stream may have lost messages that the note counts.
 func TestNotesAreVoid(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -81,7 +81,7 @@ func TestNotesAreVoid(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path+"2", b, 0o600); err != nil { // first, so that it has another number
+			if err := os.WriteFile(path+"2", b, 0o600); err != nil { // it is made first, so it has another number
 				t.Fatal(err)
 			}
 			if err := os.Rename(path+"2", path); err != nil {
@@ -91,7 +91,7 @@ func TestNotesAreVoid(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "ends")
-			e, err := openEnds(dir, nil, c.synced)
+			e, err := openNotes(dir, nil, c.synced)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -101,9 +101,9 @@ func TestNotesAreVoid(t *testing.T) {
 			}
 			e.died()
 			c.change(t, dir)
-			// Also if the next process is killed before it looks.
+			// Also if the next process is killed before it compares the stream.
 			for range 2 {
-				if e, err = openEnds(dir, []string{"CHAT"}, c.synced); err != nil {
+				if e, err = openNotes(dir, []string{"CHAT"}, c.synced); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -114,11 +114,11 @@ func TestNotesAreVoid(t *testing.T) {
 	}
 }
 
-// A note is void after a power cut also if its stream has no files here: it is in memory, or a
-// node has lost its own and gets them from the others.
+// A note is void after a loss of power even if its stream has no files here: the stream is in
+// memory, or the node has lost the files and gets them from the other nodes.
 func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a [folder]")
-	e, err := openEnds(dir, nil, false)
+	e, err := openNotes(dir, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	}
 	e.died()
 	otherBoot(t, dir)
-	if e, err = openEnds(dir, nil, false); err != nil {
+	if e, err = openNotes(dir, nil, false); err != nil {
 		t.Fatal(err)
 	}
 	if n, void := openNote(t, e); !void {
@@ -136,7 +136,7 @@ func TestNoteOfAStreamWithoutFilesIsVoid(t *testing.T) {
 	}
 }
 
-// otherBoot makes it look as if the machine had been started since.
+// otherBoot makes it appear that the machine was restarted.
 func otherBoot(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, "running"), []byte("11111111-2222-3333-4444-555555555555\n"), 0o600); err != nil {
@@ -145,13 +145,13 @@ func otherBoot(t *testing.T, dir string) {
 }
 
 func FuzzNote(f *testing.F) {
-	n := &end{number: 5}
+	n := &noteFile{number: 5}
 	f.Add(n.encode())
 	n.note = note{1, 2, 3, 4, 5}
 	f.Add(n.encode())
 	f.Add([]byte("?\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		n := &end{number: 5}
+		n := &noteFile{number: 5}
 		if n.decode(b) && string(n.encode()) != string(b) {
 			t.Error("another note")
 		}

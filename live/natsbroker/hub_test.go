@@ -10,7 +10,7 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// subscribed reports whether the broker's server knows of a topic's subscription.
+// subscribed reports whether the broker's server has a subscription for a topic.
 func subscribed(t *testing.T, b *Broker, topic string) bool {
 	t.Helper()
 	tokens, err := encode(topic)
@@ -38,13 +38,13 @@ func TestInterestFollowsSubscribers(t *testing.T) {
 	first, second := listen(), listen()
 	waitFor(t, "the subscription", func() bool { return subscribed(t, b, "room:1") })
 	first.Unsubscribe()
-	time.Sleep(2 * linger) // there is still one
+	time.Sleep(2 * linger) // there is still a subscriber
 	if !subscribed(t, b, "room:1") {
 		t.Error("the topic is not subscribed any more, and has a subscriber")
 	}
 	second.Unsubscribe()
 	for end := time.Now().Add(2 * linger); time.Now().Before(end); time.Sleep(linger / 10) {
-		again := listen() // as a page that is loaded anew
+		again := listen() // like a page that is loaded again
 		if !subscribed(t, b, "room:1") {
 			t.Fatal("a short absence has ended the subscription")
 		}
@@ -56,8 +56,8 @@ func TestInterestFollowsSubscribers(t *testing.T) {
 	}
 }
 
-// The system's clock may be set while a topic lingers: that neither keeps it for ever nor ends
-// it at once.
+// The system's clock may be set while a topic lingers. Then the topic is neither kept for ever
+// nor dropped at once.
 func TestLingeringIsTimedByAClockThatNobodySets(t *testing.T) {
 	b := open(t, Options{Linger: time.Hour})
 	s := serve(t, b, nil)
@@ -67,7 +67,7 @@ func TestLingeringIsTimedByAClockThatNobodySets(t *testing.T) {
 	}
 	sub.Unsubscribe()
 	in := b.hub.find("live.d.room.:1")
-	if idle := time.Duration(clock.Now() - in.since.Load()); idle < 0 || idle > time.Minute {
+	if idle := time.Duration(clock.Now() - in.wantedUntil.Load()); idle < 0 || idle > time.Minute {
 		t.Errorf("the topic has had no subscriber for %v", idle)
 	}
 }

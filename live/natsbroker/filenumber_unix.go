@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// fileNumber is the number that a file keeps as long as it exists, and no copy of it has.
+// fileNumber returns a number that a file keeps as long as it exists; 0: unknown. A copy has
+// another number, unless it gets the inode of a file that was removed before.
 func fileNumber(f *os.File) uint64 {
 	info, err := f.Stat()
 	if err != nil {

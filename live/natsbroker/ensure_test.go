@@ -1,0 +1,124 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
+)
+
+func TestEnsureStreamChangesWhatIsThere(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgs: 100}}})
+	b.Start(devNull{})
+	ctx := t.Context()
+	if _, err := b.Publish(ctx, "chat:1", []byte("1"), broker.PublishOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	there, err := b.JetStream().Stream(ctx, "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	operators := there.CachedInfo().Config
+	operators.Description = "what an operator has written"
+	if _, err := b.JetStream().UpdateStream(ctx, operators); err != nil {
+		t.Fatal(err)
+	}
+
+	err = b.EnsureStream(ctx, StreamConfig{Name: "CHAT", Subjects: []string{"chat.>", "talk:>"}, MaxAge: time.Hour, MaxMsgsPerTopic: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	there, err = b.JetStream().Stream(ctx, "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := there.CachedInfo().Config
+	if is.MaxMsgs != -1 || is.MaxAge != time.Hour || is.MaxMsgsPerSubject != 7 || is.Description != operators.Description {
+		t.Errorf("the stream is %+v", is)
+	}
+	if got := fmt.Sprint(is.Subjects); got != "[live.s.chat.> live.s.talk.>]" {
+		t.Errorf("its subjects are %s", got)
+	}
+	page, err := b.Tail(ctx, "chat:1", 10)
+	if err != nil || len(page.Publications) != 1 {
+		t.Errorf("after the change there are %d publications, %v", len(page.Publications), err)
+	}
+	if !b.Keeps("talk.x") || b.Keeps("other") {
+		t.Error("Keeps does not say what the stream covers")
+	}
+}
+
+func TestStreamsMayNotOverlap(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}}}})
+	err := b.EnsureStream(t.Context(), StreamConfig{Name: "ROOMS", Subjects: []string{"chat:room:*"}})
+	if err == nil || !strings.Contains(err.Error(), "overlap") {
+		t.Errorf("a second stream for the same topics: %v", err)
+	}
+	if err := b.EnsureStream(t.Context(), StreamConfig{Name: "LIVE", Subjects: []string{"x"}}); err == nil {
+		t.Error("a stream may take the default one's name")
+	}
+}
+
+// A stream of another application stores one of our subjects. NATS does not name the stream,
+// but our error does.
+func TestOverlapNamesTheOtherStream(t *testing.T) {
+	s := startServer(t)
+	js := jetStreamOf(t, s.ClientURL())
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "AUDIT", Subjects: []string{"live.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := New(Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{}), Logger: quiet()})
+	if err == nil {
+		b.Close(context.Background())
+	}
+	if err == nil || !strings.Contains(err.Error(), "AUDIT") || !strings.Contains(err.Error(), "live.s.chat.>") {
+		t.Errorf("New: %v", err)
+	}
+}
+
+// The default stream shrinks until it fits into a small NATS. If the application has chosen its
+// size, it does not shrink, and Ready says why.
+func TestSmallNATS(t *testing.T) {
+	topics := rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }}
+	s := runServer(t, limited(512<<20))
+	b := open(t, Options{Servers: []string{s.ClientURL()}})
+	b.Start(topics)
+	for range 2 { // the second broker finds a stream that is smaller than it should be
+		if _, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10}); err != nil {
+			t.Fatalf("to the default stream: %v", err)
+		}
+		if err := notReady(b); err != nil {
+			t.Error(err)
+		}
+		b = open(t, Options{Servers: []string{s.ClientURL()}})
+		b.Start(topics)
+	}
+
+	small := runServer(t, limited(1<<20))
+	b = open(t, Options{Servers: []string{small.ClientURL()}, Default: StreamConfig{MaxBytes: 1 << 30}})
+	b.Start(topics)
+	before := time.Now()
+	_, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10})
+	if took := time.Since(before); !errors.Is(err, ErrFull) || took > 3*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
+		t.Errorf("Ready says %v", err)
+	}
+
+	b, err = New(Options{Servers: []string{small.ClientURL()}, Streams: chatStream(StreamConfig{MaxBytes: 1 << 30}), Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
+		t.Errorf("Ready says %v", err)
+	}
+}

@@ -1,0 +1,159 @@
+package natsbroker
+
+import (
+	"fmt"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
+)
+
+// hub holds the topics that are subscribed at NATS: the topics with a subscriber at this node,
+// and for Options.Linger those that had one. Deliveries come through a few lanes, and each lane
+// has one goroutine. All deliveries of a topic come through the same lane, so they stay in
+// order and a topic needs no goroutine of its own.
+type hub struct {
+	broker  *Broker
+	seed    maphash.Seed
+	lanes   []lane
+	stopped chan struct{}
+	running sync.WaitGroup
+
+	mu     sync.RWMutex         // guards topics
+	topics map[string]*interest // by subject
+}
+
+// interest is the subscription of one topic.
+type interest struct {
+	topic   string
+	subject string
+	stream  atomic.Pointer[stream] // nil: no stream covers the topic
+
+	hasSubscriber atomic.Bool  // at this node
+	wantedUntil   atomic.Int64 // when the last subscriber went, on the clock of package clock
+
+	mu  sync.Mutex // held while it is subscribed or unsubscribed
+	sub atomic.Pointer[nats.Subscription]
+
+	newestOffset atomic.Uint64 // the offset of the latest delivery
+	checkpoint   atomic.Pointer[checkpoint]
+	loss         lossCheck // answers that are older than checkpoint or newestOffset
+}
+
+// checkpoint says that the topic has no message after an offset and up to a sequence of its
+// stream. It is noted when the topic is compared with the stream. A subscriber at the offset
+// misses nothing when the stream drops its messages up to that sequence.
+type checkpoint struct {
+	epoch            string
+	offset, sequence uint64
+}
+
+func (h *hub) init(b *Broker, lanes int) {
+	h.broker = b
+	h.seed = maphash.MakeSeed()
+	h.lanes = make([]lane, lanes)
+	for i := range h.lanes {
+		h.lanes[i].messages = make(chan *nats.Msg, laneSize)
+	}
+	h.topics = make(map[string]*interest)
+	h.stopped = make(chan struct{})
+}
+
+func (h *hub) start() {
+	for i := range h.lanes {
+		h.running.Go(func() { h.run(&h.lanes[i]) }) // ends with stop
+	}
+	h.running.Go(h.sweep) // ends with stop
+}
+
+func (h *hub) stop() {
+	close(h.stopped)
+	h.running.Wait()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, in := range h.topics {
+		in.unsubscribe()
+	}
+	clear(h.topics)
+}
+
+func (h *hub) find(subject string) *interest {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.topics[subject]
+}
+
+func (h *hub) subscribe(topic, subject string, stream *stream) error {
+	h.mu.Lock()
+	in := h.topics[subject]
+	if in == nil {
+		in = &interest{topic: topic, subject: subject}
+		h.topics[subject] = in
+	}
+	in.stream.Store(stream) // it is another stream if EnsureStream was called meanwhile
+	in.hasSubscriber.Store(true)
+	h.mu.Unlock()
+
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.sub.Load() != nil {
+		return nil
+	}
+	sub, err := h.broker.nc.ChanSubscribe(subject, h.laneOf(subject).messages)
+	if err != nil {
+		return fmt.Errorf("natsbroker: %w", unavailable(err))
+	}
+	in.sub.Store(sub)
+	if h.broker.closed.Load() { // stop may have run before this topic was in the map
+		in.sub.Store(nil)
+		sub.Unsubscribe()
+		return broker.ErrServerClosed
+	}
+	return nil
+}
+
+func (h *hub) unsubscribe(subject string) {
+	if in := h.find(subject); in != nil {
+		in.wantedUntil.Store(clock.Now())
+		in.hasSubscriber.Store(false)
+	}
+}
+
+// sweep ends the subscriptions of topics that have had no subscriber for Options.Linger.
+func (h *hub) sweep() {
+	linger := h.broker.opts.Linger
+	for {
+		select {
+		case <-h.stopped:
+			return
+		case <-time.After(linger / 4):
+		}
+		h.broker.cache.dropOld()
+		before := clock.Now() - int64(linger)
+		var idle []*interest
+		h.mu.Lock()
+		for subject, in := range h.topics {
+			if !in.hasSubscriber.Load() && in.wantedUntil.Load() < before {
+				delete(h.topics, subject)
+				idle = append(idle, in)
+			}
+		}
+		h.mu.Unlock()
+		for _, in := range idle {
+			in.unsubscribe()
+		}
+	}
+}
+
+func (in *interest) unsubscribe() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if sub := in.sub.Swap(nil); sub != nil {
+		sub.Unsubscribe()
+	}
+}

@@ -1,0 +1,165 @@
+package natsbroker
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// stream is a JetStream stream, with all that this process knows of it.
+type stream struct {
+	broker   *Broker
+	config   StreamConfig
+	patterns []string                   // cover the tokens of its topics
+	subjects []string                   // what it stores
+	subject  func(tokens string) string // where a topic is published
+
+	fullness fullness // whether it has space
+
+	making   chan struct{}         // holds one while the stream is made or changed
+	maxBytes int64                 // the lowered MaxBytes of the default stream; 0: not lowered; guarded by making
+	triedAt  time.Time             // when it was last made or tried; guarded by making
+	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
+	found    atomic.Bool           // it has existed, and is ours
+
+	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
+
+	asking    sync.Mutex // held while the leader is asked for the state
+	comparing sync.Mutex // held while the stream is compared with what is known of it
+
+	noteFile atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
+
+	mu             sync.Mutex // guards the fields below
+	state          streamState
+	newestSequence uint64 // the greatest sequence that was seen
+	proof          proof
+}
+
+// streamState is the state of a stream, as its leader told it.
+type streamState struct {
+	epoch       string
+	first, last uint64    // sequences; first is last+1 if the stream is empty
+	askedAt     time.Time // when the leader was asked; zero: the state must be asked for again
+	leaderTime  time.Time // the time on the leader's clock; zero: unknown
+	heardAt     time.Time // when the answer arrived
+}
+
+func newStream(b *Broker, c StreamConfig) *stream {
+	st := &stream{broker: b, config: c, subject: b.storedSubject, making: make(chan struct{}, 1)}
+	for _, s := range c.Subjects {
+		patterns, err := encodePattern(s)
+		if err != nil {
+			panic(err) // StreamConfig.check has refused such patterns
+		}
+		st.patterns = append(st.patterns, patterns...)
+	}
+	slices.Sort(st.patterns)
+	st.patterns = slices.Compact(st.patterns)
+	for _, p := range st.patterns {
+		st.subjects = append(st.subjects, b.storedSubject(p))
+	}
+	return st
+}
+
+// learn stores the state that the leader has told.
+func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
+	now := streamState{
+		epoch:      st.epochOf(info),
+		first:      info.State.FirstSeq,
+		last:       info.State.LastSeq,
+		askedAt:    asked,
+		leaderTime: info.TimeStamp,
+		heardAt:    time.Now(),
+	}
+	if info.State.Msgs == 0 {
+		now.first = now.last + 1
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if now.epoch != st.state.epoch {
+		st.newestSequence = 0
+		st.proof = proof{endedEpochs: st.proof.endedEpochs, endedAt: st.proof.endedAt}
+	}
+	if now.askedAt.After(st.state.askedAt) {
+		st.state = now
+	}
+	st.newestSequence = max(st.newestSequence, now.last)
+	return now
+}
+
+// stateSince returns a state of the stream for which the leader was asked at a moment or later.
+func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState, error) {
+	if !st.found.Load() { // then it is not yet compared either
+		if err := st.remake(ctx); err != nil {
+			return streamState{}, err
+		}
+	}
+	st.asking.Lock() // the next in line can use the same answer
+	defer st.asking.Unlock()
+	st.mu.Lock()
+	known := st.state
+	st.mu.Unlock()
+	if !known.askedAt.Before(moment) && !known.askedAt.IsZero() {
+		return known, nil
+	}
+	var seen seen
+	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		seen = st.newestSeen()
+		return st.broker.js.Stream(ctx, st.config.Name)
+	})
+	if err == nil {
+		err = deposed(there.CachedInfo())
+	}
+	if err != nil {
+		return streamState{}, err
+	}
+	info, err := st.compare(ctx, there.CachedInfo(), seen, false)
+	if err != nil {
+		return streamState{}, err
+	}
+	return st.learn(info, seen.askedAt), nil
+}
+
+// expireState makes the next user of the stream's state ask for it again.
+func (st *stream) expireState() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.state.askedAt = time.Time{}
+}
+
+// saw notes a sequence, and returns the epoch to which it is taken to belong. at is when the
+// message was stored; zero: unknown.
+func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
+	if n := st.noteFile.Load(); n != nil {
+		n.saw(sequence, at)
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.newestSequence = max(st.newestSequence, sequence)
+	st.proof.saw(sequence, at)
+	return st.state.epoch
+}
+
+// seen is the greatest sequence that was seen in an epoch until a time.
+type seen struct {
+	epoch    string
+	sequence uint64
+	askedAt  time.Time
+}
+
+func (st *stream) newestSeen() seen {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return seen{st.state.epoch, st.newestSequence, time.Now()}
+}
+
+// gone reports whether an error may mean that the stream does not exist.
+func gone(err error) bool {
+	return errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, nats.ErrNoResponders)
+}
