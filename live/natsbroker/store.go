@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -24,6 +25,21 @@ type store struct {
 
 var errLocked = errors.New("locked")
 
+// lockPatience is how long a store may be locked by the process before this one. A process that
+// is being started by another holds a copy of all its files, with their locks, until it runs a
+// program of its own.
+const lockPatience = 200 * time.Millisecond
+
+// lockStore is lockFile with patience.
+func lockStore(path string) (unlock io.Closer, err error) {
+	for end := time.Now().Add(lockPatience); ; time.Sleep(lockPatience / 20) {
+		unlock, err = lockFile(path)
+		if !errors.Is(err, errLocked) || time.Now().After(end) {
+			return unlock, err
+		}
+	}
+}
+
 // openStore makes and locks the folder of o, and finds the node's name.
 func openStore(o Options) (*store, error) {
 	s := &store{dir: o.StoreDir}
@@ -33,7 +49,7 @@ func openStore(o Options) (*store, error) {
 	if err := s.makeDir(); err != nil {
 		return nil, fmt.Errorf("natsbroker: store: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(s.dir, "lock"))
+	lock, err := lockStore(filepath.Join(s.dir, "lock"))
 	if errors.Is(err, errLocked) {
 		return nil, fmt.Errorf("natsbroker: store %q is in use by another process", s.dir)
 	}
