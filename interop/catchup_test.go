@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -21,14 +23,14 @@ func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 			t.Parallel()
 			f, _ := newFlood(t, mode, rounds*published)
 			topics := []string{"a", "b"}
-			c := dialV1(t, f.line.endpoint)
+			c := livetest.DialV1(t, f.line.Endpoint)
 			for i, topic := range topics {
-				c.must(subscribeTo(i+1, topic))
+				c.Must(livetest.SubscribeTo(i+1, topic))
 			}
 			next := map[string]int{}
 			n := 0
 			for range rounds {
-				f.line.stall()
+				f.line.Stall()
 				for range published {
 					for _, topic := range topics {
 						f.publish(topic, n)
@@ -38,28 +40,28 @@ func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 				if got := f.server.Stats().CatchingUp; got != len(topics) {
 					t.Fatalf("%d topics catch up, want %d: nothing was tested", got, len(topics))
 				}
-				f.line.resume()
+				f.line.Resume()
 				for next["a"] < n || next["b"] < n {
-					m := c.next()
-					if !m.isPublication() || m.Recovered != nil { // it did not ask
-						t.Fatalf("got %.100s", m.text)
+					m := c.Next()
+					if !m.IsPublication() || m.Recovered != nil { // it did not ask
+						t.Fatalf("got %.100s", m.Raw)
 					}
-					if _, offset := offsetOf(m.At); number(t, m.Data) != next[m.Topic] || offset != next[m.Topic]+1 {
+					if _, offset := livetest.OffsetOf(m.At); livetest.NumberOf(m.Data) != next[m.Topic] || offset != next[m.Topic]+1 {
 						t.Fatalf("topic %s: %.20s at %s came when %d was due", m.Topic, m.Data, m.At, next[m.Topic])
 					}
 					next[m.Topic]++
 				}
-				await(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
+				livetest.Eventually(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
 			}
 			for _, topic := range topics {
 				f.server.Publish(topic, []byte(`"new"`))
-				c.hears(topic, `"new"`)
+				c.Hears(topic, `"new"`)
 			}
-			if extra := c.settled(); len(extra) != 0 {
-				t.Errorf("then came %.100s", extra[0].text)
+			if extra := c.Settled(); len(extra) != 0 {
+				t.Errorf("then came %.100s", extra[0].Raw)
 			}
-			if st := f.server.Stats(); f.ended.count() > 0 || st.Dropped != 0 || st.Gaps != 0 || st.QueueFull != 0 {
-				t.Errorf("%d sessions ended; %d dropped, %d gaps, %d closed with a full queue", f.ended.count(), st.Dropped, st.Gaps, st.QueueFull)
+			if st := f.server.Stats(); f.ended.Count() > 0 || st.Dropped != 0 || st.Gaps != 0 || st.QueueFull != 0 {
+				t.Errorf("%d sessions ended; %d dropped, %d gaps, %d closed with a full queue", f.ended.Count(), st.Dropped, st.Gaps, st.QueueFull)
 			}
 		})
 	}
@@ -72,23 +74,23 @@ func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, _ := newFlood(t, mode, published)
-			c := dial(t, f.line.endpoint)
-			c.subscribe("t")
-			f.line.stall()
+			c := livetest.Dial(t, f.line.Endpoint)
+			c.Subscribe("t")
+			f.line.Stall()
 			for n := range published {
 				f.publish("t", n)
 			}
-			f.line.resume()
+			f.line.Resume()
 			for n := range published {
-				if got, want := c.read(), fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, n, f.pad); got != want {
+				if got, want := c.Read(), fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, n, f.pad); got != want {
 					t.Fatalf("publication %d is %.60s", n, got)
 				}
 			}
-			await(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
+			livetest.Eventually(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
 			f.server.Publish("t", []byte(`"new"`))
-			check(t, "the plain client", c.read(), `{"topic":"t","data":"new"}`)
-			if f.ended.count() > 0 {
-				t.Errorf("the session ended with %v", f.ended.only(t))
+			livetest.Check(t, "the plain client", c.Read(), `{"topic":"t","data":"new"}`)
+			if f.ended.Count() > 0 {
+				t.Errorf("the session ended with %v", f.ended.Only(t))
 			}
 		})
 	}
@@ -102,20 +104,20 @@ func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, _ := newFlood(t, mode, history)
-			c := dialV1(t, f.line.endpoint)
-			c.must(subscribeTo(1, "t"))
+			c := livetest.DialV1(t, f.line.Endpoint)
+			c.Must(livetest.SubscribeTo(1, "t"))
 			next, n := 0, 0
 			for round := range rounds {
 				gaps := 0
-				f.line.stall()
+				f.line.Stall()
 				for range published {
 					f.publish("t", n)
 					n++
 				}
-				f.line.resume()
+				f.line.Resume()
 				for next < n {
-					m := c.next()
-					_, offset := offsetOf(m.At)
+					m := c.Next()
+					_, offset := livetest.OffsetOf(m.At)
 					switch {
 					case m.Op == "gap" && m.Topic == "t":
 						if offset <= next || offset > n-history {
@@ -123,8 +125,8 @@ func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 						}
 						next = offset // numbers begin with 0, offsets with 1
 						gaps++
-					case !m.isPublication() || m.Recovered != nil || number(t, m.Data) != next || offset != next+1:
-						t.Fatalf("%.100s came when %d was due", m.text, next)
+					case !m.IsPublication() || m.Recovered != nil || livetest.NumberOf(m.Data) != next || offset != next+1:
+						t.Fatalf("%.100s came when %d was due", m.Raw, next)
 					default:
 						next++
 					}
@@ -133,8 +135,8 @@ func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 					t.Errorf("round %d: no gap, so that nothing was tested", round)
 				}
 			}
-			if f.ended.count() > 0 {
-				t.Errorf("the session ended with %v", f.ended.only(t))
+			if f.ended.Count() > 0 {
+				t.Errorf("the session ended with %v", f.ended.Only(t))
 			}
 		})
 	}
@@ -150,14 +152,14 @@ func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 		}
 		t.Run(asked.name, func(t *testing.T) {
 			t.Parallel()
-			opts := permissive()
+			opts := livetest.Permissive()
 			opts.QueueBytes = 64 << 10
-			opts.Topics = keeping("", live.TopicOptions{History: history})
-			server := newServer(t, opts)
-			slow := through(t, serveSmall(t, server.Handler()))
-			c := dialV1(t, slow.endpoint)
-			epoch, _ := offsetOf(c.must(subscribeTo(1, "t")).At)
-			c.must(unsubscribeFrom(1, "t"))
+			opts.Topics = livetest.Keeping("", live.TopicOptions{History: history})
+			server := livetest.NewServer(t, opts)
+			slow := livetest.Through(t, livetest.ServeSmall(t, server.Handler()))
+			c := livetest.DialV1(t, slow.Endpoint)
+			epoch, _ := livetest.OffsetOf(c.Must(livetest.SubscribeTo(1, "t")).At)
+			c.Must(livetest.UnsubscribeFrom(1, "t"))
 			pad := strings.Repeat("x", floodSize)
 			publish := func(from, to int) {
 				for n := from; n <= to; n++ {
@@ -165,31 +167,31 @@ func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 				}
 			}
 			publish(1, history)
-			slow.slow(perSecond)
-			reply := c.must(asked.op(history, epoch))
-			if asked.name == "since" && !reply.recovered() {
-				t.Fatalf("answered by %.100s", reply.text)
+			slow.Slow(perSecond)
+			reply := c.Must(asked.op(history, epoch))
+			if asked.name == "since" && !reply.WasRecovered() {
+				t.Fatalf("answered by %.100s", reply.Raw)
 			}
 			publish(history+1, history+more)
-			slow.slow(0)
+			slow.Slow(0)
 
 			seen, gaps := 0, 0
 			take := func(data []byte, at string) {
-				if _, offset := offsetOf(at); number(t, data) != seen+1 || offset != seen+1 {
+				if _, offset := livetest.OffsetOf(at); livetest.NumberOf(data) != seen+1 || offset != seen+1 {
 					t.Fatalf("%.20s at %s came after %d", data, at, seen)
 				}
 				seen++
 			}
-			for _, m := range reply.messages() {
+			for _, m := range reply.Messages {
 				take(m.Data, m.At)
 			}
 			if reply.At != fmt.Sprintf("%s.%d", epoch, seen) {
 				t.Errorf("after %d messages the reply is at %s", seen, reply.At)
 			}
 			for seen < history+more {
-				m := c.next()
+				m := c.Next()
 				if m.Op == "gap" && m.Topic == "t" {
-					_, offset := offsetOf(m.At)
+					_, offset := livetest.OffsetOf(m.At)
 					if offset <= seen || offset > more {
 						t.Fatalf("a gap up to %s after %d; the history has what follows %d", m.At, seen, more)
 					}
@@ -198,8 +200,8 @@ func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 					continue
 				}
 				take(m.Data, m.At)
-				if m.recovered() != (seen <= history) {
-					t.Fatalf("%.100s; the client had asked for what came up to %d", m.text, history)
+				if m.WasRecovered() != (seen <= history) {
+					t.Fatalf("%.100s; the client had asked for what came up to %d", m.Raw, history)
 				}
 			}
 			if gaps == 0 { // there may be two: publishing takes a while, in which the client reads on
@@ -226,26 +228,26 @@ func TestSlowClientIsClosed(t *testing.T) {
 			t.Parallel()
 			const published = 200
 			f, at := newFlood(t, test.mode, test.history)
-			c := dialV1(t, f.line.endpoint)
-			since := c.must(subscribeTo(1, "t")).At
-			f.line.stall()
+			c := livetest.DialV1(t, f.line.Endpoint)
+			since := c.Must(livetest.SubscribeTo(1, "t")).At
+			f.line.Stall()
 			for n := range published {
 				f.publish("t", n)
 			}
-			if err := f.ended.only(t); err != live.ErrQueueFull {
+			if err := f.ended.Only(t); err != live.ErrQueueFull {
 				t.Errorf("OnClose got %v, want ErrQueueFull", err)
 			}
-			f.line.resume()
-			got, code := c.rest()
+			f.line.Resume()
+			got, code := c.Rest()
 			if code != live.CloseQueueFull {
-				t.Errorf("close code %d (%v), want 4100", code, c.in.err)
+				t.Errorf("close code %d (%v), want 4100", code, c.Err())
 			}
 			if len(got) == published {
 				t.Error("all was heard, so that nothing was tested")
 			}
 			for i, text := range got {
-				m, err := parseFrame(text)
-				if err != nil || !m.isPublication() || number(t, m.Data) != i {
+				m, err := livetest.ParseFrame(text.Raw)
+				if err != nil || !m.IsPublication() || livetest.NumberOf(m.Data) != i {
 					t.Fatalf("frame %d is %.100s", i, text)
 				}
 				since = m.At
@@ -253,12 +255,12 @@ func TestSlowClientIsClosed(t *testing.T) {
 			if test.history == 0 {
 				return
 			}
-			reply := dialV1(t, at).recovers(resumeFrom(1, "t", since), published)
-			if !reply.recovered() || len(reply.messages()) != published-len(got) {
-				t.Fatalf("%d came after %d of %d: %.200s", len(reply.messages()), len(got), published, reply.text)
+			reply := livetest.DialV1(t, at).Recovers(livetest.ResumeFrom(1, "t", since), published)
+			if !reply.WasRecovered() || len(reply.Messages) != published-len(got) {
+				t.Fatalf("%d came after %d of %d: %.200s", len(reply.Messages), len(got), published, reply.Raw)
 			}
-			for i, m := range reply.messages() {
-				if number(t, m.Data) != len(got)+i {
+			for i, m := range reply.Messages {
+				if livetest.NumberOf(m.Data) != len(got)+i {
 					t.Fatalf("%.20s came when %d was due", m.Data, len(got)+i)
 				}
 			}

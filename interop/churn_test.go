@@ -8,9 +8,10 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 
 	gorilla "github.com/gorilla/websocket"
 
@@ -31,13 +32,13 @@ var vanishings = []struct {
 	way  func(v *visitor) error
 }{
 	{"close frame", func(v *visitor) error {
-		err := v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1000, "bye"), time.Now().Add(patience))
+		err := v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1000, "bye"), time.Now().Add(livetest.Patience))
 		<-v.read
 		v.Close()
 		return err
 	}},
 	{"close frame, without waiting for the answer", func(v *visitor) error {
-		v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1001, ""), time.Now().Add(patience))
+		v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1001, ""), time.Now().Add(livetest.Patience))
 		return v.Close()
 	}},
 	{"reset", func(v *visitor) error {
@@ -72,11 +73,11 @@ var vanishings = []struct {
 	}},
 }
 
-func visit(e endpoint, number uint64) (*visitor, error) {
+func visit(e livetest.Endpoint, number uint64) (*visitor, error) {
 	v := &visitor{rand: rand.New(rand.NewPCG(1, number)), read: make(chan struct{})}
-	d := gorilla.Dialer{TLSClientConfig: e.tls, HandshakeTimeout: patience}
+	d := gorilla.Dialer{TLSClientConfig: e.TLS, HandshakeTimeout: livetest.Patience}
 	var err error
-	if v.Conn, _, err = d.Dial(e.url, nil); err != nil {
+	if v.Conn, _, err = d.Dial(e.URL, nil); err != nil {
 		return nil, err
 	}
 	conn := v.NetConn()
@@ -108,14 +109,14 @@ func (v *visitor) act() error {
 }
 
 func TestClientsThatComeAndGoLeaveNothingBehind(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { testChurn(t, serve, 1000) })
-	t.Run("TLS", func(t *testing.T) { testChurn(t, serveTLS, 250) })
+	t.Run("plain", func(t *testing.T) { testChurn(t, livetest.Serve, 1000) })
+	t.Run("TLS", func(t *testing.T) { testChurn(t, livetest.ServeTLS, 250) })
 }
 
-func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visitors int) {
-	var ended ends
+func testChurn(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint, visitors int) {
+	var ended livetest.Ends
 	var server *live.Server
-	server = newServer(t, live.Options{
+	server = livetest.NewServer(t, live.Options{
 		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			switch name := string(data); topic {
 			case "subscribe":
@@ -132,7 +133,7 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 			if server.Subscribe(s, "too late") != live.ErrSessionClosed {
 				t.Error("a closed session could be subscribed")
 			}
-			ended.onClose(s, err)
+			ended.OnClose(s, err)
 		},
 	})
 	at := serve(t, server.Handler())
@@ -142,7 +143,7 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 	// that no handshake waits long.
 	all := make([]*visitor, visitors)
 	dialing := make(chan struct{}, 32)
-	each(visitors, func(i int) {
+	livetest.Each(visitors, func(i int) {
 		dialing <- struct{}{}
 		v, err := visit(at, uint64(i))
 		<-dialing
@@ -158,9 +159,9 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 	if t.Failed() {
 		t.FailNow()
 	}
-	await(t, "all sessions", func() bool { return server.Stats().Sessions == visitors })
+	livetest.Eventually(t, "all sessions", func() bool { return server.Stats().Sessions == visitors })
 
-	each(visitors, func(i int) {
+	livetest.Each(visitors, func(i int) {
 		// Half of them leave while they are still doing something.
 		if i%2 == 0 {
 			if err := all[i].act(); err != nil {
@@ -173,29 +174,14 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 		}
 	})
 
-	await(t, "every session's end", func() bool {
+	livetest.Eventually(t, "every session's end", func() bool {
 		st := server.Stats()
 		return st.Sessions == 0 && st.Topics == 0 && st.Subscriptions == 0
 	})
-	await(t, "every OnClose", func() bool { return ended.count() == visitors })
-	await(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= baseline })
-	ended.mu.Lock()
-	defer ended.mu.Unlock()
-	for id, errs := range ended.errs {
-		if len(errs) != 1 {
-			t.Errorf("OnClose of %s ran %d times", id, len(errs))
-		}
-	}
+	livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == visitors })
+	livetest.Eventually(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= baseline })
+	ended.Once(t)
 	if st := server.Stats(); st.Accepted != uint64(visitors) || st.Refused != 0 || st.Panics != 0 {
 		t.Errorf("accepted %d, refused %d, panics %d; want %d, 0, 0", st.Accepted, st.Refused, st.Panics, visitors)
 	}
-}
-
-// each runs f for 0 to n-1 at the same time.
-func each(n int, f func(i int)) {
-	var running sync.WaitGroup
-	for i := range n {
-		running.Go(func() { f(i) })
-	}
-	running.Wait()
 }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/live"
@@ -43,33 +45,23 @@ type account struct {
 	gaps      int
 }
 
-// offsetOf returns a position's number. A client must not look into one; a test may.
-func offsetOf(at string) (epoch string, offset int) {
-	epoch, text, _ := strings.Cut(at, ".")
-	offset, err := strconv.Atoi(text)
-	if err != nil {
-		return epoch, -1
-	}
-	return epoch, offset
-}
-
 // heard takes a frame with the next publication of a topic. What was missed comes before
 // what is new.
-func (a *account) heard(n int, f frame) error {
-	if f.recovered() && !a.answering {
-		return fmt.Errorf("after %d came %s", a.seen, f.text)
+func (a *account) heard(n int, f livetest.Frame) error {
+	if f.WasRecovered() && !a.answering {
+		return fmt.Errorf("after %d came %s", a.seen, f.Raw)
 	}
-	a.answering = f.recovered()
+	a.answering = f.WasRecovered()
 	return a.publication(n, f.At)
 }
 
 // lost takes the word that publications were lost after the reply. It is true if the
 // history has dropped all up to the gap's position; newest is the newest number that may be
 // published.
-func (a *account) lost(f frame, newest, history int) error {
-	_, offset := offsetOf(f.At)
+func (a *account) lost(f livetest.Frame, newest, history int) error {
+	_, offset := livetest.OffsetOf(f.At)
 	if offset <= a.seen || newest < offset+history {
-		return fmt.Errorf("%s came after %d; %d are published, of which the history has %d", f.text, a.seen, newest, history)
+		return fmt.Errorf("%s came after %d; %d are published, of which the history has %d", f.Raw, a.seen, newest, history)
 	}
 	a.seen, a.since = offset, f.At
 	a.gaps++
@@ -81,7 +73,7 @@ func (a *account) publication(n int, at string) error {
 	if n != a.seen+1 {
 		return fmt.Errorf("%d came after %d", n, a.seen)
 	}
-	if _, offset := offsetOf(at); offset != n {
+	if _, offset := livetest.OffsetOf(at); offset != n {
 		return fmt.Errorf("%d has the position %s", n, at)
 	}
 	a.seen, a.since = n, at
@@ -89,14 +81,14 @@ func (a *account) publication(n int, at string) error {
 }
 
 // subscribed takes the reply to a subscribe.
-func (a *account) subscribed(f frame) error {
-	_, now := offsetOf(f.At)
-	a.answering = f.recovered()
+func (a *account) subscribed(f livetest.Frame) error {
+	_, now := livetest.OffsetOf(f.At)
+	a.answering = f.WasRecovered()
 	switch {
 	case a.since == "":
 		a.seen = now
-	case f.recovered():
-		for _, m := range f.messages() {
+	case f.WasRecovered():
+		for _, m := range f.Messages {
 			n, err := strconv.Atoi(string(m.Data))
 			if err == nil {
 				err = a.publication(n, m.At)
@@ -106,10 +98,10 @@ func (a *account) subscribed(f frame) error {
 			}
 		}
 	case f.Recovered == nil:
-		return fmt.Errorf("resumed since %s: %s", a.since, f.text)
+		return fmt.Errorf("resumed since %s: %s", a.since, f.Raw)
 	default:
 		if now <= a.seen {
-			return fmt.Errorf("a gap after %d, where nothing was missed: %s", a.seen, f.text)
+			return fmt.Errorf("a gap after %d, where nothing was missed: %s", a.seen, f.Raw)
 		}
 		a.gaps++
 		a.seen = now
@@ -124,20 +116,20 @@ func (a *account) subscribed(f frame) error {
 // roamer is a client whose line is cut again and again.
 type roamer struct {
 	t        testing.TB
-	at       endpoint
+	at       livetest.Endpoint
 	topics   []string
 	accounts map[string]*account
 	up, down time.Duration // up to three times as long each
 	calm     chan struct{} // closed when no line is cut any more
 	done     func(*roamer) bool
-	take     func(*roamer, frame) error // a publication, or a gap
-	answered func(*roamer, *account, frame) error
+	take     func(*roamer, livetest.Frame) error // a publication, or a gap
+	answered func(*roamer, *account, livetest.Frame) error
 	dials    atomic.Int64
 }
 
 // roam goes on until the client has had everything.
 func (r *roamer) roam() {
-	deadline := time.Now().Add(3 * patience)
+	deadline := time.Now().Add(3 * livetest.Patience)
 	for !r.done(r) {
 		if err := r.visit(); err != nil {
 			r.t.Error(err)
@@ -160,7 +152,7 @@ func (r *roamer) between(d time.Duration) time.Duration { return d + rand.N(2*d)
 func (r *roamer) visit() error {
 	s := &scope{TB: r.t}
 	defer s.end()
-	l := through(s, r.at)
+	l := livetest.Through(s, r.at)
 	cut := time.AfterFunc(r.between(r.up), func() {
 		select {
 		case <-r.calm:
@@ -169,8 +161,8 @@ func (r *roamer) visit() error {
 		}
 	})
 	defer cut.Stop()
-	dialer := gorilla.Dialer{HandshakeTimeout: patience, Subprotocols: []string{subprotocol}, WriteBufferPool: &buffers}
-	conn, _, err := dialer.Dial(l.url, nil)
+	dialer := gorilla.Dialer{HandshakeTimeout: livetest.Patience, Subprotocols: []string{livetest.Subprotocol}, WriteBufferPool: &buffers}
+	conn, _, err := dialer.Dial(l.URL, nil)
 	if err != nil {
 		return nil // cut
 	}
@@ -178,16 +170,16 @@ func (r *roamer) visit() error {
 	r.dials.Add(1)
 	ops := make([]string, len(r.topics))
 	for i, topic := range r.topics {
-		ops[i] = subscribeTo(i+1, topic)
+		ops[i] = livetest.SubscribeTo(i+1, topic)
 		if a := r.accounts[topic]; a.since != "" {
-			ops[i] = resumeFrom(i+1, topic, a.since)
+			ops[i] = livetest.ResumeFrom(i+1, topic, a.since)
 		}
 	}
 	if conn.WriteMessage(gorilla.TextMessage, []byte("["+strings.Join(ops, ",")+"]")) != nil {
 		return nil
 	}
 	for !r.done(r) {
-		conn.SetReadDeadline(time.Now().Add(patience))
+		conn.SetReadDeadline(time.Now().Add(livetest.Patience))
 		_, text, err := conn.ReadMessage()
 		if err != nil {
 			var closed *gorilla.CloseError
@@ -196,7 +188,7 @@ func (r *roamer) visit() error {
 			}
 			return nil
 		}
-		f, err := parseFrame(string(text))
+		f, err := livetest.ParseFrame(string(text))
 		if err != nil {
 			return err
 		}
@@ -210,7 +202,7 @@ func (r *roamer) visit() error {
 		case "", "gap":
 			err = r.take(r, f)
 		default:
-			err = fmt.Errorf("got %s", f.text)
+			err = fmt.Errorf("got %s", f.Raw)
 		}
 		if err != nil {
 			return fmt.Errorf("topic %s, %w", f.Topic, err)
@@ -223,16 +215,16 @@ var buffers sync.Pool
 
 // cut ends a line in one of the ways in which lines end, perhaps in the middle of a
 // frame.
-func (r *roamer) cut(l *line) {
+func (r *roamer) cut(l *livetest.Relay) {
 	switch rand.IntN(4) {
 	case 0:
-		l.hangUp()
+		l.HangUp()
 	case 1:
-		l.reset()
+		l.Reset()
 	case 2:
-		l.cutDown(rand.IntN(100), l.hangUp)
+		l.CutDown(rand.IntN(100), l.HangUp)
 	case 3:
-		l.cutDown(rand.IntN(100), l.reset)
+		l.CutDown(rand.IntN(100), l.Reset)
 	}
 }
 
@@ -252,8 +244,8 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			const clients = 1000
 			const atLeast, every = 3 * time.Second, 150 * time.Millisecond
-			server := historyServer(t, live.TopicOptions{History: test.history}, nil)
-			at := serve(t, server.Handler())
+			server := livetest.NewHistoryServer(t, live.TopicOptions{History: test.history}, nil)
+			at := livetest.Serve(t, server.Handler())
 			topics := []string{"a", "b", "c", "d"}
 
 			calm := make(chan struct{})
@@ -275,7 +267,7 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 					topics:   []string{topics[i%4], topics[(i+1)%4]},
 					accounts: map[string]*account{topics[i%4]: {}, topics[(i+1)%4]: {}},
 					up:       600 * time.Millisecond, down: 150 * time.Millisecond,
-					take: func(r *roamer, f frame) error {
+					take: func(r *roamer, f livetest.Frame) error {
 						if f.Op == "gap" {
 							return r.accounts[f.Topic].lost(f, int(published.Load()), test.history)
 						}
@@ -285,7 +277,7 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 						}
 						return r.accounts[f.Topic].heard(n, f)
 					},
-					answered: func(_ *roamer, a *account, f frame) error { return a.subscribed(f) },
+					answered: func(_ *roamer, a *account, f livetest.Frame) error { return a.subscribed(f) },
 				}
 				all[i] = r
 				roaming.Go(func() {
@@ -301,11 +293,11 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 				return sum
 			}
 			// Until each line has been cut, most of them more than once.
-			for start := time.Now(); time.Since(start) < atLeast || dials() < 5*clients/2 && time.Since(start) < 2*patience; time.Sleep(every) {
+			for start := time.Now(); time.Since(start) < atLeast || dials() < 5*clients/2 && time.Since(start) < 2*livetest.Patience; time.Sleep(every) {
 				n++
 				published.Store(int64(n))
 				for _, topic := range topics {
-					publishNumbers(t, server, topic, n, n)
+					livetest.PublishNumbers(t, server, topic, n, n)
 				}
 			}
 			close(calm)
@@ -313,12 +305,12 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 			published.Store(int64(n))
 			for i, topic := range topics {
 				last[i].Store(int64(n + 1))
-				publishNumbers(t, server, topic, n, n)
+				livetest.PublishNumbers(t, server, topic, n, n)
 			}
 			time.Sleep(every)
 			published.Store(int64(n + 1))
 			for _, topic := range topics {
-				publishNumbers(t, server, topic, n+1, n+1)
+				livetest.PublishNumbers(t, server, topic, n+1, n+1)
 			}
 			roaming.Wait()
 
@@ -335,7 +327,7 @@ func TestThousandClientsOnLinesThatAreCut(t *testing.T) {
 			if test.complete != (gaps == 0) {
 				t.Errorf("%d gaps", gaps)
 			}
-			await(t, "the sessions' end", func() bool { return server.Stats().Sessions == 0 })
+			livetest.Eventually(t, "the sessions' end", func() bool { return server.Stats().Sessions == 0 })
 		})
 	}
 }
@@ -395,7 +387,7 @@ func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
 	all := make([]*roamer, clients)
 	runs := make([]atomic.Int64, clients) // of each client: the process that it hears
 	allHear := func(c *child) {
-		await(t, "all to hear the process", func() bool {
+		livetest.Eventually(t, "all to hear the process", func() bool {
 			for i := range runs {
 				if runs[i].Load() != int64(c.Process.Pid) {
 					return false
@@ -419,25 +411,25 @@ func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
 			return a.publication(got.N, at)
 		}
 		r := &roamer{
-			t: t, at: endpoint{url: "ws://" + c.addr}, topics: []string{"count"}, accounts: map[string]*account{"count": {}},
+			t: t, at: livetest.Endpoint{URL: "ws://" + c.addr}, topics: []string{"count"}, accounts: map[string]*account{"count": {}},
 			up: time.Hour, down: 10 * time.Millisecond, calm: make(chan struct{}),
 			done: func(*roamer) bool { return ended.Load() },
-			take: func(r *roamer, f frame) error {
+			take: func(r *roamer, f livetest.Frame) error {
 				if f.Op == "gap" {
-					return fmt.Errorf("got %s", f.text) // every process keeps all
+					return fmt.Errorf("got %s", f.Raw) // every process keeps all
 				}
 				return take(r.accounts["count"], f.Data, f.At)
 			},
-			answered: func(_ *roamer, a *account, f frame) error {
-				epoch, _ := offsetOf(f.At)
-				before, _ := offsetOf(a.since)
+			answered: func(_ *roamer, a *account, f livetest.Frame) error {
+				epoch, _ := livetest.OffsetOf(f.At)
+				before, _ := livetest.OffsetOf(a.since)
 				switch {
 				case a.since == "":
-					_, a.seen = offsetOf(f.At)
-				case f.Recovered == nil || f.recovered() != (epoch == before):
-					return fmt.Errorf("resumed since %s: %.200s", a.since, f.text)
-				case f.recovered():
-					for _, m := range f.messages() {
+					_, a.seen = livetest.OffsetOf(f.At)
+				case f.Recovered == nil || f.WasRecovered() != (epoch == before):
+					return fmt.Errorf("resumed since %s: %.200s", a.since, f.Raw)
+				case f.WasRecovered():
+					for _, m := range f.Messages {
 						if err := take(a, m.Data, m.At); err != nil {
 							return err
 						}
@@ -445,7 +437,7 @@ func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
 				default:
 					told = true
 					a.gaps++
-					_, a.seen = offsetOf(f.At)
+					_, a.seen = livetest.OffsetOf(f.At)
 				}
 				a.since = f.At
 				return nil

@@ -6,12 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 
 	gorilla "github.com/gorilla/websocket"
 
@@ -23,23 +24,23 @@ import (
 // made.
 func TestStalledReaderIsClosedAndHoldsUpNobody(t *testing.T) {
 	const others, delay = 20, 4 * time.Second // far below WriteTimeout
-	overEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	livetest.OverEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
 		var server *live.Server
-		opts := subscriber(&server)
-		opts.QueueSize, opts.OnClose = 32, ended.onClose
-		server = newServer(t, opts)
+		opts := livetest.Subscriber(&server)
+		opts.QueueSize, opts.OnClose = 32, ended.OnClose
+		server = livetest.NewServer(t, opts)
 		at := serve(t, server.Handler())
 
-		slow := through(t, at)
-		victim := dial(t, slow.endpoint)
-		victim.subscribe("t")
-		all := make([]*client, others)
+		slow := livetest.Through(t, at)
+		victim := livetest.Dial(t, slow.Endpoint)
+		victim.Subscribe("t")
+		all := make([]*livetest.Client, others)
 		for i := range all {
-			all[i] = dial(t, at)
-			all[i].subscribe("t")
+			all[i] = livetest.Dial(t, at)
+			all[i].Subscribe("t")
 		}
-		slow.stall()
+		slow.Stall()
 
 		pad := strings.Repeat("x", 4<<10)
 		publish := func(n int) {
@@ -47,7 +48,7 @@ func TestStalledReaderIsClosedAndHoldsUpNobody(t *testing.T) {
 			server.Publish("t", fmt.Appendf(nil, `"%d %s"`, n, pad))
 			start := time.Now()
 			for i, c := range all {
-				if got, want := c.read(), fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, n, pad); got != want {
+				if got, want := c.Read(), fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, n, pad); got != want {
 					t.Fatalf("client %d got %.40s, want %.40s", i, got, want)
 				}
 			}
@@ -56,13 +57,13 @@ func TestStalledReaderIsClosedAndHoldsUpNobody(t *testing.T) {
 			}
 		}
 		n := 0
-		for ; ended.count() == 0; n++ {
+		for ; ended.Count() == 0; n++ {
 			if n == 1000 {
 				t.Fatalf("after %d publications the stalled session is still open", n)
 			}
 			publish(n)
 		}
-		if err := ended.only(t); err != live.ErrQueueFull {
+		if err := ended.Only(t); err != live.ErrQueueFull {
 			t.Errorf("OnClose got %v, want ErrQueueFull", err)
 		}
 		if st := server.Stats(); st.Sessions != others || st.Subscriptions != others || st.QueueFull != 1 {
@@ -75,13 +76,13 @@ func TestStalledReaderIsClosedAndHoldsUpNobody(t *testing.T) {
 		}
 
 		// What the line still held is a beginning without a gap, and then the reason.
-		slow.resume()
-		got, code := victim.rest()
+		slow.Resume()
+		got, code := victim.Rest()
 		if code != live.CloseQueueFull {
-			t.Errorf("close code %d (%v), want 4100", code, victim.in.err)
+			t.Errorf("close code %d (%v), want 4100", code, victim.Err())
 		}
 		for i, text := range got {
-			if want := fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, i, pad); text != want {
+			if want := fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, i, pad); text.Raw != want {
 				t.Fatalf("message %d is %.40s", i, text)
 			}
 		}
@@ -93,20 +94,20 @@ func TestStalledReaderIsClosedAndHoldsUpNobody(t *testing.T) {
 // they hold, and each starts WriteTimeout anew.
 func TestSocketThatTakesNothingIsGivenUp(t *testing.T) {
 	const writeTimeout, slack = 500 * time.Millisecond, 4 * time.Second
-	overEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	livetest.OverEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
 		var server *live.Server
-		opts := subscriber(&server)
-		opts.WriteTimeout, opts.OnClose = writeTimeout, ended.onClose
-		server = newServer(t, opts)
-		slow := through(t, serve(t, server.Handler()))
-		dial(t, slow.endpoint).subscribe("t")
-		slow.stall()
+		opts := livetest.Subscriber(&server)
+		opts.WriteTimeout, opts.OnClose = writeTimeout, ended.OnClose
+		server = livetest.NewServer(t, opts)
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		livetest.Dial(t, slow.Endpoint).Subscribe("t")
+		slow.Stall()
 		for range 100 {
 			server.Publish("t", []byte(`"`+strings.Repeat("x", 4<<10)+`"`))
 		}
 		start := time.Now()
-		err := ended.only(t)
+		err := ended.Only(t)
 		if took := time.Since(start); took > writeTimeout+slack {
 			t.Errorf("given up after %v, with a WriteTimeout of %v", took, writeTimeout)
 		}
@@ -118,23 +119,23 @@ func TestSocketThatTakesNothingIsGivenUp(t *testing.T) {
 
 func TestDeadLineIsFoundWithinPingIntervalAndTimeout(t *testing.T) {
 	const interval, timeout, slack = time.Second, 2 * time.Second, time.Second
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
 		var server *live.Server
-		opts := subscriber(&server)
-		opts.PingInterval, opts.PingTimeout, opts.OnClose = interval, timeout, ended.onClose
-		server = newServer(t, opts)
+		opts := livetest.Subscriber(&server)
+		opts.PingInterval, opts.PingTimeout, opts.OnClose = interval, timeout, ended.OnClose
+		server = livetest.NewServer(t, opts)
 		at := serve(t, server.Handler())
 
 		// As silent as the dead one, save that it answers pings.
-		idle := dial(t, through(t, at).endpoint)
-		idle.subscribe("t")
-		dead := through(t, at)
-		dial(t, dead.endpoint).subscribe("t")
-		dead.vanish()
+		idle := livetest.Dial(t, livetest.Through(t, at).Endpoint)
+		idle.Subscribe("t")
+		dead := livetest.Through(t, at)
+		livetest.Dial(t, dead.Endpoint).Subscribe("t")
+		dead.Vanish()
 		start := time.Now()
 
-		err := ended.only(t) // so it is not the idle one's either
+		err := ended.Only(t) // so it is not the idle one's either
 		took := time.Since(start)
 		if err != live.ErrPingTimeout {
 			t.Errorf("OnClose got %v, want ErrPingTimeout", err)
@@ -149,7 +150,7 @@ func TestDeadLineIsFoundWithinPingIntervalAndTimeout(t *testing.T) {
 			t.Errorf("%d sessions, %d ping timeouts; want 1, 1", st.Sessions, st.PingTimeouts)
 		}
 		server.Publish("t", []byte(`"still here"`))
-		check(t, "the idle client", idle.read(), `{"topic":"t","data":"still here"}`)
+		livetest.Check(t, "the idle client", idle.Read(), `{"topic":"t","data":"still here"}`)
 	})
 }
 
@@ -163,19 +164,19 @@ func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
 		{"socket full", 100},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			overEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
+			livetest.OverEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
 				const peers = 5
-				var ended ends
+				var ended livetest.Ends
 				var server *live.Server
-				opts := subscriber(&server)
-				opts.OnClose = ended.onClose
+				opts := livetest.Subscriber(&server)
+				opts.OnClose = ended.OnClose
 				server = live.New(opts)
 				at := serve(t, server.Handler())
-				lines := make([]*line, peers)
+				lines := make([]*livetest.Relay, peers)
 				for i := range lines {
-					lines[i] = through(t, at)
-					dial(t, lines[i].endpoint).subscribe("t")
-					lines[i].stall()
+					lines[i] = livetest.Through(t, at)
+					livetest.Dial(t, lines[i].Endpoint).Subscribe("t")
+					lines[i].Stall()
 				}
 				for range test.queue {
 					server.Publish("t", []byte(`"`+strings.Repeat("x", 4<<10)+`"`))
@@ -191,14 +192,12 @@ func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
 				if err != context.DeadlineExceeded {
 					t.Errorf("Shutdown returned %v, want the context's error", err)
 				}
-				await(t, "every OnClose", func() bool { return ended.count() == peers })
-				ended.mu.Lock()
-				for id, errs := range ended.errs {
-					if len(errs) != 1 || errs[0] != live.ErrServerClosed {
-						t.Errorf("%s ended with %v, want ErrServerClosed, once", id, errs)
+				livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == peers })
+				for id, err := range ended.Once(t) {
+					if err != live.ErrServerClosed {
+						t.Errorf("%s ended with %v, want ErrServerClosed", id, err)
 					}
 				}
-				ended.mu.Unlock()
 				if st := server.Stats(); st.Sessions != 0 || st.Topics != 0 {
 					t.Errorf("%d sessions and %d topics are left", st.Sessions, st.Topics)
 				}
@@ -214,9 +213,9 @@ func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
 // A peer has five seconds to answer a close frame. After that the connection is
 // closed, and a patient Shutdown returns without error.
 func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
-		server := newServer(t, live.Options{OnMessage: echo, OnClose: ended.onClose})
+	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
 		conn := dialUnread(t, serve(t, server.Handler()))
 		if err := conn.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"t"}`)); err != nil {
 			t.Fatal(err)
@@ -224,7 +223,7 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 		if _, data, err := conn.ReadMessage(); string(data) != `{"topic":"t"}` {
 			t.Fatalf("read %s, %v", data, err)
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 		defer cancel()
 		start := time.Now()
 		if err := server.Shutdown(ctx); err != nil {
@@ -233,11 +232,11 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 		if took := time.Since(start); took < time.Second || took > 8*time.Second {
 			t.Errorf("Shutdown took %v, want some 5 s", took)
 		}
-		if err := ended.only(t); err != live.ErrServerClosed {
+		if err := ended.Only(t); err != live.ErrServerClosed {
 			t.Errorf("OnClose got %v, want ErrServerClosed", err)
 		}
 		// The client finds the close frame, and the end of the line.
-		conn.SetReadDeadline(time.Now().Add(patience))
+		conn.SetReadDeadline(time.Now().Add(livetest.Patience))
 		if _, _, err := conn.ReadMessage(); !gorilla.IsCloseError(err, live.CloseRestart) {
 			t.Errorf("read %v, want code 1012", err)
 		}
@@ -248,14 +247,14 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 }
 
 func TestByteByByteDelivery(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newServer(t, live.Options{OnMessage: echo})
-		slow := through(t, serve(t, server.Handler()))
-		slow.trickle() // the handshake too
-		c := l.connect(t, slow.endpoint, nil)
+	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		slow.Trickle() // the handshake too
+		c := l.connect(t, slow.Endpoint, nil)
 		for _, n := range []int{50, 125, 126, 3000} {
-			c.send(fill(n))
-			if got := c.read(); got != fill(n) {
+			c.Send(livetest.Fill(n))
+			if got := c.Read(); got != livetest.Fill(n) {
 				t.Errorf("sent %d bytes, got %d: %.60s…", n, len(got), got)
 			}
 		}
@@ -265,17 +264,17 @@ func TestByteByByteDelivery(t *testing.T) {
 		if err := c.close(1000); err != nil {
 			t.Error(err)
 		}
-		await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+		livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
 	})
 }
 
 // cuts are the ways in which a line ends.
 var cuts = []struct {
 	name string
-	cut  func(*line)
+	cut  func(*livetest.Relay)
 }{
-	{"closed", (*line).hangUp},
-	{"reset", (*line).reset},
+	{"closed", (*livetest.Relay).HangUp},
+	{"reset", (*livetest.Relay).Reset},
 }
 
 // Wherever a frame is cut off, there was no message, and the session is over.
@@ -285,19 +284,19 @@ func TestFrameCutOnItsWayToTheServer(t *testing.T) {
 		for _, n := range []int{0, 1, 2, 3, 4, 7, 8, 9, 100, 207} {
 			t.Run(fmt.Sprintf("%s after %d bytes", way.name, n), func(t *testing.T) {
 				t.Parallel()
-				var ended ends
+				var ended livetest.Ends
 				heard := make(chan string, 1)
-				server := newServer(t, live.Options{
+				server := livetest.NewServer(t, live.Options{
 					OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) { heard <- string(data) },
-					OnClose:   ended.onClose,
+					OnClose:   ended.OnClose,
 				})
-				l := through(t, serve(t, server.Handler()))
-				c := dial(t, l.endpoint)
-				c.send(`{"data":1}`)
+				l := livetest.Through(t, livetest.Serve(t, server.Handler()))
+				c := livetest.Dial(t, l.Endpoint)
+				c.Send(`{"data":1}`)
 				<-heard
-				l.cutUp(n, func() { way.cut(l) })
-				c.peer.send(fill(200))
-				if err := ended.only(t); err == nil {
+				l.CutUp(n, func() { way.cut(l) })
+				c.Say(livetest.Fill(200))
+				if err := ended.Only(t); err == nil {
 					t.Error("OnClose got nil, as if the client had closed")
 				}
 				select {
@@ -316,19 +315,19 @@ func TestFrameCutOnItsWayToTheClient(t *testing.T) {
 	for _, way := range cuts {
 		for _, n := range []int{0, 1, 2, 3, 4, 5, 100, 203} {
 			t.Run(fmt.Sprintf("%s after %d bytes", way.name, n), func(t *testing.T) {
-				overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-					var ended ends
-					server := newServer(t, live.Options{OnMessage: echo, OnClose: ended.onClose})
-					l := through(t, serve(t, server.Handler()))
-					c := dial(t, l.endpoint)
-					c.send(`{"data":1}`)
-					check(t, "the client", c.read(), `{"data":1}`)
-					l.cutDown(n, func() { way.cut(l) })
-					c.send(fill(200))
-					if got, code := c.rest(); len(got) != 0 || code != 0 {
+				livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+					var ended livetest.Ends
+					server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
+					l := livetest.Through(t, serve(t, server.Handler()))
+					c := livetest.Dial(t, l.Endpoint)
+					c.Send(`{"data":1}`)
+					livetest.Check(t, "the client", c.Read(), `{"data":1}`)
+					l.CutDown(n, func() { way.cut(l) })
+					c.Send(livetest.Fill(200))
+					if got, code := c.Rest(); len(got) != 0 || code != 0 {
 						t.Errorf("the client got %v and code %d", got, code)
 					}
-					if err := ended.only(t); err == nil {
+					if err := ended.Only(t); err == nil {
 						t.Error("OnClose got nil, as if the client had closed")
 					}
 				})
@@ -340,14 +339,14 @@ func TestFrameCutOnItsWayToTheClient(t *testing.T) {
 // A client need not wait for the 101: what it sends behind its request is read
 // when the session has begun, however much of it net/http has already buffered.
 func TestFramesSentTogetherWithTheHandshake(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
 		for _, sizes := range [][]int{{30}, {30, 31, 32}, {100, 5000, 100}, {70_000}} {
-			server := newServer(t, live.Options{OnMessage: echo})
+			server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 			at := serve(t, server.Handler())
-			conn := dialRaw(t, at)
-			text := rawHandshake
+			conn := livetest.DialTransport(t, at)
+			text := livetest.Dialing{}.Request(at)
 			for _, n := range sizes {
-				text += maskedFrame(fill(n))
+				text += string(livetest.Masked(livetest.TextFrame, livetest.Fill(n)))
 			}
 			if _, err := io.WriteString(conn, text); err != nil {
 				t.Fatal(err)
@@ -358,7 +357,7 @@ func TestFramesSentTogetherWithTheHandshake(t *testing.T) {
 				t.Fatalf("answered %v, %v", resp, err)
 			}
 			for _, n := range sizes {
-				frame := unmaskedFrame(fill(n))
+				frame := string(livetest.Unmasked(livetest.TextFrame, livetest.Fill(n)))
 				got := make([]byte, len(frame))
 				if _, err := io.ReadFull(r, got); err != nil || string(got) != frame {
 					t.Fatalf("%v: the echo of %d bytes is %.60q, %v", sizes, n, got, err)
@@ -366,16 +365,4 @@ func TestFramesSentTogetherWithTheHandshake(t *testing.T) {
 			}
 		}
 	})
-}
-
-// dialRaw connects without speaking WebSocket.
-func dialRaw(t testing.TB, e endpoint) net.Conn {
-	t.Helper()
-	conn, err := dialTransport(e)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	conn.SetDeadline(time.Now().Add(patience))
-	return conn
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -17,20 +19,21 @@ import (
 // its close frame, still have to arrive.
 func TestClientThatHalfClosesBehindItsCloseFrameIsAnswered(t *testing.T) {
 	const answers = 50
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
 		answer := strings.Repeat("x", 4<<10)
-		server := newServer(t, live.Options{
+		server := livetest.NewServer(t, live.Options{
 			OnMessage: func(_ context.Context, s *live.Session, topic string, _ []byte) {
 				for range answers {
 					s.Send(live.Message{Topic: topic, Data: []byte(`"` + answer + `"`)})
 				}
 			},
-			OnClose: ended.onClose,
+			OnClose: ended.OnClose,
 		})
-		conn := dialRaw(t, serve(t, server.Handler()))
+		at := serve(t, server.Handler())
+		conn := livetest.DialTransport(t, at)
 		maskedClose := "\x88\x82\x00\x00\x00\x00" + string(binary.BigEndian.AppendUint16(nil, live.CloseNormal))
-		if _, err := io.WriteString(conn, rawHandshake+maskedFrame(`{"topic":"t"}`)+maskedClose); err != nil {
+		if _, err := io.WriteString(conn, livetest.Dialing{}.Request(at)+string(livetest.Masked(livetest.TextFrame, `{"topic":"t"}`))+maskedClose); err != nil {
 			t.Fatal(err)
 		}
 		if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
@@ -44,11 +47,11 @@ func TestClientThatHalfClosesBehindItsCloseFrameIsAnswered(t *testing.T) {
 		if err != nil {
 			t.Errorf("the connection ended with %v", err)
 		}
-		want := strings.Repeat(unmaskedFrame(`{"topic":"t","data":"`+answer+`"}`), answers) + "\x88\x02\x03\xe8"
+		want := strings.Repeat(string(livetest.Unmasked(livetest.TextFrame, `{"topic":"t","data":"`+answer+`"}`)), answers) + "\x88\x02\x03\xe8"
 		if string(got) != want {
 			t.Errorf("got %d bytes, want the %d of %d answers and a close frame", len(got), len(want), answers)
 		}
-		if err := ended.only(t); err != nil {
+		if err := ended.Only(t); err != nil {
 			t.Errorf("OnClose got %v, want nil", err)
 		}
 	})

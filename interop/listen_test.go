@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -36,7 +38,7 @@ func (e *ear) all() []string {
 // wants waits for exactly these.
 func (e *ear) wants(t testing.TB, want ...string) {
 	t.Helper()
-	await(t, fmt.Sprintf("%d publications", len(want)), func() bool { return len(e.all()) >= len(want) })
+	livetest.Eventually(t, fmt.Sprintf("%d publications", len(want)), func() bool { return len(e.all()) >= len(want) })
 	if got := e.all(); !slices.Equal(got, want) {
 		t.Errorf("heard %.200v, want %.200v", got, want)
 	}
@@ -55,13 +57,13 @@ func listen(t testing.TB, server *live.Server, topic string, fn func(live.Messag
 // silenced waits until a topic has no listener and no subscriber.
 func silenced(t testing.TB, server *live.Server) {
 	t.Helper()
-	await(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
+	livetest.Eventually(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
 }
 
 func TestListenHearsEveryPublicationInOrder(t *testing.T) {
 	for _, topic := range []string{"t", "chat"} {
-		server := newServer(t, permissive())
-		c := dialV1(t, serve(t, server.Handler()))
+		server := livetest.NewServer(t, livetest.Permissive())
+		c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 		var one, other ear
 		first := listen(t, server, topic, func(m live.Message) {
 			if m.Topic != topic {
@@ -70,10 +72,10 @@ func TestListenHearsEveryPublicationInOrder(t *testing.T) {
 			one.hear(m)
 		})
 		second := listen(t, server, topic, other.hear)
-		publishNumbers(t, server, topic, 1, 100)
-		publishNumbers(t, server, "another", 1, 10)
-		c.must(`{"op":"publish","id":1,"topic":"` + topic + `","data":"from a client"}`)
-		want := append(numbers(1, 100), `"from a client"`)
+		livetest.PublishNumbers(t, server, topic, 1, 100)
+		livetest.PublishNumbers(t, server, "another", 1, 10)
+		c.Must(`{"op":"publish","id":1,"topic":"` + topic + `","data":"from a client"}`)
+		want := append(livetest.Numbers(1, 100), `"from a client"`)
 		one.wants(t, want...)
 		other.wants(t, want...)
 
@@ -83,7 +85,7 @@ func TestListenHearsEveryPublicationInOrder(t *testing.T) {
 		if err := first.Unsubscribe(); err != nil { // again
 			t.Error(err)
 		}
-		publishNumbers(t, server, topic, 101, 101)
+		livetest.PublishNumbers(t, server, topic, 101, 101)
 		other.wants(t, append(want, "101")...)
 		one.wants(t, want...)
 		second.Unsubscribe()
@@ -93,9 +95,9 @@ func TestListenHearsEveryPublicationInOrder(t *testing.T) {
 
 // What a listener does with a message is its own affair.
 func TestListenersDoNotShareTheirData(t *testing.T) {
-	server := newServer(t, permissive())
-	c := dialV1(t, serve(t, server.Handler()))
-	c.must(subscribeTo(1, "chat"))
+	server := livetest.NewServer(t, livetest.Permissive())
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Must(livetest.SubscribeTo(1, "chat"))
 	var e ear
 	spoiling := listen(t, server, "chat", func(m live.Message) {
 		for i := range m.Data {
@@ -103,10 +105,10 @@ func TestListenersDoNotShareTheirData(t *testing.T) {
 		}
 	})
 	hearing := listen(t, server, "chat", e.hear)
-	publishNumbers(t, server, "chat", 1, 50)
-	e.wants(t, numbers(1, 50)...)
-	c.hears("chat", numbers(1, 50)...)
-	if got := dataOf(c.must(`{"op":"history","id":1,"topic":"chat","limit":50}`).messages()); !slices.Equal(got, numbers(1, 50)) {
+	livetest.PublishNumbers(t, server, "chat", 1, 50)
+	e.wants(t, livetest.Numbers(1, 50)...)
+	c.Hears("chat", livetest.Numbers(1, 50)...)
+	if got := livetest.DataOf(c.Must(`{"op":"history","id":1,"topic":"chat","limit":50}`).Messages); !slices.Equal(got, livetest.Numbers(1, 50)) {
 		t.Errorf("the history has %v", got)
 	}
 	spoiling.Unsubscribe()
@@ -116,11 +118,11 @@ func TestListenersDoNotShareTheirData(t *testing.T) {
 // One that is slow holds up nobody, and loses the oldest.
 func TestSlowListener(t *testing.T) {
 	const queue, published = 10, 100
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.QueueSize = queue
-	logger, log := logged(t)
+	logger, log := livetest.Logged()
 	opts.Logger = logger
-	server := newServer(t, opts)
+	server := livetest.NewServer(t, opts)
 	var slow, quick ear
 	entered, letGo := make(chan struct{}), make(chan struct{})
 	first := listen(t, server, "t", func(m live.Message) {
@@ -131,15 +133,15 @@ func TestSlowListener(t *testing.T) {
 		slow.hear(m)
 	})
 	second := listen(t, server, "t", quick.hear)
-	publishNumbers(t, server, "t", 1, 1)
+	livetest.PublishNumbers(t, server, "t", 1, 1)
 	<-entered
 	for n := 2; n <= published; n++ {
-		publishNumbers(t, server, "t", n, n) // returns although the listener does not
-		quick.wants(t, numbers(1, n)...)
+		livetest.PublishNumbers(t, server, "t", n, n) // returns although the listener does not
+		quick.wants(t, livetest.Numbers(1, n)...)
 	}
 	close(letGo)
-	slow.wants(t, append([]string{"1"}, numbers(published-queue+1, published)...)...)
-	await(t, "the log", func() bool { return strings.Contains(log(), "too slow") })
+	slow.wants(t, append([]string{"1"}, livetest.Numbers(published-queue+1, published)...)...)
+	livetest.Eventually(t, "the log", func() bool { return strings.Contains(log(), "too slow") })
 	if text := log(); !strings.Contains(text, fmt.Sprintf("dropped=%d", published-queue-1)) || !strings.Contains(text, "topic=t") {
 		t.Errorf("logged %s", text)
 	}
@@ -148,10 +150,10 @@ func TestSlowListener(t *testing.T) {
 }
 
 func TestListenerThatPanicsGoesOn(t *testing.T) {
-	opts := permissive()
-	logger, log := logged(t)
+	opts := livetest.Permissive()
+	logger, log := livetest.Logged()
 	opts.Logger = logger
-	server := newServer(t, opts)
+	server := livetest.NewServer(t, opts)
 	var e ear
 	listening := listen(t, server, "t", func(m live.Message) {
 		if string(m.Data) == "2" {
@@ -159,7 +161,7 @@ func TestListenerThatPanicsGoesOn(t *testing.T) {
 		}
 		e.hear(m)
 	})
-	publishNumbers(t, server, "t", 1, 3)
+	livetest.PublishNumbers(t, server, "t", 1, 3)
 	e.wants(t, "1", "3")
 	if text := log(); !strings.Contains(text, "boom of the listener") {
 		t.Errorf("logged %.300s", text)
@@ -172,7 +174,7 @@ func TestListenerThatPanicsGoesOn(t *testing.T) {
 
 // Within a call everything may be done, its own end too.
 func TestListenerThatActs(t *testing.T) {
-	server := newServer(t, permissive())
+	server := livetest.NewServer(t, livetest.Permissive())
 	var relayed, e ear
 	listen(t, server, "out", relayed.hear)
 	var listening live.Subscription
@@ -186,10 +188,10 @@ func TestListenerThatActs(t *testing.T) {
 		}
 	})
 	close(ready)
-	publishNumbers(t, server, "in", 1, 3)
+	livetest.PublishNumbers(t, server, "in", 1, 3)
 	relayed.wants(t, "1", "2", "3")
-	await(t, "the listening's end", func() bool { return server.Stats().Topics == 1 })
-	publishNumbers(t, server, "in", 4, 10)
+	livetest.Eventually(t, "the listening's end", func() bool { return server.Stats().Topics == 1 })
+	livetest.PublishNumbers(t, server, "in", 4, 10)
 	server.Publish("out", []byte(`"end"`))
 	relayed.wants(t, "1", "2", "3", `"end"`)
 	e.wants(t, "1", "2", "3")
@@ -197,9 +199,9 @@ func TestListenerThatActs(t *testing.T) {
 
 // After Unsubscribe what waits does not come any more: one call at most, which had begun.
 func TestListeningThatEndsWhilePublishing(t *testing.T) {
-	server := newServer(t, permissive())
-	defer hammer(server, "t")()
-	each(8, func(i int) {
+	server := livetest.NewServer(t, livetest.Permissive())
+	defer livetest.Hammer(server, "t")()
+	livetest.Each(8, func(i int) {
 		for range 200 {
 			var mu sync.Mutex
 			ended, late := false, 0
@@ -233,7 +235,7 @@ func TestListenOfTheSessionEndsWithIt(t *testing.T) {
 	var server *live.Server
 	sessions := make(chan *live.Session, 1)
 	var e ear
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnConnect = func(_ context.Context, s *live.Session) error {
 		_, err := s.Listen("t", e.hear)
 		sessions <- s
@@ -244,15 +246,15 @@ func TestListenOfTheSessionEndsWithIt(t *testing.T) {
 			t.Errorf("%d topics when OnClose runs", n)
 		}
 	}
-	server = newServer(t, opts)
-	at := serve(t, server.Handler())
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
 	for round := range 20 {
-		c := dialV1(t, at)
+		c := livetest.DialV1(t, at)
 		s := <-sessions
 		server.Publish("t", fmt.Appendf(nil, `%d`, round))
-		e.wants(t, numbers(0, round)...)
-		c.drop()
-		await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+		e.wants(t, livetest.Numbers(0, round)...)
+		c.Drop()
+		livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
 		silenced(t, server)
 		server.Publish("t", []byte(`"late"`))
 		if _, err := s.Listen("t", e.hear); err != live.ErrSessionClosed {
@@ -260,18 +262,18 @@ func TestListenOfTheSessionEndsWithIt(t *testing.T) {
 		}
 		silenced(t, server)
 	}
-	e.wants(t, numbers(0, 19)...)
+	e.wants(t, livetest.Numbers(0, 19)...)
 }
 
 // Ending, and beginning to listen, at the same time leaves nothing behind.
 func TestListenWhileTheSessionEnds(t *testing.T) {
 	sessions := make(chan *live.Session, 1)
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnConnect = func(_ context.Context, s *live.Session) error { sessions <- s; return nil }
-	server := newServer(t, opts)
-	at := serve(t, server.Handler())
+	server := livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
 	for i := range 50 {
-		c := dialV1(t, at)
+		c := livetest.DialV1(t, at)
 		s := <-sessions
 		var running sync.WaitGroup
 		for k := range 4 {
@@ -294,7 +296,7 @@ func TestListenWhileTheSessionEnds(t *testing.T) {
 		if i%3 == 0 {
 			s.Close()
 		} else {
-			c.drop()
+			c.Drop()
 		}
 		running.Wait()
 	}
@@ -302,7 +304,7 @@ func TestListenWhileTheSessionEnds(t *testing.T) {
 }
 
 func TestListenWhereThereIsNothing(t *testing.T) {
-	server := live.New(permissive())
+	server := live.New(livetest.Permissive())
 	for _, topic := range []string{"", strings.Repeat("x", 256), "\xff"} {
 		if _, err := server.Listen(topic, func(live.Message) {}); !errors.Is(err, live.ErrInvalidTopic) {
 			t.Errorf("topic %.10q: %v", topic, err)
@@ -326,12 +328,12 @@ type order struct {
 }
 
 func TestTypedPublishAndListen(t *testing.T) {
-	opts := permissive()
-	logger, log := logged(t)
+	opts := livetest.Permissive()
+	logger, log := livetest.Logged()
 	opts.Logger = logger
-	server := newServer(t, opts)
-	c := dialV1(t, serve(t, server.Handler()))
-	c.must(subscribeTo(1, "chat:orders"))
+	server := livetest.NewServer(t, opts)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Must(livetest.SubscribeTo(1, "chat:orders"))
 	var e ear
 	listening, err := live.Listen(server, "chat:orders", func(o order) { e.add(fmt.Sprintf("%+v", o)) })
 	if err != nil {
@@ -344,7 +346,7 @@ func TestTypedPublishAndListen(t *testing.T) {
 	}
 	for i, want := range []string{`{"id":1}`, `{"id":2,"items":["a","<b>"]}`} {
 		var got, wanted any
-		json.Unmarshal(c.next().Data, &got)
+		json.Unmarshal(c.Next().Data, &got)
 		json.Unmarshal([]byte(want), &wanted)
 		if fmt.Sprint(got) != fmt.Sprint(wanted) {
 			t.Errorf("publication %d is %v, want %v", i, got, wanted)
@@ -371,7 +373,7 @@ func TestTypedPublishAndListen(t *testing.T) {
 }
 
 func TestReplayHistory(t *testing.T) {
-	server := newServer(t, permissive())
+	server := livetest.NewServer(t, livetest.Permissive())
 	ctx := context.Background()
 	if all, err := live.History[order](ctx, server, "chat:orders", 10); err != nil || len(all) != 0 {
 		t.Errorf("of a new topic: %v, %v", all, err)

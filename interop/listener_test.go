@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -25,31 +27,31 @@ func (l opaque) Accept() (net.Conn, error) {
 	return opaqueConn{conn}, nil
 }
 
-func serveOpaque(t testing.TB, h http.Handler) endpoint {
+func serveOpaque(t testing.TB, h http.Handler) livetest.Endpoint {
 	s := httptest.NewUnstartedServer(h)
 	s.Listener = opaque{s.Listener}
 	s.Start()
 	t.Cleanup(s.Close)
-	return endpointOf(s)
+	return livetest.EndpointOf(s)
 }
 
 func TestListenerThatWrapsItsConnections(t *testing.T) {
-	server := newSubscriberServer(t)
+	server := livetest.NewSubscriberServer(t)
 	worksThrough(t, server, serveOpaque(t, server.Handler()))
 }
 
 func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
 	const queued = 200
-	server := newServer(t, live.Options{OnMessage: func(_ context.Context, s *live.Session, _ string, _ []byte) {
+	server := livetest.NewServer(t, live.Options{OnMessage: func(_ context.Context, s *live.Session, _ string, _ []byte) {
 		for i := range queued {
 			s.Send(live.Message{Topic: "n", Data: fmt.Appendf(nil, `%d`, i)})
 		}
 		s.Close()
 	}})
-	c := dial(t, serveOpaque(t, server.Handler()))
-	c.send(`{"topic":"go"}`)
-	if got, code := c.rest(); len(got) != queued || code != live.CloseNormal {
-		t.Errorf("got %d messages and code %d (%v), want %d and 1000", len(got), code, c.in.err, queued)
+	c := livetest.Dial(t, serveOpaque(t, server.Handler()))
+	c.Send(`{"topic":"go"}`)
+	if got, code := c.Rest(); len(got) != queued || code != live.CloseNormal {
+		t.Errorf("got %d messages and code %d (%v), want %d and 1000", len(got), code, c.Err(), queued)
 	}
 }
 
@@ -58,11 +60,11 @@ func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
 func TestReadLimitBehindAListenerThatWrapsItsConnections(t *testing.T) {
 	for _, l := range libraries {
 		t.Run(l.name, func(t *testing.T) {
-			server := newServer(t, live.Options{ReadLimit: 1000})
+			server := livetest.NewServer(t, live.Options{ReadLimit: 1000})
 			c := l.connect(t, serveOpaque(t, server.Handler()), nil)
-			c.peer.send(fill(1 << 20)) // may fail in the middle
-			if _, code := c.rest(); code != live.CloseTooBig {
-				t.Errorf("close code %d (%v), want 1009", code, c.in.err)
+			c.Say(livetest.Fill(1 << 20)) // may fail in the middle
+			if _, code := c.Rest(); code != live.CloseTooBig {
+				t.Errorf("close code %d (%v), want 1009", code, c.Err())
 			}
 		})
 	}

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/alexedwards/scs/v2"
 	"github.com/go-mizu/mizu"
 	"github.com/go-mizu/mizu/middlewares/audit"
@@ -41,31 +43,31 @@ import (
 
 // worksThrough connects through the handler, which is in front of the server,
 // and has a publication and a close pass. It returns the client's handshake.
-func worksThrough(t *testing.T, server *live.Server, at endpoint) *http.Response {
+func worksThrough(t *testing.T, server *live.Server, at livetest.Endpoint) *http.Response {
 	t.Helper()
-	c := dial(t, at)
-	c.subscribe("t")
+	c := livetest.Dial(t, at)
+	c.Subscribe("t")
 	server.Publish("t", []byte(`"through"`))
-	check(t, "the client", c.read(), `{"topic":"t","data":"through"}`)
-	c.leave()
-	await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
-	return c.response
+	livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":"through"}`)
+	c.Leave()
+	livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+	return c.Response
 }
 
 // refusesThrough connects where the connection cannot be taken over, and
 // expects 500 with a text that says so.
-func refusesThrough(t *testing.T, server *live.Server, at endpoint) {
+func refusesThrough(t *testing.T, server *live.Server, at livetest.Endpoint) {
 	t.Helper()
-	c, err := libraries[0].tryConnect(t, at, nil)
+	c, err := livetest.Try(t, at, livetest.Dialing{})
 	if err == nil {
 		t.Fatal("connected, want 500")
 	}
-	if c.response == nil {
+	if c.Response == nil {
 		t.Fatalf("no answer: %v", err)
 	}
-	body, _ := io.ReadAll(c.response.Body)
-	if c.response.StatusCode != http.StatusInternalServerError {
-		t.Errorf("answered %s, want 500", c.response.Status)
+	body, _ := io.ReadAll(c.Response.Body)
+	if c.Response.StatusCode != http.StatusInternalServerError {
+		t.Errorf("answered %s, want 500", c.Response.Status)
 	}
 	if text := string(body); !strings.Contains(text, "cannot be taken over") || !strings.Contains(text, "Unwrap or Hijack") {
 		t.Errorf("the answer does not say why: %q", text)
@@ -89,7 +91,7 @@ func TestBehindMizusMiddlewares(t *testing.T) {
 		"compress":  compress.New(compress.Options{}), // the client accepts no encoding
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := newSubscriberServer(t)
+			server := livetest.NewSubscriberServer(t)
 			app := quietApp()
 			app.Use(mw)
 			app.Compat.Handle("/ws", server.Handler())
@@ -98,8 +100,8 @@ func TestBehindMizusMiddlewares(t *testing.T) {
 				return nil
 			})
 			for _, path := range []string{"/ws", "/twice"} {
-				at := serve(t, app)
-				at.url += path
+				at := livetest.Serve(t, app)
+				at.URL += path
 				worksThrough(t, server, at)
 			}
 		})
@@ -122,15 +124,15 @@ func TestBehindMizusMiddlewaresThatHideTheConnection(t *testing.T) {
 		"prometheus":   prometheus.New(),
 		"responselog":  responselog.WithLogger(quiet),
 		"responsesize": responsesize.New(),
-		"timeout":      timeout.New(patience),
+		"timeout":      timeout.New(livetest.Patience),
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := newSubscriberServer(t)
+			server := livetest.NewSubscriberServer(t)
 			app := quietApp()
 			app.Use(mw)
 			app.Compat.Handle("/ws", server.Handler())
-			at := serve(t, app)
-			at.url += "/ws"
+			at := livetest.Serve(t, app)
+			at.URL += "/ws"
 			refusesThrough(t, server, at)
 		})
 	}
@@ -139,27 +141,27 @@ func TestBehindMizusMiddlewaresThatHideTheConnection(t *testing.T) {
 // Mizu's errorpage holds the status back and lets the text pass, so that the
 // client gets 200; what counts is that it gets no 101, and is told why.
 func TestBehindMizusErrorPages(t *testing.T) {
-	server := newSubscriberServer(t)
+	server := livetest.NewSubscriberServer(t)
 	app := quietApp()
 	app.Use(errorpage.New())
 	app.Compat.Handle("/ws", server.Handler())
-	at := serve(t, app)
-	at.url += "/ws"
-	c, err := libraries[0].tryConnect(t, at, nil)
-	if err == nil || c.response == nil {
+	at := livetest.Serve(t, app)
+	at.URL += "/ws"
+	c, err := livetest.Try(t, at, livetest.Dialing{})
+	if err == nil || c.Response == nil {
 		t.Fatalf("got %v, want an answer that is no 101", err)
 	}
-	body, _ := io.ReadAll(c.response.Body)
+	body, _ := io.ReadAll(c.Response.Body)
 	if !strings.Contains(string(body), "cannot be taken over") {
 		t.Errorf("the answer does not say why: %q", body)
 	}
 }
 
 func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
 		sessions := scs.New()
 		var server *live.Server
-		opts := subscriber(&server)
+		opts := livetest.Subscriber(&server)
 		opts.OnAuth = func(ctx context.Context, r *http.Request) (any, error) {
 			visits := sessions.GetInt(ctx, "visits") + 1
 			sessions.Put(ctx, "visits", visits)
@@ -173,7 +175,7 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 			}
 			onMessage(ctx, s, topic, data)
 		}
-		server = newServer(t, opts)
+		server = livetest.NewServer(t, opts)
 
 		mux := http.NewServeMux()
 		mux.Handle("/ws", server.Handler())
@@ -182,7 +184,7 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 		})
 		at := serve(t, sessions.LoadAndSave(mux))
 		ws := at
-		ws.url += "/ws"
+		ws.URL += "/ws"
 
 		response := worksThrough(t, server, ws)
 		cookies := response.Cookies()
@@ -193,23 +195,23 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 			t.Errorf("Vary is %q", got)
 		}
 		header := http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
-		check(t, "a page with that cookie", get(t, at, "/visits", header), "1")
+		livetest.Check(t, "a page with that cookie", get(t, at, "/visits", header), "1")
 
 		// The second connection is the same visitor's.
-		libraries[0].connect(t, ws, header).subscribe("t")
-		check(t, "a page with that cookie", get(t, at, "/visits", header), "2")
+		livetest.Connect(t, ws, livetest.Dialing{Header: header}).Attend().Subscribe("t")
+		livetest.Check(t, "a page with that cookie", get(t, at, "/visits", header), "2")
 	})
 }
 
 // get returns the body at a path of the endpoint.
-func get(t *testing.T, e endpoint, path string, header http.Header) string {
+func get(t *testing.T, e livetest.Endpoint, path string, header http.Header) string {
 	t.Helper()
-	req, err := http.NewRequest("GET", e.httpURL()+path, nil)
+	req, err := http.NewRequest("GET", e.HTTP()+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header = header
-	transport := &http.Transport{TLSClientConfig: e.tls}
+	transport := &http.Transport{TLSClientConfig: e.TLS}
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -224,8 +226,8 @@ func get(t *testing.T, e endpoint, path string, header http.Header) string {
 }
 
 func TestBehindTimeoutHandler(t *testing.T) {
-	server := newSubscriberServer(t)
-	refusesThrough(t, server, serve(t, http.TimeoutHandler(server.Handler(), patience, "too slow")))
+	server := livetest.NewSubscriberServer(t)
+	refusesThrough(t, server, livetest.Serve(t, http.TimeoutHandler(server.Handler(), livetest.Patience, "too slow")))
 }
 
 // The wrappers that are found in programs, by what they let through.
@@ -281,8 +283,8 @@ func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
 		{"with Unwrap and a Hijack that fails", func(w plainWrapper) http.ResponseWriter { return bothWrapper{unwrapWrapper{w}} }, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-				server := newSubscriberServer(t)
+			livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+				server := livetest.NewSubscriberServer(t)
 				at := serve(t, wrapped(server.Handler(), test.wrap))
 				if !test.works {
 					refusesThrough(t, server, at)
@@ -308,7 +310,7 @@ func handshake() *http.Request {
 }
 
 func TestResponseRecorderGets500(t *testing.T) {
-	server := newSubscriberServer(t)
+	server := livetest.NewSubscriberServer(t)
 	w := httptest.NewRecorder()
 	server.Handler().ServeHTTP(w, handshake())
 	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "cannot be taken over") {
@@ -317,7 +319,7 @@ func TestResponseRecorderGets500(t *testing.T) {
 }
 
 func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
-	server := newSubscriberServer(t)
+	server := livetest.NewSubscriberServer(t)
 	mux := http.NewServeMux()
 	mux.Handle("/ws", server.Handler())
 	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
@@ -363,17 +365,17 @@ func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
 	}
 
 	// The same server speaks HTTP/1.1 to who asks for it.
-	at := endpointOf(hs)
-	at.tls = &tls.Config{RootCAs: at.tls.RootCAs, NextProtos: []string{"http/1.1"}}
-	at.url += "/ws"
+	at := livetest.EndpointOf(hs)
+	at.TLS = &tls.Config{RootCAs: at.TLS.RootCAs, NextProtos: []string{"http/1.1"}}
+	at.URL += "/ws"
 	worksThrough(t, server, at)
 }
 
 // An http.Server's timeouts are for requests; a session outlives them.
 func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
-	overEach(t, func(t *testing.T, _ func(testing.TB, http.Handler) endpoint) {
+	livetest.OverEach(t, func(t *testing.T, _ func(testing.TB, http.Handler) livetest.Endpoint) {
 		const short = 50 * time.Millisecond
-		server := newSubscriberServer(t)
+		server := livetest.NewSubscriberServer(t)
 		hs := httptest.NewUnstartedServer(server.Handler())
 		hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 4*short, 4*short, short
 		if strings.HasSuffix(t.Name(), "TLS") {
@@ -383,12 +385,12 @@ func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
 		}
 		t.Cleanup(hs.Close)
 		start := time.Now()
-		c := dial(t, endpointOf(hs))
-		c.subscribe("t")
+		c := livetest.Dial(t, livetest.EndpointOf(hs))
+		c.Subscribe("t")
 		for time.Since(start) < 8*short {
 			server.Publish("t", []byte(`1`))
-			check(t, "the client", c.read(), `{"topic":"t","data":1}`)
-			if err := c.ping("still here"); err != nil {
+			livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":1}`)
+			if err := c.Ping("still here"); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -17,7 +17,7 @@ import (
 	"testing"
 	"time"
 
-	gorilla "github.com/gorilla/websocket"
+	"github.com/livetopic/livetopic/internal/livetest"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
@@ -26,62 +26,40 @@ import (
 // Whatever the application does when a session begins, hello comes first.
 func TestHelloIsTheFirstFrame(t *testing.T) {
 	var server *live.Server
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.PingInterval = 7 * time.Second
-	opts.QueueSize = patientQueue
+	opts.QueueSize = livetest.PatientQueue
 	opts.OnConnect = func(_ context.Context, s *live.Session) error {
 		server.Subscribe(s, "busy")
 		return s.Send(live.Message{Topic: "me", Data: fmt.Appendf(nil, `%q`, s.ID())})
 	}
-	server = newServer(t, opts)
-	at := serve(t, server.Handler())
-	defer hammer(server, "busy")()
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	defer livetest.Hammer(server, "busy")()
 	for range 20 {
-		c := dialV1(t, at)
-		if h := c.hello; h.Version != 1 || h.Ping != 7000 || h.Session == "" {
-			t.Errorf("hello is %s", h.text)
+		c := livetest.DialV1(t, at)
+		if h := c.Hello; h.Version != 1 || h.Ping != 7000 || h.Session == "" {
+			t.Errorf("hello is %s", h.Raw)
 		}
-		for f := c.next(); f.Topic == "busy" || string(f.Data) != fmt.Sprintf(`%q`, c.hello.Session); f = c.next() {
+		for f := c.Next(); f.Topic == "busy" || string(f.Data) != fmt.Sprintf(`%q`, c.Hello.Session); f = c.Next() {
 			if f.Topic != "busy" {
-				t.Fatalf("got %s, want the ID %s that the session has", f.text, c.hello.Session)
+				t.Fatalf("got %s, want the ID %s that the session has", f.Raw, c.Hello.Session)
 			}
 		}
-		c.drop()
-	}
-}
-
-// patientQueue is a QueueSize for tests in which more is published than a busy machine
-// reads.
-const patientQueue = 10_000
-
-// hammer publishes numbers to a topic until the result is called.
-func hammer(server *live.Server, topic string) (stop func()) {
-	var ended atomic.Bool
-	var running sync.WaitGroup
-	running.Go(func() {
-		for i := 0; !ended.Load(); i++ {
-			server.Publish(topic, fmt.Appendf(nil, `%d`, i))
-			if i%10 == 9 {
-				time.Sleep(time.Millisecond)
-			}
-		}
-	})
-	return func() {
-		ended.Store(true)
-		running.Wait()
+		c.Drop()
 	}
 }
 
 func TestServerThatDoesNotPingSaysSo(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.PingInterval = -1
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	same(t, "hello", c.hello.text, `{"op":"hello","version":1,"session":"`+c.hello.Session+`","ping":0,"largest":4194304}`)
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+	livetest.Same(t, "hello", c.Hello.Raw, `{"op":"hello","version":1,"session":"`+c.Hello.Session+`","ping":0,"largest":4194304}`)
 }
 
 func TestEachOperationIsAnswered(t *testing.T) {
-	server := newServer(t, permissive())
-	c := dialV1(t, serve(t, server.Handler()))
+	server := livetest.NewServer(t, livetest.Permissive())
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	for _, test := range []struct{ send, want string }{
 		{`{"op":"subscribe","id":1,"topic":"t"}`, `{"op":"reply","id":1}`},
 		{`{"op":"subscribe","id":2,"topic":"t"}`, `{"op":"reply","id":2}`}, // again
@@ -108,30 +86,30 @@ func TestEachOperationIsAnswered(t *testing.T) {
 		{`{"op":"frobnicate","id":20}`, `{"op":"error","id":20,"code":"unknown_op","message":"there is no such operation"}`},
 		{`{"op":"presence","id":21,"topic":"t"}`, `{"op":"error","id":21,"topic":"t","code":"unknown_op","message":"there is no such operation"}`},
 	} {
-		same(t, test.send, c.do(test.send).text, test.want)
+		livetest.Same(t, test.send, c.Do(test.send).Raw, test.want)
 	}
-	if extra := c.settled(); len(extra) != 0 {
-		t.Errorf("then came %s", extra[0].text)
+	if extra := c.Settled(); len(extra) != 0 {
+		t.Errorf("then came %s", extra[0].Raw)
 	}
 }
 
 func TestRequestWithoutAnAnswerHasNoData(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, nil }
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	same(t, "the answer", c.do(`{"op":"request","id":6,"topic":"q"}`).text, `{"op":"reply","id":6}`)
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+	livetest.Same(t, "the answer", c.Do(`{"op":"request","id":6,"topic":"q"}`).Raw, `{"op":"reply","id":6}`)
 }
 
 func TestRequestIsGivenWhatTheClientSent(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		return map[string]any{"session": s.ID(), "topic": topic, "data": string(data), "nil": data == nil}, nil
 	}
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	same(t, "the answer", c.do(`{"op":"request","id":6,"topic":"rooms","data":{"a": 1}}`).text,
-		`{"op":"reply","id":6,"data":{"session":"`+c.hello.Session+`","topic":"rooms","data":"{\"a\": 1}","nil":false}}`)
-	same(t, "the answer", c.do(`{"op":"request","id":7,"topic":"rooms"}`).text,
-		`{"op":"reply","id":7,"data":{"session":"`+c.hello.Session+`","topic":"rooms","data":"","nil":true}}`)
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+	livetest.Same(t, "the answer", c.Do(`{"op":"request","id":6,"topic":"rooms","data":{"a": 1}}`).Raw,
+		`{"op":"reply","id":6,"data":{"session":"`+c.Hello.Session+`","topic":"rooms","data":"{\"a\": 1}","nil":false}}`)
+	livetest.Same(t, "the answer", c.Do(`{"op":"request","id":7,"topic":"rooms"}`).Raw,
+		`{"op":"reply","id":7,"data":{"session":"`+c.Hello.Session+`","topic":"rooms","data":"","nil":true}}`)
 }
 
 // operationsOnT is one of each that asks the application, without the bracket at
@@ -145,13 +123,13 @@ var operationsOnT = map[string]string{
 }
 
 func TestCallbackThatIsMissingRefuses(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnSubscribe, opts.OnPublish, opts.OnRequest = nil, nil, nil
-	server := newServer(t, opts)
-	c := dialV1(t, serve(t, server.Handler()))
+	server := livetest.NewServer(t, opts)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	for name, op := range operationsOnT {
-		refused(t, name, c.do(op+`,"id":8}`), 8, "forbidden")
-		refused(t, name+" without an id", c.do(op+`}`), 0, "forbidden")
+		livetest.Refused(t, name, c.Do(op+`,"id":8}`), 8, "forbidden")
+		livetest.Refused(t, name+" without an id", c.Do(op+`}`), 0, "forbidden")
 	}
 	if st := server.Stats(); st.Published != 0 || st.Topics != 0 {
 		t.Errorf("%d published, %d topics; want none", st.Published, st.Topics)
@@ -176,12 +154,12 @@ func TestErrorOfACallback(t *testing.T) {
 		{"other that wraps a cancelling", fmt.Errorf("%s: %w", secret, context.Canceled), "unavailable"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			opts := permissive()
+			opts := livetest.Permissive()
 			opts.OnSubscribe = func(context.Context, *live.Session, string) error { return test.err }
 			opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { return test.err }
 			opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return 1, test.err }
-			server := newServer(t, opts)
-			c := dialV1(t, serve(t, server.Handler()))
+			server := livetest.NewServer(t, opts)
+			c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 			for name, op := range operationsOnT {
 				code := test.code
 				if code == "" {
@@ -190,10 +168,10 @@ func TestErrorOfACallback(t *testing.T) {
 						code = "internal"
 					}
 				}
-				f := c.do(op + `,"id":8}`)
-				refused(t, name, f, 8, code)
-				if strings.Contains(f.text, secret) {
-					t.Errorf("%s tells the client %s", name, f.text)
+				f := c.Do(op + `,"id":8}`)
+				livetest.Refused(t, name, f, 8, code)
+				if strings.Contains(f.Raw, secret) {
+					t.Errorf("%s tells the client %s", name, f.Raw)
 				}
 				if code == "too_late" && f.Message != `the "auction" <is> over` {
 					t.Errorf("%s tells the client %q", name, f.Message)
@@ -210,10 +188,10 @@ func TestRequestWhoseAnswerIsNoJSONIsInternal(t *testing.T) {
 	for name, answer := range map[string]any{
 		"channel": make(chan int), "NaN": math.NaN(), "broken": json.RawMessage(`{"a":`),
 	} {
-		opts := permissive()
+		opts := livetest.Permissive()
 		opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return answer, nil }
-		c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-		refused(t, name, c.do(`{"op":"request","id":6,"topic":"q"}`), 6, "internal")
+		c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+		livetest.Refused(t, name, c.Do(`{"op":"request","id":6,"topic":"q"}`), 6, "internal")
 	}
 }
 
@@ -254,14 +232,14 @@ func (b *broken) Tail(ctx context.Context, topic string, limit int) (broker.Page
 
 func TestBrokerThatFails(t *testing.T) {
 	br := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.Broker = br
 	var server *live.Server
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) {
 		return nil, server.Publish("chat", []byte("1"))
 	}
-	server = newServer(t, opts)
-	c := dialV1(t, serve(t, server.Handler()))
+	server = livetest.NewServer(t, opts)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	for _, test := range []struct {
 		err  error
 		code string
@@ -272,71 +250,71 @@ func TestBrokerThatFails(t *testing.T) {
 	} {
 		br.fail(test.err)
 		for _, name := range []string{"subscribe", "resume", "history", "publish"} {
-			f := c.do(operationsOnT[name] + `,"id":8}`)
-			refused(t, name, f, 8, test.code)
-			if strings.Contains(f.text, "10.0.0.7") {
-				t.Errorf("%s tells the client %s", name, f.text)
+			f := c.Do(operationsOnT[name] + `,"id":8}`)
+			livetest.Refused(t, name, f, 8, test.code)
+			if strings.Contains(f.Raw, "10.0.0.7") {
+				t.Errorf("%s tells the client %s", name, f.Raw)
 			}
 		}
 	}
-	refused(t, "request", c.do(`{"op":"request","id":9,"topic":"chat"}`), 9, "unavailable")
+	livetest.Refused(t, "request", c.Do(`{"op":"request","id":9,"topic":"chat"}`), 9, "unavailable")
 	br.fail(nil) // and then all is well again
-	c.must(`{"op":"subscribe","id":1,"topic":"chat"}`)
+	c.Must(`{"op":"subscribe","id":1,"topic":"chat"}`)
 	server.Publish("chat", []byte(`1`))
-	c.hears("chat", "1")
+	c.Hears("chat", "1")
 }
 
 func TestTopicsThatAreNone(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.MaxTopicLength = 10
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
 	for _, op := range []string{"subscribe", "unsubscribe", "publish", "history"} {
 		rest := `,"data":1,"limit":1}`
-		refused(t, op, c.do(`{"op":"`+op+`","id":1,"topic":""`+rest), 1, "invalid_topic")
-		refused(t, op, c.do(`{"op":"`+op+`","id":2,"topic":"01234567890"`+rest), 2, "invalid_topic")
-		refused(t, op, c.do(`{"op":"`+op+`","id":3,"topic":"ééééé1"`+rest), 3, "invalid_topic")
-		refused(t, op, c.do(`{"op":"`+op+`","id":4`+rest), 4, "bad_request") // a member is missing
-		refused(t, op, c.do(`{"op":"`+op+`","id":5,"topic":7`+rest), 5, "bad_request")
-		refused(t, op, c.do(`{"op":"`+op+`","id":6,"topic":["t"]`+rest), 6, "bad_request")
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":1,"topic":""`+rest), 1, "invalid_topic")
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":2,"topic":"01234567890"`+rest), 2, "invalid_topic")
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":3,"topic":"ééééé1"`+rest), 3, "invalid_topic")
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":4`+rest), 4, "bad_request") // a member is missing
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":5,"topic":7`+rest), 5, "bad_request")
+		livetest.Refused(t, op, c.Do(`{"op":"`+op+`","id":6,"topic":["t"]`+rest), 6, "bad_request")
 	}
-	refused(t, "history", c.do(`{"op":"history","id":7,"topic":"t","limit":1}`), 7, "no_history")
-	c.must(`{"op":"subscribe","id":8,"topic":"0123456789"}`)
+	livetest.Refused(t, "history", c.Do(`{"op":"history","id":7,"topic":"t","limit":1}`), 7, "no_history")
+	c.Must(`{"op":"subscribe","id":8,"topic":"0123456789"}`)
 }
 
 func TestSessionWithAsManyTopicsAsItMayHave(t *testing.T) {
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.MaxTopics = 2
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	c.must(subscribeTo(1, "a"))
-	c.must(subscribeTo(2, "b"))
-	refused(t, "a third topic", c.do(subscribeTo(3, "c")), 3, "too_many_topics")
-	c.must(subscribeTo(4, "b")) // has it already
-	c.must(unsubscribeFrom(5, "a"))
-	c.must(subscribeTo(6, "c"))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+	c.Must(livetest.SubscribeTo(1, "a"))
+	c.Must(livetest.SubscribeTo(2, "b"))
+	livetest.Refused(t, "a third topic", c.Do(livetest.SubscribeTo(3, "c")), 3, "too_many_topics")
+	c.Must(livetest.SubscribeTo(4, "b")) // has it already
+	c.Must(livetest.UnsubscribeFrom(5, "a"))
+	c.Must(livetest.SubscribeTo(6, "c"))
 }
 
 // An id is a whole number from 1 to 2⁵³−1, and is answered with itself.
 func TestIDs(t *testing.T) {
-	c := dialV1(t, serve(t, newServer(t, permissive()).Handler()))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, id := range []string{"1", "2", "1", "4294967296", "9007199254740991"} {
-		same(t, "id "+id, c.do(`{"op":"subscribe","topic":"t","id":`+id+`}`).text, `{"op":"reply","id":`+id+`}`)
-		refused(t, "id "+id, c.do(`{"op":"nonsense","topic":"t","id":`+id+`}`), parseID(t, id), "unknown_op")
+		livetest.Same(t, "id "+id, c.Do(`{"op":"subscribe","topic":"t","id":`+id+`}`).Raw, `{"op":"reply","id":`+id+`}`)
+		livetest.Refused(t, "id "+id, c.Do(`{"op":"nonsense","topic":"t","id":`+id+`}`), parseID(t, id), "unknown_op")
 	}
 	for _, id := range []string{"0", "-1", "1.5", "9007199254740992", "18446744073709551615", "18446744073709551616", "1e300", `"1"`, "true", "[1]", "{}"} {
-		c.send(`[{"op":"subscribe","topic":"t","id":` + id + `},{"op":"unsubscribe","id":77,"topic":"t"}]`)
-		f := c.next()
+		c.Send(`[{"op":"subscribe","topic":"t","id":` + id + `},{"op":"unsubscribe","id":77,"topic":"t"}]`)
+		f := c.Next()
 		if f.ID == 77 {
 			t.Errorf("id %s was not answered", id)
 			continue
 		}
-		refused(t, "id "+id, f, 0, "bad_request")
-		if f := c.next(); f.ID != 77 {
-			t.Errorf("after id %s came %s", id, f.text)
+		livetest.Refused(t, "id "+id, f, 0, "bad_request")
+		if f := c.Next(); f.ID != 77 {
+			t.Errorf("after id %s came %s", id, f.Raw)
 		}
 	}
 }
 
-func parseID(t *testing.T, text string) (id uint64) {
+func parseID(t *testing.T, text string) (id int) {
 	if err := json.Unmarshal([]byte(text), &id); err != nil {
 		t.Fatal(err)
 	}
@@ -344,23 +322,23 @@ func parseID(t *testing.T, text string) (id uint64) {
 }
 
 func TestOperationWithoutAnIDIsAnsweredOnlyIfItFails(t *testing.T) {
-	server := newServer(t, permissive())
-	c := dialV1(t, serve(t, server.Handler()))
-	c.send(`{"op":"subscribe","topic":"t"}`)
-	c.send(`{"op":"publish","topic":"t","data":1}`)
-	c.send(`{"op":"request","topic":"t","data":1}`)
-	c.hears("t", "1")
-	c.send(`{"op":"unsubscribe","topic":"t"}`)
-	c.send(`{"op":"publish","topic":"t","data":2}`)
-	c.send(`{"op":"history","topic":"chat","limit":1}`)
-	refused(t, "an operation without id", c.do(`{"op":"history","topic":"t","limit":1}`), 0, "no_history")
-	if extra := c.settled(); len(extra) != 0 {
-		t.Errorf("then came %s", extra[0].text)
+	server := livetest.NewServer(t, livetest.Permissive())
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Send(`{"op":"subscribe","topic":"t"}`)
+	c.Send(`{"op":"publish","topic":"t","data":1}`)
+	c.Send(`{"op":"request","topic":"t","data":1}`)
+	c.Hears("t", "1")
+	c.Send(`{"op":"unsubscribe","topic":"t"}`)
+	c.Send(`{"op":"publish","topic":"t","data":2}`)
+	c.Send(`{"op":"history","topic":"chat","limit":1}`)
+	livetest.Refused(t, "an operation without id", c.Do(`{"op":"history","topic":"t","limit":1}`), 0, "no_history")
+	if extra := c.Settled(); len(extra) != 0 {
+		t.Errorf("then came %s", extra[0].Raw)
 	}
 }
 
 func TestMembersOfTheWrongKind(t *testing.T) {
-	c := dialV1(t, serve(t, newServer(t, permissive()).Handler()))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, op := range []string{
 		`{"op":7,"id":1}`,
 		`{"op":true,"id":1,"topic":"t"}`,
@@ -381,66 +359,57 @@ func TestMembersOfTheWrongKind(t *testing.T) {
 		`{"op":"history","id":1,"topic":"chat","limit":-1}`,
 		`{"op":"history","id":1,"topic":"chat","limit":"10"}`,
 	} {
-		refused(t, op, c.do(op), 1, "bad_request")
+		livetest.Refused(t, op, c.Do(op), 1, "bad_request")
 	}
-	if extra := c.settled(); len(extra) != 0 {
-		t.Errorf("then came %s", extra[0].text)
+	if extra := c.Settled(); len(extra) != 0 {
+		t.Errorf("then came %s", extra[0].Raw)
 	}
 }
 
 func TestArrayIsCarriedOutInOrder(t *testing.T) {
-	c := dialV1(t, serve(t, newServer(t, permissive()).Handler()))
-	c.send(` [ {"op":"subscribe","id":5,"topic":"t"} ,
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
+	c.Send(` [ {"op":"subscribe","id":5,"topic":"t"} ,
 		{"op":"publish","id":4,"topic":"t","data":1}, {"op":"nonsense","id":3},
 		{"op":"subscribe","id":true},
 		{"op":"unsubscribe","id":2,"topic":"t"}, {"op":"publish","id":1,"topic":"t","data":2} ] `)
-	var ids []uint64
+	var ids []int
 	for len(ids) < 6 {
-		f, before := c.answer()
+		f, before := c.Answer()
 		for _, p := range before {
 			if string(p.Data) != "1" {
-				t.Errorf("heard %s", p.text)
+				t.Errorf("heard %s", p.Raw)
 			}
 		}
 		ids = append(ids, f.ID)
 	}
-	if want := []uint64{5, 4, 3, 0, 2, 1}; !slices.Equal(ids, want) {
+	if want := []int{5, 4, 3, 0, 2, 1}; !slices.Equal(ids, want) {
 		t.Errorf("answers came in the order %v, want %v", ids, want)
 	}
-	c.send(`[]`)
-	if extra := c.settled(); len(extra) != 0 {
-		t.Errorf("an empty array was answered by %s", extra[0].text)
+	c.Send(`[]`)
+	if extra := c.Settled(); len(extra) != 0 {
+		t.Errorf("an empty array was answered by %s", extra[0].Raw)
 	}
-}
-
-// array returns a frame of n operations, each with an id.
-func array(n int, op func(i int) string) string {
-	all := make([]string, n)
-	for i := range all {
-		all[i] = op(i)
-	}
-	return "[" + strings.Join(all, ",") + "]"
 }
 
 func TestThousandOperationsInAFrame(t *testing.T) {
-	server := newServer(t, permissive())
-	c := dialV1(t, serve(t, server.Handler()))
+	server := livetest.NewServer(t, livetest.Permissive())
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	topic := func(i int) string { return fmt.Sprintf("t%d", i) }
-	c.send(array(1000, func(i int) string { return subscribeTo(i+1, topic(i)) }))
+	c.Send(livetest.Array(1000, func(i int) string { return livetest.SubscribeTo(i+1, topic(i)) }))
 	for i := range 1000 {
-		if f := c.next(); f.Op != "reply" || f.ID != uint64(i+1) {
-			t.Fatalf("answer %d is %s", i, f.text)
+		if f := c.Next(); f.Op != "reply" || f.ID != i+1 {
+			t.Fatalf("answer %d is %s", i, f.Raw)
 		}
 	}
-	await(t, "1000 subscriptions", func() bool { return server.Stats().Subscriptions == 1000 })
-	c.send(array(1000, func(i int) string { return unsubscribeFrom(i+1, topic(i)) }))
+	livetest.Eventually(t, "1000 subscriptions", func() bool { return server.Stats().Subscriptions == 1000 })
+	c.Send(livetest.Array(1000, func(i int) string { return livetest.UnsubscribeFrom(i+1, topic(i)) }))
 	for i := range 1000 {
-		if f := c.next(); f.Op != "reply" || f.ID != uint64(i+1) {
-			t.Fatalf("answer %d is %s", i, f.text)
+		if f := c.Next(); f.Op != "reply" || f.ID != i+1 {
+			t.Fatalf("answer %d is %s", i, f.Raw)
 		}
 	}
-	c.send(array(1001, func(i int) string { return subscribeTo(i+1, topic(i)) }))
-	if got, code := c.rest(); len(got) != 0 || code != live.CloseProtocol {
+	c.Send(livetest.Array(1001, func(i int) string { return livetest.SubscribeTo(i+1, topic(i)) }))
+	if got, code := c.Rest(); len(got) != 0 || code != live.CloseProtocol {
 		t.Errorf("1001 operations were answered by %d frames and code %d, want none and 4002", len(got), code)
 	}
 }
@@ -459,16 +428,16 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			var ended ends
-			opts := permissive()
-			opts.OnClose = ended.onClose
-			server := newServer(t, opts)
-			at := serveSmall(t, server.Handler())
-			first := dialV1(t, at)
+			var ended livetest.Ends
+			opts := livetest.Permissive()
+			opts.OnClose = ended.OnClose
+			server := livetest.NewServer(t, opts)
+			at := livetest.ServeSmall(t, server.Handler())
+			first := livetest.DialV1(t, at)
 			since := make([]string, test.topics)
 			for i := range since {
-				since[i] = first.must(subscribeTo(1, fmt.Sprint("chat", i))).At
-				first.must(unsubscribeFrom(2, fmt.Sprint("chat", i)))
+				since[i] = first.Must(livetest.SubscribeTo(1, fmt.Sprint("chat", i))).At
+				first.Must(livetest.UnsubscribeFrom(2, fmt.Sprint("chat", i)))
 			}
 			pad := strings.Repeat("x", test.size)
 			for i := range test.topics {
@@ -477,28 +446,28 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 				}
 			}
 
-			slow := through(t, at)
-			c := dialV1(t, slow.endpoint)
-			slow.stall()
-			c.send(array(test.topics, func(i int) string { return resumeFrom(i+1, fmt.Sprint("chat", i), since[i]) }))
-			slow.resume() // the request passes
+			slow := livetest.Through(t, at)
+			c := livetest.DialV1(t, slow.Endpoint)
+			slow.Stall()
+			c.Send(livetest.Array(test.topics, func(i int) string { return livetest.ResumeFrom(i+1, fmt.Sprint("chat", i), since[i]) }))
+			slow.Resume() // the request passes
 			left := test.topics * test.each
 			had := map[string]int{}
 			take := func(topic string, data []byte, at string) {
-				if _, offset := offsetOf(at); number(t, data) != had[topic] || offset != had[topic]+1 || len(data) < test.size {
+				if _, offset := livetest.OffsetOf(at); livetest.NumberOf(data) != had[topic] || offset != had[topic]+1 || len(data) < test.size {
 					t.Fatalf("topic %s: %.20s at %s came after %d others", topic, data, at, had[topic])
 				}
 				had[topic]++
 				left--
 			}
 			for answers, frames := 0, 0; answers < test.topics || left > 0; frames++ {
-				switch f := c.next(); {
-				case f.isPublication() && f.recovered():
+				switch f := c.Next(); {
+				case f.IsPublication() && f.WasRecovered():
 					take(f.Topic, f.Data, f.At)
-				case f.ID != uint64(answers+1) || !f.recovered() || f.Messages == nil:
-					t.Fatalf("answer %d is %.200s", answers, f.text)
+				case f.ID != answers+1 || !f.WasRecovered() || f.Messages == nil:
+					t.Fatalf("answer %d is %.200s", answers, f.Raw)
 				default:
-					for _, m := range f.messages() {
+					for _, m := range f.Messages {
 						take(fmt.Sprint("chat", answers), m.Data, m.At)
 					}
 					answers++
@@ -507,15 +476,15 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 					time.Sleep(5 * time.Millisecond) // reads slowly
 				}
 			}
-			if extra := c.settled(); len(extra) != 0 {
-				t.Errorf("then came %.200s", extra[0].text)
+			if extra := c.Settled(); len(extra) != 0 {
+				t.Errorf("then came %.200s", extra[0].Raw)
 			}
 			for topic, n := range had {
 				if n != test.each {
 					t.Errorf("topic %s: %d publications, want %d", topic, n, test.each)
 				}
 			}
-			if n := ended.count(); n != 0 {
+			if n := ended.Count(); n != 0 {
 				t.Errorf("%d sessions ended", n)
 			}
 		})
@@ -530,24 +499,24 @@ func TestWhatIsNoFrameOfTheProtocolEndsTheSession(t *testing.T) {
 	} {
 		t.Run(text, func(t *testing.T) {
 			t.Parallel()
-			var ended ends
-			opts := permissive()
-			opts.OnClose = ended.onClose
+			var ended livetest.Ends
+			opts := livetest.Permissive()
+			opts.OnClose = ended.OnClose
 			opts.OnMessage = func(context.Context, *live.Session, string, []byte) { t.Error("OnMessage was called") }
-			server := newServer(t, opts)
-			c := dialV1(t, serve(t, server.Handler()))
-			c.send(text)
-			if got, code := c.rest(); len(got) != 0 || code != live.CloseProtocol {
-				t.Errorf("got %v and code %d (%v), want none and 4002", got, code, c.in.err)
+			server := livetest.NewServer(t, opts)
+			c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+			c.Send(text)
+			if got, code := c.Rest(); len(got) != 0 || code != live.CloseProtocol {
+				t.Errorf("got %v and code %d (%v), want none and 4002", got, code, c.Err())
 			}
-			if err := ended.only(t); err == nil {
+			if err := ended.Only(t); err == nil {
 				t.Error("OnClose got nil")
 			}
 		})
 	}
 }
 
-// Text must be UTF-8 (RFC 6455, section 8.1). gorilla's client sends it all the same.
+// Text must be UTF-8 (RFC 6455, section 8.1).
 func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
 	for name, text := range map[string]string{
 		"in a string":           "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}",
@@ -559,17 +528,17 @@ func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
 		"in one operation of 2": "[{\"op\":\"publish\",\"topic\":\"t\",\"data\":1},{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}]",
 	} {
 		t.Run(name, func(t *testing.T) {
-			var ended ends
-			opts := permissive()
-			opts.OnClose = ended.onClose
+			var ended livetest.Ends
+			opts := livetest.Permissive()
+			opts.OnClose = ended.OnClose
 			opts.OnMessage = func(context.Context, *live.Session, string, []byte) { t.Error("OnMessage was called") }
-			server := newServer(t, opts)
-			c := dialV1(t, serve(t, server.Handler()))
-			c.send(text)
-			if got, code := c.rest(); len(got) != 0 || code != gorilla.CloseInvalidFramePayloadData {
-				t.Errorf("got %v and code %d (%v), want none and 1007", got, code, c.in.err)
+			server := livetest.NewServer(t, opts)
+			c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+			c.Send(text)
+			if got, code := c.Rest(); len(got) != 0 || code != 1007 {
+				t.Errorf("got %v and code %d (%v), want none and 1007", got, code, c.Err())
 			}
-			if err := ended.only(t); err == nil {
+			if err := ended.Only(t); err == nil {
 				t.Error("OnClose got nil")
 			}
 			if st := server.Stats(); st.Published != 0 {
@@ -581,9 +550,9 @@ func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
 
 // An object without op is a plain message, whatever else it has.
 func TestObjectWithoutOpGoesToOnMessage(t *testing.T) {
-	opts := permissive()
-	opts.OnMessage = echo
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
+	opts := livetest.Permissive()
+	opts.OnMessage = livetest.Echo
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
 	for _, test := range []struct{ send, want string }{
 		{`{"topic":"t","data":1}`, `{"topic":"t","data":1}`},
 		{`{"topic":"t"}`, `{"topic":"t"}`},
@@ -595,22 +564,22 @@ func TestObjectWithoutOpGoesToOnMessage(t *testing.T) {
 		{`{"topic":"t","data":5,"Op":"subscribe","id":5}`, `{"topic":"t","data":5}`},
 		{`[{"topic":"t","data":6}]`, `{"topic":"t","data":6}`},
 	} {
-		same(t, test.send, c.do(test.send).text, test.want)
+		livetest.Same(t, test.send, c.Do(test.send).Raw, test.want)
 	}
-	c.send(`[{"topic":"a"},{"op":"subscribe","id":1,"topic":"t"},{"topic":"b"}]`)
+	c.Send(`[{"topic":"a"},{"op":"subscribe","id":1,"topic":"t"},{"topic":"b"}]`)
 	for _, want := range []string{`{"topic":"a"}`, `{"op":"reply","id":1}`, `{"topic":"b"}`} {
-		same(t, "mixed", c.next().text, want)
+		livetest.Same(t, "mixed", c.Next().Raw, want)
 	}
 }
 
 func TestMembersThatAreNotKnownAreIgnored(t *testing.T) {
-	c := dialV1(t, serve(t, newServer(t, permissive()).Handler()))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, test := range []struct{ send, want string }{
 		{`{"op":"subscribe","id":1,"topic":"t","more":{"op":"unsubscribe"},"ref":[1]}`, `{"op":"reply","id":1}`},
 		{`{"more":1,"id":2,"op":"request","topic":"t","DATA":"no","data":"yes","Data":"no"}`, `{"op":"reply","id":2,"data":"yes"}`},
 		{`{"op":"request","id":3,"topic":"t","data":1,"ID":4,"OP":"nonsense"}`, `{"op":"reply","id":3,"data":1}`},
 	} {
-		same(t, test.send, c.do(test.send).text, test.want)
+		livetest.Same(t, test.send, c.Do(test.send).Raw, test.want)
 	}
 }
 
@@ -618,29 +587,30 @@ func TestMembersThatAreNotKnownAreIgnored(t *testing.T) {
 // hello, no position, no gap, no reply.
 func TestPlainClientNoticesNothingOfTheProtocol(t *testing.T) {
 	var server *live.Server
-	opts := permissive()
-	opts.OnMessage = subscriber(&server).OnMessage
-	opts.PingInterval, opts.PingTimeout = 200*time.Millisecond, patience
-	server = newServer(t, opts)
-	at := serve(t, server.Handler())
-	plain := dial(t, at)
-	plain.subscribe("chat")
-	plain.send(`{"op":"subscribe","id":1,"topic":"t"}`) // a message on topic t, like any
-	check(t, "the plain client", plain.read(), `{"topic":"t"}`)
-	plain.send(`[{"op":"subscribe","id":1,"topic":"t"}]`) // ignored
-	plain.send(`nonsense`)
+	opts := livetest.Permissive()
+	opts.OnMessage = livetest.Subscriber(&server).OnMessage
+	opts.PingInterval, opts.PingTimeout = 200*time.Millisecond, livetest.Patience
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	plain := livetest.Dial(t, at)
+	plain.Subscribe("chat")
+	plain.Send(`{"op":"subscribe","id":1,"topic":"t"}`) // a message on topic t, like any
+	livetest.Check(t, "the plain client", plain.Read(), `{"topic":"t"}`)
+	plain.Send(`[{"op":"subscribe","id":1,"topic":"t"}]`) // ignored
+	plain.Send(`nonsense`)
 
-	other := dialV1(t, at)
-	other.must(subscribeTo(1, "chat"))
+	other := livetest.DialV1(t, at)
+	other.Must(livetest.SubscribeTo(1, "chat"))
 	for i := range 3 {
-		other.send(fmt.Sprintf(`{"op":"publish","topic":"chat","data":%d}`, i))
-		if f := other.hears("chat", fmt.Sprint(i))[0]; f.At == "" {
+		other.Send(fmt.Sprintf(`{"op":"publish","topic":"chat","data":%d}`, i))
+		if f := other.Hears("chat", fmt.Sprint(i))[0]; f.At == "" {
 			t.Error("the other hears no position")
 		}
-		check(t, "the plain client", plain.read(), fmt.Sprintf(`{"topic":"chat","data":%d}`, i))
+		livetest.Check(t, "the plain client", plain.Read(), fmt.Sprintf(`{"topic":"chat","data":%d}`, i))
 	}
+	other.Mute()
 	for pinged := 0; pinged < 3; { // the other is pinged in text, which takes a while
-		switch text := other.read(); text {
+		switch text := other.Read(); text {
 		case `{"op":"ping"}`:
 			pinged++
 		default:
@@ -650,10 +620,10 @@ func TestPlainClientNoticesNothingOfTheProtocol(t *testing.T) {
 	if st := server.Stats(); st.Malformed != 2 {
 		t.Errorf("%d malformed, want 2", st.Malformed)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	go server.Shutdown(ctx)
-	if got, code := plain.rest(); len(got) != 0 || code != live.CloseRestart {
+	if got, code := plain.Rest(); len(got) != 0 || code != live.CloseRestart {
 		t.Errorf("the plain client got %v and code %d, want none and 1012", got, code)
 	}
 }
@@ -678,7 +648,7 @@ func TestTokenOfTheHandshake(t *testing.T) {
 		{"the page's", nil, []string{"live.token.c2VjcmV0"}, "secret"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			opts := permissive()
+			opts := livetest.Permissive()
 			opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
 				if got := live.Token(r); got != test.want {
 					t.Errorf("Token is %q, want %q", got, test.want)
@@ -686,38 +656,38 @@ func TestTokenOfTheHandshake(t *testing.T) {
 				return live.Token(r), nil
 			}
 			opts.OnRequest = func(_ context.Context, s *live.Session, _ string, _ []byte) (any, error) { return s.Value(), nil }
-			c, err := tryV1(t, serve(t, newServer(t, opts).Handler()), test.header, test.offers...)
+			at := livetest.Serve(t, livetest.NewServer(t, opts).Handler())
+			c, err := livetest.Try(t, at, livetest.Dialing{V1: true, Header: test.header, Offers: test.offers})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := c.response.Header.Values("Sec-WebSocket-Protocol"); !slices.Equal(got, []string{subprotocol}) {
+			if got := c.Response.Header.Values("Sec-WebSocket-Protocol"); !slices.Equal(got, []string{livetest.Subprotocol}) {
 				t.Errorf("the server answered with subprotocols %v", got)
 			}
-			v := &v1{client: c}
-			v.next()
+			v := c.Attend().Greeted()
 			var got string
-			json.Unmarshal(v.do(`{"op":"request","id":1,"topic":"who"}`).Data, &got)
-			check(t, "the value", got, test.want)
+			json.Unmarshal(v.Do(`{"op":"request","id":1,"topic":"who"}`).Data, &got)
+			livetest.Check(t, "the value", got, test.want)
 		})
 	}
 }
 
 // A token alone, without live.v1, signs in a plain client.
 func TestTokenOfAPlainClient(t *testing.T) {
-	opts := permissive()
-	opts.OnMessage = echo
+	opts := livetest.Permissive()
+	opts.OnMessage = livetest.Echo
 	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
 		if live.Token(r) != "secret" {
 			return nil, errors.New("no")
 		}
 		return nil, nil
 	}
-	at := serve(t, newServer(t, opts).Handler())
-	c := libraries[0].connect(t, at, http.Header{"Sec-WebSocket-Protocol": {"live.token.c2VjcmV0"}})
-	if got := c.response.Header.Get("Sec-WebSocket-Protocol"); got != "" {
+	at := livetest.Serve(t, livetest.NewServer(t, opts).Handler())
+	c := livetest.Connect(t, at, livetest.Dialing{Offers: []string{"live.token.c2VjcmV0"}}).Attend()
+	if got := c.Response.Header.Get("Sec-WebSocket-Protocol"); got != "" {
 		t.Errorf("the server agreed to %q", got)
 	}
-	check(t, "the client", c.ask(`{"topic":"t"}`), `{"topic":"t"}`)
+	livetest.Check(t, "the client", c.Ask(`{"topic":"t"}`), `{"topic":"t"}`)
 	if got := refusal(t, at, http.Header{"Sec-WebSocket-Protocol": {"live.v1, live.token.b3RoZXI"}}); got != http.StatusUnauthorized {
 		t.Errorf("a wrong token was answered with %d, want 401", got)
 	}
@@ -728,39 +698,40 @@ func TestTokenOfAPlainClient(t *testing.T) {
 // does for a page that hangs.
 func TestClientThatAnswersNoPingIsClosed(t *testing.T) {
 	const interval, timeout, slack = 300 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second
-	var ended ends
-	opts := permissive()
-	opts.PingInterval, opts.PingTimeout, opts.OnClose = interval, timeout, ended.onClose
-	server := newServer(t, opts)
-	at := serve(t, server.Handler())
-	alive := dialV1(t, at)
-	silent := dialV1(t, at)
-	if silent.hello.Ping != 300 {
-		t.Errorf("hello is %s, want 300 ms", silent.hello.text)
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.PingInterval, opts.PingTimeout, opts.OnClose = interval, timeout, ended.OnClose
+	server := livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	mute := livetest.Dialing{V1: true, Mute: true}
+	alive := livetest.Connect(t, at, mute).Attend().Greeted()
+	silent := livetest.Connect(t, at, mute).Attend().Greeted()
+	if silent.Hello.Ping != 300 {
+		t.Errorf("hello is %s, want 300 ms", silent.Hello.Raw)
 	}
 	start := time.Now()
 	survived := make(chan struct{})
 	go func() { // ends with the loop
 		defer close(survived)
 		for pinged := 0; pinged < 6; pinged++ {
-			if got := alive.read(); got != `{"op":"ping"}` {
+			if got := alive.Read(); got != `{"op":"ping"}` {
 				t.Errorf("got %s, want a ping", got)
 				return
 			}
-			alive.peer.send(`{"op":"pong"}`)
+			alive.Say(`{"op":"pong"}`)
 		}
 	}()
-	got, code := silent.rest()
+	got, code := silent.Rest()
 	if took := time.Since(start); code != live.ClosePingTimeout || took > interval+timeout+slack {
-		t.Errorf("closed with %d (%v) after %v, want 4101 within %v", code, silent.in.err, took, interval+timeout)
+		t.Errorf("closed with %d (%v) after %v, want 4101 within %v", code, silent.Err(), took, interval+timeout)
 	}
 	if len(got) == 0 {
 		t.Error("it was not pinged before")
 	}
 	for _, text := range got {
-		check(t, "the silent client", text, `{"op":"ping"}`)
+		livetest.Check(t, "the silent client", text.Raw, `{"op":"ping"}`)
 	}
-	if err := ended.only(t); err != live.ErrPingTimeout {
+	if err := ended.Only(t); err != live.ErrPingTimeout {
 		t.Errorf("OnClose got %v, want ErrPingTimeout", err)
 	}
 	<-survived
@@ -773,9 +744,9 @@ func TestClientThatAnswersNoPingIsClosed(t *testing.T) {
 // also while it talks itself.
 func TestClientThatTalksIsPingedToo(t *testing.T) {
 	const interval = 200 * time.Millisecond
-	opts := permissive()
-	opts.PingInterval, opts.PingTimeout = interval, patience
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
+	opts := livetest.Permissive()
+	opts.PingInterval, opts.PingTimeout = interval, livetest.Patience
+	c := livetest.Connect(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()), livetest.Dialing{V1: true, Mute: true}).Attend().Greeted()
 	stop := make(chan struct{})
 	var talking sync.WaitGroup
 	talking.Go(func() {
@@ -784,12 +755,12 @@ func TestClientThatTalksIsPingedToo(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(interval / 20):
-				c.peer.send(`{"op":"publish","topic":"t","data":1}`)
+				c.Say(`{"op":"publish","topic":"t","data":1}`)
 			}
 		}
 	})
 	for last, pings := time.Now(), 0; pings < 5; pings++ {
-		check(t, "the client", c.read(), `{"op":"ping"}`)
+		livetest.Check(t, "the client", c.Read(), `{"op":"ping"}`)
 		if took := time.Since(last); took > interval+2*time.Second {
 			t.Errorf("nothing for %v", took)
 		}
@@ -800,30 +771,30 @@ func TestClientThatTalksIsPingedToo(t *testing.T) {
 }
 
 func TestDrainComesBeforeTheRestart(t *testing.T) {
-	server := live.New(permissive())
-	at := serve(t, server.Handler())
-	c := dialV1(t, at)
-	c.must(subscribeTo(1, "t"))
+	server := live.New(livetest.Permissive())
+	at := livetest.Serve(t, server.Handler())
+	c := livetest.DialV1(t, at)
+	c.Must(livetest.SubscribeTo(1, "t"))
 	for i := range 50 {
 		server.Publish("t", fmt.Appendf(nil, `%d`, i))
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	done := make(chan error)
 	go func() { done <- server.Shutdown(ctx) }()
-	got, code := c.rest()
+	got, code := c.Rest()
 	if err := <-done; err != nil {
 		t.Errorf("Shutdown: %v", err)
 	}
 	if len(got) != 51 || code != live.CloseRestart {
 		t.Fatalf("got %d frames and code %d, want 51 and 1012", len(got), code)
 	}
-	drain, err := parseFrame(got[50])
+	drain, err := livetest.ParseFrame(got[50].Raw)
 	if err != nil || drain.Op != "drain" || drain.Within <= 0 {
-		t.Errorf("the last frame is %s, want drain", got[50])
+		t.Errorf("the last frame is %s, want drain", got[50].Raw)
 	}
-	if want := fmt.Sprintf("within %d ms", drain.Within); !strings.Contains(fmt.Sprint(c.in.err), want) {
-		t.Errorf("closed with %v, which does not say %q", c.in.err, want)
+	if want := fmt.Sprintf("within %d ms", drain.Within); !strings.Contains(fmt.Sprint(c.Err()), want) {
+		t.Errorf("closed with %v, which does not say %q", c.Err(), want)
 	}
 }
 
@@ -831,28 +802,28 @@ func TestReplyComesBeforeTheFirstPublication(t *testing.T) {
 	const clients, rounds = 8, 60
 	for _, topic := range []string{"t", "chat"} {
 		t.Run(topic, func(t *testing.T) {
-			opts := permissive()
-			opts.QueueSize = patientQueue
-			server := newServer(t, opts)
-			at := serve(t, server.Handler())
-			defer hammer(server, topic)()
-			defer hammer(server, topic)()
-			each(clients, func(i int) {
-				c := dialV1(t, at)
+			opts := livetest.Permissive()
+			opts.QueueSize = livetest.PatientQueue
+			server := livetest.NewServer(t, opts)
+			at := livetest.Serve(t, server.Handler())
+			defer livetest.Hammer(server, topic)()
+			defer livetest.Hammer(server, topic)()
+			livetest.Each(clients, func(i int) {
+				c := livetest.DialV1(t, at)
 				for round := range rounds {
-					if f := c.do(subscribeTo(round+1, topic)); f.ID != uint64(round+1) || f.Op != "reply" {
-						t.Errorf("client %d, round %d: %s came before the reply", i, round, f.text)
+					if f := c.Do(livetest.SubscribeTo(round+1, topic)); f.ID != round+1 || f.Op != "reply" {
+						t.Errorf("client %d, round %d: %s came before the reply", i, round, f.Raw)
 						return
 					}
 					for range round % 3 {
-						if f := c.next(); !f.isPublication() {
-							t.Errorf("client %d, round %d: got %s", i, round, f.text)
+						if f := c.Next(); !f.IsPublication() {
+							t.Errorf("client %d, round %d: got %s", i, round, f.Raw)
 							return
 						}
 					}
-					c.send(unsubscribeFrom(1000+round, topic))
-					if f, _ := c.answer(); f.ID != uint64(1000+round) {
-						t.Errorf("client %d, round %d: got %s", i, round, f.text)
+					c.Send(livetest.UnsubscribeFrom(1000+round, topic))
+					if f, _ := c.Answer(); f.ID != 1000+round {
+						t.Errorf("client %d, round %d: got %s", i, round, f.Raw)
 						return
 					}
 				}
@@ -863,18 +834,18 @@ func TestReplyComesBeforeTheFirstPublication(t *testing.T) {
 
 // After the reply to unsubscribe nothing of the topic comes.
 func TestNothingFollowsTheReplyToUnsubscribe(t *testing.T) {
-	opts := permissive()
-	opts.QueueSize = patientQueue
-	server := newServer(t, opts)
-	c := dialV1(t, serve(t, server.Handler()))
-	defer hammer(server, "t")()
+	opts := livetest.Permissive()
+	opts.QueueSize = livetest.PatientQueue
+	server := livetest.NewServer(t, opts)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	defer livetest.Hammer(server, "t")()
 	for i := range 200 {
-		c.must(subscribeTo(i+1, "t"))
-		c.send(unsubscribeFrom(i+1, "t"))
-		c.answer()
+		c.Must(livetest.SubscribeTo(i+1, "t"))
+		c.Send(livetest.UnsubscribeFrom(i+1, "t"))
+		c.Answer()
 	}
-	if after := c.settled(); len(after) != 0 {
-		t.Errorf("%s came after the reply", after[0].text)
+	if after := c.Settled(); len(after) != 0 {
+		t.Errorf("%s came after the reply", after[0].Raw)
 	}
 }
 
@@ -885,12 +856,12 @@ func TestPanicInACallbackEndsItsSessionOnly(t *testing.T) {
 		"OnRequest":   operationsOnT["request"],
 	} {
 		t.Run(name, func(t *testing.T) {
-			var ended ends
+			var ended livetest.Ends
 			var calls atomic.Int32
 			boom := func() { calls.Add(1); panic("boom of the application") }
-			opts := permissive()
-			opts.OnClose = ended.onClose
-			logger, log := logged(t)
+			opts := livetest.Permissive()
+			opts.OnClose = ended.OnClose
+			logger, log := livetest.Logged()
 			opts.Logger = logger
 			opts.OnSubscribe = func(_ context.Context, _ *live.Session, topic string) error {
 				if topic == "chat" {
@@ -900,20 +871,20 @@ func TestPanicInACallbackEndsItsSessionOnly(t *testing.T) {
 			}
 			opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { boom(); return nil }
 			opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { boom(); return nil, nil }
-			server := newServer(t, opts)
-			at := serve(t, server.Handler())
-			other := dialV1(t, at)
-			other.must(subscribeTo(1, "t"))
-			c := dialV1(t, at)
-			c.send("[" + subscribeTo(1, "t") + "," + op + `,"id":2},` + op + `,"id":3}]`)
-			got, code := c.rest()
+			server := livetest.NewServer(t, opts)
+			at := livetest.Serve(t, server.Handler())
+			other := livetest.DialV1(t, at)
+			other.Must(livetest.SubscribeTo(1, "t"))
+			c := livetest.DialV1(t, at)
+			c.Send("[" + livetest.SubscribeTo(1, "t") + "," + op + `,"id":2},` + op + `,"id":3}]`)
+			got, code := c.Rest()
 			if code != live.ClosePanic || len(got) != 1 {
-				t.Errorf("got %v and code %d (%v), want one reply and 1011", got, code, c.in.err)
+				t.Errorf("got %v and code %d (%v), want one reply and 1011", got, code, c.Err())
 			}
-			if strings.Contains(fmt.Sprint(c.in.err), "boom") {
-				t.Errorf("the client is told %v", c.in.err)
+			if strings.Contains(fmt.Sprint(c.Err()), "boom") {
+				t.Errorf("the client is told %v", c.Err())
 			}
-			if err := ended.only(t); !errors.Is(err, live.ErrPanic) || !strings.Contains(err.Error(), name) {
+			if err := ended.Only(t); !errors.Is(err, live.ErrPanic) || !strings.Contains(err.Error(), name) {
 				t.Errorf("OnClose got %v, want ErrPanic in %s", err, name)
 			}
 			if n := calls.Load(); n != 1 {
@@ -923,35 +894,35 @@ func TestPanicInACallbackEndsItsSessionOnly(t *testing.T) {
 				t.Errorf("logged %.300s, want the panic in %s", text, name)
 			}
 			server.Publish("t", []byte(`"still here"`))
-			other.hears("t", `"still here"`)
+			other.Hears("t", `"still here"`)
 		})
 	}
 }
 
 func TestPublicationByAClientReachesEveryone(t *testing.T) {
-	server := newServer(t, permissive())
-	at := serve(t, server.Handler())
+	server := livetest.NewServer(t, livetest.Permissive())
+	at := livetest.Serve(t, server.Handler())
 	for _, topic := range []string{"t", "chat"} {
-		all := make([]*v1, 5)
+		all := make([]*livetest.Client, 5)
 		for i := range all {
-			all[i] = dialV1(t, at)
-			all[i].must(subscribeTo(1, topic))
+			all[i] = livetest.DialV1(t, at)
+			all[i].Must(livetest.SubscribeTo(1, topic))
 		}
-		all[2].send(`{"op":"publish","id":9,"topic":"` + topic + `","data":{"text":"hello"}}`)
+		all[2].Send(`{"op":"publish","id":9,"topic":"` + topic + `","data":{"text":"hello"}}`)
 		for i, c := range all {
-			var heard, reply frame
-			for heard.text == "" || i == 2 && reply.text == "" {
-				if f := c.next(); f.isPublication() {
+			var heard, reply livetest.Frame
+			for heard.Raw == "" || i == 2 && reply.Raw == "" {
+				if f := c.Next(); f.IsPublication() {
 					heard = f
 				} else {
 					reply = f
 				}
 			}
 			if string(heard.Data) != `{"text":"hello"}` || heard.Topic != topic || (heard.At != "") != (topic == "chat") {
-				t.Errorf("client %d heard %s", i, heard.text)
+				t.Errorf("client %d heard %s", i, heard.Raw)
 			}
 			if i == 2 && (reply.Op != "reply" || reply.ID != 9 || reply.At != heard.At) {
-				t.Errorf("the publisher heard %s and was answered by %s", heard.text, reply.text)
+				t.Errorf("the publisher heard %s and was answered by %s", heard.Raw, reply.Raw)
 			}
 		}
 	}
@@ -959,33 +930,33 @@ func TestPublicationByAClientReachesEveryone(t *testing.T) {
 
 func TestExceptLeavesOutOneSession(t *testing.T) {
 	var server *live.Server
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		return nil, server.Publish(topic, data, live.Except(s))
 	}
-	server = newServer(t, opts)
-	at := serve(t, server.Handler())
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
 	for _, topic := range []string{"t", "chat"} {
-		a, b := dialV1(t, at), dialV1(t, at)
-		a.must(subscribeTo(1, topic))
-		b.must(subscribeTo(1, topic))
-		a.must(`{"op":"request","id":2,"topic":"` + topic + `","data":"not for a"}`)
+		a, b := livetest.DialV1(t, at), livetest.DialV1(t, at)
+		a.Must(livetest.SubscribeTo(1, topic))
+		b.Must(livetest.SubscribeTo(1, topic))
+		a.Must(`{"op":"request","id":2,"topic":"` + topic + `","data":"not for a"}`)
 		server.Publish(topic, []byte(`"for all"`), live.Except(nil))
-		a.hears(topic, `"for all"`)
-		b.hears(topic, `"not for a"`, `"for all"`)
+		a.Hears(topic, `"for all"`)
+		b.Hears(topic, `"not for a"`, `"for all"`)
 	}
 }
 
 // A client may be gone before it has been greeted. That is its own end only.
 func TestClientThatResetsDuringTheHandshake(t *testing.T) {
 	const clients = 300
-	var ended ends
-	opts := permissive()
-	opts.OnClose = ended.onClose
-	server := newServer(t, opts)
-	at := serve(t, server.Handler())
-	witness := dialV1(t, at)
-	witness.must(subscribeTo(1, "t"))
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.OnClose = ended.OnClose
+	server := livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	witness := livetest.DialV1(t, at)
+	witness.Must(livetest.SubscribeTo(1, "t"))
 	stop := make(chan struct{})
 	var looking sync.WaitGroup
 	for range 4 { // the lock that admitting takes is seldom free
@@ -1000,10 +971,10 @@ func TestClientThatResetsDuringTheHandshake(t *testing.T) {
 			}
 		})
 	}
-	request := strings.Replace(rawHandshake, "\r\n\r\n", "\r\nSec-WebSocket-Protocol: live.v1\r\n\r\n", 1)
-	each(8, func(int) {
+	request := livetest.Dialing{V1: true}.Request(at)
+	livetest.Each(8, func(int) {
 		for range clients / 8 {
-			conn, err := dialTransport(at)
+			conn, err := net.Dial("tcp", at.Addr())
 			if err != nil {
 				t.Error(err)
 				return
@@ -1016,9 +987,9 @@ func TestClientThatResetsDuringTheHandshake(t *testing.T) {
 	})
 	close(stop)
 	looking.Wait()
-	await(t, "the sessions' end", func() bool { return server.Stats().Sessions == 1 })
+	livetest.Eventually(t, "the sessions' end", func() bool { return server.Stats().Sessions == 1 })
 	server.Publish("t", []byte(`"still here"`))
-	witness.hears("t", `"still here"`)
+	witness.Hears("t", `"still here"`)
 }
 
 // torn is a listener whose connections take the handshake's answer and then fail.
@@ -1047,15 +1018,15 @@ func (c tornConn) Write(p []byte) (int, error) {
 // The same, made to happen each time.
 func TestConnectionThatFailsAtHello(t *testing.T) {
 	const clients = 400
-	var ended ends
-	opts := permissive()
-	opts.OnClose = ended.onClose
-	server := newServer(t, opts)
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.OnClose = ended.OnClose
+	server := livetest.NewServer(t, opts)
 	s := httptest.NewUnstartedServer(server.Handler())
 	s.Listener = torn{s.Listener}
 	s.Start()
 	t.Cleanup(s.Close)
-	at := endpointOf(s)
+	at := livetest.EndpointOf(s)
 	stop := make(chan struct{})
 	var looking sync.WaitGroup
 	for range 4 {
@@ -1070,19 +1041,19 @@ func TestConnectionThatFailsAtHello(t *testing.T) {
 			}
 		})
 	}
-	each(8, func(int) {
+	livetest.Each(8, func(int) {
 		for range clients / 8 {
-			c, err := tryV1(t, at, nil)
+			c, err := livetest.Try(t, at, livetest.Dialing{V1: true})
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			c.rest()
+			c.Attend().Rest()
 		}
 	})
 	close(stop)
 	looking.Wait()
-	await(t, "every OnClose", func() bool { return ended.count() == clients })
+	livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == clients })
 	if st := server.Stats(); st.Sessions != 0 || st.WriteFailed != clients {
 		t.Errorf("%d sessions, %d failed at writing; want 0, %d", st.Sessions, st.WriteFailed, clients)
 	}
@@ -1093,30 +1064,24 @@ func TestConnectionThatFailsAtHello(t *testing.T) {
 func TestClientThatAsksAndDoesNotRead(t *testing.T) {
 	const size, atOnce, most = 16 << 10, 50, 300 // most is 5 MB: several times QueueBytes, and what the sockets hold
 	var asked atomic.Int64
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.InboundRate = -1
 	pad := json.RawMessage(`"` + strings.Repeat("x", size) + `"`)
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) {
 		asked.Add(1)
 		return pad, nil
 	}
-	server := newServer(t, opts)
-	conn, _, err := (&gorilla.Dialer{Subprotocols: []string{subprotocol}, NetDial: dialSmall}).Dial(serveSmall(t, server.Handler()).url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.NetConn().Close() })
-	conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
-	request := []byte(array(atOnce, func(i int) string { return fmt.Sprintf(`{"op":"request","id":%d,"topic":"q"}`, i+1) }))
-	sent := 0
-	for sent < 100_000 && conn.WriteMessage(gorilla.TextMessage, request) == nil {
-		sent += atOnce
+	server := livetest.NewServer(t, opts)
+	c := livetest.Connect(t, livetest.ServeSmall(t, server.Handler()), livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer})
+	c.Conn.SetWriteDeadline(time.Now().Add(2 * time.Second))
+	request := livetest.Array(atOnce, func(i int) string { return fmt.Sprintf(`{"op":"request","id":%d,"topic":"q"}`, i+1) })
+	for sent := 0; sent < 100_000 && c.Say(request) == nil; sent += atOnce {
 	}
 	for n := int64(-1); n != asked.Load() && n <= most; time.Sleep(200 * time.Millisecond) {
 		n = asked.Load()
 	}
 	if n := asked.Load(); n > most {
-		t.Errorf("of %d requests %d were answered with %d bytes each, none of which was read", sent, n, size)
+		t.Errorf("%d requests were answered with %d bytes each, none of which was read", n, size)
 	}
 	if st := server.Stats(); st.Sessions != 1 {
 		t.Errorf("%d sessions, want 1", st.Sessions)

@@ -7,14 +7,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
 // flood is what a client on a stalled line gets of topics that drop publications.
 type flood struct {
 	server *live.Server
-	line   *line
-	ended  ends
+	line   *livetest.Relay
+	ended  livetest.Ends
 	pad    string
 }
 
@@ -23,18 +25,18 @@ const (
 	floodSize  = 4 << 10
 )
 
-func newFlood(t *testing.T, mode live.Overflow, history int) (*flood, endpoint) {
+func newFlood(t *testing.T, mode live.Overflow, history int) (*flood, livetest.Endpoint) {
 	f := &flood{pad: strings.Repeat("x", floodSize)}
-	opts := permissive()
+	opts := livetest.Permissive()
 	opts.QueueSize = floodQueue
-	opts.OnClose = f.ended.onClose
-	opts.Topics = keeping("", live.TopicOptions{History: history, Overflow: mode})
+	opts.OnClose = f.ended.OnClose
+	opts.Topics = livetest.Keeping("", live.TopicOptions{History: history, Overflow: mode})
 	var server *live.Server
-	opts.OnMessage = subscriber(&server).OnMessage
-	server = newServer(t, opts)
+	opts.OnMessage = livetest.Subscriber(&server).OnMessage
+	server = livetest.NewServer(t, opts)
 	f.server = server
-	at := serveSmall(t, server.Handler())
-	f.line = through(t, at)
+	at := livetest.ServeSmall(t, server.Handler())
+	f.line = livetest.Through(t, at)
 	return f, at
 }
 
@@ -74,35 +76,35 @@ func TestOverflowTellsTheGapInItsPlace(t *testing.T) {
 		const rounds, published = 3, 200
 		f, _ := newFlood(t, mode, history)
 		topics := []string{"a", "b"}
-		c := dialV1(t, f.line.endpoint)
+		c := livetest.DialV1(t, f.line.Endpoint)
 		for i, topic := range topics {
-			c.must(subscribeTo(i+1, topic))
+			c.Must(livetest.SubscribeTo(i+1, topic))
 		}
 		next := map[string]int{"a": 0, "b": 0}
 		gap := map[string]bool{}
 		gaps := 0
 		n := 0
 		for round := range rounds {
-			f.line.stall()
+			f.line.Stall()
 			for range published {
 				for _, topic := range topics {
 					f.publish(topic, n)
 				}
 				n++
 			}
-			if f.ended.count() > 0 {
-				t.Fatalf("round %d: the session ended with %v", round, f.ended.only(t))
+			if f.ended.Count() > 0 {
+				t.Fatalf("round %d: the session ended with %v", round, f.ended.Only(t))
 			}
-			f.line.resume()
+			f.line.Resume()
 			heard := 0
 			for next["a"] < n || next["b"] < n {
-				m := c.next()
+				m := c.Next()
 				if m.Op == "gap" { // perhaps a second, if what was to follow the first was dropped too
 					gap[m.Topic] = true
 					gaps++
 					continue
 				}
-				got := number(t, m.Data)
+				got := livetest.NumberOf(m.Data)
 				switch due := next[m.Topic]; {
 				case got < due:
 					t.Fatalf("topic %s: %d came after %d", m.Topic, got, due-1)
@@ -131,22 +133,22 @@ func TestOverflowTellsTheGapInItsPlace(t *testing.T) {
 func TestOverflowKeepsTheBounds(t *testing.T) {
 	eachOverflow(t, func(t *testing.T, mode live.Overflow, history int) {
 		f, _ := newFlood(t, mode, history)
-		c := dialV1(t, f.line.endpoint)
-		c.must(subscribeTo(1, "t"))
-		f.line.stall()
+		c := livetest.DialV1(t, f.line.Endpoint)
+		c.Must(livetest.SubscribeTo(1, "t"))
+		f.line.Stall()
 		const published = 2000
 		for n := range published {
 			f.publish("t", n)
 		}
-		f.line.resume()
+		f.line.Resume()
 		var sinceGap []int
 		gaps := 0
 		for len(sinceGap) == 0 || sinceGap[len(sinceGap)-1] != published-1 {
-			if m := c.next(); m.Op == "gap" {
+			if m := c.Next(); m.Op == "gap" {
 				gaps++
 				sinceGap = nil
 			} else {
-				sinceGap = append(sinceGap, number(t, m.Data))
+				sinceGap = append(sinceGap, livetest.NumberOf(m.Data))
 			}
 		}
 		if gaps == 0 || len(sinceGap) > floodQueue {
@@ -164,22 +166,22 @@ func TestOverflowKeepsTheBounds(t *testing.T) {
 func TestOverflowOfAPlainClient(t *testing.T) {
 	eachOverflow(t, func(t *testing.T, mode live.Overflow, history int) {
 		f, _ := newFlood(t, mode, history)
-		c := dial(t, f.line.endpoint)
-		c.subscribe("t")
-		f.line.stall()
+		c := livetest.Dial(t, f.line.Endpoint)
+		c.Subscribe("t")
+		f.line.Stall()
 		const published = 500
 		for n := range published {
 			f.publish("t", n)
 		}
-		f.line.resume()
+		f.line.Resume()
 		heard := 0
 		for last := -1; last < published-1; heard++ {
-			text := c.read()
+			text := c.Read()
 			data, ok := strings.CutPrefix(text, `{"topic":"t","data":`)
 			if !ok {
 				t.Fatalf("got %.100s", text)
 			}
-			n := number(t, []byte(data))
+			n := livetest.NumberOf([]byte(data))
 			if n <= last {
 				t.Fatalf("%d came after %d", n, last)
 			}
@@ -188,8 +190,8 @@ func TestOverflowOfAPlainClient(t *testing.T) {
 		if heard == published {
 			t.Error("nothing was dropped, so that nothing was tested")
 		}
-		if f.ended.count() > 0 {
-			t.Errorf("the session ended with %v", f.ended.only(t))
+		if f.ended.Count() > 0 {
+			t.Errorf("the session ended with %v", f.ended.Only(t))
 		}
 	})
 }
@@ -199,31 +201,31 @@ func TestOverflowOfAPlainClient(t *testing.T) {
 func TestOverflowOfTheSmallestQueue(t *testing.T) {
 	for _, mode := range []live.Overflow{live.OverflowDropOldest, live.OverflowLatest} {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
-			var ended ends
-			opts := permissive()
-			opts.QueueSize, opts.OnClose = 1, ended.onClose
-			opts.Topics = keeping("", live.TopicOptions{Overflow: mode})
-			server := newServer(t, opts)
-			c := dialV1(t, serve(t, server.Handler()))
-			c.must(subscribeTo(1, "t"))
+			var ended livetest.Ends
+			opts := livetest.Permissive()
+			opts.QueueSize, opts.OnClose = 1, ended.OnClose
+			opts.Topics = livetest.Keeping("", live.TopicOptions{Overflow: mode})
+			server := livetest.NewServer(t, opts)
+			c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+			c.Must(livetest.SubscribeTo(1, "t"))
 			for n := range 5000 {
 				server.Publish("t", fmt.Appendf(nil, `%d`, n))
 			}
 			gap, due := false, 0
 			for due < 5000 {
-				m := c.next()
+				m := c.Next()
 				if m.Op == "gap" {
 					gap = true
 					continue
 				}
 				n, err := strconv.Atoi(string(m.Data))
 				if err != nil || n < due || n > due != gap {
-					t.Fatalf("%s came when %d was due; a gap before it: %t", m.text, due, gap)
+					t.Fatalf("%s came when %d was due; a gap before it: %t", m.Raw, due, gap)
 				}
 				due, gap = n+1, false
 			}
-			if n := ended.count(); n > 0 {
-				t.Errorf("the session ended with %v", ended.only(t))
+			if n := ended.Count(); n > 0 {
+				t.Errorf("the session ended with %v", ended.Only(t))
 			}
 		})
 	}
@@ -233,30 +235,30 @@ func TestOverflowOfTheSmallestQueue(t *testing.T) {
 // session of a client that is too slow for it, and others' publications never make
 // room for it.
 func TestOverflowIsEachTopicsOwn(t *testing.T) {
-	var ended ends
-	opts := permissive()
-	opts.QueueSize, opts.OnClose = floodQueue, ended.onClose
-	opts.Topics = keeping("drop", live.TopicOptions{Overflow: live.OverflowDropOldest})
-	server := newServer(t, opts)
-	slow := through(t, serveSmall(t, server.Handler()))
-	c := dialV1(t, slow.endpoint)
-	c.must(subscribeTo(1, "drop"))
-	c.must(subscribeTo(2, "keep"))
-	slow.stall()
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.QueueSize, opts.OnClose = floodQueue, ended.OnClose
+	opts.Topics = livetest.Keeping("drop", live.TopicOptions{Overflow: live.OverflowDropOldest})
+	server := livetest.NewServer(t, opts)
+	slow := livetest.Through(t, livetest.ServeSmall(t, server.Handler()))
+	c := livetest.DialV1(t, slow.Endpoint)
+	c.Must(livetest.SubscribeTo(1, "drop"))
+	c.Must(livetest.SubscribeTo(2, "keep"))
+	slow.Stall()
 	pad := `"` + strings.Repeat("x", floodSize) + `"`
 	for range 200 {
 		server.Publish("drop", []byte(pad))
 	}
 	time.Sleep(10 * time.Millisecond) // it would have ended by now
-	if ended.count() > 0 {
-		t.Fatalf("the session ended with %v", ended.only(t))
+	if ended.Count() > 0 {
+		t.Fatalf("the session ended with %v", ended.Only(t))
 	}
 	for range floodQueue + 1 {
 		server.Publish("keep", []byte(pad))
 	}
-	slow.resume()
-	_, code := c.rest()
-	if err := ended.only(t); err != live.ErrQueueFull || code != live.CloseQueueFull {
+	slow.Resume()
+	_, code := c.Rest()
+	if err := ended.Only(t); err != live.ErrQueueFull || code != live.CloseQueueFull {
 		t.Errorf("OnClose got %v, the client code %d; want ErrQueueFull and 4100", err, code)
 	}
 }

@@ -12,37 +12,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
-
-// publishNumbers publishes the numbers from one to another.
-func publishNumbers(t testing.TB, server *live.Server, topic string, from, to int) {
-	t.Helper()
-	for _, n := range numbers(from, to) {
-		if err := server.Publish(topic, []byte(n)); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-// dataOf returns the data of past publications.
-func dataOf(messages []past) []string {
-	all := make([]string, len(messages))
-	for i, m := range messages {
-		all[i] = string(m.Data)
-	}
-	return all
-}
-
-// historyServer returns a permissive server whose topics all have these options.
-func historyServer(t testing.TB, o live.TopicOptions, broker live.Broker) *live.Server {
-	opts := permissive()
-	opts.QueueSize = patientQueue
-	opts.Topics = keeping("", o)
-	opts.Broker = broker
-	return newServer(t, opts)
-}
 
 // A client that has seen the first seen of so many publications comes back.
 func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
@@ -82,9 +56,9 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 			name := fmt.Sprintf("history %d, %d of %d seen, someone stays: %t", test.history, test.seen, test.published, someoneStays)
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				server := historyServer(t, live.TopicOptions{History: test.history}, nil)
-				at := serve(t, server.Handler())
-				c := dialV1(t, at)
+				server := livetest.NewHistoryServer(t, live.TopicOptions{History: test.history}, nil)
+				at := livetest.Serve(t, server.Handler())
+				c := livetest.DialV1(t, at)
 				if someoneStays {
 					listening, err := server.Listen("t", func(live.Message) {})
 					if err != nil {
@@ -92,37 +66,37 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 					}
 					defer listening.Unsubscribe()
 				}
-				since := c.must(subscribeTo(1, "t")).At
+				since := c.Must(livetest.SubscribeTo(1, "t")).At
 				for n := range test.seen {
 					server.Publish("t", fmt.Appendf(nil, `%d`, n+1))
-					since = c.hears("t", fmt.Sprint(n+1))[0].At
+					since = c.Hears("t", fmt.Sprint(n+1))[0].At
 				}
-				c.drop()
-				await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
-				publishNumbers(t, server, "t", test.seen+1, test.published)
+				c.Drop()
+				livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+				livetest.PublishNumbers(t, server, "t", test.seen+1, test.published)
 
-				c = dialV1(t, at)
-				f := c.recovers(resumeFrom(1, "t", since), test.published)
+				c = livetest.DialV1(t, at)
+				f := c.Recovers(livetest.ResumeFrom(1, "t", since), test.published)
 				if f.Recovered == nil || *f.Recovered != test.recovered {
-					t.Fatalf("answered by %.200s, want recovered %t", f.text, test.recovered)
+					t.Fatalf("answered by %.200s, want recovered %t", f.Raw, test.recovered)
 				}
 				if !test.recovered {
 					if f.Messages != nil {
-						t.Errorf("with a gap came %d messages", len(*f.Messages))
+						t.Errorf("with a gap came %d messages", len(f.Messages))
 					}
 				} else {
 					if f.Messages == nil {
-						t.Fatalf("answered by %s, without messages", f.text)
+						t.Fatalf("answered by %s, without messages", f.Raw)
 					}
-					if got := dataOf(*f.Messages); !slices.Equal(got, numbers(test.seen+1, test.published)) {
+					if got := livetest.DataOf(f.Messages); !slices.Equal(got, livetest.Numbers(test.seen+1, test.published)) {
 						t.Errorf("got %d messages: %.200v", len(got), got)
 					}
-					if n := len(*f.Messages); n > 0 && (*f.Messages)[n-1].At != f.At {
-						t.Errorf("the last has the position %s, the reply %s", (*f.Messages)[n-1].At, f.At)
+					if n := len(f.Messages); n > 0 && f.Messages[n-1].At != f.At {
+						t.Errorf("the last has the position %s, the reply %s", f.Messages[n-1].At, f.At)
 					}
 				}
-				publishNumbers(t, server, "t", test.published+1, test.published+3)
-				c.hears("t", numbers(test.published+1, test.published+3)...)
+				livetest.PublishNumbers(t, server, "t", test.published+1, test.published+3)
+				c.Hears("t", livetest.Numbers(test.published+1, test.published+3)...)
 			})
 		}
 	}
@@ -131,26 +105,26 @@ func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
 // From any position of which the client has been told it can go on.
 func TestEveryPositionIsGoodToResumeFrom(t *testing.T) {
 	const published = 300
-	server := historyServer(t, live.TopicOptions{History: 1000}, nil)
-	c := dialV1(t, serve(t, server.Handler()))
-	positions := []string{c.must(subscribeTo(1, "t")).At}
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1000}, nil)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	positions := []string{c.Must(livetest.SubscribeTo(1, "t")).At}
 	for n := range published {
 		server.Publish("t", fmt.Appendf(nil, `%d`, n+1))
-		positions = append(positions, c.hears("t", fmt.Sprint(n+1))[0].At)
+		positions = append(positions, c.Hears("t", fmt.Sprint(n+1))[0].At)
 	}
 	if all := slices.Compact(slices.Sorted(slices.Values(positions))); len(all) != published+1 {
 		t.Errorf("%d positions for %d publications", len(all), published)
 	}
 	for seen, since := range positions {
-		c.must(unsubscribeFrom(1, "t"))
-		f := c.recovers(resumeFrom(2, "t", since), published)
-		if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, numbers(seen+1, published)) {
-			t.Fatalf("since %s, the %dth: %.200s", since, seen, f.text)
+		c.Must(livetest.UnsubscribeFrom(1, "t"))
+		f := c.Recovers(livetest.ResumeFrom(2, "t", since), published)
+		if got := livetest.DataOf(f.Messages); !f.WasRecovered() || !slices.Equal(got, livetest.Numbers(seen+1, published)) {
+			t.Fatalf("since %s, the %dth: %.200s", since, seen, f.Raw)
 		}
 		if f.At != positions[published] {
 			t.Errorf("the topic is at %s, the reply says %s", positions[published], f.At)
 		}
-		for i, m := range f.messages() {
+		for i, m := range f.Messages {
 			if m.At != positions[seen+1+i] {
 				t.Errorf("publication %s came at %s, and is now at %s", m.Data, positions[seen+1+i], m.At)
 			}
@@ -159,10 +133,10 @@ func TestEveryPositionIsGoodToResumeFrom(t *testing.T) {
 }
 
 func TestPositionThatIsNoneOfThisHistoryIsAGap(t *testing.T) {
-	server := historyServer(t, live.TopicOptions{History: 10}, nil)
-	publishNumbers(t, server, "t", 1, 5)
-	c := dialV1(t, serve(t, server.Handler()))
-	at := c.must(subscribeTo(1, "t")).At
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, nil)
+	livetest.PublishNumbers(t, server, "t", 1, 5)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	at := c.Must(livetest.SubscribeTo(1, "t")).At
 	epoch := strings.TrimSuffix(at, ".5")
 	for _, since := range []string{
 		"otherepoch.3", "otherepoch.5", "otherepoch.0", "a.b.c.5", `\u0000.5`,
@@ -172,63 +146,63 @@ func TestPositionThatIsNoneOfThisHistoryIsAGap(t *testing.T) {
 		if since == epoch+".4" {
 			continue // an epoch without a letter
 		}
-		c.must(unsubscribeFrom(2, "t"))
-		same(t, since, c.do(fmt.Sprintf(`{"op":"subscribe","id":3,"topic":"t","since":"%s"}`, since)).text,
+		c.Must(livetest.UnsubscribeFrom(2, "t"))
+		livetest.Same(t, since, c.Do(fmt.Sprintf(`{"op":"subscribe","id":3,"topic":"t","since":"%s"}`, since)).Raw,
 			`{"op":"reply","id":3,"at":"`+at+`","recovered":false}`)
 	}
 	server.Publish("t", []byte(`6`))
-	c.hears("t", "6")
+	c.Hears("t", "6")
 }
 
 // A client that is subscribed already is answered all the same, and hears
 // everything once.
 func TestResumingWhileSubscribedChangesNothing(t *testing.T) {
-	server := historyServer(t, live.TopicOptions{History: 10}, nil)
-	c := dialV1(t, serve(t, server.Handler()))
-	c.must(subscribeTo(1, "t"))
-	publishNumbers(t, server, "t", 1, 3)
-	since := c.hears("t", "1", "2", "3")[1].At
-	f := c.must(resumeFrom(2, "t", since))
-	if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, []string{"3"}) {
-		t.Errorf("answered by %s", f.text)
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, nil)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Must(livetest.SubscribeTo(1, "t"))
+	livetest.PublishNumbers(t, server, "t", 1, 3)
+	since := c.Hears("t", "1", "2", "3")[1].At
+	f := c.Must(livetest.ResumeFrom(2, "t", since))
+	if got := livetest.DataOf(f.Messages); !f.WasRecovered() || !slices.Equal(got, []string{"3"}) {
+		t.Errorf("answered by %s", f.Raw)
 	}
 	server.Publish("t", []byte(`4`))
-	c.hears("t", "4")
-	if extra := c.settled(); len(extra) != 0 {
-		t.Errorf("then came %s", extra[0].text)
+	c.Hears("t", "4")
+	if extra := c.Settled(); len(extra) != 0 {
+		t.Errorf("then came %s", extra[0].Raw)
 	}
 }
 
 func TestLastAndHistory(t *testing.T) {
 	const published = 1500
-	server := historyServer(t, live.TopicOptions{History: 1200}, nil)
-	publishNumbers(t, server, "t", 1, published)
-	c := dialV1(t, serve(t, server.Handler()))
-	check := func(asked int, what string, f frame) {
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1200}, nil)
+	livetest.PublishNumbers(t, server, "t", 1, published)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	check := func(asked int, what string, f livetest.Frame) {
 		t.Helper()
 		n := min(asked, 1000)
-		if got := dataOf(f.messages()); !slices.Equal(got, numbers(published-n+1, published)) {
-			t.Errorf("%s of %d: %d messages, %.200s", what, asked, len(got), f.text)
+		if got := livetest.DataOf(f.Messages); !slices.Equal(got, livetest.Numbers(published-n+1, published)) {
+			t.Errorf("%s of %d: %d messages, %.200s", what, asked, len(got), f.Raw)
 		}
 	}
 	for _, asked := range []int{1, 5, 255, 256, 257, 999, 1000, 1001, 1_000_000} {
-		f := c.recovers(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, asked), published)
+		f := c.Recovers(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, asked), published)
 		check(asked, "last", f)
 		if f.At == "" || f.Recovered != nil {
-			t.Errorf("last was answered by %.100s … %s", f.text, f.text[len(f.text)-20:])
+			t.Errorf("last was answered by %.100s … %s", f.Raw, f.Raw[len(f.Raw)-20:])
 		}
-		check(asked, "history", c.must(fmt.Sprintf(`{"op":"history","id":1,"topic":"t","limit":%d}`, asked)))
-		c.must(unsubscribeFrom(1, "t"))
+		check(asked, "history", c.Must(fmt.Sprintf(`{"op":"history","id":1,"topic":"t","limit":%d}`, asked)))
+		c.Must(livetest.UnsubscribeFrom(1, "t"))
 		messages, err := server.History(context.Background(), "t", asked)
 		if err != nil || len(messages) != min(asked, 1000) {
 			t.Errorf("History of %d: %d messages, %v", asked, len(messages), err)
 		}
 	}
-	if f := c.must(`{"op":"subscribe","id":1,"topic":"new","last":5}`); f.Messages == nil || len(*f.Messages) != 0 {
-		t.Errorf("last of a new topic: %s", f.text)
+	if f := c.Must(`{"op":"subscribe","id":1,"topic":"new","last":5}`); f.Messages == nil || len(f.Messages) != 0 {
+		t.Errorf("last of a new topic: %s", f.Raw)
 	}
-	if f := c.must(`{"op":"subscribe","id":1,"topic":"t","last":0}`); f.Messages != nil {
-		t.Errorf("last of 0: %s", f.text)
+	if f := c.Must(`{"op":"subscribe","id":1,"topic":"t","last":0}`); f.Messages != nil {
+		t.Errorf("last of 0: %s", f.Raw)
 	}
 }
 
@@ -236,22 +210,22 @@ func TestLastAndHistory(t *testing.T) {
 func TestLastWhilePublishing(t *testing.T) {
 	for _, last := range []int{3, 400, 900} {
 		t.Run(fmt.Sprint(last), func(t *testing.T) {
-			server := historyServer(t, live.TopicOptions{History: 1500}, nil)
-			at := serve(t, server.Handler())
-			publishNumbers(t, server, "t", 0, 900)
+			server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1500}, nil)
+			at := livetest.Serve(t, server.Handler())
+			livetest.PublishNumbers(t, server, "t", 0, 900)
 			defer count(server, "t", 901)()
-			each(6, func(i int) {
-				c := dialV1(t, at)
+			livetest.Each(6, func(i int) {
+				c := livetest.DialV1(t, at)
 				for round := range 30 {
-					f := c.must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
-					data := dataOf(f.messages())
+					f := c.Must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
+					data := livetest.DataOf(f.Messages)
 					if len(data) < last {
-						f.checkMore(t)
+						f.CheckMore(t)
 					}
 					for len(data) < last+round%5 {
-						f := c.next()
-						if !f.isPublication() || f.recovered() != (len(data) < last) {
-							t.Errorf("client %d, round %d: publication %d since last is %s", i, round, len(data), f.text)
+						f := c.Next()
+						if !f.IsPublication() || f.WasRecovered() != (len(data) < last) {
+							t.Errorf("client %d, round %d: publication %d since last is %s", i, round, len(data), f.Raw)
 							return
 						}
 						data = append(data, string(f.Data))
@@ -263,8 +237,8 @@ func TestLastWhilePublishing(t *testing.T) {
 						t.Errorf("client %d, round %d: %s", i, round, hole)
 						return
 					}
-					c.send(unsubscribeFrom(2, "t"))
-					c.answer()
+					c.Send(livetest.UnsubscribeFrom(2, "t"))
+					c.Answer()
 				}
 			})
 		})
@@ -350,40 +324,40 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, %d meanwhile", test.name, meanwhile), func(t *testing.T) {
 				t.Parallel()
 				br := &slowHistory{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-				server := historyServer(t, live.TopicOptions{History: 2000}, br)
-				c := dialV1(t, serve(t, server.Handler()))
-				epoch := strings.TrimSuffix(c.must(subscribeTo(1, "t")).At, ".0")
+				server := livetest.NewHistoryServer(t, live.TopicOptions{History: 2000}, br)
+				c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+				epoch := strings.TrimSuffix(c.Must(livetest.SubscribeTo(1, "t")).At, ".0")
 				listening, err := server.Listen("t", func(live.Message) {}) // keeps the topic awake
 				if err != nil {
 					t.Fatal(err)
 				}
 				defer listening.Unsubscribe()
-				c.must(unsubscribeFrom(1, "t"))
-				publishNumbers(t, server, "t", 1, 400)
-				during := func() { publishNumbers(t, server, "t", 401, 400+meanwhile) }
+				c.Must(livetest.UnsubscribeFrom(1, "t"))
+				livetest.PublishNumbers(t, server, "t", 1, 400)
+				during := func() { livetest.PublishNumbers(t, server, "t", 401, 400+meanwhile) }
 				br.during.Store(&during)
 
 				op := strings.ReplaceAll(test.op, "%s", epoch)
-				f := c.must(`{"op":"subscribe","id":2,"topic":"t",` + op + `}`)
+				f := c.Must(`{"op":"subscribe","id":2,"topic":"t",` + op + `}`)
 				if br.during.Load() != nil {
 					t.Fatal("the history was not read, so that nothing was tested")
 				}
-				publishNumbers(t, server, "t", 401+meanwhile, 410+meanwhile)
-				data := dataOf(f.messages())
-				if test.name == "resume" && (!f.recovered() || data[0] != "101") {
-					t.Errorf("answered by %.100s", f.text)
+				livetest.PublishNumbers(t, server, "t", 401+meanwhile, 410+meanwhile)
+				data := livetest.DataOf(f.Messages)
+				if test.name == "resume" && (!f.WasRecovered() || data[0] != "101") {
+					t.Errorf("answered by %.100s", f.Raw)
 				}
 				if test.name == "last" && len(data) != 300 {
 					t.Errorf("%d messages, want 300", len(data))
 				}
 				asked := data // what the subscribe asked for
 				for data[len(data)-1] != fmt.Sprint(410+meanwhile) {
-					f := c.next()
-					if !f.isPublication() || f.recovered() && len(asked) < len(data) {
-						t.Fatalf("after %s came %s", data[len(data)-1], f.text)
+					f := c.Next()
+					if !f.IsPublication() || f.WasRecovered() && len(asked) < len(data) {
+						t.Fatalf("after %s came %s", data[len(data)-1], f.Raw)
 					}
 					data = append(data, string(f.Data))
-					if f.recovered() {
+					if f.WasRecovered() {
 						asked = data
 					}
 				}
@@ -400,8 +374,8 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 
 func TestHistoryAge(t *testing.T) {
 	const age = 250 * time.Millisecond
-	server := historyServer(t, live.TopicOptions{History: 1000, HistoryAge: age}, nil)
-	at := serve(t, server.Handler())
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1000, HistoryAge: age}, nil)
+	at := livetest.Serve(t, server.Handler())
 	for _, someoneStays := range []bool{false, true} {
 		topic := fmt.Sprint("t", someoneStays)
 		t.Run(topic, func(t *testing.T) {
@@ -412,44 +386,44 @@ func TestHistoryAge(t *testing.T) {
 				}
 				defer listening.Unsubscribe()
 			}
-			c := dialV1(t, at)
-			since := c.must(subscribeTo(1, topic)).At
+			c := livetest.DialV1(t, at)
+			since := c.Must(livetest.SubscribeTo(1, topic)).At
 			began := time.Now()
-			publishNumbers(t, server, topic, 1, 5)
-			c.hears(topic, numbers(1, 5)...)
-			c.must(unsubscribeFrom(2, topic))
-			f := c.must(resumeFrom(3, topic, since))
-			if got := dataOf(f.messages()); time.Since(began) < age && (!f.recovered() || !slices.Equal(got, numbers(1, 5))) {
-				t.Errorf("soon afterwards: %s", f.text)
+			livetest.PublishNumbers(t, server, topic, 1, 5)
+			c.Hears(topic, livetest.Numbers(1, 5)...)
+			c.Must(livetest.UnsubscribeFrom(2, topic))
+			f := c.Must(livetest.ResumeFrom(3, topic, since))
+			if got := livetest.DataOf(f.Messages); time.Since(began) < age && (!f.WasRecovered() || !slices.Equal(got, livetest.Numbers(1, 5))) {
+				t.Errorf("soon afterwards: %s", f.Raw)
 			}
-			c.must(unsubscribeFrom(4, topic))
+			c.Must(livetest.UnsubscribeFrom(4, topic))
 
 			time.Sleep(age + 50*time.Millisecond) // the age itself is what is tested
-			f = c.must(resumeFrom(5, topic, since))
-			if f.Recovered == nil || f.recovered() != (len(f.messages()) == 5) {
-				t.Errorf("when all is too old: %s", f.text)
+			f = c.Must(livetest.ResumeFrom(5, topic, since))
+			if f.Recovered == nil || f.WasRecovered() != (len(f.Messages) == 5) {
+				t.Errorf("when all is too old: %s", f.Raw)
 			}
-			if f.recovered() {
-				t.Errorf("what is older than HistoryAge was recovered: %s", f.text)
+			if f.WasRecovered() {
+				t.Errorf("what is older than HistoryAge was recovered: %s", f.Raw)
 			}
 			at := f.At
-			c.must(unsubscribeFrom(6, topic))
-			same(t, "the newest position", c.do(resumeFrom(7, topic, at)).text,
+			c.Must(livetest.UnsubscribeFrom(6, topic))
+			livetest.Same(t, "the newest position", c.Do(livetest.ResumeFrom(7, topic, at)).Raw,
 				`{"op":"reply","id":7,"at":"`+at+`","recovered":true,"messages":[]}`)
-			c.must(unsubscribeFrom(8, topic))
+			c.Must(livetest.UnsubscribeFrom(8, topic))
 			for _, op := range []string{
 				`{"op":"history","id":9,"topic":"` + topic + `","limit":10}`,
 				`{"op":"subscribe","id":9,"topic":"` + topic + `","last":10}`,
 			} {
-				if f := c.must(op); len(f.messages()) != 0 {
-					t.Errorf("%s brought what is too old: %s", op, f.text)
+				if f := c.Must(op); len(f.Messages) != 0 {
+					t.Errorf("%s brought what is too old: %s", op, f.Raw)
 				}
 			}
 			if messages, err := server.History(context.Background(), topic, 10); err != nil || len(messages) != 0 {
 				t.Errorf("History: %d messages, %v", len(messages), err)
 			}
 			server.Publish(topic, []byte(`6`)) // the next position, whatever became of those before
-			if f := c.hears(topic, "6")[0]; !strings.HasSuffix(f.At, ".6") || f.At[:len(f.At)-2] != at[:len(at)-2] {
+			if f := c.Hears(topic, "6")[0]; !strings.HasSuffix(f.At, ".6") || f.At[:len(f.At)-2] != at[:len(at)-2] {
 				t.Errorf("after %s came %s", at, f.At)
 			}
 		})
@@ -469,8 +443,8 @@ func TestResumingWhilePublishing(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			const clients, rounds = 80, 8
-			server := historyServer(t, live.TopicOptions{History: test.history}, nil)
-			at := serve(t, server.Handler())
+			server := livetest.NewHistoryServer(t, live.TopicOptions{History: test.history}, nil)
+			at := livetest.Serve(t, server.Handler())
 			topics := []string{"a", "b", "c"}
 			newest := make([]atomic.Int64, len(topics))
 			var stops []func() int
@@ -478,7 +452,7 @@ func TestResumingWhilePublishing(t *testing.T) {
 				stops = append(stops, countOn(server, topic, 1, &newest[i]))
 			}
 			all := make([]*follower, clients)
-			each(clients, func(i int) {
+			livetest.Each(clients, func(i int) {
 				f := &follower{
 					t: t, at: at, topic: topics[i%len(topics)], history: test.history, newest: &newest[i%len(topics)],
 					rand: rand.New(rand.NewPCG(7, uint64(i))),
@@ -489,16 +463,16 @@ func TestResumingWhilePublishing(t *testing.T) {
 					f.readSome()
 					switch f.rand.IntN(3) {
 					case 0:
-						f.c.drop()
-						f.c.rest()
+						f.c.Drop()
+						f.c.Rest()
 						f.connect()
 					case 1:
 						f.unsubscribe()
 						f.subscribe()
 					case 2:
-						f.c.send("[" + unsubscribeFrom(5, f.topic) + "]")
-						f.c.drop() // may or may not have arrived
-						f.c.rest()
+						f.c.Send("[" + livetest.UnsubscribeFrom(5, f.topic) + "]")
+						f.c.Drop() // may or may not have arrived
+						f.c.Rest()
 						f.connect()
 					}
 				}
@@ -527,12 +501,12 @@ func TestResumingWhilePublishing(t *testing.T) {
 // number is its publication's offset.
 type follower struct {
 	t         testing.TB
-	at        endpoint
+	at        livetest.Endpoint
 	topic     string
 	history   int           // what the topic keeps
 	newest    *atomic.Int64 // see countOn
 	rand      *rand.Rand
-	c         *v1
+	c         *livetest.Client
 	since     string
 	next      int  // the number that is due; 0: it has not subscribed yet
 	answering bool // what was missed may still come
@@ -540,22 +514,22 @@ type follower struct {
 }
 
 func (f *follower) connect() {
-	f.c = dialV1(f.t, f.at)
+	f.c = livetest.DialV1(f.t, f.at)
 	f.subscribe()
 }
 
 func (f *follower) subscribe() {
-	op := subscribeTo(1, f.topic)
+	op := livetest.SubscribeTo(1, f.topic)
 	if f.since != "" {
-		op = resumeFrom(1, f.topic, f.since)
+		op = livetest.ResumeFrom(1, f.topic, f.since)
 	}
-	reply := f.c.must(op)
-	f.answering = reply.recovered()
+	reply := f.c.Must(op)
+	f.answering = reply.WasRecovered()
 	switch {
 	case f.since == "":
 		f.goOn(reply.At)
-	case reply.recovered():
-		for _, m := range reply.messages() {
+	case reply.WasRecovered():
+		for _, m := range reply.Messages {
 			f.take(string(m.Data), m.At)
 		}
 	default:
@@ -568,7 +542,7 @@ func (f *follower) subscribe() {
 
 // goOn makes what follows a position due.
 func (f *follower) goOn(at string) {
-	_, offset := offsetOf(at)
+	_, offset := livetest.OffsetOf(at)
 	f.since, f.next = at, offset+1
 }
 
@@ -576,7 +550,7 @@ func (f *follower) goOn(at string) {
 // something was missed, and the history has dropped the numbers up to one.
 func (f *follower) lose(at string, dropped int) {
 	f.gaps++
-	if _, offset := offsetOf(at); offset < f.next {
+	if _, offset := livetest.OffsetOf(at); offset < f.next {
 		f.t.Errorf("topic %s: a gap up to %s when %d was due", f.topic, at, f.next)
 	}
 	if newest := int(f.newest.Load()); newest < dropped+f.history {
@@ -597,28 +571,28 @@ func (f *follower) take(data, at string) {
 }
 
 // hear takes the next frame. What was missed comes before what is new.
-func (f *follower) hear(m frame) {
+func (f *follower) hear(m livetest.Frame) {
 	switch {
 	case m.Op == "gap" && m.Topic == f.topic:
-		_, dropped := offsetOf(m.At)
+		_, dropped := livetest.OffsetOf(m.At)
 		f.lose(m.At, dropped)
-	case !m.isPublication() || m.Topic != f.topic || m.recovered() && !f.answering:
-		f.t.Errorf("topic %s: got %s when %d was due", f.topic, m.text, f.next)
+	case !m.IsPublication() || m.Topic != f.topic || m.WasRecovered() && !f.answering:
+		f.t.Errorf("topic %s: got %s when %d was due", f.topic, m.Raw, f.next)
 	default:
-		f.answering = m.recovered()
+		f.answering = m.WasRecovered()
 		f.take(string(m.Data), m.At)
 	}
 }
 
 func (f *follower) readSome() {
 	for range f.rand.IntN(6) {
-		f.hear(f.c.next())
+		f.hear(f.c.Next())
 	}
 }
 
 func (f *follower) unsubscribe() {
-	f.c.send(unsubscribeFrom(2, f.topic))
-	_, before := f.c.answer()
+	f.c.Send(livetest.UnsubscribeFrom(2, f.topic))
+	_, before := f.c.Answer()
 	for _, m := range before {
 		f.hear(m)
 	}
@@ -628,10 +602,10 @@ func (f *follower) unsubscribe() {
 func (f *follower) readTo(last int) {
 	f.t.Helper()
 	for f.next <= last {
-		f.hear(f.c.next())
+		f.hear(f.c.Next())
 	}
-	if extra := f.c.settled(); len(extra) != 0 {
-		f.t.Errorf("then came %s", extra[0].text)
+	if extra := f.c.Settled(); len(extra) != 0 {
+		f.t.Errorf("then came %s", extra[0].Raw)
 	}
 }
 
@@ -651,8 +625,8 @@ func TestSubscribeWithSinceOrLast(t *testing.T) {
 		} {
 			t.Run(fmt.Sprintf("%s %d", test.name, n), func(t *testing.T) {
 				var server *live.Server
-				opts := permissive()
-				opts.Topics = keeping("", live.TopicOptions{History: published})
+				opts := livetest.Permissive()
+				opts.Topics = livetest.Keeping("", live.TopicOptions{History: published})
 				opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 					var at live.Position
 					f := strings.Trim(string(data), `"`)
@@ -662,25 +636,25 @@ func TestSubscribeWithSinceOrLast(t *testing.T) {
 					}
 					return nil, server.Subscribe(s, topic, test.opt(at))
 				}
-				server = newServer(t, opts)
-				c := dialV1(t, serve(t, server.Handler()))
-				publishNumbers(t, server, "t", 1, published)
-				at := c.must(subscribeTo(1, "t")).At
-				c.must(unsubscribeFrom(2, "t"))
-				c.send(`{"op":"request","id":3,"topic":"t","data":"` + at + `"}`)
+				server = livetest.NewServer(t, opts)
+				c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+				livetest.PublishNumbers(t, server, "t", 1, published)
+				at := c.Must(livetest.SubscribeTo(1, "t")).At
+				c.Must(livetest.UnsubscribeFrom(2, "t"))
+				c.Send(`{"op":"request","id":3,"topic":"t","data":"` + at + `"}`)
 				var heard []string
-				reply, before := c.answer()
+				reply, before := c.Answer()
 				if reply.Op != "reply" {
-					t.Fatalf("answered by %s", reply.text)
+					t.Fatalf("answered by %s", reply.Raw)
 				}
 				for _, f := range before {
 					heard = append(heard, string(f.Data))
 				}
 				server.Publish("t", fmt.Appendf(nil, `%d`, published+1))
 				for len(heard) == 0 || heard[len(heard)-1] != fmt.Sprint(published+1) {
-					heard = append(heard, string(c.next().Data))
+					heard = append(heard, string(c.Next().Data))
 				}
-				if want := numbers(published-n+1, published+1); !slices.Equal(heard, want) {
+				if want := livetest.Numbers(published-n+1, published+1); !slices.Equal(heard, want) {
 					t.Errorf("heard %d publications: %s; want %d", len(heard), holeIn(heard), len(want))
 				}
 			})
@@ -691,8 +665,8 @@ func TestSubscribeWithSinceOrLast(t *testing.T) {
 // The newest after a gap are publications like others, and the gap lies before them.
 func TestSubscribeWithSinceAndLast(t *testing.T) {
 	var server *live.Server
-	opts := permissive()
-	opts.Topics = keeping("", live.TopicOptions{History: 5})
+	opts := livetest.Permissive()
+	opts.Topics = livetest.Keeping("", live.TopicOptions{History: 5})
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		at, err := live.ParsePosition(strings.Trim(string(data), `"`))
 		if err != nil {
@@ -700,30 +674,30 @@ func TestSubscribeWithSinceAndLast(t *testing.T) {
 		}
 		return nil, server.Subscribe(s, topic, live.Since(at), live.Last(2))
 	}
-	server = newServer(t, opts)
-	where := serve(t, server.Handler())
-	publishNumbers(t, server, "t", 1, 9)
-	at := dialV1(t, where).must(subscribeTo(1, "t")).At
+	server = livetest.NewServer(t, opts)
+	where := livetest.Serve(t, server.Handler())
+	livetest.PublishNumbers(t, server, "t", 1, 9)
+	at := livetest.DialV1(t, where).Must(livetest.SubscribeTo(1, "t")).At
 	epoch, _, _ := strings.Cut(at, ".")
 	for _, test := range []struct {
 		since string
 		gap   string // "": none
 		want  []string
 	}{
-		{epoch + ".2", epoch + ".7", numbers(8, 9)},
-		{"bygone.8", epoch + ".7", numbers(8, 9)},
+		{epoch + ".2", epoch + ".7", livetest.Numbers(8, 9)},
+		{"bygone.8", epoch + ".7", livetest.Numbers(8, 9)},
 		{epoch + ".10", epoch + ".9", nil}, // it was ahead, and has what the newest are
-		{epoch + ".5", "", numbers(6, 9)},
+		{epoch + ".5", "", livetest.Numbers(6, 9)},
 		{epoch + ".9", "", nil},
 	} {
-		c := dialV1(t, where)
-		c.send(`{"op":"request","id":2,"topic":"t","data":"` + test.since + `"}`)
-		_, before := c.answer()
+		c := livetest.DialV1(t, where)
+		c.Send(`{"op":"request","id":2,"topic":"t","data":"` + test.since + `"}`)
+		_, before := c.Answer()
 		if test.gap != "" {
 			if len(before) == 0 {
 				t.Fatalf("since %s: no gap", test.since)
 			}
-			same(t, "since "+test.since, before[0].text, `{"op":"gap","topic":"t","at":"`+test.gap+`"}`)
+			livetest.Same(t, "since "+test.since, before[0].Raw, `{"op":"gap","topic":"t","at":"`+test.gap+`"}`)
 			before = before[1:]
 		}
 		var heard []string
@@ -734,19 +708,19 @@ func TestSubscribeWithSinceAndLast(t *testing.T) {
 			t.Errorf("since %s came %q, want %q", test.since, heard, test.want)
 		}
 
-		reply := c.do(`{"op":"subscribe","id":3,"topic":"t","since":"` + test.since + `","last":2}`)
+		reply := c.Do(`{"op":"subscribe","id":3,"topic":"t","since":"` + test.since + `","last":2}`)
 		if reply.Recovered == nil || *reply.Recovered != (test.gap == "") || reply.At != at {
-			t.Errorf("since %s: answered by %s", test.since, reply.text)
+			t.Errorf("since %s: answered by %s", test.since, reply.Raw)
 		}
 		heard = nil
-		for _, m := range reply.messages() {
+		for _, m := range reply.Messages {
 			heard = append(heard, string(m.Data))
 		}
 		if !slices.Equal(heard, test.want) {
 			t.Errorf("since %s the answer has %q, want %q", test.since, heard, test.want)
 		}
 	}
-	same(t, "a topic without history", dialV1(t, serve(t, newServer(t, permissive()).Handler())).do(`{"op":"subscribe","id":4,"topic":"t","since":"a.1","last":2}`).text,
+	livetest.Same(t, "a topic without history", livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler())).Do(`{"op":"subscribe","id":4,"topic":"t","since":"a.1","last":2}`).Raw,
 		`{"op":"reply","id":4,"recovered":false,"messages":[]}`)
 }
 
@@ -754,23 +728,23 @@ func TestSubscribeWithSinceAndLast(t *testing.T) {
 // it goes on. A plain client knows no positions and is not.
 func TestSubscribeSinceWhatIsNotKept(t *testing.T) {
 	var server *live.Server
-	opts := permissive()
-	opts.Topics = keeping("", live.TopicOptions{History: 3})
+	opts := livetest.Permissive()
+	opts.Topics = livetest.Keeping("", live.TopicOptions{History: 3})
 	opts.OnMessage = func(_ context.Context, s *live.Session, topic string, _ []byte) {
 		server.Subscribe(s, topic, live.Since(live.Position{Epoch: "bygone", Offset: 7}))
 		s.Send(live.Message{Topic: "done"})
 	}
-	server = newServer(t, opts)
-	at := serve(t, server.Handler())
-	publishNumbers(t, server, "t", 1, 9)
-	c := dialV1(t, at)
-	same(t, "first", c.do(`{"topic":"t"}`).text, `{"op":"gap","topic":"t","at":"E.9"}`)
-	same(t, "then", c.next().text, `{"topic":"done"}`)
-	plain := dial(t, at)
-	check(t, "the plain client", plain.ask(`{"topic":"t"}`), `{"topic":"done"}`)
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	livetest.PublishNumbers(t, server, "t", 1, 9)
+	c := livetest.DialV1(t, at)
+	livetest.Same(t, "first", c.Do(`{"topic":"t"}`).Raw, `{"op":"gap","topic":"t","at":"E.9"}`)
+	livetest.Same(t, "then", c.Next().Raw, `{"topic":"done"}`)
+	plain := livetest.Dial(t, at)
+	livetest.Check(t, "the plain client", plain.Ask(`{"topic":"t"}`), `{"topic":"done"}`)
 	server.Publish("t", []byte(`10`))
-	c.hears("t", "10")
-	check(t, "the plain client", plain.read(), `{"topic":"t","data":10}`)
+	c.Hears("t", "10")
+	livetest.Check(t, "the plain client", plain.Read(), `{"topic":"t","data":10}`)
 }
 
 // The memory of a process is bounded. A topic that was dropped begins anew, and
@@ -778,28 +752,28 @@ func TestSubscribeSinceWhatIsNotKept(t *testing.T) {
 func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
 	const kept = 10
 	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
-	server := historyServer(t, live.TopicOptions{History: 100}, br)
-	c := dialV1(t, serve(t, server.Handler()))
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	since := make(map[string]string)
 	for i := range 5 * kept {
 		topic := fmt.Sprint("t", i)
-		since[topic] = c.must(subscribeTo(1, topic)).At
-		c.must(unsubscribeFrom(2, topic))
-		publishNumbers(t, server, topic, 1, 3)
+		since[topic] = c.Must(livetest.SubscribeTo(1, topic)).At
+		c.Must(livetest.UnsubscribeFrom(2, topic))
+		livetest.PublishNumbers(t, server, topic, 1, 3)
 	}
 	recovered := 0
 	for i := 5*kept - 1; i >= 0; i-- {
 		topic := fmt.Sprint("t", i)
-		f := c.must(resumeFrom(3, topic, since[topic]))
-		if f.recovered() {
+		f := c.Must(livetest.ResumeFrom(3, topic, since[topic]))
+		if f.WasRecovered() {
 			recovered++
-			if got := dataOf(f.messages()); !slices.Equal(got, numbers(1, 3)) {
+			if got := livetest.DataOf(f.Messages); !slices.Equal(got, livetest.Numbers(1, 3)) {
 				t.Errorf("topic %s recovered with %v", topic, got)
 			}
 		} else if f.At == since[topic] {
 			t.Errorf("topic %s: a gap, at the position %s", topic, f.At)
 		}
-		c.must(unsubscribeFrom(4, topic))
+		c.Must(livetest.UnsubscribeFrom(4, topic))
 	}
 	if recovered == 0 || recovered > kept {
 		t.Errorf("%d topics were kept, want some and %d at most", recovered, kept)
@@ -811,12 +785,12 @@ func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
 func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
 	const kept, subscribed = 10, 20
 	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
-	server := historyServer(t, live.TopicOptions{History: 100}, br)
-	at := serve(t, server.Handler())
-	stays, c := dialV1(t, at), dialV1(t, at)
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	at := livetest.Serve(t, server.Handler())
+	stays, c := livetest.DialV1(t, at), livetest.DialV1(t, at)
 	since := make([]string, subscribed)
 	for i := range since {
-		since[i] = stays.must(subscribeTo(1, fmt.Sprint("s", i))).At
+		since[i] = stays.Must(livetest.SubscribeTo(1, fmt.Sprint("s", i))).At
 	}
 	for i := range 100 {
 		server.Publish(fmt.Sprint("quiet", i), []byte(`1`))
@@ -824,14 +798,14 @@ func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
 	for i, at := range since {
 		topic := fmt.Sprint("s", i)
 		server.Publish(topic, []byte(`1`))
-		stays.hears(topic, "1")
-		f := c.must(resumeFrom(2, topic, at))
-		if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, []string{"1"}) {
-			t.Errorf("topic %s, which had a subscriber all the time: %s", topic, f.text)
+		stays.Hears(topic, "1")
+		f := c.Must(livetest.ResumeFrom(2, topic, at))
+		if got := livetest.DataOf(f.Messages); !f.WasRecovered() || !slices.Equal(got, []string{"1"}) {
+			t.Errorf("topic %s, which had a subscriber all the time: %s", topic, f.Raw)
 		}
 	}
 	for i := 99; i > 99-kept/2; i-- {
-		if f := c.must(fmt.Sprintf(`{"op":"history","id":3,"topic":"quiet%d","limit":1}`, i)); len(f.messages()) != 1 {
+		if f := c.Must(fmt.Sprintf(`{"op":"history","id":3,"topic":"quiet%d","limit":1}`, i)); len(f.Messages) != 1 {
 			t.Errorf("quiet%d has lost its history; %d quiet ones may have one", i, kept)
 		}
 	}
@@ -842,8 +816,8 @@ func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
 func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 	const topics, clients, rounds = 40, 8, 60
 	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 4})
-	server := historyServer(t, live.TopicOptions{History: 100}, br)
-	at := serve(t, server.Handler())
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	at := livetest.Serve(t, server.Handler())
 	var numbers [topics]struct {
 		sync.Mutex
 		n int
@@ -868,17 +842,17 @@ func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	each(clients, func(i int) {
+	livetest.Each(clients, func(i int) {
 		r := rand.New(rand.NewPCG(4, uint64(i)))
 		since := make(map[int]string)
 		seen := make(map[int]int)
-		c := dialV1(t, at)
+		c := livetest.DialV1(t, at)
 		for range rounds {
 			k := r.IntN(topics)
 			topic := fmt.Sprint("t", k)
-			op := subscribeTo(1, topic)
+			op := livetest.SubscribeTo(1, topic)
 			if since[k] != "" {
-				op = resumeFrom(1, topic, since[k])
+				op = livetest.ResumeFrom(1, topic, since[k])
 			}
 			known := since[k] != ""
 			take := func(data, at string) {
@@ -888,19 +862,19 @@ func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 				}
 				known, seen[k], since[k] = true, n, at
 			}
-			f := c.must(op)
-			if known && !f.recovered() || !known {
+			f := c.Must(op)
+			if known && !f.WasRecovered() || !known {
 				known, since[k] = false, f.At
 			}
-			for _, m := range f.messages() {
+			for _, m := range f.Messages {
 				take(string(m.Data), m.At)
 			}
 			pause := time.Now().Add(time.Duration(r.IntN(20)) * time.Millisecond)
-			for time.Now().Before(pause) && len(c.in.messages) == 0 {
+			for time.Now().Before(pause) && c.Waiting() == 0 {
 				time.Sleep(time.Millisecond)
 			}
-			c.send(unsubscribeFrom(2, topic))
-			_, before := c.answer()
+			c.Send(livetest.UnsubscribeFrom(2, topic))
+			_, before := c.Answer()
 			for _, m := range before {
 				if m.Op == "gap" {
 					known, since[k] = false, m.At
@@ -916,7 +890,7 @@ func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 	})
 	close(stop)
 	publishing.Wait()
-	await(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
+	livetest.Eventually(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
 }
 
 // tapped is a broker through whose sink a test can deliver.
@@ -936,25 +910,25 @@ func (b *tapped) Start(s broker.Sink) {
 // what follows is not held up.
 func TestDeliveryOfABygoneHistoryIsDropped(t *testing.T) {
 	br := &tapped{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-	server := historyServer(t, live.TopicOptions{History: 10}, br)
-	c := dialV1(t, serve(t, server.Handler()))
-	c.must(subscribeTo(1, "t"))
-	publishNumbers(t, server, "t", 1, 2)
-	c.hears("t", "1", "2")
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, br)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Must(livetest.SubscribeTo(1, "t"))
+	livetest.PublishNumbers(t, server, "t", 1, 2)
+	c.Hears("t", "1", "2")
 	br.sink.Deliver(&broker.Publication{
 		Topic: "t", Data: []byte(`"late"`), Time: time.Now(), Position: live.Position{Epoch: "bygone", Offset: 7}, Prev: 6,
 	})
-	publishNumbers(t, server, "t", 3, 4)
+	livetest.PublishNumbers(t, server, "t", 3, 4)
 	for heard := 0; heard < 2; {
-		f := c.next()
+		f := c.Next()
 		if f.Op == "gap" {
 			continue
 		}
 		if want := fmt.Sprint(3 + heard); string(f.Data) != want {
-			t.Fatalf("got %s, want %s", f.text, want)
+			t.Fatalf("got %s, want %s", f.Raw, want)
 		}
 		heard++
 	}
-	c.must(unsubscribeFrom(2, "t"))
-	await(t, "the topic's end", func() bool { return server.Stats().Topics == 0 })
+	c.Must(livetest.UnsubscribeFrom(2, "t"))
+	livetest.Eventually(t, "the topic's end", func() bool { return server.Stats().Topics == 0 })
 }

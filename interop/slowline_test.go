@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -15,27 +17,27 @@ import (
 // WriteTimeout passes without a byte.
 func TestCloseFlushesTheQueueOverASlowLine(t *testing.T) {
 	const messages, size, perSecond = 60, 8 << 10, 64 << 10 // 7.5 seconds
-	overEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	livetest.OverEachSmall(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+		var ended livetest.Ends
 		pad := strings.Repeat("x", size)
-		server := newServer(t, live.Options{
+		server := livetest.NewServer(t, live.Options{
 			OnMessage: func(_ context.Context, s *live.Session, topic string, _ []byte) {
 				for i := range messages {
 					s.Send(live.Message{Topic: topic, Data: fmt.Appendf(nil, `"%d %s"`, i, pad)})
 				}
 				s.Close()
 			},
-			OnClose: ended.onClose,
+			OnClose: ended.OnClose,
 		})
-		l := through(t, serve(t, server.Handler()))
-		l.slow(perSecond)
-		c := dial(t, l.endpoint)
-		c.send(`{"topic":"t"}`)
-		got, code := c.rest()
+		l := livetest.Through(t, serve(t, server.Handler()))
+		l.Slow(perSecond)
+		c := livetest.Dial(t, l.Endpoint)
+		c.Send(`{"topic":"t"}`)
+		got, code := c.Rest()
 		if len(got) != messages || code != live.CloseNormal {
-			t.Errorf("got %d messages and close code %d (%v), want %d and 1000", len(got), code, c.in.err, messages)
+			t.Errorf("got %d messages and close code %d (%v), want %d and 1000", len(got), code, c.Err(), messages)
 		}
-		if err := ended.only(t); err != nil {
+		if err := ended.Only(t); err != nil {
 			t.Errorf("OnClose got %v, want nil", err)
 		}
 	})
