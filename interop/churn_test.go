@@ -2,25 +2,21 @@ package interop
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
-	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/live"
 )
 
 // visitor is a client that comes, does this and that, and vanishes.
 type visitor struct {
-	*gorilla.Conn
+	*livetest.Client
 	tcp  *net.TCPConn
 	rand *rand.Rand
 	read chan struct{} // closed when nothing more can be read
@@ -32,14 +28,14 @@ var vanishings = []struct {
 	way  func(v *visitor) error
 }{
 	{"close frame", func(v *visitor) error {
-		err := v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1000, "bye"), time.Now().Add(livetest.Patience))
+		v.Close(1000, "bye")
 		<-v.read
-		v.Close()
-		return err
+		v.Drop()
+		return nil
 	}},
 	{"close frame, without waiting for the answer", func(v *visitor) error {
-		v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1001, ""), time.Now().Add(livetest.Patience))
-		return v.Close()
+		v.Close(1001, "")
+		return v.Line.Close()
 	}},
 	{"reset", func(v *visitor) error {
 		if err := v.tcp.SetLinger(0); err != nil {
@@ -50,48 +46,40 @@ var vanishings = []struct {
 	{"half close", func(v *visitor) error {
 		err := v.tcp.CloseWrite()
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 	{"just closing", func(v *visitor) error { return v.tcp.Close() }},
 	{"in the middle of a frame", func(v *visitor) error {
-		_, err := v.NetConn().Write([]byte{0x81, 0xfe, 0x10})
+		_, err := v.Conn.Write([]byte{0x81, 0xfe, 0x10})
 		v.tcp.Close()
 		return err
 	}},
 	{"a frame that breaks the protocol", func(v *visitor) error {
-		_, err := v.NetConn().Write([]byte{0x81, 0x01, 'x'}) // not masked
+		_, err := v.Conn.Write([]byte{0x81, 0x01, 'x'}) // not masked
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 	{"closed by the server", func(v *visitor) error {
-		err := v.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"close me"}`))
+		err := v.Say(`{"topic":"close me"}`)
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 }
 
-func visit(e livetest.Endpoint, number uint64) (*visitor, error) {
+func visit(t testing.TB, at livetest.Endpoint, number uint64) (*visitor, error) {
 	v := &visitor{rand: rand.New(rand.NewPCG(1, number)), read: make(chan struct{})}
-	d := gorilla.Dialer{TLSClientConfig: e.TLS, HandshakeTimeout: livetest.Patience}
 	var err error
-	if v.Conn, _, err = d.Dial(e.URL, nil); err != nil {
+	if v.Client, err = livetest.Try(t, at, livetest.Dialing{}); err != nil {
 		return nil, err
 	}
-	conn := v.NetConn()
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	v.tcp = conn.(*net.TCPConn)
+	v.tcp = v.Line.Conn.(*net.TCPConn)
+	v.Attend()
 	go func() { // ends with the connection
 		defer close(v.read)
-		for {
-			if _, _, err := v.ReadMessage(); err != nil {
-				return
-			}
-		}
+		v.Rest()
 	}()
 	return v, nil
 }
@@ -101,7 +89,7 @@ func (v *visitor) act() error {
 	for range 3 + v.rand.IntN(5) {
 		action := []string{"subscribe", "subscribe", "unsubscribe", "publish"}[v.rand.IntN(4)]
 		text := fmt.Sprintf(`{"topic":%q,"data":"topic:%d"}`, action, v.rand.IntN(40))
-		if err := v.WriteMessage(gorilla.TextMessage, []byte(text)); err != nil {
+		if err := v.Say(text); err != nil {
 			return err
 		}
 	}
@@ -145,7 +133,7 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpo
 	dialing := make(chan struct{}, 32)
 	livetest.Each(visitors, func(i int) {
 		dialing <- struct{}{}
-		v, err := visit(at, uint64(i))
+		v, err := visit(t, at, uint64(i))
 		<-dialing
 		if err != nil {
 			t.Errorf("visitor %d: %v", i, err)

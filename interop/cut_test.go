@@ -3,7 +3,6 @@ package interop
 import (
 	"bufio"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os/exec"
@@ -16,8 +15,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
-	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -161,12 +158,11 @@ func (r *roamer) visit() error {
 		}
 	})
 	defer cut.Stop()
-	dialer := gorilla.Dialer{HandshakeTimeout: livetest.Patience, Subprotocols: []string{livetest.Subprotocol}, WriteBufferPool: &buffers}
-	conn, _, err := dialer.Dial(l.URL, nil)
+	c, err := livetest.Try(s, l.Endpoint, livetest.Dialing{V1: true})
 	if err != nil {
 		return nil // cut
 	}
-	defer conn.Close()
+	defer c.Drop()
 	r.dials.Add(1)
 	ops := make([]string, len(r.topics))
 	for i, topic := range r.topics {
@@ -175,27 +171,24 @@ func (r *roamer) visit() error {
 			ops[i] = livetest.ResumeFrom(i+1, topic, a.since)
 		}
 	}
-	if conn.WriteMessage(gorilla.TextMessage, []byte("["+strings.Join(ops, ",")+"]")) != nil {
+	if c.Say(livetest.InOneFrame(ops...)) != nil {
 		return nil
 	}
 	for !r.done(r) {
-		conn.SetReadDeadline(time.Now().Add(livetest.Patience))
-		_, text, err := conn.ReadMessage()
-		if err != nil {
-			var closed *gorilla.CloseError
-			if errors.As(err, &closed) && closed.Code != gorilla.CloseAbnormalClosure {
-				return fmt.Errorf("closed: %w", err)
-			}
-			return nil
-		}
-		f, err := livetest.ParseFrame(string(text))
-		if err != nil {
+		c.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
+		f, err := c.ReadFrame()
+		switch {
+		case f.CloseCode() != 0:
+			return fmt.Errorf("closed: %s", f)
+		case err != nil && f.Raw != "":
 			return err
+		case err != nil:
+			return nil
 		}
 		switch f.Op {
 		case "hello":
 		case "ping":
-			conn.WriteMessage(gorilla.TextMessage, []byte(`{"op":"pong"}`))
+			c.Say(`{"op":"pong"}`)
 		case "reply":
 			topic := r.topics[f.ID-1]
 			err = r.answered(r, r.accounts[topic], f)
@@ -210,8 +203,6 @@ func (r *roamer) visit() error {
 	}
 	return nil
 }
-
-var buffers sync.Pool
 
 // cut ends a line in one of the ways in which lines end, perhaps in the middle of a
 // frame.

@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -11,8 +10,6 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
-	gorilla "github.com/gorilla/websocket"
 
 	"github.com/livetopic/livetopic/interop/documents"
 	ours "github.com/livetopic/livetopic/interop/documents/program"
@@ -101,34 +98,13 @@ func TestSessionOutOfItsTopicsWhenItHasClosed(t *testing.T) {
 func TestSendErrorsAreComparedWithEquals(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var log documents.Log
-		conn := dialUnread(t, livetest.Serve(t, p.SendErrors(&log)))
-		if err := conn.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"go"}`)); err != nil {
-			t.Fatal(err)
-		}
+		livetest.Connect(t, livetest.Serve(t, p.SendErrors(&log)), livetest.Dialing{Buffer: livetest.SmallBuffer}).Send(`{"topic":"go"}`)
 		want := []string{"Queue full, session closed", "Session already closed", "IsClosed: true", "Client couldn't keep up"}
 		livetest.Eventually(t, "four lines", func() bool { return len(log.Lines()) == len(want) })
 		if got := log.Lines(); !slices.Equal(got, want) {
 			t.Errorf("logged %q, want %q", got, want)
 		}
 	})
-}
-
-// dialUnread connects a client that reads nothing, with small buffers.
-func dialUnread(t testing.TB, e livetest.Endpoint) *gorilla.Conn {
-	t.Helper()
-	d := gorilla.Dialer{TLSClientConfig: e.TLS, NetDial: func(network, addr string) (net.Conn, error) {
-		conn, err := net.Dial(network, addr)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-		}
-		return conn, err
-	}}
-	conn, _, err := d.Dial(e.URL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.NetConn().Close() })
-	return conn
 }
 
 func TestUserAuthentication(t *testing.T) {

@@ -14,8 +14,6 @@ import (
 
 	"github.com/livetopic/livetopic/internal/livetest"
 
-	gorilla "github.com/gorilla/websocket"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -216,13 +214,8 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
 		var ended livetest.Ends
 		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
-		conn := dialUnread(t, serve(t, server.Handler()))
-		if err := conn.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"t"}`)); err != nil {
-			t.Fatal(err)
-		}
-		if _, data, err := conn.ReadMessage(); string(data) != `{"topic":"t"}` {
-			t.Fatalf("read %s, %v", data, err)
-		}
+		c := livetest.Connect(t, serve(t, server.Handler()), livetest.Dialing{Buffer: livetest.SmallBuffer})
+		livetest.Check(t, "the client", c.Ask(`{"topic":"t"}`), `{"topic":"t"}`)
 		ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 		defer cancel()
 		start := time.Now()
@@ -236,11 +229,11 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 			t.Errorf("OnClose got %v, want ErrServerClosed", err)
 		}
 		// The client finds the close frame, and the end of the line.
-		conn.SetReadDeadline(time.Now().Add(livetest.Patience))
-		if _, _, err := conn.ReadMessage(); !gorilla.IsCloseError(err, live.CloseRestart) {
-			t.Errorf("read %v, want code 1012", err)
+		c.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
+		if f, err := c.ReadFrame(); f.CloseCode() != live.CloseRestart {
+			t.Errorf("read %s, %v, want code 1012", f, err)
 		}
-		if n, err := io.Copy(io.Discard, conn.NetConn()); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+		if n, err := io.Copy(io.Discard, c.In); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("then came %d bytes, %v", n, err)
 		}
 	})

@@ -3,9 +3,6 @@ package interop
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/httptest"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
@@ -13,31 +10,9 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// opaque is a listener whose connections are only a net.Conn, as those are that
-// limit how many there are, speak the PROXY protocol, or count bytes.
-type opaque struct{ net.Listener }
-
-type opaqueConn struct{ net.Conn }
-
-func (l opaque) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	return opaqueConn{conn}, nil
-}
-
-func serveOpaque(t testing.TB, h http.Handler) livetest.Endpoint {
-	s := httptest.NewUnstartedServer(h)
-	s.Listener = opaque{s.Listener}
-	s.Start()
-	t.Cleanup(s.Close)
-	return livetest.EndpointOf(s)
-}
-
 func TestListenerThatWrapsItsConnections(t *testing.T) {
 	server := livetest.NewSubscriberServer(t)
-	worksThrough(t, server, serveOpaque(t, server.Handler()))
+	livetest.WorksThrough(t, server, livetest.ServeOpaque(t, server.Handler()))
 }
 
 func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
@@ -48,7 +23,7 @@ func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
 		}
 		s.Close()
 	}})
-	c := livetest.Dial(t, serveOpaque(t, server.Handler()))
+	c := livetest.Dial(t, livetest.ServeOpaque(t, server.Handler()))
 	c.Send(`{"topic":"go"}`)
 	if got, code := c.Rest(); len(got) != queued || code != live.CloseNormal {
 		t.Errorf("got %d messages and code %d (%v), want %d and 1000", len(got), code, c.Err(), queued)
@@ -61,7 +36,7 @@ func TestReadLimitBehindAListenerThatWrapsItsConnections(t *testing.T) {
 	for _, l := range libraries {
 		t.Run(l.name, func(t *testing.T) {
 			server := livetest.NewServer(t, live.Options{ReadLimit: 1000})
-			c := l.connect(t, serveOpaque(t, server.Handler()), nil)
+			c := l.connect(t, livetest.ServeOpaque(t, server.Handler()), nil)
 			c.Say(livetest.Fill(1 << 20)) // may fail in the middle
 			if _, code := c.Rest(); code != live.CloseTooBig {
 				t.Errorf("close code %d (%v), want 1009", code, c.Err())

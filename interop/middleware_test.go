@@ -41,42 +41,6 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// worksThrough connects through the handler, which is in front of the server,
-// and has a publication and a close pass. It returns the client's handshake.
-func worksThrough(t *testing.T, server *live.Server, at livetest.Endpoint) *http.Response {
-	t.Helper()
-	c := livetest.Dial(t, at)
-	c.Subscribe("t")
-	server.Publish("t", []byte(`"through"`))
-	livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":"through"}`)
-	c.Leave()
-	livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
-	return c.Response
-}
-
-// refusesThrough connects where the connection cannot be taken over, and
-// expects 500 with a text that says so.
-func refusesThrough(t *testing.T, server *live.Server, at livetest.Endpoint) {
-	t.Helper()
-	c, err := livetest.Try(t, at, livetest.Dialing{})
-	if err == nil {
-		t.Fatal("connected, want 500")
-	}
-	if c.Response == nil {
-		t.Fatalf("no answer: %v", err)
-	}
-	body, _ := io.ReadAll(c.Response.Body)
-	if c.Response.StatusCode != http.StatusInternalServerError {
-		t.Errorf("answered %s, want 500", c.Response.Status)
-	}
-	if text := string(body); !strings.Contains(text, "cannot be taken over") || !strings.Contains(text, "Unwrap or Hijack") {
-		t.Errorf("the answer does not say why: %q", text)
-	}
-	if st := server.Stats(); st.Accepted != 0 || st.Sessions != 0 || st.Refused != 1 {
-		t.Errorf("accepted %d, sessions %d, refused %d; want 0, 0, 1", st.Accepted, st.Sessions, st.Refused)
-	}
-}
-
 // These of mizu's middlewares leave the ResponseWriter as it is, or wrap it so
 // that it can be unwrapped.
 func TestBehindMizusMiddlewares(t *testing.T) {
@@ -102,7 +66,7 @@ func TestBehindMizusMiddlewares(t *testing.T) {
 			for _, path := range []string{"/ws", "/twice"} {
 				at := livetest.Serve(t, app)
 				at.URL += path
-				worksThrough(t, server, at)
+				livetest.WorksThrough(t, server, at)
 			}
 		})
 	}
@@ -133,7 +97,7 @@ func TestBehindMizusMiddlewaresThatHideTheConnection(t *testing.T) {
 			app.Compat.Handle("/ws", server.Handler())
 			at := livetest.Serve(t, app)
 			at.URL += "/ws"
-			refusesThrough(t, server, at)
+			livetest.RefusesThrough(t, server, at)
 		})
 	}
 }
@@ -186,7 +150,7 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 		ws := at
 		ws.URL += "/ws"
 
-		response := worksThrough(t, server, ws)
+		response := livetest.WorksThrough(t, server, ws)
 		cookies := response.Cookies()
 		if len(cookies) != 1 || cookies[0].Name != "session" || cookies[0].Value == "" {
 			t.Fatalf("the 101 set the cookies %v, want the session's", cookies)
@@ -227,7 +191,7 @@ func get(t *testing.T, e livetest.Endpoint, path string, header http.Header) str
 
 func TestBehindTimeoutHandler(t *testing.T) {
 	server := livetest.NewSubscriberServer(t)
-	refusesThrough(t, server, livetest.Serve(t, http.TimeoutHandler(server.Handler(), livetest.Patience, "too slow")))
+	livetest.RefusesThrough(t, server, livetest.Serve(t, http.TimeoutHandler(server.Handler(), livetest.Patience, "too slow")))
 }
 
 // The wrappers that are found in programs, by what they let through.
@@ -287,11 +251,11 @@ func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
 				server := livetest.NewSubscriberServer(t)
 				at := serve(t, wrapped(server.Handler(), test.wrap))
 				if !test.works {
-					refusesThrough(t, server, at)
+					livetest.RefusesThrough(t, server, at)
 					return
 				}
 				// What a middleware put into the header is on the 101.
-				if got := worksThrough(t, server, at).Header.Get("X-Wrapped"); got != "yes" {
+				if got := livetest.WorksThrough(t, server, at).Header.Get("X-Wrapped"); got != "yes" {
 					t.Errorf("X-Wrapped is %q on the 101", got)
 				}
 			})
@@ -368,7 +332,7 @@ func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
 	at := livetest.EndpointOf(hs)
 	at.TLS = &tls.Config{RootCAs: at.TLS.RootCAs, NextProtos: []string{"http/1.1"}}
 	at.URL += "/ws"
-	worksThrough(t, server, at)
+	livetest.WorksThrough(t, server, at)
 }
 
 // An http.Server's timeouts are for requests; a session outlives them.

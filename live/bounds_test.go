@@ -18,6 +18,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -35,7 +37,9 @@ func allocated(f func()) int {
 }
 
 // deflated returns a client's compressed frame.
-func deflated(payload string) []byte { return masked(fText|0x40, deflate(payload)) }
+func deflated(payload string) []byte {
+	return livetest.Masked(livetest.TextFrame|0x40, deflate(payload))
+}
 
 func deflate(payload string) []byte {
 	var b bytes.Buffer
@@ -56,7 +60,7 @@ var (
 // inflating returns a compressed message that is much smaller when it is inflated: 60 KB of
 // blocks that hold nothing come before its payload.
 func inflating(block, payload string) []byte {
-	return masked(fText|0x40, strings.Repeat(block, 60_000/len(block))+string(deflate(payload)))
+	return livetest.Masked(livetest.TextFrame|0x40, strings.Repeat(block, 60_000/len(block))+string(deflate(payload)))
 }
 
 // repeated returns JSON of about so many bytes: a part as often as fits between a head and a tail.
@@ -89,7 +93,7 @@ func TestMessageTakesItsSizeAndLittleMore(t *testing.T) {
 	for name, text := range tests {
 		for _, v1 := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/v1=%v", name, v1), func(t *testing.T) {
-				takesLittleMore(t, v1, masked(fText, text), len(text))
+				takesLittleMore(t, v1, livetest.Masked(livetest.TextFrame, text), len(text))
 			})
 		}
 	}
@@ -101,16 +105,16 @@ func TestMessageTakesItsSizeAndLittleMore(t *testing.T) {
 
 func takesLittleMore(t *testing.T, v1 bool, frame []byte, size int) {
 	ends := make(chan error, 1)
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		Compression: true, InboundRate: -1,
 		OnMessage: func(context.Context, *live.Session, string, []byte) {},
 		OnClose:   func(_ *live.Session, err error) { ends <- err },
 	})
-	p := h.dial(t, dialling{v1: v1, deflate: true})
+	p := h.Connect(t, livetest.Dialing{V1: v1, Deflate: true})
 	took := allocated(func() {
-		p.write(frame)
-		p.write(masked(fClose, "\x03\xe8"))
-		receive(t, ends)
+		p.Write(frame)
+		p.Write(livetest.Masked(livetest.CloseFrame, "\x03\xe8"))
+		livetest.Receive(t, ends)
 	})
 	if took > 6*size {
 		t.Errorf("%d bytes were allocated for a message of %d", took, size)
@@ -125,13 +129,13 @@ func cpu(d time.Duration) float64 {
 }
 
 // flood sends the same bytes for as long as the line takes them.
-func flood(p *peer, b []byte) {
+func flood(p *livetest.Client, b []byte) {
 	var all []byte
 	for len(all) < 64<<10 {
 		all = append(all, b...)
 	}
 	go func() { // ends with the connection
-		for p.write(all) == nil {
+		for p.Write(all) == nil {
 		}
 	}()
 }
@@ -145,24 +149,24 @@ type flooding struct {
 
 // At the rate that a client is allowed it takes a small part of a CPU, whatever it sends.
 func TestFloodTakesLittleOfACPU(t *testing.T) {
-	array := inOneFrame(slices.Repeat([]string{`{"op":"pong"}`}, 1000)...)
+	array := livetest.InOneFrame(slices.Repeat([]string{`{"op":"pong"}`}, 1000)...)
 	for name, all := range map[string][]flooding{
 		"small": {
 			{"empty continuation frames", false, []byte{0x01, 0x80, 0, 0, 0, 0}, []byte{0x00, 0x80, 0, 0, 0, 0}},
 			{"continuation frames of a byte", false, []byte{0x01, 0x80, 0, 0, 0, 0}, []byte{0x00, 0x81, 0, 0, 0, 0, 'x'}},
-			{"empty messages", false, nil, masked(fText, "")},
-			{"pings", false, nil, masked(fPing, "")},
-			{"pongs", true, nil, masked(fPong, strings.Repeat("x", 125))},
-			{"operations", true, nil, masked(fText, array)},
+			{"empty messages", false, nil, livetest.Masked(livetest.TextFrame, "")},
+			{"pings", false, nil, livetest.Masked(livetest.PingFrame, "")},
+			{"pongs", true, nil, livetest.Masked(livetest.PongFrame, strings.Repeat("x", 125))},
+			{"operations", true, nil, livetest.Masked(livetest.TextFrame, array)},
 		},
 		"large": {
-			{"messages", false, nil, masked(fText, repeated(4<<20-100, `{"data":"`, "x", `"}`))},
+			{"messages", false, nil, livetest.Masked(livetest.TextFrame, repeated(4<<20-100, `{"data":"`, "x", `"}`))},
 			{"compressed messages", false, nil, deflated(repeated(4<<20-100, `{"data":"`, "x", `"}`))},
 			{"empty blocks", false, nil, inflating(emptyBlock, `{"data":0}`)},
 			{"small tables", false, nil, inflating(smallTables, `{"data":0}`)},
 			{"deep tables", false, nil, inflating(deepTables, `{"data":0}`)},
-			{"operations", true, nil, masked(fText, repeated(4<<20-100, `{"op":"pong","data":[`, "1,", `]}`))},
-			{"names with escapes", true, nil, masked(fText, repeated(4<<20-100, `{"op":"pong",`, `"\\":0,`, `}`))},
+			{"operations", true, nil, livetest.Masked(livetest.TextFrame, repeated(4<<20-100, `{"op":"pong","data":[`, "1,", `]}`))},
+			{"names with escapes", true, nil, livetest.Masked(livetest.TextFrame, repeated(4<<20-100, `{"op":"pong",`, `"\\":0,`, `}`))},
 		},
 	} {
 		t.Run(name, func(t *testing.T) { takesLittleOfACPU(t, all) })
@@ -174,13 +178,13 @@ func takesLittleOfACPU(t *testing.T, all []flooding) {
 	if withRace {
 		most = 0.75
 	}
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		Compression: true,
 		OnMessage:   func(context.Context, *live.Session, string, []byte) {},
 	})
 	for _, f := range all {
-		p := h.dial(t, dialling{v1: f.v1, deflate: true})
-		p.write(f.begin)
+		p := h.Connect(t, livetest.Dialing{V1: f.v1, Deflate: true})
+		p.Write(f.begin)
 		flood(p, f.again)
 	}
 	time.Sleep(time.Second) // their bursts
@@ -196,8 +200,8 @@ func takesLittleOfACPU(t *testing.T, all []flooding) {
 // others do pays for its frames and kilobytes alone. Where it need not wait no time passes here.
 func TestReadsCount(t *testing.T) {
 	const rate, burst = 1000, 1000
-	long := masked(fText, strings.Repeat("x", 4<<20-100))
-	short := masked(fText, `{"topic":"t","data":"`+strings.Repeat("x", 300)+`"}`)
+	long := livetest.Masked(livetest.TextFrame, strings.Repeat("x", 4<<20-100))
+	short := livetest.Masked(livetest.TextFrame, `{"topic":"t","data":"`+strings.Repeat("x", 300)+`"}`)
 	for _, tt := range []struct {
 		name  string
 		in    []byte
@@ -205,7 +209,7 @@ func TestReadsCount(t *testing.T) {
 		units int // that it counts for
 	}{
 		{"a byte at a time", long[:10_000], 1, 10_000},
-		{"a ping a byte at a time", slices.Concat(slices.Repeat([][]byte{masked(fPing, strings.Repeat("x", 125))}, 50)...), 1, 50 * 131},
+		{"a ping a byte at a time", slices.Concat(slices.Repeat([][]byte{livetest.Masked(livetest.PingFrame, strings.Repeat("x", 125))}, 50)...), 1, 50 * 131},
 		{"segments", long, 1448, 4 << 10},
 		{"small segments", long, 1 << 10, 4 << 10},
 		{"records", long, 16 << 10, 4 << 10},
@@ -235,19 +239,19 @@ func TestReadsCount(t *testing.T) {
 
 // What comes after the end is not looked at.
 func TestNothingIsReadOfASessionThatHasEnded(t *testing.T) {
-	for name, end := range map[string]func(p *peer, s *live.Session){
-		"protocol": func(p *peer, _ *live.Session) { p.say("nonsense") },
-		"banned":   func(_ *peer, s *live.Session) { s.Disconnect(4001, "banned") },
+	for name, end := range map[string]func(p *livetest.Client, s *live.Session){
+		"protocol": func(p *livetest.Client, _ *live.Session) { p.Say("nonsense") },
+		"banned":   func(_ *livetest.Client, s *live.Session) { s.Disconnect(4001, "banned") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			opts, sessions := connected(live.Options{})
-			h := hosting{}.start(t, opts)
-			p := h.dial(t, dialling{v1: true})
-			s := receive(t, sessions)
+			opts, sessions := livetest.Connected(live.Options{})
+			h := livetest.Hosting{}.Start(t, opts)
+			p := h.Connect(t, livetest.Dialing{V1: true})
+			s := livetest.Receive(t, sessions)
 			end(p, s)
 			untilClosed(p)
 			received := h.Stats().Received
-			flood(p, masked(fText, `{"op":"publish","topic":"t","id":1}`))
+			flood(p, livetest.Masked(livetest.TextFrame, `{"op":"publish","topic":"t","id":1}`))
 			time.Sleep(300 * time.Millisecond)
 			if share := cpu(500 * time.Millisecond); share > 0.25 {
 				t.Errorf("%.0f %% of a core", 100*share)
@@ -306,21 +310,21 @@ const (
 // What clients ask for and do not read is not made.
 func TestHistoryThatNobodyReadsIsNotMade(t *testing.T) {
 	const clients, questions, history = 4, 20, 10
-	h := hosting{buffer: 16 << 10}.start(t, open(live.Options{
+	h := livetest.Hosting{Buffer: 16 << 10}.Start(t, livetest.Open(live.Options{
 		QueueBytes: queueBytes,
 		Topics:     func(string) live.TopicOptions { return live.TopicOptions{History: history} },
 	}))
 	for range history {
-		h.Publish("t", []byte(padded(1, 1<<20)))
+		h.Publish("t", []byte(livetest.Padded(1, 1<<20)))
 	}
 	var ask []string
 	for i := range questions {
-		ask = append(ask, operation("history", i+1, "t", "limit", history))
+		ask = append(ask, livetest.Operation("history", i+1, "t", "limit", history))
 	}
 	before := liveHeap()
 	for range clients {
-		p := h.dial(t, dialling{v1: true, buffer: 16 << 10})
-		p.say(ask...)
+		p := h.Connect(t, livetest.Dialing{V1: true, Buffer: 16 << 10})
+		p.Say(ask...)
 	}
 	time.Sleep(time.Second) // it may make as much as it likes
 	// One publication, of whatever size, is always taken; here it is larger than the rest.
@@ -332,7 +336,7 @@ func TestHistoryThatNobodyReadsIsNotMade(t *testing.T) {
 // A client has what waits for it once, however often the application subscribes it anew.
 func TestSubscribingInTurnTakesNoMemory(t *testing.T) {
 	const n, size, turns = 100, 10_000, 150
-	var h *host
+	var h *livetest.Host
 	opts := live.Options{QueueBytes: queueBytes, InboundRate: -1}
 	opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{History: n} }
 	opts.OnMessage = func(_ context.Context, s *live.Session, topic string, _ []byte) {
@@ -342,16 +346,16 @@ func TestSubscribingInTurnTakesNoMemory(t *testing.T) {
 			h.Unsubscribe(s, "t")
 		}
 	}
-	h = hosting{buffer: 16 << 10}.start(t, opts)
-	h.publishNumbers(t, "t", 1, n, size)
+	h = livetest.Hosting{Buffer: 16 << 10}.Start(t, opts)
+	h.PublishNumbers(t, "t", 1, n, size)
 	before := liveHeap()
-	p := h.dial(t, dialling{buffer: 16 << 10})
-	p.line.stalled.Store(true)
+	p := h.Connect(t, livetest.Dialing{Buffer: 16 << 10})
+	p.Line.Stall()
 	go func() { // ends with the connection
 		for range turns {
-			p.say(`{"topic":"join"}`)
+			p.Say(`{"topic":"join"}`)
 			time.Sleep(2 * time.Millisecond)
-			p.say(`{"topic":"leave"}`)
+			p.Say(`{"topic":"leave"}`)
 		}
 	}()
 	for begun := time.Now(); h.Stats().Received < 2*turns && time.Since(begun) < 3*time.Second; {
@@ -374,28 +378,28 @@ func TestRepairQueuesNoMoreThanTheQueueHolds(t *testing.T) {
 					s.Deliver(p)
 				}
 			}
-			opts, sessions := connected(live.Options{QueueBytes: queueBytes, Broker: br})
+			opts, sessions := livetest.Connected(live.Options{QueueBytes: queueBytes, Broker: br})
 			opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{History: n} }
-			h := hosting{buffer: 16 << 10}.start(t, opts)
-			p := h.dial(t, dialling{v1: v1, buffer: 16 << 10})
-			p.line.stalled.Store(true)
-			h.Subscribe(receive(t, sessions), "t")
+			h := livetest.Hosting{Buffer: 16 << 10}.Start(t, opts)
+			p := h.Connect(t, livetest.Dialing{V1: v1, Buffer: 16 << 10})
+			p.Line.Stall()
+			h.Subscribe(livetest.Receive(t, sessions), "t")
 			lose.Store(true)
-			h.publishNumbers(t, "t", 1, n-1, size)
+			h.PublishNumbers(t, "t", 1, n-1, size)
 			lose.Store(false)
 			before := liveHeap()
-			h.publishNumbers(t, "t", n, n, size)
-			eventually(t, "the repair", func() bool { return h.Stats().CatchingUp == 1 })
+			h.PublishNumbers(t, "t", n, n, size)
+			livetest.Eventually(t, "the repair", func() bool { return h.Stats().CatchingUp == 1 })
 			time.Sleep(300 * time.Millisecond)
 			if took, limit := liveHeap()-before, queueBytes+maxRingBytes+besides; took > limit {
 				t.Errorf("a client takes %d bytes, want %d at most", took, limit)
 			}
-			p.line.stalled.Store(false)
-			p.attend()
+			p.Line.Resume()
+			p.Attend()
 			if v1 {
-				p.must() // hello
+				p.Next() // hello
 			}
-			p.expectNumbers("t", 1, n)
+			p.ExpectNumbers("t", 1, n)
 		})
 	}
 }
@@ -410,24 +414,24 @@ func TestConnectionHoldsWhatTheOptionsSay(t *testing.T) {
 		t.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
 			release := make(chan struct{})
 			defer close(release)
-			opts, sessions := connected(live.Options{
+			opts, sessions := livetest.Connected(live.Options{
 				QueueBytes: queueBytes / 2, InboxBytes: inboxBytes, ReadLimit: readLimit, InboundRate: -1,
 				QueueSize: 1 << 20,
 				OnMessage: func(context.Context, *live.Session, string, []byte) { <-release },
 			})
-			h := hosting{buffer: 16 << 10}.start(t, opts)
+			h := livetest.Hosting{Buffer: 16 << 10}.Start(t, opts)
 			before := liveHeap()
 			for i := range clients {
-				p := h.dial(t, dialling{v1: v1, buffer: 16 << 10})
-				s := receive(t, sessions)
+				p := h.Connect(t, livetest.Dialing{V1: v1, Buffer: 16 << 10})
+				s := livetest.Receive(t, sessions)
 				for range (queueBytes / 2) / size {
-					s.Send(live.Message{Data: []byte(padded(i, size-100))})
+					s.Send(live.Message{Data: []byte(livetest.Padded(i, size-100))})
 				}
-				flood(p, masked(fText, `{"topic":"t","data":`+padded(i, 30_000)+`}`))
+				flood(p, livetest.Masked(livetest.TextFrame, `{"topic":"t","data":`+livetest.Padded(i, 30_000)+`}`))
 				if i%2 == 0 { // and the beginning of one that is as large as may be
-					q := h.dial(t, dialling{v1: v1, buffer: 16 << 10})
-					receive(t, sessions)
-					go q.write(masked(fText, strings.Repeat("x", readLimit))[:readLimit-10])
+					q := h.Connect(t, livetest.Dialing{V1: v1, Buffer: 16 << 10})
+					livetest.Receive(t, sessions)
+					go q.Write(livetest.Masked(livetest.TextFrame, strings.Repeat("x", readLimit))[:readLimit-10])
 				}
 			}
 			time.Sleep(500 * time.Millisecond)
@@ -457,11 +461,11 @@ func TestTopicTakesWhatTheOptionsSay(t *testing.T) {
 		{"long, with history", func(i int) string { return fmt.Sprintf("%0255d", i) }, 10, 850 + 256},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := hosting{}.start(t, open(live.Options{
+			h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
 				InboundRate: -1,
 				Topics:      func(string) live.TopicOptions { return live.TopicOptions{History: tt.history} },
 			}))
-			p := h.dial(t, dialling{v1: true})
+			p := h.Connect(t, livetest.Dialing{V1: true})
 			before := liveHeap()
 			for from := 0; from < topics; from += 1000 {
 				var all []string
@@ -469,9 +473,9 @@ func TestTopicTakesWhatTheOptionsSay(t *testing.T) {
 					name, _ := json.Marshal(tt.topic(from + i))
 					all = append(all, fmt.Sprintf(`{"op":"subscribe","topic":%s}`, name))
 				}
-				p.say(inOneFrame(all...))
+				p.Say(livetest.InOneFrame(all...))
 			}
-			eventually(t, "all subscriptions", func() bool { return h.Stats().Subscriptions == topics })
+			livetest.Eventually(t, "all subscriptions", func() bool { return h.Stats().Subscriptions == topics })
 			if each := (liveHeap() - before) / topics; each > tt.each {
 				t.Errorf("%d bytes a topic, want %d at most", each, tt.each)
 			}
@@ -487,22 +491,22 @@ func TestHistoryComesAtABoundedRate(t *testing.T) {
 }
 
 func comesAtABoundedRate(t *testing.T, limit int) {
-	h := hosting{}.start(t, open(live.Options{
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
 		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 1000} },
 	}))
-	h.publishNumbers(t, "t", 1, 1000, 1000)
-	p := h.dial(t, dialling{v1: true})
+	h.PublishNumbers(t, "t", 1, 1000, 1000)
+	p := h.Connect(t, livetest.Dialing{V1: true})
 	go func() { // ends with the connection
 		for b := make([]byte, 64<<10); ; {
-			if _, err := p.conn.Read(b); err != nil {
+			if _, err := p.Conn.Read(b); err != nil {
 				return
 			}
 		}
 	}()
-	flood(p, masked(fText, operation("history", 1, "t", "limit", limit)))
+	flood(p, livetest.Masked(livetest.TextFrame, livetest.Operation("history", 1, "t", "limit", limit)))
 	const seconds, perSecond = 2, 4 << 20
 	time.Sleep(seconds * time.Second)
-	if n := p.line.read.Load(); n > (seconds+2)*perSecond {
+	if n := p.Line.BytesRead(); n > (seconds+2)*perSecond {
 		t.Errorf("%d bytes in %d s", n, seconds)
 	}
 }
@@ -512,17 +516,17 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 	const failures = 1000
 	var counted counting
 	boom := errors.New("boom")
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		InboundRate: -1, Logger: slog.New(&counted),
 		Broker:    unwilling{live.NewMemoryBroker(live.MemoryOptions{})},
 		OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, boom },
 		OnPublish: func(context.Context, *live.Session, string, []byte) error { return nil },
 	})
-	p := h.dial(t, dialling{v1: true}).attend()
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	begun := time.Now()
 	for i := range failures {
-		p.say(operation("request", i+1, "t"), operation("publish", i+1, "t"), operation("request", i+1, strings.Repeat("t", i)))
-		if f, _ := p.reply(i + 1); f.Op != "error" {
+		p.Say(livetest.Operation("request", i+1, "t"), livetest.Operation("publish", i+1, "t"), livetest.Operation("request", i+1, strings.Repeat("t", i)))
+		if f, _ := p.Reply(i + 1); f.Op != "error" {
 			t.Fatalf("got %s", &f)
 		}
 	}
@@ -558,10 +562,10 @@ func (c *counting) WithGroup(string) slog.Handler      { return c }
 func TestManyListenersEndAsFastAsTheyBegan(t *testing.T) {
 	const listeners = 100_000
 	closed := make(chan struct{})
-	opts, sessions := connected(live.Options{OnClose: func(*live.Session, error) { close(closed) }})
-	h := hosting{}.start(t, opts)
-	p := h.dial(t, dialling{})
-	s := receive(t, sessions)
+	opts, sessions := livetest.Connected(live.Options{OnClose: func(*live.Session, error) { close(closed) }})
+	h := livetest.Hosting{}.Start(t, opts)
+	p := h.Connect(t, livetest.Dialing{})
+	s := livetest.Receive(t, sessions)
 	begun := time.Now()
 	var one live.Subscription
 	for range listeners {
@@ -573,8 +577,8 @@ func TestManyListenersEndAsFastAsTheyBegan(t *testing.T) {
 	toBegin := time.Since(begun)
 	begun = time.Now()
 	one.Unsubscribe()
-	p.reset()
-	receive(t, closed)
+	p.Reset()
+	livetest.Receive(t, closed)
 	if took := time.Since(begun); took > 3*toBegin+time.Second {
 		t.Errorf("%d listeners ended in %v, and began in %v", listeners, took, toBegin)
 	}
@@ -583,20 +587,20 @@ func TestManyListenersEndAsFastAsTheyBegan(t *testing.T) {
 // Clients that wait for space in their queues do so for nothing.
 func TestWaitingForSpaceTakesNoCPU(t *testing.T) {
 	const clients = 300
-	h := hosting{buffer: 8 << 10}.start(t, open(live.Options{
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(live.Options{
 		QueueSize: 8,
 		Topics:    func(string) live.TopicOptions { return live.TopicOptions{History: 10} },
 	}))
 	for i := range 10 {
-		h.Publish("t", []byte(padded(i, 10_000)))
+		h.Publish("t", []byte(livetest.Padded(i, 10_000)))
 	}
 	for range clients {
-		p := h.dial(t, dialling{v1: true, buffer: 8 << 10})
+		p := h.Connect(t, livetest.Dialing{V1: true, Buffer: 8 << 10})
 		var ask []string
 		for i := range 20 {
-			ask = append(ask, operation("history", i+1, "t", "limit", 10))
+			ask = append(ask, livetest.Operation("history", i+1, "t", "limit", 10))
 		}
-		p.say(ask...)
+		p.Say(ask...)
 	}
 	time.Sleep(500 * time.Millisecond)
 	if share := cpu(time.Second); share > 0.05 {
@@ -607,18 +611,18 @@ func TestWaitingForSpaceTakesNoCPU(t *testing.T) {
 // While many clients come back and are sent what they have missed, publishing goes on.
 func TestPublishDoesNotWaitForThoseWhoResume(t *testing.T) {
 	const clients, missed, size = 200, 1000, 100
-	h := hosting{}.start(t, open(live.Options{
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
 		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: missed} },
 	}))
-	h.publishNumbers(t, "t", 1, missed, size)
-	ask := func(p *peer) { p.say(operation("subscribe", 1, "t", "last", missed)) }
-	first := h.dial(t, dialling{v1: true}).attend()
+	h.PublishNumbers(t, "t", 1, missed, size)
+	ask := func(p *livetest.Client) { p.Say(livetest.Operation("subscribe", 1, "t", "last", missed)) }
+	first := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	ask(first)
-	first.reply(1) // the topic holds as much itself now
-	var peers []*peer
+	first.Reply(1) // the topic holds as much itself now
+	var peers []*livetest.Client
 	for range clients {
-		p := h.dial(t, dialling{v1: true})
-		go io.Copy(io.Discard, p.conn) // ends with the connection
+		p := h.Connect(t, livetest.Dialing{V1: true})
+		go io.Copy(io.Discard, p.Conn) // ends with the connection
 		peers = append(peers, p)
 	}
 	for _, p := range peers {
@@ -626,14 +630,14 @@ func TestPublishDoesNotWaitForThoseWhoResume(t *testing.T) {
 	}
 	sent := func() (bytes int64) {
 		for _, p := range peers {
-			bytes += p.line.read.Load()
+			bytes += p.Line.BytesRead()
 		}
 		return bytes
 	}
 	var took []time.Duration
-	for begun := time.Now(); sent() < clients*missed*size && time.Since(begun) < patience/2; {
+	for begun := time.Now(); sent() < clients*missed*size && time.Since(begun) < livetest.Patience/2; {
 		begun := time.Now()
-		h.publishNumbers(t, "t", 1, 1, 10)
+		h.PublishNumbers(t, "t", 1, 1, 10)
 		took = append(took, time.Since(begun))
 		time.Sleep(time.Millisecond)
 	}

@@ -13,6 +13,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -23,21 +25,21 @@ func TestDisconnectClosesWithTheApplicationsCode(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
 			ends := make(chan error, 2)
-			opts, sessions := connected(live.Options{OnClose: func(_ *live.Session, err error) { ends <- err }})
+			opts, sessions := livetest.Connected(live.Options{OnClose: func(_ *live.Session, err error) { ends <- err }})
 			_, url := serve(t, opts)
 			c, s := pair(t, url, sessions)
 			s.Send(live.Message{Topic: "queued"})
 			if err := s.Disconnect(code, "because"); err != nil {
 				t.Fatal(err)
 			}
-			got, reason, before := c.closed()
+			got, reason, before := c.Closed()
 			if got != code || reason != "because" {
 				t.Errorf("the client saw %d %q", got, reason)
 			}
 			if len(before) != 1 || before[0].Topic != "queued" {
 				t.Errorf("before it came %v, not what was queued", before)
 			}
-			err := receive(t, ends)
+			err := livetest.Receive(t, ends)
 			if err != s.CloseError() {
 				t.Errorf("OnClose got %v, CloseError is %v", err, s.CloseError())
 			}
@@ -58,7 +60,7 @@ func TestDisconnectClosesWithTheApplicationsCode(t *testing.T) {
 }
 
 func TestDisconnectRefusesCodesOfTheProtocolsOwn(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	_, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	for _, code := range []int{-1, 0, 999, 1001, 1002, 1003, 1004, 1005, 1006, 1007, 1009, 1010, 1014, 1015, 2999, 5000, 65536 + 4000} {
@@ -70,7 +72,7 @@ func TestDisconnectRefusesCodesOfTheProtocolsOwn(t *testing.T) {
 		t.Fatal("the session is closed")
 	}
 	s.Send(live.Message{Topic: "still here"})
-	c.expect("still here", "")
+	c.Hears("still here", "")
 }
 
 func TestReasonIsCutAtARune(t *testing.T) {
@@ -82,11 +84,11 @@ func TestReasonIsCutAtARune(t *testing.T) {
 		{strings.Repeat("€", 1000), strings.Repeat("€", 41)},
 		{"not \xff UTF-8", "not \uFFFD UTF-8"},
 	} {
-		opts, sessions := connected(live.Options{})
+		opts, sessions := livetest.Connected(live.Options{})
 		_, url := serve(t, opts)
 		c, s := pair(t, url, sessions)
 		s.Disconnect(4000, test.reason)
-		if _, reason, _ := c.closed(); reason != test.want || !utf8.ValidString(reason) {
+		if _, reason, _ := c.Closed(); reason != test.want || !utf8.ValidString(reason) {
 			t.Errorf("of %.20q came %q", test.reason, reason)
 		}
 	}
@@ -114,7 +116,7 @@ func closing(conn net.Conn) (code int, at time.Time) {
 
 func TestSessionExpiresInTime(t *testing.T) {
 	inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
-		opts, sessions := connected(live.Options{PingInterval: -1}) // it needs no pings
+		opts, sessions := livetest.Connected(live.Options{PingInterval: -1}) // it needs no pings
 		srv := serve(opts)
 		start := time.Now()
 		type end struct {
@@ -170,7 +172,7 @@ func TestSessionExpiresInTime(t *testing.T) {
 
 func TestExpiryOfASessionThatHasEnded(t *testing.T) {
 	inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
-		opts, sessions := connected(live.Options{PingInterval: -1})
+		opts, sessions := livetest.Connected(live.Options{PingInterval: -1})
 		serve(opts)
 		go closing(dial())
 		s := <-sessions

@@ -1,7 +1,6 @@
 package live_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -14,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -106,7 +107,7 @@ func TestHandshake(t *testing.T) {
 				t.Fatalf("status %s, want %d", resp.Status, tt.status)
 			}
 			if tt.status == 101 {
-				eventually(t, "accepted", func() bool { return srv.Stats().Accepted == 1 })
+				livetest.Eventually(t, "accepted", func() bool { return srv.Stats().Accepted == 1 })
 				return
 			}
 			st := srv.Stats()
@@ -152,7 +153,7 @@ func TestWriterThatCannotBeHijackedGets500(t *testing.T) {
 
 func TestValueAndID(t *testing.T) {
 	type user struct{ name string }
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
 			return user{r.URL.Query().Get("user")}, nil
 		},
@@ -169,7 +170,7 @@ func TestValueAndID(t *testing.T) {
 		}
 		ids[s.ID()] = true
 	}
-	opts, sessions = connected(live.Options{IDGenerator: func() string { return "mine" }})
+	opts, sessions = livetest.Connected(live.Options{IDGenerator: func() string { return "mine" }})
 	_, url = serve(t, opts)
 	if _, s := pair(t, url, sessions); s.ID() != "mine" || s.Value() != nil {
 		t.Error(s.ID(), s.Value())
@@ -181,7 +182,7 @@ type account struct{ id string }
 func (a account) UserID() string { return a.id }
 
 func TestSessionLimits(t *testing.T) {
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		MaxSessions: 4, MaxSessionsPerUser: 2,
 		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
 			switch name := r.URL.Query().Get("user"); {
@@ -214,13 +215,13 @@ func TestSessionLimits(t *testing.T) {
 		t.Fatalf("fifth of all: %d", got)
 	}
 	first.Close()
-	eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
+	livetest.Eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
 	pair(t, url+"?user=account1", sessions)
 }
 
 // A visitor for whom OnAuth returns a pointer that is nil is nobody.
 func TestVisitorIsNobody(t *testing.T) {
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		MaxSessionsPerUser: 1,
 		OnAuth:             func(context.Context, *http.Request) (any, error) { return (*account)(nil), nil },
 	})
@@ -255,14 +256,14 @@ func TestSessionLimitHoldsInACrowd(t *testing.T) {
 }
 
 func TestPanicIsLoggedWithItsStack(t *testing.T) {
-	var log lockedBuffer
+	var log livetest.LockedBuffer
 	srv, url := serve(t, live.Options{
 		Logger:    slog.New(slog.NewTextHandler(&log, nil)),
 		OnMessage: func(context.Context, *live.Session, string, []byte) { panic("the cause") },
 	})
-	dial(t, url).send("t", "private payload")
-	eventually(t, "the panic", func() bool { return srv.Stats().Panics == 1 })
-	eventually(t, "the log", func() bool { return strings.Contains(log.String(), "the cause") })
+	dial(t, url).SendMessage("t", "private payload")
+	livetest.Eventually(t, "the panic", func() bool { return srv.Stats().Panics == 1 })
+	livetest.Eventually(t, "the log", func() bool { return strings.Contains(log.String(), "the cause") })
 	for _, want := range []string{"callback=OnMessage", "session=", "TestPanicIsLoggedWithItsStack"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("no %q in %s", want, log.String())
@@ -271,21 +272,4 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 	if strings.Contains(log.String(), "private") {
 		t.Error("a payload in the log")
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

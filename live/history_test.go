@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -196,7 +198,7 @@ func TestRepairClosesNobody(t *testing.T) {
 	}
 	opts := keeping(br, live.TopicOptions{History: 1000})
 	opts.QueueSize = 8
-	opts, sessions := connected(opts)
+	opts, sessions := livetest.Connected(opts)
 	srv, url := serve(t, opts)
 	c, sess := pair(t, url, sessions)
 	if err := srv.Subscribe(sess, "t"); err != nil {
@@ -212,7 +214,7 @@ func TestRepairClosesNobody(t *testing.T) {
 	deaf.Store(false)
 	br.sink.Lost("t", errors.New("the connection was lost"))
 	for i := range missed {
-		if m := c.next(); string(m.Data) != fmt.Sprint(i) {
+		if m := c.Next(); string(m.Data) != fmt.Sprint(i) {
 			t.Fatalf("publication %d is %s", i, m.Data)
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/coder/websocket"
+	"github.com/livetopic/livetopic/internal/livetest"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -25,18 +25,18 @@ func TestBadInputIsIgnoredAndCounted(t *testing.T) {
 		`{"data":` + strings.Repeat("[", 1_000_000),
 	}
 	for _, raw := range bad {
-		c.sendRaw(websocket.MessageText, raw)
-		c.sendRaw(websocket.MessageBinary, raw)
+		c.Send(raw)
+		c.SendBinary(raw)
 	}
 	for _, raw := range []string{"\x00\xff", "{\"topic\":\"\xff\"}"} { // as text they would end the session
 		bad = append(bad, raw)
-		c.sendRaw(websocket.MessageBinary, raw)
-		c.sendRaw(websocket.MessageBinary, raw)
+		c.SendBinary(raw)
+		c.SendBinary(raw)
 	}
-	c.sendRaw(websocket.MessageText, `{"topic":"good","more":1}`)
-	c.sendRaw(websocket.MessageBinary, `{"topic":"good, in a binary frame"}`)
+	c.Send(`{"topic":"good","more":1}`)
+	c.SendBinary(`{"topic":"good, in a binary frame"}`)
 	for _, want := range []string{"good", "good, in a binary frame"} {
-		if got := receive(t, topics); got != want {
+		if got := livetest.Receive(t, topics); got != want {
 			t.Fatalf("got %q, want %q", got, want)
 		}
 	}
@@ -46,13 +46,13 @@ func TestBadInputIsIgnoredAndCounted(t *testing.T) {
 }
 
 func TestWithoutOnMessageInputIsDropped(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
-	c.send("t", 1)
-	eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
+	c.SendMessage("t", 1)
+	livetest.Eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
 	s.Send(live.Message{Topic: "still here"})
-	c.expect("still here", "")
+	c.Hears("still here", "")
 }
 
 func TestReadLimitIsExact(t *testing.T) {
@@ -63,12 +63,12 @@ func TestReadLimitIsExact(t *testing.T) {
 	})
 	c := dial(t, url)
 	const around = len(`{"data":""}`)
-	c.sendRaw(websocket.MessageText, `{"data":"`+strings.Repeat("x", 1000-around)+`"}`)
-	if n := receive(t, got); n != 1000-around+2 {
+	c.Send(`{"data":"` + strings.Repeat("x", 1000-around) + `"}`)
+	if n := livetest.Receive(t, got); n != 1000-around+2 {
 		t.Fatal(n)
 	}
-	c.sendRaw(websocket.MessageText, `{"data":"`+strings.Repeat("x", 1001-around)+`"}`)
-	if code, _, _ := c.closed(); code != live.CloseTooBig {
+	c.Send(`{"data":"` + strings.Repeat("x", 1001-around) + `"}`)
+	if code, _, _ := c.Closed(); code != live.CloseTooBig {
 		t.Fatal(code)
 	}
 }

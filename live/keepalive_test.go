@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -56,9 +57,7 @@ func inMemory(t *testing.T, f func(t *testing.T, start func(live.Options) *live.
 		}
 		f(t, start, func() net.Conn {
 			conn := p.dial()
-			t.Cleanup(func() { conn.Close() })
-			handshake(t, conn, "pipe")
-			return conn
+			return livetest.Over(t, conn, livetest.Dialing{}).Conn
 		})
 	})
 }

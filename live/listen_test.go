@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -28,7 +30,7 @@ func TestListenThatFails(t *testing.T) {
 // A listener hears of what was lost, in its place.
 func TestListenerIsToldOfGaps(t *testing.T) {
 	b := new(renewed)
-	h := hosting{}.start(t, open(live.Options{Broker: b, Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} }}))
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: b, Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} }}))
 	heard := make(chan string, 1000)
 	sub, err := h.Listen("t", func(m live.Message) { heard <- string(m.Data) }, live.OnGap(func(topic string) { heard <- "gap in " + topic }))
 	if err != nil {
@@ -37,7 +39,7 @@ func TestListenerIsToldOfGaps(t *testing.T) {
 	expect := func(want ...string) {
 		t.Helper()
 		for _, w := range want {
-			if got := receive(t, heard); got != w {
+			if got := livetest.Receive(t, heard); got != w {
 				t.Fatalf("heard %q, want %q", got, w)
 			}
 		}
@@ -74,14 +76,14 @@ func TestSlowListenerIsToldOfItsGap(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv.Publish("t", []byte("1"))
-	receive(t, heard)
+	livetest.Receive(t, heard)
 	for i := 2; i <= 30; i++ {
 		srv.Publish("t", fmt.Append(nil, i))
 	}
 	close(letGo)
 	var got []int
 	for len(got) == 0 || got[len(got)-1] < 30 {
-		got = append(got, receive(t, heard))
+		got = append(got, livetest.Receive(t, heard))
 	}
 	if want := []int{-1, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30}; !slices.Equal(got, want) {
 		t.Errorf("heard %v, want %v", got, want)
@@ -129,7 +131,7 @@ func TestTopicIsNoPattern(t *testing.T) {
 		if err := srv.Publish(topic, []byte("1")); err != nil {
 			t.Fatal(err)
 		}
-		if got := receive(t, heard); got != topic {
+		if got := livetest.Receive(t, heard); got != topic {
 			t.Errorf("what was published to %q came to %q", topic, got)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -33,7 +35,7 @@ func shortPings(opts live.Options) (live.Options, chan error) {
 }
 
 // stillOpen checks that no session has ended.
-func stillOpen(t *testing.T, h *host, ends chan error) {
+func stillOpen(t *testing.T, h *livetest.Host, ends chan error) {
 	t.Helper()
 	select {
 	case err := <-ends:
@@ -49,13 +51,13 @@ func stillOpen(t *testing.T, h *host, ends chan error) {
 // the application, the broker, the line or its own rate make it wait for.
 func TestClientThatLivesIsNotClosed(t *testing.T) {
 	t.Parallel()
-	atOnce(t, func(g *together) {
-		g.run("slow callback", hasASlowCallback)
-		g.run("over its rate", isOverItsRate)
-		g.run("slow broker", hasASlowBroker)
-		g.run("slow reader of a topic that drops", readsSlowly)
-		g.run("large answer over a slow line", hasALargeAnswer)
-		g.run("large publication over a slow line", hasALargePublication)
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		g.Run("slow callback", hasASlowCallback)
+		g.Run("over its rate", isOverItsRate)
+		g.Run("slow broker", hasASlowBroker)
+		g.Run("slow reader of a topic that drops", readsSlowly)
+		g.Run("large answer over a slow line", hasALargeAnswer)
+		g.Run("large publication over a slow line", hasALargePublication)
 	})
 }
 
@@ -78,13 +80,13 @@ func busyCallbacks() []busy {
 				}
 			}}
 		}},
-		{"OnSubscribe", operation("subscribe", 1, "t"), func(f func(context.Context)) live.Options {
+		{"OnSubscribe", livetest.Operation("subscribe", 1, "t"), func(f func(context.Context)) live.Options {
 			return live.Options{OnSubscribe: func(ctx context.Context, _ *live.Session, _ string) error { f(ctx); return nil }}
 		}},
-		{"OnPublish", operation("publish", 1, "t", "data", 1), func(f func(context.Context)) live.Options {
+		{"OnPublish", livetest.Operation("publish", 1, "t", "data", 1), func(f func(context.Context)) live.Options {
 			return live.Options{OnPublish: func(ctx context.Context, _ *live.Session, _ string, _ []byte) error { f(ctx); return nil }}
 		}},
-		{"OnRequest", operation("request", 1, "t"), func(f func(context.Context)) live.Options {
+		{"OnRequest", livetest.Operation("request", 1, "t"), func(f func(context.Context)) live.Options {
 			return live.Options{OnRequest: func(ctx context.Context, _ *live.Session, _ string, _ []byte) (any, error) {
 				f(ctx)
 				return "done", nil
@@ -96,13 +98,13 @@ func busyCallbacks() []busy {
 // A callback may take as long as it likes: pings go on, the session stays, and its
 // context with it.
 func hasASlowCallback(t *testing.T) {
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for _, b := range busyCallbacks() {
 			for _, v1 := range []bool{false, true} {
 				if !v1 && strings.Contains(b.say, `"op"`) {
 					continue
 				}
-				g.run(fmt.Sprintf("%s/v1=%v", b.name, v1), func(t *testing.T) { isBusy(t, b, v1) })
+				g.Run(fmt.Sprintf("%s/v1=%v", b.name, v1), func(t *testing.T) { isBusy(t, b, v1) })
 			}
 		}
 	})
@@ -114,22 +116,22 @@ func isBusy(t *testing.T, b busy, v1 bool) {
 		time.Sleep(longTime)
 		result <- ctx.Err()
 	}))
-	h := hosting{}.start(t, opts)
-	p := h.dial(t, dialling{v1: v1}).attend()
+	h := livetest.Hosting{}.Start(t, opts)
+	p := h.Connect(t, livetest.Dialing{V1: v1}).Attend()
 	if v1 {
-		p.must() // hello
+		p.Next() // hello
 	}
 	if b.say != "" {
-		p.say(b.say)
+		p.Say(b.say)
 	}
-	if err := receive(t, result); err != nil {
+	if err := livetest.Receive(t, result); err != nil {
 		t.Errorf("the callback's context: %v", err)
 	}
-	if n := p.pings.Load(); n < 5 {
+	if n := p.PingsAnswered(); n < 5 {
 		t.Errorf("%d pings in %v", n, longTime)
 	}
 	if strings.Contains(b.say, `"id"`) {
-		if f := p.must(); f.Op != "reply" || f.ID != 1 {
+		if f := p.Next(); f.Op != "reply" || f.ID != 1 {
 			t.Errorf("answered by %s", &f)
 		}
 	}
@@ -139,35 +141,35 @@ func isBusy(t *testing.T, b busy, v1 bool) {
 // A client that leaves ends the context of a callback that runs for it.
 func TestClientThatLeavesEndsTheCallbacksContext(t *testing.T) {
 	t.Parallel()
-	leave := map[string]func(p *peer){
-		"close frame": func(p *peer) { p.write(masked(fClose, "\x03\xe9")) },
-		"FIN":         func(p *peer) { p.line.Close() },
-		"reset":       func(p *peer) { p.reset() },
+	leave := map[string]func(p *livetest.Client){
+		"close frame": func(p *livetest.Client) { p.Write(livetest.Masked(livetest.CloseFrame, "\x03\xe9")) },
+		"FIN":         func(p *livetest.Client) { p.Line.Close() },
+		"reset":       func(p *livetest.Client) { p.Reset() },
 	}
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for _, b := range busyCallbacks() {
 			for name, leave := range leave {
-				g.run(b.name+"/"+name, func(t *testing.T) {
+				g.Run(b.name+"/"+name, func(t *testing.T) {
 					began, ended := make(chan struct{}), make(chan bool, 1)
-					h := hosting{}.start(t, b.opts(func(ctx context.Context) {
+					h := livetest.Hosting{}.Start(t, b.opts(func(ctx context.Context) {
 						close(began)
 						select {
 						case <-ctx.Done():
 							ended <- true
-						case <-time.After(patience / 2):
+						case <-time.After(livetest.Patience / 2):
 							ended <- false
 						}
 					}))
-					p := h.dial(t, dialling{v1: true})
+					p := h.Connect(t, livetest.Dialing{V1: true})
 					if b.say != "" {
-						p.say(b.say)
+						p.Say(b.say)
 					}
-					receive(t, began)
+					livetest.Receive(t, began)
 					leave(p)
-					if !receive(t, ended) {
+					if !livetest.Receive(t, ended) {
 						t.Error("the context has not ended")
 					}
-					eventually(t, "the session's end", func() bool { return h.Stats().Sessions == 0 })
+					livetest.Eventually(t, "the session's end", func() bool { return h.Stats().Sessions == 0 })
 				})
 			}
 		}
@@ -178,20 +180,20 @@ func TestClientThatLeavesEndsTheCallbacksContext(t *testing.T) {
 func TestWhatWasSentBeforeLeavingIsHeard(t *testing.T) {
 	t.Parallel()
 	var heard, ended atomic.Int64
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		OnMessage: func(context.Context, *live.Session, string, []byte) { heard.Add(1) },
 		OnClose:   func(*live.Session, error) { ended.Add(1) },
 	})
 	const clients, each = 20, 30
 	for range clients {
-		p := h.dial(t, dialling{})
+		p := h.Connect(t, livetest.Dialing{})
 		for range each {
-			p.say(`{"topic":"t"}`)
+			p.Say(`{"topic":"t"}`)
 		}
-		p.write(masked(fClose, "\x03\xe8"))
-		p.line.Close()
+		p.Write(livetest.Masked(livetest.CloseFrame, "\x03\xe8"))
+		p.Line.Close()
 	}
-	eventually(t, "OnClose", func() bool { return ended.Load() == clients })
+	livetest.Eventually(t, "OnClose", func() bool { return ended.Load() == clients })
 	if n := heard.Load(); n != clients*each {
 		t.Errorf("%d messages were heard, of %d", n, clients*each)
 	}
@@ -199,41 +201,41 @@ func TestWhatWasSentBeforeLeavingIsHeard(t *testing.T) {
 
 // A client over InboundRate waits, and is not closed for it.
 func isOverItsRate(t *testing.T) {
-	atOnce(t, func(g *together) {
-		g.run("operations in one frame", func(t *testing.T) {
-			opts, ends := shortPings(open(live.Options{InboundRate: 10}))
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		g.Run("operations in one frame", func(t *testing.T) {
+			opts, ends := shortPings(livetest.Open(live.Options{InboundRate: 10}))
 			opts.PingInterval = time.Second // pongs count as well
-			h := hosting{}.start(t, opts)
-			p := h.dial(t, dialling{v1: true}).attend()
-			p.must() // hello
+			h := livetest.Hosting{}.Start(t, opts)
+			p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+			p.Next() // hello
 			const topics = 70
 			var all []string
 			for i := range topics {
-				all = append(all, operation("subscribe", i+1, fmt.Sprint("t", i)))
+				all = append(all, livetest.Operation("subscribe", i+1, fmt.Sprint("t", i)))
 			}
-			p.say(inOneFrame(all...))
+			p.Say(livetest.InOneFrame(all...))
 			for i := range topics {
-				if f := p.must(); f.Op != "reply" || f.ID != i+1 {
+				if f := p.Next(); f.Op != "reply" || f.ID != i+1 {
 					t.Fatalf("got %s as answer %d", &f, i+1)
 				}
 			}
 			stillOpen(t, h, ends)
 		})
-		g.run("messages", func(t *testing.T) {
+		g.Run("messages", func(t *testing.T) {
 			heard := make(chan string, 100)
 			opts, ends := shortPings(live.Options{
 				InboundRate: 10,
 				OnMessage:   func(_ context.Context, _ *live.Session, topic string, _ []byte) { heard <- topic },
 			})
 			opts.PingInterval = time.Second
-			h := hosting{}.start(t, opts)
-			p := h.dial(t, dialling{}).attend()
+			h := livetest.Hosting{}.Start(t, opts)
+			p := h.Connect(t, livetest.Dialing{}).Attend()
 			const messages = 60
 			for i := range messages {
-				p.say(fmt.Sprintf(`{"topic":"%d"}`, i))
+				p.Say(fmt.Sprintf(`{"topic":"%d"}`, i))
 			}
 			for i := range messages {
-				if topic := receive(t, heard); topic != fmt.Sprint(i) {
+				if topic := livetest.Receive(t, heard); topic != fmt.Sprint(i) {
 					t.Fatalf("heard %s as number %d", topic, i)
 				}
 			}
@@ -254,18 +256,18 @@ func (b slowBroker) Subscribe(ctx context.Context, topic string) error {
 
 // A broker that is slow for each of a client's topics does not cost the client either.
 func hasASlowBroker(t *testing.T) {
-	opts, ends := shortPings(open(live.Options{Broker: slowBroker{live.NewMemoryBroker(live.MemoryOptions{})}}))
-	h := hosting{}.start(t, opts)
-	p := h.dial(t, dialling{v1: true}).attend()
-	p.must() // hello
+	opts, ends := shortPings(livetest.Open(live.Options{Broker: slowBroker{live.NewMemoryBroker(live.MemoryOptions{})}}))
+	h := livetest.Hosting{}.Start(t, opts)
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+	p.Next() // hello
 	var all []string
 	const topics = 40
 	for i := range topics {
-		all = append(all, operation("subscribe", i+1, fmt.Sprint("t", i)))
+		all = append(all, livetest.Operation("subscribe", i+1, fmt.Sprint("t", i)))
 	}
-	p.say(inOneFrame(all...))
+	p.Say(livetest.InOneFrame(all...))
 	for i := range topics {
-		if f := p.must(); f.Op != "reply" || f.ID != i+1 {
+		if f := p.Next(); f.Op != "reply" || f.ID != i+1 {
 			t.Fatalf("got %s as answer %d", &f, i+1)
 		}
 	}
@@ -275,18 +277,18 @@ func hasASlowBroker(t *testing.T) {
 // A client that reads a busy topic slowly, answers pings and asks for something is alive
 // and heard, also where the topic drops what it cannot take.
 func readsSlowly(t *testing.T) {
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, overflow := range map[string]live.Overflow{"oldest": live.OverflowDropOldest, "latest": live.OverflowLatest} {
-			g.run(name, func(t *testing.T) {
-				opts, ends := shortPings(open(live.Options{
+			g.Run(name, func(t *testing.T) {
+				opts, ends := shortPings(livetest.Open(live.Options{
 					QueueSize: 64,
 					Topics:    func(string) live.TopicOptions { return live.TopicOptions{Overflow: overflow} },
 				}))
-				h := hosting{buffer: 8 << 10}.start(t, opts)
-				p := h.slowPeer(t, true, 40_000).attend()
-				p.must() // hello
-				p.say(operation("subscribe", 1, "t"))
-				p.reply(1)
+				h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+				p := slowPeer(h, t, true, 40_000).Attend()
+				p.Next() // hello
+				p.Say(livetest.Operation("subscribe", 1, "t"))
+				p.Reply(1)
 				stop, stopped := make(chan struct{}), make(chan struct{})
 				go func() {
 					defer close(stopped)
@@ -295,20 +297,20 @@ func readsSlowly(t *testing.T) {
 						case <-stop:
 							return
 						case <-time.After(time.Millisecond):
-							h.Publish("t", []byte(padded(i, 1000)))
+							h.Publish("t", []byte(livetest.Padded(i, 1000)))
 						}
 					}
 				}()
 				time.Sleep(longTime)
 				stillOpen(t, h, ends)
-				p.say(operation("unsubscribe", 2, "t"))
-				p.reply(2)
-				p.say(operation("unsubscribe", 3, "t"))
-				if f := p.must(); f.ID != 3 {
+				p.Say(livetest.Operation("unsubscribe", 2, "t"))
+				p.Reply(2)
+				p.Say(livetest.Operation("unsubscribe", 3, "t"))
+				if f := p.Next(); f.ID != 3 {
 					t.Errorf("got %s after the unsubscribe", &f)
 				}
 				close(stop)
-				receive(t, stopped)
+				livetest.Receive(t, stopped)
 				if st := h.Stats(); st.Dropped == 0 {
 					t.Error("nothing was dropped: the test is too easy")
 				}
@@ -323,29 +325,29 @@ func TestWhatMayBeDroppedMakesSpaceForOtherTopics(t *testing.T) {
 	t.Parallel()
 	for _, v1 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
-			opts, sessions := connected(live.Options{QueueSize: 16})
+			opts, sessions := livetest.Connected(live.Options{QueueSize: 16})
 			opts.Topics = func(topic string) live.TopicOptions {
 				if topic == "drops" {
 					return live.TopicOptions{Overflow: live.OverflowDropOldest}
 				}
 				return live.TopicOptions{}
 			}
-			h := hosting{buffer: 8 << 10}.start(t, opts)
-			p := h.slowPeer(t, v1, 0)
-			s := receive(t, sessions)
+			h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+			p := slowPeer(h, t, v1, 0)
+			s := livetest.Receive(t, sessions)
 			h.Subscribe(s, "drops")
 			h.Subscribe(s, "other")
-			p.line.stalled.Store(true)
+			p.Line.Stall()
 			for i := 0; h.Stats().Dropped < 50; i++ {
-				h.Publish("drops", []byte(padded(i, 1000)))
+				h.Publish("drops", []byte(livetest.Padded(i, 1000)))
 			}
 			const others = 5
-			h.publishNumbers(t, "other", 1, others, 10)
-			p.line.stalled.Store(false)
-			p.attend()
+			h.PublishNumbers(t, "other", 1, others, 10)
+			p.Line.Resume()
+			p.Attend()
 			for want := 1; want <= others; {
-				if f := p.must(); f.Topic == "other" && f.Op == "" {
-					if numberOf(f.Data) != want {
+				if f := p.Next(); f.Topic == "other" && f.Op == "" {
+					if livetest.NumberOf(f.Data) != want {
 						t.Fatalf("got %s, want number %d", &f, want)
 					}
 					want++
@@ -362,23 +364,23 @@ func TestWhatMayBeDroppedMakesSpaceForOtherTopics(t *testing.T) {
 // while, and is not taken for dead.
 func hasALargeAnswer(t *testing.T) {
 	const size, pace = 750_000, 150_000
-	overBoth(t, func(t *testing.T, secure bool) {
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
 		opts, ends := shortPings(live.Options{
 			OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) {
 				return strings.Repeat("x", size), nil
 			},
 		})
-		h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
-		p := h.dial(t, dialling{v1: true, buffer: 8 << 10, pace: pace}).attend()
-		p.must() // hello
-		p.say(operation("request", 1, "t"))
+		h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+		p := h.Connect(t, livetest.Dialing{V1: true, Buffer: 8 << 10, Pace: pace}).Attend()
+		p.Next() // hello
+		p.Say(livetest.Operation("request", 1, "t"))
 		var text strings.Builder
 		for {
-			f := p.must()
-			if len(f.payload) > 64<<10 { // half a second of this line
-				t.Errorf("a frame of %d bytes", len(f.payload))
+			f := p.Next()
+			if len(f.Raw) > 64<<10 { // half a second of this line
+				t.Errorf("a frame of %d bytes", len(f.Raw))
 			}
-			text.WriteString(f.Text)
+			text.WriteString(*f.Text)
 			if f.Op == "reply" {
 				break
 			}
@@ -394,19 +396,19 @@ func hasALargeAnswer(t *testing.T) {
 // there, does not cost it either: what it takes counts.
 func hasALargePublication(t *testing.T) {
 	const size, pace = 600_000, 150_000
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for _, v1 := range []bool{false, true} {
-			g.run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
+			g.Run(fmt.Sprintf("v1=%v", v1), func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
 					opts, ends := shortPings(live.Options{})
-					opts, sessions := connected(opts)
-					h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
-					p := h.dial(t, dialling{v1: v1, buffer: 8 << 10, pace: pace}).attend()
+					opts, sessions := livetest.Connected(opts)
+					h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+					p := h.Connect(t, livetest.Dialing{V1: v1, Buffer: 8 << 10, Pace: pace}).Attend()
 					if v1 {
-						p.must() // hello
+						p.Next() // hello
 					}
-					receive(t, sessions).Send(live.Message{Data: []byte(padded(1, size))})
-					if f := p.must(); numberOf(f.Data) != 1 {
+					livetest.Receive(t, sessions).Send(live.Message{Data: []byte(livetest.Padded(1, size))})
+					if f := p.Next(); livetest.NumberOf(f.Data) != 1 {
 						t.Errorf("got %s", &f)
 					}
 					stillOpen(t, h, ends)
@@ -419,26 +421,26 @@ func hasALargePublication(t *testing.T) {
 // Each of a client's pings is answered, in order, though many are under way.
 func TestEveryPingIsAnswered(t *testing.T) {
 	t.Parallel()
-	overBoth(t, func(t *testing.T, secure bool) {
-		h := hosting{secure: secure}.start(t, live.Options{
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
+		h := livetest.Hosting{Secure: secure}.Start(t, live.Options{
 			OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) { <-ctx.Done() },
 		})
-		p := h.dial(t, dialling{})
-		p.say(`{}`) // during a callback, too
+		p := h.Connect(t, livetest.Dialing{})
+		p.Say(`{}`) // during a callback, too
 		const rounds, pings = 20, 20
 		for round := range rounds {
 			var all []byte
 			for i := range pings {
-				all = append(all, masked(fPing, fmt.Sprint(round, i))...)
+				all = append(all, livetest.Masked(livetest.PingFrame, fmt.Sprint(round, i))...)
 			}
-			p.write(all)
-			p.conn.SetReadDeadline(time.Now().Add(patience))
+			p.Write(all)
+			p.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
 			for i := range pings {
-				f, err := p.readFrame()
+				f, err := p.ReadFrame()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f.first != fPong || string(f.payload) != fmt.Sprint(round, i) {
+				if f.First != livetest.PongFrame || f.Raw != fmt.Sprint(round, i) {
 					t.Fatalf("got %s, want pong %d of round %d", f, i, round)
 				}
 			}
@@ -457,25 +459,25 @@ func TestGoexitInACallbackEndsItsSession(t *testing.T) {
 	}{
 		{"OnConnect", "", live.Options{OnConnect: func(context.Context, *live.Session) error { return quit() }}},
 		{"OnMessage", `{}`, live.Options{OnMessage: func(context.Context, *live.Session, string, []byte) { quit() }}},
-		{"OnSubscribe", operation("subscribe", 1, "t"), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
-		{"OnSubscribe for history", operation("history", 1, "t", "limit", 1), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
-		{"OnPublish", operation("publish", 1, "t"), live.Options{OnPublish: func(context.Context, *live.Session, string, []byte) error { return quit() }}},
-		{"OnRequest", operation("request", 1, "t"), live.Options{OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, quit() }}},
-		{"Topics", operation("subscribe", 1, "t"), open(live.Options{Topics: func(string) live.TopicOptions { quit(); return live.TopicOptions{} }})},
+		{"OnSubscribe", livetest.Operation("subscribe", 1, "t"), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
+		{"OnSubscribe for history", livetest.Operation("history", 1, "t", "limit", 1), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
+		{"OnPublish", livetest.Operation("publish", 1, "t"), live.Options{OnPublish: func(context.Context, *live.Session, string, []byte) error { return quit() }}},
+		{"OnRequest", livetest.Operation("request", 1, "t"), live.Options{OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, quit() }}},
+		{"Topics", livetest.Operation("subscribe", 1, "t"), livetest.Open(live.Options{Topics: func(string) live.TopicOptions { quit(); return live.TopicOptions{} }})},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			ends := make(chan error, 1)
 			tt.opts.OnClose = func(_ *live.Session, err error) { ends <- err }
-			h := hosting{}.start(t, tt.opts)
-			p := h.dial(t, dialling{v1: true}).attend()
+			h := livetest.Hosting{}.Start(t, tt.opts)
+			p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 			if tt.say != "" {
-				p.say(tt.say)
+				p.Say(tt.say)
 			}
-			if code, _ := p.rest(); code != live.ClosePanic {
+			if _, code := p.Rest(); code != live.ClosePanic {
 				t.Errorf("closed with %d", code)
 			}
-			if err := receive(t, ends); !errors.Is(err, live.ErrPanic) {
+			if err := livetest.Receive(t, ends); !errors.Is(err, live.ErrPanic) {
 				t.Errorf("OnClose got %v", err)
 			}
 			shut(t, h.Server)
@@ -505,16 +507,16 @@ func TestGoexitOutsideOfASessionLeavesNothing(t *testing.T) {
 					runtime.Goexit()
 				}
 			})
-			h := hosting{}.start(t, opts)
-			if p, err := h.tryDial(dialling{}); err == nil {
-				p.reset()
+			h := livetest.Hosting{}.Start(t, opts)
+			if p, err := livetest.Try(t, h.Endpoint, livetest.Dialing{}); err == nil {
+				p.Reset()
 			}
-			eventually(t, "the end", func() bool { return h.Stats().Sessions == 0 })
+			livetest.Eventually(t, "the end", func() bool { return h.Stats().Sessions == 0 })
 			good.Store(true)
-			eventually(t, "a client that is served", func() bool {
-				p, err := h.tryDial(dialling{})
+			livetest.Eventually(t, "a client that is served", func() bool {
+				p, err := livetest.Try(t, h.Endpoint, livetest.Dialing{})
 				if err == nil {
-					p.line.Close()
+					p.Line.Close()
 				}
 				return err == nil
 			})
@@ -529,19 +531,19 @@ func TestBrokerThatPanicsDoesNotPoisonItsTopic(t *testing.T) {
 	for name, fail := range map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit} {
 		t.Run(name, func(t *testing.T) {
 			broker := &failing{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{}), fail: fail}
-			h := hosting{}.start(t, open(live.Options{Broker: broker}))
-			first := h.dial(t, dialling{v1: true}).attend()
-			first.say(operation("subscribe", 1, "t"))
-			if code, _ := first.rest(); code != live.ClosePanic {
+			h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: broker}))
+			first := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+			first.Say(livetest.Operation("subscribe", 1, "t"))
+			if _, code := first.Rest(); code != live.ClosePanic {
 				t.Errorf("closed with %d", code)
 			}
-			second := h.dial(t, dialling{v1: true}).attend()
-			second.say(operation("subscribe", 1, "t"))
-			if f, _ := second.reply(1); f.Op != "reply" {
+			second := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+			second.Say(livetest.Operation("subscribe", 1, "t"))
+			if f, _ := second.Reply(1); f.Op != "reply" {
 				t.Errorf("got %s", &f)
 			}
-			h.publishNumbers(t, "t", 1, 1, 10)
-			second.expectNumbers("t", 1, 1)
+			h.PublishNumbers(t, "t", 1, 1, 10)
+			second.ExpectNumbers("t", 1, 1)
 		})
 	}
 }
@@ -592,30 +594,30 @@ func TestOptionsAtTheirTypesMaximum(t *testing.T) {
 			set(o)
 		}
 	}
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, set := range tests {
-			g.run(name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
-					opts, ends := shortPings(open(live.Options{
+			g.Run(name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
+					opts, ends := shortPings(livetest.Open(live.Options{
 						Compression: true,
 						OnAuth: func(ctx context.Context, _ *http.Request) (any, error) {
 							return "user", ctx.Err()
 						},
 					}))
-					opts.PingInterval, opts.PingTimeout = 50*time.Millisecond, patience
+					opts.PingInterval, opts.PingTimeout = 50*time.Millisecond, livetest.Patience
 					set(&opts)
-					h := hosting{secure: secure, buffer: 8 << 10}.start(t, opts)
-					p := h.dial(t, dialling{v1: true, deflate: true, buffer: 8 << 10}).attend()
+					h := livetest.Hosting{Secure: secure, Buffer: 8 << 10}.Start(t, opts)
+					p := h.Connect(t, livetest.Dialing{V1: true, Deflate: true, Buffer: 8 << 10}).Attend()
 					begun := time.Now()
 					for i := range 100 { // more than a burst of one would let through at once
-						p.say(operation("subscribe", i+1, fmt.Sprint("t", i%10)))
-						p.reply(i + 1)
+						p.Say(livetest.Operation("subscribe", i+1, fmt.Sprint("t", i%10)))
+						p.Reply(i + 1)
 					}
-					if took := time.Since(begun); took > patience/2 {
+					if took := time.Since(begun); took > livetest.Patience/2 {
 						t.Errorf("a hundred operations took %v", took)
 					}
-					h.publishNumbers(t, "t1", 1, 1, 400)
-					p.expectNumbers("t1", 1, 1)
+					h.PublishNumbers(t, "t1", 1, 1, 400)
+					p.ExpectNumbers("t1", 1, 1)
 					time.Sleep(100 * time.Millisecond)
 					stillOpen(t, h, ends)
 				})
@@ -637,30 +639,30 @@ func TestTopicsOfEveryKindShareASlowLine(t *testing.T) {
 		"latest, with history":   {Overflow: live.OverflowLatest, History: 50},
 		"history, and much more": {History: 10 * n},
 	}
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		QueueSize: 32, QueueBytes: 16 << 10,
 		Topics: func(topic string) live.TopicOptions { return rules[topic] },
 	})
-	h := hosting{buffer: 8 << 10}.start(t, opts)
-	p := h.slowPeer(t, true, pace).attend()
-	p.must() // hello
-	s := receive(t, sessions)
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+	p := slowPeer(h, t, true, pace).Attend()
+	p.Next() // hello
+	s := livetest.Receive(t, sessions)
 	for topic := range rules {
 		h.Subscribe(s, topic)
 	}
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for topic := range rules {
-			g.wg.Go(func() { h.publishSlowly(t, topic, 1, n, size, 1000) })
+			g.Go(func() { h.PublishSlowly(t, topic, 1, n, size, 1000) })
 		}
 	})
 	last, told := make(map[string]int), make(map[string]bool)
 	for complete := 0; complete < len(rules); {
-		f := p.must()
+		f := p.Next()
 		if f.Op == "gap" {
 			told[f.Topic] = true
 			continue
 		}
-		i := numberOf(f.Data)
+		i := livetest.NumberOf(f.Data)
 		switch lost := i > last[f.Topic]+1; {
 		case i <= last[f.Topic]:
 			t.Fatalf("number %d of %s after %d", i, f.Topic, last[f.Topic])
@@ -683,41 +685,41 @@ func TestTopicsOfEveryKindShareASlowLine(t *testing.T) {
 // application that the server reads no more.
 func TestClientThatLeavesWithAFullInboxEndsTheCallbacksContext(t *testing.T) {
 	t.Parallel()
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for what, say := range map[string][]string{
 			"many messages":  slices.Repeat([]string{`{}`}, 200),
-			"large messages": slices.Repeat([]string{`{"data":` + padded(1, 300_000) + `}`}, 3),
+			"large messages": slices.Repeat([]string{`{"data":` + livetest.Padded(1, 300_000) + `}`}, 3),
 		} {
-			for way, leave := range map[string]func(p *peer){
-				"FIN":   func(p *peer) { p.line.Close() },
-				"reset": func(p *peer) { p.reset() },
+			for way, leave := range map[string]func(p *livetest.Client){
+				"FIN":   func(p *livetest.Client) { p.Line.Close() },
+				"reset": func(p *livetest.Client) { p.Reset() },
 			} {
 				if what == "large messages" && way == "FIN" {
 					continue // it stays behind what the server's kernel does not take
 				}
-				g.run(what+"/"+way, func(t *testing.T) { leavesWithAFullInbox(t, say, leave) })
+				g.Run(what+"/"+way, func(t *testing.T) { leavesWithAFullInbox(t, say, leave) })
 			}
 		}
 	})
 }
 
-func leavesWithAFullInbox(t *testing.T, say []string, leave func(p *peer)) {
+func leavesWithAFullInbox(t *testing.T, say []string, leave func(p *livetest.Client)) {
 	began, ended := make(chan struct{}, 1000), make(chan bool, 1000)
-	h := hosting{}.start(t, live.Options{OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) {
+	h := livetest.Hosting{}.Start(t, live.Options{OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) {
 		began <- struct{}{}
 		select {
 		case <-ctx.Done():
 			ended <- true
-		case <-time.After(patience / 2):
+		case <-time.After(livetest.Patience / 2):
 			ended <- false
 		}
 	}})
-	p := h.dial(t, dialling{})
-	p.say(`{}`)
-	receive(t, began)
-	p.say(say...)
+	p := h.Connect(t, livetest.Dialing{})
+	p.Say(`{}`)
+	livetest.Receive(t, began)
+	p.Say(say...)
 	leave(p)
-	if !receive(t, ended) {
+	if !livetest.Receive(t, ended) {
 		t.Error("the context has not ended")
 	}
 }
@@ -728,23 +730,23 @@ func TestClientsPingIsAnsweredWhileACallbackRuns(t *testing.T) {
 	for _, compressed := range []bool{false, true} {
 		t.Run(fmt.Sprintf("compressed=%v", compressed), func(t *testing.T) {
 			wait := make(chan struct{})
-			h := hosting{}.start(t, live.Options{
+			h := livetest.Hosting{}.Start(t, live.Options{
 				Compression: compressed,
 				OnRequest:   func(context.Context, *live.Session, string, []byte) (any, error) { <-wait; return nil, nil },
 			})
-			p := h.dial(t, dialling{v1: true, deflate: compressed}).attend()
-			p.must() // hello
-			p.say(operation("request", 1, "t"))
+			p := h.Connect(t, livetest.Dialing{V1: true, Deflate: compressed}).Attend()
+			p.Next() // hello
+			p.Say(livetest.Operation("request", 1, "t"))
 			send := func(text string) {
 				if compressed {
-					p.write(deflated(text))
+					p.Write(deflated(text))
 				} else {
-					p.say(text)
+					p.Say(text)
 				}
 			}
 			for _, text := range []string{`{"op":"ping"}`, ` {"op":"ping"}` + "\n"} {
 				send(text)
-				if f := p.must(); f.Op != "pong" {
+				if f := p.Next(); f.Op != "pong" {
 					t.Fatalf("%q: %s", text, &f)
 				}
 			}
@@ -752,13 +754,13 @@ func TestClientsPingIsAnsweredWhileACallbackRuns(t *testing.T) {
 				send(later) // answered in its turn
 			}
 			send(`{"op":"ping"}`)
-			if f := p.must(); f.Op != "pong" {
+			if f := p.Next(); f.Op != "pong" {
 				t.Fatal(&f)
 			}
 			close(wait)
 			heard := map[string]int{}
 			for range 4 { // a pong goes ahead of what waits
-				f := p.must()
+				f := p.Next()
 				heard[f.Op]++
 			}
 			if heard["reply"] != 1 || heard["pong"] != 3 {
@@ -774,25 +776,25 @@ func TestClientsPingIsAnsweredWhileACallbackRuns(t *testing.T) {
 // hello is the first frame, whatever a client sends with its handshake.
 func TestHelloIsFirst(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		h := hosting{secure: secure}.start(t, live.Options{})
+		h := livetest.Hosting{Secure: secure}.Start(t, live.Options{})
 		for range 100 {
-			p := h.dial(t, dialling{v1: true, early: string(masked(fPing, "x")) + string(masked(fText, `{"op":"ping"}`))})
-			f, err := p.readFrame()
+			p := h.Connect(t, livetest.Dialing{V1: true, Early: string(livetest.Masked(livetest.PingFrame, "x")) + string(livetest.Masked(livetest.TextFrame, `{"op":"ping"}`))})
+			f, err := p.ReadFrame()
 			if err != nil || f.Op != "hello" {
 				t.Fatalf("first came %v, %v", f, err)
 			}
 			heard := map[byte]int{}
 			for range 2 {
-				f, err := p.readFrame()
+				f, err := p.ReadFrame()
 				if err != nil {
 					t.Fatal(err)
 				}
-				heard[f.first]++
+				heard[f.First]++
 			}
 			if heard[0x8a] != 1 || heard[0x81] != 1 {
 				t.Fatal(heard)
 			}
-			p.reset()
+			p.Reset()
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package live_test
 
 import (
-	"bufio"
 	"context"
 	"log/slog"
 	"net/http"
@@ -10,12 +9,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
 
 // withFalseTime runs f with false time: dial connects a client of live.v1 to a server of opts.
-func withFalseTime(t *testing.T, opts live.Options, f func(t *testing.T, srv *live.Server, dial func() *peer)) {
+func withFalseTime(t *testing.T, opts live.Options, f func(t *testing.T, srv *live.Server, dial func() *livetest.Client)) {
 	t.Helper()
 	p := newPipes()
 	opts.Logger = slog.New(slog.DiscardHandler)
@@ -24,16 +25,9 @@ func withFalseTime(t *testing.T, opts live.Options, f func(t *testing.T, srv *li
 	go hs.Serve(p) // ends with hs
 	defer hs.Close()
 	defer shut(t, srv)
-	f(t, srv, func() *peer {
+	f(t, srv, func() *livetest.Client {
 		conn := p.dial()
-		c := &peer{t: t, conn: conn, line: &slowLine{Conn: conn}, in: bufio.NewReader(conn)}
-		if err := c.handshake("pipe", dialling{v1: true}); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		c.attend()
-		c.must() // hello
-		return c
+		return livetest.Over(t, conn, livetest.Dialing{V1: true}).Attend().Greeted()
 	})
 }
 
@@ -71,23 +65,23 @@ func TestClientsPublicationWaitsForAnElection(t *testing.T) {
 	for _, election := range []time.Duration{4 * time.Second, 9 * time.Second, 10 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newElecting(election)
-			withFalseTime(t, open(keeping(b, live.TopicOptions{History: 10})), func(t *testing.T, _ *live.Server, dial func() *peer) {
+			withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{History: 10})), func(t *testing.T, _ *live.Server, dial func() *livetest.Client) {
 				c, other := dial(), dial()
 				began := time.Now()
-				c.say(operation("publish", 1, "slow", "data", 1), operation("publish", 2, "quick", "data", 2))
+				c.Say(livetest.Operation("publish", 1, "slow", "data", 1), livetest.Operation("publish", 2, "quick", "data", 2))
 				synctest.Wait()
-				c.say(`{"op":"ping"}`)
-				if f := c.must(); f.Op != "pong" || time.Since(began) > time.Second {
+				c.Say(`{"op":"ping"}`)
+				if f := c.Next(); f.Op != "pong" || time.Since(began) > time.Second {
 					t.Errorf("the answer to a ping is %s, after %v", &f, time.Since(began))
 				}
-				other.say(operation("publish", 1, "quick", "data", 3))
-				if f, _ := other.reply(1); f.Op != "reply" || time.Since(began) > time.Second {
+				other.Say(livetest.Operation("publish", 1, "quick", "data", 3))
+				if f, _ := other.Reply(1); f.Op != "reply" || time.Since(began) > time.Second {
 					t.Errorf("another client's publication: %s, after %v", &f, time.Since(began))
 				}
-				if f, _ := c.reply(1); f.Op != "reply" || time.Since(began) != election {
+				if f, _ := c.Reply(1); f.Op != "reply" || time.Since(began) != election {
 					t.Errorf("an election of %v: %s, after %v", election, &f, time.Since(began))
 				}
-				if f, _ := c.reply(2); f.Op != "reply" {
+				if f, _ := c.Reply(2); f.Op != "reply" {
 					t.Errorf("the next publication: %s", &f)
 				}
 			})
@@ -98,11 +92,11 @@ func TestClientsPublicationWaitsForAnElection(t *testing.T) {
 func TestPublicationThatIsNotAcknowledgedFailsInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newElecting(time.Hour)
-		withFalseTime(t, open(keeping(b, live.TopicOptions{})), func(t *testing.T, _ *live.Server, dial func() *peer) {
+		withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{})), func(t *testing.T, _ *live.Server, dial func() *livetest.Client) {
 			c := dial()
 			began := time.Now()
-			c.say(operation("publish", 1, "slow", "data", 1))
-			f, _ := c.reply(1)
+			c.Say(livetest.Operation("publish", 1, "slow", "data", 1))
+			f, _ := c.Reply(1)
 			if took := time.Since(began); f.Op != "error" || f.Code != "unavailable" || took > 15*time.Second {
 				t.Errorf("%s after %v", &f, took)
 			}
@@ -115,16 +109,16 @@ func TestPublicationThatIsNotAcknowledgedFailsInTime(t *testing.T) {
 func TestOnePublicationOfAClientWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newElecting(time.Hour)
-		withFalseTime(t, open(keeping(b, live.TopicOptions{})), func(t *testing.T, srv *live.Server, dial func() *peer) {
+		withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
 			c := dial()
 			for i := range 30 {
-				c.say(operation("publish", i+1, "slow", "data", 1))
+				c.Say(livetest.Operation("publish", i+1, "slow", "data", 1))
 			}
 			time.Sleep(3 * time.Second)
 			if n := b.most.Load(); n != 1 {
 				t.Errorf("%d publications wait", n)
 			}
-			c.line.Close()
+			c.Line.Close()
 			time.Sleep(2 * time.Second)
 			if n := b.waiting.Load(); n != 0 || srv.Stats().Sessions != 0 {
 				t.Errorf("%d publications wait for a client that has left, %d sessions", n, srv.Stats().Sessions)

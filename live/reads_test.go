@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -49,12 +51,16 @@ func coldTopic(i int) string { return fmt.Sprint("cold:", i) }
 
 // questions are those that make a server read the broker's history.
 var questions = map[string]func(d *slowDisk, id int, topic string) string{
-	"history": func(_ *slowDisk, id int, topic string) string { return operation("history", id, topic, "limit", 10) },
-	"last":    func(_ *slowDisk, id int, topic string) string { return operation("subscribe", id, topic, "last", 10) },
+	"history": func(_ *slowDisk, id int, topic string) string {
+		return livetest.Operation("history", id, topic, "limit", 10)
+	},
+	"last": func(_ *slowDisk, id int, topic string) string {
+		return livetest.Operation("subscribe", id, topic, "last", 10)
+	},
 	"since": func(d *slowDisk, id int, topic string) string {
 		at, _ := d.MemoryBroker.Last(context.Background(), topic)
 		at.Offset = 1
-		return operation("subscribe", id, topic, "since", at.String())
+		return livetest.Operation("subscribe", id, topic, "since", at.String())
 	},
 }
 
@@ -66,7 +72,7 @@ func TestReadsOfManyClientsAreFewAtOnceAndFair(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := newSlowDisk(takes)
-				withFalseTime(t, open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *peer) {
+				withFalseTime(t, livetest.Open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
 					for i := range 5000 {
 						srv.Publish(coldTopic(i%2500), []byte("1"))
 					}
@@ -75,14 +81,14 @@ func TestReadsOfManyClientsAreFewAtOnceAndFair(t *testing.T) {
 					for range clients {
 						c := dial()
 						for id := range 20 {
-							c.say(question(d, id+1, next()))
+							c.Say(question(d, id+1, next()))
 						}
 					}
 					time.Sleep(5 * time.Second) // each has asked several times
 					began := time.Now()
 					c := dial()
-					c.say(question(d, 1, next()))
-					if f, _ := c.reply(1); f.Op != "reply" || len(f.Messages) == 0 {
+					c.Say(question(d, 1, next()))
+					if f, _ := c.Reply(1); f.Op != "reply" || len(f.Messages) == 0 {
 						t.Errorf("the newcomer is answered by %s", &f)
 					}
 					if took := time.Since(began); took > 3*takes {
@@ -105,20 +111,20 @@ func TestLookupsOfManyClientsAreFair(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newRemote()
 				b.look = func() { time.Sleep(takes) }
-				withFalseTime(t, open(keeping(b, live.TopicOptions{History: 100})), func(t *testing.T, _ *live.Server, dial func() *peer) {
+				withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{History: 100})), func(t *testing.T, _ *live.Server, dial func() *livetest.Client) {
 					topics := 0
 					next := func() string { topics++; return coldTopic(topics) }
 					for range clients {
 						c := dial()
 						for id := range 20 {
-							c.say(operation("subscribe", id+1, next(), more...))
+							c.Say(livetest.Operation("subscribe", id+1, next(), more...))
 						}
 					}
 					time.Sleep(5 * time.Second)
 					began := time.Now()
 					c := dial()
-					c.say(operation("subscribe", 1, next()))
-					if f, _ := c.reply(1); f.Op != "reply" || time.Since(began) > 3*takes {
+					c.Say(livetest.Operation("subscribe", 1, next()))
+					if f, _ := c.Reply(1); f.Op != "reply" || time.Since(began) > 3*takes {
 						t.Errorf("the newcomer is answered by %s after %v", &f, time.Since(began))
 					}
 				})
@@ -134,17 +140,17 @@ func TestQuestionsToTheBrokerCountForTheRate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := newSlowDisk(0)
-				withFalseTime(t, open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *peer) {
+				withFalseTime(t, livetest.Open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
 					for i := range 4000 {
 						srv.Publish(coldTopic(i%2000), []byte("1"))
 					}
 					c := dial()
 					go func() { // ends with the connection
-						for id := 1; c.say(question(d, id, coldTopic(id%2000))) == nil; id++ {
+						for id := 1; c.Say(question(d, id, coldTopic(id%2000))) == nil; id++ {
 						}
 					}()
 					time.Sleep(10 * time.Second)
-					c.line.Close()
+					c.Line.Close()
 					if n := d.tails.Load() + d.readings.Load(); n < 300 || n > 600 {
 						t.Errorf("a client had the broker asked %d times in ten seconds", n)
 					}

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -71,12 +73,12 @@ func TestForeignOriginIsSeen(t *testing.T) {
 
 func TestRefusingEveryOperationIsSaidOnce(t *testing.T) {
 	logger, l := logging()
-	h := hosting{}.start(t, live.Options{Logger: logger})
+	h := livetest.Hosting{}.Start(t, live.Options{Logger: logger})
 	for range 3 {
-		p := h.dial(t, dialling{v1: true}).attend()
+		p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 		for i, op := range []string{"subscribe", "publish", "request", "history"} {
-			p.say(operation(op, 2*i+1, "t", "limit", 1), operation(op, 2*i+2, "t", "limit", 1))
-			if f, _ := p.reply(2*i + 2); f.Code != "forbidden" || f.Topic != "t" {
+			p.Say(livetest.Operation(op, 2*i+1, "t", "limit", 1), livetest.Operation(op, 2*i+2, "t", "limit", 1))
+			if f, _ := p.Reply(2*i + 2); f.Code != "forbidden" || f.Topic != "t" {
 				t.Errorf("%s: %s", op, &f)
 			}
 		}
@@ -90,24 +92,24 @@ func TestRefusingEveryOperationIsSaidOnce(t *testing.T) {
 
 // An error names the operation's topic, unless that is none.
 func TestRefusalNamesItsTopic(t *testing.T) {
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		OnSubscribe: func(context.Context, *live.Session, string) error { return errors.New("no") },
 	})
-	p := h.dial(t, dialling{v1: true}).attend()
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	long := strings.Repeat("x", 300)
 	for i, tt := range []struct{ op, topic string }{
-		{operation("subscribe", 1, "t"), "t"},
-		{operation("subscribe", 2, `quoted " and ü`), `quoted " and ü`},
-		{operation("history", 3, "t", "limit", 0), "t"},
-		{operation("nonsense", 4, "t"), "t"},
-		{operation("subscribe", 5, "t", "since", 7), "t"},
-		{operation("subscribe", 6, long), ""},
+		{livetest.Operation("subscribe", 1, "t"), "t"},
+		{livetest.Operation("subscribe", 2, `quoted " and ü`), `quoted " and ü`},
+		{livetest.Operation("history", 3, "t", "limit", 0), "t"},
+		{livetest.Operation("nonsense", 4, "t"), "t"},
+		{livetest.Operation("subscribe", 5, "t", "since", 7), "t"},
+		{livetest.Operation("subscribe", 6, long), ""},
 		{`{"op":"subscribe","id":7}`, ""},
 		{`{"op":"subscribe","id":8,"topic":null}`, ""},
 		{`{"op":"subscribe","id":9,"topic":9}`, ""},
 	} {
-		p.say(tt.op)
-		if f, _ := p.reply(i + 1); f.Op != "error" || f.Topic != tt.topic {
+		p.Say(tt.op)
+		if f, _ := p.Reply(i + 1); f.Op != "error" || f.Topic != tt.topic {
 			t.Errorf("%.60s: %s", tt.op, &f)
 		}
 	}
@@ -117,14 +119,14 @@ func TestRefusalNamesItsTopic(t *testing.T) {
 func TestPassingFailureIsNoRefusal(t *testing.T) {
 	var fails error
 	may := func(context.Context, *live.Session, string) error { return fails }
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		OnSubscribe: may,
 		OnPublish:   func(ctx context.Context, s *live.Session, topic string, _ []byte) error { return may(ctx, s, topic) },
 		OnRequest: func(ctx context.Context, s *live.Session, topic string, _ []byte) (any, error) {
 			return nil, may(ctx, s, topic)
 		},
 	})
-	p := h.dial(t, dialling{v1: true}).attend()
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	id := 0
 	for _, tt := range []struct {
 		err           error
@@ -142,12 +144,12 @@ func TestPassingFailureIsNoRefusal(t *testing.T) {
 		fails = tt.err
 		for _, op := range []string{"subscribe", "history", "publish", "request"} {
 			id++
-			p.say(operation(op, id, "t", "limit", 1))
+			p.Say(livetest.Operation(op, id, "t", "limit", 1))
 			want := tt.code
 			if op == "request" {
 				want = tt.request
 			}
-			if f, _ := p.reply(id); f.Code != want {
+			if f, _ := p.Reply(id); f.Code != want {
 				t.Errorf("%v, %s: %s", tt.err, op, &f)
 			}
 		}
@@ -170,20 +172,20 @@ func (b narrow) Publish(ctx context.Context, topic string, data []byte, o broker
 // log is not filled with it.
 func TestPublicationTooLargeForTheBroker(t *testing.T) {
 	logger, l := logging()
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		Broker:    narrow{live.NewMemoryBroker(live.MemoryOptions{})},
 		Logger:    logger,
 		OnPublish: func(context.Context, *live.Session, string, []byte) error { return nil },
 	})
-	p := h.dial(t, dialling{v1: true}).attend()
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	for id := 1; id <= 3; id++ {
-		p.say(operation("publish", id, "t", "data", strings.Repeat("x", 200)))
-		if f, _ := p.reply(id); f.Op != "error" || f.Code != "too_big" || f.Topic != "t" {
+		p.Say(livetest.Operation("publish", id, "t", "data", strings.Repeat("x", 200)))
+		if f, _ := p.Reply(id); f.Op != "error" || f.Code != "too_big" || f.Topic != "t" {
 			t.Errorf("a long publication: %s", &f)
 		}
 	}
-	p.say(operation("publish", 4, "t", "data", "short"))
-	if f, _ := p.reply(4); f.Op != "reply" {
+	p.Say(livetest.Operation("publish", 4, "t", "data", "short"))
+	if f, _ := p.Reply(4); f.Op != "reply" {
 		t.Errorf("a short publication: %s", &f)
 	}
 	if err := h.Publish("t", []byte(`"`+strings.Repeat("x", 200)+`"`)); !errors.Is(err, live.ErrTooLarge) {
@@ -225,25 +227,25 @@ func TestOnAuthIsAskedBeforeTheConnectionIs(t *testing.T) {
 // A close with 1000 always has a reason: proxies close without one, and the client comes back.
 func TestEndOnPurposeHasAReason(t *testing.T) {
 	for name, tt := range map[string]struct {
-		end  func(h *host, s *live.Session)
+		end  func(h *livetest.Host, s *live.Session)
 		want string
 	}{
-		"Close":             {func(_ *host, s *live.Session) { s.Close() }, "closed by the server"},
-		"Disconnect":        {func(_ *host, s *live.Session) { s.Disconnect(1000, "") }, "closed by the server"},
-		"Disconnect, named": {func(_ *host, s *live.Session) { s.Disconnect(1000, "game over") }, "game over"},
+		"Close":             {func(_ *livetest.Host, s *live.Session) { s.Close() }, "closed by the server"},
+		"Disconnect":        {func(_ *livetest.Host, s *live.Session) { s.Disconnect(1000, "") }, "closed by the server"},
+		"Disconnect, named": {func(_ *livetest.Host, s *live.Session) { s.Disconnect(1000, "game over") }, "game over"},
 	} {
 		for _, v1 := range []bool{false, true} {
-			opts, sessions := connected(live.Options{})
-			h := hosting{}.start(t, opts)
-			p := h.dial(t, dialling{v1: v1})
-			tt.end(h, receive(t, sessions))
+			opts, sessions := livetest.Connected(live.Options{})
+			h := livetest.Hosting{}.Start(t, opts)
+			p := h.Connect(t, livetest.Dialing{V1: v1})
+			tt.end(h, livetest.Receive(t, sessions))
 			for {
-				f, err := p.readFrame()
+				f, err := p.ReadFrame()
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f.first == 0x88 {
-					if got := string(f.payload); got != "\x03\xe8"+tt.want {
+				if f.First == 0x88 {
+					if got := f.Raw; got != "\x03\xe8"+tt.want {
 						t.Errorf("%s, live.v1 %v: %q", name, v1, got)
 					}
 					break

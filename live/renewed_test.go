@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -109,23 +111,23 @@ func (r *renewed) Tail(_ context.Context, topic string, limit int) (broker.Page,
 func keepingMuch(string) live.TopicOptions { return live.TopicOptions{History: 100_000} }
 
 // behind has a client catch up that reads next to nothing, so that parts are kept for others.
-func (h *host) behind(t *testing.T) {
+func behind(t *testing.T, h *livetest.Host) {
 	t.Helper()
-	h.publishNumbers(t, "large", 1, 40, 60_000)
-	p := h.slowPeer(t, true, 10_000).attend()
-	p.say(operation("subscribe", 1, "large", "last", 40))
-	eventually(t, "the slow client", func() bool { return h.Stats().CatchingUp == 1 })
+	h.PublishNumbers(t, "large", 1, 40, 60_000)
+	p := slowPeer(h, t, true, 10_000).Attend()
+	p.Say(livetest.Operation("subscribe", 1, "large", "last", 40))
+	livetest.Eventually(t, "the slow client", func() bool { return h.Stats().CatchingUp == 1 })
 }
 
 // Where a history lost its end and went on, nobody is sent what it has lost.
 func TestHistoryThatLostItsEndIsNotSentFromMemory(t *testing.T) {
 	b := new(renewed)
-	h := hosting{buffer: 8 << 10}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
-	h.behind(t)
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
+	behind(t, h)
 	resume := func() (all []string) {
-		p := h.dial(t, dialling{v1: true}).attend()
-		p.say(operation("subscribe", 1, "t", "since", "e1.5"))
-		f, _ := p.reply(1)
+		p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+		p.Say(livetest.Operation("subscribe", 1, "t", "since", "e1.5"))
+		f, _ := p.Reply(1)
 		for _, m := range f.Messages {
 			all = append(all, string(m.Data))
 		}
@@ -134,14 +136,14 @@ func TestHistoryThatLostItsEndIsNotSentFromMemory(t *testing.T) {
 	for i := 1; i <= 10; i++ {
 		h.Publish("t", fmt.Appendf(nil, `"old %d"`, i))
 	}
-	keeps := h.dial(t, dialling{v1: true}).attend() // the topic
-	keeps.say(operation("subscribe", 1, "t"))
-	keeps.reply(1)
+	keeps := h.Connect(t, livetest.Dialing{V1: true}).Attend() // the topic
+	keeps.Say(livetest.Operation("subscribe", 1, "t"))
+	keeps.Reply(1)
 	if got := resume(); len(got) != 5 {
 		t.Fatal(got)
 	}
 	b.cut("t", 7)
-	for f := keeps.must(); f.Op != "gap"; f = keeps.must() {
+	for f := keeps.Next(); f.Op != "gap"; f = keeps.Next() {
 	}
 	for i := 8; i <= 11; i++ {
 		h.Publish("t", fmt.Appendf(nil, `"new %d"`, i))
@@ -155,19 +157,19 @@ func TestHistoryThatLostItsEndIsNotSentFromMemory(t *testing.T) {
 // What is published while a client catches up answers nothing, also when the history began anew.
 func TestRenewedHistoryAnswersNobody(t *testing.T) {
 	b := new(renewed)
-	opts, sessions := connected(open(live.Options{Broker: b, Topics: keepingMuch}))
-	h := hosting{buffer: 8 << 10}.start(t, opts)
-	h.publishNumbers(t, "t", 1, 40, 60_000)
-	p := h.slowPeer(t, true, 2_000_000).attend()
-	s := receive(t, sessions)
-	p.say(operation("subscribe", 1, "t", "since", "e1.1"))
-	eventually(t, "the catching up", func() bool { return h.Stats().CatchingUp == 1 })
+	opts, sessions := livetest.Connected(livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+	h.PublishNumbers(t, "t", 1, 40, 60_000)
+	p := slowPeer(h, t, true, 2_000_000).Attend()
+	s := livetest.Receive(t, sessions)
+	p.Say(livetest.Operation("subscribe", 1, "t", "since", "e1.1"))
+	livetest.Eventually(t, "the catching up", func() bool { return h.Stats().CatchingUp == 1 })
 	b.renew()
 	for i, o := range [][]live.PublishOption{nil, {live.Except(s)}, nil} {
 		h.Publish("t", fmt.Appendf(nil, `"new %d"`, i+1), o...)
 	}
 	for {
-		f := p.must()
+		f := p.Next()
 		if strings.HasPrefix(string(f.Data), `"new`) && f.Recovered != nil {
 			t.Errorf("recovered: %s", &f)
 		}
@@ -183,8 +185,8 @@ func TestRenewedHistoryAnswersNobody(t *testing.T) {
 // What is kept of parts is what it counts for: not what they were made of.
 func TestPartsKeepNoPublications(t *testing.T) {
 	b := new(renewed)
-	h := hosting{buffer: 8 << 10}.start(t, open(live.Options{Broker: b, Topics: keepingMuch, Compression: true, InboundRate: -1}))
-	h.behind(t)
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch, Compression: true, InboundRate: -1}))
+	behind(t, h)
 	held := func() int {
 		runtime.GC()
 		runtime.GC()
@@ -193,8 +195,8 @@ func TestPartsKeepNoPublications(t *testing.T) {
 		return int(m.HeapAlloc)
 	}
 	large := []byte(`"` + strings.Repeat("lorem ipsum ", 20_000) + `"`)
-	p := h.dial(t, dialling{v1: true, deflate: true})
-	go io.Copy(io.Discard, p.in)
+	p := h.Connect(t, livetest.Dialing{V1: true, Deflate: true})
+	go io.Copy(io.Discard, p.In)
 	const maxShared = 4 << 20 // in sharedpart.go
 	const rounds = 100
 	before := held()
@@ -203,10 +205,10 @@ func TestPartsKeepNoPublications(t *testing.T) {
 		h.Publish(topic, []byte("1"))
 		h.Publish(topic, large) // in the reply
 		h.Publish(topic, large) // in a part of its own
-		p.say(operation("subscribe", 2*i+1, topic, "since", "e1.1"))
-		eventually(t, "the subscription", func() bool { st := h.Stats(); return st.Subscriptions == 2 && st.CatchingUp == 1 })
-		p.say(operation("unsubscribe", 2*i+2, topic))
-		eventually(t, "its end", func() bool { return h.Stats().Subscriptions == 1 })
+		p.Say(livetest.Operation("subscribe", 2*i+1, topic, "since", "e1.1"))
+		livetest.Eventually(t, "the subscription", func() bool { st := h.Stats(); return st.Subscriptions == 2 && st.CatchingUp == 1 })
+		p.Say(livetest.Operation("unsubscribe", 2*i+2, topic))
+		livetest.Eventually(t, "its end", func() bool { return h.Stats().Subscriptions == 1 })
 		b.mu.Lock()
 		delete(b.all, topic)
 		b.mu.Unlock()
@@ -224,14 +226,14 @@ func TestBrokerThatPanicsWhenAsked(t *testing.T) {
 			panic("boom")
 		}
 	}}
-	h := hosting{}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
-	h.publishNumbers(t, "t", 1, 3000, 100)
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
+	h.PublishNumbers(t, "t", 1, 3000, 100)
 	for i, more := range [][]any{{"since", "e1.5"}, {"last", 1000}} {
-		p := h.dial(t, dialling{v1: true}).attend()
+		p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 		last := 0
 		for id := 1; last < 3000; id++ {
-			p.say(operation("subscribe", id, "t", more...))
-			f, _ := p.reply(id)
+			p.Say(livetest.Operation("subscribe", id, "t", more...))
+			f, _ := p.Reply(id)
 			if f.Op == "error" {
 				if f.Code != "internal" {
 					t.Fatal(&f)
@@ -239,18 +241,18 @@ func TestBrokerThatPanicsWhenAsked(t *testing.T) {
 				continue
 			}
 			for _, m := range f.Messages {
-				last = numberOf(m.Data)
+				last = livetest.NumberOf(m.Data)
 			}
 			for last < 3000 {
-				f := p.must()
-				last = numberOf(f.Data)
+				f := p.Next()
+				last = livetest.NumberOf(f.Data)
 			}
 		}
 		if h.Stats().Panics == 0 {
 			t.Errorf("in round %d nothing panicked", i)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	if err := h.Shutdown(ctx); err != nil {
 		t.Error(err)
@@ -260,17 +262,17 @@ func TestBrokerThatPanicsWhenAsked(t *testing.T) {
 // What nobody has the answer of costs the broker nothing.
 func TestUnansweredQuestionsAreNotAsked(t *testing.T) {
 	b := new(renewed)
-	h := hosting{}.start(t, open(live.Options{Broker: b, Topics: keepingMuch}))
-	h.publishNumbers(t, "t", 1, 3000, 10)
-	p := h.dial(t, dialling{v1: true}).attend()
-	p.say(operation("subscribe", 1, "t"))
-	p.reply(1)
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
+	h.PublishNumbers(t, "t", 1, 3000, 10)
+	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+	p.Say(livetest.Operation("subscribe", 1, "t"))
+	p.Reply(1)
 	before := func() int { b.mu.Lock(); defer b.mu.Unlock(); return b.reads }()
 	for range 20 {
-		p.say(`{"op":"history","topic":"t","limit":1000}`, `{"op":"subscribe","topic":"t","last":1000}`, `{"op":"subscribe","topic":"t","since":"e1.1"}`)
+		p.Say(`{"op":"history","topic":"t","limit":1000}`, `{"op":"subscribe","topic":"t","last":1000}`, `{"op":"subscribe","topic":"t","since":"e1.1"}`)
 	}
-	p.say(operation("unsubscribe", 2, "t"))
-	p.reply(2)
+	p.Say(livetest.Operation("unsubscribe", 2, "t"))
+	p.Reply(2)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if n := b.reads - before; n > 0 {

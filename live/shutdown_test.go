@@ -11,13 +11,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
 func TestShutdownEndsEverything(t *testing.T) {
 	noGoroutinesLeft(t)
 	var closes atomic.Int32
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnClose: func(_ *live.Session, err error) {
 			if err != live.ErrServerClosed {
 				t.Error(err)
@@ -32,7 +34,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 		c, s := pair(t, url, sessions)
 		srv.Subscribe(s, "t")
 		go func() {
-			code, reason, before := c.closed()
+			code, reason, before := c.Closed()
 			if len(before) != 1 {
 				t.Errorf("%d messages before the close", len(before))
 			}
@@ -45,7 +47,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 		t.Errorf("when Shutdown returned %d of %d OnClose had", got, n)
 	}
 	for range n {
-		if got := receive(t, codes); got != "1012 restart; return within 1000 ms" {
+		if got := livetest.Receive(t, codes); got != "1012 restart; return within 1000 ms" {
 			t.Error("closed with", got)
 		}
 	}
@@ -64,7 +66,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 func TestShutdownSpreadsTheClosing(t *testing.T) {
 	var mu sync.Mutex
 	var times []time.Time
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnClose: func(*live.Session, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -75,7 +77,7 @@ func TestShutdownSpreadsTheClosing(t *testing.T) {
 	const n = 300
 	for range n {
 		c, _ := pair(t, url, sessions)
-		go c.closed()
+		go c.Closed()
 	}
 	start := time.Now()
 	shut(t, srv)
@@ -91,15 +93,15 @@ func TestShutdownSpreadsTheClosing(t *testing.T) {
 func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 	noGoroutinesLeft(t)
 	release := make(chan struct{})
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnMessage: func(context.Context, *live.Session, string, []byte) { <-release },
 	})
 	srv, url := serve(t, opts)
 	c, _ := pair(t, url, sessions)
-	c.send("block", nil)
-	rawDial(t, url) // never answers a close frame
-	receive(t, sessions)
-	eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
+	c.SendMessage("block", nil)
+	dial(t, url) // never answers a close frame
+	livetest.Receive(t, sessions)
+	livetest.Eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
 
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
@@ -123,21 +125,21 @@ func TestShutdownMeetsHandshakes(t *testing.T) {
 	done := make(chan string)
 	go func() {
 		c := dial(t, url)
-		code, _, _ := c.closed()
+		code, _, _ := c.Closed()
 		done <- fmt.Sprint(code)
 	}()
-	receive(t, inAuth)
+	livetest.Receive(t, inAuth)
 	finished := make(chan struct{})
 	go func() { shut(t, srv); close(finished) }()
-	eventually(t, "draining", func() bool {
+	livetest.Eventually(t, "draining", func() bool {
 		resp := upgrade(t, url, func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "BAAAAAAAAAAAAAAAAAAAAA==") })
 		return resp.StatusCode == 503
 	})
 	close(goOn)
-	if got := receive(t, done); got != "1012" {
+	if got := livetest.Receive(t, done); got != "1012" {
 		t.Fatal(got)
 	}
-	receive(t, finished)
+	livetest.Receive(t, finished)
 }
 
 func TestShutdownOfAnIdleServerIsImmediate(t *testing.T) {

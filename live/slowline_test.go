@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
+
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -16,24 +18,24 @@ import (
 func TestSlowLineIsNoTimeout(t *testing.T) {
 	t.Parallel()
 	const size, pace, writeTimeout = 375_000, 75_000, time.Second // five seconds
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, frames := range map[string]int{"one frame": 1, "many": 25} {
-			g.run(name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
+			g.Run(name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
 					ends := make(chan error, 1)
-					opts, sessions := connected(live.Options{
+					opts, sessions := livetest.Connected(live.Options{
 						WriteTimeout: writeTimeout,
 						OnClose:      func(_ *live.Session, err error) { ends <- err },
 					})
-					h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
+					h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
 					// The kernels tell of what was read in steps of half a buffer.
-					p := h.dial(t, dialling{buffer: 8 << 10, pace: pace}).attend()
-					s := receive(t, sessions)
+					p := h.Connect(t, livetest.Dialing{Buffer: 8 << 10, Pace: pace}).Attend()
+					s := livetest.Receive(t, sessions)
 					for i := range frames {
-						s.Send(live.Message{Data: []byte(padded(i, size/frames))})
+						s.Send(live.Message{Data: []byte(livetest.Padded(i, size/frames))})
 					}
 					for i := range frames {
-						p.expectNumbers("", i, i)
+						p.ExpectNumbers("", i, i)
 					}
 					select {
 					case err := <-ends:
@@ -50,23 +52,23 @@ func TestSlowLineIsNoTimeout(t *testing.T) {
 func TestLineThatTakesNothingIsGivenUp(t *testing.T) {
 	t.Parallel()
 	const writeTimeout = time.Second
-	overBoth(t, func(t *testing.T, secure bool) {
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
 		ends := make(chan error, 1)
-		opts, sessions := connected(live.Options{
+		opts, sessions := livetest.Connected(live.Options{
 			WriteTimeout: writeTimeout,
 			OnClose:      func(_ *live.Session, err error) { ends <- err },
 		})
-		h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
-		p := h.dial(t, dialling{buffer: 8 << 10, pace: 75_000}).attend()
-		s := receive(t, sessions)
-		s.Send(live.Message{Data: []byte(padded(1, 750_000))})
+		h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+		p := h.Connect(t, livetest.Dialing{Buffer: 8 << 10, Pace: 75_000}).Attend()
+		s := livetest.Receive(t, sessions)
+		s.Send(live.Message{Data: []byte(livetest.Padded(1, 750_000))})
 		time.Sleep(2 * writeTimeout)
 		if s.IsClosed() {
-			t.Fatal("given up though something was taken:", receive(t, ends))
+			t.Fatal("given up though something was taken:", livetest.Receive(t, ends))
 		}
 		stalled := time.Now()
-		p.line.stalled.Store(true)
-		err := receive(t, ends)
+		p.Line.Stall()
+		err := livetest.Receive(t, ends)
 		if took := time.Since(stalled); took < writeTimeout/2 {
 			t.Errorf("given up after %v", took)
 		}
@@ -81,26 +83,26 @@ func TestLineThatTakesNothingIsGivenUp(t *testing.T) {
 func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 	t.Parallel()
 	const messages, size, pace = 9, 72_000, 80_000 // eight seconds
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, buffer := range map[string]int{"small buffers": 32 << 10, "large buffers": 0} {
-			g.run(name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
+			g.Run(name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
 					ends := make(chan error, 1)
-					opts, sessions := connected(live.Options{
+					opts, sessions := livetest.Connected(live.Options{
 						OnMessage: func(context.Context, *live.Session, string, []byte) {},
 						OnClose:   func(_ *live.Session, err error) { ends <- err },
 					})
-					h := hosting{secure: secure, buffer: buffer}.start(t, opts)
-					p := h.dial(t, dialling{buffer: buffer, pace: pace}).attend()
-					s := receive(t, sessions)
+					h := livetest.Hosting{Secure: secure, Buffer: buffer}.Start(t, opts)
+					p := h.Connect(t, livetest.Dialing{Buffer: buffer, Pace: pace}).Attend()
+					s := livetest.Receive(t, sessions)
 					for i := range messages {
-						s.Send(live.Message{Data: []byte(padded(i, size))})
+						s.Send(live.Message{Data: []byte(livetest.Padded(i, size))})
 					}
 					s.Close()
 					stop := make(chan struct{})
 					defer close(stop)
 					go func() {
-						for p.say(`{"topic":"`+strings.Repeat("t", 100)+`"}`) == nil {
+						for p.Say(`{"topic":"`+strings.Repeat("t", 100)+`"}`) == nil {
 							select {
 							case <-stop:
 								return
@@ -108,19 +110,19 @@ func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 							}
 						}
 					}()
-					code, before := p.rest()
+					before, code := p.Rest()
 					if code != live.CloseNormal {
-						t.Errorf("closed with %d: %v", code, p.end)
+						t.Errorf("closed with %d: %v", code, p.Err())
 					}
 					if len(before) != messages {
 						t.Errorf("%d messages, want %d", len(before), messages)
 					}
 					for i, f := range before {
-						if numberOf(f.Data) != i {
+						if livetest.NumberOf(f.Data) != i {
 							t.Errorf("message %d is %s", i, fmt.Sprint(&f))
 						}
 					}
-					if err := receive(t, ends); err != nil {
+					if err := livetest.Receive(t, ends); err != nil {
 						t.Errorf("OnClose got %v", err)
 					}
 				})

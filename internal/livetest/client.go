@@ -2,7 +2,6 @@ package livetest
 
 import (
 	"bufio"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,6 +39,7 @@ type Client struct {
 	pings   atomic.Int64                // that were answered
 	pongs   atomic.Pointer[chan string] // where Ping waits; nil: pongs are frames like others
 	mute    atomic.Bool
+	closing atomic.Bool // the client has sent a close frame first
 }
 
 // newClient returns a client over a connection.
@@ -155,7 +155,10 @@ func (c *Client) SendMessage(topic string, data any) {
 }
 
 // Close sends a close frame. An error shows when the client reads.
-func (c *Client) Close(code int, reason string) { c.Write(Closing(code, reason)) }
+func (c *Client) Close(code int, reason string) {
+	c.closing.Store(true)
+	c.Write(Closing(code, reason))
+}
 
 // Ping sends a ping and waits for its pong.
 func (c *Client) Ping(payload string) error {
@@ -227,7 +230,6 @@ func (e *CloseError) Error() string { return fmt.Sprintf("close frame %d %q", e.
 func (c *Client) Attend() *Client {
 	c.attends = true
 	go func() { // ends with the connection
-		defer c.Line.Close()
 		for c.step() {
 		}
 	}()
@@ -241,6 +243,7 @@ func (c *Client) step() bool {
 		err = c.react(f)
 	}
 	if err != nil {
+		c.Line.Close()
 		c.End(err)
 	}
 	return err == nil
@@ -255,14 +258,13 @@ func (c *Client) react(f Frame) error {
 	case f.First == PongFrame && c.pongs.Load() != nil:
 		*c.pongs.Load() <- f.Raw
 	case f.First == CloseFrame:
-		c.Write(Masked(CloseFrame, f.Raw))
+		if !c.closing.Load() {
+			c.Write(Masked(CloseFrame, f.Raw))
+		}
 		if n, _ := io.Copy(io.Discard, c.In); n > 0 {
 			return fmt.Errorf("%d bytes after the close frame", n)
 		}
-		if len(f.Raw) < 2 {
-			return &CloseError{Code: 1005}
-		}
-		return &CloseError{int(binary.BigEndian.Uint16([]byte(f.Raw))), f.Raw[2:]}
+		return &CloseError{f.CloseCode(), f.Raw[min(len(f.Raw), 2):]}
 	default:
 		c.kept.put(f)
 	}

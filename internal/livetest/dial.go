@@ -81,10 +81,12 @@ func Connect(t testing.TB, at Endpoint, o Dialing) *Client {
 	if err != nil {
 		t.Fatalf("cannot connect: %v", err)
 	}
+	t.Cleanup(c.Drop)
 	return c
 }
 
-// Try is Connect where it may fail. If the server has answered, the client has the Response.
+// Try is Connect where it may fail, and for clients that the test itself has hang up. If the
+// server has answered, the client has the Response.
 func Try(t testing.TB, at Endpoint, o Dialing) (*Client, error) {
 	conn, err := DialTCP(at.Addr(), o.Buffer)
 	if err != nil {
@@ -104,7 +106,6 @@ func Try(t testing.TB, at Endpoint, o Dialing) (*Client, error) {
 		conn.Close()
 		return c, err
 	}
-	t.Cleanup(c.Drop)
 	return c, nil
 }
 

@@ -121,6 +121,17 @@ func (f Frame) IsPublication() bool { return f.Op == "" }
 // WasRecovered reports whether a frame says so.
 func (f Frame) WasRecovered() bool { return f.Recovered != nil && *f.Recovered }
 
+// CloseCode is the code of a close frame, 1005 if it has none; 0: it is no close frame.
+func (f Frame) CloseCode() int {
+	switch {
+	case f.First != CloseFrame:
+		return 0
+	case len(f.Raw) < 2:
+		return 1005
+	}
+	return int(binary.BigEndian.Uint16([]byte(f.Raw)))
+}
+
 // ParseFrame reads a text frame, in which docs/protocol.md must know every member and its use.
 func ParseFrame(text string) (Frame, error) {
 	f := Frame{First: TextFrame, Raw: text}

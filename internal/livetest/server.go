@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -78,6 +79,29 @@ func EndpointOf(s *httptest.Server) Endpoint {
 		at.TLS.NextProtos = nil
 	}
 	return at
+}
+
+// opaque is a listener whose connections are only a net.Conn, as those are that
+// limit how many there are, speak the PROXY protocol, or count bytes.
+type opaque struct{ net.Listener }
+
+type opaqueConn struct{ net.Conn }
+
+func (l opaque) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return opaqueConn{conn}, nil
+}
+
+// ServeOpaque is Serve behind such a listener.
+func ServeOpaque(t testing.TB, h http.Handler) Endpoint {
+	s := httptest.NewUnstartedServer(h)
+	s.Listener = opaque{s.Listener}
+	s.Start()
+	t.Cleanup(s.Close)
+	return EndpointOf(s)
 }
 
 // A Serving is Serve or one of its kin.
@@ -325,5 +349,41 @@ func (h *Host) PublishSlowly(t testing.TB, topic string, from, to, size, perSeco
 	for i := from; i <= to; i++ {
 		time.Sleep(time.Until(begun.Add(time.Duration(i-from) * time.Second / time.Duration(perSecond))))
 		h.PublishNumbers(t, topic, i, i, size)
+	}
+}
+
+// WorksThrough connects through the handler, which is in front of the server,
+// and has a publication and a close pass. It returns the client's handshake.
+func WorksThrough(t testing.TB, server *live.Server, at Endpoint) *http.Response {
+	t.Helper()
+	c := Dial(t, at)
+	c.Subscribe("t")
+	server.Publish("t", []byte(`"through"`))
+	Check(t, "the client", c.Read(), `{"topic":"t","data":"through"}`)
+	c.Leave()
+	Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+	return c.Response
+}
+
+// RefusesThrough connects where the connection cannot be taken over, and
+// expects 500 with a text that says so.
+func RefusesThrough(t testing.TB, server *live.Server, at Endpoint) {
+	t.Helper()
+	c, err := Try(t, at, Dialing{})
+	if err == nil {
+		t.Fatal("connected, want 500")
+	}
+	if c.Response == nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	body, _ := io.ReadAll(c.Response.Body)
+	if c.Response.StatusCode != http.StatusInternalServerError {
+		t.Errorf("answered %s, want 500", c.Response.Status)
+	}
+	if text := string(body); !strings.Contains(text, "cannot be taken over") || !strings.Contains(text, "Unwrap or Hijack") {
+		t.Errorf("the answer does not say why: %q", text)
+	}
+	if st := server.Stats(); st.Accepted != 0 || st.Sessions != 0 || st.Refused != 1 {
+		t.Errorf("accepted %d, sessions %d, refused %d; want 0, 0, 1", st.Accepted, st.Sessions, st.Refused)
 	}
 }

@@ -61,6 +61,9 @@ func (g *Together) Run(name string, test func(t *testing.T)) {
 	g.wg.Go(func() { g.t.Run(name, test) })
 }
 
+// Go begins what is no subtest.
+func (g *Together) Go(f func()) { g.wg.Go(f) }
+
 // OverBoth runs a test over TCP and over TLS at the same time.
 func OverBoth(t *testing.T, test func(t *testing.T, secure bool)) {
 	t.Helper()
