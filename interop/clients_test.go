@@ -4,28 +4,26 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
 // withEach runs a test with each client library, over plain TCP and over TLS.
-func withEach(t *testing.T, test func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint)) {
+func withEach(t *testing.T, test func(t *testing.T, l library, serve livetest.Serving)) {
 	for _, l := range libraries {
 		t.Run(l.name, func(t *testing.T) {
-			livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) { test(t, l, serve) })
+			livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) { test(t, l, serve) })
 		})
 	}
 }
 
 func TestClientHearsItsEcho(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, text := range []string{
@@ -47,7 +45,7 @@ func TestClientHearsItsEcho(t *testing.T) {
 
 func TestFiftyClientsHearOnePublisherInOrder(t *testing.T) {
 	const clients, publications = 50, 100
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewSubscriberServer(t)
 		at := serve(t, server.Handler())
 		all := make([]*client, clients)
@@ -72,7 +70,7 @@ func TestFiftyClientsHearOnePublisherInOrder(t *testing.T) {
 // up to 65535, in nine above (RFC 6455, section 5.2).
 func TestMessagesAtEveryLengthBoundaryPassBothWays(t *testing.T) {
 	lengths := []int{124, 125, 126, 127, 128, 65534, 65535, 65536, 65537, 1 << 20, 1<<20 + 1}
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		received := make(chan int, 1)
 		server := livetest.NewServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			received <- len(data)
@@ -93,7 +91,7 @@ func TestMessagesAtEveryLengthBoundaryPassBothWays(t *testing.T) {
 }
 
 func TestFragmentedMessageIsOneMessage(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		if l.name == "gorilla" {
 			l = gorillaInPieces
 		}
@@ -120,7 +118,7 @@ func TestFragmentedMessageIsOneMessage(t *testing.T) {
 }
 
 func TestPingIsAnsweredWhilePublicationsFlow(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewSubscriberServer(t)
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		c.Subscribe("t")
@@ -154,7 +152,7 @@ func TestPingIsAnsweredWhilePublicationsFlow(t *testing.T) {
 func TestClientThatClosesIsAnswered(t *testing.T) {
 	for _, code := range []int{1000, 1001} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+			withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 				var ended livetest.Ends
 				server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
 				c := l.connect(t, serve(t, server.Handler()), nil)
@@ -177,7 +175,7 @@ func TestClientThatClosesIsAnswered(t *testing.T) {
 
 func TestServerThatClosesSendsWhatWasQueuedFirst(t *testing.T) {
 	const queued = 200
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		var ended livetest.Ends
 		server := livetest.NewServer(t, live.Options{
 			OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
@@ -208,7 +206,7 @@ func TestMessageOverReadLimitClosesWith1009(t *testing.T) {
 	const limit = 1000
 	for _, size := range []int{limit + 1, 1 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+			withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 				var ended livetest.Ends
 				server := livetest.NewServer(t, live.Options{ReadLimit: limit, OnMessage: livetest.Echo, OnClose: ended.OnClose})
 				c := l.connect(t, serve(t, server.Handler()), nil)
@@ -230,7 +228,7 @@ func TestMessageOverReadLimitClosesWith1009(t *testing.T) {
 }
 
 func TestBinaryFrameIsReadLikeText(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, text := range []string{`{"topic":"bin","data":[1,2]}`, livetest.Fill(70_000)} {
@@ -245,7 +243,7 @@ func TestBinaryFrameIsReadLikeText(t *testing.T) {
 }
 
 func TestWhatIsNoMessageIsIgnored(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, text := range []string{``, `7`, `[]`, `null`, `"x"`, `{`, `{"topic":7}`, `{"data":}`, `hello`} {
@@ -266,7 +264,7 @@ func TestWhatIsNoMessageIsIgnored(t *testing.T) {
 
 func TestAllSessionsSeeConcurrentPublishersInOneOrder(t *testing.T) {
 	const sessions, publishers, each = 10, 4, 60 // publishers × each stays below QueueSize
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		server := livetest.NewSubscriberServer(t)
 		at := serve(t, server.Handler())
 		all := make([]*client, sessions)
@@ -301,5 +299,27 @@ func TestAllSessionsSeeConcurrentPublishersInOneOrder(t *testing.T) {
 			}
 			next[m.Data[0]]++
 		}
+	})
+}
+
+func TestByteByByteDelivery(t *testing.T) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		slow.Trickle() // the handshake too
+		c := l.connect(t, slow.Endpoint, nil)
+		for _, n := range []int{50, 125, 126, 3000} {
+			c.Send(livetest.Fill(n))
+			if got := c.Read(); got != livetest.Fill(n) {
+				t.Errorf("sent %d bytes, got %d: %.60s…", n, len(got), got)
+			}
+		}
+		if err := c.ping("slowly"); err != nil {
+			t.Error(err)
+		}
+		if err := c.close(1000); err != nil {
+			t.Error(err)
+		}
+		livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
 	})
 }

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 

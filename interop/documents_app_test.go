@@ -8,10 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/go-mizu/mizu"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/interop/documents"
 	"github.com/livetopic/livetopic/live"
 )
@@ -44,7 +43,7 @@ var mounts = []struct {
 func TestHTTPHandlerOfAMizuAppPublishes(t *testing.T) {
 	for _, m := range mounts {
 		t.Run(m.name, func(t *testing.T) {
-			livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+			livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 				var db documents.DB
 				server := livetest.NewSubscriberServer(t)
 				app := quietApp()

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/interop/documents"
 	ours "github.com/livetopic/livetopic/interop/documents/program"
 	"github.com/livetopic/livetopic/live"
@@ -21,7 +20,7 @@ func TestSessionLifecycle(t *testing.T) {
 		var log documents.Log
 		at := livetest.Serve(t, p.Lifecycle(&log))
 
-		if status := refusal(t, at, nil); status != http.StatusUnauthorized {
+		if status := livetest.Refusal(t, at, nil); status != http.StatusUnauthorized {
 			t.Errorf("an error of OnAuth was answered with %d, want 401", status)
 		}
 
@@ -112,7 +111,7 @@ func TestUserAuthentication(t *testing.T) {
 		var log documents.Log
 		at := livetest.Serve(t, p.Authentication(&log))
 		for _, token := range []string{"", "Bearer mallory"} {
-			if status := refusal(t, at, http.Header{"Authorization": {token}}); status != http.StatusUnauthorized {
+			if status := livetest.Refusal(t, at, http.Header{"Authorization": {token}}); status != http.StatusUnauthorized {
 				t.Errorf("token %q was answered with %d, want 401", token, status)
 			}
 		}

@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/interop/documents"
 	mizu "github.com/livetopic/livetopic/interop/documents/mizuprogram"
 	ours "github.com/livetopic/livetopic/interop/documents/program"
@@ -83,17 +81,4 @@ func settle(t *testing.T, c *livetest.Client, publish documents.Publish) {
 			t.Fatalf("got %s while nothing was due", got)
 		}
 	}
-}
-
-// refusal connects where it must fail, and returns the answer's status.
-func refusal(t *testing.T, e livetest.Endpoint, header http.Header) int {
-	t.Helper()
-	c, err := livetest.Try(t, e, livetest.Dialing{Header: header})
-	if err == nil {
-		t.Fatal("connected, want a refusal")
-	}
-	if c == nil || c.Response == nil {
-		t.Fatalf("no answer: %v", err)
-	}
-	return c.Response.StatusCode
 }

@@ -1,21 +1,12 @@
 package interop
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
-	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httptrace"
 	"strings"
 	"testing"
-	"time"
-
-	"github.com/livetopic/livetopic/internal/livetest"
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/go-mizu/mizu"
@@ -38,6 +29,7 @@ import (
 	"github.com/go-mizu/mizu/middlewares/timeout"
 	"github.com/go-mizu/mizu/middlewares/timing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -122,7 +114,7 @@ func TestBehindMizusErrorPages(t *testing.T) {
 }
 
 func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
-	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		sessions := scs.New()
 		var server *live.Server
 		opts := livetest.Subscriber(&server)
@@ -187,176 +179,4 @@ func get(t *testing.T, e livetest.Endpoint, path string, header http.Header) str
 		t.Fatal(err)
 	}
 	return string(body)
-}
-
-func TestBehindTimeoutHandler(t *testing.T) {
-	server := livetest.NewSubscriberServer(t)
-	livetest.RefusesThrough(t, server, livetest.Serve(t, http.TimeoutHandler(server.Handler(), livetest.Patience, "too slow")))
-}
-
-// The wrappers that are found in programs, by what they let through.
-type (
-	plainWrapper  struct{ http.ResponseWriter }
-	unwrapWrapper struct{ plainWrapper }
-	hijackWrapper struct{ plainWrapper }
-	failWrapper   struct{ plainWrapper }
-	bothWrapper   struct{ unwrapWrapper } // Unwrap, and a Hijack that fails
-)
-
-var errNoHijack = errors.New("no hijacking here")
-
-func (w unwrapWrapper) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w hijackWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-func (failWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errNoHijack }
-
-func (bothWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errNoHijack }
-
-func wrapped(h http.Handler, wrap func(plainWrapper) http.ResponseWriter) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Wrapped", "yes")
-		h.ServeHTTP(wrap(plainWrapper{w}), r)
-	})
-}
-
-func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		wrap  func(w plainWrapper) http.ResponseWriter
-		works bool
-	}{
-		{"with Unwrap", func(w plainWrapper) http.ResponseWriter { return unwrapWrapper{w} }, true},
-		{"with Hijack only", func(w plainWrapper) http.ResponseWriter { return hijackWrapper{w} }, true},
-		{"with Unwrap, around one with Hijack only", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{hijackWrapper{w}}}
-		}, true},
-		{"with Hijack only, around one with Unwrap", func(w plainWrapper) http.ResponseWriter {
-			return hijackWrapper{plainWrapper{unwrapWrapper{w}}}
-		}, true},
-		{"with neither", func(w plainWrapper) http.ResponseWriter { return w }, false},
-		{"with neither, under one with Unwrap", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{w}}
-		}, false},
-		{"with a Hijack that fails", func(w plainWrapper) http.ResponseWriter { return failWrapper{w} }, false},
-		{"with Unwrap, around a Hijack that fails", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{failWrapper{w}}}
-		}, false},
-		{"with Unwrap and a Hijack that fails", func(w plainWrapper) http.ResponseWriter { return bothWrapper{unwrapWrapper{w}} }, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
-				server := livetest.NewSubscriberServer(t)
-				at := serve(t, wrapped(server.Handler(), test.wrap))
-				if !test.works {
-					livetest.RefusesThrough(t, server, at)
-					return
-				}
-				// What a middleware put into the header is on the 101.
-				if got := livetest.WorksThrough(t, server, at).Header.Get("X-Wrapped"); got != "yes" {
-					t.Errorf("X-Wrapped is %q on the 101", got)
-				}
-			})
-		})
-	}
-}
-
-// handshake returns a valid request of a WebSocket client.
-func handshake() *http.Request {
-	r := httptest.NewRequest("GET", "/ws", nil)
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "websocket")
-	r.Header.Set("Sec-WebSocket-Version", "13")
-	r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
-	return r
-}
-
-func TestResponseRecorderGets500(t *testing.T) {
-	server := livetest.NewSubscriberServer(t)
-	w := httptest.NewRecorder()
-	server.Handler().ServeHTTP(w, handshake())
-	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "cannot be taken over") {
-		t.Errorf("answered %d %q, want 500 and why", w.Code, w.Body)
-	}
-}
-
-func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
-	server := livetest.NewSubscriberServer(t)
-	mux := http.NewServeMux()
-	mux.Handle("/ws", server.Handler())
-	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
-	hs := httptest.NewUnstartedServer(mux)
-	hs.EnableHTTP2 = true
-	hs.StartTLS()
-	t.Cleanup(hs.Close)
-
-	var reused []bool
-	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { reused = append(reused, info.Reused) },
-	})
-	get := func(path string) (int, string) {
-		t.Helper()
-		req, _ := http.NewRequestWithContext(ctx, "GET", hs.URL+path, nil)
-		resp, err := hs.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if resp.ProtoMajor != 2 {
-			t.Fatalf("the test speaks %s", resp.Proto)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(body)
-	}
-	for range 3 {
-		if status, body := get("/ws"); status != http.StatusUpgradeRequired || !strings.Contains(body, "HTTP/1.1") {
-			t.Errorf("answered %d %q, want 426 and what is needed", status, body)
-		}
-		if status, body := get("/page"); status != http.StatusOK || body != "HTTP/2.0" {
-			t.Errorf("then the page was %d %q", status, body)
-		}
-	}
-	if len(reused) != 6 || reused[0] {
-		t.Fatalf("connections reused: %v", reused)
-	}
-	for _, r := range reused[1:] {
-		if !r {
-			t.Errorf("a new connection was needed: %v", reused)
-			break
-		}
-	}
-
-	// The same server speaks HTTP/1.1 to who asks for it.
-	at := livetest.EndpointOf(hs)
-	at.TLS = &tls.Config{RootCAs: at.TLS.RootCAs, NextProtos: []string{"http/1.1"}}
-	at.URL += "/ws"
-	livetest.WorksThrough(t, server, at)
-}
-
-// An http.Server's timeouts are for requests; a session outlives them.
-func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
-	livetest.OverEach(t, func(t *testing.T, _ func(testing.TB, http.Handler) livetest.Endpoint) {
-		const short = 50 * time.Millisecond
-		server := livetest.NewSubscriberServer(t)
-		hs := httptest.NewUnstartedServer(server.Handler())
-		hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 4*short, 4*short, short
-		if strings.HasSuffix(t.Name(), "TLS") {
-			hs.StartTLS()
-		} else {
-			hs.Start()
-		}
-		t.Cleanup(hs.Close)
-		start := time.Now()
-		c := livetest.Dial(t, livetest.EndpointOf(hs))
-		c.Subscribe("t")
-		for time.Since(start) < 8*short {
-			server.Publish("t", []byte(`1`))
-			livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":1}`)
-			if err := c.Ping("still here"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
 }

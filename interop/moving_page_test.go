@@ -32,10 +32,9 @@ import (
 	"time"
 	"weak"
 
-	"github.com/livetopic/livetopic/internal/livetest"
-
 	mizulive "github.com/go-mizu/mizu/live"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -793,7 +792,7 @@ var handshakes = []difference{
 			c = r.ask(opening{})
 		}
 		w := httptest.NewRecorder()
-		r.server.Handler().ServeHTTP(w, handshake())
+		r.server.Handler().ServeHTTP(w, livetest.UpgradeRequest())
 		return fmt.Sprint(c.status, " ", c.body == "forbidden origin", " ", strings.Contains(c.body, `"https://other.example"`), " ",
 			w.Code, " ", strings.Contains(w.Body.String(), "middleware"))
 	}, "403 true false 403 false", "403 false true 500 true"},
@@ -836,21 +835,21 @@ var handshakes = []difference{
 	{"calls of `IDGenerator`", func(r *trial) string {
 		made := 0
 		r.start(moving{newID: func() string { made++; return "id" }, around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return failWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithFailingHijack)
 		}})
 		return fmt.Sprint(r.ask(opening{}).status, ", called ", made)
 	}, "500, called 0", "500, called 1"},
 
 	{"middlewares with `Unwrap`", func(r *trial) string {
 		r.start(moving{around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return unwrapWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithUnwrap)
 		}})
 		return r.statuses("")
 	}, "500", "101"},
 
 	{"headers from middlewares", func(r *trial) string {
 		r.start(moving{around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return hijackWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithHijack)
 		}})
 		return "X-Wrapped: " + r.call().header.Get("X-Wrapped")
 	}, "X-Wrapped: ", "X-Wrapped: yes"},
@@ -1339,7 +1338,7 @@ var sameness = []struct {
 		asked := 0
 		r.start(moving{auth: func(context.Context, *http.Request) (any, error) { asked++; return nil, nil }})
 		w := httptest.NewRecorder()
-		r.server.Handler().ServeHTTP(w, handshake())
+		r.server.Handler().ServeHTTP(w, livetest.UpgradeRequest())
 		return fmt.Sprintf("%d, asked %d", w.Code, asked)
 	}, "500, asked 1"},
 

@@ -11,11 +11,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
 	"github.com/lxzan/gws"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // peer is one connection of one of the client libraries.

@@ -10,13 +10,12 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
 // reverseProxy serves a proxy in front of target, and closes its connections
 // to it at the test's end.
-func reverseProxy(t testing.TB, target livetest.Endpoint, serve func(testing.TB, http.Handler) livetest.Endpoint, rewrite func(*httputil.ProxyRequest)) livetest.Endpoint {
+func reverseProxy(t testing.TB, target livetest.Endpoint, serve livetest.Serving, rewrite func(*httputil.ProxyRequest)) livetest.Endpoint {
 	to, err := url.Parse(target.HTTP())
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +38,7 @@ func keepHost(r *httputil.ProxyRequest) {
 }
 
 func TestBehindReverseProxy(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		var ended livetest.Ends
 		var server *live.Server
 		opts := livetest.Subscriber(&server)
@@ -63,7 +62,7 @@ func TestBehindReverseProxy(t *testing.T) {
 }
 
 func TestServerClosesThroughReverseProxy(t *testing.T) {
-	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		server := livetest.NewServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			s.Send(live.Message{Topic: "last words"})
 			s.Close()
@@ -77,7 +76,7 @@ func TestServerClosesThroughReverseProxy(t *testing.T) {
 }
 
 func TestClientThatVanishesBehindReverseProxyEndsItsSession(t *testing.T) {
-	livetest.OverEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		server := livetest.NewSubscriberServer(t)
 		c := livetest.Dial(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost))
 		c.Subscribe("t")

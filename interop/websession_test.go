@@ -13,11 +13,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/alexedwards/scs/v2"
 	_ "modernc.org/sqlite"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 	"github.com/livetopic/livetopic/live/websession/sqlitestore"

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,7 +15,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -641,5 +642,556 @@ func TestSubscribingAgainWhileCatchingUpHidesNoGap(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Nothing is lost between what last brings and what follows. 900 come in parts.
+func TestLastWhilePublishing(t *testing.T) {
+	for _, last := range []int{3, 400, 900} {
+		t.Run(fmt.Sprint(last), func(t *testing.T) {
+			server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1500}, nil)
+			at := livetest.Serve(t, server.Handler())
+			livetest.PublishNumbers(t, server, "t", 0, 900)
+			defer count(server, "t", 901)()
+			livetest.Each(6, func(i int) {
+				c := livetest.DialV1(t, at)
+				for round := range 30 {
+					f := c.Must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
+					data := livetest.DataOf(f.Messages)
+					if len(data) < last {
+						f.CheckMore(t)
+					}
+					for len(data) < last+round%5 {
+						f := c.Next()
+						if !f.IsPublication() || f.WasRecovered() != (len(data) < last) {
+							t.Errorf("client %d, round %d: publication %d since last is %s", i, round, len(data), f.Raw)
+							return
+						}
+						data = append(data, string(f.Data))
+					}
+					if len(data) != last+round%5 {
+						t.Errorf("last of %d brought %d", last, len(data))
+					}
+					if hole := holeIn(data); hole != "" {
+						t.Errorf("client %d, round %d: %s", i, round, hole)
+						return
+					}
+					c.Send(livetest.UnsubscribeFrom(2, "t"))
+					c.Answer()
+				}
+			})
+		})
+	}
+}
+
+// count is hammer from a number on.
+func count(server *live.Server, topic string, from int) (stop func() (last int)) {
+	return countOn(server, topic, from, new(atomic.Int64))
+}
+
+// countOn is count that tells how far it is: newest is the last number that is published,
+// or about to be.
+func countOn(server *live.Server, topic string, from int, newest *atomic.Int64) (stop func() (last int)) {
+	var ended atomic.Bool
+	var running sync.WaitGroup
+	newest.Store(int64(from - 1))
+	running.Go(func() {
+		for i := from; !ended.Load(); i++ {
+			newest.Store(int64(i))
+			server.Publish(topic, fmt.Appendf(nil, `%d`, i))
+			time.Sleep(500 * time.Microsecond)
+		}
+	})
+	return func() int {
+		ended.Store(true)
+		running.Wait()
+		return int(newest.Load())
+	}
+}
+
+// holeIn says where numbers do not follow one another.
+func holeIn(data []string) string {
+	for i := 1; i < len(data); i++ {
+		before, _ := strconv.Atoi(data[i-1])
+		if data[i] != strconv.Itoa(before+1) {
+			return fmt.Sprintf("after %s came %s", data[i-1], data[i])
+		}
+	}
+	return ""
+}
+
+// A crowd comes and goes, in every way, while numbers are published. Each of them
+// has every number, once and in order, or is told that it has not.
+func TestResumingWhilePublishing(t *testing.T) {
+	for _, test := range []struct {
+		name     string
+		history  int
+		complete bool
+	}{
+		{"all is kept", 20_000, true},
+		{"little is kept", 8, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			const clients, rounds = 80, 8
+			server := livetest.NewHistoryServer(t, live.TopicOptions{History: test.history}, nil)
+			at := livetest.Serve(t, server.Handler())
+			topics := []string{"a", "b", "c"}
+			newest := make([]atomic.Int64, len(topics))
+			var stops []func() int
+			for i, topic := range topics {
+				stops = append(stops, countOn(server, topic, 1, &newest[i]))
+			}
+			all := make([]*follower, clients)
+			livetest.Each(clients, func(i int) {
+				f := &follower{
+					t: t, at: at, topic: topics[i%len(topics)], history: test.history, newest: &newest[i%len(topics)],
+					rand: rand.New(rand.NewPCG(7, uint64(i))),
+				}
+				all[i] = f
+				f.connect()
+				for range rounds {
+					f.readSome()
+					switch f.rand.IntN(3) {
+					case 0:
+						f.c.Drop()
+						f.c.Rest()
+						f.connect()
+					case 1:
+						f.unsubscribe()
+						f.subscribe()
+					case 2:
+						f.c.Send("[" + livetest.UnsubscribeFrom(5, f.topic) + "]")
+						f.c.Drop() // may or may not have arrived
+						f.c.Rest()
+						f.connect()
+					}
+				}
+			})
+			gaps := 0
+			for i, stop := range stops {
+				last := stop()
+				for _, f := range all {
+					if f.topic == topics[i] {
+						f.readTo(last)
+						gaps += f.gaps
+					}
+				}
+			}
+			if test.complete && gaps > 0 {
+				t.Errorf("%d gaps, though all is kept", gaps)
+			}
+			if !test.complete && gaps == 0 {
+				t.Error("no gap, though little is kept: nothing was tested")
+			}
+		})
+	}
+}
+
+// follower is a client that keeps account of the numbers it has seen of a topic. A
+// number is its publication's offset.
+type follower struct {
+	t         testing.TB
+	at        livetest.Endpoint
+	topic     string
+	history   int           // what the topic keeps
+	newest    *atomic.Int64 // see countOn
+	rand      *rand.Rand
+	c         *livetest.Client
+	since     string
+	next      int  // the number that is due; 0: it has not subscribed yet
+	answering bool // what was missed may still come
+	gaps      int
+}
+
+func (f *follower) connect() {
+	f.c = livetest.DialV1(f.t, f.at)
+	f.subscribe()
+}
+
+func (f *follower) subscribe() {
+	op := livetest.SubscribeTo(1, f.topic)
+	if f.since != "" {
+		op = livetest.ResumeFrom(1, f.topic, f.since)
+	}
+	reply := f.c.Must(op)
+	f.answering = reply.WasRecovered()
+	switch {
+	case f.since == "":
+		f.goOn(reply.At)
+	case reply.WasRecovered():
+		for _, m := range reply.Messages {
+			f.take(string(m.Data), m.At)
+		}
+	default:
+		f.lose(reply.At, f.next) // what it still has begins after that
+	}
+	if f.since != reply.At {
+		f.t.Errorf("the reply's position is %s, its last message's %s", reply.At, f.since)
+	}
+}
+
+// goOn makes what follows a position due.
+func (f *follower) goOn(at string) {
+	_, offset := livetest.OffsetOf(at)
+	f.since, f.next = at, offset+1
+}
+
+// lose takes the word that what comes up to a position is lost. That may be so only if
+// something was missed, and the history has dropped the numbers up to one.
+func (f *follower) lose(at string, dropped int) {
+	f.gaps++
+	if _, offset := livetest.OffsetOf(at); offset < f.next {
+		f.t.Errorf("topic %s: a gap up to %s when %d was due", f.topic, at, f.next)
+	}
+	if newest := int(f.newest.Load()); newest < dropped+f.history {
+		f.t.Errorf("topic %s: a gap up to %s when %d was due; with %d published the history has %d",
+			f.topic, at, f.next, newest, dropped)
+	}
+	f.goOn(at)
+}
+
+func (f *follower) take(data, at string) {
+	if data != strconv.Itoa(f.next) {
+		f.t.Errorf("topic %s: %s came when %d was due", f.topic, data, f.next)
+	}
+	if want := "." + data; !strings.HasSuffix(at, want) {
+		f.t.Errorf("%s has the position %s", data, at)
+	}
+	f.goOn(at)
+}
+
+// hear takes the next frame. What was missed comes before what is new.
+func (f *follower) hear(m livetest.Frame) {
+	switch {
+	case m.Op == "gap" && m.Topic == f.topic:
+		_, dropped := livetest.OffsetOf(m.At)
+		f.lose(m.At, dropped)
+	case !m.IsPublication() || m.Topic != f.topic || m.WasRecovered() && !f.answering:
+		f.t.Errorf("topic %s: got %s when %d was due", f.topic, m.Raw, f.next)
+	default:
+		f.answering = m.WasRecovered()
+		f.take(string(m.Data), m.At)
+	}
+}
+
+func (f *follower) readSome() {
+	for range f.rand.IntN(6) {
+		f.hear(f.c.Next())
+	}
+}
+
+func (f *follower) unsubscribe() {
+	f.c.Send(livetest.UnsubscribeFrom(2, f.topic))
+	_, before := f.c.Answer()
+	for _, m := range before {
+		f.hear(m)
+	}
+}
+
+// readTo reads until the number has come.
+func (f *follower) readTo(last int) {
+	f.t.Helper()
+	for f.next <= last {
+		f.hear(f.c.Next())
+	}
+	if extra := f.c.Settled(); len(extra) != 0 {
+		f.t.Errorf("then came %s", extra[0].Raw)
+	}
+}
+
+// catchUpModes have a slow client read on in a topic's history.
+var catchUpModes = map[string]live.Overflow{"default": live.OverflowDefault, "catch up": live.OverflowCatchUp}
+
+// A client on a stalled line stays, whatever is published on topics with history. When
+// its line moves again it hears all that came meanwhile, once and in order, and then what
+// is new.
+func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
+	const rounds, published = 3, 200 // 800 KB of each topic in a round, with a queue of 64 KB
+	for name, mode := range catchUpModes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _ := newTorrent(t, mode, rounds*published)
+			topics := []string{"a", "b"}
+			c := livetest.DialV1(t, f.line.Endpoint)
+			for i, topic := range topics {
+				c.Must(livetest.SubscribeTo(i+1, topic))
+			}
+			next := map[string]int{}
+			n := 0
+			for range rounds {
+				f.line.Stall()
+				for range published {
+					for _, topic := range topics {
+						f.publish(topic, n)
+					}
+					n++
+				}
+				if got := f.server.Stats().CatchingUp; got != len(topics) {
+					t.Fatalf("%d topics catch up, want %d: nothing was tested", got, len(topics))
+				}
+				f.line.Resume()
+				for next["a"] < n || next["b"] < n {
+					m := c.Next()
+					if !m.IsPublication() || m.Recovered != nil { // it did not ask
+						t.Fatalf("got %.100s", m.Raw)
+					}
+					if _, offset := livetest.OffsetOf(m.At); livetest.NumberOf(m.Data) != next[m.Topic] || offset != next[m.Topic]+1 {
+						t.Fatalf("topic %s: %.20s at %s came when %d was due", m.Topic, m.Data, m.At, next[m.Topic])
+					}
+					next[m.Topic]++
+				}
+				livetest.Eventually(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
+			}
+			for _, topic := range topics {
+				f.server.Publish(topic, []byte(`"new"`))
+				c.Hears(topic, `"new"`)
+			}
+			if extra := c.Settled(); len(extra) != 0 {
+				t.Errorf("then came %.100s", extra[0].Raw)
+			}
+			if st := f.server.Stats(); f.ended.Count() > 0 || st.Dropped != 0 || st.Gaps != 0 || st.QueueFull != 0 {
+				t.Errorf("%d sessions ended; %d dropped, %d gaps, %d closed with a full queue", f.ended.Count(), st.Dropped, st.Gaps, st.QueueFull)
+			}
+		})
+	}
+}
+
+// So does a plain client, which knows of no history.
+func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
+	const published = 500
+	for name, mode := range catchUpModes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _ := newTorrent(t, mode, published)
+			c := livetest.Dial(t, f.line.Endpoint)
+			c.Subscribe("t")
+			f.line.Stall()
+			for n := range published {
+				f.publish("t", n)
+			}
+			f.line.Resume()
+			for n := range published {
+				if got, want := c.Read(), fmt.Sprintf(`{"topic":"t","data":"%d %s"}`, n, f.pad); got != want {
+					t.Fatalf("publication %d is %.60s", n, got)
+				}
+			}
+			livetest.Eventually(t, "the end of catching up", func() bool { return f.server.Stats().CatchingUp == 0 })
+			f.server.Publish("t", []byte(`"new"`))
+			livetest.Check(t, "the plain client", c.Read(), `{"topic":"t","data":"new"}`)
+			if f.ended.Count() > 0 {
+				t.Errorf("the session ended with %v", f.ended.Only(t))
+			}
+		})
+	}
+}
+
+// What the history has dropped before a slow client could read it is a gap, where it is.
+// After the gap's position nothing is missing, and it is no larger than what was dropped.
+func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
+	const history, rounds, published = 50, 3, 1000 // 4 MB in a round, more than is at hand besides the history
+	for name, mode := range catchUpModes {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, _ := newTorrent(t, mode, history)
+			c := livetest.DialV1(t, f.line.Endpoint)
+			c.Must(livetest.SubscribeTo(1, "t"))
+			next, n := 0, 0
+			for round := range rounds {
+				gaps := 0
+				f.line.Stall()
+				for range published {
+					f.publish("t", n)
+					n++
+				}
+				f.line.Resume()
+				for next < n {
+					m := c.Next()
+					_, offset := livetest.OffsetOf(m.At)
+					switch {
+					case m.Op == "gap" && m.Topic == "t":
+						if offset <= next || offset > n-history {
+							t.Fatalf("a gap up to %s when %d was due; the history has %d of %d", m.At, next, history, n)
+						}
+						next = offset // numbers begin with 0, offsets with 1
+						gaps++
+					case !m.IsPublication() || m.Recovered != nil || livetest.NumberOf(m.Data) != next || offset != next+1:
+						t.Fatalf("%.100s came when %d was due", m.Raw, next)
+					default:
+						next++
+					}
+				}
+				if gaps == 0 {
+					t.Errorf("round %d: no gap, so that nothing was tested", round)
+				}
+			}
+			if f.ended.Count() > 0 {
+				t.Errorf("the session ended with %v", f.ended.Only(t))
+			}
+		})
+	}
+}
+
+// The same while a client that comes back reads what it missed: the gap comes after the
+// reply and what the server had read until then.
+func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
+	const history, more, perSecond = 300, 700, 512 << 10
+	for _, asked := range askedFor {
+		if asked.name == "history" {
+			continue
+		}
+		t.Run(asked.name, func(t *testing.T) {
+			t.Parallel()
+			opts := livetest.Permissive()
+			opts.QueueBytes = 64 << 10
+			opts.Topics = livetest.Keeping("", live.TopicOptions{History: history})
+			server := livetest.NewServer(t, opts)
+			slow := livetest.Through(t, livetest.ServeSmall(t, server.Handler()))
+			c := livetest.DialV1(t, slow.Endpoint)
+			epoch, _ := livetest.OffsetOf(c.Must(livetest.SubscribeTo(1, "t")).At)
+			c.Must(livetest.UnsubscribeFrom(1, "t"))
+			pad := strings.Repeat("x", torrentSize)
+			publish := func(from, to int) {
+				for n := from; n <= to; n++ {
+					server.Publish("t", fmt.Appendf(nil, `"%d %s"`, n, pad))
+				}
+			}
+			publish(1, history)
+			slow.Slow(perSecond)
+			reply := c.Must(asked.op(history, epoch))
+			if asked.name == "since" && !reply.WasRecovered() {
+				t.Fatalf("answered by %.100s", reply.Raw)
+			}
+			publish(history+1, history+more)
+			slow.Slow(0)
+
+			seen, gaps := 0, 0
+			take := func(data []byte, at string) {
+				if _, offset := livetest.OffsetOf(at); livetest.NumberOf(data) != seen+1 || offset != seen+1 {
+					t.Fatalf("%.20s at %s came after %d", data, at, seen)
+				}
+				seen++
+			}
+			for _, m := range reply.Messages {
+				take(m.Data, m.At)
+			}
+			if reply.At != fmt.Sprintf("%s.%d", epoch, seen) {
+				t.Errorf("after %d messages the reply is at %s", seen, reply.At)
+			}
+			for seen < history+more {
+				m := c.Next()
+				if m.Op == "gap" && m.Topic == "t" {
+					_, offset := livetest.OffsetOf(m.At)
+					if offset <= seen || offset > more {
+						t.Fatalf("a gap up to %s after %d; the history has what follows %d", m.At, seen, more)
+					}
+					seen = offset
+					gaps++
+					continue
+				}
+				take(m.Data, m.At)
+				if m.WasRecovered() != (seen <= history) {
+					t.Fatalf("%.100s; the client had asked for what came up to %d", m.Raw, history)
+				}
+			}
+			if gaps == 0 { // there may be two: publishing takes a while, in which the client reads on
+				t.Error("no gap, though the history was trimmed")
+			}
+		})
+	}
+}
+
+// A client that is too slow is closed where there is no history to go on from, and where
+// the application says so. With a history it then has the rest when it comes back.
+func TestSlowClientIsClosed(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		mode    live.Overflow
+		history int
+	}{
+		{"default, no history", live.OverflowDefault, 0},
+		{"catch up, no history", live.OverflowCatchUp, 0},
+		{"close, no history", live.OverflowClose, 0},
+		{"close, with history", live.OverflowClose, 1000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			const published = 200
+			f, at := newTorrent(t, test.mode, test.history)
+			c := livetest.DialV1(t, f.line.Endpoint)
+			since := c.Must(livetest.SubscribeTo(1, "t")).At
+			f.line.Stall()
+			for n := range published {
+				f.publish("t", n)
+			}
+			if err := f.ended.Only(t); err != live.ErrQueueFull {
+				t.Errorf("OnClose got %v, want ErrQueueFull", err)
+			}
+			f.line.Resume()
+			got, code := c.Rest()
+			if code != live.CloseQueueFull {
+				t.Errorf("close code %d (%v), want 4100", code, c.Err())
+			}
+			if len(got) == published {
+				t.Error("all was heard, so that nothing was tested")
+			}
+			for i, text := range got {
+				m, err := livetest.ParseFrame(text.Raw)
+				if err != nil || !m.IsPublication() || livetest.NumberOf(m.Data) != i {
+					t.Fatalf("frame %d is %.100s", i, text)
+				}
+				since = m.At
+			}
+			if test.history == 0 {
+				return
+			}
+			reply := livetest.DialV1(t, at).Recovers(livetest.ResumeFrom(1, "t", since), published)
+			if !reply.WasRecovered() || len(reply.Messages) != published-len(got) {
+				t.Fatalf("%d came after %d of %d: %.200s", len(reply.Messages), len(got), published, reply.Raw)
+			}
+			for i, m := range reply.Messages {
+				if livetest.NumberOf(m.Data) != len(got)+i {
+					t.Fatalf("%.20s came when %d was due", m.Data, len(got)+i)
+				}
+			}
+		})
+	}
+}
+
+// While many clients come back and are sent what they have missed, publishing goes on.
+func TestPublishDoesNotWaitForThoseWhoResume(t *testing.T) {
+	const clients, missed, size = 200, 1000, 100
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: missed} },
+	}))
+	h.PublishNumbers(t, "t", 1, missed, size)
+	ask := func(p *livetest.Client) { p.Say(livetest.Operation("subscribe", 1, "t", "last", missed)) }
+	first := h.Connect(t, livetest.Dialing{V1: true}).Attend()
+	ask(first)
+	first.Reply(1) // the topic holds as much itself now
+	var peers []*livetest.Client
+	for range clients {
+		p := h.Connect(t, livetest.Dialing{V1: true})
+		go io.Copy(io.Discard, p.Conn) // ends with the connection
+		peers = append(peers, p)
+	}
+	for _, p := range peers {
+		go ask(p)
+	}
+	sent := func() (bytes int64) {
+		for _, p := range peers {
+			bytes += p.Line.BytesRead()
+		}
+		return bytes
+	}
+	var took []time.Duration
+	for begun := time.Now(); sent() < clients*missed*size && time.Since(begun) < livetest.Patience/2; {
+		begun := time.Now()
+		h.PublishNumbers(t, "t", 1, 1, 10)
+		took = append(took, time.Since(begun))
+		time.Sleep(time.Millisecond)
+	}
+	slices.Sort(took)
+	if median := took[len(took)/2]; median > 20*time.Millisecond {
+		t.Errorf("half of %d publications took more than %v", len(took), median)
 	}
 }

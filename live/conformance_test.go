@@ -16,7 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -558,4 +557,32 @@ func TestCompressedMessages(t *testing.T) {
 	if _, ok := e.ends.Load(live.ErrMessageTooBig.Error()); !ok {
 		t.Error("no session ended with ErrMessageTooBig")
 	}
+}
+
+// What the outbox rests on: coder/websocket hands over each of its control frames
+// whole, in one Write. Were it to split one, the outbox would refuse it, and
+// the longest pong and the longest close echo would not come back.
+func TestLongestControlFramesComeBack(t *testing.T) {
+	_, url := serve(t, live.Options{})
+	c := dial(t, url)
+	conn, br := c.Conn, c.In
+	conn.SetDeadline(time.Now().Add(livetest.Patience))
+	masked := func(first byte, payload string) string {
+		return string([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}) + payload
+	}
+	expect := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(br, got); err != nil || string(got) != want {
+			t.Fatalf("got % .20x…, %v; want % .20x…", got, err, want)
+		}
+	}
+	long := strings.Repeat("p", 125)
+	// A ping between the parts of a message is coder/websocket's to answer.
+	fmt.Fprint(conn, masked(0x01, `{"topic"`), masked(0x89, long), masked(0x80, `:"t"}`))
+	expect("\x8a\x7d" + long)
+	fmt.Fprint(conn, masked(0x89, long))
+	expect("\x8a\x7d" + long)
+	fmt.Fprint(conn, masked(0x88, "\x03\xe8"+long[:123]))
+	expect("\x88\x7d\x03\xe8" + long[:123])
 }

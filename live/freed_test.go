@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -48,20 +47,6 @@ type leaving struct {
 	opts live.Options
 	v1   bool
 	end  func(p *livetest.Client, s *live.Session) // s is nil if OnConnect has refused the client
-}
-
-// untilClosed reads to the server's close frame, and does not answer it.
-func untilClosed(p *livetest.Client) {
-	p.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
-	for {
-		if f, err := p.ReadFrame(); err != nil || f.First == livetest.CloseFrame {
-			return
-		}
-	}
-}
-
-func untilEnd(p *livetest.Client) {
-	p.Attend().Rest()
 }
 
 func ways() []leaving {
@@ -246,13 +231,4 @@ func TestClientsThatCameAndWentTakeNoMemory(t *testing.T) {
 		churn(clients)
 		livetest.Eventually(t, "a heap as before", func() bool { return liveHeap() < before+200*clients })
 	}
-}
-
-// liveHeap returns how many bytes of the heap are in use.
-func liveHeap() int {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )

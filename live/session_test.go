@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -260,48 +259,6 @@ func TestCloseFirstSendsWhatIsQueued(t *testing.T) {
 	}
 }
 
-func TestPanicCostsOneSessionOnly(t *testing.T) {
-	for _, name := range []string{"OnConnect", "OnMessage", "OnClose"} {
-		t.Run(name, func(t *testing.T) {
-			var bad atomic.Pointer[live.Session]
-			boom := func(where string, s *live.Session) {
-				if where == name && bad.CompareAndSwap(nil, s) {
-					panic("boom")
-				}
-			}
-			var srv *live.Server
-			srv, url := serve(t, live.Options{
-				OnConnect: func(_ context.Context, s *live.Session) error {
-					boom("OnConnect", s)
-					return srv.Subscribe(s, "t")
-				},
-				OnMessage: func(_ context.Context, s *live.Session, _ string, data []byte) {
-					boom("OnMessage", s)
-					srv.Publish("t", data)
-				},
-				OnClose: func(s *live.Session, _ error) { boom("OnClose", s) },
-			})
-			first := dial(t, url)
-			switch name {
-			case "OnMessage":
-				first.SendMessage("t", 1)
-				fallthrough
-			case "OnConnect":
-				if code, reason, _ := first.Closed(); code != live.ClosePanic || strings.Contains(reason, "boom") {
-					t.Errorf("closed with %d %q", code, reason)
-				}
-			case "OnClose":
-				first.Close(1000, "")
-				first.Rest()
-			}
-			second := dial(t, url)
-			second.SendMessage("t", 2)
-			second.Hears("t", "2")
-			livetest.Eventually(t, "one panic", func() bool { return srv.Stats().Panics == 1 })
-		})
-	}
-}
-
 func TestOnConnectMayRefuse(t *testing.T) {
 	refusal := errors.New("not today")
 	ends := make(chan error, 1)
@@ -447,24 +404,55 @@ func TestWriteTimeoutEndsAClientThatTakesNothing(t *testing.T) {
 	}
 }
 
-func TestInboundRateSlowsAClientDownAndLosesNothing(t *testing.T) {
-	times := make(chan time.Time, 100)
-	_, url := serve(t, live.Options{
-		InboundRate: 100, InboundBurst: 10,
-		OnMessage: func(context.Context, *live.Session, string, []byte) { times <- time.Now() },
-	})
-	c := dial(t, url)
-	start := time.Now()
-	const n = 40
-	for i := range n {
-		c.SendMessage("t", i)
+// Whatever the application does when a session begins, hello comes first.
+func TestHelloIsTheFirstFrame(t *testing.T) {
+	var server *live.Server
+	opts := livetest.Permissive()
+	opts.PingInterval = 7 * time.Second
+	opts.QueueSize = livetest.PatientQueue
+	opts.OnConnect = func(_ context.Context, s *live.Session) error {
+		server.Subscribe(s, "busy")
+		return s.Send(live.Message{Topic: "me", Data: fmt.Appendf(nil, `%q`, s.ID())})
 	}
-	var last time.Time
-	for range n {
-		last = livetest.Receive(t, times)
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	defer livetest.Hammer(server, "busy")()
+	for range 20 {
+		c := livetest.DialV1(t, at)
+		if h := c.Hello; h.Version != 1 || h.Ping != 7000 || h.Session == "" {
+			t.Errorf("hello is %s", h.Raw)
+		}
+		for f := c.Next(); f.Topic == "busy" || string(f.Data) != fmt.Sprintf(`%q`, c.Hello.Session); f = c.Next() {
+			if f.Topic != "busy" {
+				t.Fatalf("got %s, want the ID %s that the session has", f.Raw, c.Hello.Session)
+			}
+		}
+		c.Drop()
 	}
-	// 30 messages over the burst, at 10 ms each; that it is not less is certain.
-	if took := last.Sub(start); took < 290*time.Millisecond {
-		t.Fatalf("%d messages in %v", n, took)
+}
+
+// hello is the first frame, whatever a client sends with its handshake.
+func TestHelloIsFirst(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		h := livetest.Hosting{Secure: secure}.Start(t, live.Options{})
+		for range 100 {
+			p := h.Connect(t, livetest.Dialing{V1: true, Early: string(livetest.Masked(livetest.PingFrame, "x")) + string(livetest.Masked(livetest.TextFrame, `{"op":"ping"}`))})
+			f, err := p.ReadFrame()
+			if err != nil || f.Op != "hello" {
+				t.Fatalf("first came %v, %v", f, err)
+			}
+			heard := map[byte]int{}
+			for range 2 {
+				f, err := p.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				heard[f.First]++
+			}
+			if heard[0x8a] != 1 || heard[0x81] != 1 {
+				t.Fatal(heard)
+			}
+			p.Reset()
+		}
 	}
 }

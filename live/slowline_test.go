@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -129,4 +128,118 @@ func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 			})
 		}
 	})
+}
+
+// Close sends what is queued first, also where that takes longer than a peer
+// has to answer a close frame. The line is a slow phone's, but it moves: no
+// WriteTimeout passes without a byte.
+func TestCloseFlushesTheQueueOverASlowLine(t *testing.T) {
+	const messages, size, perSecond = 60, 8 << 10, 64 << 10 // 7.5 seconds
+	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
+		var ended livetest.Ends
+		pad := strings.Repeat("x", size)
+		server := livetest.NewServer(t, live.Options{
+			OnMessage: func(_ context.Context, s *live.Session, topic string, _ []byte) {
+				for i := range messages {
+					s.Send(live.Message{Topic: topic, Data: fmt.Appendf(nil, `"%d %s"`, i, pad)})
+				}
+				s.Close()
+			},
+			OnClose: ended.OnClose,
+		})
+		l := livetest.Through(t, serve(t, server.Handler()))
+		l.Slow(perSecond)
+		c := livetest.Dial(t, l.Endpoint)
+		c.Send(`{"topic":"t"}`)
+		got, code := c.Rest()
+		if len(got) != messages || code != live.CloseNormal {
+			t.Errorf("got %d messages and close code %d (%v), want %d and 1000", len(got), code, c.Err(), messages)
+		}
+		if err := ended.Only(t); err != nil {
+			t.Errorf("OnClose got %v, want nil", err)
+		}
+	})
+}
+
+// A line that is stalled while the queue is far from full ends its session too.
+// It may take a last bit now and then, when the kernels on the way move what
+// they hold, and each starts WriteTimeout anew.
+func TestSocketThatTakesNothingIsGivenUp(t *testing.T) {
+	const writeTimeout, slack = 500 * time.Millisecond, 4 * time.Second
+	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
+		var ended livetest.Ends
+		var server *live.Server
+		opts := livetest.Subscriber(&server)
+		opts.WriteTimeout, opts.OnClose = writeTimeout, ended.OnClose
+		server = livetest.NewServer(t, opts)
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		livetest.Dial(t, slow.Endpoint).Subscribe("t")
+		slow.Stall()
+		for range 100 {
+			server.Publish("t", []byte(`"`+strings.Repeat("x", 4<<10)+`"`))
+		}
+		start := time.Now()
+		err := ended.Only(t)
+		if took := time.Since(start); took > writeTimeout+slack {
+			t.Errorf("given up after %v, with a WriteTimeout of %v", took, writeTimeout)
+		}
+		if !errors.Is(err, live.ErrWriteFailed) {
+			t.Errorf("OnClose got %v, want ErrWriteFailed", err)
+		}
+	})
+}
+
+// Topics of every kind share a slow line: each has its order, its newest publication at the
+// end, and a gap exactly where something is missing.
+func TestTopicsOfEveryKindShareASlowLine(t *testing.T) {
+	t.Parallel()
+	const n, size, pace = 600, 300, 150_000
+	rules := map[string]live.TopicOptions{
+		"history":                {History: 10 * n},
+		"oldest":                 {Overflow: live.OverflowDropOldest},
+		"latest":                 {Overflow: live.OverflowLatest},
+		"oldest, with history":   {Overflow: live.OverflowDropOldest, History: 50},
+		"latest, with history":   {Overflow: live.OverflowLatest, History: 50},
+		"history, and much more": {History: 10 * n},
+	}
+	opts, sessions := livetest.Connected(live.Options{
+		QueueSize: 32, QueueBytes: 16 << 10,
+		Topics: func(topic string) live.TopicOptions { return rules[topic] },
+	})
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+	p := slowPeer(h, t, true, pace).Attend()
+	p.Next() // hello
+	s := livetest.Receive(t, sessions)
+	for topic := range rules {
+		h.Subscribe(s, topic)
+	}
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		for topic := range rules {
+			g.Go(func() { h.PublishSlowly(t, topic, 1, n, size, 1000) })
+		}
+	})
+	last, told := make(map[string]int), make(map[string]bool)
+	for complete := 0; complete < len(rules); {
+		f := p.Next()
+		if f.Op == "gap" {
+			told[f.Topic] = true
+			continue
+		}
+		i := livetest.NumberOf(f.Data)
+		switch lost := i > last[f.Topic]+1; {
+		case i <= last[f.Topic]:
+			t.Fatalf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost && rules[f.Topic].Overflow == live.OverflowDefault:
+			t.Errorf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost != told[f.Topic]:
+			t.Errorf("number %d of %s after %d, gap: %v", i, f.Topic, last[f.Topic], told[f.Topic])
+		}
+		last[f.Topic], told[f.Topic] = i, false
+		if i == n {
+			complete++
+		}
+	}
+	if st := h.Stats(); st.Sessions != 1 || st.Dropped == 0 {
+		t.Errorf("%+v", st)
+	}
 }

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 

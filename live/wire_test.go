@@ -5,10 +5,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -17,10 +15,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/coder/websocket"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -149,91 +146,4 @@ func shareTheLine(t *testing.T, secure, compress bool, mode websocket.Compressio
 	if err := livetest.Receive(t, ends); err != nil && (serverCloses || !errors.Is(err, syscall.ECONNRESET)) {
 		t.Error(err)
 	}
-}
-
-// A compressed message that would be larger than ReadLimit ends there.
-func TestDeflateBombIsBounded(t *testing.T) {
-	_, hs := serveWith(t, live.Options{
-		Compression: true, ReadLimit: 100_000,
-		OnMessage: func(context.Context, *live.Session, string, []byte) { t.Error("it came through") },
-	}, false)
-	c := livetest.Connect(t, livetest.EndpointOf(hs), livetest.Dialing{Deflate: true})
-	if !strings.HasPrefix(c.Response.Header.Get("Sec-WebSocket-Extensions"), "permessage-deflate") {
-		t.Fatal("compression was not agreed")
-	}
-	c.Write(deflated(`{"topic":"t","data":"` + strings.Repeat("x", 5<<20) + `"}`))
-	if code, _, _ := c.Closed(); code != live.CloseTooBig {
-		t.Error("closed with", code)
-	}
-}
-
-func TestCompressionIsOffByDefault(t *testing.T) {
-	_, url := serve(t, live.Options{})
-	resp := upgrade(t, url, func(r *http.Request) { r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate") })
-	if got := resp.Header.Get("Sec-WebSocket-Extensions"); resp.StatusCode != 101 || got != "" {
-		t.Fatal(resp.Status, got)
-	}
-}
-
-// Sessions with and without compression get the same; those with it, in fewer
-// bytes.
-func TestCompressedPublicationIsShared(t *testing.T) {
-	opts, sessions := livetest.Connected(live.Options{Compression: true})
-	srv, url := serve(t, opts)
-	data := `"` + strings.Repeat("lorem ipsum ", 5000) + `"`
-	plain, s1 := pair(t, url, sessions)
-	srv.Subscribe(s1, "t")
-	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
-	s2 := livetest.Receive(t, sessions)
-	srv.Subscribe(s2, "t")
-	srv.Publish("t", []byte(data))
-	s2.Close()
-	plain.Hears("t", data)
-	conn.SetReadDeadline(time.Now().Add(livetest.Patience))
-	buf := make([]byte, 1<<20)
-	total := 0
-	for !strings.HasSuffix(string(buf[:total]), "\x03\xe8closed by the server") {
-		n, err := conn.Read(buf[total:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		total += n
-	}
-	if !strings.Contains(string(buf[:total]), "\xc1") || total > len(data)/10 {
-		t.Errorf("%d bytes for %d", total, len(data))
-	}
-}
-
-// What the outbox rests on: coder/websocket hands over each of its control frames
-// whole, in one Write. Were it to split one, the outbox would refuse it, and
-// the longest pong and the longest close echo would not come back.
-func TestLongestControlFramesComeBack(t *testing.T) {
-	_, url := serve(t, live.Options{})
-	c := dial(t, url)
-	conn, br := c.Conn, c.In
-	conn.SetDeadline(time.Now().Add(livetest.Patience))
-	masked := func(first byte, payload string) string {
-		return string([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}) + payload
-	}
-	expect := func(want string) {
-		t.Helper()
-		got := make([]byte, len(want))
-		if _, err := io.ReadFull(br, got); err != nil || string(got) != want {
-			t.Fatalf("got % .20x…, %v; want % .20x…", got, err, want)
-		}
-	}
-	long := strings.Repeat("p", 125)
-	// A ping between the parts of a message is coder/websocket's to answer.
-	fmt.Fprint(conn, masked(0x01, `{"topic"`), masked(0x89, long), masked(0x80, `:"t"}`))
-	expect("\x8a\x7d" + long)
-	fmt.Fprint(conn, masked(0x89, long))
-	expect("\x8a\x7d" + long)
-	fmt.Fprint(conn, masked(0x88, "\x03\xe8"+long[:123]))
-	expect("\x88\x7d\x03\xe8" + long[:123])
 }

@@ -399,7 +399,7 @@ func (c *Client) Rest() (before []Frame, code int) {
 // Closed is Rest where a close frame must come, with its reason.
 func (c *Client) Closed() (code int, reason string, before []Frame) {
 	c.t.Helper()
-	before, code = c.Rest()
+	before, _ = c.Rest()
 	var e *CloseError
 	if !errors.As(c.Err(), &e) {
 		c.t.Errorf("closed without a close frame: %v", c.Err())

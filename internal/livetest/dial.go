@@ -109,6 +109,19 @@ func Try(t testing.TB, at Endpoint, o Dialing) (*Client, error) {
 	return c, nil
 }
 
+// Refusal connects where it must fail, and returns the answer's status.
+func Refusal(t testing.TB, at Endpoint, header http.Header) int {
+	t.Helper()
+	c, err := Try(t, at, Dialing{Header: header})
+	if err == nil {
+		t.Fatal("connected, want a refusal")
+	}
+	if c == nil || c.Response == nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	return c.Response.StatusCode
+}
+
 // Over connects a client over a connection that is there, as of net.Pipe.
 func Over(t testing.TB, conn net.Conn, o Dialing) *Client {
 	t.Helper()

@@ -1,16 +1,14 @@
-package interop
+package live_test
 
 import (
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"runtime"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -101,7 +99,7 @@ func TestClientsThatComeAndGoLeaveNothingBehind(t *testing.T) {
 	t.Run("TLS", func(t *testing.T) { testChurn(t, livetest.ServeTLS, 250) })
 }
 
-func testChurn(t *testing.T, serve func(testing.TB, http.Handler) livetest.Endpoint, visitors int) {
+func testChurn(t *testing.T, serve livetest.Serving, visitors int) {
 	var ended livetest.Ends
 	var server *live.Server
 	server = livetest.NewServer(t, live.Options{

@@ -2,17 +2,17 @@ package live_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -55,9 +55,12 @@ func (r *renewed) at(offset int) live.Position {
 }
 
 func (r *renewed) Subscribe(context.Context, string) error { return nil }
-func (r *renewed) Unsubscribe(string) error                { return nil }
-func (r *renewed) Close(context.Context) error             { return nil }
-func (r *renewed) Keeps(string) bool                       { return true }
+
+func (r *renewed) Unsubscribe(string) error { return nil }
+
+func (r *renewed) Close(context.Context) error { return nil }
+
+func (r *renewed) Keeps(string) bool { return true }
 
 func (r *renewed) Publish(_ context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	r.mu.Lock()
@@ -182,100 +185,70 @@ func TestRenewedHistoryAnswersNobody(t *testing.T) {
 	}
 }
 
-// What is kept of parts is what it counts for: not what they were made of.
-func TestPartsKeepNoPublications(t *testing.T) {
-	b := new(renewed)
-	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch, Compression: true, InboundRate: -1}))
-	behind(t, h)
-	held := func() int {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return int(m.HeapAlloc)
-	}
-	large := []byte(`"` + strings.Repeat("lorem ipsum ", 20_000) + `"`)
-	p := h.Connect(t, livetest.Dialing{V1: true, Deflate: true})
-	go io.Copy(io.Discard, p.In)
-	const maxShared = 4 << 20 // in sharedpart.go
-	const rounds = 100
-	before := held()
-	for i := range rounds {
-		topic := fmt.Sprint("t", i)
-		h.Publish(topic, []byte("1"))
-		h.Publish(topic, large) // in the reply
-		h.Publish(topic, large) // in a part of its own
-		p.Say(livetest.Operation("subscribe", 2*i+1, topic, "since", "e1.1"))
-		livetest.Eventually(t, "the subscription", func() bool { st := h.Stats(); return st.Subscriptions == 2 && st.CatchingUp == 1 })
-		p.Say(livetest.Operation("unsubscribe", 2*i+2, topic))
-		livetest.Eventually(t, "its end", func() bool { return h.Stats().Subscriptions == 1 })
-		b.mu.Lock()
-		delete(b.all, topic)
-		b.mu.Unlock()
-	}
-	if grown := held() - before; grown > 3*maxShared/2 {
-		t.Errorf("%d bytes are held of %d", grown, 2*rounds*len(large))
-	}
-	runtime.KeepAlive(large)
+// After a loss of the connection to the broker all topics have to be compared, which
+// must not be its end.
+func TestLossOfEverythingAsksTheBrokerInTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		br := newRemote()
+		var now, most atomic.Int64
+		br.look = func() {
+			n := now.Add(1)
+			for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+			}
+			time.Sleep(time.Millisecond)
+			now.Add(-1)
+		}
+		srv := live.New(keeping(br, live.TopicOptions{History: 10}))
+		defer srv.Shutdown(context.Background())
+		const topics = 1000
+		for i := range topics {
+			if _, err := srv.Listen(fmt.Sprint(i), func(live.Message) {}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(10 * time.Second) // after the first checks
+		asked := br.last.Load()
+		br.sink.Lost("", errors.New("the connection was lost"))
+		time.Sleep(time.Second)
+		if n := br.last.Load() - asked; n != topics {
+			t.Errorf("%d of %d topics were compared", n, topics)
+		}
+		if n := most.Load(); n > 100 {
+			t.Errorf("%d questions were asked at once", n)
+		}
+	})
 }
 
-// A broker that panics ends no process, and is asked again.
-func TestBrokerThatPanicsWhenAsked(t *testing.T) {
-	b := &renewed{onRead: func(n int) {
-		if n%3 != 0 {
-			panic("boom")
-		}
-	}}
-	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
-	h.PublishNumbers(t, "t", 1, 3000, 100)
-	for i, more := range [][]any{{"since", "e1.5"}, {"last", 1000}} {
-		p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
-		last := 0
-		for id := 1; last < 3000; id++ {
-			p.Say(livetest.Operation("subscribe", id, "t", more...))
-			f, _ := p.Reply(id)
-			if f.Op == "error" {
-				if f.Code != "internal" {
-					t.Fatal(&f)
-				}
-				continue
-			}
-			for _, m := range f.Messages {
-				last = livetest.NumberOf(m.Data)
-			}
-			for last < 3000 {
-				f := p.Next()
-				last = livetest.NumberOf(f.Data)
-			}
-		}
-		if h.Stats().Panics == 0 {
-			t.Errorf("in round %d nothing panicked", i)
+// What a server has missed of a busy topic it fetches at once: more than a client's queue
+// holds, which is not the client's fault.
+func TestRepairClosesNobody(t *testing.T) {
+	br := newRemote()
+	var deaf atomic.Bool
+	br.deliver = func(s broker.Sink, p *broker.Publication) {
+		if !deaf.Load() {
+			s.Deliver(p)
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
-	defer cancel()
-	if err := h.Shutdown(ctx); err != nil {
-		t.Error(err)
+	opts := keeping(br, live.TopicOptions{History: 1000})
+	opts.QueueSize = 8
+	opts, sessions := livetest.Connected(opts)
+	srv, url := serve(t, opts)
+	c, sess := pair(t, url, sessions)
+	if err := srv.Subscribe(sess, "t"); err != nil {
+		t.Fatal(err)
 	}
-}
-
-// What nobody has the answer of costs the broker nothing.
-func TestUnansweredQuestionsAreNotAsked(t *testing.T) {
-	b := new(renewed)
-	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch}))
-	h.PublishNumbers(t, "t", 1, 3000, 10)
-	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
-	p.Say(livetest.Operation("subscribe", 1, "t"))
-	p.Reply(1)
-	before := func() int { b.mu.Lock(); defer b.mu.Unlock(); return b.reads }()
-	for range 20 {
-		p.Say(`{"op":"history","topic":"t","limit":1000}`, `{"op":"subscribe","topic":"t","last":1000}`, `{"op":"subscribe","topic":"t","since":"e1.1"}`)
+	deaf.Store(true)
+	const missed = 500
+	for i := range missed {
+		if err := live.Publish(srv, "t", i); err != nil {
+			t.Fatal(err)
+		}
 	}
-	p.Say(livetest.Operation("unsubscribe", 2, "t"))
-	p.Reply(2)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if n := b.reads - before; n > 0 {
-		t.Errorf("the broker was asked %d times", n)
+	deaf.Store(false)
+	br.sink.Lost("t", errors.New("the connection was lost"))
+	for i := range missed {
+		if m := c.Next(); string(m.Data) != fmt.Sprint(i) {
+			t.Fatalf("publication %d is %s", i, m.Data)
+		}
 	}
 }

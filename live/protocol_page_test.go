@@ -1,4 +1,4 @@
-package interop
+package live_test
 
 import (
 	"context"
@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -422,7 +421,7 @@ func TestCloseCodesOfTheProtocolPage(t *testing.T) {
 
 // Each code of the page is sent for what the page says, and no other.
 func TestErrorCodesOfTheProtocolPage(t *testing.T) {
-	broker := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	broker := &brokenBroker{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	opts := livetest.Permissive()
 	opts.Broker, opts.MaxTopics = broker, 1
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, errors.New("no") }
@@ -453,4 +452,14 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(sent)), slices.Sorted(maps.Keys(listed)); !slices.Equal(got, want) {
 		t.Errorf("the server sends %v\nthe page has %v", got, want)
 	}
+}
+
+// listOf is what comparisons show of publications: their data and offsets.
+func listOf(messages []livetest.Past) string {
+	all := make([]string, len(messages))
+	for i, m := range messages {
+		_, offset := livetest.OffsetOf(m.At)
+		all[i] = fmt.Sprintf(`[%s,%d]`, m.Data, offset)
+	}
+	return strings.Join(all, ",")
 }

@@ -1,4 +1,4 @@
-package interop
+package live_test
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 

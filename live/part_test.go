@@ -1,15 +1,13 @@
-package interop
+package live_test
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
-
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -79,39 +77,6 @@ func TestLargeAnswersOfAHistory(t *testing.T) {
 						c.Hears("t", `"new"`)
 					}
 				})
-			}
-		}
-	}
-}
-
-// The texts of an answer in pieces are, joined, the JSON that the application returned, at
-// whatever character a piece ends.
-func TestLargeAnswersOfARequest(t *testing.T) {
-	opts := livetest.Permissive()
-	var answer string
-	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return answer, nil }
-	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
-	for _, character := range []string{"x", "ü", "世", "🎉", `"`, `\`, "\n", "<", "\u2028", "\x00"} {
-		for _, size := range []int{1, 1 << 10, 32<<10 - 2, 32<<10 - 1, 64<<10 - 2, 64<<10 - 1, 200_000} {
-			for shift := range len(character) {
-				answer = strings.Repeat("a", shift) + strings.Repeat(character, size/len(character))
-				want, err := json.Marshal(answer)
-				if err != nil {
-					t.Fatal(err)
-				}
-				c.Send(`{"op":"request","id":2,"topic":"q"}`)
-				var parts livetest.AnswerParts
-				f := c.Next()
-				inParts := f.Op == "part"
-				for !parts.Add(t, &f) {
-					f = c.Next()
-				}
-				if f.Op != "reply" || f.ID != 2 || string(f.Data) != string(want) {
-					t.Errorf("%d bytes of %q: %d bytes came, want %d; the last frame is %.100s", size, character, len(f.Data), len(want), f.Raw)
-				}
-				if large := len(want) > livetest.MostInOne; large && !inParts || len(want) < livetest.LeastOfPart && inParts {
-					t.Errorf("an answer of %d bytes came in parts: %t", len(want), inParts)
-				}
 			}
 		}
 	}
