@@ -4,32 +4,27 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // withEach runs a test with each client library, over plain TCP and over TLS.
-func withEach(t *testing.T, test func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint)) {
+func withEach(t *testing.T, test func(t *testing.T, l library, serve livetest.Serving)) {
 	for _, l := range libraries {
 		t.Run(l.name, func(t *testing.T) {
-			overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) { test(t, l, serve) })
+			livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) { test(t, l, serve) })
 		})
 	}
 }
 
-// echo sends each message back to its client.
-func echo(_ context.Context, s *live.Session, topic string, data []byte) {
-	s.Send(live.Message{Topic: topic, Data: data})
-}
-
 func TestClientHearsItsEcho(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newServer(t, live.Options{OnMessage: echo})
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, text := range []string{
 			`{"topic":"chat","data":{"text":"hello"}}`,
@@ -40,8 +35,8 @@ func TestClientHearsItsEcho(t *testing.T) {
 			`{"data":7}`,
 			`{}`,
 		} {
-			c.send(text)
-			if got := c.read(); got != text {
+			c.Send(text)
+			if got := c.Read(); got != text {
 				t.Errorf("sent %s\ngot  %s", text, got)
 			}
 		}
@@ -50,13 +45,13 @@ func TestClientHearsItsEcho(t *testing.T) {
 
 func TestFiftyClientsHearOnePublisherInOrder(t *testing.T) {
 	const clients, publications = 50, 100
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newSubscriberServer(t)
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewSubscriberServer(t)
 		at := serve(t, server.Handler())
 		all := make([]*client, clients)
 		for i := range all {
 			all[i] = l.connect(t, at, nil)
-			all[i].subscribe("t")
+			all[i].Subscribe("t")
 		}
 		want := make([]string, publications)
 		for i := range want {
@@ -64,7 +59,7 @@ func TestFiftyClientsHearOnePublisherInOrder(t *testing.T) {
 			want[i] = fmt.Sprintf(`{"topic":"t","data":%d}`, i)
 		}
 		for i, c := range all {
-			if got := c.readN(publications); !slices.Equal(got, want) {
+			if got := c.ReadN(publications); !slices.Equal(got, want) {
 				t.Errorf("client %d got %v", i, got)
 			}
 		}
@@ -75,20 +70,20 @@ func TestFiftyClientsHearOnePublisherInOrder(t *testing.T) {
 // up to 65535, in nine above (RFC 6455, section 5.2).
 func TestMessagesAtEveryLengthBoundaryPassBothWays(t *testing.T) {
 	lengths := []int{124, 125, 126, 127, 128, 65534, 65535, 65536, 65537, 1 << 20, 1<<20 + 1}
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		received := make(chan int, 1)
-		server := newServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
+		server := livetest.NewServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			received <- len(data)
-			echo(ctx, s, topic, data)
+			livetest.Echo(ctx, s, topic, data)
 		}})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, n := range lengths {
-			text := fill(n)
-			c.send(text)
+			text := livetest.Fill(n)
+			c.Send(text)
 			if got, want := <-received, n-len(`{"topic":"t","data":}`); got != want {
 				t.Errorf("of a message of %d bytes the server got %d of data, want %d", n, got, want)
 			}
-			if got := c.read(); got != text {
+			if got := c.Read(); got != text {
 				t.Errorf("sent %d bytes, got %d: %.60s…", n, len(got), got)
 			}
 		}
@@ -96,11 +91,11 @@ func TestMessagesAtEveryLengthBoundaryPassBothWays(t *testing.T) {
 }
 
 func TestFragmentedMessageIsOneMessage(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
 		if l.name == "gorilla" {
 			l = gorillaInPieces
 		}
-		server := newServer(t, live.Options{OnMessage: echo})
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		umlaut := "ü"
 		for _, parts := range [][]string{
@@ -112,7 +107,7 @@ func TestFragmentedMessageIsOneMessage(t *testing.T) {
 			if err := c.sendFragments(parts); err != nil {
 				t.Fatal(err)
 			}
-			if got, want := c.read(), strings.Join(parts, ""); got != want {
+			if got, want := c.Read(), strings.Join(parts, ""); got != want {
 				t.Errorf("sent %.60s, got %.60s", want, got)
 			}
 		}
@@ -123,10 +118,10 @@ func TestFragmentedMessageIsOneMessage(t *testing.T) {
 }
 
 func TestPingIsAnsweredWhilePublicationsFlow(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newSubscriberServer(t)
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewSubscriberServer(t)
 		c := l.connect(t, serve(t, server.Handler()), nil)
-		c.subscribe("t")
+		c.Subscribe("t")
 
 		const publications = 500
 		pinged := make(chan struct{})
@@ -146,7 +141,7 @@ func TestPingIsAnsweredWhilePublicationsFlow(t *testing.T) {
 			}
 		}()
 		for i := range publications {
-			if got, want := c.read(), fmt.Sprintf(`{"topic":"t","data":%d}`, i); got != want {
+			if got, want := c.Read(), fmt.Sprintf(`{"topic":"t","data":%d}`, i); got != want {
 				t.Fatalf("got %s, want %s", got, want)
 			}
 		}
@@ -157,20 +152,20 @@ func TestPingIsAnsweredWhilePublicationsFlow(t *testing.T) {
 func TestClientThatClosesIsAnswered(t *testing.T) {
 	for _, code := range []int{1000, 1001} {
 		t.Run(fmt.Sprint(code), func(t *testing.T) {
-			withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-				var ended ends
-				server := newServer(t, live.Options{OnMessage: echo, OnClose: ended.onClose})
+			withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+				var ended livetest.Ends
+				server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
 				c := l.connect(t, serve(t, server.Handler()), nil)
-				c.send(`{"topic":"t"}`)
-				c.read()
+				c.Send(`{"topic":"t"}`)
+				c.Read()
 				// coder's close checks the answer itself, and gws does not wait for it.
 				if err := c.close(code); err != nil {
 					t.Errorf("close: %v", err)
 				}
-				if _, got := c.rest(); got != code && l.name == "gorilla" {
-					t.Errorf("the server answered with %d (%v), want %d", got, c.in.err, code)
+				if _, got := c.Rest(); got != code && l.name == "gorilla" {
+					t.Errorf("the server answered with %d (%v), want %d", got, c.Err(), code)
 				}
-				if err := ended.only(t); err != nil {
+				if err := ended.Only(t); err != nil {
 					t.Errorf("OnClose got %v, want nil", err)
 				}
 			})
@@ -180,9 +175,9 @@ func TestClientThatClosesIsAnswered(t *testing.T) {
 
 func TestServerThatClosesSendsWhatWasQueuedFirst(t *testing.T) {
 	const queued = 200
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
-		server := newServer(t, live.Options{
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		var ended livetest.Ends
+		server := livetest.NewServer(t, live.Options{
 			OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
 				for i := range queued {
 					s.Send(live.Message{Topic: "n", Data: fmt.Appendf(nil, `%d`, i)})
@@ -190,18 +185,18 @@ func TestServerThatClosesSendsWhatWasQueuedFirst(t *testing.T) {
 				s.Close()
 				s.Send(live.Message{Topic: "after Close"})
 			},
-			OnClose: ended.onClose,
+			OnClose: ended.OnClose,
 		})
 		c := l.connect(t, serve(t, server.Handler()), nil)
-		c.send(`{"topic":"go"}`)
-		got, code := c.rest()
-		if len(got) != queued || got[queued-1] != fmt.Sprintf(`{"topic":"n","data":%d}`, queued-1) {
+		c.Send(`{"topic":"go"}`)
+		got, code := c.Rest()
+		if len(got) != queued || got[queued-1].Raw != fmt.Sprintf(`{"topic":"n","data":%d}`, queued-1) {
 			t.Errorf("got %d messages, want the %d that were queued before Close", len(got), queued)
 		}
 		if code != live.CloseNormal {
-			t.Errorf("close code %d (%v), want 1000", code, c.in.err)
+			t.Errorf("close code %d (%v), want 1000", code, c.Err())
 		}
-		if err := ended.only(t); err != nil {
+		if err := ended.Only(t); err != nil {
 			t.Errorf("OnClose got %v, want nil", err)
 		}
 	})
@@ -211,20 +206,20 @@ func TestMessageOverReadLimitClosesWith1009(t *testing.T) {
 	const limit = 1000
 	for _, size := range []int{limit + 1, 1 << 20} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-				var ended ends
-				server := newServer(t, live.Options{ReadLimit: limit, OnMessage: echo, OnClose: ended.onClose})
+			withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+				var ended livetest.Ends
+				server := livetest.NewServer(t, live.Options{ReadLimit: limit, OnMessage: livetest.Echo, OnClose: ended.OnClose})
 				c := l.connect(t, serve(t, server.Handler()), nil)
-				largest := fill(limit)
-				c.send(largest)
-				if got := c.read(); got != largest {
+				largest := livetest.Fill(limit)
+				c.Send(largest)
+				if got := c.Read(); got != largest {
 					t.Fatalf("a message of ReadLimit bytes came back as %.60s", got)
 				}
-				c.peer.send(fill(size)) // may fail in the middle: the server has had enough
-				if got, code := c.rest(); len(got) != 0 || code != live.CloseTooBig {
-					t.Errorf("got %d messages and code %d (%v), want none and 1009", len(got), code, c.in.err)
+				c.Say(livetest.Fill(size)) // may fail in the middle: the server has had enough
+				if got, code := c.Rest(); len(got) != 0 || code != live.CloseTooBig {
+					t.Errorf("got %d messages and code %d (%v), want none and 1009", len(got), code, c.Err())
 				}
-				if err := ended.only(t); err != live.ErrMessageTooBig {
+				if err := ended.Only(t); err != live.ErrMessageTooBig {
 					t.Errorf("OnClose got %v, want ErrMessageTooBig", err)
 				}
 			})
@@ -233,14 +228,14 @@ func TestMessageOverReadLimitClosesWith1009(t *testing.T) {
 }
 
 func TestBinaryFrameIsReadLikeText(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newServer(t, live.Options{OnMessage: echo})
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
-		for _, text := range []string{`{"topic":"bin","data":[1,2]}`, fill(70_000)} {
+		for _, text := range []string{`{"topic":"bin","data":[1,2]}`, livetest.Fill(70_000)} {
 			if err := c.sendBinary([]byte(text)); err != nil {
 				t.Fatal(err)
 			}
-			if got := c.read(); got != text { // as a text frame: read says so if it is none
+			if got := c.Read(); got != text { // as a text frame: read says so if it is none
 				t.Errorf("sent %.60s, got %.60s", text, got)
 			}
 		}
@@ -248,17 +243,17 @@ func TestBinaryFrameIsReadLikeText(t *testing.T) {
 }
 
 func TestWhatIsNoMessageIsIgnored(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newServer(t, live.Options{OnMessage: echo})
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
 		c := l.connect(t, serve(t, server.Handler()), nil)
 		for _, text := range []string{``, `7`, `[]`, `null`, `"x"`, `{`, `{"topic":7}`, `{"data":}`, `hello`} {
-			c.send(text)
+			c.Send(text)
 		}
 		if err := c.sendBinary([]byte{0xff, 0xfe, 0}); err != nil {
 			t.Fatal(err)
 		}
-		c.send(`{"topic":"still here"}`)
-		if got, want := c.read(), `{"topic":"still here"}`; got != want {
+		c.Send(`{"topic":"still here"}`)
+		if got, want := c.Read(), `{"topic":"still here"}`; got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 		if got := server.Stats().Malformed; got != 10 {
@@ -269,13 +264,13 @@ func TestWhatIsNoMessageIsIgnored(t *testing.T) {
 
 func TestAllSessionsSeeConcurrentPublishersInOneOrder(t *testing.T) {
 	const sessions, publishers, each = 10, 4, 60 // publishers × each stays below QueueSize
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		server := newSubscriberServer(t)
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewSubscriberServer(t)
 		at := serve(t, server.Handler())
 		all := make([]*client, sessions)
 		for i := range all {
 			all[i] = l.connect(t, at, nil)
-			all[i].subscribe("t")
+			all[i].Subscribe("t")
 		}
 		var publishing sync.WaitGroup
 		for p := range publishers {
@@ -285,9 +280,9 @@ func TestAllSessionsSeeConcurrentPublishersInOneOrder(t *testing.T) {
 				}
 			})
 		}
-		first := all[0].readN(publishers * each)
+		first := all[0].ReadN(publishers * each)
 		for i, c := range all[1:] {
-			if got := c.readN(publishers * each); !slices.Equal(got, first) {
+			if got := c.ReadN(publishers * each); !slices.Equal(got, first) {
 				t.Errorf("client %d saw another order than client 0:\n%v\n%v", i+1, got, first)
 			}
 		}
@@ -304,5 +299,27 @@ func TestAllSessionsSeeConcurrentPublishersInOneOrder(t *testing.T) {
 			}
 			next[m.Data[0]]++
 		}
+	})
+}
+
+func TestByteByByteDelivery(t *testing.T) {
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		slow.Trickle() // the handshake too
+		c := l.connect(t, slow.Endpoint, nil)
+		for _, n := range []int{50, 125, 126, 3000} {
+			c.Send(livetest.Fill(n))
+			if got := c.Read(); got != livetest.Fill(n) {
+				t.Errorf("sent %d bytes, got %d: %.60s…", n, len(got), got)
+			}
+		}
+		if err := c.ping("slowly"); err != nil {
+			t.Error(err)
+		}
+		if err := c.close(1000); err != nil {
+			t.Error(err)
+		}
+		livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
 	})
 }

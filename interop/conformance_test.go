@@ -14,13 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // conformanceServer is what both clients go through the protocol with. It pings every
 // 300 ms, and wants an answer as soon.
-func conformanceServer(t *testing.T) endpoint {
-	opts := permissive()
+func conformanceServer(t *testing.T) livetest.Endpoint {
+	opts := livetest.Permissive()
 	opts.PingInterval, opts.PingTimeout = 300*time.Millisecond, 600*time.Millisecond
 	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
 		if live.Token(r) != "secret" {
@@ -55,13 +56,13 @@ func conformanceServer(t *testing.T) endpoint {
 		}
 		return json.RawMessage(data), nil
 	}
-	return serve(t, newServer(t, opts).Handler())
+	return livetest.Serve(t, livetest.NewServer(t, opts).Handler())
 }
 
 // twin prints what node/conformance.mjs prints.
 type twin struct {
 	t    testing.TB
-	at   endpoint
+	at   livetest.Endpoint
 	out  bytes.Buffer
 	ids  int
 	seen map[string]string // positions
@@ -69,8 +70,8 @@ type twin struct {
 
 func (w *twin) print(words ...any) { fmt.Fprintln(&w.out, words...) }
 
-func (w *twin) dial() *v1 {
-	return dialV1(w.t, w.at, "live.token."+base64.RawURLEncoding.EncodeToString([]byte("secret")))
+func (w *twin) dial() *livetest.Client {
+	return livetest.DialV1(w.t, w.at, "live.token."+base64.RawURLEncoding.EncodeToString([]byte("secret")))
 }
 
 func place(at string) string {
@@ -88,16 +89,16 @@ func orNothing(data json.RawMessage) string {
 }
 
 // trying does an operation; members are those besides op and id.
-func (w *twin) trying(what string, c *v1, op, members string) {
+func (w *twin) trying(what string, c *livetest.Client, op, members string) {
 	w.t.Helper()
 	w.ids++
-	c.send(fmt.Sprintf(`{"op":%q,"id":%d,%s}`, op, w.ids, members))
-	f, before := c.answer()
+	c.Send(fmt.Sprintf(`{"op":%q,"id":%d,%s}`, op, w.ids, members))
+	f, before := c.Answer()
 	for _, told := range before {
 		w.print("told", told.Topic, orNothing(told.Data))
 	}
-	if f.ID != uint64(w.ids) {
-		w.t.Fatalf("%s was answered by %s", what, f.text)
+	if f.ID != w.ids {
+		w.t.Fatalf("%s was answered by %s", what, f.Raw)
 	}
 	if f.Op == "error" {
 		w.print(what, "refused", f.Code)
@@ -108,20 +109,20 @@ func (w *twin) trying(what string, c *v1, op, members string) {
 		recovered = fmt.Sprint(*f.Recovered)
 	}
 	if f.Messages != nil {
-		messages = listOf(*f.Messages)
+		messages = listOf(f.Messages)
 	}
 	w.print(what, "done", place(f.At), orNothing(f.Data), recovered, messages)
 }
 
-func (w *twin) subscribe(what string, c *v1, topic string) {
+func (w *twin) subscribe(what string, c *livetest.Client, topic string) {
 	w.trying(what, c, "subscribe", fmt.Sprintf(`"topic":%q`, topic))
 }
 
-func (w *twin) publish(what string, c *v1, topic, data string) {
+func (w *twin) publish(what string, c *livetest.Client, topic, data string) {
 	w.trying(what, c, "publish", fmt.Sprintf(`"topic":%q,"data":%s`, topic, data))
 }
 
-func (w *twin) request(what string, c *v1, topic, data string) {
+func (w *twin) request(what string, c *livetest.Client, topic, data string) {
 	if data != "" {
 		data = `,"data":` + data
 	}
@@ -132,7 +133,7 @@ func (w *twin) request(what string, c *v1, topic, data string) {
 func digest(text string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(text))) }
 
 // listOf is JSON of publications and their numbers.
-func listOf(messages []past) string {
+func listOf(messages []livetest.Past) string {
 	all := make([]string, len(messages))
 	for i, m := range messages {
 		all[i] = fmt.Sprintf(`[%s,%q]`, m.Data, place(m.At))
@@ -148,9 +149,9 @@ func largeData(n int) string { return fmt.Sprintf(`"%0498d"`, n) }
 // answerText is JSON of 200 KB, with characters of every length in UTF-8.
 var answerText = `"` + strings.Repeat(`grüße, 世界 🎉 \"\n`, 200<<10/25) + `"`
 
-func (w *twin) hear(c *v1) {
+func (w *twin) hear(c *livetest.Client) {
 	w.t.Helper()
-	f := c.next()
+	f := c.Next()
 	w.heard(f.Topic, f.Data, f.At)
 }
 
@@ -161,7 +162,7 @@ func (w *twin) heard(topic string, data json.RawMessage, at string) {
 
 func (w *twin) run() string {
 	c := w.dial()
-	w.print("hello", c.hello.Version, c.hello.Ping, "string")
+	w.print("hello", c.Hello.Version, c.Hello.Ping, "string")
 	other := w.dial()
 	w.subscribe("subscribe plain", c, "plain")
 	w.subscribe("subscribe chat", c, "chat")
@@ -169,7 +170,7 @@ func (w *twin) run() string {
 	w.subscribe("subscribe large", c, "large")
 	w.publish("publish plain", other, "plain", `{"text":"hello"}`)
 	w.hear(c)
-	for _, n := range numbers(1, 3) {
+	for _, n := range livetest.Numbers(1, 3) {
 		w.publish("publish chat", other, "chat", n)
 		w.hear(c)
 	}
@@ -184,44 +185,44 @@ func (w *twin) run() string {
 	w.publish("no topic", c, "", "1")
 	w.request("a code of the application", c, "late", "")
 	w.request("tell me", c, "tell me", "7")
-	large := c.must(`{"op":"request","id":1000,"topic":"echo","data":` + answerText + `}`)
+	large := c.Must(`{"op":"request","id":1000,"topic":"echo","data":` + answerText + `}`)
 	w.print("large request", len(large.Data), digest(string(large.Data)))
 	w.publish("publish large", other, "large", largeData(0))
-	w.seen["large"] = c.hears("large", largeData(0))[0].At
+	w.seen["large"] = c.Hears("large", largeData(0))[0].At
 	w.print("heard large", place(w.seen["large"]))
 
-	c.drop()
-	other.send(array(lots, func(i int) string {
+	c.Drop()
+	other.Send(livetest.Array(lots, func(i int) string {
 		return fmt.Sprintf(`{"op":"publish","id":%d,"topic":"large","data":%s}`, 2000+i, largeData(i+1))
 	}))
 	for i := range lots {
-		if f, _ := other.answer(); f.Op != "reply" || f.ID != uint64(2000+i) {
-			w.t.Fatalf("publication %d was answered by %s", i, f.text)
+		if f, _ := other.Answer(); f.Op != "reply" || f.ID != 2000+i {
+			w.t.Fatalf("publication %d was answered by %s", i, f.Raw)
 		}
 	}
-	for _, n := range numbers(4, 6) {
+	for _, n := range livetest.Numbers(4, 6) {
 		w.publish("publish chat", other, "chat", n)
 		w.publish("publish brief", other, "brief", n)
 	}
 	c = w.dial()
-	resumeLarge := resumeFrom(4, "large", w.seen["large"])
-	c.send("[" + subscribeTo(1, "plain") + "," + resumeFrom(2, "chat", w.seen["chat"]) + "," +
-		resumeFrom(3, "brief", w.seen["brief"]) + "," + resumeLarge + "]")
-	c.next()
-	chat := c.next()
-	for _, m := range chat.messages() {
+	resumeLarge := livetest.ResumeFrom(4, "large", w.seen["large"])
+	c.Send("[" + livetest.SubscribeTo(1, "plain") + "," + livetest.ResumeFrom(2, "chat", w.seen["chat"]) + "," +
+		livetest.ResumeFrom(3, "brief", w.seen["brief"]) + "," + resumeLarge + "]")
+	c.Next()
+	chat := c.Next()
+	for _, m := range chat.Messages {
 		w.heard("chat", m.Data, m.At)
 	}
-	w.print("resumed chat", chat.recovered(), len(chat.messages()))
-	if brief := c.next(); !brief.recovered() {
+	w.print("resumed chat", chat.WasRecovered(), len(chat.Messages))
+	if brief := c.Next(); !brief.WasRecovered() {
 		w.print("gap brief", place(brief.At))
 	}
-	reply := c.next()
-	inReply := len(reply.messages())
-	reply = c.followed(resumeLarge, reply, lots+1)
-	w.print("resumed large", reply.recovered(), inReply > 0 && inReply < lots, place(reply.At),
-		len(reply.messages()), digest(listOf(reply.messages())))
-	past := c.must(fmt.Sprintf(`{"op":"history","id":1000,"topic":"large","limit":%d}`, lots)).messages()
+	reply := c.Next()
+	inReply := len(reply.Messages)
+	reply = c.Followed(resumeLarge, reply, lots+1)
+	w.print("resumed large", reply.WasRecovered(), inReply > 0 && inReply < lots, place(reply.At),
+		len(reply.Messages), digest(listOf(reply.Messages)))
+	past := c.Must(fmt.Sprintf(`{"op":"history","id":1000,"topic":"large","limit":%d}`, lots)).Messages
 	w.print("large history", len(past), digest(listOf(past)))
 	w.publish("publish large", other, "large", `"small"`)
 	w.hear(c)
@@ -232,18 +233,18 @@ func (w *twin) run() string {
 	w.trying("subscribe with last", c, "subscribe", `"topic":"chat","last":2`)
 
 	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		for len(c.in.messages)+len(other.in.messages) > 0 { // pings
-			c.settled()
-			other.settled()
+		for c.Waiting()+other.Waiting() > 0 { // pings
+			c.Settled()
+			other.Settled()
 		}
 	}
 	w.request("still here", c, "echo", `"yes"`)
 	w.request("end", c, "end", "")
-	_, code := c.rest()
+	_, code := c.Rest()
 	w.print("ended", code)
 	third := w.dial()
-	third.send("this is no frame")
-	_, code = third.rest()
+	third.Send("this is no frame")
+	_, code = third.Rest()
 	w.print("ended", code)
 	return w.out.String()
 }
@@ -251,9 +252,9 @@ func (w *twin) run() string {
 // Two clients that know nothing of one another, one written from the page in
 // another language, see the same.
 func TestClientInNodeSeesWhatAClientInGoSees(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
-	node := exec.CommandContext(ctx, "node", "node/conformance.mjs", conformanceServer(t).url)
+	node := exec.CommandContext(ctx, "node", "node/conformance.mjs", conformanceServer(t).URL)
 	var said bytes.Buffer
 	node.Stderr = &said
 	out, err := node.Output()

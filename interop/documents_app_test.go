@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-mizu/mizu"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/interop/documents"
 	"github.com/livetopic/livetopic/live"
 )
@@ -42,9 +43,9 @@ var mounts = []struct {
 func TestHTTPHandlerOfAMizuAppPublishes(t *testing.T) {
 	for _, m := range mounts {
 		t.Run(m.name, func(t *testing.T) {
-			overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
+			livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 				var db documents.DB
-				server := newSubscriberServer(t)
+				server := livetest.NewSubscriberServer(t)
 				app := quietApp()
 				m.mount(app, server.Handler())
 				// API endpoint triggers notification
@@ -66,17 +67,17 @@ func TestHTTPHandlerOfAMizuAppPublishes(t *testing.T) {
 
 				at := serve(t, app)
 				ws := at
-				ws.url += "/ws"
-				red, blue := dial(t, ws), dial(t, ws)
-				red.subscribe("team:red")
-				blue.subscribe("team:blue")
+				ws.URL += "/ws"
+				red, blue := livetest.Dial(t, ws), livetest.Dial(t, ws)
+				red.Subscribe("team:red")
+				blue.Subscribe("team:blue")
 
 				const lamp = `{"id":"7","team_id":"red","name":"lamp"}`
 				const chair = `{"id":"8","team_id":"blue","name":"chair"}`
-				check(t, "who posted", post(t, at, "/api/items", lamp), lamp)
-				check(t, "who posted", post(t, at, "/api/items", chair), chair)
-				check(t, "team red", red.read(), `{"topic":"team:red","data":{"item":`+lamp+`,"type":"new_item"}}`)
-				check(t, "team blue", blue.read(), `{"topic":"team:blue","data":{"item":`+chair+`,"type":"new_item"}}`)
+				livetest.Check(t, "who posted", post(t, at, "/api/items", lamp), lamp)
+				livetest.Check(t, "who posted", post(t, at, "/api/items", chair), chair)
+				livetest.Check(t, "team red", red.Read(), `{"topic":"team:red","data":{"item":`+lamp+`,"type":"new_item"}}`)
+				livetest.Check(t, "team blue", blue.Read(), `{"topic":"team:blue","data":{"item":`+chair+`,"type":"new_item"}}`)
 				if item, ok := db.Item("7"); !ok || item.Name != "lamp" {
 					t.Errorf("saved %v", item)
 				}
@@ -86,11 +87,11 @@ func TestHTTPHandlerOfAMizuAppPublishes(t *testing.T) {
 }
 
 // post posts JSON to a path of the endpoint and returns the body of the answer.
-func post(t *testing.T, e endpoint, path, body string) string {
+func post(t *testing.T, e livetest.Endpoint, path, body string) string {
 	t.Helper()
-	transport := &http.Transport{TLSClientConfig: e.tls}
+	transport := &http.Transport{TLSClientConfig: e.TLS}
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport}).Post(e.httpURL()+path, "application/json", strings.NewReader(body))
+	resp, err := (&http.Client{Transport: transport}).Post(e.HTTP()+path, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +110,7 @@ type contextKey struct{}
 
 // The context that callbacks get carries what middlewares of the app put in.
 func TestCallbacksSeeTheValuesOfTheRequest(t *testing.T) {
-	server := newServer(t, live.Options{
+	server := livetest.NewServer(t, live.Options{
 		OnAuth: func(ctx context.Context, r *http.Request) (any, error) {
 			return ctx.Value(contextKey{}), nil
 		},
@@ -125,8 +126,8 @@ func TestCallbacksSeeTheValuesOfTheRequest(t *testing.T) {
 		})
 	})
 	app.Compat.Handle("/ws", server.Handler())
-	at := serve(t, app)
-	at.url += "/ws"
-	c := dial(t, at)
-	check(t, "the client", c.ask(`{"topic":"who"}`), `{"topic":"who","data":["tenant 7","tenant 7"]}`)
+	at := livetest.Serve(t, app)
+	at.URL += "/ws"
+	c := livetest.Dial(t, at)
+	livetest.Check(t, "the client", c.Ask(`{"topic":"who"}`), `{"topic":"who","data":["tenant 7","tenant 7"]}`)
 }

@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -10,8 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	gorilla "github.com/gorilla/websocket"
-
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/interop/documents"
 	"github.com/livetopic/livetopic/interop/documents/program"
 	"github.com/livetopic/livetopic/live"
@@ -20,42 +18,42 @@ import (
 func TestSessionLifecycle(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var log documents.Log
-		at := serve(t, p.Lifecycle(&log))
+		at := livetest.Serve(t, p.Lifecycle(&log))
 
-		if status := refusal(t, at, nil); status != http.StatusUnauthorized {
+		if status := livetest.Refusal(t, at, nil); status != http.StatusUnauthorized {
 			t.Errorf("an error of OnAuth was answered with %d, want 401", status)
 		}
 
 		alice, bob := join(t, at, "alice"), join(t, at, "bob")
 		var aliceID, bobID string
-		fmt.Sscanf(alice.ask(`{"topic":"join"}`), `{"topic":"id","data":%q}`, &aliceID)
-		fmt.Sscanf(bob.ask(`{"topic":"join"}`), `{"topic":"id","data":%q}`, &bobID)
+		fmt.Sscanf(alice.Ask(`{"topic":"join"}`), `{"topic":"id","data":%q}`, &aliceID)
+		fmt.Sscanf(bob.Ask(`{"topic":"join"}`), `{"topic":"id","data":%q}`, &bobID)
 		if aliceID == "" || bobID == "" || aliceID == bobID {
 			t.Fatalf("IDs are %q and %q", aliceID, bobID)
 		}
 		// It is the same for every message.
-		check(t, "alice", alice.ask(`{"topic":"id"}`), `{"topic":"id","data":"`+aliceID+`"}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"id"}`), `{"topic":"id","data":"`+aliceID+`"}`)
 
 		// Subscriptions are the server's.
-		check(t, "alice", alice.ask(`{"topic":"say","data":"hi"}`), `{"topic":"chat:room1","data":"hi"}`)
-		check(t, "alice", alice.read(), `{"topic":"id","data":"`+aliceID+`"}`)
-		check(t, "bob", bob.read(), `{"topic":"chat:room1","data":"hi"}`)
-		check(t, "bob", bob.ask(`{"topic":"leave"}`), `{"topic":"id","data":"`+bobID+`"}`)
-		check(t, "alice", alice.ask(`{"topic":"say","data":"alone"}`), `{"topic":"chat:room1","data":"alone"}`)
-		check(t, "alice", alice.read(), `{"topic":"id","data":"`+aliceID+`"}`)
-		check(t, "bob, who left,", bob.ask(`{"topic":"id"}`), `{"topic":"id","data":"`+bobID+`"}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"say","data":"hi"}`), `{"topic":"chat:room1","data":"hi"}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"id","data":"`+aliceID+`"}`)
+		livetest.Check(t, "bob", bob.Read(), `{"topic":"chat:room1","data":"hi"}`)
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"leave"}`), `{"topic":"id","data":"`+bobID+`"}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"say","data":"alone"}`), `{"topic":"chat:room1","data":"alone"}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"id","data":"`+aliceID+`"}`)
+		livetest.Check(t, "bob, who left,", bob.Ask(`{"topic":"id"}`), `{"topic":"id","data":"`+bobID+`"}`)
 
 		// The client ends one, the server the other.
-		alice.leave()
-		bob.send(`{"topic":"close"}`)
-		if got, _ := bob.rest(); len(got) != 0 {
+		alice.Leave()
+		bob.Send(`{"topic":"close"}`)
+		if got, _ := bob.Rest(); len(got) != 0 {
 			t.Errorf("bob got %v after Close", got)
 		}
 		want := []string{
 			"Closed " + aliceID + " of alice: true, true", "Session already closed",
 			"Closed " + bobID + " of bob: true, true", "Session already closed",
 		}
-		await(t, "both OnClose", func() bool {
+		livetest.Eventually(t, "both OnClose", func() bool {
 			lines := strings.Join(log.Lines(), "\n")
 			return strings.Contains(lines, want[0]) && strings.Contains(lines, want[2]) &&
 				strings.Count(lines, want[1]) == 2
@@ -70,12 +68,12 @@ func TestSessionLifecycle(t *testing.T) {
 // promise: the client gets what was queued, and code 1000.
 func TestSessionCloseIsGraceful(t *testing.T) {
 	var log documents.Log
-	c := join(t, serve(t, program.All.Lifecycle(&log)), "alice")
-	c.send(`{"topic":"join"}`)
-	c.send(`{"topic":"say","data":"last words"}`)
-	c.send(`{"topic":"close"}`)
-	got, code := c.rest()
-	if len(got) != 3 || got[1] != `{"topic":"chat:room1","data":"last words"}` {
+	c := join(t, livetest.Serve(t, program.All.Lifecycle(&log)), "alice")
+	c.Send(`{"topic":"join"}`)
+	c.Send(`{"topic":"say","data":"last words"}`)
+	c.Send(`{"topic":"close"}`)
+	got, code := c.Rest()
+	if len(got) != 3 || got[1].Raw != `{"topic":"chat:room1","data":"last words"}` {
 		t.Errorf("got %v", got)
 	}
 	if code != live.CloseNormal {
@@ -86,12 +84,12 @@ func TestSessionCloseIsGraceful(t *testing.T) {
 func TestSessionOutOfItsTopicsWhenItHasClosed(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var online sync.Map
-		at := serve(t, p.PresenceTracking(&online))
+		at := livetest.Serve(t, p.PresenceTracking(&online))
 		for range 20 { // each would hear the next, were it still subscribed
 			c := join(t, at, "alice")
-			check(t, "alice", c.ask(`{"topic":"init","data":{}}`), `{"topic":"presence","data":{"type":"join","user":"alice"}}`)
-			c.leave()
-			await(t, "OnClose", func() bool { _, ok := online.Load("alice"); return !ok })
+			livetest.Check(t, "alice", c.Ask(`{"topic":"init","data":{}}`), `{"topic":"presence","data":{"type":"join","user":"alice"}}`)
+			c.Leave()
+			livetest.Eventually(t, "OnClose", func() bool { _, ok := online.Load("alice"); return !ok })
 		}
 	})
 }
@@ -99,51 +97,30 @@ func TestSessionOutOfItsTopicsWhenItHasClosed(t *testing.T) {
 func TestSendErrorsAreComparedWithEquals(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var log documents.Log
-		conn := dialUnread(t, serve(t, p.SendErrors(&log)))
-		if err := conn.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"go"}`)); err != nil {
-			t.Fatal(err)
-		}
+		livetest.Connect(t, livetest.Serve(t, p.SendErrors(&log)), livetest.Dialing{Buffer: livetest.SmallBuffer}).Send(`{"topic":"go"}`)
 		want := []string{"Queue full, session closed", "Session already closed", "IsClosed: true", "Client couldn't keep up"}
-		await(t, "four lines", func() bool { return len(log.Lines()) == len(want) })
+		livetest.Eventually(t, "four lines", func() bool { return len(log.Lines()) == len(want) })
 		if got := log.Lines(); !slices.Equal(got, want) {
 			t.Errorf("logged %q, want %q", got, want)
 		}
 	})
 }
 
-// dialUnread connects a client that reads nothing, with small buffers.
-func dialUnread(t testing.TB, e endpoint) *gorilla.Conn {
-	t.Helper()
-	d := gorilla.Dialer{TLSClientConfig: e.tls, NetDial: func(network, addr string) (net.Conn, error) {
-		conn, err := net.Dial(network, addr)
-		if err == nil {
-			err = conn.(*net.TCPConn).SetReadBuffer(4 << 10)
-		}
-		return conn, err
-	}}
-	conn, _, err := d.Dial(e.url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.NetConn().Close() })
-	return conn
-}
-
 func TestUserAuthentication(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var log documents.Log
-		at := serve(t, p.Authentication(&log))
+		at := livetest.Serve(t, p.Authentication(&log))
 		for _, token := range []string{"", "Bearer mallory"} {
-			if status := refusal(t, at, http.Header{"Authorization": {token}}); status != http.StatusUnauthorized {
+			if status := livetest.Refusal(t, at, http.Header{"Authorization": {token}}); status != http.StatusUnauthorized {
 				t.Errorf("token %q was answered with %d, want 401", token, status)
 			}
 		}
-		alice := libraries[0].connect(t, at, http.Header{"Authorization": {"Bearer alice"}})
-		bob := libraries[0].connect(t, at, http.Header{"Authorization": {"Bearer bob"}})
+		alice := livetest.Connect(t, at, livetest.Dialing{Header: http.Header{"Authorization": {"Bearer alice"}}}).Attend()
+		bob := livetest.Connect(t, at, livetest.Dialing{Header: http.Header{"Authorization": {"Bearer bob"}}}).Attend()
 
-		check(t, "alice, an admin,", alice.ask(`{"topic":"admin","data":"reboot"}`), `{"topic":"handled","data":"reboot"}`)
-		check(t, "bob, a member,", bob.ask(`{"topic":"admin","data":"reboot"}`), `{"topic":"error","data":"unauthorized"}`)
-		check(t, "bob", bob.ask(`{"topic":"chat","data":"hi"}`), `{"topic":"handled","data":"hi"}`)
+		livetest.Check(t, "alice, an admin,", alice.Ask(`{"topic":"admin","data":"reboot"}`), `{"topic":"handled","data":"reboot"}`)
+		livetest.Check(t, "bob, a member,", bob.Ask(`{"topic":"admin","data":"reboot"}`), `{"topic":"error","data":"unauthorized"}`)
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"chat","data":"hi"}`), `{"topic":"handled","data":"hi"}`)
 
 		want := []string{"Message from user: Alice", "Message from user: Bob", "Message from user: Bob"}
 		if got := log.Lines(); !slices.Equal(got, want) {
@@ -156,25 +133,25 @@ func TestAutoSubscribeOnInit(t *testing.T) {
 	const initial, welcome = `{"topic":"init","data":{}}`, `{"topic":"welcome","data":{"status":"connected"}}`
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		handler, publish := p.AutoSubscribe()
-		at := serve(t, handler)
+		at := livetest.Serve(t, handler)
 		alice, bob := join(t, at, "alice"), join(t, at, "bob")
-		check(t, "alice", alice.ask(initial), welcome)
-		check(t, "bob", bob.ask(initial), welcome)
+		livetest.Check(t, "alice", alice.Ask(initial), welcome)
+		livetest.Check(t, "bob", bob.Ask(initial), welcome)
 
 		publish("user:alice", []byte(`1`))
 		publish("global", []byte(`2`))
-		check(t, "alice", alice.read(), `{"topic":"user:alice","data":1}`)
-		check(t, "alice", alice.read(), `{"topic":"global","data":2}`)
-		check(t, "bob", bob.read(), `{"topic":"global","data":2}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"user:alice","data":1}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"global","data":2}`)
+		livetest.Check(t, "bob", bob.Read(), `{"topic":"global","data":2}`)
 
 		// And an explicit subscription.
-		bob.send(`{"topic":"subscribe","data":{"topic":"news"}}`)
-		bob.settle(publish)
+		bob.Send(`{"topic":"subscribe","data":{"topic":"news"}}`)
+		settle(t, bob, publish)
 		publish("news", []byte(`3`))
 		publish("global", []byte(`4`))
-		check(t, "bob", bob.read(), `{"topic":"news","data":3}`)
-		check(t, "bob", bob.read(), `{"topic":"global","data":4}`)
-		check(t, "alice", alice.read(), `{"topic":"global","data":4}`)
+		livetest.Check(t, "bob", bob.Read(), `{"topic":"news","data":3}`)
+		livetest.Check(t, "bob", bob.Read(), `{"topic":"global","data":4}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"global","data":4}`)
 	})
 }
 
@@ -182,18 +159,18 @@ func TestClientThatReconnectsInitsAgain(t *testing.T) {
 	const initial, welcome = `{"topic":"init","data":{}}`, `{"topic":"welcome","data":{"status":"connected"}}`
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		handler, publish := p.AutoSubscribe()
-		at := serve(t, handler)
+		at := livetest.Serve(t, handler)
 		c := join(t, at, "alice")
-		check(t, "alice", c.ask(initial), welcome)
-		for i, disconnect := range []func(){c.leave, c.drop} {
+		livetest.Check(t, "alice", c.Ask(initial), welcome)
+		for i, disconnect := range []func(){c.Leave, c.Drop} {
 			disconnect()
 			publish("user:alice", []byte(`"missed: nobody is there"`))
 
 			c = join(t, at, "alice")
 			publish("user:alice", []byte(`"missed: not subscribed yet"`))
-			check(t, "alice", c.ask(initial), welcome)
+			livetest.Check(t, "alice", c.Ask(initial), welcome)
 			publish("user:alice", fmt.Appendf(nil, `%d`, i))
-			check(t, "alice", c.read(), fmt.Sprintf(`{"topic":"user:alice","data":%d}`, i))
+			livetest.Check(t, "alice", c.Read(), fmt.Sprintf(`{"topic":"user:alice","data":%d}`, i))
 		}
 	})
 }
@@ -202,20 +179,20 @@ func TestPresenceTracking(t *testing.T) {
 	const initial = `{"topic":"init","data":{}}`
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var online sync.Map
-		at := serve(t, p.PresenceTracking(&online))
+		at := livetest.Serve(t, p.PresenceTracking(&online))
 		alice, bob := join(t, at, "alice"), join(t, at, "bob")
-		check(t, "alice", alice.ask(initial), `{"topic":"presence","data":{"type":"join","user":"alice"}}`)
+		livetest.Check(t, "alice", alice.Ask(initial), `{"topic":"presence","data":{"type":"join","user":"alice"}}`)
 		const bobJoined = `{"topic":"presence","data":{"type":"join","user":"bob"}}`
-		check(t, "bob", bob.ask(initial), bobJoined)
-		check(t, "alice", alice.read(), bobJoined)
+		livetest.Check(t, "bob", bob.Ask(initial), bobJoined)
+		livetest.Check(t, "alice", alice.Read(), bobJoined)
 		for _, user := range []string{"alice", "bob"} {
 			if id, ok := online.Load(user); !ok || id == "" {
 				t.Errorf("%s is not online", user)
 			}
 		}
 
-		bob.drop() // without a word
-		check(t, "alice", alice.read(), `{"topic":"presence","data":{"type":"leave","user":"bob"}}`)
+		bob.Drop() // without a word
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"presence","data":{"type":"leave","user":"bob"}}`)
 		if _, ok := online.Load("bob"); ok {
 			t.Error("bob is still online")
 		}
@@ -227,46 +204,46 @@ func TestPresenceTracking(t *testing.T) {
 
 func TestDirectMessaging(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
-		at := serve(t, p.DirectMessaging())
+		at := livetest.Serve(t, p.DirectMessaging())
 		alice, bob, carol := join(t, at, "alice"), join(t, at, "bob"), join(t, at, "carol")
-		for _, c := range []*client{alice, bob, carol} {
-			check(t, "a client", c.ask(`{"topic":"init"}`), `{"topic":"welcome"}`)
+		for _, c := range []*livetest.Client{alice, bob, carol} {
+			livetest.Check(t, "a client", c.Ask(`{"topic":"init"}`), `{"topic":"welcome"}`)
 		}
-		alice.send(`{"topic":"dm","data":{"to":"bob","text":"psst"}}`)
-		check(t, "bob", bob.read(), `{"topic":"dm","data":{"from":"alice","text":"psst"}}`)
-		bob.send(`{"topic":"dm","data":{"to":"alice","text":"what?"}}`)
-		check(t, "alice", alice.read(), `{"topic":"dm","data":{"from":"bob","text":"what?"}}`)
-		check(t, "carol, to whom nobody wrote,", carol.ask(`{"topic":"dm","data":{"to":"carol","text":"note to self"}}`),
+		alice.Send(`{"topic":"dm","data":{"to":"bob","text":"psst"}}`)
+		livetest.Check(t, "bob", bob.Read(), `{"topic":"dm","data":{"from":"alice","text":"psst"}}`)
+		bob.Send(`{"topic":"dm","data":{"to":"alice","text":"what?"}}`)
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"dm","data":{"from":"bob","text":"what?"}}`)
+		livetest.Check(t, "carol, to whom nobody wrote,", carol.Ask(`{"topic":"dm","data":{"to":"carol","text":"note to self"}}`),
 			`{"topic":"dm","data":{"from":"carol","text":"note to self"}}`)
 
 		// Who has left gets nothing, and it harms nobody.
-		bob.leave()
-		alice.send(`{"topic":"dm","data":{"to":"bob","text":"still there?"}}`)
-		check(t, "alice", alice.ask(`{"topic":"dm","data":{"to":"alice","text":"he left"}}`), `{"topic":"dm","data":{"from":"alice","text":"he left"}}`)
+		bob.Leave()
+		alice.Send(`{"topic":"dm","data":{"to":"bob","text":"still there?"}}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"dm","data":{"to":"alice","text":"he left"}}`), `{"topic":"dm","data":{"from":"alice","text":"he left"}}`)
 	})
 }
 
 func TestRoomManagement(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
-		at := serve(t, p.RoomManagement())
+		at := livetest.Serve(t, p.RoomManagement())
 		alice, bob := join(t, at, "alice"), join(t, at, "bob")
-		check(t, "alice", alice.ask(`{"topic":"join_room","data":{"room":"go"}}`), `{"topic":"room:go","data":{"type":"join","user":"alice"}}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"join_room","data":{"room":"go"}}`), `{"topic":"room:go","data":{"type":"join","user":"alice"}}`)
 		const joined = `{"topic":"room:go","data":{"type":"join","user":"bob"}}`
-		check(t, "bob", bob.ask(`{"topic":"join_room","data":{"room":"go"}}`), joined)
-		check(t, "alice", alice.read(), joined)
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"join_room","data":{"room":"go"}}`), joined)
+		livetest.Check(t, "alice", alice.Read(), joined)
 
 		const said = `{"topic":"room:go","data":{"text":"hi","type":"message","user":"bob"}}`
-		check(t, "bob", bob.ask(`{"topic":"room_message","data":{"room":"go","text":"hi"}}`), said)
-		check(t, "alice", alice.read(), said)
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"room_message","data":{"room":"go","text":"hi"}}`), said)
+		livetest.Check(t, "alice", alice.Read(), said)
 
 		// Who leaves hears of it, and of nothing after.
 		const left = `{"topic":"room:go","data":{"type":"leave","user":"bob"}}`
-		check(t, "bob", bob.ask(`{"topic":"leave_room","data":{"room":"go"}}`), left)
-		check(t, "alice", alice.read(), left)
-		check(t, "bob, in a new room,", bob.ask(`{"topic":"join_room","data":{"room":"c"}}`), `{"topic":"room:c","data":{"type":"join","user":"bob"}}`)
-		check(t, "alice", alice.ask(`{"topic":"room_message","data":{"room":"go","text":"bye"}}`),
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"leave_room","data":{"room":"go"}}`), left)
+		livetest.Check(t, "alice", alice.Read(), left)
+		livetest.Check(t, "bob, in a new room,", bob.Ask(`{"topic":"join_room","data":{"room":"c"}}`), `{"topic":"room:c","data":{"type":"join","user":"bob"}}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"room_message","data":{"room":"go","text":"bye"}}`),
 			`{"topic":"room:go","data":{"text":"bye","type":"message","user":"alice"}}`)
-		check(t, "bob", bob.ask(`{"topic":"room_message","data":{"room":"c","text":"hello?"}}`),
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"room_message","data":{"room":"c","text":"hello?"}}`),
 			`{"topic":"room:c","data":{"text":"hello?","type":"message","user":"bob"}}`)
 	})
 }
@@ -274,12 +251,12 @@ func TestRoomManagement(t *testing.T) {
 func TestHandleCloseGracefully(t *testing.T) {
 	withPrograms(t, func(t *testing.T, p documents.Programs) {
 		var onlineUsers, userSessions sync.Map
-		at := serve(t, p.GracefulClose(&onlineUsers, &userSessions))
+		at := livetest.Serve(t, p.GracefulClose(&onlineUsers, &userSessions))
 		alice, bob := join(t, at, "alice"), join(t, at, "bob")
-		check(t, "alice", alice.ask(`{"topic":"init","data":{}}`), `{"topic":"welcome"}`)
-		check(t, "bob", bob.ask(`{"topic":"init","data":{}}`), `{"topic":"welcome"}`)
-		bob.leave()
-		check(t, "alice", alice.read(), `{"topic":"presence","data":{"type":"leave","user":"bob"}}`)
+		livetest.Check(t, "alice", alice.Ask(`{"topic":"init","data":{}}`), `{"topic":"welcome"}`)
+		livetest.Check(t, "bob", bob.Ask(`{"topic":"init","data":{}}`), `{"topic":"welcome"}`)
+		bob.Leave()
+		livetest.Check(t, "alice", alice.Read(), `{"topic":"presence","data":{"type":"leave","user":"bob"}}`)
 		_, online := onlineUsers.Load("bob")
 		_, reachable := userSessions.Load("bob")
 		if online || reachable {

@@ -3,7 +3,6 @@ package interop
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/interop/documents"
 	"github.com/livetopic/livetopic/interop/documents/program"
 )
@@ -102,25 +102,9 @@ func programTests(t *testing.T) []string {
 }
 
 // join connects a user to a program.
-func join(t *testing.T, at endpoint, user string) *client {
+func join(t *testing.T, at livetest.Endpoint, user string) *livetest.Client {
 	t.Helper()
-	return dial(t, at.with("user="+user))
-}
-
-// ask sends a message and returns what comes next.
-func (c *client) ask(text string) string {
-	c.t.Helper()
-	c.send(text)
-	return c.read()
-}
-
-// leave closes the connection as a browser does that leaves the page.
-func (c *client) leave() {
-	c.t.Helper()
-	if err := c.close(1001); err != nil {
-		c.t.Fatal(err)
-	}
-	c.rest()
+	return livetest.Dial(t, at.With("user="+user))
 }
 
 var lastProbe atomic.Int64
@@ -128,43 +112,22 @@ var lastProbe atomic.Int64
 // settle waits until all that the client sent was handled: for the programs
 // that subscribe to whatever they are asked for, and answer nothing. What the
 // client receives meanwhile must be nothing.
-func (c *client) settle(publish documents.Publish) {
-	c.t.Helper()
+func settle(t *testing.T, c *livetest.Client, publish documents.Publish) {
+	t.Helper()
 	topic := fmt.Sprintf("probe:%d", lastProbe.Add(1))
-	c.send(`{"topic":"subscribe","data":{"topic":"` + topic + `"}}`)
-	await(c.t, "a subscription", func() bool {
+	c.Send(`{"topic":"subscribe","data":{"topic":"` + topic + `"}}`)
+	livetest.Eventually(t, "a subscription", func() bool {
 		publish(topic, []byte(`"probe"`))
-		return len(c.in.messages) > 0
+		return c.Waiting() > 0
 	})
 	publish(topic, []byte(`"last"`))
 	for {
-		switch got := c.read(); got {
+		switch got := c.Read(); got {
 		case `{"topic":"` + topic + `","data":"last"}`:
 			return
 		case `{"topic":"` + topic + `","data":"probe"}`:
 		default:
-			c.t.Fatalf("got %s while nothing was due", got)
+			t.Fatalf("got %s while nothing was due", got)
 		}
-	}
-}
-
-// refusal connects where it must fail, and returns the answer's status.
-func refusal(t *testing.T, e endpoint, header http.Header) int {
-	t.Helper()
-	c, err := libraries[0].tryConnect(t, e, header)
-	if err == nil {
-		t.Fatal("connected, want a refusal")
-	}
-	if c.response == nil {
-		t.Fatalf("no answer: %v", err)
-	}
-	return c.response.StatusCode
-}
-
-// check compares what a client got with what its page says.
-func check(t *testing.T, who, got, want string) {
-	t.Helper()
-	if got != want {
-		t.Errorf("%s got  %s\nwant %s", who, got, want)
 	}
 }

@@ -1,19 +1,12 @@
 package interop
 
 import (
-	"bufio"
 	"context"
-	"crypto/tls"
-	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httptrace"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/alexedwards/scs/v2"
 	"github.com/go-mizu/mizu"
@@ -36,44 +29,9 @@ import (
 	"github.com/go-mizu/mizu/middlewares/timeout"
 	"github.com/go-mizu/mizu/middlewares/timing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
-
-// worksThrough connects through the handler, which is in front of the server,
-// and has a publication and a close pass. It returns the client's handshake.
-func worksThrough(t *testing.T, server *live.Server, at endpoint) *http.Response {
-	t.Helper()
-	c := dial(t, at)
-	c.subscribe("t")
-	server.Publish("t", []byte(`"through"`))
-	check(t, "the client", c.read(), `{"topic":"t","data":"through"}`)
-	c.leave()
-	await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
-	return c.response
-}
-
-// refusesThrough connects where the connection cannot be taken over, and
-// expects 500 with a text that says so.
-func refusesThrough(t *testing.T, server *live.Server, at endpoint) {
-	t.Helper()
-	c, err := libraries[0].tryConnect(t, at, nil)
-	if err == nil {
-		t.Fatal("connected, want 500")
-	}
-	if c.response == nil {
-		t.Fatalf("no answer: %v", err)
-	}
-	body, _ := io.ReadAll(c.response.Body)
-	if c.response.StatusCode != http.StatusInternalServerError {
-		t.Errorf("answered %s, want 500", c.response.Status)
-	}
-	if text := string(body); !strings.Contains(text, "cannot be taken over") || !strings.Contains(text, "Unwrap or Hijack") {
-		t.Errorf("the answer does not say why: %q", text)
-	}
-	if st := server.Stats(); st.Accepted != 0 || st.Sessions != 0 || st.Refused != 1 {
-		t.Errorf("accepted %d, sessions %d, refused %d; want 0, 0, 1", st.Accepted, st.Sessions, st.Refused)
-	}
-}
 
 // These of mizu's middlewares leave the ResponseWriter as it is, or wrap it so
 // that it can be unwrapped.
@@ -89,7 +47,7 @@ func TestBehindMizusMiddlewares(t *testing.T) {
 		"compress":  compress.New(compress.Options{}), // the client accepts no encoding
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := newSubscriberServer(t)
+			server := livetest.NewSubscriberServer(t)
 			app := quietApp()
 			app.Use(mw)
 			app.Compat.Handle("/ws", server.Handler())
@@ -98,9 +56,9 @@ func TestBehindMizusMiddlewares(t *testing.T) {
 				return nil
 			})
 			for _, path := range []string{"/ws", "/twice"} {
-				at := serve(t, app)
-				at.url += path
-				worksThrough(t, server, at)
+				at := livetest.Serve(t, app)
+				at.URL += path
+				livetest.WorksThrough(t, server, at)
 			}
 		})
 	}
@@ -122,16 +80,16 @@ func TestBehindMizusMiddlewaresThatHideTheConnection(t *testing.T) {
 		"prometheus":   prometheus.New(),
 		"responselog":  responselog.WithLogger(quiet),
 		"responsesize": responsesize.New(),
-		"timeout":      timeout.New(patience),
+		"timeout":      timeout.New(livetest.Patience),
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := newSubscriberServer(t)
+			server := livetest.NewSubscriberServer(t)
 			app := quietApp()
 			app.Use(mw)
 			app.Compat.Handle("/ws", server.Handler())
-			at := serve(t, app)
-			at.url += "/ws"
-			refusesThrough(t, server, at)
+			at := livetest.Serve(t, app)
+			at.URL += "/ws"
+			livetest.RefusesThrough(t, server, at)
 		})
 	}
 }
@@ -139,27 +97,27 @@ func TestBehindMizusMiddlewaresThatHideTheConnection(t *testing.T) {
 // Mizu's errorpage holds the status back and lets the text pass, so that the
 // client gets 200; what counts is that it gets no 101, and is told why.
 func TestBehindMizusErrorPages(t *testing.T) {
-	server := newSubscriberServer(t)
+	server := livetest.NewSubscriberServer(t)
 	app := quietApp()
 	app.Use(errorpage.New())
 	app.Compat.Handle("/ws", server.Handler())
-	at := serve(t, app)
-	at.url += "/ws"
-	c, err := libraries[0].tryConnect(t, at, nil)
-	if err == nil || c.response == nil {
+	at := livetest.Serve(t, app)
+	at.URL += "/ws"
+	c, err := livetest.Try(t, at, livetest.Dialing{})
+	if err == nil || c.Response == nil {
 		t.Fatalf("got %v, want an answer that is no 101", err)
 	}
-	body, _ := io.ReadAll(c.response.Body)
+	body, _ := io.ReadAll(c.Response.Body)
 	if !strings.Contains(string(body), "cannot be taken over") {
 		t.Errorf("the answer does not say why: %q", body)
 	}
 }
 
 func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		sessions := scs.New()
 		var server *live.Server
-		opts := subscriber(&server)
+		opts := livetest.Subscriber(&server)
 		opts.OnAuth = func(ctx context.Context, r *http.Request) (any, error) {
 			visits := sessions.GetInt(ctx, "visits") + 1
 			sessions.Put(ctx, "visits", visits)
@@ -173,7 +131,7 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 			}
 			onMessage(ctx, s, topic, data)
 		}
-		server = newServer(t, opts)
+		server = livetest.NewServer(t, opts)
 
 		mux := http.NewServeMux()
 		mux.Handle("/ws", server.Handler())
@@ -182,9 +140,9 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 		})
 		at := serve(t, sessions.LoadAndSave(mux))
 		ws := at
-		ws.url += "/ws"
+		ws.URL += "/ws"
 
-		response := worksThrough(t, server, ws)
+		response := livetest.WorksThrough(t, server, ws)
 		cookies := response.Cookies()
 		if len(cookies) != 1 || cookies[0].Name != "session" || cookies[0].Value == "" {
 			t.Fatalf("the 101 set the cookies %v, want the session's", cookies)
@@ -193,23 +151,23 @@ func TestCookieSessionSurvivesTheUpgrade(t *testing.T) {
 			t.Errorf("Vary is %q", got)
 		}
 		header := http.Header{"Cookie": {cookies[0].Name + "=" + cookies[0].Value}}
-		check(t, "a page with that cookie", get(t, at, "/visits", header), "1")
+		livetest.Check(t, "a page with that cookie", get(t, at, "/visits", header), "1")
 
 		// The second connection is the same visitor's.
-		libraries[0].connect(t, ws, header).subscribe("t")
-		check(t, "a page with that cookie", get(t, at, "/visits", header), "2")
+		livetest.Connect(t, ws, livetest.Dialing{Header: header}).Attend().Subscribe("t")
+		livetest.Check(t, "a page with that cookie", get(t, at, "/visits", header), "2")
 	})
 }
 
 // get returns the body at a path of the endpoint.
-func get(t *testing.T, e endpoint, path string, header http.Header) string {
+func get(t *testing.T, e livetest.Endpoint, path string, header http.Header) string {
 	t.Helper()
-	req, err := http.NewRequest("GET", e.httpURL()+path, nil)
+	req, err := http.NewRequest("GET", e.HTTP()+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header = header
-	transport := &http.Transport{TLSClientConfig: e.tls}
+	transport := &http.Transport{TLSClientConfig: e.TLS}
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -221,176 +179,4 @@ func get(t *testing.T, e endpoint, path string, header http.Header) string {
 		t.Fatal(err)
 	}
 	return string(body)
-}
-
-func TestBehindTimeoutHandler(t *testing.T) {
-	server := newSubscriberServer(t)
-	refusesThrough(t, server, serve(t, http.TimeoutHandler(server.Handler(), patience, "too slow")))
-}
-
-// The wrappers that are found in programs, by what they let through.
-type (
-	plainWrapper  struct{ http.ResponseWriter }
-	unwrapWrapper struct{ plainWrapper }
-	hijackWrapper struct{ plainWrapper }
-	failWrapper   struct{ plainWrapper }
-	bothWrapper   struct{ unwrapWrapper } // Unwrap, and a Hijack that fails
-)
-
-var errNoHijack = errors.New("no hijacking here")
-
-func (w unwrapWrapper) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-func (w hijackWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-func (failWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errNoHijack }
-
-func (bothWrapper) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errNoHijack }
-
-func wrapped(h http.Handler, wrap func(plainWrapper) http.ResponseWriter) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Wrapped", "yes")
-		h.ServeHTTP(wrap(plainWrapper{w}), r)
-	})
-}
-
-func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
-	for _, test := range []struct {
-		name  string
-		wrap  func(w plainWrapper) http.ResponseWriter
-		works bool
-	}{
-		{"with Unwrap", func(w plainWrapper) http.ResponseWriter { return unwrapWrapper{w} }, true},
-		{"with Hijack only", func(w plainWrapper) http.ResponseWriter { return hijackWrapper{w} }, true},
-		{"with Unwrap, around one with Hijack only", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{hijackWrapper{w}}}
-		}, true},
-		{"with Hijack only, around one with Unwrap", func(w plainWrapper) http.ResponseWriter {
-			return hijackWrapper{plainWrapper{unwrapWrapper{w}}}
-		}, true},
-		{"with neither", func(w plainWrapper) http.ResponseWriter { return w }, false},
-		{"with neither, under one with Unwrap", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{w}}
-		}, false},
-		{"with a Hijack that fails", func(w plainWrapper) http.ResponseWriter { return failWrapper{w} }, false},
-		{"with Unwrap, around a Hijack that fails", func(w plainWrapper) http.ResponseWriter {
-			return unwrapWrapper{plainWrapper{failWrapper{w}}}
-		}, false},
-		{"with Unwrap and a Hijack that fails", func(w plainWrapper) http.ResponseWriter { return bothWrapper{unwrapWrapper{w}} }, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-				server := newSubscriberServer(t)
-				at := serve(t, wrapped(server.Handler(), test.wrap))
-				if !test.works {
-					refusesThrough(t, server, at)
-					return
-				}
-				// What a middleware put into the header is on the 101.
-				if got := worksThrough(t, server, at).Header.Get("X-Wrapped"); got != "yes" {
-					t.Errorf("X-Wrapped is %q on the 101", got)
-				}
-			})
-		})
-	}
-}
-
-// handshake returns a valid request of a WebSocket client.
-func handshake() *http.Request {
-	r := httptest.NewRequest("GET", "/ws", nil)
-	r.Header.Set("Connection", "Upgrade")
-	r.Header.Set("Upgrade", "websocket")
-	r.Header.Set("Sec-WebSocket-Version", "13")
-	r.Header.Set("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
-	return r
-}
-
-func TestResponseRecorderGets500(t *testing.T) {
-	server := newSubscriberServer(t)
-	w := httptest.NewRecorder()
-	server.Handler().ServeHTTP(w, handshake())
-	if w.Code != http.StatusInternalServerError || !strings.Contains(w.Body.String(), "cannot be taken over") {
-		t.Errorf("answered %d %q, want 500 and why", w.Code, w.Body)
-	}
-}
-
-func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
-	server := newSubscriberServer(t)
-	mux := http.NewServeMux()
-	mux.Handle("/ws", server.Handler())
-	mux.HandleFunc("/page", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) })
-	hs := httptest.NewUnstartedServer(mux)
-	hs.EnableHTTP2 = true
-	hs.StartTLS()
-	t.Cleanup(hs.Close)
-
-	var reused []bool
-	ctx := httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { reused = append(reused, info.Reused) },
-	})
-	get := func(path string) (int, string) {
-		t.Helper()
-		req, _ := http.NewRequestWithContext(ctx, "GET", hs.URL+path, nil)
-		resp, err := hs.Client().Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		if resp.ProtoMajor != 2 {
-			t.Fatalf("the test speaks %s", resp.Proto)
-		}
-		body, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(body)
-	}
-	for range 3 {
-		if status, body := get("/ws"); status != http.StatusUpgradeRequired || !strings.Contains(body, "HTTP/1.1") {
-			t.Errorf("answered %d %q, want 426 and what is needed", status, body)
-		}
-		if status, body := get("/page"); status != http.StatusOK || body != "HTTP/2.0" {
-			t.Errorf("then the page was %d %q", status, body)
-		}
-	}
-	if len(reused) != 6 || reused[0] {
-		t.Fatalf("connections reused: %v", reused)
-	}
-	for _, r := range reused[1:] {
-		if !r {
-			t.Errorf("a new connection was needed: %v", reused)
-			break
-		}
-	}
-
-	// The same server speaks HTTP/1.1 to who asks for it.
-	at := endpointOf(hs)
-	at.tls = &tls.Config{RootCAs: at.tls.RootCAs, NextProtos: []string{"http/1.1"}}
-	at.url += "/ws"
-	worksThrough(t, server, at)
-}
-
-// An http.Server's timeouts are for requests; a session outlives them.
-func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
-	overEach(t, func(t *testing.T, _ func(testing.TB, http.Handler) endpoint) {
-		const short = 50 * time.Millisecond
-		server := newSubscriberServer(t)
-		hs := httptest.NewUnstartedServer(server.Handler())
-		hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 4*short, 4*short, short
-		if strings.HasSuffix(t.Name(), "TLS") {
-			hs.StartTLS()
-		} else {
-			hs.Start()
-		}
-		t.Cleanup(hs.Close)
-		start := time.Now()
-		c := dial(t, endpointOf(hs))
-		c.subscribe("t")
-		for time.Since(start) < 8*short {
-			server.Publish("t", []byte(`1`))
-			check(t, "the client", c.read(), `{"topic":"t","data":1}`)
-			if err := c.ping("still here"); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
 }

@@ -34,6 +34,7 @@ import (
 
 	mizulive "github.com/go-mizu/mizu/live"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -371,7 +372,7 @@ type trial struct {
 	*testing.T
 	mizu   bool
 	server movingServer
-	at     endpoint
+	at     livetest.Endpoint
 	met    chan movingSession // the sessions of messages
 	ends   chan string        // what OnClose got
 }
@@ -414,7 +415,7 @@ func (r *trial) start(p moving) {
 				message(ctx, liveSession{s}, topic, data)
 			},
 			OnClose: func(s *live.Session, err error) { closed(liveSession{s}, err) },
-			Logger:  quiet,
+			Logger:  livetest.Quiet,
 		}
 		if p.onlyHere != nil {
 			p.onlyHere(&o)
@@ -428,11 +429,11 @@ func (r *trial) start(p moving) {
 	s := httptest.NewUnstartedServer(handler)
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
 	if p.smallBuffers {
-		s.Listener = smallBuffers{s.Listener}
+		s.Listener = livetest.BufferedListener{Listener: s.Listener, Buffer: livetest.SmallBuffer}
 	}
 	s.Start()
 	r.Cleanup(s.Close)
-	r.at = endpointOf(s)
+	r.at = livetest.EndpointOf(s)
 }
 
 // name is an error as the tables have it.
@@ -465,7 +466,7 @@ func receive[T any](r *trial, what string, from <-chan T) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(patience):
+	case <-time.After(livetest.Patience):
 		r.Fatalf("no %s", what)
 		panic("not reached")
 	}
@@ -522,7 +523,7 @@ type caller struct {
 // ask sends a handshake.
 func (r *trial) ask(q opening) *caller {
 	r.Helper()
-	c := &caller{trial: r, Conn: dialRaw(r, r.at), status: "no answer"}
+	c := &caller{trial: r, Conn: livetest.DialTransport(r, r.at), status: "no answer"}
 	c.in = bufio.NewReader(c.Conn)
 	if _, err := io.WriteString(c.Conn, q.String()); err != nil {
 		r.Fatal(err)
@@ -565,11 +566,9 @@ const (
 	aBegin, aLast                        = 0x01, 0x80 // fragments of a text
 )
 
-// framed is a client's frame, with a mask of zeros.
+// framed is a client's frame.
 func framed(first byte, payload string) string {
-	head := frameHead(len(payload), 0x80)
-	head[0] = first
-	return string(head) + "\x00\x00\x00\x00" + payload
+	return string(livetest.Masked(first, payload))
 }
 
 func closeFrame(code int) string {
@@ -793,7 +792,7 @@ var handshakes = []difference{
 			c = r.ask(opening{})
 		}
 		w := httptest.NewRecorder()
-		r.server.Handler().ServeHTTP(w, handshake())
+		r.server.Handler().ServeHTTP(w, livetest.UpgradeRequest())
 		return fmt.Sprint(c.status, " ", c.body == "forbidden origin", " ", strings.Contains(c.body, `"https://other.example"`), " ",
 			w.Code, " ", strings.Contains(w.Body.String(), "middleware"))
 	}, "403 true false 403 false", "403 false true 500 true"},
@@ -836,21 +835,21 @@ var handshakes = []difference{
 	{"calls of `IDGenerator`", func(r *trial) string {
 		made := 0
 		r.start(moving{newID: func() string { made++; return "id" }, around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return failWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithFailingHijack)
 		}})
 		return fmt.Sprint(r.ask(opening{}).status, ", called ", made)
 	}, "500, called 0", "500, called 1"},
 
 	{"middlewares with `Unwrap`", func(r *trial) string {
 		r.start(moving{around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return unwrapWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithUnwrap)
 		}})
 		return r.statuses("")
 	}, "500", "101"},
 
 	{"headers from middlewares", func(r *trial) string {
 		r.start(moving{around: func(h http.Handler) http.Handler {
-			return wrapped(h, func(w plainWrapper) http.ResponseWriter { return hijackWrapper{w} })
+			return livetest.Wrapped(h, livetest.WithHijack)
 		}})
 		return "X-Wrapped: " + r.call().header.Get("X-Wrapped")
 	}, "X-Wrapped: ", "X-Wrapped: yes"},
@@ -1179,7 +1178,7 @@ var clientMessages = []difference{
 			return time.Since(began) > 2*time.Second
 		}
 		many.write(strings.Repeat(framed(aText, `{}`), 330), framed(aText, `{"topic":"last"}`))
-		large.write(framed(aText, fill(400<<10)))
+		large.write(framed(aText, livetest.Fill(400<<10)))
 		return fmt.Sprint("two seconds: ", slow(large), " ", slow(many))
 	}, "two seconds: false false", "two seconds: true true"},
 }
@@ -1194,7 +1193,7 @@ var endings = []difference{
 			s.send("t", text)
 		}
 		s.Close()
-		heard, end := c.rest(patience)
+		heard, end := c.rest(livetest.Patience)
 		return fmt.Sprint("all came: ", len(heard) == 50, ", ", end)
 	}, "all came: false, cut", "all came: true, 1000 closed by the server"},
 
@@ -1203,7 +1202,7 @@ var endings = []difference{
 		c := r.call()
 		c.meet()
 		c.write(closeFrame(4000))
-		_, end := c.rest(patience)
+		_, end := c.rest(livetest.Patience)
 		return end
 	}, "cut", "4000 bye"},
 
@@ -1236,7 +1235,7 @@ var endings = []difference{
 			err = s.send("t", text)
 		}
 		got := r.errorsOf(err) + ", OnClose got " + r.end()
-		_, end := c.rest(patience)
+		_, end := c.rest(livetest.Patience)
 		return got + ", " + end
 	}, "ErrQueueFull, OnClose got ErrQueueFull, cut", "ErrQueueFull, OnClose got ErrQueueFull, 4100 queue full"},
 
@@ -1268,7 +1267,7 @@ var costs = []difference{
 	}, "2", "1"},
 
 	{"logs", func(r *trial) string {
-		var log lockedBuffer
+		var log livetest.LockedBuffer
 		r.start(moving{
 			message:  func(context.Context, movingSession, string, []byte) { panic("no") },
 			onlyHere: func(o *live.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) },
@@ -1339,7 +1338,7 @@ var sameness = []struct {
 		asked := 0
 		r.start(moving{auth: func(context.Context, *http.Request) (any, error) { asked++; return nil, nil }})
 		w := httptest.NewRecorder()
-		r.server.Handler().ServeHTTP(w, handshake())
+		r.server.Handler().ServeHTTP(w, livetest.UpgradeRequest())
 		return fmt.Sprintf("%d, asked %d", w.Code, asked)
 	}, "500, asked 1"},
 
@@ -1370,9 +1369,9 @@ var sameness = []struct {
 	{"ReadLimit of 4 MiB", func(r *trial) string {
 		r.start(moving{onlyHere: func(o *live.Options) { o.InboundRate = -1 }})
 		c := r.call()
-		c.write(framed(aText, fill(4<<20)))
+		c.write(framed(aText, livetest.Fill(4<<20)))
 		n := len(c.hear())
-		c.write(framed(aText, fill(4<<20+1)))
+		c.write(framed(aText, livetest.Fill(4<<20+1)))
 		return fmt.Sprint(n, " ", r.end() != "nil")
 	}, "4194304 true"},
 

@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,8 @@ import (
 	"github.com/coder/websocket"
 	gorilla "github.com/gorilla/websocket"
 	"github.com/lxzan/gws"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // peer is one connection of one of the client libraries.
@@ -30,7 +31,7 @@ type peer interface {
 // library is a client library.
 type library struct {
 	name string
-	dial func(e endpoint, header http.Header, in *inbox) (peer, *http.Response, error)
+	dial func(e livetest.Endpoint, header http.Header, in *inbox) (peer, *http.Response, error)
 }
 
 var libraries = []library{
@@ -39,45 +40,27 @@ var libraries = []library{
 	{"coder", dialCoder},
 }
 
-// inbox is what a peer received.
+// inbox is what a peer tells its client.
 type inbox struct {
-	messages chan string // closed after the last
-	pongs    chan string
-	quit     chan struct{} // closed when nobody reads messages any more
-	stop     func()
-
-	// Valid when messages is closed.
-	code int // of the close frame; 0 without one
-	err  error
+	*livetest.Client
+	pongs chan string
 }
 
-func newInbox() *inbox {
-	quit := make(chan struct{})
-	return &inbox{
-		messages: make(chan string, 1024),
-		pongs:    make(chan string, 64),
-		quit:     quit,
-		stop:     sync.OnceFunc(func() { close(quit) }),
-	}
-}
-
-func (in *inbox) message(text string) {
-	select {
-	case in.messages <- text:
-	case <-in.quit:
-	}
-}
+func (in *inbox) message(text string) { in.Put(text) }
 
 func (in *inbox) pong(payload string) {
 	select {
 	case in.pongs <- payload:
-	case <-in.quit:
+	default:
 	}
 }
 
+// ended says why nothing more comes; code is that of the close frame, 0 without one.
 func (in *inbox) ended(code int, err error) {
-	in.code, in.err = code, err
-	close(in.messages)
+	if code != 0 {
+		err = &livetest.CloseError{Code: code, Reason: err.Error()}
+	}
+	in.End(err)
 }
 
 func (in *inbox) awaitPong(payload string) error {
@@ -87,106 +70,29 @@ func (in *inbox) awaitPong(payload string) error {
 			return fmt.Errorf("pong %q, want %q", got, payload)
 		}
 		return nil
-	case <-time.After(patience):
+	case <-time.After(livetest.Patience):
 		return errors.New("no pong")
 	}
 }
 
-// client is a peer in a test. What fails ends the test, save in close.
+// client is a client that a library connects.
 type client struct {
-	t testing.TB
+	*livetest.Client
 	peer
-	in       *inbox
-	response *http.Response // to the handshake
 }
 
-// dial connects with gorilla's client.
-func dial(t testing.TB, e endpoint) *client {
+func (l library) connect(t testing.TB, e livetest.Endpoint, header http.Header) *client {
 	t.Helper()
-	return libraries[0].connect(t, e, nil)
-}
-
-func (l library) connect(t testing.TB, e endpoint, header http.Header) *client {
-	t.Helper()
-	c, err := l.tryConnect(t, e, header)
+	var p peer
+	in := &inbox{pongs: make(chan string, 64)}
+	in.Client = livetest.NewClient(t, func(text string) error { return p.send(text) }, func() { p.drop() })
+	p, response, err := l.dial(e, header, in)
 	if err != nil {
 		t.Fatalf("%s cannot connect: %v", l.name, err)
 	}
-	return c
-}
-
-func (l library) tryConnect(t testing.TB, e endpoint, header http.Header) (*client, error) {
-	in := newInbox()
-	p, response, err := l.dial(e, header, in)
-	c := &client{t: t, peer: p, in: in, response: response}
-	if err != nil {
-		return c, err
-	}
-	t.Cleanup(func() {
-		in.stop()
-		p.drop()
-	})
-	return c, nil
-}
-
-func (c *client) send(text string) {
-	c.t.Helper()
-	if err := c.peer.send(text); err != nil {
-		c.t.Fatalf("send: %v", err)
-	}
-}
-
-// read returns the next message.
-func (c *client) read() string {
-	c.t.Helper()
-	select {
-	case text, ok := <-c.in.messages:
-		if !ok {
-			c.t.Fatalf("connection ended: code %d, %v", c.in.code, c.in.err)
-		}
-		return text
-	case <-time.After(patience):
-		c.t.Fatal("no message")
-	}
-	return ""
-}
-
-// readN returns the next n messages.
-func (c *client) readN(n int) []string {
-	c.t.Helper()
-	all := make([]string, n)
-	for i := range all {
-		all[i] = c.read()
-	}
-	return all
-}
-
-// rest returns what comes until the connection ends, and the close code, 0 if
-// there was none.
-func (c *client) rest() (messages []string, code int) {
-	c.t.Helper()
-	timeout := time.After(patience)
-	for {
-		select {
-		case text, ok := <-c.in.messages:
-			if !ok {
-				return messages, c.in.code
-			}
-			messages = append(messages, text)
-		case <-timeout:
-			c.t.Fatal("connection does not end")
-		}
-	}
-}
-
-// subscribe subscribes to a topic of a subscriber server.
-func (c *client) subscribe(topic string) {
-	c.t.Helper()
-	ack := fmt.Sprintf(`{"topic":%q,"data":"subscribed"}`, topic)
-	c.send(ack)
-	if got := c.read(); got != ack {
-		c.t.Fatalf("got %s, want %s", got, ack)
-	}
+	in.Response = response
+	t.Cleanup(in.Drop)
+	return &client{in.Client, p}
 }
 
 // github.com/gorilla/websocket
@@ -205,19 +111,19 @@ var (
 	gorillaInPieces = library{"gorilla", gorillaDialer(32, nil)}
 )
 
-func gorillaDialer(buffer int, pool gorilla.BufferPool) func(endpoint, http.Header, *inbox) (peer, *http.Response, error) {
-	return func(e endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
+func gorillaDialer(buffer int, pool gorilla.BufferPool) func(livetest.Endpoint, http.Header, *inbox) (peer, *http.Response, error) {
+	return func(e livetest.Endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
 		return dialGorillaWith(&gorilla.Dialer{
-			TLSClientConfig:  e.tls,
-			HandshakeTimeout: patience,
+			TLSClientConfig:  e.TLS,
+			HandshakeTimeout: livetest.Patience,
 			WriteBufferSize:  buffer,
 			WriteBufferPool:  pool,
 		}, e, header, in)
 	}
 }
 
-func dialGorillaWith(d *gorilla.Dialer, e endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
-	conn, response, err := d.Dial(e.url, header)
+func dialGorillaWith(d *gorilla.Dialer, e livetest.Endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
+	conn, response, err := d.Dial(e.URL, header)
 	if err != nil {
 		return nil, response, err
 	}
@@ -267,7 +173,7 @@ func (p gorillaPeer) sendFragments(parts []string) error {
 			return err
 		}
 		// A control frame may come between two fragments.
-		if err := p.WriteControl(gorilla.PingMessage, []byte(between), time.Now().Add(patience)); err != nil {
+		if err := p.WriteControl(gorilla.PingMessage, []byte(between), time.Now().Add(livetest.Patience)); err != nil {
 			return err
 		}
 	}
@@ -275,14 +181,14 @@ func (p gorillaPeer) sendFragments(parts []string) error {
 }
 
 func (p gorillaPeer) ping(payload string) error {
-	if err := p.WriteControl(gorilla.PingMessage, []byte(payload), time.Now().Add(patience)); err != nil {
+	if err := p.WriteControl(gorilla.PingMessage, []byte(payload), time.Now().Add(livetest.Patience)); err != nil {
 		return err
 	}
 	return p.in.awaitPong(payload)
 }
 
 func (p gorillaPeer) close(code int) error {
-	return p.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(code, ""), time.Now().Add(patience))
+	return p.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(code, ""), time.Now().Add(livetest.Patience))
 }
 
 func (p gorillaPeer) drop() { p.Conn.Close() }
@@ -299,10 +205,10 @@ type gwsHandler struct {
 	in *inbox
 }
 
-func dialGWS(e endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
-	option := &gws.ClientOption{Addr: e.url, RequestHeader: header.Clone(), HandshakeTimeout: patience}
-	if e.tls != nil {
-		option.TlsConfig = e.tls.Clone()
+func dialGWS(e livetest.Endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
+	option := &gws.ClientOption{Addr: e.URL, RequestHeader: header.Clone(), HandshakeTimeout: livetest.Patience}
+	if e.TLS != nil {
+		option.TlsConfig = e.TLS.Clone()
 	}
 	conn, response, err := gws.NewClient(&gwsHandler{in: in}, option)
 	if err != nil {
@@ -366,11 +272,11 @@ type coderPeer struct {
 	transport *http.Transport
 }
 
-func dialCoder(e endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func dialCoder(e livetest.Endpoint, header http.Header, in *inbox) (peer, *http.Response, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
-	transport := &http.Transport{TLSClientConfig: e.tls}
-	conn, response, err := websocket.Dial(ctx, e.url, &websocket.DialOptions{
+	transport := &http.Transport{TLSClientConfig: e.TLS}
+	conn, response, err := websocket.Dial(ctx, e.URL, &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: transport},
 		HTTPHeader: header,
 	})
@@ -396,7 +302,7 @@ func dialCoder(e endpoint, header http.Header, in *inbox) (peer, *http.Response,
 }
 
 func (p coderPeer) write(kind websocket.MessageType, data []byte) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	return p.Write(ctx, kind, data)
 }
@@ -406,7 +312,7 @@ func (p coderPeer) send(text string) error { return p.write(websocket.MessageTex
 func (p coderPeer) sendBinary(data []byte) error { return p.write(websocket.MessageBinary, data) }
 
 func (p coderPeer) sendFragments(parts []string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	w, err := p.Writer(ctx, websocket.MessageText)
 	if err != nil {
@@ -422,7 +328,7 @@ func (p coderPeer) sendFragments(parts []string) error {
 
 // ping sends a payload of coder's own, and coder waits for its return.
 func (p coderPeer) ping(string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	return p.Ping(ctx)
 }
@@ -432,10 +338,4 @@ func (p coderPeer) close(code int) error { return p.Close(websocket.StatusCode(c
 func (p coderPeer) drop() {
 	p.CloseNow()
 	p.transport.CloseIdleConnections()
-}
-
-// fill returns a JSON message of exactly n bytes on topic t.
-func fill(n int) string {
-	const head, tail = `{"topic":"t","data":"`, `"}`
-	return head + string(bytes.Repeat([]byte("x"), n-len(head)-len(tail))) + tail
 }

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -122,7 +123,7 @@ var proxyKinds = []proxyKind{
 
 // proxy is a proxy in a folder of its own.
 type proxy struct {
-	endpoint
+	livetest.Endpoint
 	t               testing.TB
 	kind            proxyKind
 	dir             string
@@ -145,9 +146,9 @@ func newProxy(t testing.TB, kind proxyKind) *proxy {
 	})
 	p := &proxy{t: t, kind: kind, dir: dir, port: freePort(), adminPort: freePort()}
 	p.own(dir)
-	p.url = fmt.Sprintf("ws://127.0.0.1:%d", p.port)
+	p.URL = fmt.Sprintf("ws://127.0.0.1:%d", p.port)
 	if kind.secure {
-		p.url = fmt.Sprintf("wss://localhost:%d", p.port)
+		p.URL = fmt.Sprintf("wss://localhost:%d", p.port)
 	}
 	return p
 }
@@ -190,13 +191,15 @@ func (p *proxy) own(name string) {
 }
 
 // at returns the endpoint with a path.
-func (p *proxy) at(path string) endpoint { return endpoint{url: p.url + path, tls: p.tls} }
+func (p *proxy) at(path string) livetest.Endpoint {
+	return livetest.Endpoint{URL: p.URL + path, TLS: p.TLS}
+}
 
 // origin is where the pages are from that the proxy serves.
-func (p *proxy) origin() string { return p.httpURL() }
+func (p *proxy) origin() string { return p.HTTP() }
 
 // host is what a browser sends as Host.
-func (p *proxy) host() string { return p.url[strings.Index(p.url, "//")+2:] }
+func (p *proxy) host() string { return p.URL[strings.Index(p.URL, "//")+2:] }
 
 // command returns a run of the proxy's program. It ends when the process of the tests does.
 func (p *proxy) command(args ...string) *exec.Cmd {
@@ -267,7 +270,7 @@ func (p *proxy) trust() {
 		pem, err := os.ReadFile(filepath.Join(p.dir, "caddy/pki/authorities/local/root.crt"))
 		return err == nil && roots.AppendCertsFromPEM(pem)
 	})
-	p.tls = &tls.Config{RootCAs: roots, ServerName: "localhost"}
+	p.TLS = &tls.Config{RootCAs: roots, ServerName: "localhost"}
 }
 
 // reload has the running proxy read another configuration, and waits for its effect.
@@ -294,7 +297,7 @@ func (p *proxy) stop() {
 	p.running.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
+	case <-time.After(livetest.Patience):
 		p.t.Errorf("%s does not end; it wrote:\n%s", p.kind.name, p.log())
 		syscall.Kill(-p.running.Process.Pid, syscall.SIGKILL) // its process group
 		<-p.ended
@@ -305,14 +308,14 @@ func (p *proxy) stop() {
 // await waits until cond holds, and no longer when the proxy has ended.
 func (p *proxy) await(what string, cond func() bool) {
 	p.t.Helper()
-	for deadline := time.Now().Add(patience); !cond(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(livetest.Patience); !cond(); time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-p.ended:
 			p.t.Fatalf("%s ended before %s; it wrote:\n%s", p.kind.name, what, p.log())
 		default:
 		}
 		if time.Now().After(deadline) {
-			p.t.Fatalf("waited %v in vain for %s; %s wrote:\n%s", patience, what, p.kind.name, p.log())
+			p.t.Fatalf("waited %v in vain for %s; %s wrote:\n%s", livetest.Patience, what, p.kind.name, p.log())
 		}
 	}
 }
@@ -325,8 +328,8 @@ func (p *proxy) log() string {
 
 // get asks over a new connection. The status is 0 if there is no answer.
 func (p *proxy) get(path string) (status int, body string) {
-	client := http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: p.tls, DisableKeepAlives: true}}
-	resp, err := client.Get(p.httpURL() + path)
+	client := http.Client{Timeout: livetest.Patience, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
+	resp, err := client.Get(p.HTTP() + path)
 	if err != nil {
 		return 0, ""
 	}
@@ -339,16 +342,12 @@ func (p *proxy) get(path string) (status int, body string) {
 // browser is refused.
 func (p *proxy) handshake(path, host, origin string) (status int, body string) {
 	p.t.Helper()
-	conn, err := dialTransport(p.endpoint)
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	conn := livetest.DialTransport(p.t, p.Endpoint)
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
 	for _, line := range []string{
 		"GET " + path + " HTTP/1.1", "Host: " + host, "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
 		"Accept: */*", "Accept-Language: en-US,en;q=0.5", "Accept-Encoding: gzip, deflate, br, zstd", "Sec-WebSocket-Version: 13",
-		"Origin: " + origin, "Sec-WebSocket-Protocol: " + subprotocol, "Sec-WebSocket-Extensions: permessage-deflate",
+		"Origin: " + origin, "Sec-WebSocket-Protocol: " + livetest.Subprotocol, "Sec-WebSocket-Extensions: permessage-deflate",
 		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "Connection: keep-alive, Upgrade", "Cookie: a=b", "Sec-Fetch-Dest: empty",
 		"Sec-Fetch-Mode: websocket", "Sec-Fetch-Site: same-origin", "Pragma: no-cache", "Cache-Control: no-cache", "Upgrade: websocket", "",
 	} {
@@ -383,21 +382,19 @@ func (p *proxy) answers(path, host, origin string, want int, parts ...string) {
 }
 
 // dial connects as a page of the proxy does.
-func (p *proxy) dial() *v1 {
+func (p *proxy) dial() *livetest.Client {
 	p.t.Helper()
-	c, err := tryV1(p.t, p.at("/live"), http.Header{"Origin": {p.origin()}})
+	c, err := livetest.Try(p.t, p.at("/live"), livetest.Dialing{V1: true, Header: http.Header{"Origin": {p.origin()}}})
 	if err != nil {
 		p.t.Fatalf("cannot connect through %s: %v", p.kind.name, err)
 	}
-	v := &v1{client: c}
-	v.hello = v.next()
-	return v
+	return c.Attend().Greeted()
 }
 
 // dialPlain connects as a page of the proxy does that knows nothing of live.v1.
-func (p *proxy) dialPlain(path string) *client {
+func (p *proxy) dialPlain(path string) *livetest.Client {
 	p.t.Helper()
-	return libraries[0].connect(p.t, p.at(path), http.Header{"Origin": {p.origin()}})
+	return livetest.Connect(p.t, p.at(path), livetest.Dialing{Header: http.Header{"Origin": {p.origin()}}}).Attend()
 }
 
 func proxyPage(t testing.TB) string {
@@ -480,7 +477,7 @@ func serveNode(t testing.TB, name string, handlers map[string]http.Handler) stri
 	for path, h := range handlers {
 		mux.Handle(path, h)
 	}
-	_, address, _ := strings.Cut(serve(t, mux).url, "//")
+	_, address, _ := strings.Cut(livetest.Serve(t, mux).URL, "//")
 	return address
 }
 
@@ -489,12 +486,12 @@ func TestProxies(t *testing.T) {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
 			var server *live.Server
-			opts := permissive()
-			opts.OnMessage = subscriber(&server).OnMessage
+			opts := livetest.Permissive()
+			opts.OnMessage = livetest.Subscriber(&server).OnMessage
 			opts.PingInterval = pingEvery
-			server = newServer(t, opts)
+			server = livetest.NewServer(t, opts)
 			opts.PingInterval = -1
-			handlers := map[string]http.Handler{"/live": server.Handler(), "/silent": newServer(t, opts).Handler()}
+			handlers := map[string]http.Handler{"/live": server.Handler(), "/silent": livetest.NewServer(t, opts).Handler()}
 			one, other := serveNode(t, "one", handlers), serveNode(t, "other", handlers)
 
 			p := newProxy(t, kind)
@@ -519,42 +516,42 @@ func testBrowser(p *proxy) {
 
 func testPublications(p *proxy, server *live.Server) {
 	c, publisher := p.dial(), p.dial()
-	c.must(subscribeTo(1, "t"))
-	publishNumbers(p.t, server, "t", 1, 50)
-	c.hears("t", numbers(1, 50)...)
-	publisher.must(`{"op":"publish","id":1,"topic":"t","data":51}`)
-	c.hears("t", "51")
+	c.Must(livetest.SubscribeTo(1, "t"))
+	livetest.PublishNumbers(p.t, server, "t", 1, 50)
+	c.Hears("t", livetest.Numbers(1, 50)...)
+	publisher.Must(`{"op":"publish","id":1,"topic":"t","data":51}`)
+	c.Hears("t", "51")
 
 	long := `"` + strings.Repeat("x", 1<<20) + `"`
-	publisher.must(`{"op":"publish","id":2,"topic":"t","data":` + long + `}`)
-	c.hears("t", long)
-	if err := c.ping("end to end"); err != nil {
+	publisher.Must(`{"op":"publish","id":2,"topic":"t","data":` + long + `}`)
+	c.Hears("t", long)
+	if err := c.Ping("end to end"); err != nil {
 		p.t.Error(err)
 	}
-	c.drop()
-	publisher.drop()
+	c.Drop()
+	publisher.Drop()
 }
 
 // Pings keep an idle connection alive that is cut without them. Clients of live.v1 are pinged
 // with messages, plain ones with control frames.
 func testIdle(p *proxy, server *live.Server) {
 	c, plain, silent := p.dial(), p.dialPlain("/live"), p.dialPlain("/silent")
-	c.must(subscribeTo(1, "idle"))
-	plain.subscribe("idle")
+	c.Must(livetest.SubscribeTo(1, "idle"))
+	plain.Subscribe("idle")
 	time.AfterFunc(idleTime, func() { server.Publish("idle", []byte("1")) })
-	c.hears("idle", "1")
-	if got := plain.read(); got != `{"topic":"idle","data":1}` {
+	c.Hears("idle", "1")
+	if got := plain.Read(); got != `{"topic":"idle","data":1}` {
 		p.t.Errorf("the plain client got %s", got)
 	}
 	if strings.Contains(pageRow(p.t, "Timeouts", p.kind.name)[1], "never") {
-		if err := silent.ping("still there"); err != nil {
+		if err := silent.Ping("still there"); err != nil {
 			p.t.Error(err)
 		}
-	} else if _, code := silent.rest(); code != 0 {
-		p.t.Errorf("without pings a connection ended with code %d (%v), want a cut", code, silent.in.err)
+	} else if _, code := silent.Rest(); code != 0 {
+		p.t.Errorf("without pings a connection ended with code %d (%v), want a cut", code, silent.Err())
 	}
-	for _, c := range []*client{c.client, plain, silent} { // an old process of Apache's would wait for them
-		c.drop()
+	for _, c := range []*livetest.Client{c, plain, silent} { // an old process of Apache's would wait for them
+		c.Drop()
 	}
 }
 
@@ -562,30 +559,30 @@ func testIdle(p *proxy, server *live.Server) {
 func testReload(p *proxy, server *live.Server, other string) {
 	end := pageRow(p.t, "When the proxy reloads or restarts", p.kind.name)[0]
 	c := p.dial()
-	c.must(subscribeTo(1, "chat"))
-	publishNumbers(p.t, server, "chat", 1, 1)
-	at := c.hears("chat", "1")[0].At
+	c.Must(livetest.SubscribeTo(1, "chat"))
+	livetest.PublishNumbers(p.t, server, "chat", 1, 1)
+	at := c.Hears("chat", "1")[0].At
 	p.reload(p.config(other), func() bool { _, body := p.get("/node"); return body == "other" })
-	publishNumbers(p.t, server, "chat", 2, 2)
+	livetest.PublishNumbers(p.t, server, "chat", 2, 2)
 	if strings.Contains(end, "nothing") {
-		c.hears("chat", "2")
-		c.drop()
+		c.Hears("chat", "2")
+		c.Drop()
 	} else {
 		p.endsAs(c, end)
 	}
-	resumes(p.dial(), at, "2")
+	resumes(p.t, p.dial(), at, "2")
 }
 
 func testRestart(p *proxy, server *live.Server, node string) {
 	c := p.dial()
-	c.must(subscribeTo(1, "chat"))
-	publishNumbers(p.t, server, "chat", 3, 3)
-	at := c.hears("chat", "3")[0].At
+	c.Must(livetest.SubscribeTo(1, "chat"))
+	livetest.PublishNumbers(p.t, server, "chat", 3, 3)
+	at := c.Hears("chat", "3")[0].At
 	p.stop()
 	p.endsAs(c, pageRow(p.t, "When the proxy reloads or restarts", p.kind.name)[1])
-	publishNumbers(p.t, server, "chat", 4, 4)
+	livetest.PublishNumbers(p.t, server, "chat", 4, 4)
 	p.start(p.config(node))
-	resumes(p.dial(), at, "4")
+	resumes(p.t, p.dial(), at, "4")
 }
 
 // testShutdown has the server leave: clients hear of it, and later ones are told by the proxy.
@@ -594,8 +591,8 @@ func testShutdown(p *proxy, server *live.Server) {
 	if err := server.Shutdown(context.Background()); err != nil {
 		p.t.Error(err)
 	}
-	if _, code := c.rest(); code != live.CloseRestart {
-		p.t.Errorf("Shutdown ends with code %d (%v), want 1012", code, c.in.err)
+	if _, code := c.Rest(); code != live.CloseRestart {
+		p.t.Errorf("Shutdown ends with code %d (%v), want 1012", code, c.Err())
 	}
 	away := pageRow(p.t, "When a handshake fails", "502, 503")[0]
 	var status int
@@ -609,23 +606,23 @@ func testShutdown(p *proxy, server *live.Server) {
 }
 
 // endsAs checks that a connection ends with a code that the page says.
-func (p *proxy) endsAs(c *v1, page string) {
+func (p *proxy) endsAs(c *livetest.Client, page string) {
 	p.t.Helper()
-	_, code := c.rest()
+	_, code := c.Rest()
 	if code == 0 {
 		code = 1006
 	}
 	if !strings.Contains(page, strconv.Itoa(code)) {
-		p.t.Errorf("the connection ends with code %d (%v), the page says %s", code, c.in.err, page)
+		p.t.Errorf("the connection ends with code %d (%v), the page says %s", code, c.Err(), page)
 	}
 }
 
 // resumes subscribes from a position, and checks what was missed.
-func resumes(c *v1, at string, want ...string) {
-	c.t.Helper()
-	f := c.must(resumeFrom(1, "chat", at))
-	if got := dataOf(f.messages()); !f.recovered() || !slices.Equal(got, want) {
-		c.t.Errorf("resuming is answered by %s, want %v", f.text, want)
+func resumes(t testing.TB, c *livetest.Client, at string, want ...string) {
+	t.Helper()
+	f := c.Must(livetest.ResumeFrom(1, "chat", at))
+	if got := livetest.DataOf(f.Messages); !f.WasRecovered() || !slices.Equal(got, want) {
+		t.Errorf("resuming is answered by %s, want %v", f.Raw, want)
 	}
 }
 
@@ -633,7 +630,7 @@ func TestSeveralNodesBehindAProxy(t *testing.T) {
 	for _, kind := range proxyKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			one, other := newServer(t, permissive()), newServer(t, permissive())
+			one, other := livetest.NewServer(t, livetest.Permissive()), livetest.NewServer(t, livetest.Permissive())
 			p := newProxy(t, kind)
 			config := p.several(serveNode(t, "other", map[string]http.Handler{"/live": other.Handler()}))
 			p.start(replaced(t, config, pageNode, serveNode(t, "one", map[string]http.Handler{"/live": one.Handler()})))
@@ -667,13 +664,13 @@ func TestProxyThatDoesNotPassOnHost(t *testing.T) {
 		kind := proxyKinds[i]
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
-			var log lockedBuffer
-			opts := permissive()
+			var log livetest.LockedBuffer
+			opts := livetest.Permissive()
 			opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 			p, called := proxyWithout(t, kind, line, func(p *proxy) map[string]http.Handler {
-				refusing := newServer(t, opts)
+				refusing := livetest.NewServer(t, opts)
 				opts.Origins = []string{p.origin()}
-				return map[string]http.Handler{"/live": refusing.Handler(), "/mended": newServer(t, opts).Handler()}
+				return map[string]http.Handler{"/live": refusing.Handler(), "/mended": livetest.NewServer(t, opts).Handler()}
 			})
 			if kind.name == "nginx" {
 				called = "app"
@@ -693,8 +690,8 @@ func TestProxyThatDoesNotPassOnHost(t *testing.T) {
 
 // The refusal that the page shows is what is sent and logged, and what the page advises helps.
 func TestRefusalOnTheProxyPage(t *testing.T) {
-	var log lockedBuffer
-	opts := permissive()
+	var log livetest.LockedBuffer
+	opts := livetest.Permissive()
 	opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	server := live.New(live.Options{
 		Origins: []string{"https://example.com"},
@@ -708,12 +705,12 @@ func TestRefusalOnTheProxyPage(t *testing.T) {
 		t.Errorf("this file does not compile the page's\n%s", snippet)
 	}
 	p, _ := proxyWithout(t, proxyKinds[0], nginxHost, func(*proxy) map[string]http.Handler {
-		return map[string]http.Handler{"/live": newServer(t, opts).Handler(), "/mended": server.Handler()}
+		return map[string]http.Handler{"/live": livetest.NewServer(t, opts).Handler(), "/mended": server.Handler()}
 	})
 	_, body := p.handshake("/live", "example.com", "https://example.com")
-	check(t, "the body", body, pageBlock(t, "text", 0))
+	livetest.Check(t, "the body", body, pageBlock(t, "text", 0))
 	_, logged, _ := strings.Cut(log.String(), " ") // after the time
-	check(t, "the log", logged, pageBlock(t, "text", 1))
+	livetest.Check(t, "the log", logged, pageBlock(t, "text", 1))
 	p.answers("/mended", "example.com", "https://example.com", http.StatusSwitchingProtocols)
 }
 
@@ -731,7 +728,7 @@ func TestStatusOnTheProxyPage(t *testing.T) {
 		t.Run(test.blamed, func(t *testing.T) {
 			t.Parallel()
 			p, _ := proxyWithout(t, proxyKinds[0], test.line, func(*proxy) map[string]http.Handler {
-				return map[string]http.Handler{"/live": newServer(t, permissive()).Handler()}
+				return map[string]http.Handler{"/live": livetest.NewServer(t, livetest.Permissive()).Handler()}
 			})
 			p.answers("/live", p.host(), p.origin(), test.status)
 			if why := pageRow(t, "When a handshake fails", strconv.Itoa(test.status))[0]; !strings.Contains(why, test.blamed) {

@@ -9,17 +9,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // reverseProxy serves a proxy in front of target, and closes its connections
 // to it at the test's end.
-func reverseProxy(t testing.TB, target endpoint, serve func(testing.TB, http.Handler) endpoint, rewrite func(*httputil.ProxyRequest)) endpoint {
-	to, err := url.Parse(target.httpURL())
+func reverseProxy(t testing.TB, target livetest.Endpoint, serve livetest.Serving, rewrite func(*httputil.ProxyRequest)) livetest.Endpoint {
+	to, err := url.Parse(target.HTTP())
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := &http.Transport{TLSClientConfig: target.tls}
+	transport := &http.Transport{TLSClientConfig: target.TLS}
 	t.Cleanup(transport.CloseIdleConnections)
 	return serve(t, &httputil.ReverseProxy{
 		Transport: transport,
@@ -37,50 +38,50 @@ func keepHost(r *httputil.ProxyRequest) {
 }
 
 func TestBehindReverseProxy(t *testing.T) {
-	withEach(t, func(t *testing.T, l library, serve func(testing.TB, http.Handler) endpoint) {
-		var ended ends
+	withEach(t, func(t *testing.T, l library, serve livetest.Serving) {
+		var ended livetest.Ends
 		var server *live.Server
-		opts := subscriber(&server)
-		opts.OnClose = ended.onClose
-		server = newServer(t, opts)
+		opts := livetest.Subscriber(&server)
+		opts.OnClose = ended.OnClose
+		server = livetest.NewServer(t, opts)
 		c := l.connect(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost), nil)
-		c.subscribe("t")
+		c.Subscribe("t")
 		long := strings.Repeat("x", 100_000)
 		server.Publish("t", []byte(`"`+long+`"`))
-		check(t, "the client", c.read(), `{"topic":"t","data":"`+long+`"}`)
+		livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":"`+long+`"}`)
 		if err := c.ping("end to end"); err != nil {
 			t.Error(err)
 		}
 		if err := c.close(1000); err != nil {
 			t.Error(err)
 		}
-		if err := ended.only(t); err != nil {
+		if err := ended.Only(t); err != nil {
 			t.Errorf("OnClose got %v, want nil", err)
 		}
 	})
 }
 
 func TestServerClosesThroughReverseProxy(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		server := newServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
+		server := livetest.NewServer(t, live.Options{OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			s.Send(live.Message{Topic: "last words"})
 			s.Close()
 		}})
-		c := dial(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost))
-		c.send(`{"topic":"close"}`)
-		if got, code := c.rest(); len(got) != 1 || code != live.CloseNormal {
-			t.Errorf("got %v and code %d (%v), want one message and 1000", got, code, c.in.err)
+		c := livetest.Dial(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost))
+		c.Send(`{"topic":"close"}`)
+		if got, code := c.Rest(); len(got) != 1 || code != live.CloseNormal {
+			t.Errorf("got %v and code %d (%v), want one message and 1000", got, code, c.Err())
 		}
 	})
 }
 
 func TestClientThatVanishesBehindReverseProxyEndsItsSession(t *testing.T) {
-	overEach(t, func(t *testing.T, serve func(testing.TB, http.Handler) endpoint) {
-		server := newSubscriberServer(t)
-		c := dial(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost))
-		c.subscribe("t")
-		c.drop()
-		await(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
+		server := livetest.NewSubscriberServer(t)
+		c := livetest.Dial(t, reverseProxy(t, serve(t, server.Handler()), serve, keepHost))
+		c.Subscribe("t")
+		c.Drop()
+		livetest.Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
 	})
 }
 
@@ -103,22 +104,22 @@ func TestOriginBehindReverseProxy(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			var handler http.Handler // made when the proxy's address is known
-			at := reverseProxy(t, serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			at := reverseProxy(t, livetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				handler.ServeHTTP(w, r)
-			})), serve, test.rewrite)
+			})), livetest.Serve, test.rewrite)
 			var opts live.Options
 			if test.listed {
-				opts.Origins = []string{at.httpURL()}
+				opts.Origins = []string{at.HTTP()}
 			}
-			handler = newServer(t, opts).Handler()
+			handler = livetest.NewServer(t, opts).Handler()
 
-			page := at.httpURL() // the origin of the page that connects
+			page := at.HTTP() // the origin of the page that connects
 			if test.foreign {
 				page = "http://elsewhere.example"
 			}
-			c, _ := libraries[0].tryConnect(t, at, http.Header{"Origin": {page}})
-			if c.response == nil || c.response.StatusCode != test.status {
-				t.Errorf("answered %v, want %d", c.response, test.status)
+			c, _ := livetest.Try(t, at, livetest.Dialing{Header: http.Header{"Origin": {page}}})
+			if c.Response == nil || c.Response.StatusCode != test.status {
+				t.Errorf("answered %v, want %d", c.Response, test.status)
 			}
 		})
 	}

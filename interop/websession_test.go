@@ -16,6 +16,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	_ "modernc.org/sqlite"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 	"github.com/livetopic/livetopic/live/websession/sqlitestore"
@@ -331,7 +332,7 @@ func TestSQLiteKeepsEveryProgramsChanges(t *testing.T) {
 // deleted its row.
 func TestSQLiteSurvivesARestartAndSeesDeletedRows(t *testing.T) {
 	file := appDB(t)
-	serveOnce := func(t *testing.T) (at endpoint, server *live.Server) {
+	serveOnce := func(t *testing.T) (at livetest.Endpoint, server *live.Server) {
 		m := websession.New(newSQLite(t, file), websession.Options{Revalidate: 50 * time.Millisecond})
 		var sessions sync.Map
 		server = m.NewServer(live.Options{
@@ -349,12 +350,12 @@ func TestSQLiteSurvivesARestartAndSeesDeletedRows(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		return serve(t, m.Middleware(mux)), server
+		return livetest.Serve(t, m.Middleware(mux)), server
 	}
 	var header http.Header
 	t.Run("before", func(t *testing.T) {
 		at, _ := serveOnce(t)
-		resp, err := http.Get(at.httpURL() + "/login")
+		resp, err := http.Get(at.HTTP() + "/login")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -362,16 +363,16 @@ func TestSQLiteSurvivesARestartAndSeesDeletedRows(t *testing.T) {
 		header = http.Header{"Cookie": {strings.Split(resp.Header.Get("Set-Cookie"), ";")[0]}}
 	})
 	at, server := serveOnce(t)
-	at.url += "/live"
-	c := libraries[0].connect(t, at, header)
-	await(t, "the session", func() bool { return server.Stats().Subscriptions == 1 })
+	at.URL += "/live"
+	c := livetest.Connect(t, at, livetest.Dialing{Header: header}).Attend()
+	livetest.Eventually(t, "the session", func() bool { return server.Stats().Subscriptions == 1 })
 	server.Publish("t", []byte(`1`))
-	check(t, "the client", c.read(), `{"topic":"t","data":1}`)
+	livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":1}`)
 
 	if _, err := openDB(t, file).Exec("PRAGMA busy_timeout = 5000; DELETE FROM sessions"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the end", func() bool { return server.Stats().Sessions == 0 })
+	livetest.Eventually(t, "the end", func() bool { return server.Stats().Sessions == 0 })
 }
 
 func TestSQLiteForgetsWhatHasExpired(t *testing.T) {
@@ -383,7 +384,7 @@ func TestSQLiteForgetsWhatHasExpired(t *testing.T) {
 		}
 	}
 	s := storeOf(sm)
-	await(t, "the expiry", func() bool {
+	livetest.Eventually(t, "the expiry", func() bool {
 		expiries, err := s.Expiries(context.Background(), slices.Clone(keys))
 		return err == nil && len(expiries) == 0
 	})

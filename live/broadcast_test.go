@@ -13,8 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/coder/websocket"
-
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -162,7 +161,7 @@ func TestBroadcastReachesEveryServerInOrder(t *testing.T) {
 			for _, ear := range ears {
 				for i := range servers {
 					prefix := fmt.Sprintf("%d:", i)
-					eventually(t, "all broadcasts", func() bool { return len(ear.with(prefix)) >= len(want[i]) })
+					livetest.Eventually(t, "all broadcasts", func() bool { return len(ear.with(prefix)) >= len(want[i]) })
 					if got := ear.with(prefix); !slices.Equal(got, want[i]) {
 						t.Fatalf("of server %d came %q", i, got)
 					}
@@ -190,7 +189,7 @@ func TestBroadcastFromWithinABroadcast(t *testing.T) {
 				srv.Broadcast(t.Context(), "echo", data)
 			})
 			srv.Broadcast(t.Context(), "call", []byte("hello"))
-			if got := receive(t, echo); got != "hello" {
+			if got := livetest.Receive(t, echo); got != "hello" {
 				t.Error(got)
 			}
 		})
@@ -200,14 +199,9 @@ func TestBroadcastFromWithinABroadcast(t *testing.T) {
 // byHeader signs clients in as whom they say they are.
 func byHeader(_ context.Context, r *http.Request) (any, error) { return r.Header.Get("User"), nil }
 
-func dialAs(t *testing.T, url, user string) *client {
+func dialAs(t *testing.T, url, user string) *livetest.Client {
 	t.Helper()
-	ws, _, err := websocket.Dial(t.Context(), url, &websocket.DialOptions{HTTPHeader: http.Header{"User": {user}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ws.CloseNow() })
-	return &client{t, ws}
+	return livetest.Connect(t, livetest.Endpoint{URL: url}, livetest.Dialing{Header: http.Header{"User": {user}}})
 }
 
 func TestDisconnectUserEndsTheSessionsOnEveryServer(t *testing.T) {
@@ -215,7 +209,7 @@ func TestDisconnectUserEndsTheSessionsOnEveryServer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ends := make(chan error, 100)
 			var servers []*live.Server
-			var anna, others []*client
+			var anna, others []*livetest.Client
 			for _, broker := range system() {
 				srv, url := serve(t, live.Options{
 					Broker: broker, OnAuth: byHeader, OnClose: func(_ *live.Session, err error) { ends <- err },
@@ -234,20 +228,20 @@ func TestDisconnectUserEndsTheSessionsOnEveryServer(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, c := range anna {
-				if code, reason, _ := c.closed(); code != live.CloseRevoked || reason != "signed out" {
+				if code, reason, _ := c.Closed(); code != live.CloseRevoked || reason != "signed out" {
 					t.Errorf("closed with %d %q", code, reason)
 				}
-				if err := receive(t, ends); !errors.Is(err, live.ErrDisconnected) {
+				if err := livetest.Receive(t, ends); !errors.Is(err, live.ErrDisconnected) {
 					t.Error(err)
 				}
 			}
 			for i, srv := range servers {
 				srv.Broadcast(t.Context(), "nothing", nil)
-				eventually(t, "only the others are left", func() bool { return srv.Stats().Sessions == 2 })
-				others[2*i].send("alive", 1)
+				livetest.Eventually(t, "only the others are left", func() bool { return srv.Stats().Sessions == 2 })
+				others[2*i].SendMessage("alive", 1)
 			}
 			for _, c := range others {
-				c.ws.CloseNow()
+				c.Drop()
 			}
 			shut(t, servers[0])
 			if err := servers[0].DisconnectUser("anna", ""); !errors.Is(err, live.ErrServerClosed) {
@@ -267,22 +261,22 @@ func TestDisconnectUserEndsAHandshakeThatIsUnderWay(t *testing.T) {
 			return byHeader(ctx, r)
 		},
 	})
-	dialed := make(chan *client)
+	dialed := make(chan *livetest.Client)
 	go func() { dialed <- dialAs(t, url, "anna") }()
 	<-looked
 	if err := srv.DisconnectUser("anna", "revoked"); err != nil {
 		t.Fatal(err)
 	}
 	goOn <- true
-	if code, _, _ := (<-dialed).closed(); code != live.CloseRevoked {
+	if code, _, _ := (<-dialed).Closed(); code != live.CloseRevoked {
 		t.Errorf("closed with %d", code)
 	}
 	go func() { dialed <- dialAs(t, url, "anna") }() // signed in anew
 	<-looked
 	goOn <- true
 	c := <-dialed
-	c.send("alive", 1)
-	eventually(t, "one session", func() bool { return srv.Stats().Sessions == 1 && srv.Stats().Received == 1 })
+	c.SendMessage("alive", 1)
+	livetest.Eventually(t, "one session", func() bool { return srv.Stats().Sessions == 1 && srv.Stats().Received == 1 })
 }
 
 func TestDisconnectUserWithoutABusEndsTheSessionsHere(t *testing.T) {
@@ -293,7 +287,7 @@ func TestDisconnectUserWithoutABusEndsTheSessionsHere(t *testing.T) {
 	if err := srv.DisconnectUser("anna", "revoked"); !errors.Is(err, errDown) {
 		t.Errorf("the error is %v", err)
 	}
-	if code, _, _ := c.closed(); code != live.CloseRevoked {
+	if code, _, _ := c.Closed(); code != live.CloseRevoked {
 		t.Errorf("closed with %d", code)
 	}
 }

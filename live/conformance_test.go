@@ -1,15 +1,12 @@
 package live_test
 
 import (
-	"bufio"
 	"bytes"
 	"compress/flate"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -26,7 +24,7 @@ import (
 
 // echo is such a server.
 type echo struct {
-	*host
+	*livetest.Host
 	ends sync.Map // errors of sessions, by text, that ended with one
 }
 
@@ -44,39 +42,8 @@ func startEcho(t testing.TB, opts live.Options) *echo {
 			e.ends.Store(err.Error(), err)
 		}
 	}
-	e.host = hosting{}.start(t, opts)
+	e.Host = livetest.Hosting{}.Start(t, opts)
 	return e
-}
-
-// More first bytes of frames: a text that goes on, a continuation, and the last.
-const (
-	fBegin  = 0x01
-	fMore   = 0x00
-	fLast   = 0x80
-	fBinary = 0x82
-)
-
-// hear returns the next frame as it came.
-func (p *peer) hear() (first byte, payload []byte, err error) {
-	var head [10]byte
-	if _, err := io.ReadFull(p.in, head[:2]); err != nil {
-		return 0, nil, err
-	}
-	n := uint64(head[1])
-	switch n {
-	case 126:
-		_, err = io.ReadFull(p.in, head[2:4])
-		n = uint64(binary.BigEndian.Uint16(head[2:]))
-	case 127:
-		_, err = io.ReadFull(p.in, head[2:10])
-		n = binary.BigEndian.Uint64(head[2:])
-	}
-	if err != nil {
-		return 0, nil, err
-	}
-	payload = make([]byte, n)
-	_, err = io.ReadFull(p.in, payload)
-	return head[0], payload, err
 }
 
 // talk is what a client heard to the end of its connection.
@@ -96,9 +63,9 @@ func (a talk) code() int {
 }
 
 // take reads until so many echoes and pongs have come, or to the end.
-func (a *talk) take(p *peer, echoes, pongs int) {
+func (a *talk) take(p *livetest.Client, echoes, pongs int) {
 	for a.extra == "" && (len(a.echoes) < echoes || len(a.pongs) < pongs) {
-		first, payload, err := p.hear()
+		first, payload, err := livetest.ReadRaw(p.In)
 		switch {
 		case err == io.EOF && a.close != "none":
 			return
@@ -106,19 +73,19 @@ func (a *talk) take(p *peer, echoes, pongs int) {
 			a.extra += fmt.Sprintf("error: %v;", err)
 		case a.close != "none":
 			a.extra += fmt.Sprintf("%#x %.100q after the close frame;", first, payload)
-		case first == fText:
+		case first == livetest.TextFrame:
 			a.echoes = append(a.echoes, string(payload))
-		case first == fText|0x40:
+		case first == livetest.TextFrame|0x40:
 			text, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(payload), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff"))))
 			if err != nil {
 				a.extra += fmt.Sprintf("%v in a compressed message;", err)
 			}
 			a.echoes = append(a.echoes, string(text))
-		case first == fPong:
+		case first == livetest.PongFrame:
 			a.pongs = append(a.pongs, string(payload))
-		case first == fClose:
+		case first == livetest.CloseFrame:
 			a.close = string(payload)
-			p.write(masked(fClose, payload)) // without an answer the server waits
+			p.Write(livetest.Masked(livetest.CloseFrame, payload)) // without an answer the server waits
 		default:
 			a.extra += fmt.Sprintf("%#x %.100q;", first, payload)
 		}
@@ -130,25 +97,25 @@ const toTheEnd = 1 << 30
 
 // say has a client send frames in one write, and returns what came back to the end. When
 // all that is wanted has come before the close frame, the client says goodbye.
-func (e *echo) say(t testing.TB, o dialling, want talk, frames ...[]byte) talk {
+func (e *echo) say(t testing.TB, o livetest.Dialing, want talk, frames ...[]byte) talk {
 	t.Helper()
-	p, err := e.tryDial(o)
+	p, err := livetest.Try(t, e.Endpoint, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.converse(want, frames...)
+	return converse(p, want, frames...)
 }
 
 // converse is say on a connection that is there. The client hangs up with a RST after the
 // server has: no port stays taken.
-func (p *peer) converse(want talk, frames ...[]byte) talk {
-	defer p.reset()
-	p.conn.SetDeadline(time.Now().Add(patience))
-	go p.write(slices.Concat(frames...)) // ends with the connection
+func converse(p *livetest.Client, want talk, frames ...[]byte) talk {
+	defer p.Reset()
+	p.Conn.SetDeadline(time.Now().Add(livetest.Patience))
+	go p.Write(slices.Concat(frames...)) // ends with the connection
 	a := talk{close: "none"}
 	if want.close == bye {
 		a.take(p, len(want.echoes), len(want.pongs))
-		p.write(closeWith(live.CloseNormal, ""))
+		p.Write(livetest.Closing(live.CloseNormal, ""))
 	}
 	a.take(p, toTheEnd, toTheEnd)
 	return a
@@ -166,10 +133,6 @@ func (a talk) check(t *testing.T, what string, want talk) {
 	}
 	t.Errorf("%s: %d echoes, pongs %q, close frame %q, %s; want %d echoes, pongs %q, close frame %q",
 		what, len(a.echoes), a.pongs, a.close, a.extra, len(want.echoes), want.pongs, want.close)
-}
-
-func closeWith(code int, reason string) []byte {
-	return masked(fClose, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
 }
 
 // Payloads of close frames.
@@ -195,75 +158,75 @@ func TestServerKeepsTheRulesOfFrames(t *testing.T) {
 		want talk
 	}{
 		{"nothing", nil, talk{close: bye}},
-		{"text", masked(fText, m), talk{echoes: []string{m}, close: bye}},
-		{"binary", masked(fBinary, m), talk{echoes: []string{m}, close: bye}},
-		{"two fragments", slices.Concat(masked(fBegin, m[:5]), masked(fLast, m[5:])), talk{echoes: []string{m}, close: bye}},
-		{"binary in fragments", slices.Concat(masked(0x02, m[:5]), masked(fLast, m[5:])), talk{echoes: []string{m}, close: bye}},
-		{"empty fragments", slices.Concat(masked(fBegin, ""), masked(fMore, ""), masked(fMore, m), masked(fLast, "")), talk{echoes: []string{m}, close: bye}},
-		{"a ping between fragments", slices.Concat(masked(fBegin, m[:5]), masked(fPing, "p"), masked(fLast, m[5:])), talk{echoes: []string{m}, pongs: []string{"p"}, close: bye}},
-		{"a pong for nothing", masked(fPong, "x"), talk{close: bye}},
-		{"a close frame between fragments", slices.Concat(masked(fBegin, m[:5]), closeWith(4000, ""), masked(fLast, m[5:])), talk{close: "\x0f\xa0"}},
-		{"two close frames", slices.Concat(closeWith(4000, "first"), closeWith(4001, "second")), talk{close: "\x0f\xa0first"}},
-		{"a message after the close frame", slices.Concat(closeWith(4000, ""), masked(fText, m), masked(fPing, "p")), talk{close: "\x0f\xa0"}},
+		{"text", livetest.Masked(livetest.TextFrame, m), talk{echoes: []string{m}, close: bye}},
+		{"binary", livetest.Masked(livetest.BinaryFrame, m), talk{echoes: []string{m}, close: bye}},
+		{"two fragments", slices.Concat(livetest.Masked(livetest.BeginFrame, m[:5]), livetest.Masked(livetest.LastFrame, m[5:])), talk{echoes: []string{m}, close: bye}},
+		{"binary in fragments", slices.Concat(livetest.Masked(0x02, m[:5]), livetest.Masked(livetest.LastFrame, m[5:])), talk{echoes: []string{m}, close: bye}},
+		{"empty fragments", slices.Concat(livetest.Masked(livetest.BeginFrame, ""), livetest.Masked(livetest.MoreFrame, ""), livetest.Masked(livetest.MoreFrame, m), livetest.Masked(livetest.LastFrame, "")), talk{echoes: []string{m}, close: bye}},
+		{"a ping between fragments", slices.Concat(livetest.Masked(livetest.BeginFrame, m[:5]), livetest.Masked(livetest.PingFrame, "p"), livetest.Masked(livetest.LastFrame, m[5:])), talk{echoes: []string{m}, pongs: []string{"p"}, close: bye}},
+		{"a pong for nothing", livetest.Masked(livetest.PongFrame, "x"), talk{close: bye}},
+		{"a close frame between fragments", slices.Concat(livetest.Masked(livetest.BeginFrame, m[:5]), livetest.Closing(4000, ""), livetest.Masked(livetest.LastFrame, m[5:])), talk{close: "\x0f\xa0"}},
+		{"two close frames", slices.Concat(livetest.Closing(4000, "first"), livetest.Closing(4001, "second")), talk{close: "\x0f\xa0first"}},
+		{"a message after the close frame", slices.Concat(livetest.Closing(4000, ""), livetest.Masked(livetest.TextFrame, m), livetest.Masked(livetest.PingFrame, "p")), talk{close: "\x0f\xa0"}},
 
-		{"RSV1", masked(fText|0x40, m), talk{close: broken}},
-		{"RSV2", masked(fText|0x20, m), talk{close: broken}},
-		{"RSV3", masked(fText|0x10, m), talk{close: broken}},
-		{"RSV1 on a ping", masked(fPing|0x40, ""), talk{close: broken}},
-		{"RSV1 on a continuation", slices.Concat(masked(fBegin, m[:5]), masked(fLast|0x40, m[5:])), talk{close: broken}},
-		{"RSV2 on a close frame", masked(fClose|0x20, bye), talk{close: broken}},
-		{"opcode 3", masked(0x83, m), talk{close: broken}}, {"opcode 4", masked(0x84, m), talk{close: broken}}, {"opcode 5", masked(0x85, m), talk{close: broken}},
-		{"opcode 6", masked(0x86, m), talk{close: broken}}, {"opcode 7", masked(0x87, ""), talk{close: broken}}, {"opcode 7 with more", masked(0x07, m), talk{close: broken}},
-		{"opcode 11", masked(0x8b, ""), talk{close: broken}}, {"opcode 12", masked(0x8c, "x"), talk{close: broken}}, {"opcode 13", masked(0x8d, ""), talk{close: broken}},
-		{"opcode 14", masked(0x8e, ""), talk{close: broken}}, {"opcode 15", masked(0x8f, "x"), talk{close: broken}}, {"opcode 11 with more", masked(0x0b, ""), talk{close: broken}},
-		{"an unmasked text", unmasked(masked(fText, m)), talk{close: broken}},
-		{"an unmasked ping", []byte{fPing, 0}, talk{close: broken}},
-		{"an unmasked close frame", []byte{fClose, 2, 0x03, 0xe8}, talk{close: broken}},
-		{"a ping in fragments", slices.Concat(masked(0x09, "p"), masked(fLast, "q")), talk{close: broken}},
-		{"a ping of 126 bytes", masked(fPing, long), talk{close: broken}},
-		{"a ping of 65,536 bytes", masked(fPing, strings.Repeat("p", 1<<16)), talk{close: broken}},
-		{"a close frame of 126 bytes", masked(fClose, bye+long[2:]), talk{close: broken}},
-		{"a close frame of one byte", masked(fClose, "\x03"), talk{close: broken}},
-		{"a continuation of nothing", masked(fLast, m), talk{close: broken}},
-		{"a continuation of nothing that goes on", masked(fMore, m), talk{close: broken}},
-		{"a text within a text", slices.Concat(masked(fBegin, m[:5]), masked(fText, m)), talk{close: broken}},
-		{"5 bytes in the form for 126", append([]byte{fText, 0xfe, 0, 5}, masked(fText, "hello")[2:]...), talk{close: broken}},
-		{"5 bytes in the form for 65,536", append([]byte{fText, 0xff, 0, 0, 0, 0, 0, 0, 0, 5}, masked(fText, "hello")[2:]...), talk{close: broken}},
-		{"2^63 bytes", append([]byte{fText, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0}, masked(fText, "hello")[2:]...), talk{close: broken}},
-		{"2^62 bytes", append([]byte{fText, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0}, masked(fText, "hello")[2:]...), talk{close: tooLarge}},
-		{"a close reason that is not UTF-8", closeWith(1000, "\xff"), talk{close: notUTF8}},
-		{"a close reason with a surrogate", closeWith(1000, "\xed\xa0\x80"), talk{close: notUTF8}},
-		{"a close reason that ends in a character", closeWith(1000, "é"[:1]), talk{close: notUTF8}},
+		{"RSV1", livetest.Masked(livetest.TextFrame|0x40, m), talk{close: broken}},
+		{"RSV2", livetest.Masked(livetest.TextFrame|0x20, m), talk{close: broken}},
+		{"RSV3", livetest.Masked(livetest.TextFrame|0x10, m), talk{close: broken}},
+		{"RSV1 on a ping", livetest.Masked(livetest.PingFrame|0x40, ""), talk{close: broken}},
+		{"RSV1 on a continuation", slices.Concat(livetest.Masked(livetest.BeginFrame, m[:5]), livetest.Masked(livetest.LastFrame|0x40, m[5:])), talk{close: broken}},
+		{"RSV2 on a close frame", livetest.Masked(livetest.CloseFrame|0x20, bye), talk{close: broken}},
+		{"opcode 3", livetest.Masked(0x83, m), talk{close: broken}}, {"opcode 4", livetest.Masked(0x84, m), talk{close: broken}}, {"opcode 5", livetest.Masked(0x85, m), talk{close: broken}},
+		{"opcode 6", livetest.Masked(0x86, m), talk{close: broken}}, {"opcode 7", livetest.Masked(0x87, ""), talk{close: broken}}, {"opcode 7 with more", livetest.Masked(0x07, m), talk{close: broken}},
+		{"opcode 11", livetest.Masked(0x8b, ""), talk{close: broken}}, {"opcode 12", livetest.Masked(0x8c, "x"), talk{close: broken}}, {"opcode 13", livetest.Masked(0x8d, ""), talk{close: broken}},
+		{"opcode 14", livetest.Masked(0x8e, ""), talk{close: broken}}, {"opcode 15", livetest.Masked(0x8f, "x"), talk{close: broken}}, {"opcode 11 with more", livetest.Masked(0x0b, ""), talk{close: broken}},
+		{"an unmasked text", unmasked(livetest.Masked(livetest.TextFrame, m)), talk{close: broken}},
+		{"an unmasked ping", []byte{livetest.PingFrame, 0}, talk{close: broken}},
+		{"an unmasked close frame", []byte{livetest.CloseFrame, 2, 0x03, 0xe8}, talk{close: broken}},
+		{"a ping in fragments", slices.Concat(livetest.Masked(0x09, "p"), livetest.Masked(livetest.LastFrame, "q")), talk{close: broken}},
+		{"a ping of 126 bytes", livetest.Masked(livetest.PingFrame, long), talk{close: broken}},
+		{"a ping of 65,536 bytes", livetest.Masked(livetest.PingFrame, strings.Repeat("p", 1<<16)), talk{close: broken}},
+		{"a close frame of 126 bytes", livetest.Masked(livetest.CloseFrame, bye+long[2:]), talk{close: broken}},
+		{"a close frame of one byte", livetest.Masked(livetest.CloseFrame, "\x03"), talk{close: broken}},
+		{"a continuation of nothing", livetest.Masked(livetest.LastFrame, m), talk{close: broken}},
+		{"a continuation of nothing that goes on", livetest.Masked(livetest.MoreFrame, m), talk{close: broken}},
+		{"a text within a text", slices.Concat(livetest.Masked(livetest.BeginFrame, m[:5]), livetest.Masked(livetest.TextFrame, m)), talk{close: broken}},
+		{"5 bytes in the form for 126", append([]byte{livetest.TextFrame, 0xfe, 0, 5}, livetest.Masked(livetest.TextFrame, "hello")[2:]...), talk{close: broken}},
+		{"5 bytes in the form for 65,536", append([]byte{livetest.TextFrame, 0xff, 0, 0, 0, 0, 0, 0, 0, 5}, livetest.Masked(livetest.TextFrame, "hello")[2:]...), talk{close: broken}},
+		{"2^63 bytes", append([]byte{livetest.TextFrame, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0}, livetest.Masked(livetest.TextFrame, "hello")[2:]...), talk{close: broken}},
+		{"2^62 bytes", append([]byte{livetest.TextFrame, 0xff, 0x40, 0, 0, 0, 0, 0, 0, 0}, livetest.Masked(livetest.TextFrame, "hello")[2:]...), talk{close: tooLarge}},
+		{"a close reason that is not UTF-8", livetest.Closing(1000, "\xff"), talk{close: notUTF8}},
+		{"a close reason with a surrogate", livetest.Closing(1000, "\xed\xa0\x80"), talk{close: notUTF8}},
+		{"a close reason that ends in a character", livetest.Closing(1000, "é"[:1]), talk{close: notUTF8}},
 	} {
-		p, err := e.tryDial(dialling{})
+		p, err := livetest.Try(t, e.Endpoint, livetest.Dialing{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.conn.SetDeadline(time.Now().Add(patience))
-		p.write(masked(fText, m))
+		p.Conn.SetDeadline(time.Now().Add(livetest.Patience))
+		p.Write(livetest.Masked(livetest.TextFrame, m))
 		first := talk{close: "none"}
 		first.take(p, 1, 0)
 		first.check(t, "first", talk{echoes: []string{m}, close: "none"})
-		p.converse(tt.want, tt.in).check(t, tt.name, tt.want)
+		converse(p, tt.want, tt.in).check(t, tt.name, tt.want)
 
 		// A client that goes on sending reads the close frame all the same.
 		if tt.want.close != bye {
-			e.say(t, dialling{}, tt.want, tt.in, bytes.Repeat([]byte("x"), 1<<20)).check(t, tt.name+", and a megabyte", tt.want)
+			e.say(t, livetest.Dialing{}, tt.want, tt.in, bytes.Repeat([]byte("x"), 1<<20)).check(t, tt.name+", and a megabyte", tt.want)
 		}
 	}
 }
 
 func TestPingsAreAnsweredWithTheirPayload(t *testing.T) {
 	e := startEcho(t, live.Options{})
-	for _, o := range []dialling{{}, {v1: true}, {deflate: true}} {
-		p := e.dial(t, o)
-		p.conn.SetDeadline(time.Now().Add(patience))
-		if o.v1 {
-			p.hear() // hello
+	for _, o := range []livetest.Dialing{{}, {V1: true}, {Deflate: true}} {
+		p := e.Connect(t, o)
+		p.Conn.SetDeadline(time.Now().Add(livetest.Patience))
+		if o.V1 {
+			livetest.ReadRaw(p.In) // hello
 		}
 		expect := func(want string) {
 			t.Helper()
-			if first, payload, err := p.hear(); first != fPong || string(payload) != want || err != nil {
+			if first, payload, err := livetest.ReadRaw(p.In); first != livetest.PongFrame || string(payload) != want || err != nil {
 				t.Fatalf("%#x %q, %v, want a pong with %q", first, payload, err, want)
 			}
 		}
@@ -272,21 +235,21 @@ func TestPingsAreAnsweredWithTheirPayload(t *testing.T) {
 			payload[i] = byte(255 - i)
 		}
 		for n := range 126 {
-			p.write(masked(fPing, payload[:n]))
+			p.Write(livetest.Masked(livetest.PingFrame, payload[:n]))
 			expect(string(payload[:n]))
 		}
 		var many []byte
 		for i := range 20 { // of the longest
 			payload[0] = byte(i)
-			many = append(many, masked(fPing, payload)...)
+			many = append(many, livetest.Masked(livetest.PingFrame, payload)...)
 		}
-		p.write(many)
+		p.Write(many)
 		for i := range 20 {
 			payload[0] = byte(i)
 			expect(string(payload))
 		}
 		for _, n := range []int{126, 127, 200, 70_000} {
-			got := e.say(t, o, talk{}, masked(fPing, make([]byte, n)))
+			got := e.say(t, o, talk{}, livetest.Masked(livetest.PingFrame, make([]byte, n)))
 			got.echoes = nil // hello
 			got.check(t, fmt.Sprintf("a ping of %d bytes", n), talk{close: broken})
 		}
@@ -304,80 +267,68 @@ func TestFragmentsInAllSplits(t *testing.T) {
 		pongs  []string
 	}{
 		{"nothing", nil, nil},
-		{"a ping", masked(fPing, "p"), []string{"p"}},
-		{"pings and pongs", slices.Concat(masked(fPing, ""), masked(fPong, "x"), masked(fPing, "q")), []string{"", "q"}},
+		{"a ping", livetest.Masked(livetest.PingFrame, "p"), []string{"p"}},
+		{"pings and pongs", slices.Concat(livetest.Masked(livetest.PingFrame, ""), livetest.Masked(livetest.PongFrame, "x"), livetest.Masked(livetest.PingFrame, "q")), []string{"", "q"}},
 	} {
 		for i := range len(text) + 1 {
 			var in []byte // one connection for each first cut
 			want := talk{close: bye}
 			add := func(parts ...string) {
-				first := byte(fBegin)
+				first := byte(livetest.BeginFrame)
 				for _, part := range parts[:len(parts)-1] {
-					in = append(append(in, masked(first, part)...), between.frames...)
+					in = append(append(in, livetest.Masked(first, part)...), between.frames...)
 					want.pongs = append(want.pongs, between.pongs...)
-					first = fMore
+					first = livetest.MoreFrame
 				}
-				in = append(in, masked(first|0x80, parts[len(parts)-1])...)
+				in = append(in, livetest.Masked(first|0x80, parts[len(parts)-1])...)
 				want.echoes = append(want.echoes, text)
 			}
 			add(text[:i], text[i:])
 			for j := i; j <= len(text); j++ {
 				add(text[:i], text[i:j], text[j:])
 			}
-			e.say(t, dialling{}, want, in).check(t, fmt.Sprintf("%s, cut at %d", between.name, i), want)
+			e.say(t, livetest.Dialing{}, want, in).check(t, fmt.Sprintf("%s, cut at %d", between.name, i), want)
 		}
 	}
 	var in []byte // a fragment for each byte
-	first := byte(fBegin)
+	first := byte(livetest.BeginFrame)
 	for i := range len(text) {
-		in = append(in, masked(first, text[i:i+1])...)
-		first = fMore
+		in = append(in, livetest.Masked(first, text[i:i+1])...)
+		first = livetest.MoreFrame
 	}
 	want := talk{echoes: []string{text}, close: bye}
-	e.say(t, dialling{}, want, in, masked(fLast, "")).check(t, "bytes", want)
+	e.say(t, livetest.Dialing{}, want, in, livetest.Masked(livetest.LastFrame, "")).check(t, "bytes", want)
 }
 
 // It does not matter where TCP cuts, nor how much comes with the handshake.
 func TestConnectionIsCutAnywhere(t *testing.T) {
 	e := startEcho(t, live.Options{})
-	in := slices.Concat(masked(fText, m), masked(fPing, "p"), masked(fBegin, m[:3]), masked(fLast, m[3:]))
+	in := slices.Concat(livetest.Masked(livetest.TextFrame, m), livetest.Masked(livetest.PingFrame, "p"), livetest.Masked(livetest.BeginFrame, m[:3]), livetest.Masked(livetest.LastFrame, m[3:]))
 	want := talk{echoes: []string{m, m}, pongs: []string{"p"}, close: bye}
 	for i := range len(in) + 1 {
-		p, err := e.tryDial(dialling{})
+		p, err := livetest.Try(t, e.Endpoint, livetest.Dialing{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.write(in[:i])
+		p.Write(in[:i])
 		if i%8 == 0 {
 			time.Sleep(time.Millisecond) // so that some of it is read before the rest comes
 		}
-		p.converse(want, in[i:]).check(t, fmt.Sprintf("cut at %d", i), want)
-		e.dialWith(t, in[:i]).converse(want, in[i:]).check(t, fmt.Sprintf("%d bytes with the handshake", i), want)
+		converse(p, want, in[i:]).check(t, fmt.Sprintf("cut at %d", i), want)
+		converse(e.dialWith(t, in[:i]), want, in[i:]).check(t, fmt.Sprintf("%d bytes with the handshake", i), want)
 	}
 	for i := range len(in) + 1 { // the close frame too
-		ends := slices.Concat(masked(fText, m), closeWith(4000, "é"))
+		ends := slices.Concat(livetest.Masked(livetest.TextFrame, m), livetest.Closing(4000, "é"))
 		i = min(i, len(ends))
 		want := talk{echoes: []string{m}, close: "\x0f\xa0é"}
-		e.dialWith(t, ends[:i]).converse(want, ends[i:]).check(t, fmt.Sprintf("closed, %d bytes with the handshake", i), want)
+		converse(e.dialWith(t, ends[:i]), want, ends[i:]).check(t, fmt.Sprintf("closed, %d bytes with the handshake", i), want)
 	}
 }
 
 // dialWith connects a peer that sends frames in one write with the handshake.
-func (e *echo) dialWith(t testing.TB, frames []byte) *peer {
+func (e *echo) dialWith(t testing.TB, frames []byte) *livetest.Client {
 	t.Helper()
-	conn, err := net.Dial("tcp", e.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn.SetDeadline(time.Now().Add(patience))
-	conn.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"), frames...))
-	p := &peer{t: t, conn: conn, line: &slowLine{Conn: conn}, in: bufio.NewReader(conn)}
-	resp, err := http.ReadResponse(p.in, nil)
-	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatal(resp, err)
-	}
-	return p
+	return e.Connect(t, livetest.Dialing{Early: string(frames)})
 }
 
 // texts are strings of JSON: their bytes, and whether they are UTF-8.
@@ -433,15 +384,15 @@ func TestTextIsUTF8(t *testing.T) {
 				hello = []string{""}
 			}
 			for cut := from; cut <= from+len(tt.text); cut++ {
-				frames := [][]byte{masked(fBegin, text[:cut]), masked(fPing, ""), masked(fLast, text[cut:])}
+				frames := [][]byte{livetest.Masked(livetest.BeginFrame, text[:cut]), livetest.Masked(livetest.PingFrame, ""), livetest.Masked(livetest.LastFrame, text[cut:])}
 				want := talk{close: bye, echoes: append(hello, text, m), pongs: []string{""}}
 				if cut == from {
-					frames, want.pongs = [][]byte{masked(fText, text)}, nil
+					frames, want.pongs = [][]byte{livetest.Masked(livetest.TextFrame, text)}, nil
 				}
 				if !tt.valid {
 					want.close, want.echoes = notUTF8, hello
 				}
-				got := e.say(t, dialling{v1: v1}, want, slices.Concat(frames...), masked(fText, m))
+				got := e.say(t, livetest.Dialing{V1: v1}, want, slices.Concat(frames...), livetest.Masked(livetest.TextFrame, m))
 				if v1 {
 					if len(got.echoes) == 0 || !strings.HasPrefix(got.echoes[0], `{"op":"hello"`) {
 						t.Fatalf("%s: %+q", tt.name, got)
@@ -468,7 +419,7 @@ func TestCloseCodesComeBack(t *testing.T) {
 		if !allowed(code) {
 			want.close = broken
 		}
-		got := e.say(t, dialling{}, talk{}, closeWith(code, reason))
+		got := e.say(t, livetest.Dialing{}, talk{}, livetest.Closing(code, reason))
 		if allowed(code) && got.close != want.close {
 			t.Errorf("%d %q is answered with %q", code, reason, got.close)
 			return
@@ -490,8 +441,8 @@ func TestCloseCodesComeBack(t *testing.T) {
 			try(code, reason)
 		}
 	}
-	e.say(t, dialling{}, talk{}, masked(fClose, "")).check(t, "no code", talk{close: ""})
-	eventually(t, "every session has ended", func() bool { return e.Stats().Sessions == 0 })
+	e.say(t, livetest.Dialing{}, talk{}, livetest.Masked(livetest.CloseFrame, "")).check(t, "no code", talk{close: ""})
+	livetest.Eventually(t, "every session has ended", func() bool { return e.Stats().Sessions == 0 })
 }
 
 // Sizes around those at which the form of a length and the way of a message change, up to a
@@ -500,7 +451,7 @@ func TestSizesUpToReadLimit(t *testing.T) {
 	// With a key of zeros, since masking megabytes takes the race detector seconds.
 	masked := func(first byte, payload string) []byte {
 		var key [4]byte
-		header := masked(first, payload[:min(len(payload), 1<<16)])
+		header := livetest.Masked(first, payload[:min(len(payload), 1<<16)])
 		header = header[:len(header)-min(len(payload), 1<<16)-len(key)]
 		if len(payload) > 1<<16 {
 			binary.BigEndian.PutUint64(header[2:], uint64(len(payload)))
@@ -515,24 +466,24 @@ func TestSizesUpToReadLimit(t *testing.T) {
 	}
 	for _, size := range []int{around, 100, 125, 126, 127, 128, 1000, 4095, 4096, 4097, 8191, 8192, 8193, 1<<16 - 1, 1 << 16, 1<<16 + 1, 100_000, 1 << 20, limit} {
 		text := of(size)
-		frames := [][]byte{masked(fText, text)}
+		frames := [][]byte{masked(livetest.TextFrame, text)}
 		want := talk{echoes: []string{text}, close: bye}
 		if size < 1<<20 {
-			frames = append(frames, masked(fBegin, text[:size/3]), masked(fMore, text[size/3:size/2]), masked(fLast, text[size/2:]))
+			frames = append(frames, masked(livetest.BeginFrame, text[:size/3]), masked(livetest.MoreFrame, text[size/3:size/2]), masked(livetest.LastFrame, text[size/2:]))
 			want.echoes = append(want.echoes, text)
 		}
-		e.say(t, dialling{}, want, frames...).check(t, fmt.Sprintf("%d bytes", size), want)
+		e.say(t, livetest.Dialing{}, want, frames...).check(t, fmt.Sprintf("%d bytes", size), want)
 	}
 	for name, frames := range map[string][][]byte{
-		"in a frame":       {masked(fText, of(limit+1))},
-		"in fragments":     {masked(fBegin, of(limit)), masked(fLast, " ")},
-		"the header alone": {masked(fText, of(limit+1))[:14]},
+		"in a frame":       {masked(livetest.TextFrame, of(limit+1))},
+		"in fragments":     {masked(livetest.BeginFrame, of(limit)), masked(livetest.LastFrame, " ")},
+		"the header alone": {masked(livetest.TextFrame, of(limit+1))[:14]},
 	} {
-		e.say(t, dialling{}, talk{}, frames...).check(t, "one more, "+name, talk{close: tooLarge})
+		e.say(t, livetest.Dialing{}, talk{}, frames...).check(t, "one more, "+name, talk{close: tooLarge})
 	}
 	before := e.Stats().Malformed
 	want := talk{echoes: []string{m}, close: bye}
-	e.say(t, dialling{}, want, masked(fText, ""), masked(fBegin, ""), masked(fLast, ""), masked(fText, m)).check(t, "nothing", want)
+	e.say(t, livetest.Dialing{}, want, masked(livetest.TextFrame, ""), masked(livetest.BeginFrame, ""), masked(livetest.LastFrame, ""), masked(livetest.TextFrame, m)).check(t, "nothing", want)
 	if got := e.Stats().Malformed - before; got != 2 {
 		t.Errorf("%d of 2 empty messages count as malformed", got)
 	}
@@ -560,7 +511,7 @@ func compressedText(text string, level int, final bool) string {
 func TestCompressedMessages(t *testing.T) {
 	e := startEcho(t, live.Options{Compression: true, ReadLimit: 1 << 20})
 	const rsv1 = 0x40
-	agreed := dialling{deflate: true}
+	agreed := livetest.Dialing{Deflate: true}
 	var in [][]byte
 	want := talk{close: bye}
 	for _, size := range []int{0, 1, 100, 1000, 50_000, 1<<20 - len(`{"data":""}`)} {
@@ -572,7 +523,7 @@ func TestCompressedMessages(t *testing.T) {
 				}
 				c := compressedText(text, level, final)
 				n := len(c) / 2
-				in = append(in, masked(fText|rsv1, c), masked(fBegin|rsv1, c[:n]), masked(fPing, "p"), masked(fMore, ""), masked(fLast, c[n:]), masked(fText, text))
+				in = append(in, livetest.Masked(livetest.TextFrame|rsv1, c), livetest.Masked(livetest.BeginFrame|rsv1, c[:n]), livetest.Masked(livetest.PingFrame, "p"), livetest.Masked(livetest.MoreFrame, ""), livetest.Masked(livetest.LastFrame, c[n:]), livetest.Masked(livetest.TextFrame, text))
 				want.echoes = append(want.echoes, text, text, text)
 				want.pongs = append(want.pongs, "p")
 			}
@@ -583,21 +534,21 @@ func TestCompressedMessages(t *testing.T) {
 	whole := compressedText(m, 6, false)
 	for _, tt := range []struct {
 		name string
-		o    dialling
+		o    livetest.Dialing
 		in   []byte
 		code int
 	}{
-		{"not agreed", dialling{}, masked(fText|rsv1, whole), 1002},
-		{"on a continuation", agreed, slices.Concat(masked(fBegin|rsv1, whole[:3]), masked(fLast|rsv1, whole[3:])), 1002},
-		{"on a continuation only", agreed, slices.Concat(masked(fBegin, "x"), masked(fLast|rsv1, whole)), 1002},
-		{"on a ping", agreed, masked(fPing|rsv1, ""), 1002},
-		{"with RSV2", agreed, masked(fText|0x60, whole), 1002},
-		{"not deflate", agreed, masked(fText|rsv1, m), 1007},
-		{"nothing", agreed, masked(fText|rsv1, ""), 1007},
-		{"cut", agreed, masked(fText|rsv1, whole[:len(whole)-3]), 1007},
-		{"a bomb", agreed, masked(fText|rsv1, compressedText(strings.Repeat("x", 10<<20), 1, false)), 1009},
-		{"a byte too much", agreed, masked(fText|rsv1, compressedText(strings.Repeat("x", 1<<20+1), 9, false)), 1009},
-		{"not UTF-8, live.v1", dialling{deflate: true, v1: true}, masked(fText|rsv1, compressedText("{\"data\":\"\xff\"}", 6, false)), 1007},
+		{"not agreed", livetest.Dialing{}, livetest.Masked(livetest.TextFrame|rsv1, whole), 1002},
+		{"on a continuation", agreed, slices.Concat(livetest.Masked(livetest.BeginFrame|rsv1, whole[:3]), livetest.Masked(livetest.LastFrame|rsv1, whole[3:])), 1002},
+		{"on a continuation only", agreed, slices.Concat(livetest.Masked(livetest.BeginFrame, "x"), livetest.Masked(livetest.LastFrame|rsv1, whole)), 1002},
+		{"on a ping", agreed, livetest.Masked(livetest.PingFrame|rsv1, ""), 1002},
+		{"with RSV2", agreed, livetest.Masked(livetest.TextFrame|0x60, whole), 1002},
+		{"not deflate", agreed, livetest.Masked(livetest.TextFrame|rsv1, m), 1007},
+		{"nothing", agreed, livetest.Masked(livetest.TextFrame|rsv1, ""), 1007},
+		{"cut", agreed, livetest.Masked(livetest.TextFrame|rsv1, whole[:len(whole)-3]), 1007},
+		{"a bomb", agreed, livetest.Masked(livetest.TextFrame|rsv1, compressedText(strings.Repeat("x", 10<<20), 1, false)), 1009},
+		{"a byte too much", agreed, livetest.Masked(livetest.TextFrame|rsv1, compressedText(strings.Repeat("x", 1<<20+1), 9, false)), 1009},
+		{"not UTF-8, live.v1", livetest.Dialing{Deflate: true, V1: true}, livetest.Masked(livetest.TextFrame|rsv1, compressedText("{\"data\":\"\xff\"}", 6, false)), 1007},
 	} {
 		if got := e.say(t, tt.o, talk{}, tt.in); got.code() != tt.code || got.extra != "" {
 			t.Errorf("%s: %d, %s, want %d", tt.name, got.code(), got.extra, tt.code)
@@ -606,4 +557,32 @@ func TestCompressedMessages(t *testing.T) {
 	if _, ok := e.ends.Load(live.ErrMessageTooBig.Error()); !ok {
 		t.Error("no session ended with ErrMessageTooBig")
 	}
+}
+
+// What the outbox rests on: coder/websocket hands over each of its control frames
+// whole, in one Write. Were it to split one, the outbox would refuse it, and
+// the longest pong and the longest close echo would not come back.
+func TestLongestControlFramesComeBack(t *testing.T) {
+	_, url := serve(t, live.Options{})
+	c := dial(t, url)
+	conn, br := c.Conn, c.In
+	conn.SetDeadline(time.Now().Add(livetest.Patience))
+	masked := func(first byte, payload string) string {
+		return string([]byte{first, 0x80 | byte(len(payload)), 0, 0, 0, 0}) + payload
+	}
+	expect := func(want string) {
+		t.Helper()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(br, got); err != nil || string(got) != want {
+			t.Fatalf("got % .20x…, %v; want % .20x…", got, err, want)
+		}
+	}
+	long := strings.Repeat("p", 125)
+	// A ping between the parts of a message is coder/websocket's to answer.
+	fmt.Fprint(conn, masked(0x01, `{"topic"`), masked(0x89, long), masked(0x80, `:"t"}`))
+	expect("\x8a\x7d" + long)
+	fmt.Fprint(conn, masked(0x89, long))
+	expect("\x8a\x7d" + long)
+	fmt.Fprint(conn, masked(0x88, "\x03\xe8"+long[:123]))
+	expect("\x88\x7d\x03\xe8" + long[:123])
 }

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -30,7 +31,7 @@ func (b *ballasts) make() *ballast {
 // allFreed waits until none is reachable.
 func (b *ballasts) allFreed(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(patience / 2)
+	deadline := time.Now().Add(livetest.Patience / 2)
 	for b.freed.Load() < b.made.Load() {
 		if time.Now().After(deadline) {
 			t.Fatalf("of %d Values %d are still reachable", b.made.Load(), b.made.Load()-b.freed.Load())
@@ -45,105 +46,91 @@ type leaving struct {
 	name string
 	opts live.Options
 	v1   bool
-	end  func(p *peer, s *live.Session) // s is nil if OnConnect has refused the client
-}
-
-// untilClosed reads to the server's close frame, and does not answer it.
-func untilClosed(p *peer) {
-	p.conn.SetReadDeadline(time.Now().Add(patience))
-	for {
-		if f, err := p.readFrame(); err != nil || f.first == fClose {
-			return
-		}
-	}
-}
-
-func untilEnd(p *peer) {
-	p.attend().rest()
+	end  func(p *livetest.Client, s *live.Session) // s is nil if OnConnect has refused the client
 }
 
 func ways() []leaving {
 	quick := live.Options{PingInterval: 20 * time.Millisecond, PingTimeout: 20 * time.Millisecond}
 	return []leaving{
-		{"client closes", live.Options{}, true, func(p *peer, _ *live.Session) {
-			p.write(masked(fClose, "\x03\xe8"))
+		{"client closes", live.Options{}, true, func(p *livetest.Client, _ *live.Session) {
+			p.Write(livetest.Masked(livetest.CloseFrame, "\x03\xe8"))
 			untilEnd(p)
 		}},
-		{"client closes and hangs up", live.Options{}, false, func(p *peer, _ *live.Session) {
-			p.write(masked(fClose, "\x03\xe8"))
-			p.line.Close()
+		{"client closes and hangs up", live.Options{}, false, func(p *livetest.Client, _ *live.Session) {
+			p.Write(livetest.Masked(livetest.CloseFrame, "\x03\xe8"))
+			p.Line.Close()
 		}},
-		{"server closes", live.Options{}, true, func(p *peer, s *live.Session) {
+		{"server closes", live.Options{}, true, func(p *livetest.Client, s *live.Session) {
 			s.Close()
 			untilEnd(p)
 		}},
-		{"server closes, client hangs up without an answer", live.Options{}, false, func(p *peer, s *live.Session) {
+		{"server closes, client hangs up without an answer", live.Options{}, false, func(p *livetest.Client, s *live.Session) {
 			s.Close()
 			untilClosed(p)
-			p.line.Close()
+			p.Line.Close()
 		}},
-		{"server closes, client resets", live.Options{}, true, func(p *peer, s *live.Session) {
+		{"server closes, client resets", live.Options{}, true, func(p *livetest.Client, s *live.Session) {
 			s.Close()
 			untilClosed(p)
-			p.reset()
+			p.Reset()
 		}},
-		{"server closes, client never answers", live.Options{}, false, func(p *peer, s *live.Session) {
+		{"server closes, client never answers", live.Options{}, false, func(p *livetest.Client, s *live.Session) {
 			s.Close()
 			untilClosed(p)
 		}},
-		{"FIN", live.Options{}, true, func(p *peer, _ *live.Session) { p.line.Close() }},
-		{"half close", live.Options{}, false, func(p *peer, _ *live.Session) {
-			if half, ok := p.conn.(interface{ CloseWrite() error }); ok { // TLS
+		{"FIN", live.Options{}, true, func(p *livetest.Client, _ *live.Session) { p.Line.Close() }},
+		{"half close", live.Options{}, false, func(p *livetest.Client, _ *live.Session) {
+			if half, ok := p.Conn.(interface{ CloseWrite() error }); ok { // TLS
 				half.CloseWrite()
 			} else {
-				p.line.Conn.(*net.TCPConn).CloseWrite()
+				p.Line.Conn.(*net.TCPConn).CloseWrite()
 			}
 			untilEnd(p)
 		}},
-		{"reset", live.Options{}, true, func(p *peer, _ *live.Session) { p.reset() }},
-		{"reset in the middle of a message", live.Options{}, false, func(p *peer, _ *live.Session) {
-			p.write(masked(fText, strings.Repeat("x", 100_000))[:50_000])
-			p.reset()
+		{"reset", live.Options{}, true, func(p *livetest.Client, _ *live.Session) { p.Reset() }},
+		{"reset in the middle of a message", live.Options{}, false, func(p *livetest.Client, _ *live.Session) {
+			p.Write(livetest.Masked(livetest.TextFrame, strings.Repeat("x", 100_000))[:50_000])
+			p.Reset()
 		}},
-		{"no answer to pings", quick, false, func(p *peer, _ *live.Session) { untilClosed(p) }},
-		{"no answer to pings of live.v1", quick, true, func(p *peer, _ *live.Session) { untilClosed(p) }},
-		{"protocol error", live.Options{}, false, func(p *peer, _ *live.Session) {
-			p.write([]byte{fText, 1, 'x'}) // not masked
+		{"no answer to pings", quick, false, func(p *livetest.Client, _ *live.Session) { untilClosed(p) }},
+		{"no answer to pings of live.v1", quick, true, func(p *livetest.Client, _ *live.Session) { untilClosed(p) }},
+		{"protocol error", live.Options{}, false, func(p *livetest.Client, _ *live.Session) {
+			p.Write([]byte{livetest.TextFrame, 1, 'x'}) // not masked
 			untilEnd(p)
 		}},
-		{"no frame of live.v1", live.Options{}, true, func(p *peer, _ *live.Session) {
-			p.say("nonsense")
+		{"no frame of live.v1", live.Options{}, true, func(p *livetest.Client, _ *live.Session) {
+			p.Say("nonsense")
 			untilClosed(p)
-			p.reset()
+			p.Reset()
 		}},
-		{"message too big", live.Options{ReadLimit: 1000}, false, func(p *peer, _ *live.Session) {
-			p.say(strings.Repeat("x", 2000))
+		{"message too big", live.Options{ReadLimit: 1000}, false, func(p *livetest.Client, _ *live.Session) {
+			p.Say(strings.Repeat("x", 2000))
 			untilClosed(p)
-			p.reset()
+			p.Reset()
 		}},
-		{"queue full", live.Options{QueueSize: 1, QueueBytes: 1}, false, func(p *peer, s *live.Session) {
-			for s.Send(live.Message{Data: []byte(padded(0, 100_000))}) == nil {
+		{"queue full", live.Options{QueueSize: 1, QueueBytes: 1}, false, func(p *livetest.Client, s *live.Session) {
+			for s.Send(live.Message{Data: []byte(livetest.Padded(0, 100_000))}) == nil {
 			}
-			p.reset()
+			p.Reset()
 		}},
-		{"takes nothing", live.Options{WriteTimeout: 20 * time.Millisecond}, true, func(_ *peer, s *live.Session) {
+		{"takes nothing", live.Options{WriteTimeout: 20 * time.Millisecond}, true, func(_ *livetest.Client, s *live.Session) {
 			for !s.IsClosed() {
-				s.Send(live.Message{Data: []byte(padded(0, 100_000))})
+				s.Send(live.Message{Data: []byte(livetest.Padded(0, 100_000))})
 				time.Sleep(100 * time.Microsecond)
 			}
 		}},
 		{"OnMessage panics", live.Options{
 			OnMessage: func(context.Context, *live.Session, string, []byte) { panic("boom") },
-		}, false, func(p *peer, _ *live.Session) {
-			p.say(`{}`)
+		}, false, func(p *livetest.Client, _ *live.Session) {
+			p.Say(`{}`)
 			untilClosed(p)
-			p.line.Close()
+			p.Line.Close()
 		}},
 		{"OnConnect refuses", live.Options{
 			OnConnect: func(context.Context, *live.Session) error { return errors.New("no") },
-		}, true, func(p *peer, _ *live.Session) {
+		}, true, func(p *livetest.Client, _ *live.Session) {
 			untilClosed(p)
-			p.line.Close()
+			p.Line.Close()
 		}},
 	}
 }
@@ -151,10 +138,10 @@ func ways() []leaving {
 // However a session ends, nothing of it stays, nor of its Value.
 func TestSessionThatHasEndedIsFreed(t *testing.T) {
 	t.Parallel()
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for _, way := range ways() {
-			g.run(way.name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) { endsAndIsFreed(t, way, secure) })
+			g.Run(way.name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) { endsAndIsFreed(t, way, secure) })
 			})
 		}
 	})
@@ -164,7 +151,7 @@ func endsAndIsFreed(t *testing.T, way leaving, secure bool) {
 	const clients = 8
 	var values ballasts
 	var closes atomic.Int64
-	opts, sessions := connected(way.opts)
+	opts, sessions := livetest.Connected(way.opts)
 	refused := way.opts.OnConnect != nil
 	if refused {
 		opts.OnConnect = way.opts.OnConnect
@@ -172,19 +159,19 @@ func endsAndIsFreed(t *testing.T, way leaving, secure bool) {
 	opts.OnAuth = func(context.Context, *http.Request) (any, error) { return values.make(), nil }
 	opts.OnClose = func(*live.Session, error) { closes.Add(1) }
 	opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{History: 10} }
-	h := hosting{secure: secure, buffer: 16 << 10}.start(t, opts)
+	h := livetest.Hosting{Secure: secure, Buffer: 16 << 10}.Start(t, opts)
 	for range clients {
-		p := h.dial(t, dialling{v1: way.v1, buffer: 16 << 10})
+		p := h.Connect(t, livetest.Dialing{V1: way.v1, Buffer: 16 << 10})
 		var s *live.Session
 		if !refused {
-			s = receive(t, sessions)
+			s = livetest.Receive(t, sessions)
 			h.Subscribe(s, "t") // an error: it has ended
 			s.Listen("t", func(live.Message) {})
 			h.Publish("t", []byte(`1`))
 		}
 		way.end(p, s)
 	}
-	eventually(t, "OnClose", func() bool { return closes.Load() == clients })
+	livetest.Eventually(t, "OnClose", func() bool { return closes.Load() == clients })
 	values.allFreed(t)
 }
 
@@ -196,7 +183,7 @@ func TestHandshakeThatStopsHalfwayIsFreed(t *testing.T) {
 	var values ballasts
 	var inside atomic.Int64
 	leave := make(chan struct{})
-	h := hosting{}.start(t, live.Options{
+	h := livetest.Hosting{}.Start(t, live.Options{
 		OnAuth: func(ctx context.Context, r *http.Request) (any, error) {
 			v := values.make()
 			inside.Add(1)
@@ -206,12 +193,12 @@ func TestHandshakeThatStopsHalfwayIsFreed(t *testing.T) {
 	})
 	const clients = 20
 	for i := range clients {
-		conn, err := net.Dial("tcp", h.addr)
+		conn, err := net.Dial("tcp", h.Addr())
 		if err != nil {
 			t.Fatal(err)
 		}
 		conn.Write([]byte(request))
-		eventually(t, "OnAuth", func() bool { return inside.Load() == int64(i+1) })
+		livetest.Eventually(t, "OnAuth", func() bool { return inside.Load() == int64(i+1) })
 		if i%2 == 0 {
 			conn.(*net.TCPConn).SetLinger(0)
 		}
@@ -227,30 +214,21 @@ func TestHandshakeThatStopsHalfwayIsFreed(t *testing.T) {
 // What is freed is all: the heap is no larger after many clients than after some.
 func TestClientsThatCameAndWentTakeNoMemory(t *testing.T) {
 	for _, secure := range []bool{false, true} {
-		h := hosting{secure: secure}.start(t, live.Options{})
+		h := livetest.Hosting{Secure: secure}.Start(t, live.Options{})
 		churn := func(n int) {
 			for range n {
-				p, err := h.tryDial(dialling{})
+				p, err := livetest.Try(t, h.Endpoint, livetest.Dialing{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				p.reset()
+				p.Reset()
 			}
-			eventually(t, "the end of all", func() bool { return h.Stats().Sessions == 0 })
+			livetest.Eventually(t, "the end of all", func() bool { return h.Stats().Sessions == 0 })
 		}
 		churn(100)
 		before := liveHeap()
 		const clients = 300
 		churn(clients)
-		eventually(t, "a heap as before", func() bool { return liveHeap() < before+200*clients })
+		livetest.Eventually(t, "a heap as before", func() bool { return liveHeap() < before+200*clients })
 	}
-}
-
-// liveHeap returns how many bytes of the heap are in use.
-func liveHeap() int {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc)
 }

@@ -1,145 +1,160 @@
-package live
+package live_test
 
 import (
 	"context"
+	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
-func newTestGate(most int) *gate {
-	return newGate(most, func(s *Session) *int64 { return &s.readUntil })
+// slowDisk is a broker whose history takes its time.
+type slowDisk struct {
+	*remote
+	takes           time.Duration
+	underWay, most  atomic.Int64
+	tails, readings atomic.Int64
 }
 
-// granted returns which of the passes have been granted.
-func granted(passes ...*pass) (who []int) {
-	for i, p := range passes {
-		select {
-		case <-p.granted:
-			who = append(who, i)
-		default:
-		}
-	}
-	return who
+func newSlowDisk(takes time.Duration) *slowDisk {
+	return &slowDisk{remote: newRemote(), takes: takes}
 }
 
-func wantGranted(t *testing.T, when string, passes []*pass, want ...bool) {
-	t.Helper()
-	got := make([]bool, len(passes))
-	for _, i := range granted(passes...) {
-		got[i] = true
-	}
-	for i := range want {
-		if got[i] != want[i] {
-			t.Errorf("%s: pass %d is granted: %v", when, i, got[i])
-		}
+func (d *slowDisk) read(ctx context.Context) {
+	d.most.Store(max(d.most.Load(), d.underWay.Add(1)))
+	defer d.underWay.Add(-1)
+	select {
+	case <-time.After(d.takes):
+	case <-ctx.Done():
 	}
 }
 
-func TestFewReadsAtOnceAndOneOfASession(t *testing.T) {
-	g := newTestGate(2)
-	a, b := &Session{}, &Session{}
-	passes := []*pass{g.apply(a), g.apply(a), g.apply(b), g.apply(nil)}
-	wantGranted(t, "at first", passes, true, false, true, false)
-	passes[2].leave()
-	wantGranted(t, "when b has read", passes, true, false, true, true)
-	passes[3].leave()
-	wantGranted(t, "a reads still", passes, true, false, true, true)
-	passes[0].leave()
-	wantGranted(t, "when a has read", passes, true, true, true, true)
-	passes[1].leave()
-	if g.free != 2 || len(g.waiting) != 0 || len(g.asking) != 0 {
-		t.Errorf("in the end %d are free, %d wait, %d read", g.free, len(g.waiting), len(g.asking))
+func (d *slowDisk) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
+	d.tails.Add(1)
+	d.read(ctx)
+	return d.remote.Tail(ctx, topic, limit)
+}
+
+func (d *slowDisk) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	d.readings.Add(1)
+	d.read(ctx)
+	return d.remote.Read(ctx, topic, after, upto, limit)
+}
+
+func coldTopic(i int) string { return fmt.Sprint("cold:", i) }
+
+// questions are those that make a server read the broker's history.
+var questions = map[string]func(d *slowDisk, id int, topic string) string{
+	"history": func(_ *slowDisk, id int, topic string) string {
+		return livetest.Operation("history", id, topic, "limit", 10)
+	},
+	"last": func(_ *slowDisk, id int, topic string) string {
+		return livetest.Operation("subscribe", id, topic, "last", 10)
+	},
+	"since": func(d *slowDisk, id int, topic string) string {
+		at, _ := d.MemoryBroker.Last(context.Background(), topic)
+		at.Offset = 1
+		return livetest.Operation("subscribe", id, topic, "since", at.String())
+	},
+}
+
+// Clients that ask for history without end get few answers at a time, and one that comes after
+// them does not wait for them all.
+func TestReadsOfManyClientsAreFewAtOnceAndFair(t *testing.T) {
+	const clients, takes = 60, 100 * time.Millisecond
+	for name, question := range questions {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newSlowDisk(takes)
+				withFalseTime(t, livetest.Open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
+					for i := range 5000 {
+						srv.Publish(coldTopic(i%2500), []byte("1"))
+					}
+					topics := 0
+					next := func() string { topics++; return coldTopic(topics % 2500) }
+					for range clients {
+						c := dial()
+						for id := range 20 {
+							c.Say(question(d, id+1, next()))
+						}
+					}
+					time.Sleep(5 * time.Second) // each has asked several times
+					began := time.Now()
+					c := dial()
+					c.Say(question(d, 1, next()))
+					if f, _ := c.Reply(1); f.Op != "reply" || len(f.Messages) == 0 {
+						t.Errorf("the newcomer is answered by %s", &f)
+					}
+					if took := time.Since(began); took > 3*takes {
+						t.Errorf("the newcomer has waited for %v", took)
+					}
+					if n := d.most.Load(); n > 4 {
+						t.Errorf("%d reads were under way at once", n)
+					}
+				})
+			})
+		})
 	}
 }
 
-func TestReadsOfTheServerItselfDoNotWaitForEachOther(t *testing.T) {
-	g := newTestGate(2)
-	passes := []*pass{g.apply(nil), g.apply(nil), g.apply(nil)}
-	wantGranted(t, "at first", passes, true, true, false)
+// Clients that subscribe to one new topic after another do not hold up others either.
+func TestLookupsOfManyClientsAreFair(t *testing.T) {
+	const clients, takes = 60, 100 * time.Millisecond
+	for name, more := range map[string][]any{"a new topic": nil, "a position ahead": {"since", "?.1099511627776"}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newRemote()
+				b.look = func() { time.Sleep(takes) }
+				withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{History: 100})), func(t *testing.T, _ *live.Server, dial func() *livetest.Client) {
+					topics := 0
+					next := func() string { topics++; return coldTopic(topics) }
+					for range clients {
+						c := dial()
+						for id := range 20 {
+							c.Say(livetest.Operation("subscribe", id+1, next(), more...))
+						}
+					}
+					time.Sleep(5 * time.Second)
+					began := time.Now()
+					c := dial()
+					c.Say(livetest.Operation("subscribe", 1, next()))
+					if f, _ := c.Reply(1); f.Op != "reply" || time.Since(began) > 3*takes {
+						t.Errorf("the newcomer is answered by %s after %v", &f, time.Since(began))
+					}
+				})
+				time.Sleep(2 * takes) // lookups end
+			})
+		})
+	}
 }
 
-func TestWhoHasReadLeastIsNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newTestGate(1)
-		greedy := []*Session{{}, {}, {}}
-		for range 5 {
-			for _, s := range greedy {
-				g.apply(s).leave()
-			}
-		}
-		first := g.apply(greedy[0])
-		newcomer := &Session{}
-		passes := []*pass{g.apply(greedy[1]), g.apply(greedy[2]), g.apply(newcomer)}
-		first.leave()
-		wantGranted(t, "a newcomer", passes, false, false, true)
-		passes[2].leave()
-		wantGranted(t, "of the rest the first", passes, true, false, true)
-		passes[0].leave()
-		passes[1].leave()
-
-		time.Sleep(10 * time.Minute) // what was long ago counts no more
-		first = g.apply(newcomer)
-		passes = []*pass{g.apply(greedy[0]), g.apply(&Session{})}
-		first.leave()
-		wantGranted(t, "later", passes, true, false)
-	})
-}
-
-// However many newcomers there are, who has asked for much is not kept waiting for ever.
-func TestWhoHasReadMuchIsNextInTheEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newTestGate(1)
-		greedy := &Session{}
-		for range 1000 {
-			g.apply(greedy).leave()
-		}
-		reading := g.apply(nil)
-		waiting := g.apply(greedy)
-		for began := time.Now(); len(granted(waiting)) == 0; time.Sleep(time.Second) {
-			if time.Since(began) > time.Duration(maxWeight)+2*time.Second {
-				t.Fatalf("it has waited for %v", time.Since(began))
-			}
-			newcomer := g.apply(&Session{})
-			reading.leave()
-			reading = newcomer
-		}
-	})
-}
-
-// A read that others wait for too is as urgent as theirs.
-func TestReadIsHastenedByWhoNeedsItToo(t *testing.T) {
-	g := newTestGate(1)
-	greedy, other := &Session{}, &Session{}
-	for range 3 {
-		g.apply(greedy).leave()
-	}
-	g.apply(other).leave()
-	first := g.apply(nil)
-	passes := []*pass{g.apply(greedy), g.apply(other)}
-	passes[0].hasten(&Session{})
-	first.leave()
-	wantGranted(t, "hastened", passes, true, false)
-}
-
-func TestWhoGivesUpWaitingLeavesNothing(t *testing.T) {
-	g := newTestGate(1)
-	s := &Session{}
-	first := g.apply(s)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := g.apply(&Session{}).await(ctx); err == nil {
-		t.Error("a read that did not begin has no error")
-	}
-	late := g.apply(&Session{})
-	first.leave()
-	if err := late.await(ctx); err != nil { // granted and given up at the same time
-		late = nil
-	}
-	if late != nil {
-		late.leave()
-	}
-	if g.free != 1 || len(g.waiting) != 0 || len(g.asking) != 0 {
-		t.Errorf("in the end %d are free, %d wait, %d read", g.free, len(g.waiting), len(g.asking))
+// However fast the broker is, a client has a budget of questions.
+func TestQuestionsToTheBrokerCountForTheRate(t *testing.T) {
+	for name, question := range questions {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := newSlowDisk(0)
+				withFalseTime(t, livetest.Open(keeping(d, live.TopicOptions{History: 100})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
+					for i := range 4000 {
+						srv.Publish(coldTopic(i%2000), []byte("1"))
+					}
+					c := dial()
+					go func() { // ends with the connection
+						for id := 1; c.Say(question(d, id, coldTopic(id%2000))) == nil; id++ {
+						}
+					}()
+					time.Sleep(10 * time.Second)
+					c.Line.Close()
+					if n := d.tails.Load() + d.readings.Load(); n < 300 || n > 600 {
+						t.Errorf("a client had the broker asked %d times in ten seconds", n)
+					}
+				})
+			})
+		})
 	}
 }

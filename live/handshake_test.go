@@ -1,20 +1,25 @@
 package live_test
 
 import (
-	"bytes"
+	"bufio"
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -106,7 +111,7 @@ func TestHandshake(t *testing.T) {
 				t.Fatalf("status %s, want %d", resp.Status, tt.status)
 			}
 			if tt.status == 101 {
-				eventually(t, "accepted", func() bool { return srv.Stats().Accepted == 1 })
+				livetest.Eventually(t, "accepted", func() bool { return srv.Stats().Accepted == 1 })
 				return
 			}
 			st := srv.Stats()
@@ -152,7 +157,7 @@ func TestWriterThatCannotBeHijackedGets500(t *testing.T) {
 
 func TestValueAndID(t *testing.T) {
 	type user struct{ name string }
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
 			return user{r.URL.Query().Get("user")}, nil
 		},
@@ -169,7 +174,7 @@ func TestValueAndID(t *testing.T) {
 		}
 		ids[s.ID()] = true
 	}
-	opts, sessions = connected(live.Options{IDGenerator: func() string { return "mine" }})
+	opts, sessions = livetest.Connected(live.Options{IDGenerator: func() string { return "mine" }})
 	_, url = serve(t, opts)
 	if _, s := pair(t, url, sessions); s.ID() != "mine" || s.Value() != nil {
 		t.Error(s.ID(), s.Value())
@@ -181,7 +186,7 @@ type account struct{ id string }
 func (a account) UserID() string { return a.id }
 
 func TestSessionLimits(t *testing.T) {
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		MaxSessions: 4, MaxSessionsPerUser: 2,
 		OnAuth: func(_ context.Context, r *http.Request) (any, error) {
 			switch name := r.URL.Query().Get("user"); {
@@ -214,13 +219,13 @@ func TestSessionLimits(t *testing.T) {
 		t.Fatalf("fifth of all: %d", got)
 	}
 	first.Close()
-	eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
+	livetest.Eventually(t, "a free place", func() bool { return srv.Stats().Sessions == 3 })
 	pair(t, url+"?user=account1", sessions)
 }
 
 // A visitor for whom OnAuth returns a pointer that is nil is nobody.
 func TestVisitorIsNobody(t *testing.T) {
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		MaxSessionsPerUser: 1,
 		OnAuth:             func(context.Context, *http.Request) (any, error) { return (*account)(nil), nil },
 	})
@@ -254,38 +259,246 @@ func TestSessionLimitHoldsInACrowd(t *testing.T) {
 	}
 }
 
-func TestPanicIsLoggedWithItsStack(t *testing.T) {
-	var log lockedBuffer
-	srv, url := serve(t, live.Options{
-		Logger:    slog.New(slog.NewTextHandler(&log, nil)),
-		OnMessage: func(context.Context, *live.Session, string, []byte) { panic("the cause") },
-	})
-	dial(t, url).send("t", "private payload")
-	eventually(t, "the panic", func() bool { return srv.Stats().Panics == 1 })
-	eventually(t, "the log", func() bool { return strings.Contains(log.String(), "the cause") })
-	for _, want := range []string{"callback=OnMessage", "session=", "TestPanicIsLoggedWithItsStack"} {
-		if !strings.Contains(log.String(), want) {
-			t.Errorf("no %q in %s", want, log.String())
+func TestTokenOfTheHandshake(t *testing.T) {
+	const token = "s3cret/ü+=~"
+	coded := base64.RawURLEncoding.EncodeToString([]byte(token))
+	for _, test := range []struct {
+		name   string
+		header http.Header
+		offers []string
+		want   string
+	}{
+		{"none", nil, nil, ""},
+		{"header", http.Header{"Authorization": {"Bearer abc"}}, nil, "abc"},
+		{"header, lower case", http.Header{"Authorization": {"bearer abc"}}, nil, "abc"},
+		{"other scheme", http.Header{"Authorization": {"Basic abc"}}, nil, ""},
+		{"subprotocol", nil, []string{"live.token." + coded}, token},
+		{"both", http.Header{"Authorization": {"Bearer abc"}}, []string{"live.token." + coded}, "abc"},
+		{"not base64", nil, []string{"live.token.!"}, ""},
+		{"empty", nil, []string{"live.token."}, ""},
+		{"the page's", nil, []string{"live.token.c2VjcmV0"}, "secret"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			opts := livetest.Permissive()
+			opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
+				if got := live.Token(r); got != test.want {
+					t.Errorf("Token is %q, want %q", got, test.want)
+				}
+				return live.Token(r), nil
+			}
+			opts.OnRequest = func(_ context.Context, s *live.Session, _ string, _ []byte) (any, error) { return s.Value(), nil }
+			at := livetest.Serve(t, livetest.NewServer(t, opts).Handler())
+			c, err := livetest.Try(t, at, livetest.Dialing{V1: true, Header: test.header, Offers: test.offers})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := c.Response.Header.Values("Sec-WebSocket-Protocol"); !slices.Equal(got, []string{livetest.Subprotocol}) {
+				t.Errorf("the server answered with subprotocols %v", got)
+			}
+			v := c.Attend().Greeted()
+			var got string
+			json.Unmarshal(v.Do(`{"op":"request","id":1,"topic":"who"}`).Data, &got)
+			livetest.Check(t, "the value", got, test.want)
+		})
+	}
+}
+
+// A token alone, without live.v1, signs in a plain client.
+func TestTokenOfAPlainClient(t *testing.T) {
+	opts := livetest.Permissive()
+	opts.OnMessage = livetest.Echo
+	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
+		if live.Token(r) != "secret" {
+			return nil, errors.New("no")
 		}
+		return nil, nil
 	}
-	if strings.Contains(log.String(), "private") {
-		t.Error("a payload in the log")
+	at := livetest.Serve(t, livetest.NewServer(t, opts).Handler())
+	c := livetest.Connect(t, at, livetest.Dialing{Offers: []string{"live.token.c2VjcmV0"}}).Attend()
+	if got := c.Response.Header.Get("Sec-WebSocket-Protocol"); got != "" {
+		t.Errorf("the server agreed to %q", got)
+	}
+	livetest.Check(t, "the client", c.Ask(`{"topic":"t"}`), `{"topic":"t"}`)
+	if got := livetest.Refusal(t, at, http.Header{"Sec-WebSocket-Protocol": {"live.v1, live.token.b3RoZXI"}}); got != http.StatusUnauthorized {
+		t.Errorf("a wrong token was answered with %d, want 401", got)
 	}
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+// A client may be gone before it has been greeted. That is its own end only.
+func TestClientThatResetsDuringTheHandshake(t *testing.T) {
+	const clients = 300
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.OnClose = ended.OnClose
+	server := livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	witness := livetest.DialV1(t, at)
+	witness.Must(livetest.SubscribeTo(1, "t"))
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 4 { // the lock that admitting takes is seldom free
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					server.Stats()
+				}
+			}
+		})
+	}
+	request := livetest.Dialing{V1: true}.Request(at)
+	livetest.Each(8, func(int) {
+		for range clients / 8 {
+			conn, err := net.Dial("tcp", at.Addr())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			tcp := conn.(interface{ SetLinger(int) error })
+			tcp.SetLinger(0)
+			conn.Write([]byte(request))
+			conn.Close()
+		}
+	})
+	close(stop)
+	looking.Wait()
+	livetest.Eventually(t, "the sessions' end", func() bool { return server.Stats().Sessions == 1 })
+	server.Publish("t", []byte(`"still here"`))
+	witness.Hears("t", `"still here"`)
 }
 
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
+// torn is a listener whose connections take the handshake's answer and then fail.
+type torn struct{ net.Listener }
+
+type tornConn struct {
+	net.Conn
+	writes *atomic.Int32
 }
 
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+func (l torn) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return tornConn{conn, new(atomic.Int32)}, nil
+}
+
+func (c tornConn) Write(p []byte) (int, error) {
+	if c.writes.Add(1) > 1 {
+		return 0, errors.New("torn")
+	}
+	return c.Conn.Write(p)
+}
+
+// The same, made to happen each time.
+func TestConnectionThatFailsAtHello(t *testing.T) {
+	const clients = 400
+	var ended livetest.Ends
+	opts := livetest.Permissive()
+	opts.OnClose = ended.OnClose
+	server := livetest.NewServer(t, opts)
+	s := httptest.NewUnstartedServer(server.Handler())
+	s.Listener = torn{s.Listener}
+	s.Start()
+	t.Cleanup(s.Close)
+	at := livetest.EndpointOf(s)
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					server.Stats()
+				}
+			}
+		})
+	}
+	livetest.Each(8, func(int) {
+		for range clients / 8 {
+			c, err := livetest.Try(t, at, livetest.Dialing{V1: true})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c.Attend().Rest()
+		}
+	})
+	close(stop)
+	looking.Wait()
+	livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == clients })
+	if st := server.Stats(); st.Sessions != 0 || st.WriteFailed != clients {
+		t.Errorf("%d sessions, %d failed at writing; want 0, %d", st.Sessions, st.WriteFailed, clients)
+	}
+}
+
+// A client need not wait for the 101: what it sends behind its request is read
+// when the session has begun, however much of it net/http has already buffered.
+func TestFramesSentTogetherWithTheHandshake(t *testing.T) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
+		for _, sizes := range [][]int{{30}, {30, 31, 32}, {100, 5000, 100}, {70_000}} {
+			server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})
+			at := serve(t, server.Handler())
+			conn := livetest.DialTransport(t, at)
+			text := livetest.Dialing{}.Request(at)
+			for _, n := range sizes {
+				text += string(livetest.Masked(livetest.TextFrame, livetest.Fill(n)))
+			}
+			if _, err := io.WriteString(conn, text); err != nil {
+				t.Fatal(err)
+			}
+			r := bufio.NewReader(conn)
+			resp, err := http.ReadResponse(r, nil)
+			if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+				t.Fatalf("answered %v, %v", resp, err)
+			}
+			for _, n := range sizes {
+				frame := string(livetest.Unmasked(livetest.TextFrame, livetest.Fill(n)))
+				got := make([]byte, len(frame))
+				if _, err := io.ReadFull(r, got); err != nil || string(got) != frame {
+					t.Fatalf("%v: the echo of %d bytes is %.60q, %v", sizes, n, got, err)
+				}
+			}
+		}
+	})
+}
+
+// OnAuth can be tried without a connection.
+func TestOnAuthIsAskedBeforeTheConnectionIs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err    error
+		status int
+	}{
+		"refused": {live.Refuse(402, "pay first"), 402},
+		"allowed": {nil, 500}, // a recorder cannot be hijacked
+	} {
+		srv := live.New(live.Options{
+			Logger: slog.New(slog.DiscardHandler),
+			OnAuth: func(context.Context, *http.Request) (any, error) { return nil, tt.err },
+		})
+		r := httptest.NewRequest("GET", "/live", nil)
+		for k, v := range map[string]string{
+			"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+		} {
+			r.Header.Set(k, v)
+		}
+		w := httptest.NewRecorder()
+		srv.Handler().ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+		shut(t, srv)
+	}
+}
+
+func TestCompressionIsOffByDefault(t *testing.T) {
+	_, url := serve(t, live.Options{})
+	resp := upgrade(t, url, func(r *http.Request) { r.Header.Set("Sec-WebSocket-Extensions", "permessage-deflate") })
+	if got := resp.Header.Get("Sec-WebSocket-Extensions"); resp.StatusCode != 101 || got != "" {
+		t.Fatal(resp.Status, got)
+	}
 }

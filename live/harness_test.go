@@ -1,192 +1,39 @@
 package live_test
 
 import (
-	"bufio"
-	"context"
-	"encoding/json"
-	"fmt"
+	"bytes"
+	"compress/flate"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
-
-// patience is how long a test waits for what must happen. It says nothing of how
-// fast that should be.
-const patience = 20 * time.Second
 
 // serve starts a server of opts on loopback, and returns its URL. Both are ended
 // with the test.
 func serve(t *testing.T, opts live.Options) (*live.Server, string) {
 	t.Helper()
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	srv := live.New(opts)
-	hs := httptest.NewServer(srv.Handler())
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		srv.Shutdown(ctx)
-		hs.Close()
-	})
-	return srv, hs.URL
+	h := livetest.Hosting{}.Start(t, opts)
+	return h.Server, h.HTTP()
 }
 
-// connected returns options whose OnConnect hands every session to the channel.
-func connected(opts live.Options) (live.Options, chan *live.Session) {
-	sessions := make(chan *live.Session, 10_000)
-	opts.OnConnect = func(_ context.Context, s *live.Session) error {
-		sessions <- s
-		return nil
-	}
-	return opts, sessions
-}
-
-// client is a connection to a server, as coder/websocket's own client makes it.
-type client struct {
-	t  *testing.T
-	ws *websocket.Conn
-}
-
-func dial(t *testing.T, url string) *client {
+// dial connects a plain client, which reads only while the test waits for a frame.
+func dial(t *testing.T, url string) *livetest.Client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	ws, _, err := websocket.Dial(ctx, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ws.SetReadLimit(-1)
-	t.Cleanup(func() { ws.CloseNow() })
-	return &client{t, ws}
+	return livetest.Connect(t, livetest.Endpoint{URL: url}, livetest.Dialing{})
 }
 
 // pair returns a client and its session.
-func pair(t *testing.T, url string, sessions chan *live.Session) (*client, *live.Session) {
+func pair(t *testing.T, url string, sessions chan *live.Session) (*livetest.Client, *live.Session) {
 	t.Helper()
 	c := dial(t, url)
-	return c, receive(t, sessions)
-}
-
-func (c *client) send(topic string, data any) {
-	c.t.Helper()
-	raw, err := json.Marshal(map[string]any{"topic": topic, "data": data})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.sendRaw(websocket.MessageText, string(raw))
-}
-
-func (c *client) sendRaw(typ websocket.MessageType, raw string) {
-	c.t.Helper()
-	if err := c.ws.Write(context.Background(), typ, []byte(raw)); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-// next returns the next message.
-func (c *client) next() live.Message {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, raw, err := c.ws.Read(ctx)
-	if err != nil {
-		c.t.Fatalf("read: %v", err)
-	}
-	var m live.Message
-	if err := json.Unmarshal(raw, &m); err != nil {
-		c.t.Fatalf("%q: %v", raw, err)
-	}
-	return m
-}
-
-func (c *client) expect(topic, data string) {
-	c.t.Helper()
-	if m := c.next(); m.Topic != topic || string(m.Data) != data {
-		c.t.Fatalf("got %s %s, want %s %s", m.Topic, m.Data, topic, data)
-	}
-}
-
-// closed reads to the end and returns code and reason of the server's close frame,
-// and what came before it. It may be called from any goroutine.
-func (c *client) closed() (code int, reason string, before []live.Message) {
-	c.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		_, raw, err := c.ws.Read(ctx)
-		if err != nil {
-			ce, ok := closeError(err)
-			if !ok {
-				c.t.Errorf("closed without a close frame: %v", err)
-			}
-			return int(ce.Code), ce.Reason, before
-		}
-		var m live.Message
-		if err := json.Unmarshal(raw, &m); err != nil {
-			c.t.Errorf("%q: %v", raw, err)
-		}
-		before = append(before, m)
-	}
-}
-
-// rawDial makes the handshake by hand and returns the bare connection, whose
-// client answers nothing by itself.
-func rawDial(t testing.TB, url string) (net.Conn, *bufio.Reader) {
-	t.Helper()
-	addr := strings.TrimPrefix(url, "http://")
-	conn, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	return conn, handshake(t, conn, addr)
-}
-
-func handshake(t testing.TB, conn net.Conn, host string) *bufio.Reader {
-	t.Helper()
-	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", host)
-	br := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if resp.StatusCode != http.StatusSwitchingProtocols {
-		t.Fatalf("handshake: %s", resp.Status)
-	}
-	return br
-}
-
-// receive waits for a value.
-func receive[T any](t *testing.T, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(patience):
-		t.Fatal("nothing came")
-		panic("unreachable")
-	}
-}
-
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	return c, livetest.Receive(t, sessions)
 }
 
 // noGoroutinesLeft checks, at the end of the test, that as many goroutines run as
@@ -195,7 +42,7 @@ func noGoroutinesLeft(t *testing.T) {
 	before := runtime.NumGoroutine()
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
-		for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(livetest.Patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				buf := make([]byte, 1<<20)
 				t.Fatalf("%d goroutines, %d at the start:\n%s", runtime.NumGoroutine(), before, buf[:runtime.Stack(buf, true)])
@@ -204,11 +51,124 @@ func noGoroutinesLeft(t *testing.T) {
 	})
 }
 
-func closeError(err error) (websocket.CloseError, bool) {
-	code := websocket.CloseStatus(err)
-	if code == -1 {
-		return websocket.CloseError{}, false
+// lines keeps what is logged at Info and above.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all = append(l.all, string(p))
+	return len(p), nil
+}
+
+func (l *lines) with(part string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.all {
+		if strings.Contains(line, part) {
+			n++
+		}
 	}
-	_, reason, _ := strings.Cut(err.Error(), "reason = ")
-	return websocket.CloseError{Code: code, Reason: strings.Trim(reason, `"`)}, true
+	return n
+}
+
+func logging() (*slog.Logger, *lines) {
+	l := new(lines)
+	return slog.New(slog.NewTextHandler(l, nil)), l
+}
+
+// allocated returns how many bytes f allocates, garbage or not.
+func allocated(f func()) int {
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return int(after.TotalAlloc - before.TotalAlloc)
+}
+
+// deflated returns a client's compressed frame.
+func deflated(payload string) []byte {
+	return livetest.Masked(livetest.TextFrame|0x40, deflate(payload))
+}
+
+func deflate(payload string) []byte {
+	var b bytes.Buffer
+	w, _ := flate.NewWriter(&b, flate.BestCompression)
+	w.Write([]byte(payload))
+	w.Flush()
+	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
+}
+
+// cpu returns how much of one CPU the process takes during d.
+func cpu(d time.Duration) float64 {
+	before, begun := processTime(), time.Now()
+	time.Sleep(d)
+	return float64(processTime()-before) / float64(time.Since(begun))
+}
+
+// flood sends the same bytes for as long as the line takes them.
+func flood(p *livetest.Client, b []byte) {
+	var all []byte
+	for len(all) < 64<<10 {
+		all = append(all, b...)
+	}
+	go func() { // ends with the connection
+		for p.Write(all) == nil {
+		}
+	}()
+}
+
+// untilClosed reads to the server's close frame, and does not answer it.
+func untilClosed(p *livetest.Client) {
+	p.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
+	for {
+		if f, err := p.ReadFrame(); err != nil || f.First == livetest.CloseFrame {
+			return
+		}
+	}
+}
+
+func untilEnd(p *livetest.Client) {
+	p.Attend().Rest()
+}
+
+// liveHeap returns how many bytes of the heap are in use.
+func liveHeap() int {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
+}
+
+// Pings as these tests have them: a client that is taken for dead is so within two
+// seconds and a half, which is far more than a busy machine needs to answer.
+const (
+	shortPing   = 100 * time.Millisecond
+	shortAnswer = 2400 * time.Millisecond
+	longTime    = 4 * time.Second // for which the application is busy
+)
+
+// shortPings returns options with these, whose OnClose tells how the session ended.
+func shortPings(opts live.Options) (live.Options, chan error) {
+	ends := make(chan error, 10)
+	opts.PingInterval, opts.PingTimeout = shortPing, shortAnswer
+	opts.OnClose = func(_ *live.Session, err error) { ends <- err }
+	return opts, ends
+}
+
+// stillOpen checks that no session has ended.
+func stillOpen(t *testing.T, h *livetest.Host, ends chan error) {
+	t.Helper()
+	select {
+	case err := <-ends:
+		t.Errorf("the session has ended: %v", err)
+	default:
+		if st := h.Stats(); st.Sessions != 1 || st.PingTimeouts != 0 {
+			t.Errorf("%+v", st)
+		}
+	}
 }

@@ -6,9 +6,13 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -200,4 +204,150 @@ func TestHistoryIsACopy(t *testing.T) {
 		}
 		copy(messages[0].Data, "broken")
 	}
+}
+
+// The memory of a process is bounded. A topic that was dropped begins anew, and
+// whoever comes back to it is told.
+func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
+	const kept = 10
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	since := make(map[string]string)
+	for i := range 5 * kept {
+		topic := fmt.Sprint("t", i)
+		since[topic] = c.Must(livetest.SubscribeTo(1, topic)).At
+		c.Must(livetest.UnsubscribeFrom(2, topic))
+		livetest.PublishNumbers(t, server, topic, 1, 3)
+	}
+	recovered := 0
+	for i := 5*kept - 1; i >= 0; i-- {
+		topic := fmt.Sprint("t", i)
+		f := c.Must(livetest.ResumeFrom(3, topic, since[topic]))
+		if f.WasRecovered() {
+			recovered++
+			if got := livetest.DataOf(f.Messages); !slices.Equal(got, livetest.Numbers(1, 3)) {
+				t.Errorf("topic %s recovered with %v", topic, got)
+			}
+		} else if f.At == since[topic] {
+			t.Errorf("topic %s: a gap, at the position %s", topic, f.At)
+		}
+		c.Must(livetest.UnsubscribeFrom(4, topic))
+	}
+	if recovered == 0 || recovered > kept {
+		t.Errorf("%d topics were kept, want some and %d at most", recovered, kept)
+	}
+}
+
+// Topics with a subscriber keep their history however many others there are, and
+// take no room from those.
+func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
+	const kept, subscribed = 10, 20
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	at := livetest.Serve(t, server.Handler())
+	stays, c := livetest.DialV1(t, at), livetest.DialV1(t, at)
+	since := make([]string, subscribed)
+	for i := range since {
+		since[i] = stays.Must(livetest.SubscribeTo(1, fmt.Sprint("s", i))).At
+	}
+	for i := range 100 {
+		server.Publish(fmt.Sprint("quiet", i), []byte(`1`))
+	}
+	for i, at := range since {
+		topic := fmt.Sprint("s", i)
+		server.Publish(topic, []byte(`1`))
+		stays.Hears(topic, "1")
+		f := c.Must(livetest.ResumeFrom(2, topic, at))
+		if got := livetest.DataOf(f.Messages); !f.WasRecovered() || !slices.Equal(got, []string{"1"}) {
+			t.Errorf("topic %s, which had a subscriber all the time: %s", topic, f.Raw)
+		}
+	}
+	for i := 99; i > 99-kept/2; i-- {
+		if f := c.Must(fmt.Sprintf(`{"op":"history","id":3,"topic":"quiet%d","limit":1}`, i)); len(f.Messages) != 1 {
+			t.Errorf("quiet%d has lost its history; %d quiet ones may have one", i, kept)
+		}
+	}
+}
+
+// Publishers, subscribers and a bound that is far too small: what a subscriber does
+// not hear it is told of, and all comes to rest.
+func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
+	const topics, clients, rounds = 40, 8, 60
+	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 4})
+	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
+	at := livetest.Serve(t, server.Handler())
+	var numbers [topics]struct {
+		sync.Mutex
+		n int
+	}
+	stop := make(chan struct{})
+	var publishing sync.WaitGroup
+	for p := range 3 {
+		publishing.Go(func() {
+			r := rand.New(rand.NewPCG(3, uint64(p)))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				i := r.IntN(topics)
+				numbers[i].Lock() // one publisher of a topic at a time: the numbers are in order
+				numbers[i].n++
+				server.Publish(fmt.Sprint("t", i), fmt.Appendf(nil, `%d`, numbers[i].n))
+				numbers[i].Unlock()
+				time.Sleep(100 * time.Microsecond)
+			}
+		})
+	}
+	livetest.Each(clients, func(i int) {
+		r := rand.New(rand.NewPCG(4, uint64(i)))
+		since := make(map[int]string)
+		seen := make(map[int]int)
+		c := livetest.DialV1(t, at)
+		for range rounds {
+			k := r.IntN(topics)
+			topic := fmt.Sprint("t", k)
+			op := livetest.SubscribeTo(1, topic)
+			if since[k] != "" {
+				op = livetest.ResumeFrom(1, topic, since[k])
+			}
+			known := since[k] != ""
+			take := func(data, at string) {
+				n, _ := strconv.Atoi(data)
+				if known && n != seen[k]+1 {
+					t.Errorf("client %d, %s: %d came after %d, without a gap", i, topic, n, seen[k])
+				}
+				known, seen[k], since[k] = true, n, at
+			}
+			f := c.Must(op)
+			if known && !f.WasRecovered() || !known {
+				known, since[k] = false, f.At
+			}
+			for _, m := range f.Messages {
+				take(string(m.Data), m.At)
+			}
+			pause := time.Now().Add(time.Duration(r.IntN(20)) * time.Millisecond)
+			for time.Now().Before(pause) && c.Waiting() == 0 {
+				time.Sleep(time.Millisecond)
+			}
+			c.Send(livetest.UnsubscribeFrom(2, topic))
+			_, before := c.Answer()
+			for _, m := range before {
+				if m.Op == "gap" {
+					known, since[k] = false, m.At
+					continue
+				}
+				take(string(m.Data), m.At)
+			}
+			if !known {
+				delete(seen, k)
+				delete(since, k)
+			}
+		}
+	})
+	close(stop)
+	publishing.Wait()
+	livetest.Eventually(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
 }

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -26,7 +27,7 @@ type hall struct {
 
 func newHall(t *testing.T, rules live.TopicOptions) *hall {
 	h := &hall{T: t, remote: newRemote()}
-	opts, sessions := connected(keeping(h.remote, rules))
+	opts, sessions := livetest.Connected(keeping(h.remote, rules))
 	h.sessions = sessions
 	h.Server, h.url = serve(t, opts)
 	return h
@@ -62,7 +63,7 @@ func (h *hall) expectLast(n, from, to, tails int) {
 	s.Send(live.Message{Topic: "end"})
 	var got, want []string
 	for ended := false; !ended || len(got) <= to-from; { // many come in parts, between which there is time for others
-		if m := c.next(); m.Topic == "end" {
+		if m := c.Next(); m.Topic == "end" {
 			ended = true
 		} else {
 			got = append(got, string(m.Data))
@@ -106,9 +107,9 @@ func TestAThousandNewcomersCostOneQuestion(t *testing.T) {
 	h := newHall(t, live.TopicOptions{History: 200})
 	var all []*live.Session
 	for range clients {
-		conn, _ := rawDial(t, h.url)
+		conn := dial(t, h.url).Conn
 		go swallow(conn)
-		all = append(all, receive(t, h.sessions))
+		all = append(all, livetest.Receive(t, h.sessions))
 	}
 	h.publish(1, 120)
 	h.answer = func(context.Context, *broker.Page) error {
@@ -260,7 +261,7 @@ func TestClocksOfOtherNodesDoNotAgeAHistory(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				b := newRemote()
 				stampedWrong(b, by)
-				withFalseTime(t, open(keeping(b, live.TopicOptions{History: 10, HistoryAge: time.Hour})), func(t *testing.T, srv *live.Server, dial func() *peer) {
+				withFalseTime(t, livetest.Open(keeping(b, live.TopicOptions{History: 10, HistoryAge: time.Hour})), func(t *testing.T, srv *live.Server, dial func() *livetest.Client) {
 					expect := func(when string, n int) {
 						t.Helper()
 						messages, err := srv.History(t.Context(), "t", 10)
@@ -272,8 +273,8 @@ func TestClocksOfOtherNodesDoNotAgeAHistory(t *testing.T) {
 						srv.Publish("t", []byte("1"))
 					}
 					c := dial()
-					c.say(operation("subscribe", 1, "t", "last", 10))
-					first, _ := c.reply(1)
+					c.Say(livetest.Operation("subscribe", 1, "t", "last", 10))
+					first, _ := c.Reply(1)
 					if len(first.Messages) != 3 {
 						t.Fatalf("the first subscriber is sent %d publications", len(first.Messages))
 					}
@@ -284,17 +285,17 @@ func TestClocksOfOtherNodesDoNotAgeAHistory(t *testing.T) {
 					time.Sleep(50 * time.Minute)
 					expect("after 50 minutes", 6)
 					d := dial()
-					d.say(operation("subscribe", 1, "t", "since", first.At), operation("subscribe", 2, "t", "last", 10))
-					f, _ := d.reply(1)
-					if g, _ := d.reply(2); !*f.Recovered || len(f.Messages) != 3 || len(g.Messages) != 6 {
+					d.Say(livetest.Operation("subscribe", 1, "t", "since", first.At), livetest.Operation("subscribe", 2, "t", "last", 10))
+					f, _ := d.Reply(1)
+					if g, _ := d.Reply(2); !*f.Recovered || len(f.Messages) != 3 || len(g.Messages) != 6 {
 						t.Errorf("recovered %v, with %d publications; the newest are %d", *f.Recovered, len(f.Messages), len(g.Messages))
 					}
 					time.Sleep(11 * time.Minute)
 					expect("after 61 minutes", 0)
 					d = dial()
-					d.say(operation("subscribe", 1, "t", "since", first.At), operation("subscribe", 2, "t", "last", 10))
-					f, _ = d.reply(1)
-					if g, _ := d.reply(2); *f.Recovered || len(g.Messages) != 0 {
+					d.Say(livetest.Operation("subscribe", 1, "t", "since", first.At), livetest.Operation("subscribe", 2, "t", "last", 10))
+					f, _ = d.Reply(1)
+					if g, _ := d.Reply(2); *f.Recovered || len(g.Messages) != 0 {
 						t.Errorf("after 61 minutes: recovered %v, the newest are %d", *f.Recovered, len(g.Messages))
 					}
 				})
@@ -349,15 +350,15 @@ func TestAnswerOutlivesWhoAskedForIt(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- h.Server.Subscribe(other, "t", live.Last(5)) }()
 	cancel()
-	if err := receive(t, first); !errors.Is(err, context.Canceled) {
+	if err := livetest.Receive(t, first); !errors.Is(err, context.Canceled) {
 		t.Errorf("the first: %v", err)
 	}
 	close(goOn)
-	if err := receive(t, done); err != nil {
+	if err := livetest.Receive(t, done); err != nil {
 		t.Fatal(err)
 	}
 	for i := 1; i <= 5; i++ {
-		c.expect("t", fmt.Sprint(i))
+		c.Hears("t", fmt.Sprint(i))
 	}
 	if n := h.tail.Load(); n != 1 {
 		t.Errorf("the broker was asked %d times", n)
@@ -409,9 +410,9 @@ func TestSinceTogetherWithLast(t *testing.T) {
 			}
 			s.Send(live.Message{Topic: "end"})
 			for _, data := range test.want {
-				c.expect("t", data)
+				c.Hears("t", data)
 			}
-			c.expect("end", "")
+			c.Hears("end", "")
 		})
 	}
 }
@@ -423,7 +424,7 @@ func TestNewestOfLargePublications(t *testing.T) {
 	h := newHall(t, live.TopicOptions{History: 10_000})
 	publish := func(from, to int) {
 		for i := from; i <= to; i++ {
-			if err := h.Server.Publish("t", []byte(padded(i, 2<<10))); err != nil {
+			if err := h.Server.Publish("t", []byte(livetest.Padded(i, 2<<10))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -435,8 +436,8 @@ func TestNewestOfLargePublications(t *testing.T) {
 			t.Fatal(err)
 		}
 		for want := from; want <= to; want++ {
-			if m := c.next(); numberOf(m.Data) != want {
-				t.Fatalf("of the newest %d came number %d, want %d", n, numberOf(m.Data), want)
+			if m := c.Next(); livetest.NumberOf(m.Data) != want {
+				t.Fatalf("of the newest %d came number %d, want %d", n, livetest.NumberOf(m.Data), want)
 			}
 		}
 	}

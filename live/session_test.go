@@ -14,8 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -29,10 +28,10 @@ func TestMessagesReachOnMessageInOrder(t *testing.T) {
 	})
 	c := dial(t, url)
 	for i := range 50 {
-		c.send(fmt.Sprint("t", i), i)
+		c.SendMessage(fmt.Sprint("t", i), i)
 	}
 	for i := range 50 {
-		if m := receive(t, messages); m != (got{fmt.Sprint("t", i), fmt.Sprint(i)}) {
+		if m := livetest.Receive(t, messages); m != (got{fmt.Sprint("t", i), fmt.Sprint(i)}) {
 			t.Fatalf("message %d: %+v", i, m)
 		}
 	}
@@ -64,9 +63,9 @@ func TestCallbacksOfOneSessionRunOneAfterAnother(t *testing.T) {
 	})
 	c := dial(t, url)
 	for _, topic := range []string{"a", "b", "last", "never", "never"} {
-		c.send(topic, nil)
+		c.SendMessage(topic, nil)
 	}
-	receive(t, done)
+	livetest.Receive(t, done)
 	if got := strings.Join(order, " "); got != "connect a b last last, closed close" {
 		t.Fatal(got)
 	}
@@ -83,16 +82,17 @@ func TestContextCarriesTheRequestsValuesAndEndsWithTheSession(t *testing.T) {
 	}))
 	defer hs.Close()
 	c := dial(t, hs.URL)
-	c.send("t", nil)
-	ctx := receive(t, contexts)
+	c.SendMessage("t", nil)
+	ctx := livetest.Receive(t, contexts)
 	if ctx.Value(key{}) != "value" {
 		t.Error("no value")
 	}
 	if ctx.Err() != nil {
 		t.Error("ended though the session is open:", ctx.Err())
 	}
-	c.ws.Close(websocket.StatusNormalClosure, "")
-	receive(t, ctx.Done())
+	c.Close(1000, "")
+	c.Rest()
+	livetest.Receive(t, ctx.Done())
 }
 
 // The end of each session is noted by OnClose with what it sees.
@@ -100,41 +100,46 @@ func TestEnds(t *testing.T) {
 	tests := []struct {
 		name string
 		opts live.Options
-		end  func(c *client, s *live.Session)
+		end  func(c *livetest.Client, s *live.Session)
 		err  func(error) bool
 		code int // of the server's close frame; 0: not looked at
 	}{
-		{"client closes", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(websocket.StatusNormalClosure, "bye")
+		{"client closes", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Close(1000, "bye")
+			c.Rest()
 		}, isNil, 0},
-		{"client goes away", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(websocket.StatusGoingAway, "")
+		{"client goes away", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Close(1001, "")
+			c.Rest()
 		}, isNil, 0},
-		{"client closes with a complaint", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(1011, "complaint")
+		{"client closes with a complaint", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Close(1011, "complaint")
+			c.Rest()
 		}, func(err error) bool { return err != nil && strings.Contains(err.Error(), "1011 \"complaint\"") }, 0},
-		{"client closes with a code of its page", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(4000, "signed out")
+		{"client closes with a code of its page", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Close(4000, "signed out")
+			c.Rest()
 		}, isNil, 0},
-		{"client closes with a code of its library", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.Close(3000, "")
+		{"client closes with a code of its library", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Close(3000, "")
+			c.Rest()
 		}, isNil, 0},
-		{"client vanishes", live.Options{}, func(c *client, s *live.Session) {
-			c.ws.CloseNow()
+		{"client vanishes", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Drop()
 		}, func(err error) bool { return err != nil && !errors.Is(err, live.ErrWriteFailed) }, 0},
-		{"server closes", live.Options{}, func(c *client, s *live.Session) {
+		{"server closes", live.Options{}, func(c *livetest.Client, s *live.Session) {
 			s.Close()
 		}, isNil, live.CloseNormal},
-		{"message too big", live.Options{ReadLimit: 100}, func(c *client, s *live.Session) {
-			c.send("t", strings.Repeat("x", 10_000))
+		{"message too big", live.Options{ReadLimit: 100}, func(c *livetest.Client, s *live.Session) {
+			c.SendMessage("t", strings.Repeat("x", 10_000))
 		}, is(live.ErrMessageTooBig), live.CloseTooBig},
 		{"OnMessage panics", live.Options{
 			OnMessage: func(context.Context, *live.Session, string, []byte) { panic("boom") },
-		}, func(c *client, s *live.Session) {
-			c.send("t", nil)
+		}, func(c *livetest.Client, s *live.Session) {
+			c.SendMessage("t", nil)
 		}, is(live.ErrPanic), live.ClosePanic},
-		{"protocol is broken", live.Options{}, func(c *client, s *live.Session) {
-			c.sendRaw(websocket.MessageType(3), "reserved opcode")
+		{"protocol is broken", live.Options{}, func(c *livetest.Client, s *live.Session) {
+			c.Write(livetest.Masked(0x83, "reserved opcode"))
 		}, func(err error) bool { return err != nil }, 1002},
 	}
 	for _, tt := range tests {
@@ -161,7 +166,7 @@ func TestEnds(t *testing.T) {
 				}
 				ends <- end{s, err}
 			}
-			opts, sessions := connected(tt.opts)
+			opts, sessions := livetest.Connected(tt.opts)
 			srv, url := serve(t, opts)
 			c, s := pair(t, url, sessions)
 			for i := range 20 {
@@ -169,11 +174,11 @@ func TestEnds(t *testing.T) {
 			}
 			go tt.end(c, s)
 			if tt.code != 0 {
-				if code, _, _ := c.closed(); code != tt.code {
+				if code, _, _ := c.Closed(); code != tt.code {
 					t.Errorf("closed with %d, want %d", code, tt.code)
 				}
 			}
-			e := receive(t, ends)
+			e := livetest.Receive(t, ends)
 			if e.s != s || !tt.err(e.err) {
 				t.Errorf("OnClose: %v", e.err)
 			}
@@ -200,7 +205,7 @@ func is(target error) func(error) bool {
 // shut ends a server and everything of it.
 func shut(t *testing.T, srv *live.Server) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	if err := srv.Shutdown(ctx); err != nil {
 		t.Error("Shutdown:", err)
@@ -210,7 +215,7 @@ func shut(t *testing.T, srv *live.Server) {
 func TestManyEndsAtOnceRunOnCloseOnce(t *testing.T) {
 	for range 50 {
 		var closes atomic.Int32
-		opts, sessions := connected(live.Options{
+		opts, sessions := livetest.Connected(live.Options{
 			OnClose: func(*live.Session, error) { closes.Add(1) },
 		})
 		srv, url := serve(t, opts)
@@ -221,7 +226,7 @@ func TestManyEndsAtOnceRunOnCloseOnce(t *testing.T) {
 			wg.Go(func() { srv.Subscribe(s, fmt.Sprint(i)) })
 			wg.Go(func() { srv.Publish(fmt.Sprint(i), []byte(`1`)) })
 		}
-		wg.Go(func() { c.ws.CloseNow() })
+		wg.Go(func() { c.Drop() })
 		wg.Go(func() { shut(t, srv) })
 		wg.Wait()
 		if n := closes.Load(); n != 1 {
@@ -234,7 +239,7 @@ func TestManyEndsAtOnceRunOnCloseOnce(t *testing.T) {
 }
 
 func TestCloseFirstSendsWhatIsQueued(t *testing.T) {
-	opts, sessions := connected(live.Options{QueueSize: 10_000, QueueBytes: 100 << 20})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: 10_000, QueueBytes: 100 << 20})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
@@ -248,50 +253,9 @@ func TestCloseFirstSendsWhatIsQueued(t *testing.T) {
 	if !s.IsClosed() {
 		t.Error("not closed")
 	}
-	code, _, before := c.closed()
+	code, _, before := c.Closed()
 	if code != live.CloseNormal || len(before) != n {
 		t.Fatalf("code %d after %d messages", code, len(before))
-	}
-}
-
-func TestPanicCostsOneSessionOnly(t *testing.T) {
-	for _, name := range []string{"OnConnect", "OnMessage", "OnClose"} {
-		t.Run(name, func(t *testing.T) {
-			var bad atomic.Pointer[live.Session]
-			boom := func(where string, s *live.Session) {
-				if where == name && bad.CompareAndSwap(nil, s) {
-					panic("boom")
-				}
-			}
-			var srv *live.Server
-			srv, url := serve(t, live.Options{
-				OnConnect: func(_ context.Context, s *live.Session) error {
-					boom("OnConnect", s)
-					return srv.Subscribe(s, "t")
-				},
-				OnMessage: func(_ context.Context, s *live.Session, _ string, data []byte) {
-					boom("OnMessage", s)
-					srv.Publish("t", data)
-				},
-				OnClose: func(s *live.Session, _ error) { boom("OnClose", s) },
-			})
-			first := dial(t, url)
-			switch name {
-			case "OnMessage":
-				first.send("t", 1)
-				fallthrough
-			case "OnConnect":
-				if code, reason, _ := first.closed(); code != live.ClosePanic || strings.Contains(reason, "boom") {
-					t.Errorf("closed with %d %q", code, reason)
-				}
-			case "OnClose":
-				first.ws.Close(1000, "")
-			}
-			second := dial(t, url)
-			second.send("t", 2)
-			second.expect("t", "2")
-			eventually(t, "one panic", func() bool { return srv.Stats().Panics == 1 })
-		})
 	}
 }
 
@@ -304,11 +268,11 @@ func TestOnConnectMayRefuse(t *testing.T) {
 		OnClose:   func(_ *live.Session, err error) { ends <- err },
 	})
 	c := dial(t, url)
-	c.sendRaw(websocket.MessageText, `{"topic":"t"}`)
-	if code, _, _ := c.closed(); code != live.CloseRefused {
+	c.Send(`{"topic":"t"}`)
+	if code, _, _ := c.Closed(); code != live.CloseRefused {
 		t.Errorf("closed with %d", code)
 	}
-	if err := receive(t, ends); err != refusal {
+	if err := livetest.Receive(t, ends); err != refusal {
 		t.Error(err)
 	}
 }
@@ -323,11 +287,11 @@ func TestSlowClientHurtsOnlyItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ends := make(chan error, 10)
 			limits.OnClose = func(_ *live.Session, err error) { ends <- err }
-			opts, sessions := connected(limits)
+			opts, sessions := livetest.Connected(limits)
 			srv, url := serve(t, opts)
-			slow, _ := rawDial(t, url)
+			slow := dial(t, url).Line.Conn
 			slow.(*net.TCPConn).SetReadBuffer(4096)
-			slowSession := receive(t, sessions)
+			slowSession := livetest.Receive(t, sessions)
 			srv.Subscribe(slowSession, "t")
 			fast, s := pair(t, url, sessions)
 			srv.Subscribe(s, "t")
@@ -341,16 +305,16 @@ func TestSlowClientHurtsOnlyItself(t *testing.T) {
 				if err := srv.Publish("t", data); err != nil {
 					t.Fatal(err)
 				}
-				fast.expect("t", string(data))
+				fast.Hears("t", string(data))
 			}
-			if err := receive(t, ends); err != live.ErrQueueFull {
+			if err := livetest.Receive(t, ends); err != live.ErrQueueFull {
 				t.Errorf("OnClose: %v", err)
 			}
 			if err := slowSession.Send(live.Message{Topic: "t"}); err != live.ErrSessionClosed {
 				t.Errorf("Send: %v", err)
 			}
 			srv.Publish("t", []byte(`1`))
-			fast.expect("t", "1")
+			fast.Hears("t", "1")
 			if st := srv.Stats(); st.QueueFull != 1 || st.Sessions != 1 {
 				t.Errorf("%+v", st)
 			}
@@ -359,11 +323,11 @@ func TestSlowClientHurtsOnlyItself(t *testing.T) {
 }
 
 func TestSendReportsAFullQueue(t *testing.T) {
-	opts, sessions := connected(live.Options{QueueSize: 10})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: 10})
 	_, url := serve(t, opts)
-	conn, _ := rawDial(t, url)
+	conn := dial(t, url).Line.Conn
 	conn.(*net.TCPConn).SetReadBuffer(4096)
-	s := receive(t, sessions)
+	s := livetest.Receive(t, sessions)
 	m := live.Message{Topic: "t", Data: []byte(`"` + strings.Repeat("x", 50_000) + `"`)}
 	for {
 		if err := s.Send(m); err != nil {
@@ -384,7 +348,7 @@ func TestSendReportsAFullQueue(t *testing.T) {
 // A client told by code 4100 that it was too slow can act on it, if it reads at
 // last.
 func TestSlowClientLearnsWhy(t *testing.T) {
-	opts, sessions := connected(live.Options{QueueSize: 5})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: 5})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
@@ -392,7 +356,7 @@ func TestSlowClientLearnsWhy(t *testing.T) {
 	for !s.IsClosed() {
 		srv.Publish("t", data)
 	}
-	code, _, before := c.closed()
+	code, _, before := c.Closed()
 	if code != live.CloseQueueFull {
 		t.Fatalf("closed with %d", code)
 	}
@@ -404,35 +368,35 @@ func TestSlowClientLearnsWhy(t *testing.T) {
 }
 
 func TestIdleSessionsHaveOneGoroutine(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	pair(t, url, sessions) // whatever starts with the first
 	before := runtime.NumGoroutine()
 	const n = 50
 	for range n {
-		rawDial(t, url)
-		srv.Subscribe(receive(t, sessions), "t")
+		dial(t, url)
+		srv.Subscribe(livetest.Receive(t, sessions), "t")
 	}
 	srv.Publish("t", []byte(`1`))
-	eventually(t, "one goroutine for each session", func() bool { return runtime.NumGoroutine() <= before+n })
+	livetest.Eventually(t, "one goroutine for each session", func() bool { return runtime.NumGoroutine() <= before+n })
 }
 
 func TestWriteTimeoutEndsAClientThatTakesNothing(t *testing.T) {
 	ends := make(chan error, 1)
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		WriteTimeout: 50 * time.Millisecond,
 		QueueSize:    1 << 20, QueueBytes: 1 << 30,
 		OnClose: func(_ *live.Session, err error) { ends <- err },
 	})
 	srv, url := serve(t, opts)
-	rawDial(t, url)
-	s := receive(t, sessions)
+	dial(t, url)
+	s := livetest.Receive(t, sessions)
 	srv.Subscribe(s, "t")
 	data := []byte(`"` + strings.Repeat("x", 1<<20) + `"`)
 	for range 20 {
 		srv.Publish("t", data)
 	}
-	if err := receive(t, ends); !errors.Is(err, live.ErrWriteFailed) {
+	if err := livetest.Receive(t, ends); !errors.Is(err, live.ErrWriteFailed) {
 		t.Fatal(err)
 	}
 	if st := srv.Stats(); st.WriteFailed != 1 {
@@ -440,24 +404,55 @@ func TestWriteTimeoutEndsAClientThatTakesNothing(t *testing.T) {
 	}
 }
 
-func TestInboundRateSlowsAClientDownAndLosesNothing(t *testing.T) {
-	times := make(chan time.Time, 100)
-	_, url := serve(t, live.Options{
-		InboundRate: 100, InboundBurst: 10,
-		OnMessage: func(context.Context, *live.Session, string, []byte) { times <- time.Now() },
-	})
-	c := dial(t, url)
-	start := time.Now()
-	const n = 40
-	for i := range n {
-		c.send("t", i)
+// Whatever the application does when a session begins, hello comes first.
+func TestHelloIsTheFirstFrame(t *testing.T) {
+	var server *live.Server
+	opts := livetest.Permissive()
+	opts.PingInterval = 7 * time.Second
+	opts.QueueSize = livetest.PatientQueue
+	opts.OnConnect = func(_ context.Context, s *live.Session) error {
+		server.Subscribe(s, "busy")
+		return s.Send(live.Message{Topic: "me", Data: fmt.Appendf(nil, `%q`, s.ID())})
 	}
-	var last time.Time
-	for range n {
-		last = receive(t, times)
+	server = livetest.NewServer(t, opts)
+	at := livetest.Serve(t, server.Handler())
+	defer livetest.Hammer(server, "busy")()
+	for range 20 {
+		c := livetest.DialV1(t, at)
+		if h := c.Hello; h.Version != 1 || h.Ping != 7000 || h.Session == "" {
+			t.Errorf("hello is %s", h.Raw)
+		}
+		for f := c.Next(); f.Topic == "busy" || string(f.Data) != fmt.Sprintf(`%q`, c.Hello.Session); f = c.Next() {
+			if f.Topic != "busy" {
+				t.Fatalf("got %s, want the ID %s that the session has", f.Raw, c.Hello.Session)
+			}
+		}
+		c.Drop()
 	}
-	// 30 messages over the burst, at 10 ms each; that it is not less is certain.
-	if took := last.Sub(start); took < 290*time.Millisecond {
-		t.Fatalf("%d messages in %v", n, took)
+}
+
+// hello is the first frame, whatever a client sends with its handshake.
+func TestHelloIsFirst(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		h := livetest.Hosting{Secure: secure}.Start(t, live.Options{})
+		for range 100 {
+			p := h.Connect(t, livetest.Dialing{V1: true, Early: string(livetest.Masked(livetest.PingFrame, "x")) + string(livetest.Masked(livetest.TextFrame, `{"op":"ping"}`))})
+			f, err := p.ReadFrame()
+			if err != nil || f.Op != "hello" {
+				t.Fatalf("first came %v, %v", f, err)
+			}
+			heard := map[byte]int{}
+			for range 2 {
+				f, err := p.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				heard[f.First]++
+			}
+			if heard[0x8a] != 1 || heard[0x81] != 1 {
+				t.Fatal(heard)
+			}
+			p.Reset()
+		}
 	}
 }

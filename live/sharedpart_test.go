@@ -1,127 +1,49 @@
-package live
+package live_test
 
 import (
 	"fmt"
-	"math/rand/v2"
+	"io"
+	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
-	"github.com/livetopic/livetopic/live/broker"
-	"github.com/livetopic/livetopic/live/internal/clock"
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
 )
 
-func numbered(from, to, step uint64) []*broker.Publication {
-	var all []*broker.Publication
-	for i := from; i <= to; i += step {
-		all = append(all, &broker.Publication{Position: Position{Epoch: "e", Offset: i}, Data: []byte("0")})
+// What is kept of parts is what it counts for: not what they were made of.
+func TestPartsKeepNoPublications(t *testing.T) {
+	b := new(renewed)
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(live.Options{Broker: b, Topics: keepingMuch, Compression: true, InboundRate: -1}))
+	behind(t, h)
+	held := func() int {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc)
 	}
-	return all
-}
-
-// Clients that have missed a little more or less are soon sent the same parts.
-func TestPartsOfDifferentClientsSoonBeginAtTheSamePlace(t *testing.T) {
-	const last, most = 4000, 64
-	for _, step := range []uint64{1, 3, 7} {
-		begins := make(map[uint64]int) // how many clients had a part that began there
-		const clients = 20
-		for range clients {
-			rest := numbered(1+step*rand.Uint64N(100), last, step)
-			for len(rest) > most {
-				part := alignPart(rest[:most])
-				if len(part) == 0 || len(part) > most || part[0] != rest[0] {
-					t.Fatalf("a part of %d publications", len(part))
-				}
-				rest = rest[len(part):]
-				begins[rest[0].Offset]++
-			}
-		}
-		shared := 0
-		for at, n := range begins {
-			if n == clients && at > last/4 {
-				shared++
-			}
-		}
-		if shared < last/int(step)/most/2 {
-			t.Errorf("of offsets by %d only %d parts began at the same place for all", step, shared)
-		}
+	large := []byte(`"` + strings.Repeat("lorem ipsum ", 20_000) + `"`)
+	p := h.Connect(t, livetest.Dialing{V1: true, Deflate: true})
+	go io.Copy(io.Discard, p.In)
+	const maxShared = 4 << 20 // in sharedpart.go
+	const rounds = 100
+	before := held()
+	for i := range rounds {
+		topic := fmt.Sprint("t", i)
+		h.Publish(topic, []byte("1"))
+		h.Publish(topic, large) // in the reply
+		h.Publish(topic, large) // in a part of its own
+		p.Say(livetest.Operation("subscribe", 2*i+1, topic, "since", "e1.1"))
+		livetest.Eventually(t, "the subscription", func() bool { st := h.Stats(); return st.Subscriptions == 2 && st.CatchingUp == 1 })
+		p.Say(livetest.Operation("unsubscribe", 2*i+2, topic))
+		livetest.Eventually(t, "its end", func() bool { return h.Stats().Subscriptions == 1 })
+		b.mu.Lock()
+		delete(b.all, topic)
+		b.mu.Unlock()
 	}
-}
-
-func TestSharedPartsAreBounded(t *testing.T) {
-	var behind atomic.Int64
-	x := sharedParts{catchingUp: &behind}
-	top := &topic{name: "t"}
-	c := &cursor{upto: 1 << 40}
-	part := func(size int) *sharedPart {
-		return &sharedPart{upto: Position{Epoch: "e", Offset: 1}, messages: []byte(strings.Repeat("x", size))}
+	if grown := held() - before; grown > 3*maxShared/2 {
+		t.Errorf("%d bytes are held of %d", grown, 2*rounds*len(large))
 	}
-	one := numbered(1, 1, 1)
-	x.add(partKey{topic: "t", answer: true}, c, one, part(100))
-	if len(x.parts) > 0 {
-		t.Error("a part is kept though nobody catches up")
-	}
-	behind.Store(1)
-	held := func() (n int) {
-		for _, p := range x.parts {
-			n += p.len()
-		}
-		return n
-	}
-	for i := range 2000 {
-		key := partKey{topic: fmt.Sprint(i % 700), answer: true}
-		x.add(key, c, one, part(rand.IntN(2*partBytes)))
-		if n := held(); n > maxSharedBytes || n != x.bytes || len(x.order) != len(x.parts) {
-			t.Fatalf("%d bytes, %d counted, %d parts, %d in order", n, x.bytes, len(x.parts), len(x.order))
-		}
-		if x.find(key, top, c) == nil {
-			t.Fatal("the newest part is not there")
-		}
-	}
-	x.add(partKey{topic: "large", answer: true}, c, one, part(maxSharedBytes/2))
-	if x.find(partKey{topic: "large", answer: true}, top, c) != nil {
-		t.Error("a part that would take the place of all others is kept")
-	}
-	x.clear()
-	if x.parts != nil || x.order != nil || x.bytes != 0 {
-		t.Error("something is left")
-	}
-}
-
-// A part is used only where it is what the session would have made itself.
-func TestSharedPartIsTheSameForAll(t *testing.T) {
-	var behind atomic.Int64
-	behind.Store(1)
-	top := &topic{name: "t", opts: TopicOptions{HistoryAge: time.Hour}}
-	answer, late := partKey{topic: "t", answer: true}, partKey{topic: "t"}
-	upto := func(n uint64) *cursor { return &cursor{upto: n} }
-	tests := []struct {
-		name         string
-		key          partKey
-		publications []*broker.Publication
-		maker, taker *cursor
-		age          time.Duration
-		want         bool
-	}{
-		{"an answer", answer, numbered(1, 3, 1), upto(3), upto(3), 0, true},
-		{"for one whose answer goes further", answer, numbered(1, 3, 1), upto(3), upto(9), 0, true},
-		{"for one whose answer ends before", answer, numbered(1, 3, 1), upto(3), upto(2), 0, false},
-		{"one that goes beyond the answer", answer, numbered(1, 3, 1), upto(2), upto(2), 0, false},
-		{"what came late", late, numbered(1, 3, 1), upto(0), upto(0), 0, true},
-		{"what came late, and not for everybody", late, []*broker.Publication{{Except: "x", Position: Position{Epoch: "e", Offset: 3}}}, upto(0), upto(0), 0, false},
-		{"an answer, to everybody", answer, []*broker.Publication{{Except: "x", Position: Position{Epoch: "e", Offset: 3}}}, upto(3), upto(3), 0, true},
-		{"nothing", answer, nil, upto(3), upto(3), 0, false},
-		{"what has expired", answer, numbered(1, 3, 1), upto(3), upto(3), 2 * time.Hour, false},
-		{"what is old by the clock of another node", answer, []*broker.Publication{{Time: time.Now().Add(-2 * time.Hour)}}, upto(3), upto(3), time.Minute, true},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			x := sharedParts{catchingUp: &behind}
-			x.add(tt.key, tt.maker, tt.publications, &sharedPart{upto: Position{Epoch: "e", Offset: 3}, messages: []byte("x"), since: clock.Now() - int64(tt.age)})
-			if got := x.find(tt.key, top, tt.taker) != nil; got != tt.want {
-				t.Errorf("shared: %v", got)
-			}
-		})
-	}
+	runtime.KeepAlive(large)
 }

@@ -4,20 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 func TestShutdownEndsEverything(t *testing.T) {
 	noGoroutinesLeft(t)
 	var closes atomic.Int32
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnClose: func(_ *live.Session, err error) {
 			if err != live.ErrServerClosed {
 				t.Error(err)
@@ -32,7 +35,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 		c, s := pair(t, url, sessions)
 		srv.Subscribe(s, "t")
 		go func() {
-			code, reason, before := c.closed()
+			code, reason, before := c.Closed()
 			if len(before) != 1 {
 				t.Errorf("%d messages before the close", len(before))
 			}
@@ -45,7 +48,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 		t.Errorf("when Shutdown returned %d of %d OnClose had", got, n)
 	}
 	for range n {
-		if got := receive(t, codes); got != "1012 restart; return within 1000 ms" {
+		if got := livetest.Receive(t, codes); got != "1012 restart; return within 1000 ms" {
 			t.Error("closed with", got)
 		}
 	}
@@ -64,7 +67,7 @@ func TestShutdownEndsEverything(t *testing.T) {
 func TestShutdownSpreadsTheClosing(t *testing.T) {
 	var mu sync.Mutex
 	var times []time.Time
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnClose: func(*live.Session, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -75,7 +78,7 @@ func TestShutdownSpreadsTheClosing(t *testing.T) {
 	const n = 300
 	for range n {
 		c, _ := pair(t, url, sessions)
-		go c.closed()
+		go c.Closed()
 	}
 	start := time.Now()
 	shut(t, srv)
@@ -91,15 +94,15 @@ func TestShutdownSpreadsTheClosing(t *testing.T) {
 func TestShutdownCutsWhatIsLeftWhenItsContextEnds(t *testing.T) {
 	noGoroutinesLeft(t)
 	release := make(chan struct{})
-	opts, sessions := connected(live.Options{
+	opts, sessions := livetest.Connected(live.Options{
 		OnMessage: func(context.Context, *live.Session, string, []byte) { <-release },
 	})
 	srv, url := serve(t, opts)
 	c, _ := pair(t, url, sessions)
-	c.send("block", nil)
-	rawDial(t, url) // never answers a close frame
-	receive(t, sessions)
-	eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
+	c.SendMessage("block", nil)
+	dial(t, url) // never answers a close frame
+	livetest.Receive(t, sessions)
+	livetest.Eventually(t, "the message", func() bool { return srv.Stats().Received == 1 })
 
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
@@ -123,21 +126,21 @@ func TestShutdownMeetsHandshakes(t *testing.T) {
 	done := make(chan string)
 	go func() {
 		c := dial(t, url)
-		code, _, _ := c.closed()
+		code, _, _ := c.Closed()
 		done <- fmt.Sprint(code)
 	}()
-	receive(t, inAuth)
+	livetest.Receive(t, inAuth)
 	finished := make(chan struct{})
 	go func() { shut(t, srv); close(finished) }()
-	eventually(t, "draining", func() bool {
+	livetest.Eventually(t, "draining", func() bool {
 		resp := upgrade(t, url, func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "BAAAAAAAAAAAAAAAAAAAAA==") })
 		return resp.StatusCode == 503
 	})
 	close(goOn)
-	if got := receive(t, done); got != "1012" {
+	if got := livetest.Receive(t, done); got != "1012" {
 		t.Fatal(got)
 	}
-	receive(t, finished)
+	livetest.Receive(t, finished)
 }
 
 func TestShutdownOfAnIdleServerIsImmediate(t *testing.T) {
@@ -150,4 +153,119 @@ func TestShutdownOfAnIdleServerIsImmediate(t *testing.T) {
 	if err := srv.Publish("t", []byte(strings.Repeat("1", 3))); err != live.ErrServerClosed {
 		t.Fatal(err)
 	}
+}
+
+func TestDrainComesBeforeTheRestart(t *testing.T) {
+	server := live.New(livetest.Permissive())
+	at := livetest.Serve(t, server.Handler())
+	c := livetest.DialV1(t, at)
+	c.Must(livetest.SubscribeTo(1, "t"))
+	for i := range 50 {
+		server.Publish("t", fmt.Appendf(nil, `%d`, i))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- server.Shutdown(ctx) }()
+	got, code := c.Rest()
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+	if len(got) != 51 || code != live.CloseRestart {
+		t.Fatalf("got %d frames and code %d, want 51 and 1012", len(got), code)
+	}
+	drain, err := livetest.ParseFrame(got[50].Raw)
+	if err != nil || drain.Op != "drain" || drain.Within <= 0 {
+		t.Errorf("the last frame is %s, want drain", got[50].Raw)
+	}
+	if want := fmt.Sprintf("within %d ms", drain.Within); !strings.Contains(fmt.Sprint(c.Err()), want) {
+		t.Errorf("closed with %v, which does not say %q", c.Err(), want)
+	}
+}
+
+func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
+	const window, slack = 300 * time.Millisecond, 3 * time.Second // below the time to answer a close frame
+	for _, test := range []struct {
+		name  string
+		queue int // publications of 4 KB
+	}{
+		{"close frame never answered", 0},
+		{"socket full", 100},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
+				const peers = 5
+				var ended livetest.Ends
+				var server *live.Server
+				opts := livetest.Subscriber(&server)
+				opts.OnClose = ended.OnClose
+				server = live.New(opts)
+				at := serve(t, server.Handler())
+				lines := make([]*livetest.Relay, peers)
+				for i := range lines {
+					lines[i] = livetest.Through(t, at)
+					livetest.Dial(t, lines[i].Endpoint).Subscribe("t")
+					lines[i].Stall()
+				}
+				for range test.queue {
+					server.Publish("t", []byte(`"`+strings.Repeat("x", 4<<10)+`"`))
+				}
+
+				ctx, cancel := context.WithTimeout(context.Background(), window)
+				defer cancel()
+				start := time.Now()
+				err := server.Shutdown(ctx)
+				if took := time.Since(start); took > window+slack {
+					t.Errorf("Shutdown took %v, with %v to go", took, window)
+				}
+				if err != context.DeadlineExceeded {
+					t.Errorf("Shutdown returned %v, want the context's error", err)
+				}
+				livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == peers })
+				for id, err := range ended.Once(t) {
+					if err != live.ErrServerClosed {
+						t.Errorf("%s ended with %v, want ErrServerClosed", id, err)
+					}
+				}
+				if st := server.Stats(); st.Sessions != 0 || st.Topics != 0 {
+					t.Errorf("%d sessions and %d topics are left", st.Sessions, st.Topics)
+				}
+				// And now there is nothing to wait for.
+				if err := server.Shutdown(context.Background()); err != nil {
+					t.Errorf("the second Shutdown returned %v", err)
+				}
+			})
+		})
+	}
+}
+
+// A peer has five seconds to answer a close frame. After that the connection is
+// closed, and a patient Shutdown returns without error.
+func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
+	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
+		var ended livetest.Ends
+		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})
+		c := livetest.Connect(t, serve(t, server.Handler()), livetest.Dialing{Buffer: livetest.SmallBuffer})
+		livetest.Check(t, "the client", c.Ask(`{"topic":"t"}`), `{"topic":"t"}`)
+		ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
+		defer cancel()
+		start := time.Now()
+		if err := server.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if took := time.Since(start); took < time.Second || took > 8*time.Second {
+			t.Errorf("Shutdown took %v, want some 5 s", took)
+		}
+		if err := ended.Only(t); err != live.ErrServerClosed {
+			t.Errorf("OnClose got %v, want ErrServerClosed", err)
+		}
+		// The client finds the close frame, and the end of the line.
+		c.Conn.SetReadDeadline(time.Now().Add(livetest.Patience))
+		if f, err := c.ReadFrame(); f.CloseCode() != live.CloseRestart {
+			t.Errorf("read %s, %v, want code 1012", f, err)
+		}
+		if n, err := io.Copy(io.Discard, c.In); n != 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("then came %d bytes, %v", n, err)
+		}
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -16,24 +17,24 @@ import (
 func TestSlowLineIsNoTimeout(t *testing.T) {
 	t.Parallel()
 	const size, pace, writeTimeout = 375_000, 75_000, time.Second // five seconds
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, frames := range map[string]int{"one frame": 1, "many": 25} {
-			g.run(name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
+			g.Run(name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
 					ends := make(chan error, 1)
-					opts, sessions := connected(live.Options{
+					opts, sessions := livetest.Connected(live.Options{
 						WriteTimeout: writeTimeout,
 						OnClose:      func(_ *live.Session, err error) { ends <- err },
 					})
-					h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
+					h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
 					// The kernels tell of what was read in steps of half a buffer.
-					p := h.dial(t, dialling{buffer: 8 << 10, pace: pace}).attend()
-					s := receive(t, sessions)
+					p := h.Connect(t, livetest.Dialing{Buffer: 8 << 10, Pace: pace}).Attend()
+					s := livetest.Receive(t, sessions)
 					for i := range frames {
-						s.Send(live.Message{Data: []byte(padded(i, size/frames))})
+						s.Send(live.Message{Data: []byte(livetest.Padded(i, size/frames))})
 					}
 					for i := range frames {
-						p.expectNumbers("", i, i)
+						p.ExpectNumbers("", i, i)
 					}
 					select {
 					case err := <-ends:
@@ -50,23 +51,23 @@ func TestSlowLineIsNoTimeout(t *testing.T) {
 func TestLineThatTakesNothingIsGivenUp(t *testing.T) {
 	t.Parallel()
 	const writeTimeout = time.Second
-	overBoth(t, func(t *testing.T, secure bool) {
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
 		ends := make(chan error, 1)
-		opts, sessions := connected(live.Options{
+		opts, sessions := livetest.Connected(live.Options{
 			WriteTimeout: writeTimeout,
 			OnClose:      func(_ *live.Session, err error) { ends <- err },
 		})
-		h := hosting{secure: secure, buffer: 32 << 10}.start(t, opts)
-		p := h.dial(t, dialling{buffer: 8 << 10, pace: 75_000}).attend()
-		s := receive(t, sessions)
-		s.Send(live.Message{Data: []byte(padded(1, 750_000))})
+		h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+		p := h.Connect(t, livetest.Dialing{Buffer: 8 << 10, Pace: 75_000}).Attend()
+		s := livetest.Receive(t, sessions)
+		s.Send(live.Message{Data: []byte(livetest.Padded(1, 750_000))})
 		time.Sleep(2 * writeTimeout)
 		if s.IsClosed() {
-			t.Fatal("given up though something was taken:", receive(t, ends))
+			t.Fatal("given up though something was taken:", livetest.Receive(t, ends))
 		}
 		stalled := time.Now()
-		p.line.stalled.Store(true)
-		err := receive(t, ends)
+		p.Line.Stall()
+		err := livetest.Receive(t, ends)
 		if took := time.Since(stalled); took < writeTimeout/2 {
 			t.Errorf("given up after %v", took)
 		}
@@ -81,26 +82,26 @@ func TestLineThatTakesNothingIsGivenUp(t *testing.T) {
 func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 	t.Parallel()
 	const messages, size, pace = 9, 72_000, 80_000 // eight seconds
-	atOnce(t, func(g *together) {
+	livetest.AtOnce(t, func(g *livetest.Together) {
 		for name, buffer := range map[string]int{"small buffers": 32 << 10, "large buffers": 0} {
-			g.run(name, func(t *testing.T) {
-				overBoth(t, func(t *testing.T, secure bool) {
+			g.Run(name, func(t *testing.T) {
+				livetest.OverBoth(t, func(t *testing.T, secure bool) {
 					ends := make(chan error, 1)
-					opts, sessions := connected(live.Options{
+					opts, sessions := livetest.Connected(live.Options{
 						OnMessage: func(context.Context, *live.Session, string, []byte) {},
 						OnClose:   func(_ *live.Session, err error) { ends <- err },
 					})
-					h := hosting{secure: secure, buffer: buffer}.start(t, opts)
-					p := h.dial(t, dialling{buffer: buffer, pace: pace}).attend()
-					s := receive(t, sessions)
+					h := livetest.Hosting{Secure: secure, Buffer: buffer}.Start(t, opts)
+					p := h.Connect(t, livetest.Dialing{Buffer: buffer, Pace: pace}).Attend()
+					s := livetest.Receive(t, sessions)
 					for i := range messages {
-						s.Send(live.Message{Data: []byte(padded(i, size))})
+						s.Send(live.Message{Data: []byte(livetest.Padded(i, size))})
 					}
 					s.Close()
 					stop := make(chan struct{})
 					defer close(stop)
 					go func() {
-						for p.say(`{"topic":"`+strings.Repeat("t", 100)+`"}`) == nil {
+						for p.Say(`{"topic":"`+strings.Repeat("t", 100)+`"}`) == nil {
 							select {
 							case <-stop:
 								return
@@ -108,23 +109,137 @@ func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 							}
 						}
 					}()
-					code, before := p.rest()
+					before, code := p.Rest()
 					if code != live.CloseNormal {
-						t.Errorf("closed with %d: %v", code, p.end)
+						t.Errorf("closed with %d: %v", code, p.Err())
 					}
 					if len(before) != messages {
 						t.Errorf("%d messages, want %d", len(before), messages)
 					}
 					for i, f := range before {
-						if numberOf(f.Data) != i {
+						if livetest.NumberOf(f.Data) != i {
 							t.Errorf("message %d is %s", i, fmt.Sprint(&f))
 						}
 					}
-					if err := receive(t, ends); err != nil {
+					if err := livetest.Receive(t, ends); err != nil {
 						t.Errorf("OnClose got %v", err)
 					}
 				})
 			})
 		}
 	})
+}
+
+// Close sends what is queued first, also where that takes longer than a peer
+// has to answer a close frame. The line is a slow phone's, but it moves: no
+// WriteTimeout passes without a byte.
+func TestCloseFlushesTheQueueOverASlowLine(t *testing.T) {
+	const messages, size, perSecond = 60, 8 << 10, 64 << 10 // 7.5 seconds
+	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
+		var ended livetest.Ends
+		pad := strings.Repeat("x", size)
+		server := livetest.NewServer(t, live.Options{
+			OnMessage: func(_ context.Context, s *live.Session, topic string, _ []byte) {
+				for i := range messages {
+					s.Send(live.Message{Topic: topic, Data: fmt.Appendf(nil, `"%d %s"`, i, pad)})
+				}
+				s.Close()
+			},
+			OnClose: ended.OnClose,
+		})
+		l := livetest.Through(t, serve(t, server.Handler()))
+		l.Slow(perSecond)
+		c := livetest.Dial(t, l.Endpoint)
+		c.Send(`{"topic":"t"}`)
+		got, code := c.Rest()
+		if len(got) != messages || code != live.CloseNormal {
+			t.Errorf("got %d messages and close code %d (%v), want %d and 1000", len(got), code, c.Err(), messages)
+		}
+		if err := ended.Only(t); err != nil {
+			t.Errorf("OnClose got %v, want nil", err)
+		}
+	})
+}
+
+// A line that is stalled while the queue is far from full ends its session too.
+// It may take a last bit now and then, when the kernels on the way move what
+// they hold, and each starts WriteTimeout anew.
+func TestSocketThatTakesNothingIsGivenUp(t *testing.T) {
+	const writeTimeout, slack = 500 * time.Millisecond, 4 * time.Second
+	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
+		var ended livetest.Ends
+		var server *live.Server
+		opts := livetest.Subscriber(&server)
+		opts.WriteTimeout, opts.OnClose = writeTimeout, ended.OnClose
+		server = livetest.NewServer(t, opts)
+		slow := livetest.Through(t, serve(t, server.Handler()))
+		livetest.Dial(t, slow.Endpoint).Subscribe("t")
+		slow.Stall()
+		for range 100 {
+			server.Publish("t", []byte(`"`+strings.Repeat("x", 4<<10)+`"`))
+		}
+		start := time.Now()
+		err := ended.Only(t)
+		if took := time.Since(start); took > writeTimeout+slack {
+			t.Errorf("given up after %v, with a WriteTimeout of %v", took, writeTimeout)
+		}
+		if !errors.Is(err, live.ErrWriteFailed) {
+			t.Errorf("OnClose got %v, want ErrWriteFailed", err)
+		}
+	})
+}
+
+// Topics of every kind share a slow line: each has its order, its newest publication at the
+// end, and a gap exactly where something is missing.
+func TestTopicsOfEveryKindShareASlowLine(t *testing.T) {
+	t.Parallel()
+	const n, size, pace = 600, 300, 150_000
+	rules := map[string]live.TopicOptions{
+		"history":                {History: 10 * n},
+		"oldest":                 {Overflow: live.OverflowDropOldest},
+		"latest":                 {Overflow: live.OverflowLatest},
+		"oldest, with history":   {Overflow: live.OverflowDropOldest, History: 50},
+		"latest, with history":   {Overflow: live.OverflowLatest, History: 50},
+		"history, and much more": {History: 10 * n},
+	}
+	opts, sessions := livetest.Connected(live.Options{
+		QueueSize: 32, QueueBytes: 16 << 10,
+		Topics: func(topic string) live.TopicOptions { return rules[topic] },
+	})
+	h := livetest.Hosting{Buffer: 8 << 10}.Start(t, opts)
+	p := slowPeer(h, t, true, pace).Attend()
+	p.Next() // hello
+	s := livetest.Receive(t, sessions)
+	for topic := range rules {
+		h.Subscribe(s, topic)
+	}
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		for topic := range rules {
+			g.Go(func() { h.PublishSlowly(t, topic, 1, n, size, 1000) })
+		}
+	})
+	last, told := make(map[string]int), make(map[string]bool)
+	for complete := 0; complete < len(rules); {
+		f := p.Next()
+		if f.Op == "gap" {
+			told[f.Topic] = true
+			continue
+		}
+		i := livetest.NumberOf(f.Data)
+		switch lost := i > last[f.Topic]+1; {
+		case i <= last[f.Topic]:
+			t.Fatalf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost && rules[f.Topic].Overflow == live.OverflowDefault:
+			t.Errorf("number %d of %s after %d", i, f.Topic, last[f.Topic])
+		case lost != told[f.Topic]:
+			t.Errorf("number %d of %s after %d, gap: %v", i, f.Topic, last[f.Topic], told[f.Topic])
+		}
+		last[f.Topic], told[f.Topic] = i, false
+		if i == n {
+			complete++
+		}
+	}
+	if st := h.Stats(); st.Sessions != 1 || st.Dropped == 0 {
+		t.Errorf("%+v", st)
+	}
 }

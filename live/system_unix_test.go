@@ -13,8 +13,3 @@ func processTime() time.Duration {
 	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
-
-// setReceiveBuffer is for a socket that is not yet connected.
-func setReceiveBuffer(fd uintptr, size int) error {
-	return syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, size)
-}

@@ -1,7 +1,6 @@
 package live_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,14 +9,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 func TestAllSessionsSeePublicationsInOneOrder(t *testing.T) {
 	const clients, publishers, each = 8, 4, 300
-	opts, sessions := connected(live.Options{QueueSize: publishers * each})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: publishers * each})
 	srv, url := serve(t, opts)
-	var conns []*client
+	var conns []*livetest.Client
 	for range clients {
 		c, s := pair(t, url, sessions)
 		if err := srv.Subscribe(s, "t"); err != nil {
@@ -43,7 +43,7 @@ func TestAllSessionsSeePublicationsInOneOrder(t *testing.T) {
 		last := map[int]int{}
 		for range publishers * each {
 			var at [2]int
-			m := c.next()
+			m := c.Next()
 			if err := json.Unmarshal(m.Data, &at); err != nil {
 				t.Fatal(err)
 			}
@@ -65,7 +65,7 @@ func TestAllSessionsSeePublicationsInOneOrder(t *testing.T) {
 // Publications of others go on all the time, so that the edges are in their
 // midst.
 func TestSubscriptionBeginsAndEndsWhenTheCallReturns(t *testing.T) {
-	opts, sessions := connected(live.Options{QueueSize: 100_000})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: 100_000})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 
@@ -86,7 +86,7 @@ func TestSubscriptionBeginsAndEndsWhenTheCallReturns(t *testing.T) {
 
 	nextMark := func() string {
 		for {
-			if m := c.next(); string(m.Data) != `"noise"` {
+			if m := c.Next(); string(m.Data) != `"noise"` {
 				return string(m.Data)
 			}
 		}
@@ -112,26 +112,26 @@ func TestSubscriptionBeginsAndEndsWhenTheCallReturns(t *testing.T) {
 }
 
 func TestOtherTopicsAreNotHeard(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "chat:1")
 	srv.Publish("chat:10", []byte(`1`))
 	srv.Publish("chat", []byte(`2`))
 	srv.Publish("chat:1", []byte(`3`))
-	c.expect("chat:1", "3")
+	c.Hears("chat:1", "3")
 }
 
 func TestSubscribingTwiceIsOnce(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
 	srv.Subscribe(s, "t")
 	srv.Publish("t", []byte(`1`))
 	srv.Publish("t", []byte(`2`))
-	c.expect("t", "1")
-	c.expect("t", "2")
+	c.Hears("t", "1")
+	c.Hears("t", "2")
 	if st := srv.Stats(); st.Topics != 1 || st.Subscriptions != 1 {
 		t.Fatalf("%+v", st)
 	}
@@ -145,11 +145,11 @@ func TestSubscribingTwiceIsOnce(t *testing.T) {
 // The index is compared with a plain map of sets through random operations, by
 // sessions with few topics and with many.
 func TestIndexAgreesWithPlainSets(t *testing.T) {
-	opts, sessions := connected(live.Options{QueueSize: 100_000})
+	opts, sessions := livetest.Connected(live.Options{QueueSize: 100_000})
 	srv, url := serve(t, opts)
 	const clients, topics = 5, 30
 	rng := rand.New(rand.NewPCG(1, 2))
-	var conns []*client
+	var conns []*livetest.Client
 	var all []*live.Session
 	model := make([]map[int]bool, clients)
 	for i := range clients {
@@ -180,7 +180,7 @@ func TestIndexAgreesWithPlainSets(t *testing.T) {
 	for n, c := range conns {
 		subscriptions += len(model[n])
 		for _, w := range want[n] {
-			if m := c.next(); string(m.Data) != w {
+			if m := c.Next(); string(m.Data) != w {
 				t.Fatalf("client %d: got %s, want %s", n, m.Data, w)
 			}
 		}
@@ -191,7 +191,7 @@ func TestIndexAgreesWithPlainSets(t *testing.T) {
 }
 
 func TestTopicsAreChecked(t *testing.T) {
-	opts, sessions := connected(live.Options{MaxTopicLength: 10, MaxTopics: 12})
+	opts, sessions := livetest.Connected(live.Options{MaxTopicLength: 10, MaxTopics: 12})
 	srv, url := serve(t, opts)
 	_, s := pair(t, url, sessions)
 	for _, topic := range []string{"", "12345678901", "a\xffb"} {
@@ -222,7 +222,7 @@ func TestTopicsAreChecked(t *testing.T) {
 }
 
 func TestDataIsCheckedInPublish(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
@@ -241,12 +241,12 @@ func TestDataIsCheckedInPublish(t *testing.T) {
 		}
 	}
 	for _, data := range good {
-		c.expect("t", strings.TrimSpace(data))
+		c.Hears("t", strings.TrimSpace(data))
 	}
 }
 
 func TestPublisherMayReuseItsData(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
@@ -256,12 +256,12 @@ func TestPublisherMayReuseItsData(t *testing.T) {
 		srv.Publish("t", data)
 	}
 	for i := range 50 {
-		c.expect("t", fmt.Sprint(100+i))
+		c.Hears("t", fmt.Sprint(100+i))
 	}
 }
 
 func TestEmptyDataAndTopicAreLeftOut(t *testing.T) {
-	opts, sessions := connected(live.Options{})
+	opts, sessions := livetest.Connected(live.Options{})
 	srv, url := serve(t, opts)
 	c, s := pair(t, url, sessions)
 	srv.Subscribe(s, "t")
@@ -270,9 +270,6 @@ func TestEmptyDataAndTopicAreLeftOut(t *testing.T) {
 	s.Send(live.Message{Data: []byte(`1`)})
 	s.Send(live.Message{})
 	for _, want := range []string{`{"topic":"t"}`, `{"topic":"u"}`, `{"data":1}`, `{}`} {
-		_, raw, err := c.ws.Read(context.Background())
-		if err != nil || string(raw) != want {
-			t.Fatalf("%s, %v; want %s", raw, err, want)
-		}
+		livetest.Check(t, "the client", c.Read(), want)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -28,16 +29,16 @@ func TestWorkersOutliveACallbackThatEndsItsGoroutine(t *testing.T) {
 	stays := dial(t, url)
 	for i := range 20 {
 		c := dial(t, url)
-		c.send("end", 0)
-		if code, _, _ := c.closed(); code != live.ClosePanic {
+		c.SendMessage("end", 0)
+		if code, _, _ := c.Closed(); code != live.ClosePanic {
 			t.Fatalf("closed with %d", code)
 		}
-		if err := receive(t, ended); err == nil {
+		if err := livetest.Receive(t, ended); err == nil {
 			t.Error("OnClose got no error")
 		}
 		topic := fmt.Sprint(i)
-		stays.send(topic, 0)
-		if got := receive(t, heard); got != topic {
+		stays.SendMessage(topic, 0)
+		if got := livetest.Receive(t, heard); got != topic {
 			t.Fatalf("heard %s, want %s", got, topic)
 		}
 	}

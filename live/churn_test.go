@@ -1,25 +1,20 @@
-package interop
+package live_test
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"runtime"
-	"sync"
 	"testing"
-	"time"
 
-	gorilla "github.com/gorilla/websocket"
-
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // visitor is a client that comes, does this and that, and vanishes.
 type visitor struct {
-	*gorilla.Conn
+	*livetest.Client
 	tcp  *net.TCPConn
 	rand *rand.Rand
 	read chan struct{} // closed when nothing more can be read
@@ -31,14 +26,14 @@ var vanishings = []struct {
 	way  func(v *visitor) error
 }{
 	{"close frame", func(v *visitor) error {
-		err := v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1000, "bye"), time.Now().Add(patience))
+		v.Close(1000, "bye")
 		<-v.read
-		v.Close()
-		return err
+		v.Drop()
+		return nil
 	}},
 	{"close frame, without waiting for the answer", func(v *visitor) error {
-		v.WriteControl(gorilla.CloseMessage, gorilla.FormatCloseMessage(1001, ""), time.Now().Add(patience))
-		return v.Close()
+		v.Close(1001, "")
+		return v.Line.Close()
 	}},
 	{"reset", func(v *visitor) error {
 		if err := v.tcp.SetLinger(0); err != nil {
@@ -49,48 +44,40 @@ var vanishings = []struct {
 	{"half close", func(v *visitor) error {
 		err := v.tcp.CloseWrite()
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 	{"just closing", func(v *visitor) error { return v.tcp.Close() }},
 	{"in the middle of a frame", func(v *visitor) error {
-		_, err := v.NetConn().Write([]byte{0x81, 0xfe, 0x10})
+		_, err := v.Conn.Write([]byte{0x81, 0xfe, 0x10})
 		v.tcp.Close()
 		return err
 	}},
 	{"a frame that breaks the protocol", func(v *visitor) error {
-		_, err := v.NetConn().Write([]byte{0x81, 0x01, 'x'}) // not masked
+		_, err := v.Conn.Write([]byte{0x81, 0x01, 'x'}) // not masked
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 	{"closed by the server", func(v *visitor) error {
-		err := v.WriteMessage(gorilla.TextMessage, []byte(`{"topic":"close me"}`))
+		err := v.Say(`{"topic":"close me"}`)
 		<-v.read
-		v.Close()
+		v.Drop()
 		return err
 	}},
 }
 
-func visit(e endpoint, number uint64) (*visitor, error) {
+func visit(t testing.TB, at livetest.Endpoint, number uint64) (*visitor, error) {
 	v := &visitor{rand: rand.New(rand.NewPCG(1, number)), read: make(chan struct{})}
-	d := gorilla.Dialer{TLSClientConfig: e.tls, HandshakeTimeout: patience}
 	var err error
-	if v.Conn, _, err = d.Dial(e.url, nil); err != nil {
+	if v.Client, err = livetest.Try(t, at, livetest.Dialing{}); err != nil {
 		return nil, err
 	}
-	conn := v.NetConn()
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	v.tcp = conn.(*net.TCPConn)
+	v.tcp = v.Line.Conn.(*net.TCPConn)
+	v.Attend()
 	go func() { // ends with the connection
 		defer close(v.read)
-		for {
-			if _, _, err := v.ReadMessage(); err != nil {
-				return
-			}
-		}
+		v.Rest()
 	}()
 	return v, nil
 }
@@ -100,7 +87,7 @@ func (v *visitor) act() error {
 	for range 3 + v.rand.IntN(5) {
 		action := []string{"subscribe", "subscribe", "unsubscribe", "publish"}[v.rand.IntN(4)]
 		text := fmt.Sprintf(`{"topic":%q,"data":"topic:%d"}`, action, v.rand.IntN(40))
-		if err := v.WriteMessage(gorilla.TextMessage, []byte(text)); err != nil {
+		if err := v.Say(text); err != nil {
 			return err
 		}
 	}
@@ -108,14 +95,14 @@ func (v *visitor) act() error {
 }
 
 func TestClientsThatComeAndGoLeaveNothingBehind(t *testing.T) {
-	t.Run("plain", func(t *testing.T) { testChurn(t, serve, 1000) })
-	t.Run("TLS", func(t *testing.T) { testChurn(t, serveTLS, 250) })
+	t.Run("plain", func(t *testing.T) { testChurn(t, livetest.Serve, 1000) })
+	t.Run("TLS", func(t *testing.T) { testChurn(t, livetest.ServeTLS, 250) })
 }
 
-func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visitors int) {
-	var ended ends
+func testChurn(t *testing.T, serve livetest.Serving, visitors int) {
+	var ended livetest.Ends
 	var server *live.Server
-	server = newServer(t, live.Options{
+	server = livetest.NewServer(t, live.Options{
 		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
 			switch name := string(data); topic {
 			case "subscribe":
@@ -132,7 +119,7 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 			if server.Subscribe(s, "too late") != live.ErrSessionClosed {
 				t.Error("a closed session could be subscribed")
 			}
-			ended.onClose(s, err)
+			ended.OnClose(s, err)
 		},
 	})
 	at := serve(t, server.Handler())
@@ -142,9 +129,9 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 	// that no handshake waits long.
 	all := make([]*visitor, visitors)
 	dialing := make(chan struct{}, 32)
-	each(visitors, func(i int) {
+	livetest.Each(visitors, func(i int) {
 		dialing <- struct{}{}
-		v, err := visit(at, uint64(i))
+		v, err := visit(t, at, uint64(i))
 		<-dialing
 		if err != nil {
 			t.Errorf("visitor %d: %v", i, err)
@@ -158,9 +145,9 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 	if t.Failed() {
 		t.FailNow()
 	}
-	await(t, "all sessions", func() bool { return server.Stats().Sessions == visitors })
+	livetest.Eventually(t, "all sessions", func() bool { return server.Stats().Sessions == visitors })
 
-	each(visitors, func(i int) {
+	livetest.Each(visitors, func(i int) {
 		// Half of them leave while they are still doing something.
 		if i%2 == 0 {
 			if err := all[i].act(); err != nil {
@@ -173,29 +160,14 @@ func testChurn(t *testing.T, serve func(testing.TB, http.Handler) endpoint, visi
 		}
 	})
 
-	await(t, "every session's end", func() bool {
+	livetest.Eventually(t, "every session's end", func() bool {
 		st := server.Stats()
 		return st.Sessions == 0 && st.Topics == 0 && st.Subscriptions == 0
 	})
-	await(t, "every OnClose", func() bool { return ended.count() == visitors })
-	await(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= baseline })
-	ended.mu.Lock()
-	defer ended.mu.Unlock()
-	for id, errs := range ended.errs {
-		if len(errs) != 1 {
-			t.Errorf("OnClose of %s ran %d times", id, len(errs))
-		}
-	}
+	livetest.Eventually(t, "every OnClose", func() bool { return ended.Count() == visitors })
+	livetest.Eventually(t, "the goroutines' end", func() bool { return runtime.NumGoroutine() <= baseline })
+	ended.Once(t)
 	if st := server.Stats(); st.Accepted != uint64(visitors) || st.Refused != 0 || st.Panics != 0 {
 		t.Errorf("accepted %d, refused %d, panics %d; want %d, 0, 0", st.Accepted, st.Refused, st.Panics, visitors)
 	}
-}
-
-// each runs f for 0 to n-1 at the same time.
-func each(n int, f func(i int)) {
-	var running sync.WaitGroup
-	for i := range n {
-		running.Go(func() { f(i) })
-	}
-	running.Wait()
 }

@@ -1,4 +1,4 @@
-package interop
+package live_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -25,10 +26,10 @@ import (
 type block struct {
 	client bool // sent by the client; else by the server
 	text   string
-	frame  frame // of the server's
+	frame  livetest.Frame // of the server's
 	op     struct {
 		Op    string `json:"op"`
-		ID    uint64 `json:"id"`
+		ID    int    `json:"id"`
 		Topic string `json:"topic"`
 		Since string `json:"since"`
 		Last  int    `json:"last"`
@@ -59,7 +60,7 @@ func pageBlocks(t testing.TB) []block {
 		}
 		err := json.Unmarshal([]byte(b.text), &b.op)
 		if !b.client && err == nil {
-			b.frame, err = parseFrame(b.text)
+			b.frame, err = livetest.ParseFrame(b.text)
 		}
 		if err != nil {
 			t.Fatalf("line %d of the page: %v", b.line, err)
@@ -75,7 +76,7 @@ func pageBlocks(t testing.TB) []block {
 // pageServer is what the page's examples talk to.
 type pageServer struct {
 	*live.Server
-	client *v1
+	client *livetest.Client
 	epoch  string
 }
 
@@ -84,8 +85,8 @@ type pageServer struct {
 const pageAt = 41
 
 func newPageServer(t testing.TB, history int) *pageServer {
-	opts := permissive()
-	opts.Topics = keeping("", live.TopicOptions{History: history})
+	opts := livetest.Permissive()
+	opts.Topics = livetest.Keeping("", live.TopicOptions{History: history})
 	opts.OnRequest = func(_ context.Context, _ *live.Session, topic string, data []byte) (any, error) {
 		var question struct{ Prefix string }
 		if json.Unmarshal(data, &question) != nil || topic != "rooms" || question.Prefix != "g" {
@@ -99,26 +100,26 @@ func newPageServer(t testing.TB, history int) *pageServer {
 		}
 		return nil
 	}
-	p := &pageServer{Server: newServer(t, opts)}
-	p.client = dialV1(t, serve(t, p.Server.Handler()))
-	publishNumbers(t, p.Server, "chat:general", 1, pageAt-2)
+	p := &pageServer{Server: livetest.NewServer(t, opts)}
+	p.client = livetest.DialV1(t, livetest.Serve(t, p.Server.Handler()))
+	livetest.PublishNumbers(t, p.Server, "chat:general", 1, pageAt-2)
 	p.Publish("chat:general", []byte(`{"text":"a"}`))
 	p.Publish("chat:general", []byte(`{"text":"b"}`))
-	at := p.client.must(subscribeTo(1, "chat:general")).At
+	at := p.client.Must(livetest.SubscribeTo(1, "chat:general")).At
 	p.epoch, _, _ = strings.Cut(at, ".")
-	p.client.must(unsubscribeFrom(2, "chat:general"))
+	p.client.Must(livetest.UnsubscribeFrom(2, "chat:general"))
 	return p
 }
 
 // answerTo sends an example, with positions of this server.
-func (p *pageServer) answerTo(b block) frame {
+func (p *pageServer) answerTo(b block) livetest.Frame {
 	text := b.text
 	if b.op.Since != "" {
 		_, offset, _ := strings.Cut(b.op.Since, ".")
 		text = strings.Replace(text, b.op.Since, p.epoch+"."+offset, 1)
 	}
-	p.client.send(text)
-	f, _ := p.client.answer()
+	p.client.Send(text)
+	f, _ := p.client.Answer()
 	return f
 }
 
@@ -143,13 +144,13 @@ func TestExamplesOfTheProtocolPage(t *testing.T) {
 				case b.op.Op == "subscribe" && want.frame.At == "":
 					history = 0
 				case b.op.Op == "history", b.op.Since != "" && b.op.Last > 0:
-					history = len(want.frame.messages())
+					history = len(want.frame.Messages)
 				}
 				p := newPageServer(t, history)
 				if b.op.Op == "history" {
 					p.Publish(b.op.Topic, []byte(`{"text":"hello"}`))
 				}
-				same(t, b.text, p.answerTo(b).text, want.text)
+				livetest.Same(t, b.text, p.answerTo(b).Raw, want.text)
 			}
 			if len(answers) > 0 {
 				return
@@ -157,17 +158,17 @@ func TestExamplesOfTheProtocolPage(t *testing.T) {
 			p := newPageServer(t, 100)
 			switch {
 			case b.op.Op == "ping": // its answer has no id
-				p.client.send(b.text)
-				same(t, b.text, p.client.next().text, `{"op":"pong"}`)
+				p.client.Send(b.text)
+				livetest.Same(t, b.text, p.client.Next().Raw, `{"op":"pong"}`)
 			case b.op.Op == "pong":
-				p.client.send(b.text)
-				if got := p.client.settled(); len(got) != 0 {
-					t.Errorf("pong was answered by %s", got[0].text)
+				p.client.Send(b.text)
+				if got := p.client.Settled(); len(got) != 0 {
+					t.Errorf("pong was answered by %s", got[0].Raw)
 				}
 			case b.op.Last > 0:
 				f := p.answerTo(b)
-				if n := len(f.messages()); f.ID != b.op.ID || n != min(b.op.Last, pageAt) {
-					t.Errorf("%d messages: %s", n, f.text)
+				if n := len(f.Messages); f.ID != b.op.ID || n != min(b.op.Last, pageAt) {
+					t.Errorf("%d messages: %s", n, f.Raw)
 				}
 			default:
 				t.Error("the page shows no answer")
@@ -179,47 +180,48 @@ func TestExamplesOfTheProtocolPage(t *testing.T) {
 // exampleOf makes a server send what the page shows without an operation before it.
 var exampleOf = map[string]func(t *testing.T, b block) string{
 	"hello": func(t *testing.T, b block) string {
-		return newPageServer(t, 0).client.hello.text
+		return newPageServer(t, 0).client.Hello.Raw
 	},
 	"error": func(t *testing.T, b block) string {
-		return newPageServer(t, 0).client.do(subscribeTo(int(b.frame.ID), "private")).text
+		return newPageServer(t, 0).client.Do(livetest.SubscribeTo(b.frame.ID, "private")).Raw
 	},
 	"": func(t *testing.T, b block) string { // a publication
 		p := newPageServer(t, 100)
-		p.client.must(subscribeTo(1, b.frame.Topic))
+		p.client.Must(livetest.SubscribeTo(1, b.frame.Topic))
 		p.Publish(b.frame.Topic, b.frame.Data)
-		return p.client.next().text
+		return p.client.Next().Raw
 	},
 	"gap": func(t *testing.T, b block) string {
-		opts := permissive()
+		opts := livetest.Permissive()
 		opts.QueueSize = 1
-		opts.Topics = keeping(b.frame.Topic, live.TopicOptions{Overflow: live.OverflowLatest})
-		server := newServer(t, opts)
-		c := dialV1(t, serve(t, server.Handler()))
-		c.must(subscribeTo(1, b.frame.Topic))
-		defer hammer(server, b.frame.Topic)()
+		opts.Topics = livetest.Keeping(b.frame.Topic, live.TopicOptions{Overflow: live.OverflowLatest})
+		server := livetest.NewServer(t, opts)
+		c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+		c.Must(livetest.SubscribeTo(1, b.frame.Topic))
+		defer livetest.Hammer(server, b.frame.Topic)()
 		for {
-			if f := c.next(); f.Op == "gap" {
-				return f.text
+			if f := c.Next(); f.Op == "gap" {
+				return f.Raw
 			}
 		}
 	},
 	"ping": func(t *testing.T, b block) string {
-		opts := permissive()
+		opts := livetest.Permissive()
 		opts.PingInterval = 50 * time.Millisecond
-		return dialV1(t, serve(t, newServer(t, opts).Handler())).read()
+		at := livetest.Serve(t, livetest.NewServer(t, opts).Handler())
+		return livetest.Connect(t, at, livetest.Dialing{V1: true, Mute: true}).Greeted().Read()
 	},
 	"pong": func(t *testing.T, _ block) string {
 		c := newPageServer(t, 0).client
-		c.send(`{"op":"ping"}`)
-		return c.next().text
+		c.Send(`{"op":"ping"}`)
+		return c.Next().Raw
 	},
 	"drain": func(t *testing.T, b block) string {
-		server := live.New(permissive())
-		c := dialV1(t, serve(t, server.Handler()))
+		server := live.New(livetest.Permissive())
+		c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 		go server.Shutdown(context.Background())
-		f := c.next()
-		return strings.Replace(f.text, fmt.Sprint(f.Within), fmt.Sprint(b.frame.Within), 1) // how long is the server's to say
+		f := c.Next()
+		return strings.Replace(f.Raw, fmt.Sprint(f.Within), fmt.Sprint(b.frame.Within), 1) // how long is the server's to say
 	},
 }
 
@@ -236,7 +238,7 @@ func TestWhatTheServerSendsIsOnTheProtocolPage(t *testing.T) {
 			continue
 		}
 		t.Run(fmt.Sprintf("line %d, %s", b.line, b.frame.Op), func(t *testing.T) {
-			same(t, "example", produce(t, b), b.text)
+			livetest.Same(t, "example", produce(t, b), b.text)
 		})
 	}
 	if got, want := slices.Sorted(maps.Keys(shown)), slices.Sorted(maps.Keys(exampleOf)); !slices.Equal(got, want) {
@@ -246,13 +248,13 @@ func TestWhatTheServerSendsIsOnTheProtocolPage(t *testing.T) {
 
 // pageParts returns the examples of answers in parts. The server makes those of large
 // answers only, so that it is not asked for them.
-func pageParts(t testing.TB) [][]frame {
+func pageParts(t testing.TB) [][]livetest.Frame {
 	t.Helper()
-	var all [][]frame
+	var all [][]livetest.Frame
 	for _, m := range regexp.MustCompile("(?ms)^```\n(\\{.*?)\n```$").FindAllStringSubmatch(protocolPage(t), -1) {
-		var frames []frame
+		var frames []livetest.Frame
 		for line := range strings.Lines(m[1]) {
-			f, err := parseFrame(strings.TrimSpace(line))
+			f, err := livetest.ParseFrame(strings.TrimSpace(line))
 			if err != nil {
 				t.Fatalf("%s: %v", line, err)
 			}
@@ -266,7 +268,7 @@ func pageParts(t testing.TB) [][]frame {
 // An answer that the page shows in parts is, put together, what it shows in one frame
 // before.
 func TestPartsOnTheProtocolPage(t *testing.T) {
-	inOne := make(map[uint64]frame)
+	inOne := make(map[int]livetest.Frame)
 	for _, b := range pageBlocks(t) {
 		if !b.client {
 			inOne[b.frame.ID] = b.frame
@@ -277,17 +279,17 @@ func TestPartsOnTheProtocolPage(t *testing.T) {
 		first, last := parts[0], parts[len(parts)-1]
 		want := inOne[first.ID]
 		var text string
-		var messages []past
+		var messages []livetest.Past
 		for i, f := range parts {
 			if f.Text != nil {
 				text += *f.Text
 			}
-			messages = append(messages, f.messages()...)
-			if f.isPublication() && f.recovered() {
-				messages = append(messages, past{f.Data, f.At})
+			messages = append(messages, f.Messages...)
+			if f.IsPublication() && f.WasRecovered() {
+				messages = append(messages, livetest.Past{Data: f.Data, At: f.At})
 			}
 			if first.More && (f.ID != first.ID || f.More != (i < len(parts)-1)) {
-				t.Errorf("part %d of a history is %s", i, f.text)
+				t.Errorf("part %d of a history is %s", i, f.Raw)
 			}
 		}
 		switch {
@@ -298,14 +300,14 @@ func TestPartsOnTheProtocolPage(t *testing.T) {
 			}
 		case first.More:
 			shown["history"] = true
-			newest := messages[max(len(messages)-len(want.messages()), 0):]
-			check(t, "the newest of the history", listOf(newest), listOf(want.messages()))
+			newest := messages[max(len(messages)-len(want.Messages), 0):]
+			livetest.Check(t, "the newest of the history", listOf(newest), listOf(want.Messages))
 		default:
 			shown["subscribe"] = true
-			if !first.recovered() || !last.isPublication() || last.recovered() {
-				t.Errorf("%s … %s is no answer to a subscribe, and then what is new", first.text, last.text)
+			if !first.WasRecovered() || !last.IsPublication() || last.WasRecovered() {
+				t.Errorf("%s … %s is no answer to a subscribe, and then what is new", first.Raw, last.Raw)
 			}
-			check(t, "what was missed", listOf(messages), listOf(want.messages()))
+			livetest.Check(t, "what was missed", listOf(messages), listOf(want.Messages))
 		}
 	}
 	if len(shown) != 3 {
@@ -419,13 +421,13 @@ func TestCloseCodesOfTheProtocolPage(t *testing.T) {
 
 // Each code of the page is sent for what the page says, and no other.
 func TestErrorCodesOfTheProtocolPage(t *testing.T) {
-	broker := &broken{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
-	opts := permissive()
+	broker := &brokenBroker{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	opts := livetest.Permissive()
 	opts.Broker, opts.MaxTopics = broker, 1
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, errors.New("no") }
 	opts.OnPublish = nil
-	c := dialV1(t, serve(t, newServer(t, opts).Handler()))
-	c.must(subscribeTo(1, "t"))
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+	c.Must(livetest.SubscribeTo(1, "t"))
 	sent := map[string]bool{}
 	for _, op := range []string{
 		`{"op":"subscribe","id":1}`,
@@ -436,12 +438,12 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 		`{"op":"history","id":1,"topic":"t","limit":1}`,
 		`{"op":"request","id":1,"topic":"t"}`,
 	} {
-		sent[c.do(op).Code] = true
+		sent[c.Do(op).Code] = true
 	}
 	broker.fail(context.DeadlineExceeded)
-	sent[c.do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+	sent[c.Do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
 	broker.fail(live.ErrTooLarge)
-	sent[c.do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+	sent[c.Do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
 
 	listed := map[string]bool{}
 	for _, row := range table(t, "### error") {
@@ -450,4 +452,14 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(sent)), slices.Sorted(maps.Keys(listed)); !slices.Equal(got, want) {
 		t.Errorf("the server sends %v\nthe page has %v", got, want)
 	}
+}
+
+// listOf is what comparisons show of publications: their data and offsets.
+func listOf(messages []livetest.Past) string {
+	all := make([]string, len(messages))
+	for i, m := range messages {
+		_, offset := livetest.OffsetOf(m.At)
+		all[i] = fmt.Sprintf(`[%s,%d]`, m.Data, offset)
+	}
+	return strings.Join(all, ",")
 }

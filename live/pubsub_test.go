@@ -1,4 +1,4 @@
-package interop
+package live_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -108,13 +109,13 @@ func (b *bus) refuse(yes bool) {
 }
 
 // joined returns two servers that share a bus, and where they are.
-func joined(t *testing.T, b *bus) (servers [2]*live.Server, at [2]endpoint) {
+func joined(t *testing.T, b *bus) (servers [2]*live.Server, at [2]livetest.Endpoint) {
 	for i := range servers {
-		opts := permissive()
-		opts.QueueSize = patientQueue
+		opts := livetest.Permissive()
+		opts.QueueSize = livetest.PatientQueue
 		opts.Broker = live.FromPubSub(connection{b})
-		servers[i] = newServer(t, opts)
-		at[i] = serve(t, servers[i].Handler())
+		servers[i] = livetest.NewServer(t, opts)
+		at[i] = livetest.Serve(t, servers[i].Handler())
 	}
 	return servers, at
 }
@@ -122,29 +123,29 @@ func joined(t *testing.T, b *bus) (servers [2]*live.Server, at [2]endpoint) {
 func TestServersShareTopicsOverAPubSub(t *testing.T) {
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
-		c := [2]*v1{dialV1(t, at[0]), dialV1(t, at[1])}
+		c := [2]*livetest.Client{livetest.DialV1(t, at[0]), livetest.DialV1(t, at[1])}
 		var heard ear
 		listening := listen(t, servers[1], "t", heard.hear)
 		for i := range c {
-			same(t, "subscribe", c[i].do(subscribeTo(1, "t")).text, `{"op":"reply","id":1}`)
+			livetest.Same(t, "subscribe", c[i].Do(livetest.SubscribeTo(1, "t")).Raw, `{"op":"reply","id":1}`)
 		}
 		for i := range c {
-			publishNumbers(t, servers[i], "t", 1, 100)
-			c[0].hears("t", numbers(1, 100)...)
-			c[1].hears("t", numbers(1, 100)...)
+			livetest.PublishNumbers(t, servers[i], "t", 1, 100)
+			c[0].Hears("t", livetest.Numbers(1, 100)...)
+			c[1].Hears("t", livetest.Numbers(1, 100)...)
 		}
-		heard.wants(t, append(numbers(1, 100), numbers(1, 100)...)...)
+		heard.wants(t, append(livetest.Numbers(1, 100), livetest.Numbers(1, 100)...)...)
 
-		c[0].send(`{"op":"publish","id":2,"topic":"t","data":"from a client"}`)
-		c[1].hears("t", `"from a client"`)
-		if f, before := c[0].answer(); f.At != "" || f.Op != "reply" {
-			t.Errorf("answered by %s, after %d frames", f.text, len(before))
+		c[0].Send(`{"op":"publish","id":2,"topic":"t","data":"from a client"}`)
+		c[1].Hears("t", `"from a client"`)
+		if f, before := c[0].Answer(); f.At != "" || f.Op != "reply" {
+			t.Errorf("answered by %s, after %d frames", f.Raw, len(before))
 		} else if len(before) == 0 {
-			c[0].hears("t", `"from a client"`)
+			c[0].Hears("t", `"from a client"`)
 		}
 		servers[0].Publish("t", nil) // without data
 		for i := range c {
-			same(t, "without data", c[i].next().text, `{"topic":"t"}`)
+			livetest.Same(t, "without data", c[i].Next().Raw, `{"topic":"t"}`)
 		}
 
 		listening.Unsubscribe()
@@ -152,8 +153,8 @@ func TestServersShareTopicsOverAPubSub(t *testing.T) {
 			if n := b.interest("t"); n != 2-i {
 				t.Errorf("%d servers are subscribed, want %d", n, 2-i)
 			}
-			c[i].must(unsubscribeFrom(3, "t"))
-			await(t, "the interest's end", func() bool { return b.interest("t") == 1-i })
+			c[i].Must(livetest.UnsubscribeFrom(3, "t"))
+			livetest.Eventually(t, "the interest's end", func() bool { return b.interest("t") == 1-i })
 		}
 	})
 }
@@ -161,17 +162,17 @@ func TestServersShareTopicsOverAPubSub(t *testing.T) {
 func TestPubSubKeepsNoHistory(t *testing.T) {
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
-		c := dialV1(t, at[0])
+		c := livetest.DialV1(t, at[0])
 		for _, test := range []struct{ send, want string }{ // "chat" would keep some
 			{`{"op":"subscribe","id":1,"topic":"chat"}`, `{"op":"reply","id":1}`},
 			{`{"op":"subscribe","id":2,"topic":"chat","since":"abcdefgh.1"}`, `{"op":"reply","id":2,"recovered":false}`},
 			{`{"op":"subscribe","id":3,"topic":"chat","last":5}`, `{"op":"reply","id":3,"messages":[]}`},
 			{`{"op":"history","id":4,"topic":"chat","limit":5}`, `{"op":"error","id":4,"topic":"chat","code":"no_history","message":"the topic keeps no history"}`},
 		} {
-			same(t, test.send, c.do(test.send).text, test.want)
+			livetest.Same(t, test.send, c.Do(test.send).Raw, test.want)
 		}
 		servers[1].Publish("chat", []byte(`1`))
-		same(t, "a publication", c.next().text, `{"topic":"chat","data":1}`)
+		livetest.Same(t, "a publication", c.Next().Raw, `{"topic":"chat","data":1}`)
 	})
 }
 
@@ -179,27 +180,27 @@ func TestExceptLeavesOutASessionOfAnotherServer(t *testing.T) {
 	eachBus(t, func(t *testing.T, b *bus) {
 		sessions := make(chan *live.Session, 4)
 		var servers [2]*live.Server
-		var all []*v1
+		var all []*livetest.Client
 		for i := range servers {
-			opts := permissive()
+			opts := livetest.Permissive()
 			opts.Broker = live.FromPubSub(connection{b})
 			opts.OnRequest = func(_ context.Context, s *live.Session, _ string, _ []byte) (any, error) {
 				sessions <- s
 				return nil, nil
 			}
-			servers[i] = newServer(t, opts)
-			at := serve(t, servers[i].Handler())
+			servers[i] = livetest.NewServer(t, opts)
+			at := livetest.Serve(t, servers[i].Handler())
 			for range 2 {
-				c := dialV1(t, at)
-				c.must(subscribeTo(1, "t"))
-				c.must(`{"op":"request","id":2,"topic":"who"}`)
+				c := livetest.DialV1(t, at)
+				c.Must(livetest.SubscribeTo(1, "t"))
+				c.Must(`{"op":"request","id":2,"topic":"who"}`)
 				all = append(all, c)
 			}
 		}
 		for i, left := range all {
 			s := <-sessions
-			if s.ID() != left.hello.Session {
-				t.Fatalf("session %s is not %s", s.ID(), left.hello.Session)
+			if s.ID() != left.Hello.Session {
+				t.Fatalf("session %s is not %s", s.ID(), left.Hello.Session)
 			}
 			for k, server := range servers {
 				data := fmt.Sprintf(`{"except":%d,"from":%d}`, i, k)
@@ -207,9 +208,9 @@ func TestExceptLeavesOutASessionOfAnotherServer(t *testing.T) {
 				server.Publish("t", []byte(`"all"`))
 				for _, c := range all {
 					if c != left {
-						c.hears("t", data)
+						c.Hears("t", data)
 					}
-					c.hears("t", `"all"`)
+					c.Hears("t", `"all"`)
 				}
 			}
 		}
@@ -221,9 +222,9 @@ func TestExceptLeavesOutASessionOfAnotherServer(t *testing.T) {
 func TestPubSubWithForeignPublications(t *testing.T) {
 	eachBus(t, func(t *testing.T, b *bus) {
 		_, at := joined(t, b)
-		c := [2]*v1{dialV1(t, at[0]), dialV1(t, at[1])}
+		c := [2]*livetest.Client{livetest.DialV1(t, at[0]), livetest.DialV1(t, at[1])}
 		for i := range c {
-			c[i].must(subscribeTo(1, "t"))
+			c[i].Must(livetest.SubscribeTo(1, "t"))
 		}
 		for _, junk := range []string{
 			"hello", "{", `{"a":1}}`, "\xff", `"` + "\xff" + `"`, "\x00", "\x00\x00", "\x00x", "\x00x\x00{", "\x00x\x00\x00y\x001", " ", "\n",
@@ -232,15 +233,15 @@ func TestPubSubWithForeignPublications(t *testing.T) {
 		}
 		b.Publish("t", []byte(` {"foreign": true} `))
 		for i := range c {
-			f := c[i].next()
+			f := c[i].Next()
 			for f.Topic == "t" && len(f.Data) == 0 { // "\x00\x00" says that there is no data
-				f = c[i].next()
+				f = c[i].Next()
 			}
 			if string(f.Data) != `{"foreign": true}` {
-				t.Errorf("got %s", f.text)
+				t.Errorf("got %s", f.Raw)
 			}
-			if extra := c[i].settled(); len(extra) != 0 {
-				t.Errorf("then came %s", extra[0].text)
+			if extra := c[i].Settled(); len(extra) != 0 {
+				t.Errorf("then came %s", extra[0].Raw)
 			}
 		}
 	})
@@ -249,10 +250,10 @@ func TestPubSubWithForeignPublications(t *testing.T) {
 func TestPubSubThatRefuses(t *testing.T) {
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
-		c := dialV1(t, at[0])
+		c := livetest.DialV1(t, at[0])
 		b.refuse(true)
-		refused(t, "subscribe", c.do(subscribeTo(1, "t")), 1, "internal")
-		refused(t, "publish", c.do(`{"op":"publish","id":2,"topic":"t","data":1}`), 2, "internal")
+		livetest.Refused(t, "subscribe", c.Do(livetest.SubscribeTo(1, "t")), 1, "internal")
+		livetest.Refused(t, "publish", c.Do(`{"op":"publish","id":2,"topic":"t","data":1}`), 2, "internal")
 		if err := servers[0].Publish("t", []byte(`1`)); err == nil || !strings.Contains(err.Error(), "the bus refuses") {
 			t.Errorf("Publish: %v", err)
 		}
@@ -261,9 +262,9 @@ func TestPubSubThatRefuses(t *testing.T) {
 		}
 		silenced(t, servers[0])
 		b.refuse(false)
-		c.must(subscribeTo(3, "t"))
+		c.Must(livetest.SubscribeTo(3, "t"))
 		servers[1].Publish("t", []byte(`1`))
-		c.hears("t", "1")
+		c.Hears("t", "1")
 	})
 }
 
@@ -278,17 +279,17 @@ func TestPubSubUnderLoad(t *testing.T) {
 		for i, topic := range topics {
 			stops = append(stops, count(servers[i%2], topic, 0))
 		}
-		each(clients, func(i int) {
-			c := dialV1(t, at[i%2])
+		livetest.Each(clients, func(i int) {
+			c := livetest.DialV1(t, at[i%2])
 			for round := range rounds {
 				topic := topics[(i+round)%len(topics)]
-				c.must(subscribeTo(1, topic))
+				c.Must(livetest.SubscribeTo(1, topic))
 				var data []string
 				for range round % 4 {
-					data = append(data, string(c.next().Data))
+					data = append(data, string(c.Next().Data))
 				}
-				c.send(unsubscribeFrom(2, topic))
-				_, before := c.answer()
+				c.Send(livetest.UnsubscribeFrom(2, topic))
+				_, before := c.Answer()
 				for _, f := range before {
 					data = append(data, string(f.Data))
 				}
@@ -303,7 +304,7 @@ func TestPubSubUnderLoad(t *testing.T) {
 		for i := range servers {
 			silenced(t, servers[i])
 		}
-		await(t, "the interest's end", func() bool {
+		livetest.Eventually(t, "the interest's end", func() bool {
 			return b.interest("a")+b.interest("b")+b.interest("c") == 0
 		})
 	})

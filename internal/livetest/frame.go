@@ -1,0 +1,260 @@
+package livetest
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// First bytes of frames: the opcode, with FIN where the name does not say otherwise.
+const (
+	BeginFrame  = 0x01 // a text that goes on, without FIN
+	MoreFrame   = 0x00 // a continuation, without FIN
+	LastFrame   = 0x80 // the last continuation
+	TextFrame   = 0x81
+	BinaryFrame = 0x82
+	CloseFrame  = 0x88
+	PingFrame   = 0x89
+	PongFrame   = 0x8a
+)
+
+// Masked returns a client's frame.
+func Masked[T string | []byte](first byte, payload T) []byte {
+	b := head(first, 0x80, len(payload))
+	key := [4]byte{0x5a, 0xc3, 0x96, 0x0f}
+	b = append(b, key[:]...)
+	from := len(b)
+	b = append(b, payload...)
+	for i := range b[from:] {
+		b[from+i] ^= key[i%4]
+	}
+	return b
+}
+
+// Unmasked returns a server's frame.
+func Unmasked(first byte, payload string) []byte {
+	return append(head(first, 0, len(payload)), payload...)
+}
+
+// head returns a frame's first bytes, up to where the mask or the payload begins (RFC 6455,
+// section 5.2).
+func head(first, maskBit byte, n int) []byte {
+	switch {
+	case n <= 125:
+		return []byte{first, maskBit | byte(n)}
+	case n <= 0xffff:
+		return binary.BigEndian.AppendUint16([]byte{first, maskBit | 126}, uint16(n))
+	default:
+		return binary.BigEndian.AppendUint64([]byte{first, maskBit | 127}, uint64(n))
+	}
+}
+
+// Closing returns a client's close frame.
+func Closing(code int, reason string) []byte {
+	return Masked(CloseFrame, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
+}
+
+// ReadRaw reads the next frame from a server, as it comes.
+func ReadRaw(r io.Reader) (first byte, payload []byte, err error) {
+	var b [10]byte
+	if _, err := io.ReadFull(r, b[:2]); err != nil {
+		return 0, nil, err
+	}
+	n := uint64(b[1])
+	switch n {
+	case 126:
+		_, err = io.ReadFull(r, b[2:4])
+		n = uint64(binary.BigEndian.Uint16(b[2:]))
+	case 127:
+		_, err = io.ReadFull(r, b[2:10])
+		n = binary.BigEndian.Uint64(b[2:])
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	payload = make([]byte, n)
+	_, err = io.ReadFull(r, payload)
+	return b[0], payload, err
+}
+
+// Frame is a frame from the server. Of a text frame the members are read.
+type Frame struct {
+	First byte   `json:"-"`
+	Raw   string `json:"-"` // the payload, as it came
+
+	Op        string          `json:"op"`
+	ID        int             `json:"id"`
+	Topic     string          `json:"topic"`
+	Data      json.RawMessage `json:"data"`
+	At        string          `json:"at"`
+	Recovered *bool           `json:"recovered"`
+	Messages  []Past          `json:"messages"` // nil: there is no such member
+	Text      *string         `json:"text"`
+	More      bool            `json:"more"`
+	Code      string          `json:"code"`
+	Message   string          `json:"message"`
+	Version   int             `json:"version"`
+	Session   string          `json:"session"`
+	Ping      int             `json:"ping"`
+	Within    int             `json:"within"`
+	Largest   int             `json:"largest"`
+
+	err error // why a text frame is none of the protocol
+}
+
+// Past is a publication in a reply.
+type Past struct {
+	Data json.RawMessage `json:"data"`
+	At   string          `json:"at"`
+}
+
+func (f Frame) String() string { return fmt.Sprintf("%#x %.200q", f.First, f.Raw) }
+
+// IsPublication reports whether a text frame is a publication, or a message of the server.
+func (f Frame) IsPublication() bool { return f.Op == "" }
+
+// WasRecovered reports whether a frame says so.
+func (f Frame) WasRecovered() bool { return f.Recovered != nil && *f.Recovered }
+
+// CloseCode is the code of a close frame, 1005 if it has none; 0: it is no close frame.
+func (f Frame) CloseCode() int {
+	switch {
+	case f.First != CloseFrame:
+		return 0
+	case len(f.Raw) < 2:
+		return 1005
+	}
+	return int(binary.BigEndian.Uint16([]byte(f.Raw)))
+}
+
+// ParseFrame reads a text frame, in which docs/protocol.md must know every member and its use.
+func ParseFrame(text string) (Frame, error) {
+	f := Frame{First: TextFrame, Raw: text}
+	if !utf8.ValidString(text) {
+		return f, errors.New("it is no UTF-8")
+	}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return f, err
+	}
+	if d.InputOffset() != int64(len(text)) {
+		return f, errors.New("more follows the object")
+	}
+	return f, f.misuse()
+}
+
+// misuse returns what is wrong with the members of a frame.
+func (f Frame) misuse() error {
+	switch {
+	case f.IsPublication() && f.Recovered != nil && !*f.Recovered:
+		return errors.New(`a publication has "recovered":false`)
+	case f.IsPublication() && f.Recovered != nil && f.At == "":
+		return errors.New("a recovered publication has no position")
+	case f.More && (f.Op != "reply" || f.Messages == nil):
+		return errors.New("more is for a reply with messages")
+	case f.Text != nil && f.Op != "part" && f.Op != "reply":
+		return errors.New("text is for a part and a reply")
+	case f.Text != nil && f.Data != nil, f.Op == "part" && (f.Text == nil || f.ID == 0):
+		return errors.New("a part has an id and text, and no data")
+	}
+	return nil
+}
+
+// A large answer comes in parts "of some tens of kilobytes". These are the sizes in bytes
+// that tests hold the server to.
+const (
+	// MostOfPart bounds a frame with several publications, and a piece of text.
+	MostOfPart = 40 << 10
+
+	// MostInOne bounds the data of an answer that comes in one piece.
+	MostInOne = 80 << 10
+
+	// LeastOfPart is how long a part is at least that is not the last. An answer that is
+	// smaller comes in one frame.
+	LeastOfPart = 8 << 10
+)
+
+// checkSize checks that an answer, or a part of one, is not too large for a frame.
+func (f Frame) checkSize(t testing.TB) {
+	t.Helper()
+	size, most := len(f.Raw), MostOfPart
+	switch {
+	case f.Op != "reply" && f.Op != "part", len(f.Messages) == 1:
+		return // a single publication may be of any size
+	case f.Text != nil:
+		size = len(*f.Text)
+	case f.Messages == nil:
+		most = MostInOne
+	}
+	if size > most {
+		t.Errorf("%d bytes in one frame, want %d at most: %.100s", size, most, f.Raw)
+	}
+}
+
+// CheckMore checks that a part of which more follow had to be one.
+func (f Frame) CheckMore(t testing.TB) {
+	t.Helper()
+	size := len(f.Raw)
+	if f.Text != nil {
+		size = len(*f.Text)
+	}
+	if size < LeastOfPart {
+		t.Errorf("more follows after %d bytes: %.100s", size, f.Raw)
+	}
+}
+
+// AnswerParts joins the parts of an answer to a request or a history.
+type AnswerParts struct {
+	id       int // of the answer that has begun; 0: none has
+	texts    []string
+	messages []Past
+}
+
+// Add takes the next frame and reports whether it is complete. The last part of an answer
+// gets what came in all of them.
+func (p *AnswerParts) Add(t testing.TB, f *Frame) bool {
+	t.Helper()
+	more := f.Op == "part" || f.More
+	switch {
+	case p.id == 0 && !more && f.Text == nil:
+		return true // it is no part of anything
+	case p.id != 0 && f.ID != p.id:
+		t.Fatalf("between the parts of answer %d came %.200s", p.id, f.Raw)
+	}
+	if more {
+		f.CheckMore(t)
+	}
+	p.id = f.ID
+	if f.Text != nil {
+		p.texts = append(p.texts, *f.Text)
+	}
+	p.messages = append(p.messages, f.Messages...)
+	if !more {
+		p.join(t, f)
+	}
+	return !more
+}
+
+// join gives the last frame what came in all of them.
+func (p *AnswerParts) join(t testing.TB, f *Frame) {
+	t.Helper()
+	switch {
+	case f.Op == "error":
+	case len(p.texts) > 0 && f.Text != nil && f.Messages == nil:
+		whole := strings.Join(p.texts, "")
+		if !json.Valid([]byte(whole)) {
+			t.Fatalf("the texts of answer %d are no JSON: %.200s", f.ID, whole)
+		}
+		f.Text, f.Data = nil, json.RawMessage(whole)
+	case len(p.texts) == 0 && f.Messages != nil:
+		f.Messages = p.messages
+	default:
+		t.Fatalf("answer %d ends with %.200s", f.ID, f.Raw)
+	}
+}

@@ -1,0 +1,57 @@
+package livetest
+
+import (
+	"net"
+	"sync/atomic"
+	"time"
+)
+
+// Line is a client's connection, which is read at a pace, or not at all.
+type Line struct {
+	net.Conn
+	perSecond atomic.Int64 // 0: as fast as it goes
+	stalled   atomic.Bool
+	read      atomic.Int64
+	free      time.Time // when the next byte may be read
+}
+
+// Stall has the client read nothing until Resume.
+func (l *Line) Stall() { l.stalled.Store(true) }
+
+// Resume ends a stall.
+func (l *Line) Resume() { l.stalled.Store(false) }
+
+// SetPace lets the client read so many bytes in a second; 0: as many as come.
+func (l *Line) SetPace(perSecond int) { l.perSecond.Store(int64(perSecond)) }
+
+// BytesRead is how many bytes were read so far, with those of the handshake.
+func (l *Line) BytesRead() int64 { return l.read.Load() }
+
+// ticks is how many reads a slow line makes in a second.
+const ticks = 50
+
+func (l *Line) Read(b []byte) (int, error) {
+	for l.stalled.Load() {
+		time.Sleep(time.Millisecond)
+	}
+	pace := l.perSecond.Load()
+	if pace > 0 {
+		b = b[:min(len(b), max(int(pace/ticks), 1))]
+	}
+	n, err := l.Conn.Read(b)
+	l.read.Add(int64(n))
+	if pace > 0 {
+		if now := time.Now(); l.free.Before(now) {
+			l.free = now
+		}
+		l.free = l.free.Add(time.Duration(n) * time.Second / time.Duration(pace))
+		time.Sleep(time.Until(l.free))
+	}
+	return n, err
+}
+
+// Close ends a stall too.
+func (l *Line) Close() error {
+	l.Resume()
+	return l.Conn.Close()
+}

@@ -1,0 +1,389 @@
+package livetest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// Serve serves a handler over plain TCP until the test ends.
+func Serve(t testing.TB, h http.Handler) Endpoint {
+	return serving(t, h, 0, (*httptest.Server).Start)
+}
+
+// ServeTLS is Serve over TLS.
+func ServeTLS(t testing.TB, h http.Handler) Endpoint {
+	return serving(t, h, 0, (*httptest.Server).StartTLS)
+}
+
+// ServeSmall is Serve with SmallBuffer on the way to clients.
+func ServeSmall(t testing.TB, h http.Handler) Endpoint {
+	return serving(t, h, SmallBuffer, (*httptest.Server).Start)
+}
+
+// ServeSmallTLS is ServeSmall over TLS.
+func ServeSmallTLS(t testing.TB, h http.Handler) Endpoint {
+	return serving(t, h, SmallBuffer, (*httptest.Server).StartTLS)
+}
+
+func serving(t testing.TB, h http.Handler, buffer int, start func(*httptest.Server)) Endpoint {
+	t.Helper()
+	s := unstarted(h, buffer)
+	start(s)
+	t.Cleanup(s.Close)
+	return EndpointOf(s)
+}
+
+// unstarted returns a server for whose clients the kernel holds so many bytes; 0: what it likes.
+func unstarted(h http.Handler, buffer int) *httptest.Server {
+	s := httptest.NewUnstartedServer(h)
+	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
+	if buffer > 0 {
+		s.Listener = BufferedListener{s.Listener, buffer}
+	}
+	return s
+}
+
+// BufferedListener is a listener whose connections have a send buffer of so many bytes. They
+// stay *net.TCPConn.
+type BufferedListener struct {
+	net.Listener
+	Buffer int
+}
+
+func (l BufferedListener) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		conn.(*net.TCPConn).SetWriteBuffer(l.Buffer)
+	}
+	return conn, err
+}
+
+// EndpointOf returns where a server is that has started.
+func EndpointOf(s *httptest.Server) Endpoint {
+	at := Endpoint{URL: "ws" + strings.TrimPrefix(s.URL, "http")}
+	if s.TLS != nil {
+		at.TLS = s.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+		at.TLS.NextProtos = nil
+	}
+	return at
+}
+
+// opaque is a listener whose connections are only a net.Conn, as those are that
+// limit how many there are, speak the PROXY protocol, or count bytes.
+type opaque struct{ net.Listener }
+
+type opaqueConn struct{ net.Conn }
+
+func (l opaque) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return opaqueConn{conn}, nil
+}
+
+// ServeOpaque is Serve behind such a listener.
+func ServeOpaque(t testing.TB, h http.Handler) Endpoint {
+	s := httptest.NewUnstartedServer(h)
+	s.Listener = opaque{s.Listener}
+	s.Start()
+	t.Cleanup(s.Close)
+	return EndpointOf(s)
+}
+
+// A Serving is Serve or one of its kin.
+type Serving = func(testing.TB, http.Handler) Endpoint
+
+// OverEach runs a test over plain TCP and over TLS.
+func OverEach(t *testing.T, test func(t *testing.T, serve Serving)) {
+	t.Run("plain", func(t *testing.T) { t.Parallel(); test(t, Serve) })
+	t.Run("TLS", func(t *testing.T) { t.Parallel(); test(t, ServeTLS) })
+}
+
+// OverEachSmall is OverEach with small buffers.
+func OverEachSmall(t *testing.T, test func(t *testing.T, serve Serving)) {
+	t.Run("plain", func(t *testing.T) { t.Parallel(); test(t, ServeSmall) })
+	t.Run("TLS", func(t *testing.T) { t.Parallel(); test(t, ServeSmallTLS) })
+}
+
+// NewServer returns a server that has to be empty after its Shutdown at the test's end.
+func NewServer(t testing.TB, opts live.Options) *live.Server {
+	s := live.New(opts)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if st := s.Stats(); st.Sessions != 0 || st.Topics != 0 || st.Subscriptions != 0 || st.CatchingUp != 0 {
+			t.Errorf("after Shutdown: %d sessions, %d topics, %d subscriptions of which %d catch up",
+				st.Sessions, st.Topics, st.Subscriptions, st.CatchingUp)
+		}
+	})
+	return s
+}
+
+// Subscriber returns options with which a client that sends a message is subscribed to its
+// topic, and has the message back as acknowledgement.
+func Subscriber(server **live.Server) live.Options {
+	return live.Options{
+		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
+			(*server).Subscribe(s, topic)
+			s.Send(live.Message{Topic: topic, Data: data})
+		},
+	}
+}
+
+// NewSubscriberServer returns a server with these options.
+func NewSubscriberServer(t testing.TB) *live.Server {
+	var server *live.Server
+	server = NewServer(t, Subscriber(&server))
+	return server
+}
+
+// NewHistoryServer returns a permissive server whose topics all have these options.
+func NewHistoryServer(t testing.TB, o live.TopicOptions, broker live.Broker) *live.Server {
+	opts := Permissive()
+	opts.QueueSize = PatientQueue
+	opts.Topics = Keeping("", o)
+	opts.Broker = broker
+	return NewServer(t, opts)
+}
+
+// PatientQueue is a QueueSize for tests in which more is published than a busy machine reads.
+const PatientQueue = 10_000
+
+// Quiet is for servers whose clients do what is worth a log.
+var Quiet = slog.New(slog.DiscardHandler)
+
+// Permissive returns options under which a client may do everything. Topics whose names begin
+// with "chat" keep 100 publications.
+func Permissive() live.Options {
+	opts := Open(live.Options{Logger: Quiet, Topics: Keeping("chat", live.TopicOptions{History: 100})})
+	opts.OnRequest = func(_ context.Context, _ *live.Session, _ string, data []byte) (any, error) {
+		return json.RawMessage(data), nil
+	}
+	return opts
+}
+
+// Open lets clients of live.v1 subscribe and publish.
+func Open(opts live.Options) live.Options {
+	opts.OnSubscribe = func(context.Context, *live.Session, string) error { return nil }
+	opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { return nil }
+	return opts
+}
+
+// Keeping gives topics whose name begins so these options.
+func Keeping(prefix string, o live.TopicOptions) func(string) live.TopicOptions {
+	return func(topic string) live.TopicOptions {
+		if strings.HasPrefix(topic, prefix) {
+			return o
+		}
+		return live.TopicOptions{}
+	}
+}
+
+// Echo is an OnMessage that sends each message back to its client.
+func Echo(_ context.Context, s *live.Session, topic string, data []byte) {
+	s.Send(live.Message{Topic: topic, Data: data})
+}
+
+// Connected returns options whose OnConnect hands every session to the channel.
+func Connected(opts live.Options) (live.Options, chan *live.Session) {
+	sessions := make(chan *live.Session, 10_000)
+	opts.OnConnect = func(_ context.Context, s *live.Session) error {
+		sessions <- s
+		return nil
+	}
+	return opts, sessions
+}
+
+// Ends records how sessions end. Its OnClose is for Options.OnClose.
+type Ends struct {
+	mu   sync.Mutex
+	errs map[string][]error // of each session ID
+}
+
+// OnClose notes an end.
+func (e *Ends) OnClose(s *live.Session, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.errs == nil {
+		e.errs = make(map[string][]error)
+	}
+	e.errs[s.ID()] = append(e.errs[s.ID()], err)
+}
+
+// Count is how many sessions have ended.
+func (e *Ends) Count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.errs)
+}
+
+// Once returns the error of each session that has ended, by ID. No session may have ended twice.
+func (e *Ends) Once(t testing.TB) map[string]error {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := make(map[string]error)
+	for id, errs := range e.errs {
+		if len(errs) != 1 {
+			t.Errorf("OnClose of %s ran %d times", id, len(errs))
+		}
+		all[id] = errs[0]
+	}
+	return all
+}
+
+// Only waits for the end of the one session there was, and returns its error.
+func (e *Ends) Only(t testing.TB) error {
+	t.Helper()
+	Eventually(t, "OnClose", func() bool { return e.Count() > 0 })
+	all := e.Once(t)
+	if len(all) != 1 {
+		t.Fatalf("%d sessions ended, want one", len(all))
+	}
+	for _, err := range all {
+		return err
+	}
+	return nil
+}
+
+// PublishNumbers publishes the numbers from one to another.
+func PublishNumbers(t testing.TB, server *live.Server, topic string, from, to int) {
+	t.Helper()
+	for _, n := range Numbers(from, to) {
+		if err := server.Publish(topic, []byte(n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Hammer publishes numbers to a topic until the result is called.
+func Hammer(server *live.Server, topic string) (stop func()) {
+	var ended atomic.Bool
+	var running sync.WaitGroup
+	running.Go(func() {
+		for i := 0; !ended.Load(); i++ {
+			server.Publish(topic, fmt.Appendf(nil, `%d`, i))
+			if i%10 == 9 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+	return func() {
+		ended.Store(true)
+		running.Wait()
+	}
+}
+
+// Host is a server under test with its address.
+type Host struct {
+	*live.Server
+	Endpoint
+}
+
+// Hosting says how a host is started.
+type Hosting struct {
+	Secure bool // over TLS
+	Buffer int  // bytes that the kernel may hold for a client; 0: what it likes
+}
+
+// Start starts a server of opts on loopback, until the test ends. It need not be empty then.
+func (o Hosting) Start(t testing.TB, opts live.Options) *Host {
+	t.Helper()
+	if opts.Logger == nil {
+		opts.Logger = Quiet
+	}
+	srv := live.New(opts)
+	hs := unstarted(srv.Handler(), o.Buffer)
+	if o.Secure {
+		hs.StartTLS()
+	} else {
+		hs.Start()
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		srv.Shutdown(ctx)
+		hs.Close()
+	})
+	return &Host{srv, EndpointOf(hs)}
+}
+
+// Connect connects a client that does nothing by itself.
+func (h *Host) Connect(t testing.TB, o Dialing) *Client {
+	t.Helper()
+	return Connect(t, h.Endpoint, o)
+}
+
+// PublishNumbers publishes the numbers from one to another, as Padded makes them.
+func (h *Host) PublishNumbers(t testing.TB, topic string, from, to, size int) {
+	t.Helper()
+	for i := from; i <= to; i++ {
+		if err := h.Publish(topic, []byte(Padded(i, size))); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
+
+// PublishSlowly does so at a rate.
+func (h *Host) PublishSlowly(t testing.TB, topic string, from, to, size, perSecond int) {
+	t.Helper()
+	begun := time.Now()
+	for i := from; i <= to; i++ {
+		time.Sleep(time.Until(begun.Add(time.Duration(i-from) * time.Second / time.Duration(perSecond))))
+		h.PublishNumbers(t, topic, i, i, size)
+	}
+}
+
+// WorksThrough connects through the handler, which is in front of the server,
+// and has a publication and a close pass. It returns the client's handshake.
+func WorksThrough(t testing.TB, server *live.Server, at Endpoint) *http.Response {
+	t.Helper()
+	c := Dial(t, at)
+	c.Subscribe("t")
+	server.Publish("t", []byte(`"through"`))
+	Check(t, "the client", c.Read(), `{"topic":"t","data":"through"}`)
+	c.Leave()
+	Eventually(t, "the session's end", func() bool { return server.Stats().Sessions == 0 })
+	return c.Response
+}
+
+// RefusesThrough connects where the connection cannot be taken over, and
+// expects 500 with a text that says so.
+func RefusesThrough(t testing.TB, server *live.Server, at Endpoint) {
+	t.Helper()
+	c, err := Try(t, at, Dialing{})
+	if err == nil {
+		t.Fatal("connected, want 500")
+	}
+	if c.Response == nil {
+		t.Fatalf("no answer: %v", err)
+	}
+	body, _ := io.ReadAll(c.Response.Body)
+	if c.Response.StatusCode != http.StatusInternalServerError {
+		t.Errorf("answered %s, want 500", c.Response.Status)
+	}
+	if text := string(body); !strings.Contains(text, "cannot be taken over") || !strings.Contains(text, "Unwrap or Hijack") {
+		t.Errorf("the answer does not say why: %q", text)
+	}
+	if st := server.Stats(); st.Accepted != 0 || st.Sessions != 0 || st.Refused != 1 {
+		t.Errorf("accepted %d, sessions %d, refused %d; want 0, 0, 1", st.Accepted, st.Sessions, st.Refused)
+	}
+}
