@@ -193,8 +193,9 @@ func isTrimmed(t *testing.T, v1 bool, n int) {
 	}
 }
 
+// offsetOf returns the number of a position.
 func offsetOf(at string) int {
-	n, _ := strconv.Atoi(at[strings.LastIndexByte(at, '.')+1:])
+	_, n := livetest.OffsetOf(at)
 	return n
 }
 
