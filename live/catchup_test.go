@@ -193,8 +193,9 @@ func isTrimmed(t *testing.T, v1 bool, n int) {
 	}
 }
 
+// offsetOf returns the number of a position.
 func offsetOf(at string) int {
-	n, _ := strconv.Atoi(at[strings.LastIndexByte(at, '.')+1:])
+	_, n := livetest.OffsetOf(at)
 	return n
 }
 
@@ -906,6 +907,7 @@ var catchUpModes = map[string]live.Overflow{"default": live.OverflowDefault, "ca
 // its line moves again it hears all that came meanwhile, once and in order, and then what
 // is new.
 func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
+	t.Parallel()
 	const rounds, published = 3, 200 // 800 KB of each topic in a round, with a queue of 64 KB
 	for name, mode := range catchUpModes {
 		t.Run(name, func(t *testing.T) {
@@ -958,6 +960,7 @@ func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 
 // So does a plain client, which knows of no history.
 func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
+	t.Parallel()
 	const published = 500
 	for name, mode := range catchUpModes {
 		t.Run(name, func(t *testing.T) {
@@ -988,6 +991,7 @@ func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 // What the history has dropped before a slow client could read it is a gap, where it is.
 // After the gap's position nothing is missing, and it is no larger than what was dropped.
 func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
+	t.Parallel()
 	const history, rounds, published = 50, 3, 1000 // 4 MB in a round, more than is at hand besides the history
 	for name, mode := range catchUpModes {
 		t.Run(name, func(t *testing.T) {
@@ -1034,6 +1038,7 @@ func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 // The same while a client that comes back reads what it missed: the gap comes after the
 // reply and what the server had read until then.
 func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
+	t.Parallel()
 	const history, more, perSecond = 300, 700, 512 << 10
 	for _, asked := range askedFor {
 		if asked.name == "history" {
@@ -1103,6 +1108,7 @@ func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 // A client that is too slow is closed where there is no history to go on from, and where
 // the application says so. With a history it then has the rest when it comes back.
 func TestSlowClientIsClosed(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		mode    live.Overflow

@@ -24,6 +24,7 @@ var operationsOnT = map[string]string{
 }
 
 func TestCallbackThatIsMissingRefuses(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.OnSubscribe, opts.OnPublish, opts.OnRequest = nil, nil, nil
 	server := livetest.NewServer(t, opts)
@@ -40,6 +41,7 @@ func TestCallbackThatIsMissingRefuses(t *testing.T) {
 // What the application returns as *ClientError is told as it is. Of every other
 // error the client learns nothing but that there was one.
 func TestErrorOfACallback(t *testing.T) {
+	t.Parallel()
 	const secret = "row 7 of table users"
 	for _, test := range []struct {
 		name string
@@ -121,6 +123,7 @@ func (b *brokenBroker) Tail(ctx context.Context, topic string, limit int) (broke
 }
 
 func TestBrokerThatFails(t *testing.T) {
+	t.Parallel()
 	br := &brokenBroker{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	opts := livetest.Permissive()
 	opts.Broker = br

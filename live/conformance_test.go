@@ -410,6 +410,7 @@ func TestTextIsUTF8(t *testing.T) {
 // A close frame is answered with its own code and reason, and ends the connection. A code that
 // may not be sent is a fault (section 7.4).
 func TestCloseCodesComeBack(t *testing.T) {
+	t.Parallel()
 	e := startEcho(t, live.Options{})
 	allowed := func(code int) bool {
 		return code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006 || code >= 3000 && code <= 4999
@@ -448,6 +449,7 @@ func TestCloseCodesComeBack(t *testing.T) {
 // Sizes around those at which the form of a length and the way of a message change, up to a
 // ReadLimit of 16 MiB.
 func TestSizesUpToReadLimit(t *testing.T) {
+	t.Parallel()
 	// With a key of zeros, since masking megabytes takes the race detector seconds.
 	masked := func(first byte, payload string) []byte {
 		var key [4]byte

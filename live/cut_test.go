@@ -26,6 +26,7 @@ var cuts = []struct {
 // Wherever a frame is cut off, there was no message, and the session is over.
 // The frame has a header of 8 bytes and 200 of payload.
 func TestFrameCutOnItsWayToTheServer(t *testing.T) {
+	t.Parallel()
 	for _, way := range cuts {
 		for _, n := range []int{0, 1, 2, 3, 4, 7, 8, 9, 100, 207} {
 			t.Run(fmt.Sprintf("%s after %d bytes", way.name, n), func(t *testing.T) {
@@ -58,6 +59,7 @@ func TestFrameCutOnItsWayToTheServer(t *testing.T) {
 // The frame has a header of 4 bytes and 200 of payload. Over TLS all cuts are
 // within the record around it.
 func TestFrameCutOnItsWayToTheClient(t *testing.T) {
+	t.Parallel()
 	for _, way := range cuts {
 		for _, n := range []int{0, 1, 2, 3, 4, 5, 100, 203} {
 			t.Run(fmt.Sprintf("%s after %d bytes", way.name, n), func(t *testing.T) {

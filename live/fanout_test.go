@@ -14,6 +14,7 @@ import (
 )
 
 func TestPublicationByAClientReachesEveryone(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	at := livetest.Serve(t, server.Handler())
 	for _, topic := range []string{"t", "chat"} {
@@ -43,6 +44,7 @@ func TestPublicationByAClientReachesEveryone(t *testing.T) {
 }
 
 func TestExceptLeavesOutOneSession(t *testing.T) {
+	t.Parallel()
 	var server *live.Server
 	opts := livetest.Permissive()
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
@@ -110,6 +112,7 @@ func eachOverflow(t *testing.T, test func(t *testing.T, mode live.Overflow, hist
 // A client on a stalled line stays, whatever is published. Where publications were
 // dropped there is a gap, and nothing is out of order.
 func TestOverflowTellsTheGapInItsPlace(t *testing.T) {
+	t.Parallel()
 	eachOverflow(t, func(t *testing.T, mode live.Overflow, history int) {
 		const rounds, published = 3, 200
 		f, _ := newTorrent(t, mode, history)
@@ -169,6 +172,7 @@ func TestOverflowTellsTheGapInItsPlace(t *testing.T) {
 
 // What waits for a client stays within QueueSize. The sockets hold some besides.
 func TestOverflowKeepsTheBounds(t *testing.T) {
+	t.Parallel()
 	eachOverflow(t, func(t *testing.T, mode live.Overflow, history int) {
 		f, _ := newTorrent(t, mode, history)
 		c := livetest.DialV1(t, f.line.Endpoint)
@@ -202,6 +206,7 @@ func TestOverflowKeepsTheBounds(t *testing.T) {
 
 // A plain client knows no gap. It stays too, and hears what is left in order.
 func TestOverflowOfAPlainClient(t *testing.T) {
+	t.Parallel()
 	eachOverflow(t, func(t *testing.T, mode live.Overflow, history int) {
 		f, _ := newTorrent(t, mode, history)
 		c := livetest.Dial(t, f.line.Endpoint)
@@ -237,6 +242,7 @@ func TestOverflowOfAPlainClient(t *testing.T) {
 // A queue of one holds the newest, and does not end the session of a client that
 // takes a moment.
 func TestOverflowOfTheSmallestQueue(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []live.Overflow{live.OverflowDropOldest, live.OverflowLatest} {
 		t.Run(fmt.Sprint(mode), func(t *testing.T) {
 			var ended livetest.Ends
@@ -273,6 +279,7 @@ func TestOverflowOfTheSmallestQueue(t *testing.T) {
 // session of a client that is too slow for it, and others' publications never make
 // room for it.
 func TestOverflowIsEachTopicsOwn(t *testing.T) {
+	t.Parallel()
 	var ended livetest.Ends
 	opts := livetest.Permissive()
 	opts.QueueSize, opts.OnClose = torrentQueue, ended.OnClose

@@ -26,6 +26,7 @@ func (b *tapped) Start(s broker.Sink) {
 // A delivery of a history that is no more may come late. It belongs nowhere, and
 // what follows is not held up.
 func TestDeliveryOfABygoneHistoryIsDropped(t *testing.T) {
+	t.Parallel()
 	br := &tapped{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, br)
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))

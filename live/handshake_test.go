@@ -260,6 +260,7 @@ func TestSessionLimitHoldsInACrowd(t *testing.T) {
 }
 
 func TestTokenOfTheHandshake(t *testing.T) {
+	t.Parallel()
 	const token = "s3cret/ü+=~"
 	coded := base64.RawURLEncoding.EncodeToString([]byte(token))
 	for _, test := range []struct {
@@ -305,6 +306,7 @@ func TestTokenOfTheHandshake(t *testing.T) {
 
 // A token alone, without live.v1, signs in a plain client.
 func TestTokenOfAPlainClient(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.OnMessage = livetest.Echo
 	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
@@ -439,6 +441,7 @@ func TestConnectionThatFailsAtHello(t *testing.T) {
 // A client need not wait for the 101: what it sends behind its request is read
 // when the session has begun, however much of it net/http has already buffered.
 func TestFramesSentTogetherWithTheHandshake(t *testing.T) {
+	t.Parallel()
 	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		for _, sizes := range [][]int{{30}, {30, 31, 32}, {100, 5000, 100}, {70_000}} {
 			server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo})

@@ -3,9 +3,12 @@ package live_test
 import (
 	"bytes"
 	"compress/flate"
+	"flag"
 	"log/slog"
 	"net/http"
+	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -171,4 +174,14 @@ func stillOpen(t *testing.T, h *livetest.Host, ends chan error) {
 			t.Errorf("%+v", st)
 		}
 	}
+}
+
+// TestMain lets more tests run at the same time than there are CPUs: those that may do so mostly
+// wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if set := flag.Lookup("test.parallel"); set.Value.String() == set.DefValue {
+		set.Value.Set(strconv.Itoa(max(runtime.GOMAXPROCS(0), 4)))
+	}
+	os.Exit(m.Run())
 }

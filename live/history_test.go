@@ -154,6 +154,7 @@ func TestNothingIsAskedOfTheBrokerAfterShutdown(t *testing.T) {
 }
 
 func TestLastAndHistory(t *testing.T) {
+	t.Parallel()
 	const published = 1500
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1200}, nil)
 	livetest.PublishNumbers(t, server, "t", 1, published)
@@ -218,6 +219,7 @@ func (b *slowHistory) Last(ctx context.Context, topic string) (live.Position, er
 // While the history is being read much may be published, more than the server has
 // at hand afterwards.
 func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
+	t.Parallel()
 	for _, meanwhile := range []int{0, 1, 255, 256, 257, 700} {
 		for _, test := range []struct {
 			name, op string
@@ -278,6 +280,7 @@ func TestHistoryThatIsReadWhilePublishing(t *testing.T) {
 }
 
 func TestHistoryAge(t *testing.T) {
+	t.Parallel()
 	const age = 250 * time.Millisecond
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 1000, HistoryAge: age}, nil)
 	at := livetest.Serve(t, server.Handler())

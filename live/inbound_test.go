@@ -22,6 +22,7 @@ import (
 // nothing comes after that anyway. What was queued for it, and the answer to
 // its close frame, still have to arrive.
 func TestClientThatHalfClosesBehindItsCloseFrameIsAnswered(t *testing.T) {
+	t.Parallel()
 	const answers = 50
 	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		var ended livetest.Ends
@@ -169,6 +170,7 @@ func TestMessageThatNeverEndsIsEnded(t *testing.T) {
 // Whatever a client sends, the session lives on, the next good message is
 // heard, and what was no message is counted.
 func TestBadInputIsIgnoredAndCounted(t *testing.T) {
+	t.Parallel()
 	topics := make(chan string, 10)
 	srv, url := serve(t, live.Options{
 		OnMessage: func(_ context.Context, _ *live.Session, topic string, _ []byte) { topics <- topic },

@@ -203,6 +203,7 @@ func TestUnansweredCloseIsBounded(t *testing.T) {
 }
 
 func TestServerThatDoesNotPingSaysSo(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.PingInterval = -1
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
@@ -213,6 +214,7 @@ func TestServerThatDoesNotPingSaysSo(t *testing.T) {
 // answer, though WebSocket's own pings are answered, as a browser's network thread
 // does for a page that hangs.
 func TestClientThatAnswersNoPingIsClosed(t *testing.T) {
+	t.Parallel()
 	const interval, timeout, slack = 300 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second
 	var ended livetest.Ends
 	opts := livetest.Permissive()
@@ -259,6 +261,7 @@ func TestClientThatAnswersNoPingIsClosed(t *testing.T) {
 // The client waits for pings to know that the server lives, so that it gets them
 // also while it talks itself.
 func TestClientThatTalksIsPingedToo(t *testing.T) {
+	t.Parallel()
 	const interval = 200 * time.Millisecond
 	opts := livetest.Permissive()
 	opts.PingInterval, opts.PingTimeout = interval, livetest.Patience
@@ -287,6 +290,7 @@ func TestClientThatTalksIsPingedToo(t *testing.T) {
 }
 
 func TestDeadLineIsFoundWithinPingIntervalAndTimeout(t *testing.T) {
+	t.Parallel()
 	const interval, timeout, slack = time.Second, 2 * time.Second, time.Second
 	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		var ended livetest.Ends

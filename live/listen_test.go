@@ -189,6 +189,7 @@ func silenced(t testing.TB, server *live.Server) {
 }
 
 func TestListenHearsEveryPublicationInOrder(t *testing.T) {
+	t.Parallel()
 	for _, topic := range []string{"t", "chat"} {
 		server := livetest.NewServer(t, livetest.Permissive())
 		c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
@@ -223,6 +224,7 @@ func TestListenHearsEveryPublicationInOrder(t *testing.T) {
 
 // What a listener does with a message is its own affair.
 func TestListenersDoNotShareTheirData(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	c.Must(livetest.SubscribeTo(1, "chat"))
@@ -245,6 +247,7 @@ func TestListenersDoNotShareTheirData(t *testing.T) {
 
 // One that is slow holds up nobody, and loses the oldest.
 func TestSlowListener(t *testing.T) {
+	t.Parallel()
 	const queue, published = 10, 100
 	opts := livetest.Permissive()
 	opts.QueueSize = queue
@@ -278,6 +281,7 @@ func TestSlowListener(t *testing.T) {
 }
 
 func TestListenerThatPanicsGoesOn(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	logger, log := livetest.Logged()
 	opts.Logger = logger
@@ -302,6 +306,7 @@ func TestListenerThatPanicsGoesOn(t *testing.T) {
 
 // Within a call everything may be done, its own end too.
 func TestListenerThatActs(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	var relayed, e ear
 	listen(t, server, "out", relayed.hear)
@@ -360,6 +365,7 @@ func TestListeningThatEndsWhilePublishing(t *testing.T) {
 }
 
 func TestListenOfTheSessionEndsWithIt(t *testing.T) {
+	t.Parallel()
 	var server *live.Server
 	sessions := make(chan *live.Session, 1)
 	var e ear
@@ -432,6 +438,7 @@ func TestListenWhileTheSessionEnds(t *testing.T) {
 }
 
 func TestListenWhereThereIsNothing(t *testing.T) {
+	t.Parallel()
 	server := live.New(livetest.Permissive())
 	for _, topic := range []string{"", strings.Repeat("x", 256), "\xff"} {
 		if _, err := server.Listen(topic, func(live.Message) {}); !errors.Is(err, live.ErrInvalidTopic) {

@@ -209,6 +209,7 @@ func TestHistoryIsACopy(t *testing.T) {
 // The memory of a process is bounded. A topic that was dropped begins anew, and
 // whoever comes back to it is told.
 func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
+	t.Parallel()
 	const kept = 10
 	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)
@@ -242,6 +243,7 @@ func TestMemoryBrokerThatForgetsTellsAGap(t *testing.T) {
 // Topics with a subscriber keep their history however many others there are, and
 // take no room from those.
 func TestMemoryBrokerKeepsTopicsThatHaveSubscribers(t *testing.T) {
+	t.Parallel()
 	const kept, subscribed = 10, 20
 	br := live.NewMemoryBroker(live.MemoryOptions{MaxTopics: kept})
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 100}, br)

@@ -132,6 +132,7 @@ func TestOnePublicationOfAClientWaits(t *testing.T) {
 }
 
 func TestEachOperationIsAnswered(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	for _, test := range []struct{ send, want string }{
@@ -169,6 +170,7 @@ func TestEachOperationIsAnswered(t *testing.T) {
 
 // An id is a whole number from 1 to 2⁵³−1, and is answered with itself.
 func TestIDs(t *testing.T) {
+	t.Parallel()
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, id := range []string{"1", "2", "1", "4294967296", "9007199254740991"} {
 		livetest.Same(t, "id "+id, c.Do(`{"op":"subscribe","topic":"t","id":`+id+`}`).Raw, `{"op":"reply","id":`+id+`}`)
@@ -196,6 +198,7 @@ func parseID(t *testing.T, text string) (id int) {
 }
 
 func TestOperationWithoutAnIDIsAnsweredOnlyIfItFails(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	c.Send(`{"op":"subscribe","topic":"t"}`)
@@ -212,6 +215,7 @@ func TestOperationWithoutAnIDIsAnsweredOnlyIfItFails(t *testing.T) {
 }
 
 func TestMembersOfTheWrongKind(t *testing.T) {
+	t.Parallel()
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, op := range []string{
 		`{"op":7,"id":1}`,
@@ -241,6 +245,7 @@ func TestMembersOfTheWrongKind(t *testing.T) {
 }
 
 func TestArrayIsCarriedOutInOrder(t *testing.T) {
+	t.Parallel()
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	c.Send(` [ {"op":"subscribe","id":5,"topic":"t"} ,
 		{"op":"publish","id":4,"topic":"t","data":1}, {"op":"nonsense","id":3},
@@ -289,6 +294,7 @@ func TestThousandOperationsInAFrame(t *testing.T) {
 }
 
 func TestWhatIsNoFrameOfTheProtocolEndsTheSession(t *testing.T) {
+	t.Parallel()
 	for _, text := range []string{
 		``, ` `, `hello`, `{`, `{"op":"pong"`, `{"op":"pong"}}`, `{"op":"pong"} {"op":"pong"}`, `{'op':'pong'}`, `{"op":"pong",}`,
 		`7`, `"x"`, `null`, `true`,
@@ -315,6 +321,7 @@ func TestWhatIsNoFrameOfTheProtocolEndsTheSession(t *testing.T) {
 
 // Text must be UTF-8 (RFC 6455, section 8.1).
 func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
+	t.Parallel()
 	for name, text := range map[string]string{
 		"in a string":           "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xff\"}",
 		"cut off":               "{\"op\":\"publish\",\"topic\":\"t\",\"data\":\"\xc3\"}",
@@ -346,6 +353,7 @@ func TestFrameThatIsNotUTF8EndsTheSession(t *testing.T) {
 }
 
 func TestMembersThatAreNotKnownAreIgnored(t *testing.T) {
+	t.Parallel()
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler()))
 	for _, test := range []struct{ send, want string }{
 		{`{"op":"subscribe","id":1,"topic":"t","more":{"op":"unsubscribe"},"ref":[1]}`, `{"op":"reply","id":1}`},

@@ -16,6 +16,7 @@ import (
 )
 
 func TestPanicInACallbackEndsItsSessionOnly(t *testing.T) {
+	t.Parallel()
 	for name, op := range map[string]string{
 		"OnSubscribe": operationsOnT["subscribe"],
 		"OnPublish":   operationsOnT["publish"],

@@ -25,6 +25,7 @@ var askedFor = []struct {
 // However many and large publications are, and however little may wait for a client, it
 // gets them all, once and in order, in frames that are not too large.
 func TestLargeAnswersOfAHistory(t *testing.T) {
+	t.Parallel()
 	for _, what := range []struct {
 		name  string
 		n     int
@@ -84,6 +85,7 @@ func TestLargeAnswersOfAHistory(t *testing.T) {
 
 // A client on a slow line hears of other topics while a large answer is on its way.
 func TestOtherTopicsGoOnBetweenTheParts(t *testing.T) {
+	t.Parallel()
 	const n, size, perSecond = 1000, 500, 512 << 10 // a second
 	all := append(slices.Clone(askedFor), struct {
 		name string

@@ -12,6 +12,7 @@ import (
 
 // An object without op is a plain message, whatever else it has.
 func TestObjectWithoutOpGoesToOnMessage(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.OnMessage = livetest.Echo
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
@@ -37,6 +38,7 @@ func TestObjectWithoutOpGoesToOnMessage(t *testing.T) {
 // A plain client beside others hears the publications, and nothing else: no
 // hello, no position, no gap, no reply.
 func TestPlainClientNoticesNothingOfTheProtocol(t *testing.T) {
+	t.Parallel()
 	var server *live.Server
 	opts := livetest.Permissive()
 	opts.OnMessage = livetest.Subscriber(&server).OnMessage

@@ -10,6 +10,7 @@ import (
 )
 
 func TestPositionThatIsNoneOfThisHistoryIsAGap(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, nil)
 	livetest.PublishNumbers(t, server, "t", 1, 5)
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))

@@ -125,6 +125,7 @@ func (p *pageServer) answerTo(b block) livetest.Frame {
 
 // Every example that a client sends is answered as the page says.
 func TestExamplesOfTheProtocolPage(t *testing.T) {
+	t.Parallel()
 	all := pageBlocks(t)
 	for i, b := range all {
 		if !b.client {
@@ -226,6 +227,7 @@ var exampleOf = map[string]func(t *testing.T, b block) string{
 }
 
 func TestWhatTheServerSendsIsOnTheProtocolPage(t *testing.T) {
+	t.Parallel()
 	shown := make(map[string]bool)
 	for _, b := range pageBlocks(t) {
 		if b.client || b.frame.Op == "reply" {
@@ -268,6 +270,7 @@ func pageParts(t testing.TB) [][]livetest.Frame {
 // An answer that the page shows in parts is, put together, what it shows in one frame
 // before.
 func TestPartsOnTheProtocolPage(t *testing.T) {
+	t.Parallel()
 	inOne := make(map[int]livetest.Frame)
 	for _, b := range pageBlocks(t) {
 		if !b.client {
@@ -384,6 +387,7 @@ var unnamedCodes = []int{
 }
 
 func TestCloseCodesOfTheProtocolPage(t *testing.T) {
+	t.Parallel()
 	constants := closeConstants(t)
 	if constants["CloseProtocol"] != live.CloseProtocol || len(constants) < 9 {
 		t.Fatalf("the constants are %v", constants)
@@ -421,6 +425,7 @@ func TestCloseCodesOfTheProtocolPage(t *testing.T) {
 
 // Each code of the page is sent for what the page says, and no other.
 func TestErrorCodesOfTheProtocolPage(t *testing.T) {
+	t.Parallel()
 	broker := &brokenBroker{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
 	opts := livetest.Permissive()
 	opts.Broker, opts.MaxTopics = broker, 1

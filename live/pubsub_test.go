@@ -121,6 +121,7 @@ func joined(t *testing.T, b *bus) (servers [2]*live.Server, at [2]livetest.Endpo
 }
 
 func TestServersShareTopicsOverAPubSub(t *testing.T) {
+	t.Parallel()
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
 		c := [2]*livetest.Client{livetest.DialV1(t, at[0]), livetest.DialV1(t, at[1])}
@@ -160,6 +161,7 @@ func TestServersShareTopicsOverAPubSub(t *testing.T) {
 }
 
 func TestPubSubKeepsNoHistory(t *testing.T) {
+	t.Parallel()
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
 		c := livetest.DialV1(t, at[0])
@@ -177,6 +179,7 @@ func TestPubSubKeepsNoHistory(t *testing.T) {
 }
 
 func TestExceptLeavesOutASessionOfAnotherServer(t *testing.T) {
+	t.Parallel()
 	eachBus(t, func(t *testing.T, b *bus) {
 		sessions := make(chan *live.Session, 4)
 		var servers [2]*live.Server
@@ -220,6 +223,7 @@ func TestExceptLeavesOutASessionOfAnotherServer(t *testing.T) {
 // Others may publish to the same subject. What is JSON is delivered, and what is not
 // harms nobody.
 func TestPubSubWithForeignPublications(t *testing.T) {
+	t.Parallel()
 	eachBus(t, func(t *testing.T, b *bus) {
 		_, at := joined(t, b)
 		c := [2]*livetest.Client{livetest.DialV1(t, at[0]), livetest.DialV1(t, at[1])}
@@ -248,6 +252,7 @@ func TestPubSubWithForeignPublications(t *testing.T) {
 }
 
 func TestPubSubThatRefuses(t *testing.T) {
+	t.Parallel()
 	eachBus(t, func(t *testing.T, b *bus) {
 		servers, at := joined(t, b)
 		c := livetest.DialV1(t, at[0])

@@ -15,6 +15,7 @@ import (
 )
 
 func TestRequestWithoutAnAnswerHasNoData(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, nil }
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
@@ -22,6 +23,7 @@ func TestRequestWithoutAnAnswerHasNoData(t *testing.T) {
 }
 
 func TestRequestIsGivenWhatTheClientSent(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		return map[string]any{"session": s.ID(), "topic": topic, "data": string(data), "nil": data == nil}, nil
@@ -34,6 +36,7 @@ func TestRequestIsGivenWhatTheClientSent(t *testing.T) {
 }
 
 func TestRequestWhoseAnswerIsNoJSONIsInternal(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]any{
 		"channel": make(chan int), "NaN": math.NaN(), "broken": json.RawMessage(`{"a":`),
 	} {
@@ -48,6 +51,7 @@ func TestRequestWhoseAnswerIsNoJSONIsInternal(t *testing.T) {
 // a poor line. The answers are its own doing and no reason to close it, be they many
 // or large.
 func TestResubscribingOverASlowLine(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name         string
 		topics, each int // publications that were missed of each topic
@@ -124,6 +128,7 @@ func TestResubscribingOverASlowLine(t *testing.T) {
 // A client that asks and does not read is not heard further. What waits for it stays
 // bounded.
 func TestClientThatAsksAndDoesNotRead(t *testing.T) {
+	t.Parallel()
 	const size, atOnce, most = 16 << 10, 50, 300 // most is 5 MB: several times QueueBytes, and what the sockets hold
 	var asked atomic.Int64
 	opts := livetest.Permissive()
@@ -206,6 +211,7 @@ func TestUnansweredQuestionsAreNotAsked(t *testing.T) {
 
 // A history that is asked for and read comes at a bounded rate.
 func TestHistoryComesAtABoundedRate(t *testing.T) {
+	t.Parallel()
 	for _, limit := range []int{25, 1000} { // in one reply, and in many
 		t.Run(fmt.Sprint(limit), func(t *testing.T) { comesAtABoundedRate(t, limit) })
 	}

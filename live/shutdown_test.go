@@ -156,6 +156,7 @@ func TestShutdownOfAnIdleServerIsImmediate(t *testing.T) {
 }
 
 func TestDrainComesBeforeTheRestart(t *testing.T) {
+	t.Parallel()
 	server := live.New(livetest.Permissive())
 	at := livetest.Serve(t, server.Handler())
 	c := livetest.DialV1(t, at)
@@ -184,6 +185,7 @@ func TestDrainComesBeforeTheRestart(t *testing.T) {
 }
 
 func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
+	t.Parallel()
 	const window, slack = 300 * time.Millisecond, 3 * time.Second // below the time to answer a close frame
 	for _, test := range []struct {
 		name  string
@@ -242,6 +244,7 @@ func TestShutdownDoesNotWaitForPeersPastItsContext(t *testing.T) {
 // A peer has five seconds to answer a close frame. After that the connection is
 // closed, and a patient Shutdown returns without error.
 func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
+	t.Parallel()
 	livetest.OverEach(t, func(t *testing.T, serve livetest.Serving) {
 		var ended livetest.Ends
 		server := livetest.NewServer(t, live.Options{OnMessage: livetest.Echo, OnClose: ended.OnClose})

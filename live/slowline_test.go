@@ -134,6 +134,7 @@ func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {
 // has to answer a close frame. The line is a slow phone's, but it moves: no
 // WriteTimeout passes without a byte.
 func TestCloseFlushesTheQueueOverASlowLine(t *testing.T) {
+	t.Parallel()
 	const messages, size, perSecond = 60, 8 << 10, 64 << 10 // 7.5 seconds
 	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
 		var ended livetest.Ends
@@ -165,6 +166,7 @@ func TestCloseFlushesTheQueueOverASlowLine(t *testing.T) {
 // It may take a last bit now and then, when the kernels on the way move what
 // they hold, and each starts WriteTimeout anew.
 func TestSocketThatTakesNothingIsGivenUp(t *testing.T) {
+	t.Parallel()
 	const writeTimeout, slack = 500 * time.Millisecond, 4 * time.Second
 	livetest.OverEachSmall(t, func(t *testing.T, serve livetest.Serving) {
 		var ended livetest.Ends

@@ -12,6 +12,7 @@ import (
 )
 
 func TestTopicsThatAreNone(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.MaxTopicLength = 10
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
@@ -81,6 +82,7 @@ func TestNothingFollowsTheReplyToUnsubscribe(t *testing.T) {
 
 // A client that has seen the first seen of so many publications comes back.
 func TestResumeReturnsExactlyWhatWasMissed(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		history, published, seen int
 		recovered                bool
@@ -196,6 +198,7 @@ func TestEveryPositionIsGoodToResumeFrom(t *testing.T) {
 // A client that is subscribed already is answered all the same, and hears
 // everything once.
 func TestResumingWhileSubscribedChangesNothing(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewHistoryServer(t, live.TopicOptions{History: 10}, nil)
 	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
 	c.Must(livetest.SubscribeTo(1, "t"))
@@ -214,6 +217,7 @@ func TestResumingWhileSubscribedChangesNothing(t *testing.T) {
 
 // The server's own Subscribe sends what was missed as publications.
 func TestSubscribeWithSinceOrLast(t *testing.T) {
+	t.Parallel()
 	const published = 1000
 	for _, n := range []int{0, 1, 10, 256, 257, 1000} {
 		for _, test := range []struct {
@@ -267,6 +271,7 @@ func TestSubscribeWithSinceOrLast(t *testing.T) {
 
 // The newest after a gap are publications like others, and the gap lies before them.
 func TestSubscribeWithSinceAndLast(t *testing.T) {
+	t.Parallel()
 	var server *live.Server
 	opts := livetest.Permissive()
 	opts.Topics = livetest.Keeping("", live.TopicOptions{History: 5})
@@ -330,6 +335,7 @@ func TestSubscribeWithSinceAndLast(t *testing.T) {
 // Where it is not all to be had, the client is told, with the position from which
 // it goes on. A plain client knows no positions and is not.
 func TestSubscribeSinceWhatIsNotKept(t *testing.T) {
+	t.Parallel()
 	var server *live.Server
 	opts := livetest.Permissive()
 	opts.Topics = livetest.Keeping("", live.TopicOptions{History: 3})

@@ -7,6 +7,7 @@ import (
 )
 
 func TestSessionWithAsManyTopicsAsItMayHave(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	opts.MaxTopics = 2
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))

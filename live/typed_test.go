@@ -19,6 +19,7 @@ type order struct {
 }
 
 func TestTypedPublishAndListen(t *testing.T) {
+	t.Parallel()
 	opts := livetest.Permissive()
 	logger, log := livetest.Logged()
 	opts.Logger = logger
@@ -64,6 +65,7 @@ func TestTypedPublishAndListen(t *testing.T) {
 }
 
 func TestReplayHistory(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewServer(t, livetest.Permissive())
 	ctx := context.Background()
 	if all, err := live.History[order](ctx, server, "chat:orders", 10); err != nil || len(all) != 0 {

@@ -17,11 +17,13 @@ import (
 )
 
 func TestListenerThatWrapsItsConnections(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewSubscriberServer(t)
 	livetest.WorksThrough(t, server, livetest.ServeOpaque(t, server.Handler()))
 }
 
 func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
+	t.Parallel()
 	const queued = 200
 	server := livetest.NewServer(t, live.Options{OnMessage: func(_ context.Context, s *live.Session, _ string, _ []byte) {
 		for i := range queued {
@@ -37,11 +39,13 @@ func TestServerClosesBehindAListenerThatWrapsItsConnections(t *testing.T) {
 }
 
 func TestBehindTimeoutHandler(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewSubscriberServer(t)
 	livetest.RefusesThrough(t, server, livetest.Serve(t, http.TimeoutHandler(server.Handler(), livetest.Patience, "too slow")))
 }
 
 func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		wrap  func(w http.ResponseWriter) http.ResponseWriter
@@ -83,6 +87,7 @@ func TestBehindWrappersOfTheResponseWriter(t *testing.T) {
 }
 
 func TestResponseRecorderGets500(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewSubscriberServer(t)
 	w := httptest.NewRecorder()
 	server.Handler().ServeHTTP(w, livetest.UpgradeRequest())
@@ -92,6 +97,7 @@ func TestResponseRecorderGets500(t *testing.T) {
 }
 
 func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
+	t.Parallel()
 	server := livetest.NewSubscriberServer(t)
 	mux := http.NewServeMux()
 	mux.Handle("/ws", server.Handler())
@@ -146,6 +152,7 @@ func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
 
 // An http.Server's timeouts are for requests; a session outlives them.
 func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
+	t.Parallel()
 	livetest.OverEach(t, func(t *testing.T, _ livetest.Serving) {
 		const short = 50 * time.Millisecond
 		server := livetest.NewSubscriberServer(t)

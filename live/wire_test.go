@@ -48,6 +48,7 @@ func serveWith(t *testing.T, opts live.Options, secure bool) (*live.Server, *htt
 // Publications, control frames in both directions, messages of the client and at
 // last the close of one side share a line without a byte out of place.
 func TestEverythingSharesTheLine(t *testing.T) {
+	t.Parallel()
 	modes := map[string]websocket.CompressionMode{
 		"none": websocket.CompressionDisabled, "no takeover": websocket.CompressionNoContextTakeover, "takeover": websocket.CompressionContextTakeover,
 	}

@@ -7,7 +7,9 @@
 //	frame.go    Frame: what came, and frames made by hand
 //	line.go     Line: a connection that is read at a pace, or not at all
 //	relay.go    Relay: a TCP relay with faults
+//	roamer.go   Roamer: a client whose line is cut again and again
 //	server.go   servers under test
+//	wrappers.go wrappers of a ResponseWriter
 //	compare.go  comparisons
 //	wait.go     waiting
 package livetest

@@ -65,6 +65,9 @@ func ReadRaw(r io.Reader) (first byte, payload []byte, err error) {
 	if _, err := io.ReadFull(r, b[:2]); err != nil {
 		return 0, nil, err
 	}
+	if b[1]&0x80 != 0 {
+		return 0, nil, errors.New("the server has masked a frame")
+	}
 	n := uint64(b[1])
 	switch n {
 	case 126:

@@ -107,16 +107,22 @@ func ServeOpaque(t testing.TB, h http.Handler) Endpoint {
 // A Serving is Serve or one of its kin.
 type Serving = func(testing.TB, http.Handler) Endpoint
 
-// OverEach runs a test over plain TCP and over TLS.
+// OverEach runs a test over plain TCP and over TLS at the same time.
 func OverEach(t *testing.T, test func(t *testing.T, serve Serving)) {
-	t.Run("plain", func(t *testing.T) { t.Parallel(); test(t, Serve) })
-	t.Run("TLS", func(t *testing.T) { t.Parallel(); test(t, ServeTLS) })
+	t.Helper()
+	AtOnce(t, func(g *Together) {
+		g.Run("plain", func(t *testing.T) { test(t, Serve) })
+		g.Run("TLS", func(t *testing.T) { test(t, ServeTLS) })
+	})
 }
 
 // OverEachSmall is OverEach with small buffers.
 func OverEachSmall(t *testing.T, test func(t *testing.T, serve Serving)) {
-	t.Run("plain", func(t *testing.T) { t.Parallel(); test(t, ServeSmall) })
-	t.Run("TLS", func(t *testing.T) { t.Parallel(); test(t, ServeSmallTLS) })
+	t.Helper()
+	AtOnce(t, func(g *Together) {
+		g.Run("plain", func(t *testing.T) { test(t, ServeSmall) })
+		g.Run("TLS", func(t *testing.T) { test(t, ServeSmallTLS) })
+	})
 }
 
 // NewServer returns a server that has to be empty after its Shutdown at the test's end.
