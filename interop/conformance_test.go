@@ -38,8 +38,8 @@ func conformanceServer(t *testing.T) livetest.Endpoint {
 		}
 		return nil
 	}
-	opts.OnPublish = func(_ context.Context, _ *live.Session, topic string, _ []byte) error {
-		return opts.OnSubscribe(nil, nil, topic)
+	opts.OnPublish = func(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
+		return data, opts.OnSubscribe(nil, nil, topic)
 	}
 	opts.OnRequest = func(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 		switch topic {

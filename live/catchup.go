@@ -38,6 +38,10 @@ type cursor struct {
 	replied   chan struct{} // closed when the reply was queued, or will not be sent
 	answered  atomic.Bool   // the reply was queued
 
+	stateReply stateReply // not nil: the state is sent first, and the reply with it
+	begun      bool       // a piece of the state was queued
+	failed     error      // why there is no state; set before replied is closed
+
 	page     []*broker.Publication // the publications after at, if they were read already
 	limit    int                   // how many publications to ask for; 0: firstPage
 	failures int                   // reads in a row that brought nothing
@@ -166,6 +170,9 @@ func (sub *subscription) canSendFromMemory() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	c, feed := sub.behind, t.feed
+	if c != nil && c.stateReply != nil {
+		return false
+	}
 	return c == nil || feed == nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.low
 }
 
@@ -176,6 +183,11 @@ func (s *Session) catchUp() {
 		sub := s.nextBehind()
 		if sub == nil {
 			return
+		}
+		if c := sub.awaitedState(); c != nil {
+			s.sendState(sub, c)
+			s.requeue(sub)
+			continue
 		}
 		var p part
 		s.finishPart(sub, &p, s.sendPart(sub, &p))

@@ -59,7 +59,7 @@ func TestErrorOfACallback(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			opts := livetest.Permissive()
 			opts.OnSubscribe = func(context.Context, *live.Session, string) error { return test.err }
-			opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { return test.err }
+			opts.OnPublish = func(context.Context, *live.Session, string, []byte) ([]byte, error) { return nil, test.err }
 			opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return 1, test.err }
 			server := livetest.NewServer(t, opts)
 			c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
@@ -207,7 +207,9 @@ func TestPassingFailureIsNoRefusal(t *testing.T) {
 	may := func(context.Context, *live.Session, string) error { return fails }
 	h := livetest.Hosting{}.Start(t, live.Options{
 		OnSubscribe: may,
-		OnPublish:   func(ctx context.Context, s *live.Session, topic string, _ []byte) error { return may(ctx, s, topic) },
+		OnPublish: func(ctx context.Context, s *live.Session, topic string, data []byte) ([]byte, error) {
+			return data, may(ctx, s, topic)
+		},
 		OnRequest: func(ctx context.Context, s *live.Session, topic string, _ []byte) (any, error) {
 			return nil, may(ctx, s, topic)
 		},

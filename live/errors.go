@@ -41,6 +41,9 @@ var (
 	// messaging system takes. A live.v1 client that published it is told "too_big".
 	ErrTooLarge = broker.ErrTooLarge
 
+	// ErrSnapshot is wrapped by the error that says why a topic's Snapshot has brought no state.
+	ErrSnapshot = errors.New("live: topic's state is not to be had")
+
 	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
 	// by what is called after it.
 	ErrServerClosed = broker.ErrServerClosed

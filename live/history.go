@@ -27,7 +27,7 @@ func (s *Server) History(ctx context.Context, topic string, limit int) ([]Messag
 			return nil, err
 		}
 		for _, p := range part {
-			messages = append(messages, Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}) // the caller may change it
+			messages = append(messages, Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}) // the caller may change it
 		}
 	}
 	return messages, nil

@@ -364,7 +364,10 @@ func busyCallbacks() []busy {
 			return live.Options{OnSubscribe: func(ctx context.Context, _ *live.Session, _ string) error { f(ctx); return nil }}
 		}},
 		{"OnPublish", livetest.Operation("publish", 1, "t", "data", 1), func(f func(context.Context)) live.Options {
-			return live.Options{OnPublish: func(ctx context.Context, _ *live.Session, _ string, _ []byte) error { f(ctx); return nil }}
+			return live.Options{OnPublish: func(ctx context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) {
+				f(ctx)
+				return data, nil
+			}}
 		}},
 		{"OnRequest", livetest.Operation("request", 1, "t"), func(f func(context.Context)) live.Options {
 			return live.Options{OnRequest: func(ctx context.Context, _ *live.Session, _ string, _ []byte) (any, error) {

@@ -3,6 +3,8 @@ package live
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -35,6 +37,15 @@ func OnGap(fn func(topic string)) ListenOption {
 	return func(l *listener) { l.onGap = fn }
 }
 
+// OnState has fn called with the state of a topic that has TopicOptions.Snapshot, as JSON: once
+// before the first call of Listen's function, and again where publications were lost. The
+// publications after the state follow it. Then OnGap is called only if there is no new state
+// either. Listen asks for the first state itself: it takes as long as Snapshot does, and its error
+// may wrap ErrSnapshot, or ErrNoHistory if the topic has no Snapshot.
+func OnState(fn func(state json.RawMessage)) ListenOption {
+	return func(l *listener) { l.onState = fn }
+}
+
 func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*listener, error) {
 	if err := s.checkTopic(topic); err != nil {
 		return nil, err
@@ -49,10 +60,16 @@ func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*l
 		return nil, err
 	}
 	defer s.topics.unlock(t)
-	l := &listener{server: s, topic: t, fn: fn, index: len(t.listeners)}
+	l := &listener{server: s, topic: t, fn: fn}
 	for _, opt := range opts {
 		opt(l)
 	}
+	if l.onState != nil {
+		if err := l.begin(); err != nil {
+			return nil, err
+		}
+	}
+	l.index = len(t.listeners)
 	t.listeners = append(t.listeners, l)
 	return l, nil
 }
@@ -86,9 +103,10 @@ type listener struct {
 	server  *Server
 	topic   *topic
 	fn      func(Message)
-	onGap   func(topic string) // nil: a gap is logged
-	index   int                // in topic.listeners; guarded by topic.mu
-	session *Session           // with which it ends; nil: with none
+	onGap   func(topic string)    // nil: a gap is logged
+	onState func(json.RawMessage) // nil: it wants no state
+	index   int                   // in topic.listeners; guarded by topic.mu
+	session *Session              // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
 	queue   []heard
@@ -100,7 +118,8 @@ type listener struct {
 // heard is what a listener is called for.
 type heard struct {
 	Message
-	gap bool // no message, but that publications were lost here
+	gap   bool   // no message, but that publications were lost here
+	state []byte // no message, but the topic's state; nil: none
 }
 
 // Unsubscribe ends the listening: what is published or waits now does not reach fn.
@@ -131,7 +150,11 @@ func (l *listener) Unsubscribe() error {
 
 // deliver queues a publication; topic.mu is held.
 func (l *listener) deliver(p *broker.Publication) {
-	l.add(heard{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data)}}) // fn may keep it, or change it
+	l.add(heardOf(p))
+}
+
+func heardOf(p *broker.Publication) heard {
+	return heard{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}} // fn may keep the data, or change it
 }
 
 // tellGap queues that publications were lost; topic.mu is held.
@@ -176,13 +199,59 @@ func (l *listener) run() {
 		if dropped > 0 {
 			l.server.logOfClient(slog.LevelWarn, "live: listener is too slow", "topic", l.topic.name, "dropped", dropped)
 		}
-		if dropped > 0 || next.gap {
+		if (dropped > 0 || next.gap) && l.renew() {
+			continue
+		}
+		switch {
+		case next.state != nil:
+			l.server.callSafely("OnState", "topic", l.topic.name, func() { l.onState(next.state) })
+		case dropped > 0 || next.gap:
 			l.callOnGap()
 		}
-		if !next.gap {
+		if !next.gap && next.state == nil {
 			l.server.callSafely("Listen", "topic", next.Topic, func() { l.fn(next.Message) })
 		}
 	}
+}
+
+// begin has the listener begin with the topic's state. The topic is locked before and after, and
+// not meanwhile.
+func (l *listener) begin() error {
+	t := l.topic
+	if t.opts.Snapshot == nil || t.feed == nil {
+		return fmt.Errorf("%w: %q has no Snapshot, or nothing to build on", ErrNoHistory, t.name)
+	}
+	st, err := l.server.topics.stateOf(l.server.topics.life, t)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queue = []heard{{state: bytes.Clone(st.data)}} // fn may change it
+	for _, p := range t.feed.ring[t.feed.indexAfter(st.at.Offset):] {
+		l.queue = append(l.queue, heardOf(p))
+	}
+	l.dropped = 0
+	if !l.running {
+		l.running = true
+		go l.run() // ends when the queue is empty
+	}
+	return nil
+}
+
+// renew puts the topic's state, and the publications after it, in the place of what waits. It
+// reports false if the listener wants no state, or there is none.
+func (l *listener) renew() bool {
+	if l.onState == nil {
+		return false
+	}
+	l.topic.mu.Lock()
+	defer l.server.topics.unlock(l.topic)
+	err := l.begin()
+	if err != nil {
+		l.server.logOfClient(slog.LevelWarn, "live: listener gets no new state after a gap", "topic", l.topic.name, "err", err)
+	}
+	return err == nil
 }
 
 func (l *listener) callOnGap() {

@@ -23,7 +23,7 @@ func TestFailuresDoNotFillTheLog(t *testing.T) {
 		InboundRate: -1, Logger: slog.New(&counted),
 		Broker:    unwilling{live.NewMemoryBroker(live.MemoryOptions{})},
 		OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, boom },
-		OnPublish: func(context.Context, *live.Session, string, []byte) error { return nil },
+		OnPublish: func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
 	})
 	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	begun := time.Now()

@@ -47,6 +47,7 @@ type MemoryBroker struct {
 	quiet     int       // of histories: those of topics without a subscriber
 	bytes     int       // of all histories
 	forgotten uint64    // no history that made room had a greater number
+	ids       publicationIDs
 
 	// wanted has the topics that keep history and have subscribers. The numbers of one
 	// that has no history begin after its value.
@@ -131,11 +132,17 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 	}
 	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except}
 	if o.History <= 0 {
+		if b.isRepeated(topic, o.ID) {
+			return Position{}, nil
+		}
 		b.sink.Deliver(p)
 		return Position{}, nil
 	}
-	h := b.number(p)
+	h, repeated := b.number(p, o.ID)
 	defer h.mu.Unlock()
+	if repeated {
+		return p.Position, nil
+	}
 	h.kept = append(h.kept, p)
 	h.size, h.age = o.History, o.HistoryAge
 	b.makeRoom(h, len(data)+publicationBytes-h.trim(p.Time))
@@ -144,8 +151,8 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 }
 
 // number gives a publication its position, and returns its topic's history with its lock
-// held.
-func (b *MemoryBroker) number(p *broker.Publication) *history {
+// held. repeated says that a publication with the ID was made before, and has the position.
+func (b *MemoryBroker) number(p *broker.Publication, id string) (h *history, repeated bool) {
 	for {
 		b.mu.Lock()
 		h := b.histories[p.Topic]
@@ -156,15 +163,33 @@ func (b *MemoryBroker) number(p *broker.Publication) *history {
 		h.mu.Lock()
 		b.mu.Lock()
 		if h.place != nil {
+			defer b.mu.Unlock()
+			if p.Position, repeated = b.ids.find(p.Topic, id); repeated {
+				return h, true
+			}
 			h.last++
 			b.longest.MoveToBack(h.place)
 			p.Position, p.Prev = Position{Epoch: b.epoch, Offset: h.last}, h.last-1
-			b.mu.Unlock()
-			return h
+			b.ids.add(p.Topic, id, p.Position)
+			return h, false
 		}
 		b.mu.Unlock()
 		h.mu.Unlock() // it made room meanwhile
 	}
+}
+
+// isRepeated reports whether a publication with the ID was made before, and notes the ID.
+func (b *MemoryBroker) isRepeated(topic, id string) bool {
+	if id == "" {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	_, repeated := b.ids.find(topic, id)
+	if !repeated {
+		b.ids.add(topic, id, Position{})
+	}
+	return repeated
 }
 
 // begin makes a topic's history; mu is held.

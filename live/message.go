@@ -16,6 +16,10 @@ type Message struct {
 
 	// Data is the payload, any JSON value. Empty: the message has none.
 	Data json.RawMessage `json:"data,omitempty"`
+
+	// Position is that of the publication, in messages of Listen and History on a topic that
+	// keeps history. Send does not look at it.
+	Position Position `json:"-"`
 }
 
 // encode returns the message as a frame. The error wraps ErrInvalidData or

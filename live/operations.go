@@ -3,6 +3,8 @@ package live
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -42,6 +44,7 @@ type operation struct {
 	hasTopic bool
 	data     json.RawMessage
 	since    string
+	uid      string
 	last     int
 	limit    int
 }
@@ -61,7 +64,7 @@ const maxID = 1<<53 - 1
 // false if a member is of the wrong kind; id is there if it could be had. isOp is false
 // for a plain message.
 func parseOperation(raw []byte) (op operation, isOp, ok bool) {
-	var kind, id, topic, since, last, limit []byte
+	var kind, id, topic, since, last, limit, uid []byte
 	jsonscan.Members(raw, func(name, value []byte) bool {
 		switch string(name) {
 		case "op":
@@ -78,6 +81,8 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 			last = value
 		case "limit":
 			limit = value
+		case "uid":
+			uid = value
 		}
 		return true
 	})
@@ -113,6 +118,8 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 	op.hasTopic = present(topic)
 	readText(topic, &op.topic)
 	readText(since, &op.since)
+	readText(uid, &op.uid)
+	ok = ok && len(op.uid) <= maxUID
 	readNumber(last, &op.last)
 	readNumber(limit, &op.limit)
 	return op, true, ok
@@ -291,13 +298,22 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 		o.reply = func(at Position, recovered bool, messages []byte) *frame.Frame {
 			return s.subscribeReply(op.id, at, asked, recovered, messages, asked && recovered || o.last > 0)
 		}
+		o.stateReply = func(at Position, text []byte, whole, last bool) *frame.Frame {
+			return s.stateFrame(op.id, at, asked, text, whole, last)
+		}
 	}
 	c, err := s.server.subscribe(s.ctx, s, op.topic, o)
 	if err != nil || c == nil {
 		return nil, err
 	}
 	return func() { // answers come in order
-		if s.await(c.replied) == nil && !c.answered.Load() {
+		switch {
+		case s.await(c.replied) != nil || c.answered.Load():
+		case c.failed != nil:
+			s.fail(op.id, op.topic, s.clientError(c.failed))
+		case c.begun: // pieces of a state are of no use
+			s.fail(op.id, op.topic, errUnavailable)
+		default:
 			s.reply(op.id, "") // the application has ended the subscription meanwhile
 		}
 	}, nil
@@ -325,12 +341,20 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 		s.server.logOnce("live: a client asked to publish; Options.OnPublish is nil, so all are refused")
 		return nil, errForbidden
 	}
-	if err := forbidden(ask(s.ctx, s, op.topic, op.data)); err != nil {
-		return nil, err
+	data, err := ask(s.ctx, s, op.topic, op.data)
+	if err != nil {
+		return nil, refusedByApp{err}
+	}
+	if err := broker.CheckData(data); err != nil {
+		return nil, failedInApp{fmt.Errorf("live: OnPublish returned data that cannot be published: %w", err)}
+	}
+	var opts []PublishOption
+	if op.uid != "" {
+		opts = append(opts, ID(s.publicationID(op.uid)))
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, publishTimeout)
 	defer cancel()
-	at, err := s.server.publish(ctx, op.topic, op.data)
+	at, err := s.server.publish(ctx, op.topic, data, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -339,6 +363,17 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 		members = `,"at":"` + at.String() + `"`
 	}
 	return func() { s.reply(op.id, members) }, nil
+}
+
+// maxUID bounds the uid of a client's publication: a UUID in any writing.
+const maxUID = 64
+
+// publicationID returns the ID of a publication to which the client has given a uid. It is the
+// same in another session of the same user, and different for each user: a client cannot keep
+// another user's publication from being made.
+func (s *Session) publicationID(uid string) string {
+	sum := sha256.Sum256([]byte(s.user + "\x00" + uid))
+	return hex.EncodeToString(sum[:])
 }
 
 func (s *Session) opRequest(op *operation) (answer, error) {

@@ -383,7 +383,7 @@ func TestPublicationTooLargeForTheBroker(t *testing.T) {
 	h := livetest.Hosting{}.Start(t, live.Options{
 		Broker:    narrow{live.NewMemoryBroker(live.MemoryOptions{})},
 		Logger:    logger,
-		OnPublish: func(context.Context, *live.Session, string, []byte) error { return nil },
+		OnPublish: func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
 	})
 	p := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	for id := 1; id <= 3; id++ {

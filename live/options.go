@@ -46,9 +46,11 @@ type Options struct {
 	// later. nil: no client may. The server's own Subscribe does not ask.
 	OnSubscribe func(ctx context.Context, s *Session, topic string) error
 
-	// OnPublish decides in the same way whether a live.v1 client may publish data,
-	// which is valid JSON, or nil. nil: no client may.
-	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) error
+	// OnPublish decides in the same way whether a live.v1 client may publish data, which is
+	// valid JSON, or nil for no data. It returns what is published: data, or something that the
+	// application has made of it, as with the author's name. It may be called again for a
+	// publication that the client repeats. nil: no client may.
+	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) ([]byte, error)
 
 	// OnRequest answers a live.v1 client's request. What it returns is marshalled to
 	// JSON. An error is sent if it is a *ClientError; one that wraps ErrUnavailable, as
@@ -219,9 +221,7 @@ func (o Options) withDefaults() Options {
 	if o.UserID == nil {
 		o.UserID = userIDOf
 	}
-	if o.Topics == nil {
-		o.Topics = func(string) TopicOptions { return TopicOptions{} }
-	}
+	o.Topics = withSnapshots(o.Topics)
 	if o.Broker == nil {
 		o.Broker = NewMemoryBroker(MemoryOptions{})
 	}
@@ -229,6 +229,20 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.Default()
 	}
 	return o
+}
+
+// withSnapshots has topics with a Snapshot keep history.
+func withSnapshots(topics func(string) TopicOptions) func(string) TopicOptions {
+	if topics == nil {
+		return func(string) TopicOptions { return TopicOptions{} }
+	}
+	return func(topic string) TopicOptions {
+		o := topics(topic)
+		if o.Snapshot != nil && o.History <= 0 {
+			o.History = snapshotHistory
+		}
+		return o
+	}
 }
 
 func setDefault[T int | time.Duration](v *T, def T) {
@@ -265,6 +279,18 @@ type TopicOptions struct {
 	// Overflow says what becomes of a client whose queue is full when a
 	// publication of this topic comes.
 	Overflow Overflow
+
+	// Snapshot returns the topic's state, which is marshalled to JSON; JSON in a []byte stays as it
+	// is. A live.v1 client that subscribes without a position, or with a position that the
+	// history no longer reaches, gets the state and then every publication after it. So the
+	// publications must make sense on top of a state that has them already: say what a thing
+	// is now, or number them.
+	//
+	// Many clients share one call. It runs in a goroutine of its own, for each topic one at a time,
+	// and its context ends after ten seconds. If it fails or panics, the client is told
+	// "internal", or "unavailable" if the error wraps ErrUnavailable or that of a context, and
+	// asks again later. nil: the topic has no state. With a Snapshot, a History of 0 means 256.
+	Snapshot func(ctx context.Context, topic string) (any, error)
 }
 
 // Overflow says what happens when a publication finds a client's queue full.

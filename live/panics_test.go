@@ -36,7 +36,7 @@ func TestPanicInACallbackEndsItsSessionOnly(t *testing.T) {
 				}
 				return nil
 			}
-			opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { boom(); return nil }
+			opts.OnPublish = func(context.Context, *live.Session, string, []byte) ([]byte, error) { boom(); return nil, nil }
 			opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { boom(); return nil, nil }
 			server := livetest.NewServer(t, opts)
 			at := livetest.Serve(t, server.Handler())
@@ -119,7 +119,7 @@ func TestGoexitInACallbackEndsItsSession(t *testing.T) {
 		{"OnMessage", `{}`, live.Options{OnMessage: func(context.Context, *live.Session, string, []byte) { quit() }}},
 		{"OnSubscribe", livetest.Operation("subscribe", 1, "t"), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
 		{"OnSubscribe for history", livetest.Operation("history", 1, "t", "limit", 1), live.Options{OnSubscribe: func(context.Context, *live.Session, string) error { return quit() }}},
-		{"OnPublish", livetest.Operation("publish", 1, "t"), live.Options{OnPublish: func(context.Context, *live.Session, string, []byte) error { return quit() }}},
+		{"OnPublish", livetest.Operation("publish", 1, "t"), live.Options{OnPublish: func(context.Context, *live.Session, string, []byte) ([]byte, error) { return nil, quit() }}},
 		{"OnRequest", livetest.Operation("request", 1, "t"), live.Options{OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) { return nil, quit() }}},
 		{"Topics", livetest.Operation("subscribe", 1, "t"), livetest.Open(live.Options{Topics: func(string) live.TopicOptions { quit(); return live.TopicOptions{} }})},
 	}

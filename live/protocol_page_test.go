@@ -86,7 +86,13 @@ const pageAt = 41
 
 func newPageServer(t testing.TB, history int) *pageServer {
 	opts := livetest.Permissive()
-	opts.Topics = livetest.Keeping("", live.TopicOptions{History: history})
+	opts.Topics = func(topic string) live.TopicOptions {
+		o := live.TopicOptions{History: history}
+		if topic == "tasks" {
+			o.Snapshot = func(context.Context, string) (any, error) { return []byte(`{"tasks":["buy milk"]}`), nil }
+		}
+		return o
+	}
 	opts.OnRequest = func(_ context.Context, _ *live.Session, topic string, data []byte) (any, error) {
 		var question struct{ Prefix string }
 		if json.Unmarshal(data, &question) != nil || topic != "rooms" || question.Prefix != "g" {

@@ -38,20 +38,46 @@ func (s *Session) replyWithData(id uint64, data []byte) {
 	}
 	_, size := s.partLimits()
 	for len(data) > 0 {
-		n := min(size, len(data))
-		for n < len(data) && !utf8.RuneStart(data[n]) {
-			n--
+		piece := firstPiece(data, size)
+		data = data[len(piece):]
+		f := s.pieceFrame(id, piece)
+		if len(data) == 0 {
+			f = s.textFrame(append(jsonscan.AppendQuoted(append(replyHead(id), `,"text":`...), piece), '}'))
 		}
-		head := fmt.Appendf(nil, `{"op":"part","id":%d,"text":`, id)
-		if n == len(data) {
-			head = append(replyHead(id), `,"text":`...)
-		}
-		f := s.textFrame(append(jsonscan.AppendQuoted(head, data[:n]), '}'))
 		if s.awaitRoom() != nil || s.put(f) != nil {
 			return
 		}
-		data = data[n:]
 	}
+}
+
+// firstPiece returns the first bytes of a JSON text, which end between two characters.
+func firstPiece(data []byte, size int) []byte {
+	n := min(size, len(data))
+	for n < len(data) && !utf8.RuneStart(data[n]) {
+		n--
+	}
+	return data[:n]
+}
+
+// pieceFrame is a piece of an answer that is not the last.
+func (s *Session) pieceFrame(id uint64, piece []byte) *frame.Frame {
+	head := fmt.Appendf(nil, `{"op":"part","id":%d,"text":`, id)
+	return s.textFrame(append(jsonscan.AppendQuoted(head, piece), '}'))
+}
+
+// stateFrame is a frame of the answer to a subscription that begins with the topic's state.
+func (s *Session) stateFrame(id uint64, at Position, asked bool, text []byte, whole, last bool) *frame.Frame {
+	if !last {
+		return s.pieceFrame(id, text)
+	}
+	b := fmt.Appendf(replyHead(id), `,"at":"%s"`, at)
+	if asked {
+		b = append(b, `,"recovered":false`...)
+	}
+	if whole {
+		return s.textFrame(b, []byte(`,"state":`), text, []byte{'}'})
+	}
+	return s.textFrame(append(jsonscan.AppendQuoted(append(b, `,"text":`...), text), '}'))
 }
 
 // awaitRoom waits until the client has taken half of what waits for it: what is large is

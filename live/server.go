@@ -132,6 +132,9 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 		return Position{}, ErrServerClosed
 	}
 	o := s.publishOptions(topic, opts)
+	if len(o.ID) > maxPublicationID {
+		return Position{}, fmt.Errorf("live: publish to %q: the ID has %d bytes, and may have %d", topic, len(o.ID), maxPublicationID)
+	}
 	if !s.topics.inProcess || o.History > 0 { // then the broker keeps data after Publish
 		data = bytes.Clone(data)
 	}

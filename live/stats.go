@@ -23,6 +23,8 @@ type Stats struct {
 	Dropped uint64 // publications that a full queue dropped, of topics that allow it
 	Gaps    uint64 // losses that were announced: to all subscribers of a topic, or to one that was away or takes too little
 
+	Snapshots uint64 // calls of TopicOptions.Snapshot; many clients share one
+
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
@@ -33,6 +35,7 @@ type counters struct {
 	accepted, refused       atomic.Uint64
 	published, delivered    atomic.Uint64
 	dropped, gaps           atomic.Uint64
+	snapshots               atomic.Uint64
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
 	writeFailed, panics     atomic.Uint64
@@ -57,6 +60,7 @@ func (s *Server) Stats() Stats {
 		CatchingUp:    int(s.topics.catchingUp.Load()),
 		Dropped:       c.dropped.Load() + s.writers.Dropped(),
 		Gaps:          c.gaps.Load(),
+		Snapshots:     c.snapshots.Load(),
 		QueueFull:     c.queueFull.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),
 		WriteFailed:   c.writeFailed.Load(),

@@ -34,7 +34,8 @@ type subscribing struct {
 	pays    bool // a client asks: what is read for it counts for its rate
 
 	// nil: the client did not ask, and gets publications.
-	reply replyFunc
+	reply      replyFunc
+	stateReply stateReply // nil as well
 }
 
 // replyFunc makes the answer to a client's subscribe: with the position up to which it has
@@ -50,6 +51,7 @@ type beginning struct {
 	newest    bool                  // from is not the client's own position: before it nothing is missed
 	page      []*broker.Publication // what follows from, if it was read
 	read      int                   // bytes that the broker read for it
+	state     bool                  // the topic's state is sent first; it says where the subscription begins
 }
 
 // subscribeNow handles the common case without asking the broker: others have the topic
@@ -64,7 +66,7 @@ func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) 
 	}
 	t.mu.Lock()
 	defer ts.unlock(t)
-	if t.gone || !t.ready || s.isBehind(t) {
+	if t.gone || !t.ready || s.isBehind(t) || t.wantsState(&o) {
 		return false, nil
 	}
 	added, err := ts.attach(t, s, max, o, t.now())
@@ -140,7 +142,7 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at
-	if known != nil && known.behind != nil && !isBefore(begin.from, known.behind.at) {
+	if known != nil && known.behind != nil && !begin.state && !isBefore(begin.from, known.behind.at) {
 		// The cursor is already at or before the asked position, so it goes on, and the
 		// reply goes out at its next part.
 		c := known.behind
@@ -156,7 +158,7 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 			ts.counters.gaps.Add(1)
 		}
 	}
-	if !missed && !gap {
+	if !missed && !gap && !begin.state {
 		if o.reply != nil {
 			full, err := s.tryPut(o.reply(begin.at, begin.recovered, nil))
 			if full != nil || err != nil {
@@ -177,6 +179,9 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	c := &cursor{
 		at: begin.from, upto: begin.at.Offset, newest: begin.newest, recovered: begin.recovered,
 		gap: gap, reply: o.reply, listed: true, page: begin.page,
+	}
+	if begin.state {
+		c.stateReply = o.stateReply
 	}
 	added := attached{starts: ts.fallBehind(sub, c)}
 	if c.reply != nil {
@@ -214,12 +219,23 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 // start over.
 func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	if t.feed == nil {
-		return t.now(), false, nil
+		if t.wantsState(&o) {
+			err = fmt.Errorf("%w: %q, and its Snapshot needs one", ErrNoHistory, t.name)
+		}
+		return t.now(), false, err
 	}
 	if o.resume {
 		begin, again, err = ts.resume(ctx, t, o)
-		if err != nil || again || begin.recovered || o.last <= 0 {
+		if err != nil || again || begin.recovered {
 			return begin, again, err
+		}
+	}
+	if t.wantsState(&o) {
+		return beginning{at: t.feed.at, from: t.feed.at, read: begin.read, state: true}, false, nil
+	}
+	if o.resume {
+		if o.last <= 0 {
+			return begin, false, nil
 		}
 		read := begin.read
 		begin, again, err = ts.newest(ctx, t, o)

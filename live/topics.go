@@ -46,6 +46,7 @@ type topics struct {
 	lookups   *gate         // likewise
 	making    chan struct{} // holds as many as there are goroutines that make parts
 	shared    sharedParts
+	snapshots snapshots
 
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -83,6 +84,7 @@ type topic struct {
 	waking    chan struct{}       // closed when the broker has answered; nil: nobody has asked
 	gone      bool                // no longer in the index
 	feed      *feed               // nil: the topic keeps no history
+	state     *topicState         // the newest; nil: there is no state that can be used again
 	behind    int                 // how many of subs are
 	newest    *broker.Publication // for these, if the topic keeps no history and drops publications
 }
@@ -127,6 +129,7 @@ func newTopics(s *Server) *topics {
 	ts.reads = newReadGate()
 	ts.lookups = newLookupGate()
 	ts.shared.catchingUp = &ts.catchingUp
+	ts.snapshots.asking = make(chan struct{}, maxSnapshots)
 	ts.making = make(chan struct{}, max(runtime.GOMAXPROCS(0)/2, 1)) // half of the CPUs: publishing goes on beside
 	for i := range ts.shards {
 		ts.shards[i].topics = make(map[string]*topic)

@@ -23,9 +23,11 @@ const page = `<!doctype html><html lang="en"><meta name="viewport" content="widt
 func handler() http.Handler {
 	server := live.New(live.Options{
 		OnSubscribe: func(_ context.Context, _ *live.Session, topic string) error { return only(topic) },
-		OnPublish:   func(_ context.Context, _ *live.Session, topic string, _ []byte) error { return only(topic) },
-		Topics:      func(string) live.TopicOptions { return live.TopicOptions{History: 50} },
-		ReadLimit:   4096, // bytes: a long message
+		OnPublish: func(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
+			return data, only(topic)
+		},
+		Topics:    func(string) live.TopicOptions { return live.TopicOptions{History: 50} },
+		ReadLimit: 4096, // bytes: a long message
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/live", server.Handler())

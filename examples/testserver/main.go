@@ -69,7 +69,7 @@ func newServer(ping time.Duration) *server {
 		OnConnect:    s.connected,
 		OnClose:      s.closed,
 		OnSubscribe:  func(context.Context, *live.Session, string) error { return nil },
-		OnPublish:    func(context.Context, *live.Session, string, []byte) error { return nil },
+		OnPublish:    func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
 		OnRequest:    echo,
 		Topics:       func(string) live.TopicOptions { return live.TopicOptions{History: maxHistory} },
 		PingInterval: ping,

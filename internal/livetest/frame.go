@@ -94,6 +94,7 @@ type Frame struct {
 	ID        int             `json:"id"`
 	Topic     string          `json:"topic"`
 	Data      json.RawMessage `json:"data"`
+	State     json.RawMessage `json:"state"`
 	At        string          `json:"at"`
 	Recovered *bool           `json:"recovered"`
 	Messages  []Past          `json:"messages"` // nil: there is no such member
@@ -163,7 +164,9 @@ func (f Frame) misuse() error {
 		return errors.New("more is for a reply with messages")
 	case f.Text != nil && f.Op != "part" && f.Op != "reply":
 		return errors.New("text is for a part and a reply")
-	case f.Text != nil && f.Data != nil, f.Op == "part" && (f.Text == nil || f.ID == 0):
+	case f.State != nil && (f.Op != "reply" || f.At == "" || f.Messages != nil):
+		return errors.New("a state is for a reply with a position, and without messages")
+	case f.Text != nil && (f.Data != nil || f.State != nil), f.Op == "part" && (f.Text == nil || f.ID == 0):
 		return errors.New("a part has an id and text, and no data")
 	}
 	return nil
@@ -254,7 +257,12 @@ func (p *AnswerParts) join(t testing.TB, f *Frame) {
 		if !json.Valid([]byte(whole)) {
 			t.Fatalf("the texts of answer %d are no JSON: %.200s", f.ID, whole)
 		}
-		f.Text, f.Data = nil, json.RawMessage(whole)
+		f.Text = nil
+		if f.At != "" { // of a subscription
+			f.State = json.RawMessage(whole)
+		} else {
+			f.Data = json.RawMessage(whole)
+		}
 	case len(p.texts) == 0 && f.Messages != nil:
 		f.Messages = p.messages
 	default:

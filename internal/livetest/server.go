@@ -188,7 +188,7 @@ func Permissive() live.Options {
 // Open lets clients of live.v1 subscribe and publish.
 func Open(opts live.Options) live.Options {
 	opts.OnSubscribe = func(context.Context, *live.Session, string) error { return nil }
-	opts.OnPublish = func(context.Context, *live.Session, string, []byte) error { return nil }
+	opts.OnPublish = func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil }
 	return opts
 }
 

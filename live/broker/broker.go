@@ -76,6 +76,11 @@ type PublishOptions struct {
 	// Except is the ID of a session that does not get the publication.
 	Except string
 
+	// ID names the publication; "": it has no name. On a topic with history a broker makes a second
+	// publication with the same ID within two minutes only once: for the second, Publish
+	// returns the position of the first.
+	ID string
+
 	// History and HistoryAge are the topic's, for brokers that have no rule of their own
 	// for what to keep.
 	History    int

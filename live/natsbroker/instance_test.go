@@ -59,7 +59,7 @@ func runInstance(t testing.TB, node int, b *Broker, wrap func(*Broker) live.Brok
 	o := live.Options{
 		Broker:      broker,
 		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
-		OnPublish:   func(context.Context, *live.Session, string, []byte) error { return nil },
+		OnPublish:   func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
 		QueueSize:   4096, // then no client loses its connection because much is sent at once
 		Logger:      quiet(),
 	}

@@ -1,0 +1,51 @@
+package live
+
+import (
+	"context"
+	"fmt"
+)
+
+// maxPublicationID bounds the ID of a publication in bytes: two UUIDs in hexadecimal fit in it.
+const maxPublicationID = 128
+
+// ID names the publication. On a topic that keeps history a second publication with the same ID
+// is not made if it comes within two minutes, and Publish returns as if it were. So a program that
+// does not know whether a Publish succeeded can repeat it. "" names nothing. Publish refuses an ID
+// of more than 128 bytes. On other topics only this server, if it has the broker in memory,
+// recognizes an ID.
+func ID(id string) PublishOption {
+	return func(p *publishing) { p.ID = id }
+}
+
+// PublishContext is Publish with a context, and returns the publication's position; zero on a
+// topic without history. The broker gets the context, with its deadline. If ctx ends first, the
+// error is that of ctx, and the publication may or may not be made.
+func (s *Server) PublishContext(ctx context.Context, topic string, data []byte, opts ...PublishOption) (Position, error) {
+	if err := ctx.Err(); err != nil {
+		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
+	}
+	return s.publish(ctx, topic, data, opts...)
+}
+
+// Position returns the newest position of a topic, for a page that is rendered from a database:
+// take the position, then read the database, and have the page subscribe since the position. It
+// then misses nothing. What is published between the two it gets twice, in the page and as a
+// publication.
+//
+// It takes five seconds at most. The error wraps ErrInvalidTopic, or ErrNoHistory if the topic
+// keeps none, or is the broker's.
+func (s *Server) Position(ctx context.Context, topic string) (Position, error) {
+	if err := s.checkTopic(topic); err != nil {
+		return Position{}, err
+	}
+	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
+		return Position{}, fmt.Errorf("%w: %q", ErrNoHistory, topic)
+	}
+	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+	defer cancel()
+	at, err := s.topics.last(ctx, nil, topic)
+	if err != nil {
+		return Position{}, fmt.Errorf("live: position of %q: %w", topic, err)
+	}
+	return at, nil
+}

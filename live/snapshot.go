@@ -1,0 +1,279 @@
+package live
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
+	"github.com/livetopic/livetopic/live/internal/frame"
+)
+
+// The state of a topic that has TopicOptions.Snapshot. A client that subscribes without a
+// position, or with a position that the history no longer reaches, gets the state and then every
+// publication after it.
+//
+// The order makes that true. First the topic's position is noted. Then the application is asked
+// for the state. The client then reads on after the noted position. A change that the state lacks
+// is published later, so its position is greater.
+//
+// All clients that come while the application is asked share the answer. So do the clients that
+// come shortly after: they only get more publications after it.
+
+const (
+	// maxSnapshots is how many states a server asks the application for at the same time. A state
+	// is a query to a database as a rule, and a pool has about as many connections.
+	maxSnapshots = 8
+
+	// snapshotTimeout ends the context of a Snapshot. live.js waits as long for an answer, and
+	// then asks again.
+	snapshotTimeout = 10 * time.Second
+
+	// stateLife is how long a state is given to clients that come later. With one second, ten
+	// thousand clients that come at once cost a handful of questions.
+	stateLife = time.Second
+
+	// maxStateBytes bounds the states that a server keeps for that, in bytes. A state beyond the
+	// bound goes to the clients that wait for it.
+	maxStateBytes = 64 << 20
+
+	// snapshotHistory is the History of a topic that has a Snapshot and does not say how much it
+	// keeps: the publications while a state is made and sent, and of a short absence.
+	snapshotHistory = 256
+)
+
+// snapshots are the questions of a server to its application.
+type snapshots struct {
+	asking chan struct{} // holds as many as there are questions under way
+	kept   atomic.Int64  // bytes of the states that are kept for later clients
+}
+
+// topicState is a state of a topic, or the question for it.
+type topicState struct {
+	at   Position      // the publications after it follow the state
+	done chan struct{} // closed when the fields below are set
+
+	data []byte // JSON
+	err  error
+	made int64 // when the application answered, on the clock of package clock
+}
+
+// isDone reports whether the question was answered.
+func (st *topicState) isDone() bool {
+	select {
+	case <-st.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// isFresh reports whether a client that comes now may have a state that is there already.
+func (st *topicState) isFresh(f *feed) bool {
+	return st.err == nil && clock.Now()-st.made < int64(stateLife) && st.joins(f)
+}
+
+// joins reports whether the feed has all publications after a state.
+func (st *topicState) joins(f *feed) bool {
+	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.low
+}
+
+// stateOf returns a state of a topic, whose feed has all publications after it. The topic is
+// locked before and after, and not meanwhile. The error wraps ErrSnapshot, or is that of ctx.
+func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
+	for {
+		st := t.state
+		if st == nil || st.isDone() && !st.isFresh(t.feed) {
+			st = &topicState{at: t.feed.at, done: make(chan struct{})}
+			t.state = st
+			t.pins++
+			go ts.askForState(t, st) // ends when the application answers, whose context ends
+		}
+		var err error
+		ts.unlocked(t, func() {
+			select {
+			case <-st.done:
+				err = st.err
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+		if st.joins(t.feed) {
+			return st, nil
+		}
+		// More was published meanwhile than the feed holds, or the history began anew.
+	}
+}
+
+// askForState asks the application.
+func (ts *topics) askForState(t *topic, st *topicState) {
+	st.data, st.err = ts.snapshots.ask(ts, t)
+	st.made = clock.Now()
+	size := int64(len(st.data))
+	t.mu.Lock()
+	defer ts.unlock(t)
+	t.pins--
+	close(st.done)
+	if st.err == nil && ts.snapshots.kept.Add(size) <= maxStateBytes {
+		time.AfterFunc(stateLife, func() { ts.dropState(t, st, size) })
+		return
+	}
+	if st.err == nil {
+		ts.snapshots.kept.Add(-size)
+	}
+	t.state = nil
+}
+
+// dropState lets go of a state that was kept for later clients.
+func (ts *topics) dropState(t *topic, st *topicState, size int64) {
+	ts.snapshots.kept.Add(-size)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.state == st {
+		t.state = nil
+	}
+}
+
+func (sn *snapshots) ask(ts *topics, t *topic) (data []byte, err error) {
+	select {
+	case sn.asking <- struct{}{}:
+		defer func() { <-sn.asking }()
+	case <-ts.life.Done():
+		return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, ErrServerClosed)
+	}
+	ts.counters.snapshots.Add(1)
+	ctx, cancel := context.WithTimeout(ts.life, snapshotTimeout)
+	defer cancel()
+	var state any
+	err = errSnapshotPanicked // unless it returns
+	ts.server.callSafely("Snapshot", "topic", t.name, func() { state, err = t.opts.Snapshot(ctx, t.name) })
+	if err == nil {
+		data, err = marshal(state)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, err)
+	}
+	return data, nil
+}
+
+var errSnapshotPanicked = errors.New("it panicked")
+
+// marshal returns a value of the application as JSON. JSON in a []byte stays as it is.
+func marshal(v any) ([]byte, error) {
+	data, isJSON := v.([]byte)
+	if !isJSON {
+		var err error
+		if data, err = json.Marshal(v); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrInvalidData, err)
+		}
+	}
+	if len(data) == 0 {
+		return []byte("null"), nil
+	}
+	return data, broker.CheckData(data)
+}
+
+// wantsState reports whether a subscription begins with the topic's state, if its position is
+// not to be had.
+func (t *topic) wantsState(o *subscribing) bool { return t.opts.Snapshot != nil && o.stateReply != nil }
+
+// stateReply makes a frame of the answer to a client's subscribe that carries the topic's state.
+// A state that fits in one frame is whole. Else text is a piece of it, and last is true for the
+// last piece.
+type stateReply func(at Position, text []byte, whole, last bool) *frame.Frame
+
+// awaitedState returns the cursor of a subscription whose client is to be sent the state; nil: it
+// is not.
+func (sub *subscription) awaitedState() *cursor {
+	sub.topic.mu.Lock()
+	defer sub.topic.mu.Unlock()
+	if c := sub.behind; c != nil && c.stateReply != nil {
+		return c
+	}
+	return nil
+}
+
+// sendState sends the state that answers a client, in pieces if it is large, and moves the cursor
+// to the state's position. Other topics' publications go on between the pieces. A session sends
+// one state at a time, so it holds one at most.
+func (s *Session) sendState(sub *subscription, c *cursor) {
+	ts, t := s.server.topics, sub.topic
+	t.mu.Lock()
+	st, err := ts.stateOf(s.ctx, t)
+	ts.unlock(t)
+	if err != nil {
+		s.refuseState(sub, c, err)
+		return
+	}
+	whole := len(st.data) <= min(maxUncut, s.server.opts.QueueBytes/4)
+	_, size := s.partLimits()
+	for rest := st.data; ; {
+		piece := rest
+		if !whole {
+			piece = firstPiece(rest, size)
+		}
+		rest = rest[len(piece):]
+		if s.awaitRoom() != nil || !s.putState(sub, c, st, piece, whole, len(rest) == 0) || len(rest) == 0 {
+			return
+		}
+	}
+}
+
+// putState queues one frame of a state. It returns false if the subscription no longer waits for
+// the state.
+func (s *Session) putState(sub *subscription, c *cursor, st *topicState, piece []byte, whole, last bool) bool {
+	f := c.stateReply(st.at, piece, whole, last)
+	for {
+		wait, waiting := s.tryPutState(sub, c, st, f, last)
+		if !waiting || wait == nil {
+			return waiting
+		}
+		if s.await(wait) != nil {
+			return false
+		}
+	}
+}
+
+func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *frame.Frame, last bool) (wait <-chan struct{}, waiting bool) {
+	ts, t := s.server.topics, sub.topic
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if sub.behind != c {
+		return nil, false
+	}
+	wait, err := s.tryPut(f)
+	if wait != nil || err != nil {
+		return wait, err == nil
+	}
+	c.begun = true
+	if last {
+		c.stateReply = nil
+		c.at, c.upto, c.gap = st.at, t.feed.at.Offset, false
+		c.answered.Store(true)
+		c.finishReply()
+		if c.at == t.feed.at {
+			ts.goLive(sub)
+		}
+	}
+	return nil, true
+}
+
+// refuseState ends a subscription whose state is not to be had.
+func (s *Session) refuseState(sub *subscription, c *cursor, err error) {
+	sub.topic.mu.Lock()
+	current := sub.behind == c
+	if current {
+		c.failed = err
+	}
+	sub.topic.mu.Unlock()
+	if current {
+		s.server.topics.unsubscribe(s, sub.topic.name) // which ends the client's wait
+	}
+}

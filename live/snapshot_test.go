@@ -1,0 +1,361 @@
+package live_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
+)
+
+// countingApp is an application with one number: its state. Each change is published after it was
+// made, as the number that it made.
+type countingApp struct {
+	mu    sync.Mutex
+	n     int
+	asked atomic.Int64
+	pause time.Duration // before the state is read, and after
+	fill  string        // makes the state large
+	fail  func() error
+}
+
+type countedState struct {
+	N    int    `json:"n"`
+	Fill string `json:"fill"`
+}
+
+func (a *countingApp) snapshot(context.Context, string) (any, error) {
+	a.asked.Add(1)
+	if a.fail != nil {
+		if err := a.fail(); err != nil {
+			return nil, err
+		}
+	}
+	time.Sleep(a.pause)
+	a.mu.Lock()
+	state := countedState{a.n, a.fill}
+	a.mu.Unlock()
+	time.Sleep(a.pause)
+	return state, nil
+}
+
+// change makes the next number, and publishes it.
+func (a *countingApp) change(t testing.TB, server *live.Server) {
+	t.Helper()
+	a.mu.Lock()
+	a.n++
+	n := a.n
+	a.mu.Unlock()
+	if err := server.Publish("n", []byte(strconv.Itoa(n))); err != nil {
+		t.Error(err)
+	}
+}
+
+func (a *countingApp) serve(t testing.TB, opts live.Options) (*live.Server, livetest.Endpoint) {
+	opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{History: 50, Snapshot: a.snapshot} }
+	opts.Logger = livetest.Quiet
+	server := livetest.NewServer(t, livetest.Open(opts))
+	return server, livetest.Serve(t, server.Handler())
+}
+
+// follow reads a state and what follows it up to a number: every number after the state's, once
+// and in order. Before them may come numbers that the state has.
+func follow(t testing.TB, c *livetest.Client, reply livetest.Frame, last int) {
+	t.Helper()
+	var state countedState
+	if err := json.Unmarshal(reply.State, &state); err != nil {
+		t.Fatalf("%v in %s", err, reply.Raw)
+	}
+	next := 0 // not known yet
+	for at := state.N; at < last || next <= last && next > 0; {
+		f := c.Next()
+		n, err := strconv.Atoi(string(f.Data))
+		if err != nil || f.At == "" {
+			t.Fatalf("came %s", f.Raw)
+		}
+		if next == 0 && n > state.N+1 || next > 0 && n != next {
+			t.Fatalf("after a state of %d, and up to %d, came %d", state.N, next-1, n)
+		}
+		next, at = n+1, max(at, n)
+	}
+}
+
+// Clients that come while the state changes have the state, and every change that it lacks.
+func TestNewcomersHaveTheStateThenEveryChange(t *testing.T) {
+	t.Parallel()
+	const clients, changes = 40, 300
+	a := &countingApp{pause: 2 * time.Millisecond}
+	server, at := a.serve(t, live.Options{QueueSize: livetest.PatientQueue})
+	var changing sync.WaitGroup
+	changing.Go(func() {
+		for range changes {
+			a.change(t, server)
+			time.Sleep(time.Millisecond)
+		}
+	})
+	var following sync.WaitGroup
+	for i := range clients {
+		c := livetest.DialV1(t, at)
+		following.Go(func() {
+			time.Sleep(time.Duration(i) * 5 * time.Millisecond)
+			c.Send(livetest.SubscribeTo(1, "n"))
+			follow(t, c, c.Next(), changes)
+		})
+	}
+	changing.Wait()
+	following.Wait()
+}
+
+func TestStateIsAskedForOnceForAllThatCome(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{pause: 50 * time.Millisecond}
+	server, at := a.serve(t, live.Options{})
+	a.change(t, server)
+	var all sync.WaitGroup
+	for range 100 {
+		c := livetest.DialV1(t, at)
+		all.Go(func() { follow(t, c, c.Do(livetest.SubscribeTo(1, "n")), 1) })
+	}
+	all.Wait()
+	if n := a.asked.Load(); n > 5 || n != int64(server.Stats().Snapshots) {
+		t.Errorf("the application was asked %d times, and %d are counted", n, server.Stats().Snapshots)
+	}
+}
+
+// A client that comes back gets what it missed, and the state only if that is not to be had.
+func TestStateIsForPositionsThatAreTooOld(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{}
+	server, at := a.serve(t, live.Options{})
+	c := livetest.DialV1(t, at)
+	first := c.Do(livetest.SubscribeTo(1, "n"))
+	follow(t, c, first, 0)
+	c.Drop()
+	for range 10 {
+		a.change(t, server)
+	}
+	c = livetest.DialV1(t, at)
+	reply := c.Do(livetest.ResumeFrom(1, "n", first.At))
+	if len(reply.Messages) != 10 || reply.State != nil || a.asked.Load() != 1 {
+		t.Errorf("a client that missed 10 got %s", reply.Raw)
+	}
+	c.Drop()
+	for range 100 { // twice the history
+		a.change(t, server)
+	}
+	for name, since := range map[string]string{"too old": first.At, "of another history": "other.5"} {
+		c = livetest.DialV1(t, at)
+		reply = c.Do(livetest.ResumeFrom(1, "n", since))
+		if !strings.Contains(reply.Raw, `"recovered":false`) {
+			t.Errorf("%s: %s", name, reply.Raw)
+		}
+		follow(t, c, reply, 110)
+	}
+}
+
+// A subscription that stands can be given the state again: a client asks after a gap.
+func TestStateComesAgainWhereAClientAsks(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{}
+	server, at := a.serve(t, live.Options{})
+	c := livetest.DialV1(t, at)
+	for i := 1; i < 4; i++ {
+		follow(t, c, c.Do(livetest.SubscribeTo(i, "n")), i-1)
+		a.change(t, server)
+		c.Hears("n", strconv.Itoa(i))
+		if n := server.Stats().Subscriptions; n != 1 {
+			t.Fatalf("%d subscriptions", n)
+		}
+	}
+}
+
+func TestLargeStateComesInPieces(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{fill: strings.Repeat("é", 500_000)}
+	server, at := a.serve(t, live.Options{})
+	for i, deflate := range []bool{false, true} {
+		c := livetest.Connect(t, at, livetest.Dialing{V1: true, Deflate: deflate}).Attend().Greeted()
+		reply := c.Do(livetest.SubscribeTo(1, "n"))
+		var state countedState
+		if err := json.Unmarshal(reply.State, &state); err != nil || state.Fill != a.fill {
+			t.Errorf("the state is not what it was: %v", err)
+		}
+		a.change(t, server)
+		follow(t, c, reply, i+1)
+		c.Drop()
+	}
+}
+
+// A client that takes a state slowly hears other topics meanwhile, and holds one state however
+// many it asks for.
+func TestOtherTopicsGoOnBesideALargeState(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{fill: strings.Repeat("x", 4<<20)}
+	server, _ := a.serve(t, live.Options{})
+	at := livetest.ServeSmall(t, server.Handler())
+	c := livetest.Connect(t, at, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer, Pace: 1 << 20}).Attend().Greeted()
+	c.Send(livetest.SubscribeTo(1, "n"))
+	f := c.Next()
+	if f.Op != "part" {
+		t.Fatalf("came %.100s", f.Raw)
+	}
+	c.Send(`{"op":"ping"}`)
+	pieces := 0
+	for f.Op != "pong" {
+		if f = c.Next(); f.Op == "part" {
+			pieces++
+		}
+	}
+	if pieces > 50 {
+		t.Errorf("the pong came after %d pieces", pieces)
+	}
+	for f.Op != "reply" {
+		f = c.Next()
+	}
+}
+
+func TestStateThatIsNotToBeHad(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		fail func() error
+		code string
+	}{
+		{"fails", func() error { return errors.New("the database is down") }, "internal"},
+		{"is not there now", func() error { return fmt.Errorf("soon: %w", live.ErrUnavailable) }, "unavailable"},
+		{"takes too long", func() error { return context.DeadlineExceeded }, "unavailable"},
+		{"panics", func() error { panic("of one that fails") }, "internal"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := &countingApp{fail: c.fail}
+			server, at := a.serve(t, live.Options{})
+			client := livetest.DialV1(t, at)
+			livetest.Refused(t, "the subscription", client.Do(livetest.SubscribeTo(7, "n")), 7, c.code)
+			if n := server.Stats().Subscriptions; n != 0 {
+				t.Errorf("%d subscriptions are left", n)
+			}
+			a.fail = nil
+			follow(t, client, client.Do(livetest.SubscribeTo(8, "n")), 0)
+			sub, err := server.Listen("m", func(live.Message) {}, live.OnState(func(json.RawMessage) {}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sub.Unsubscribe()
+		})
+	}
+}
+
+func TestStateThatIsNoJSON(t *testing.T) {
+	t.Parallel()
+	for name, state := range map[string]any{"a channel": make(chan int), "no JSON": []byte("{"), "no UTF-8": []byte("\"\xff\"")} {
+		server := livetest.NewServer(t, live.Options{Logger: livetest.Quiet, Topics: func(string) live.TopicOptions {
+			return live.TopicOptions{Snapshot: func(context.Context, string) (any, error) { return state, nil }}
+		}})
+		_, err := server.Listen("t", func(live.Message) {}, live.OnState(func(json.RawMessage) {}))
+		if !errors.Is(err, live.ErrSnapshot) || !errors.Is(err, live.ErrInvalidData) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// JSON stays as it is, and no value is null.
+func TestStateIsSentAsItIs(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		state any
+		want  string
+	}{{[]byte(`{"a": 1}`), `{"a": 1}`}, {json.RawMessage(`[2]`), `[2]`}, {nil, "null"}, {[]byte(nil), "null"}, {"é", `"é"`}} {
+		server := livetest.NewServer(t, live.Options{Topics: func(string) live.TopicOptions {
+			return live.TopicOptions{Snapshot: func(context.Context, string) (any, error) { return c.state, nil }}
+		}})
+		got := make(chan string, 1)
+		sub, err := server.Listen("t", func(live.Message) {}, live.OnState(func(s json.RawMessage) { got <- string(s) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := livetest.Receive(t, got); s != c.want {
+			t.Errorf("%v came as %s", c.state, s)
+		}
+		sub.Unsubscribe()
+	}
+}
+
+func TestSnapshotNeedsAHistory(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{}
+	server, at := a.serve(t, live.Options{Broker: live.FromPubSub(newRelay())})
+	c := livetest.DialV1(t, at)
+	livetest.Refused(t, "the subscription", c.Do(livetest.SubscribeTo(1, "n")), 1, "no_history")
+	if n := server.Stats().Subscriptions; n != 0 {
+		t.Errorf("%d subscriptions are left", n)
+	}
+	if _, err := server.Listen("n", func(live.Message) {}, live.OnState(func(json.RawMessage) {})); !errors.Is(err, live.ErrNoHistory) {
+		t.Error(err)
+	}
+}
+
+// A listener has the state, everything after it, and the state again where it was too slow.
+func TestListenerHasTheStateThenEveryChange(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := &countingApp{}
+		server := live.New(live.Options{QueueSize: 4, Logger: livetest.Quiet, Topics: func(string) live.TopicOptions {
+			return live.TopicOptions{History: 10, Snapshot: a.snapshot}
+		}})
+		defer server.Shutdown(context.Background())
+		a.change(t, server)
+		var told []string
+		wait := make(chan struct{})
+		sub, err := server.Listen("n", func(m live.Message) {
+			told = append(told, string(m.Data))
+			if string(m.Data) == "2" {
+				<-wait
+			}
+		}, live.OnState(func(state json.RawMessage) {
+			var s countedState
+			json.Unmarshal(state, &s)
+			told = append(told, fmt.Sprint("state ", s.N))
+		}), live.OnGap(func(string) { told = append(told, "gap") }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer sub.Unsubscribe()
+		for range 2 {
+			a.change(t, server)
+			synctest.Wait()
+		}
+		time.Sleep(2 * time.Second) // the first state is not used again
+		for range 10 {
+			a.change(t, server)
+		}
+		close(wait)
+		synctest.Wait()
+		a.change(t, server)
+		synctest.Wait()
+		if want := []string{"state 1", "2", "state 13", "14"}; !slices.Equal(told, want) {
+			t.Errorf("it was told %q, want %q", told, want)
+		}
+	})
+}
+
+// States are kept for a moment, and their memory is free afterwards.
+func TestStatesAreNotKept(t *testing.T) {
+	a := &countingApp{fill: strings.Repeat("x", 100<<10)}
+	_, at := a.serve(t, live.Options{})
+	before := liveHeap()
+	c := livetest.DialV1(t, at)
+	for i := range 100 {
+		c.Must(livetest.SubscribeTo(i+1, fmt.Sprint("n", i)))
+	}
+	livetest.Eventually(t, "the states to be dropped", func() bool { return liveHeap() < before+3<<20 })
+}
