@@ -244,6 +244,17 @@ export interface SubscribeOptions {
 
   /** Called for each `gap` of this topic. */
   onGap?: ((gap: Gap) => void) | null | undefined;
+
+  /**
+   * Called with the state of the topic, if the application has a `Snapshot` for it. The state takes the place of everything
+   * before it, and every message after it follows. It comes at first, and again where messages were lost, instead of a
+   * `gap`. After a reconnect the missed messages come without a new state, if the history still has them. `at` is the
+   * position of the state. `last` is not used then. A topic without a `Snapshot` never calls it.
+   *
+   * Give it to all callers of a topic, or to none: for a caller that comes later the state is asked for again, all that have
+   * `onState` are called, and the others get some messages twice.
+   */
+  onState?: ((state: any, at: string) => void) | null | undefined;
 }
 
 export interface CallOptions {

@@ -99,15 +99,18 @@ export class LiveClient {
   }
 
   subscribe(topic, fn, options) {
-    const { signal, onGap, since, last } = present({ ...options });
-    if (this.#options.plain && (since || last)) throw new TypeError("live: the plain wire has no since or last");
+    const { signal, onGap, onState, since, last } = present({ ...options });
+    if (this.#options.plain && (since || last || onState)) throw new TypeError("live: the plain wire has no since, last, onState");
     // Messages before the answer are for an older subscription.
-    const hear = (data, message) => (message.at && this.#wanted.get(topic)?.known === false) || fn(data, message);
+    const early = ({ known, state } = { known: true, state: "" }) => !known || (onState && state === "asked");
+    const hear = (data, message) => (message.at && early(this.#wanted.get(topic))) || fn(data, message);
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
+    if (onState) ends.push(this.#events.add("state " + topic, onState));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
     this.#wanted.set(topic, wanted);
     wanted.callers++;
+    if (onState) this.#renew(wanted);
     const stop = () => {
       if (!ends.length) return;
       signal?.removeEventListener("abort", stop);
@@ -246,6 +249,9 @@ export class LiveClient {
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
+    for (const [id, { entry }] of this.#asked) {
+      if (entry && this.#asked.delete(id)) this.#buffer.add(entry); // the server knows it by its uid
+    }
     this.#settle("disconnected", "connection lost");
     for (const wanted of this.#wanted.values()) wanted.state = "idle";
     // A proxy closes with 1000, but gives no reason.
@@ -368,6 +374,7 @@ export class LiveClient {
         }
       };
       const entry = { id, settle, frame: encode({ id, ...question }) };
+      if (question.uid && offline !== "fail") settle.entry = entry;
       const abort = () => settle(new LiveError("aborted", "aborted"));
       wait();
       signal?.addEventListener("abort", abort);
@@ -399,6 +406,7 @@ export class LiveClient {
     const length = size(frame);
     if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; at most ${this.#largest}`);
     if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
+    entry.sent = true;
     if (!settle || this.#v1) {
       if (settle) this.#asked.set(id, settle);
       return this.#write(frame);
@@ -416,6 +424,7 @@ export class LiveClient {
       const { topic, at: since, last, known } = wanted;
       if (wanted.state !== "idle") continue;
       wanted.state = "asked";
+      wanted.text = "";
       clearTimeout(wanted.timer);
       if (this.#v1) {
         const id = ++this.#id;
@@ -454,16 +463,28 @@ export class LiveClient {
       }
       return this.#report(reply);
     }
+    wanted.text += reply.text ?? "";
+    if (reply.more) return;
+    const state = wanted.text ? JSON.parse(wanted.text) : reply.state;
     wanted.state = "on";
     wanted.known = true;
     wanted.failures = 0;
-    if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
+    if (state !== undefined) this.#events.call("state " + topic, this.#report, state, reply.at);
+    else if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
     for (const message of reply.messages ?? []) {
       if (this.#wanted.get(topic) !== wanted) return;
       this.#deliver({ topic, ...present(message), recovered: true });
     }
     wanted.at = reply.at;
     wanted.settle();
+  }
+
+  /** Asks for the state of a topic. */
+  #renew(wanted) {
+    if (wanted?.state !== "on") return;
+    wanted.state = "idle";
+    wanted.at = undefined;
+    this.#join([wanted]);
   }
 
   #leave(wanted, why = new LiveError("aborted", "aborted")) {
@@ -516,7 +537,8 @@ export class LiveClient {
     if (op === "gap") {
       const wanted = this.#wanted.get(topic);
       if (at && wanted?.state === "on") wanted.at = at;
-      this.#emit("gap", { topic, reason: "lost" });
+      if (this.#events.has("state " + topic)) this.#renew(wanted);
+      else this.#emit("gap", { topic, reason: "lost" });
     }
     if (op === "reply" || op === "part") this.#answer(id, frame);
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
@@ -571,6 +593,7 @@ export class LiveClient {
 
 class Wanted {
   state = "idle"; // or "asked", "on"
+  text = ""; // of a large state
   callers = 0;
   known = false; // was on before
   failures = 0;
@@ -630,7 +653,7 @@ const unsupported = (op) => new LiveError("unsupported", `the plain wire has no 
 const now = () => performance.now();
 
 function present(object) {
-  for (const name in object) if (object[name] === null && name !== "data") delete object[name];
+  for (const name in object) if (object[name] === null && !/data|state/.test(name)) delete object[name];
   return object;
 }
 
