@@ -1,0 +1,65 @@
+// Command tasks is a list of tasks over SQLite that every open page follows: rendered by the
+// server, then kept up to date from the position at which it was rendered.
+//
+//	go run ./examples/tasks
+//
+// Read app.go first, then page/tasks.js, then list.go.
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	_ "modernc.org/sqlite"
+)
+
+// options of the database: a writer waits for another, and takes its turn before it has read.
+const options = "?_pragma=busy_timeout(5000)&_pragma=journal_mode(wal)&_txlock=immediate"
+
+func main() {
+	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
+	file := flag.String("db", "tasks.db", "SQLite `file`, which is made if it is not there")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *addr, *file); err != nil {
+		log.Fatal("tasks: ", err)
+	}
+}
+
+func run(ctx context.Context, addr, file string) error {
+	db, err := sql.Open("sqlite", "file:"+file+options)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	app, err := NewApp(db)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	web := &http.Server{Handler: app.Routes(), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- web.Serve(listener) }()
+	fmt.Printf("Tasks: http://%s\n", listener.Addr())
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+	}
+	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return errors.Join(err, app.live.Shutdown(ending), web.Shutdown(ending))
+}
