@@ -169,7 +169,8 @@ var snippets = []struct{ row, code string }{
 	{"methods as values", `func f(s *live.Server) { var _ func(*live.Session, string) = s.Subscribe }`},
 	{"methods as values", `func f(s *live.Server) { var _ func(*live.Session, string) = s.Unsubscribe }`},
 	{"interfaces of your own", `var _ interface{ Publish(string, []byte) } = (*live.Server)(nil)`},
-	{"`Options` without field names", `var _ = live.Options{256, 4096, nil, nil, nil, nil, nil, nil}`},
+	{"`Options` or `Message` without field names", `var _ = live.Options{256, 4096, nil, nil, nil, nil, nil, nil}`},
+	{"`Options` or `Message` without field names", `var _ = live.Message{"t", nil}`},
 	{"embedding beside another type", `type app struct { *live.Server; *mizu.App }; func f(a app) { a.Listen(":8080") }`},
 	{"embedding beside another type", `type room struct{}; func (*room) Listen() {}; type member struct { *live.Session; *room }; func f(m member) { m.Listen() }`},
 	{"dot imports", `import . "LIVE"; var _ Message; func Publish() {}`},
@@ -202,7 +203,6 @@ func f() {
 		OnClose: func(s *live.Session, err error) { _ = s.CloseError() },
 	})
 	var _ http.Handler = server.Handler()
-	_ = live.Message{"t", nil}
 }`
 
 func TestWhatCompilesWithBoth(t *testing.T) {
