@@ -27,10 +27,10 @@ import (
 type cursor struct {
 	at      Position // everything up to here was queued for the client
 	upto    uint64   // publications up to here answer the client, and are marked as recovered
-	newest  bool     // the client does not miss what lies before the first publication
+	newest  bool     // what lies before the first publication is no loss for the client
 	gap     bool     // the client must be told of a gap before the next publication
 	skipOld bool     // the topic drops publications: send only the newest
-	held    int      // bytes of the newest, if the topic keeps it for such subscriptions
+	held    int      // bytes of the publication that a topic without history keeps for it; see hold
 
 	reply     replyFunc     // nil: no reply is due
 	recovered bool          // for reply
@@ -99,9 +99,10 @@ func (t *topic) countBehind(by int) {
 	}
 }
 
-// hold notes how large the publication is that a topic without history keeps for a subscription
-// which is behind. Topics are as many as a client likes, so a session has the bytes of one queue
-// for that, or one publication; if it needs more it is closed. topic.mu is held.
+// hold notes the size of the publication that a topic without history keeps for a subscription
+// which is behind. A client may have as many topics as it likes. So for all of them together a
+// session may have the bytes of one queue, or one publication. A session that needs more is
+// closed. topic.mu is held.
 func (ts *topics) hold(sub *subscription, bytes int) {
 	s, c := sub.session, sub.behind
 	all := s.newestBytes.Add(int64(bytes - c.held))
@@ -119,7 +120,8 @@ func (c *cursor) finishReply() {
 	}
 }
 
-// goLive ends the catching up of a subscription, if there is any; topic.mu is held.
+// goLive ends the catching up of a subscription. It does nothing if the subscription is live.
+// topic.mu is held.
 func (ts *topics) goLive(sub *subscription) {
 	if sub.behind != nil {
 		ts.hold(sub, 0)

@@ -26,12 +26,12 @@ type origin bool
 
 const (
 	delivered origin = false
-	fetched   origin = true // a repair read it with many others; a client is not closed for not keeping up with that
+	fetched   origin = true // a repair read it, with many others at once; no client is closed for being too slow for that
 )
 
-// fanOut queues a publication for every subscriber that is live; topic.mu is held, which
-// gives all sessions the same order. A frame is built once for each way to write it.
-// before is the topic's position before the publication.
+// fanOut queues a publication for every subscriber that is live. topic.mu is held, so all
+// sessions get the same order. One frame is built for each kind of client, and shared. before is
+// the topic's position before the publication.
 func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o origin) {
 	var frames [wires]*frame.Frame
 	var ready outbox.List
@@ -72,8 +72,8 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 	ts.counters.delivered.Add(uint64(count))
 }
 
-// handOver is how many sessions wait for the writers at most while a large
-// topic is being walked: the first of 100,000 need not wait for the last.
+// handOver is how many sessions are collected before the writers get them. In a topic of 100,000
+// sessions the first need not wait for the last.
 const handOver = 256
 
 // frame builds a publication's frame for one kind of client.
@@ -91,9 +91,9 @@ func (ts *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
 	return f
 }
 
-// overflow does to a client that takes too little what the topic's options say; topic.mu
-// is held. before is the position of what the client has, or is on its way to it, and bytes the
-// size of the publication that did not fit.
+// overflow deals with a client whose queue is full, as the topic's options say. topic.mu is held.
+// before is the position up to which the client has everything, or has it in its queue. bytes is
+// the size of the publication that did not fit.
 func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origin, bytes int) {
 	c := &cursor{at: before}
 	switch {
@@ -112,8 +112,8 @@ func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origi
 	}
 }
 
-// announceGap tells every subscriber that is live that publications were lost after one
-// position and before another; topic.mu is held.
+// announceGap tells all live subscribers that publications between two positions were lost.
+// topic.mu is held.
 func (ts *topics) announceGap(t *topic, before, at Position) {
 	ts.counters.gaps.Add(1)
 	f := gapFrame(t.name, at.String())

@@ -8,23 +8,23 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// How a topic with history loses nothing in silence, over any broker that is a
+// This is how a topic with history loses nothing in silence, over any broker that is a
 // Recoverer.
 //
-// A topic's feed holds the newest position that its subscribers have seen, and
-// the newest publications. A delivery is applied if it continues from there: its
-// Prev is no newer than what was seen. If it is newer, or not known, something may be
-// missing: deliveries wait, and what is missing is fetched from the history. What cannot be
-// had any more is announced to the subscribers as a gap. The same repair follows when
-// the broker says that it may have lost something, and from time to time.
+// A topic's feed holds the newest position that its subscribers have seen, and the newest
+// publications. A delivery is applied if it follows that position without a hole: its Prev is not
+// newer. If Prev is newer or unknown, something may be missing. Deliveries then wait, and a repair
+// fetches the missing publications from the history. Publications that cannot be had any more are
+// announced to the subscribers as a gap. A repair also begins when the broker says that it may
+// have lost something, and from time to time. See repair.go.
 //
-// A client that comes back with a position reads on from there, in the feed or in the
-// history, until it has come to where the topic is: see catchup.go.
+// A client that comes back with a position reads on from there, in the feed or in the history,
+// until it has reached the newest publication. See catchup.go.
 
 const (
-	// maxRing is how many publications a feed holds itself, besides the broker's
-	// history: those of the seconds for which most clients are away. maxRingBytes
-	// bounds them in bytes, save the newest.
+	// maxRing is how many publications a feed holds itself, besides the broker's history. Most
+	// clients are away for seconds, and find there what they missed. maxRingBytes bounds their
+	// data in bytes. The newest publication is kept whatever its size.
 	maxRing      = 256
 	maxRingBytes = 1 << 20
 )
@@ -62,7 +62,7 @@ func newFeed(o TopicOptions) *feed {
 	return &feed{size: size, age: o.HistoryAge}
 }
 
-// reset begins anew at a position.
+// reset has a feed begin anew at a position.
 func (ts *topics) reset(feed *feed, at Position) {
 	feed.generation = ts.generations.Add(1)
 	feed.at, feed.low = at, at.Offset
@@ -109,18 +109,18 @@ func (f *feed) indexOfLast(n int) int {
 	return i
 }
 
-// reaches reports whether the ring has the newest n, or all that there are.
+// reaches reports whether the ring has the newest n publications, or all that there are.
 func (f *feed) reaches(n int) bool {
 	return len(f.ring) >= n || f.complete || f.low == 0
 }
 
-// joins reports whether nothing is missing between a page of the newest and the ring.
+// joins reports whether a page of the newest publications reaches the ring without a hole.
 func (f *feed) joins(page broker.Page) bool {
 	return page.Epoch == f.at.Epoch && page.Upto >= f.low
 }
 
-// warm puts the answer, which joins the ring, in front of it. The ring grows to what
-// clients ask for, if the history has so much and it is not too large.
+// warm puts the publications of an answer in front of the ring, which the answer joins. The ring
+// grows to as many as clients ask for, if the history has them and maxRingBytes allows it.
 func (f *feed) warm(call *tailCall) {
 	older := call.page.Publications
 	for len(older) > 0 && older[len(older)-1].Offset > f.low {
@@ -180,7 +180,8 @@ func (f *feed) trim() {
 // age is counted here, from when it came, or at the latest from when a publication came that
 // follows it.
 
-// cameAt returns from when the age of a publication is counted. It came at a time at the latest.
+// cameAt returns the time from which the age of a publication is counted. latest is a time at
+// which it had come already.
 func (f *feed) cameAt(p *broker.Publication, latest int64) int64 {
 	if f.inProcess { // Time has a monotonic reading, of this process
 		return clock.Now() - int64(time.Since(p.Time))
@@ -188,7 +189,7 @@ func (f *feed) cameAt(p *broker.Publication, latest int64) int64 {
 	return latest
 }
 
-// noteOlder notes when publications came that are about to be put in front of the ring.
+// noteOlder notes when the publications came that are about to be put in front of the ring.
 func (f *feed) noteOlder(older []*broker.Publication) {
 	if f.age == 0 {
 		return
@@ -204,7 +205,7 @@ func (f *feed) noteOlder(older []*broker.Publication) {
 	f.came = append(came, f.came...)
 }
 
-// cameBy returns when the publication at an offset had come at the latest.
+// cameBy returns a time at which the publication at an offset had come already.
 func (f *feed) cameBy(offset uint64) int64 {
 	if i := f.indexAfter(offset - 1); i < len(f.came) {
 		return f.came[i]
@@ -212,7 +213,7 @@ func (f *feed) cameBy(offset uint64) int64 {
 	return clock.Now()
 }
 
-// expired reports whether a publication of the ring is older than the topic keeps them.
+// expired reports whether a publication of the ring is older than HistoryAge.
 func (f *feed) expired(index int) bool {
 	return f.age > 0 && clock.Now()-f.came[index] > int64(f.age)
 }

@@ -10,18 +10,18 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// What a client asks of a history that is not in a feed's ring, the broker has to read, perhaps
-// from a disk that everybody shares. A hostile client asks without end, for topics that nobody
-// has. So each question counts for its client's rate, a session has one question at a time, and
-// few are under way at once. Of the sessions that wait, the one that has asked least of late comes
-// first. Reads and lookups, which are cheap, have a gate each.
+// The broker has to read the part of a history that is not in a feed's ring, perhaps from a disk
+// that all share. A hostile client asks without end, for topics that no other session has. So each
+// question counts for its client's rate, a session has one question at a time, and few questions
+// are under way at once. Of the sessions that wait, the session that has asked least in the last
+// minutes comes first. Reads have a gate, and lookups, which are cheaper, have another.
 
 const (
 	// maxReads is how many reads of the broker's history are under way at once on behalf of
 	// sessions. Four hide a round trip. A session that is next waits for one of four to end.
 	maxReads = 4
 
-	// maxLookups is the same for questions where a topic's history ends.
+	// maxLookups is the same for lookups, which ask where a topic's history ends.
 	maxLookups = 4
 
 	// questionUnits is what a read counts for a client's rate of answers, besides what is sent: with
@@ -40,7 +40,7 @@ const (
 
 // gate lets sessions ask the broker.
 type gate struct {
-	until func(s *Session) *int64 // when the questions of a session count no more; guarded by mu
+	until func(s *Session) *int64 // the time until which the questions of a session count; guarded by mu
 
 	mu      sync.Mutex // guards what follows; no other lock is taken under it
 	free    int        // how many more may ask
@@ -51,8 +51,8 @@ type gate struct {
 // pass is what a session needs for a question.
 type pass struct {
 	gate    *gate
-	session *Session // nil: the server's own question
-	turn    int64    // when it applied, or when the session's questions count no more; guarded by gate.mu
+	session *Session // nil: the server itself asks
+	turn    int64    // the time when it applied, or until which the session's questions count, if that is later; guarded by gate.mu
 	granted chan struct{}
 }
 
@@ -104,7 +104,7 @@ func (p *pass) leave() {
 	p.gate.end(p)
 }
 
-// hasten lets a question come earlier, because another session waits for the answer too.
+// hasten moves a question forward to the turn of another session that waits for the answer too.
 func (p *pass) hasten(s *Session) {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
@@ -141,8 +141,8 @@ func (g *gate) admit() {
 	}
 }
 
-// turn returns the place of a session that applies now among those that wait, as a time; nil: it
-// is the server itself. mu is held.
+// turn returns, as a time, the place of a session that applies now among the sessions that wait.
+// nil stands for the server itself. mu is held.
 func (g *gate) turn(s *Session) int64 {
 	now := clock.Now()
 	if s == nil {
@@ -151,8 +151,8 @@ func (g *gate) turn(s *Session) int64 {
 	return max(*g.until(s), now)
 }
 
-// read calls ask, which reads the broker's history for a session, when it is its turn. nil:
-// it is for the server itself. The memory of this process need not be waited for.
+// read calls ask when it is the session's turn. ask reads the broker's history. A nil session
+// stands for the server itself. Histories in the memory of this process are read at once.
 func (ts *topics) read(ctx context.Context, s *Session, ask func() (broker.Page, error)) (broker.Page, error) {
 	if ts.inProcess {
 		return ask()
@@ -165,8 +165,8 @@ func (ts *topics) read(ctx context.Context, s *Session, ask func() (broker.Page,
 	return ask()
 }
 
-// last asks the broker for the newest position of a topic, for a session or for the server itself,
-// when it is its turn.
+// last asks the broker for the newest position of a topic when it is the session's turn. A nil
+// session stands for the server itself.
 func (ts *topics) last(ctx context.Context, s *Session, topic string) (Position, error) {
 	if !ts.inProcess {
 		p := ts.lookups.apply(s)

@@ -45,15 +45,16 @@ type historyReader struct {
 	topics *topics
 	asker  *Session // nil: the application
 	topic  string
-	ahead  []*broker.Publication // read and not yet handed on
-	at     Position              // of the last that was handed on or stands in ahead
-	upto   uint64                // where the history ended when it was asked for
-	left   int                   // how many may be handed on still
-	limit  int                   // to ask for next
+	ahead  []*broker.Publication // were read, and were not returned yet
+	at     Position              // everything up to here was returned, or is in ahead
+	upto   uint64                // where the history ended at the beginning
+	left   int                   // how many more may be returned
+	limit  int                   // how many to ask the broker for next
 }
 
-// openHistory finds the newest publications of a topic, limit at most. What was published
-// before is among them. asker is the session whose client asks; nil: the application does.
+// openHistory finds the newest publications of a topic, limit at most. Everything that was published
+// before the call is among them. asker is the session whose client asks; nil: the application
+// does.
 func (s *Server) openHistory(ctx context.Context, asker *Session, topic string, limit int) (*historyReader, error) {
 	if err := s.checkTopic(topic); err != nil {
 		return nil, err
@@ -111,13 +112,14 @@ func (h *historyReader) read(ctx context.Context) error {
 	}
 }
 
-// maxLagging is how often a history that is behind is asked again: for two seconds.
+// maxLagging is how many times a copy of the history that is behind is asked again. That takes two
+// seconds.
 const maxLagging = 25
 
-// history returns the newest publications of a topic, n at most: from the ring, if the topic
-// has subscribers here and the broker says that the ring is up to date; else from the
-// broker, whose page may end before last. What was published before is in it, on whatever
-// server.
+// history returns the newest publications of a topic, n at most. They come from the ring if the
+// topic has subscribers here and the broker says that the ring is up to date. Else they come from
+// the broker, whose page may end before last. Everything that any server published before the
+// call is among them.
 func (ts *topics) history(ctx context.Context, asker *Session, name string, n int) (page broker.Page, last Position, err error) {
 	if ts.inProcess {
 		page, err := ts.recover.Tail(ctx, name, n)
@@ -148,7 +150,7 @@ func (ts *topics) history(ctx context.Context, asker *Session, name string, n in
 	}
 }
 
-// standing returns where a topic's feed is; zero if it has none.
+// standing returns the position of a topic's feed; zero: it has none.
 func (ts *topics) standing(name string) Position {
 	t := ts.find(name)
 	if t == nil {
@@ -162,9 +164,9 @@ func (ts *topics) standing(name string) Position {
 	return t.feed.at
 }
 
-// recent returns the newest n from the ring, or as many as there are. ok is false if the ring
-// does not hold them, or if last does not lie between before and the feed's position: then the
-// ring may lack a publication.
+// recent returns the newest n publications from the ring, or all if there are fewer. ok is false
+// if the ring does not hold them. It is false too if last does not lie between before and the
+// feed's position, because then the ring may lack a publication.
 func (ts *topics) recent(name string, n int, before, last Position) (newest []*broker.Publication, ok bool) {
 	t := ts.find(name)
 	if t == nil {

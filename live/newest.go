@@ -7,13 +7,13 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// The newest publications of a topic, for clients that come for the first time and for
-// those that ask for history. A feed begins with an empty ring: the first that asks has it
-// filled from the broker's history, the rest are answered from it, so that a thousand
-// clients that arrive at once cost the broker one question.
+// The newest publications of a topic are for clients that come for the first time. A feed begins
+// with an empty ring. The first client that asks has it filled from the broker's history, and the
+// others are answered from the ring. So a thousand clients that come at once cost the broker one
+// question.
 
-// tailCall is a question to the broker for a topic's newest publications, under way or
-// answered. Whoever needs the same waits for it.
+// tailCall is a question to the broker for a topic's newest publications, under way or answered.
+// All sessions that need the same publications wait for it.
 type tailCall struct {
 	limit int
 	pass  *pass         // for the read; nil: none is needed
@@ -22,15 +22,15 @@ type tailCall struct {
 	err   error
 }
 
-// newest finds where the newest publications begin, n at most. What it returns is recovered:
-// a client that comes for the first time misses nothing.
+// newest finds where the newest publications begin, o.last at most. The result is marked as
+// recovered, since a client that comes for the first time has missed nothing.
 func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	n := o.last
 	read := 0
 	if !t.feed.reaches(n) {
 		call, err := ts.tail(ctx, t, o, false)
 		if err == nil && call.limit > n && call.page.Upto < t.feed.low && cutForSize(call.page) {
-			// The newest n begin behind what it has, at a place that it does not show.
+			// The page was cut before the place where the newest n begin.
 			call, err = ts.tail(ctx, t, o, true)
 		}
 		if err != nil {
@@ -67,8 +67,8 @@ func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin be
 	return beginning{at: feed.at, from: from, recovered: true, newest: true, read: read}, false, nil
 }
 
-// cutForSize reports whether a page of a Tail that does not go to the end was cut because
-// it is large, rather than by a copy that lags.
+// cutForSize reports why a page of a Tail ends before the newest publication: true: because it is
+// large; false: because the copy of the history that answered lags.
 func cutForSize(page broker.Page) bool {
 	bytes := 0
 	for _, p := range page.Publications {
@@ -77,8 +77,9 @@ func cutForSize(page broker.Page) bool {
 	return bytes >= broker.MinTailBytes
 }
 
-// tail asks the broker for the newest publications, o.last at least or exactly, one call at a
-// time: the others wait for it. The topic is locked before and after, and not meanwhile.
+// tail asks the broker for the newest publications: for o.last, or for more if exactly is false.
+// There is one call at a time, and the other sessions wait for it. The topic is locked before and
+// after, and not meanwhile.
 func (ts *topics) tail(ctx context.Context, t *topic, o subscribing, exactly bool) (*tailCall, error) {
 	n, paid := o.last, !o.pays
 	for {
@@ -117,8 +118,8 @@ func (ts *topics) tail(ctx context.Context, t *topic, o subscribing, exactly boo
 	}
 }
 
-// ask runs in its own goroutine. So the others still get the answer if the session that asked
-// first ends.
+// ask runs in a goroutine of its own. So the other sessions get the answer even if the session that
+// asked first has ended.
 func (ts *topics) ask(t *topic, call *tailCall) {
 	call.page, call.err = ts.askWithPass(t, call)
 	t.mu.Lock()

@@ -8,7 +8,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// A client that catches up is sent what it has missed in parts. This file makes them.
+// A client that catches up gets the publications that it has missed in parts. This file makes the
+// parts.
 
 const (
 	// partBytes is how much a client is sent at a time. A ping or a publication of another

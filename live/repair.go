@@ -15,25 +15,26 @@ const (
 	// maxRepairPage is how many publications a repair asks the broker for at a time.
 	maxRepairPage = 1000
 
-	// maxParked bounds what waits for a repair: more is fetched afterwards.
+	// maxParked bounds the deliveries that wait for a repair. What goes beyond is fetched
+	// afterwards.
 	maxParked = 4096
 
-	// maxRepairs is how many topics ask the broker at once what they lack. After a loss of
-	// the connection all do: a broker that is asked 100,000 questions at a time answers
-	// none in time, and 64 are enough to hide a round trip.
+	// maxRepairs is how many topics ask the broker at once what they lack. After the connection to
+	// it was lost, all topics have to ask. A broker that gets 100,000 questions at a time answers
+	// none of them in time. 64 are enough to hide a round trip.
 	maxRepairs = 64
 )
 
-// settleAfter are the times after which a new feed is compared with the history: a
-// broker's interest spreads to other servers while they publish already.
+// settleAfter are the times after which a new feed is compared with the history. Other servers
+// learn of a new subscription some time later, and may publish before.
 var settleAfter = [...]time.Duration{150 * time.Millisecond, 2 * time.Second}
 
-// checkEvery is the time between comparisons after that, give or take a third. It
-// bounds how long a loss of the last publication of a topic can go unnoticed.
+// checkEvery is the time between the comparisons after that, give or take a third. If the last
+// publication of a topic is lost, it is noticed within this time.
 const checkEvery = 45 * time.Second
 
-// begin starts the feed of a topic that has just been subscribed at the broker:
-// at is the newest position, and what was delivered meanwhile waits.
+// begin starts the feed of a topic that has just been subscribed at the broker. at is the newest
+// position. Publications that were delivered before are parked.
 func (ts *topics) begin(t *topic, at Position) {
 	feed := t.feed
 	ts.reset(feed, at)
@@ -78,8 +79,8 @@ func (ts *topics) apply(t *topic, p *broker.Publication, o origin) {
 	ts.fanOut(t, p, before, o)
 }
 
-// unpark applies what waited, as far as nothing is missing before it, and starts
-// a repair for the rest.
+// unpark applies the parked publications as far as none is missing before them, and starts a
+// repair for the rest.
 func (ts *topics) unpark(t *topic) {
 	feed := t.feed
 	parked, overrun := feed.parked, feed.overrun
@@ -141,14 +142,14 @@ func (ts *topics) repair(t *topic) {
 			return
 		}
 		if ts.life.Err() != nil || t.pins == 1 && len(t.subs) == 0 && len(t.listeners) == 0 {
-			t.feed.repair, t.feed.parked = false, nil // nobody waits for it
+			t.feed.repair, t.feed.parked = false, nil // the topic has no subscriber
 			t.pins--
 			ts.unlock(t)
 			return
 		}
 		t.mu.Unlock()
 		if err == errMore {
-			attempt = -1 // it goes on
+			attempt = -1 // there was progress
 			continue
 		}
 		if errors.Is(err, errLagging) {
@@ -160,7 +161,7 @@ func (ts *topics) repair(t *topic) {
 	}
 }
 
-// endRepair goes on with what came meanwhile, and unlocks the topic.
+// endRepair applies what came during the repair, and unlocks the topic.
 func (ts *topics) endRepair(t *topic) {
 	feed := t.feed
 	feed.repair = false
@@ -178,15 +179,15 @@ func (ts *topics) endRepair(t *topic) {
 	ts.unlock(t)
 }
 
-// backoff is the time before the next attempt to reach a broker that failed: 10 ms
-// at first, two seconds at most.
+// backoff returns the time before the next attempt to reach a broker that failed: 10 ms at first,
+// and two seconds at most.
 func backoff(attempt int) time.Duration {
 	d := min(10*time.Millisecond<<min(attempt, 8), 2*time.Second)
 	return d/2 + rand.N(d)
 }
 
-// lagBackoff is the same for a copy of the history that is behind: copies follow
-// within milliseconds, and deliveries wait.
+// lagBackoff is the same for a copy of the history that is behind. Copies follow within
+// milliseconds, and deliveries wait meanwhile, so it is shorter.
 func lagBackoff(attempt int) time.Duration {
 	d := 10 * time.Millisecond << min(attempt, 3)
 	return d/2 + rand.N(d)
@@ -266,8 +267,8 @@ func (ts *topics) fill(t *topic, from, to Position, page broker.Page) error {
 	return nil
 }
 
-// skip gives up what lies before the newest position, which is not to be had: the
-// history began anew, or lost its end. What has been delivered since is kept.
+// skip gives up the publications up to the newest position, because they cannot be had: the
+// history began anew, or lost its end. Publications that were delivered since are kept.
 func (ts *topics) skip(t *topic, to Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -285,7 +286,7 @@ func (ts *topics) skipLocked(t *topic, to Position) {
 	ts.announceGap(t, before, to)
 }
 
-// lost is the broker's word that deliveries may be missing.
+// lost is called when the broker says that deliveries may be missing. "" stands for all topics.
 func (ts *topics) lost(name string) {
 	if ts.recover == nil {
 		return
@@ -318,8 +319,8 @@ func (ts *topics) checkFeed(t *topic) {
 	}
 }
 
-// check compares the feed with the history soon after it began, and then now and
-// then, until the topic has gone. A timer calls it, so no goroutine waits for it.
+// check compares the feed with the history, soon after the feed began and then from time to time,
+// until the topic has gone. A timer calls it, so that no goroutine waits.
 func (ts *topics) check(t *topic) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

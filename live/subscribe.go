@@ -11,16 +11,17 @@ import (
 // SubscribeOption changes what Subscribe does.
 type SubscribeOption func(*subscribing)
 
-// Since makes Subscribe first send everything that was published after a position which the
+// Since makes Subscribe first send everything that was published after a position, which the
 // client has from a publication of this topic. If the history no longer has all of it, a
-// live.v1 client is told of a gap, and with Last it is then sent the newest. The zero
-// Position says that the client has nothing.
+// live.v1 client is told of a gap, and with Last it then gets the newest publications. The zero
+// Position is no position: the client has nothing yet.
 func Since(p Position) SubscribeOption {
 	return func(o *subscribing) { o.since, o.resume = p, p != Position{} }
 }
 
-// Last has Subscribe first send the newest publications, n of them if there are as
-// many, 1,000 at most. Nothing is lost or sent twice between them and what follows.
+// Last makes Subscribe first send the newest n publications, or all if there are fewer. 1,000 is
+// the most. Between them and the publications that follow nothing is lost and nothing is sent
+// twice.
 func Last(n int) SubscribeOption {
 	return func(o *subscribing) { o.last = min(n, maxNewest) }
 }
@@ -31,19 +32,19 @@ type subscribing struct {
 	since   Position
 	resume  bool
 	last    int
-	pays    bool // a client asks: what is read for it counts for its rate
+	pays    bool // a client asks, and what is read for it counts for its rate
 
-	// nil: the client did not ask, and gets publications.
+	// nil: the application subscribes the session. There is no answer, only publications.
 	reply      replyFunc
 	stateReply stateReply // nil as well
 }
 
-// replyFunc makes the answer to a client's subscribe: with the position up to which it has
-// everything then, whether nothing was missed, and the first of what was, as appendMessages
-// makes it. nil: nothing was.
+// replyFunc makes the answer to a client's subscribe. With the answer the client has everything up
+// to a position. recovered says that it then misses nothing. messages are the first of the
+// publications that it missed, as appendMessages writes them; nil: there are none.
 type replyFunc func(at Position, recovered bool, messages []byte) *frame.Frame
 
-// beginning is where a subscription begins.
+// beginning says where a subscription begins.
 type beginning struct {
 	at        Position              // the topic's newest; zero: the topic keeps no history
 	from      Position              // what follows it is sent first
@@ -54,8 +55,8 @@ type beginning struct {
 	state     bool                  // the topic's state is sent first; it says where the subscription begins
 }
 
-// subscribeNow handles the common case without asking the broker: others have the topic
-// already, and the client asks for no history. done is false if it was not this case.
+// subscribeNow handles the common case without asking the broker: the topic has subscribers
+// already, and the client asks for no history. done is false in any other case.
 func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) (done bool, err error) {
 	if o.resume || o.last > 0 {
 		return false, nil
@@ -73,8 +74,8 @@ func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) 
 	return added.full == nil && added.answering == nil, err
 }
 
-// subscribe adds the session to the topic. It returns the cursor that will answer the client;
-// nil: the answer is on its way already.
+// subscribe adds the session to the topic. It returns the cursor that will answer the client. nil
+// says that the answer was queued already.
 func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
 		added, again, err := ts.trySubscribe(ctx, s, name, max, o)
@@ -119,16 +120,17 @@ func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max
 	return added, false, err
 }
 
-// attached is what attach did.
+// attached says what attach has done.
 type attached struct {
 	answering *cursor         // it will answer the client; nil: that is done
 	starts    bool            // the caller must start the session's catching up
-	full      <-chan struct{} // nothing was done: the queue has no space for the answer
+	full      <-chan struct{} // not nil: the queue had no space for the answer, and nothing was done; closed when there is space
 	read      int             // see beginning
 }
 
-// attach makes the session a subscriber; topic.mu is held. If nothing was missed it
-// answers, and the session hears what comes from now on. Else it catches up first.
+// attach makes the session a subscriber. topic.mu is held. If the client has missed nothing,
+// attach answers it, and the session gets publications as they come. Else the session catches
+// up first.
 func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beginning) (attached, error) {
 	known, err := s.subscriptionOf(t.name, max)
 	if err != nil {
@@ -191,7 +193,7 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	return added, nil
 }
 
-// isBehind reports whether the session catches up with a topic, whose mu is held.
+// isBehind reports whether the session catches up on a topic. topic.mu is held.
 func (s *Session) isBehind(t *topic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,8 +201,8 @@ func (s *Session) isBehind(t *topic) bool {
 	return sub != nil && sub.behind != nil
 }
 
-// subscriptionOf returns the session's subscription to a topic, or nil and whether it may
-// have one.
+// subscriptionOf returns the session's subscription to a topic; nil: it has none. The error says
+// why the session may not have one.
 func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -214,9 +216,9 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 	return sub, nil
 }
 
-// beginning finds out where a subscription begins. The topic is locked before and after, but
-// may be unlocked in between. again says that the topic may have changed: the caller must
-// start over.
+// beginning finds out where a subscription begins. The topic is locked before and after, and may
+// be unlocked meanwhile. again says that the topic may have changed, so the caller must start
+// over.
 func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	if t.feed == nil {
 		if t.wantsState(&o) {
@@ -249,7 +251,7 @@ func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin
 	return t.now(), false, nil
 }
 
-// now is where a subscription begins that misses nothing; mu is held.
+// now returns the beginning of a subscription that has missed nothing. mu is held.
 func (t *topic) now() beginning {
 	if t.feed == nil {
 		return beginning{}
@@ -257,20 +259,20 @@ func (t *topic) now() beginning {
 	return beginning{at: t.feed.at, from: t.feed.at, recovered: true}
 }
 
-// followFrom makes the newest publications the answer to a client that was at a position,
-// and has what came up to there. They may reach back to it after all: then what follows
-// it is all that was missed.
+// followFrom adapts the newest publications to a client that has everything up to a position. If
+// they reach back to that position after all, the client gets only what follows it, and has missed
+// nothing.
 func (begin *beginning) followFrom(since Position) {
 	begin.recovered = false
 	switch {
 	case isBetween(since, begin.from, begin.at):
 		begin.from, begin.recovered, begin.newest = since, true, false
 	case since.Epoch == begin.at.Epoch && since.Offset > begin.at.Offset:
-		begin.from = begin.at // the client is ahead of this server, so it already has all that is here
+		begin.from = begin.at // the client is ahead of this server, so it has everything that is here
 	}
 }
 
-// resume finds out whether what followed a position is to be had.
+// resume finds out whether the publications after a position can be had.
 func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	feed, since := t.feed, o.since
 	if since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset {
@@ -285,15 +287,15 @@ func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin be
 		return lost, false, nil
 	case since.Offset >= feed.low:
 		if i := feed.indexAfter(since.Offset); i < len(feed.ring) && feed.expired(i) {
-			return lost, false, nil // the history says the same: it has been dropped
+			return lost, false, nil // it is too old, and the history has dropped it too
 		}
 		return beginning{at: feed.at, from: since, recovered: true}, false, nil
 	}
 	return ts.readSince(ctx, t, o)
 }
 
-// reach waits until the feed is as far as the broker's history. If the position is still not
-// in it then, no server has it.
+// reach waits until the feed is as far as the broker's history. If the position is not in the feed
+// then, no server has it.
 func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
 	var last Position
 	since := o.since
@@ -316,7 +318,7 @@ func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (again boo
 	return true, ctx.Err()
 }
 
-// unlocked runs f with the topic unlocked, and kept in the index.
+// unlocked runs f while the topic is unlocked. The topic stays in the index meanwhile.
 func (ts *topics) unlocked(t *topic, f func()) {
 	t.pins++
 	t.mu.Unlock()
@@ -327,8 +329,8 @@ func (ts *topics) unlocked(t *topic, f func()) {
 	f()
 }
 
-// readSince asks the broker's history for what followed a position, because that is
-// older than the feed. A first page tells whether it is to be had.
+// readSince asks the broker's history for the publications after a position that is older than
+// the feed. The first page tells whether they can be had.
 func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
 	feed, since := t.feed, o.since
 	upto := feed.at

@@ -1,7 +1,7 @@
 package live
 
-// subscriptionSet is a session's subscriptions: a slice while they are few, as
-// they are for most sessions, with a map beside it when they are many.
+// subscriptionSet holds a session's subscriptions. The first few are in a slice, which is enough
+// for most sessions. The others are in a map.
 type subscriptionSet struct {
 	few  []*subscription
 	many map[string]*subscription // nil: all are in few

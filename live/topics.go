@@ -40,18 +40,18 @@ type topics struct {
 	life context.Context // ends with the broker: nothing is asked of it any more
 	end  context.CancelFunc
 
-	repairing chan struct{} // holds as many as there are repairs that ask the broker
+	repairing chan struct{} // holds one element for each repair that asks the broker
 	inProcess bool          // see broker.InProcess
-	reads     *gate         // for sessions
-	lookups   *gate         // likewise
-	making    chan struct{} // holds as many as there are goroutines that make parts
+	reads     *gate         // for questions of sessions: reads of a history
+	lookups   *gate         // for questions of sessions: where a history ends
+	making    chan struct{} // holds one element for each goroutine that makes a part
 	shared    sharedParts
 	snapshots snapshots
 
 	seed   maphash.Seed
 	shards [shardCount]shard
 
-	generations   atomic.Int64 // of feeds, so far
+	generations   atomic.Int64 // how many times a feed was begun so far
 	count         atomic.Int64 // topics
 	subscriptions atomic.Int64 // of all topics
 	compressed    atomic.Int64 // open sessions with compression
@@ -65,18 +65,18 @@ const shardCount = 64
 type shard struct {
 	mu     sync.RWMutex
 	topics map[string]*topic // guarded by mu
-	_      [64]byte          // neighbours on different cache lines
+	_      [64]byte          // keeps neighbours on different cache lines
 }
 
-// topic has the subscribers of one name. It is in the index from its first
-// subscriber to its last.
+// topic holds the subscribers of one name. It is in the index from its first subscriber to its
+// last.
 type topic struct {
 	name     string
 	envelope frame.Envelope
 	opts     TopicOptions // Overflow is never OverflowDefault
 	tag      *frame.Tag   // nil: the topic does not drop publications
 
-	mu        sync.Mutex // held during a whole fan-out: it makes the order that all see
+	mu        sync.Mutex // held during a whole fan-out, so that all sessions see one order
 	subs      []subscriber
 	listeners []*listener
 	pins      int                 // calls under way that need the topic in the index
@@ -89,15 +89,15 @@ type topic struct {
 	newest    *broker.Publication // for these, if the topic keeps no history and drops publications
 }
 
-// subscriber is a subscription as a fan-out walks over it: with its connection
-// beside it, so a fan-out need not load the subscription's session.
+// subscriber is a subscription with its session's outbox beside it. A fan-out walks over
+// subscribers, and need not load their sessions.
 type subscriber struct {
 	out *outbox.Box
 	*subscription
 }
 
-// subscription is one session's to one topic: in the topic's slice, at index,
-// and in the session's set. It is added and removed with both locks held.
+// subscription is that of one session to one topic. It is in the topic's slice, at index, and in
+// the session's set. It is added and removed with both locks held.
 type subscription struct {
 	topic   *topic
 	session *Session
@@ -193,9 +193,9 @@ func (ts *topics) lock(name string) *topic {
 	}
 }
 
-// lockReady returns the topic locked and subscribed at the broker, which the
-// first that comes asks for while the others wait. s is the session that needs it; nil: none
-// does. The error is the broker's or ctx's; the topic is not locked then.
+// lockReady returns the topic, locked and subscribed at the broker. The first caller asks the
+// broker, and the others wait. s is the session that needs the topic; nil: the server itself
+// does. The error is the broker's or that of ctx. The topic is not locked then.
 func (ts *topics) lockReady(ctx context.Context, s *Session, name string) (*topic, error) {
 	for {
 		t := ts.lock(name)
@@ -212,8 +212,8 @@ func (ts *topics) lockReady(ctx context.Context, s *Session, name string) (*topi
 	}
 }
 
-// wakeLocked is wake that leaves the topic locked only if it returns nil, and not if the
-// broker panics.
+// wakeLocked is wake, but leaves the topic locked only if it returns nil. If the broker panics the
+// topic is not locked either.
 func (ts *topics) wakeLocked(ctx context.Context, s *Session, t *topic) error {
 	awake := false
 	defer func() {
@@ -226,8 +226,8 @@ func (ts *topics) wakeLocked(ctx context.Context, s *Session, t *topic) error {
 	return err
 }
 
-// wake subscribes the topic at the broker, or waits for whoever does. The topic
-// is locked before and after, and not meanwhile.
+// wake subscribes the topic at the broker, or waits for the call that does. The topic is locked
+// before and after, and not meanwhile.
 func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	t.pins++
 	defer func() { t.pins-- }()
@@ -248,7 +248,7 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	err := errBrokerPanicked // unless it returns
 	defer func() {
 		if err != nil {
-			ts.broker.Unsubscribe(t.name) // it may have registered the interest all the same
+			ts.broker.Unsubscribe(t.name) // the broker may have subscribed all the same
 		}
 		t.mu.Lock()
 		close(waking)
@@ -278,7 +278,7 @@ func (ts *topics) unlock(t *topic) {
 			t.feed.watch.Stop()
 		}
 		if t.ready {
-			// With the lock held, so that it comes before the next Subscribe.
+			// The lock is held, so this call comes before the next Subscribe.
 			if err := ts.broker.Unsubscribe(t.name); err != nil {
 				ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
 			}
@@ -322,8 +322,8 @@ func (ts *topics) unsubscribe(s *Session, name string) {
 	}
 }
 
-// leave removes a closed session from all its topics. Nothing is added to a
-// closed session's set, so nothing stays behind.
+// leave removes a closed session from all its topics. Nothing is added to the set of a closed
+// session, so it stays empty.
 func (ts *topics) leave(s *Session) {
 	s.mu.Lock()
 	subs := s.subs.take()
@@ -337,7 +337,7 @@ func (ts *topics) leave(s *Session) {
 
 // remove takes sub out of its topic's slice; topic.mu is held.
 func (ts *topics) remove(sub *subscription) {
-	ts.goLive(sub) // whoever catches up for it notices
+	ts.goLive(sub) // the goroutine that catches up for it notices
 	if sub.topic.tag != nil {
 		sub.session.out.Settle(sub.topic.tag)
 	}
@@ -347,7 +347,7 @@ func (ts *topics) remove(sub *subscription) {
 	subs[sub.index].index = sub.index
 	subs[last] = subscriber{}
 	sub.topic.subs = subs[:last]
-	if cap(subs) > 64 && last < cap(subs)/4 { // a crowd that left takes its memory along
+	if cap(subs) > 64 && last < cap(subs)/4 { // frees the memory of a crowd that has left
 		sub.topic.subs = append(make([]subscriber, 0, cap(subs)/2), subs[:last]...)
 	}
 	ts.subscriptions.Add(-1)
