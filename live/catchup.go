@@ -103,7 +103,7 @@ func (ts *topics) hold(sub *subscription, bytes int) {
 	all := s.newestBytes.Add(int64(bytes - c.held))
 	c.held = bytes
 	if bytes > 0 && all > int64(max(s.server.opts.QueueBytes, bytes)) {
-		s.queueFull()
+		s.closeForFullQueue()
 	}
 }
 

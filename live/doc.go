@@ -1,13 +1,14 @@
-// Package live pushes updates to browsers: sessions subscribe to topics over
-// WebSocket, anything in the program publishes to a topic, and every session
-// that is subscribed has it at once.
+// Package live pushes updates to browsers. Sessions subscribe to topics over WebSocket. Any
+// code in the program publishes to a topic, and every session that is subscribed gets the
+// publication at once.
 //
-//	server := live.New(live.Options{
-//		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
-//			// the client sent {"topic":…,"data":…}
-//		},
+//	var server *live.Server
+//	server = live.New(live.Options{
 //		OnConnect: func(ctx context.Context, s *live.Session) error {
 //			return server.Subscribe(s, "news")
+//		},
+//		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
+//			// the client sent {"topic":…,"data":…}
 //		},
 //	})
 //	http.Handle("GET /live", server.Handler())
@@ -16,42 +17,45 @@
 //
 // # A session's life
 //
-// A client's handshake is checked, its origin first; OnAuth decides who it is;
-// the connection is switched to WebSocket, OnConnect is called, and then
-// OnMessage for each of its messages. However it ends, the session is first out
-// of every topic, and then OnClose is called, once.
+// The server checks a client's handshake and its origin. OnAuth decides who the client is.
+// Then the connection switches to WebSocket, OnConnect is called once, and OnMessage is called
+// for each message of the client. However the session ends, it first leaves every topic. After
+// that OnClose is called once.
 //
-// The application ends a session with Close; with Disconnect, whose close code tells the
-// client whether to come back; at a time, with ExpireAt; and all those of one user, on
-// every server, with DisconnectUser.
+// The application can end sessions in four ways:
+//
+//   - Close ends a session, and tells its client to stay away.
+//   - Disconnect ends a session with a close code, which tells the client whether to come back.
+//   - ExpireAt ends a session at a given time.
+//   - DisconnectUser ends all sessions of one user, on every server.
 //
 // # What is promised
 //
-// For one topic all sessions see publications in one order, and those of one
-// goroutine in the order it made them. After Subscribe has returned every
-// publication that is made reaches the session; after Unsubscribe has returned
-// none that is made does.
+// All sessions see the publications of a topic in the same order. Publications that one
+// goroutine makes keep the order in which it made them. Every publication that this server
+// makes after Subscribe has returned reaches the session. Publications made after Unsubscribe
+// has returned do not reach it.
 //
-// Loss is never silent on a topic that keeps history (Options.Topics): a client
-// that comes back with the position it has gets exactly what it missed, once and
-// in order, or is told that there is a gap. On other topics delivery is at most
-// once: what is published while a client is away it does not get.
+// On a topic that keeps history (Options.Topics) loss is never silent. A client that comes back
+// with its last position gets exactly what it missed, once and in order, or is told that there
+// is a gap. On other topics delivery is at most once: a client does not get what is published
+// while it is away.
 //
-// A slow client hurts only itself. What waits for it is bounded in messages and
-// in bytes. One message larger than the bound is taken when nothing else waits. On a
-// topic with history a client that falls behind reads on in the history at its own pace;
-// on others its session is closed with ErrQueueFull, or publications are dropped, as
+// A slow client hurts only itself. The messages that wait for it are bounded in number and in
+// bytes. One message larger than the bound in bytes is accepted when nothing else waits. On a
+// topic with history a client that falls behind reads on in the history at its own pace. On
+// other topics its session is closed with ErrQueueFull, or publications are dropped, as
 // TopicOptions.Overflow says.
 //
-// A dead client is found within PingInterval + PingTimeout. A slow one is not taken for
-// dead: the server reads while callbacks run, and while a client takes what it is sent
-// that is a sign of life.
+// A dead client is found within PingInterval + PingTimeout. A slow client is not taken for dead:
+// the server reads its frames while callbacks run, and a client that takes what it is sent
+// counts as alive.
 //
 // # What is on the wire
 //
-// One JSON object a text frame, {"topic":…,"data":…}, both ways. What a client
-// sends that is no such object is ignored and counted in Stats. A client that offers
-// the subprotocol live.v1, as live.js does, may subscribe, publish and ask for itself,
-// as far as OnSubscribe, OnPublish and OnRequest let it. docs/protocol.md describes
-// it for whoever writes another client.
+// Each text frame holds one JSON object, {"topic":…,"data":…}, in both directions. The server
+// ignores other messages, and counts them in Stats. A client that offers the
+// subprotocol live.v1, as live.js does, can also subscribe, publish and send requests, as far
+// as OnSubscribe, OnPublish and OnRequest allow it. Authors of other clients find this protocol
+// in docs/protocol.md.
 package live

@@ -101,7 +101,7 @@ func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origi
 		c.skipOld, c.gap = true, true
 		ts.counters.dropped.Add(1)
 	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
-		sub.session.queueFull()
+		sub.session.closeForFullQueue()
 		return
 	}
 	if ts.fallBehind(sub, c) {

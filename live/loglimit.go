@@ -4,7 +4,7 @@ import "log/slog"
 
 // logOnce logs a message text once in the server's life.
 func (s *Server) logOnce(message string) {
-	if _, said := s.saidOnce.LoadOrStore(message, nil); !said {
+	if _, logged := s.loggedOnce.LoadOrStore(message, nil); !logged {
 		s.opts.Logger.Info(message)
 	}
 }

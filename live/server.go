@@ -18,39 +18,42 @@ import (
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
-// Server holds the sessions and the topics. It is made with New; its methods
-// may be called from any goroutine.
+// Server holds the sessions and the topics. New makes it. Its methods may be called from any
+// goroutine.
 type Server struct {
 	opts       Options
-	inbound    rate // what one client may send
+	inbound    rate // at which one client may send
 	topics     *topics
 	origins    []originRule
 	writers    *outbox.Writers
 	workers    workers
 	counters   counters
 	logs       loglimit.Limiter
-	saidOnce   sync.Map // message texts
+	loggedOnce sync.Map // message texts
 	broadcasts broadcasts
-	closed     atomic.Bool    // Shutdown has returned
-	running    sync.WaitGroup // for each handshake, and of each session for its reading, its leaving, its worker and its catching up
+	closed     atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
-	mu        sync.Mutex // guards what follows
-	sessions  []*Session // open
-	lingering map[*Session]struct{}
-	admitted  int            // open, or being admitted
-	perUser   map[string]int // the same for each user; only with MaxSessionsPerUser
-	sweeper   *time.Timer    // runs while there are sessions
-	draining  bool           // Shutdown was called
+	// running counts the handshakes, and of each session its reading, its leaving, its worker
+	// and its catching up.
+	running sync.WaitGroup
 
-	revocations map[string]revocation // of users, of late
+	mu        sync.Mutex            // guards what follows
+	sessions  []*Session            // open sessions
+	lingering map[*Session]struct{} // sessions that have ended, but whose connection is still open
+	admitted  int                   // open sessions, and handshakes that have a place reserved
+	perUser   map[string]int        // the same for each user; used only with MaxSessionsPerUser
+	sweeper   *time.Timer           // runs while there are sessions
+	draining  bool                  // Shutdown was called
+
+	revocations map[string]revocation // recent ones, by user
 
 	expirer    *time.Timer // runs while a session has an expiry
-	nextExpiry int64       // when it is to act, in Unix seconds; only with expirer
+	nextExpiry int64       // Unix time in seconds at which expirer acts; valid only with expirer
 }
 
-// New returns a server that is ready to accept clients. It starts nothing that
-// would have to be stopped; a server that is no longer used and has no session
-// is garbage.
+// New returns a server that is ready to accept clients. It starts nothing that needs to be
+// stopped: a server without sessions that nobody uses any more is garbage. New panics if an
+// entry of Options.Origins can match no page, or if the Broker serves another server already.
 func New(opts Options) *Server {
 	opts = opts.withDefaults()
 	s := &Server{
@@ -78,9 +81,10 @@ func New(opts Options) *Server {
 	return s
 }
 
-// Handler returns the handler to which clients connect. It answers what is no
-// good with 400, a wrong WebSocket version with 426, a wrong origin with 403,
-// what OnAuth refuses with 401, and returns as soon as a session has begun.
+// Handler returns the handler to which clients connect. It returns as soon as a session has
+// begun. It answers an invalid handshake with 400, a wrong version of HTTP or WebSocket with
+// 426, a wrong origin with 403, and a client that OnAuth refuses with 401. See also MaxSessions,
+// MaxSessionsPerUser and Shutdown.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(s.serveHTTP)
 }
@@ -88,12 +92,12 @@ func (s *Server) Handler() http.Handler {
 // PublishOption changes what Publish does.
 type PublishOption func(*publishing)
 
-// publishing is one call of Publish.
+// publishing holds the options of one call of Publish.
 type publishing struct{ broker.PublishOptions }
 
-// Except leaves out one session: the one whose message is being published, say,
-// when its page has shown it already. nil leaves out none. A session that resumes
-// from a position before the publication gets it all the same.
+// Except leaves out one session. An example is the session that sent the message, if its page
+// shows the message already. nil leaves out no session. If the session later resumes from a
+// position before the publication, it gets the publication all the same.
 func Except(sess *Session) PublishOption {
 	return func(o *publishing) {
 		if sess != nil {
@@ -102,15 +106,16 @@ func Except(sess *Session) PublishOption {
 	}
 }
 
-// Publish sends data to every session that is subscribed to topic, at every server
-// of the Broker, and does not wait for any of them. Publications of one topic
-// reach all its sessions in one order, and those of one goroutine in the order it
-// made them. A topic without subscribers is no error.
+// Publish sends data to every session that is subscribed to topic, at every server of the
+// Broker. It does not wait for any session. All sessions get the publications of a topic in the
+// same order, and those of one goroutine in the order in which it made them. A topic without
+// subscribers is not an error.
 //
-// data must be one JSON value, or empty for a message without data; it is
-// copied. The error wraps ErrInvalidTopic or ErrInvalidData; or is the broker's,
-// which then may or may not have the publication; or is ErrServerClosed after
-// Shutdown. With the broker in memory there is none but these.
+// data must be one JSON value, or empty for a message without data. It is copied.
+//
+// The error wraps ErrInvalidTopic or ErrInvalidData, is ErrServerClosed after Shutdown, or
+// wraps the broker's. After an error of the broker the publication may or may not have been
+// made. The broker in memory has no errors of its own.
 func (s *Server) Publish(topic string, data []byte, opts ...PublishOption) error {
 	_, err := s.publish(context.Background(), topic, data, opts...)
 	return err
@@ -127,7 +132,7 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 		return Position{}, ErrServerClosed
 	}
 	o := s.publishOptions(topic, opts)
-	if !s.topics.inProcess || o.History > 0 { // then the broker uses data on
+	if !s.topics.inProcess || o.History > 0 { // then the broker keeps data after Publish
 		data = bytes.Clone(data)
 	}
 	at, err := s.opts.Broker.Publish(ctx, topic, data, o)
@@ -138,8 +143,8 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	return at, nil
 }
 
-// publishOptions is apart from its caller so that a publication without options
-// does not allocate what they would change.
+// publishOptions is a function of its own so that a publication without options does not
+// allocate: opt(&o) moves o to the heap.
 func (s *Server) publishOptions(topic string, opts []PublishOption) broker.PublishOptions {
 	rules := s.opts.Topics(topic)
 	if len(opts) == 0 {
@@ -152,13 +157,12 @@ func (s *Server) publishOptions(topic string, opts []PublishOption) broker.Publi
 	return o.PublishOptions
 }
 
-// Subscribe adds the session to the topic: every publication that is made at this
-// server after Subscribe has returned reaches it. Subscribing twice is the same as
-// once. The error is ErrSessionClosed if the session has ended, or wraps
-// ErrInvalidTopic or ErrTooManyTopics, or is the broker's.
+// Subscribe adds the session to the topic. Every publication that this server makes after
+// Subscribe has returned reaches the session. Subscribing twice is the same as once.
 //
-// With a broker of many servers the first subscription of a topic asks the broker,
-// for five seconds at most.
+// The error is ErrSessionClosed if the session has ended, wraps ErrInvalidTopic or
+// ErrTooManyTopics, or is the broker's. If the broker serves many servers, the first
+// subscription to a topic asks it, and waits for five seconds at most.
 func (s *Server) Subscribe(sess *Session, topic string, opts ...SubscribeOption) error {
 	var o subscribing
 	for _, opt := range opts {
@@ -168,7 +172,7 @@ func (s *Server) Subscribe(sess *Session, topic string, opts ...SubscribeOption)
 	return err
 }
 
-// subscribe returns the cursor that will answer the client; nil: the answer is on its way.
+// subscribe returns the cursor that will answer the client. nil: the answer is queued already.
 func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o subscribing) (*cursor, error) {
 	if sess == nil {
 		return nil, errNilSession
@@ -187,9 +191,9 @@ func (s *Server) subscribe(ctx context.Context, sess *Session, topic string, o s
 	return s.topics.subscribe(ctx, sess, topic, s.opts.MaxTopics, o)
 }
 
-// Unsubscribe removes the session from the topic: no publication that is made
-// after Unsubscribe has returned reaches it. What was queued before still does.
-// It is no error if the session was not subscribed or has ended.
+// Unsubscribe removes the session from the topic. Publications made after Unsubscribe has
+// returned do not reach the session. Publications that are queued for it already still do.
+// A session that was not subscribed, or has ended, is not an error.
 func (s *Server) Unsubscribe(sess *Session, topic string) error {
 	if sess == nil {
 		return errNilSession
@@ -201,18 +205,18 @@ func (s *Server) Unsubscribe(sess *Session, topic string) error {
 	return nil
 }
 
-// Broker returns the broker: the one of the options, or the server's own.
+// Broker returns Options.Broker, or the MemoryBroker that the server made for itself.
 func (s *Server) Broker() Broker { return s.opts.Broker }
 
-// sink is the server as its broker sees it.
+// sink is the server as its broker sees it: a broker.Sink and broker.Rules.
 type sink struct{ server *Server }
 
 func (s sink) Deliver(p *broker.Publication) { s.server.topics.deliver(p) }
 
 func (s sink) Lost(topic string, cause error) {
-	level := slog.LevelInfo // what is missing will be fetched
+	level := slog.LevelInfo // the server fetches what is missing
 	if s.server.topics.recover == nil {
-		level = slog.LevelWarn
+		level = slog.LevelWarn // there is no history from which it could
 	}
 	s.server.logOfClient(level, "live: broker may have lost deliveries", "topic", topic, "err", cause)
 	s.server.topics.lost(topic)
@@ -224,8 +228,8 @@ func (s sink) History(topic string) (size int, age time.Duration) {
 	return o.History, o.HistoryAge
 }
 
-// topicOptions asks the application, for callers that hold locks: a panic there ends in
-// the log, and the topic has no options.
+// topicOptions calls Options.Topics for callers that hold locks. If Topics panics, the panic is
+// logged and the topic gets the zero TopicOptions.
 func (s *Server) topicOptions(topic string) (o TopicOptions) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -237,8 +241,8 @@ func (s *Server) topicOptions(topic string) (o TopicOptions) {
 
 var errNilSession = errors.New("live: nil session")
 
-// add begins a session, whose handshake began before. One that comes while the server
-// shuts down, or whose user was disconnected meanwhile, is ended like the others.
+// add adds a session whose handshake began at a given time. It ends the session if the server
+// shuts down, or if the user was disconnected since then.
 func (s *Server) add(sess *Session, began time.Time) {
 	s.mu.Lock()
 	s.running.Add(2)
@@ -252,7 +256,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	ending, revoked := s.revokedSince(sess.user, began)
 	var ready outbox.List
 	if sess.wire == wireV1 {
-		sess.out.Add(helloFrame(sess), &ready) // first of all; an empty queue takes it
+		sess.out.Add(helloFrame(sess), &ready) // cannot fail: the queue is empty
 	}
 	s.mu.Unlock()
 	s.writers.Write(&ready)
@@ -265,8 +269,8 @@ func (s *Server) add(sess *Session, began time.Time) {
 	}
 }
 
-// remove takes a session that has ended off the list. Until its client has
-// taken leave too it lingers.
+// remove takes a session that has ended off the list. The session lingers until its connection
+// is closed.
 func (s *Server) remove(sess *Session) {
 	s.mu.Lock()
 	last := len(s.sessions) - 1

@@ -14,26 +14,26 @@ import (
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
-// Session is one client's connection. Its methods may be called from any
-// goroutine, in callbacks too, and after it has ended.
+// Session is the connection of one client. Its methods may be called from any goroutine, from
+// callbacks too, and after the session has ended.
 type Session struct {
 	id     string
 	value  any
-	user   string // whose it is; "" for nobody in particular
+	user   string // Options.UserID; "": no user in particular
 	server *Server
 
-	out outbox.Box   // the way to the client
-	in  inbox.Reader // the way from the client
+	out outbox.Box   // frames for the client
+	in  inbox.Reader // frames from the client
 
-	wire       wire // how the client speaks
+	wire       wire // plain or live.v1
 	compressed bool // permessage-deflate was agreed
 
-	ctx    context.Context // of the callbacks
+	ctx    context.Context // given to the callbacks
 	cancel context.CancelFunc
 
 	inbound    inbound
 	connecting bool       // OnConnect was not called yet; only the worker of the session uses it
-	calls      sync.Mutex // held during a callback: one at a time
+	calls      sync.Mutex // held during a callback, so that they run one at a time
 
 	mu     sync.Mutex // guards what follows
 	closed bool
@@ -41,29 +41,30 @@ type Session struct {
 	subs   subscriptionSet
 	behind behindSet
 
-	listeners map[*listener]struct{} // nil: none; nothing is added once it is closed
+	listeners map[*listener]struct{} // nil: none; nothing is added once the session is closed
 
 	newestBytes atomic.Int64 // of publications that topics without history keep for it; see hold
 
-	readUntil, lookupUntil int64 // when its questions to the broker count no more; see gate
+	readUntil, lookupUntil int64 // the times until which its questions to the broker count; see gate
 
-	watch    watch        // the sweeper's
+	watch    watch        // used by the sweeper alone
 	index    int          // in Server.sessions; guarded by Server.mu
-	expiry   atomic.Int64 // Unix time, in seconds; 0: none
-	readDone bool         // guarded by Server.mu
+	expiry   atomic.Int64 // Unix time in seconds; 0: none
+	readDone bool         // the connection is closed; guarded by Server.mu
 }
 
-// ID returns what IDGenerator made for this session.
+// ID returns the session's ID, which Options.IDGenerator made.
 func (s *Session) ID() string { return s.id }
 
-// Value returns what OnAuth returned; nil without OnAuth.
+// Value returns the value that OnAuth returned for this session. It is nil without OnAuth.
 func (s *Session) Value() any { return s.value }
 
-// Send queues a message for this client alone and does not wait. It returns
-// ErrSessionClosed if the session has ended; ErrQueueFull if the client has
-// too much waiting already, which closes the session; and an error that wraps
-// ErrInvalidData or ErrInvalidTopic, with the session unharmed, if the message
-// cannot be sent to anyone. An empty Topic or Data is left out of the message.
+// Send queues a message for this client alone, and does not wait. An empty Topic or Data is
+// left out of the message.
+//
+// The error is ErrSessionClosed if the session has ended. It is ErrQueueFull if too much waits
+// for the client already; then Send has closed the session. It wraps ErrInvalidData or
+// ErrInvalidTopic if the message is invalid; then the session goes on.
 func (s *Session) Send(m Message) error {
 	f, err := m.encode()
 	if err != nil {
@@ -78,16 +79,41 @@ func (s *Session) Send(m Message) error {
 		s.server.writers.Write(&ready)
 		return nil
 	case outbox.ErrFull:
-		s.queueFull()
+		s.closeForFullQueue()
 		return ErrQueueFull
 	default:
 		return ErrSessionClosed
 	}
 }
 
-// put queues a frame that the client has asked for, and waits while the queue is full: a
-// client that asks and does not read is not heard any further. The error is
-// ErrSessionClosed.
+// Close ends the session. The client gets what is queued for it, and then a close frame with
+// code 1000, which tells it to stay away. Close does not wait for that. It does not wait for
+// OnClose either, which runs after the callback that is running now. The error is always nil.
+// A second call does nothing.
+func (s *Session) Close() error {
+	s.end(disconnection(CloseNormal, ""))
+	return nil
+}
+
+// IsClosed reports whether the session has ended.
+func (s *Session) IsClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
+}
+
+// CloseError returns why the session ended: ErrQueueFull, ErrPingTimeout, an error of the
+// connection, and so on. It is nil while the session is open, and if either side closed it on
+// purpose.
+func (s *Session) CloseError() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// put queues a frame that the client has asked for, and waits while the queue is full.
+// Meanwhile the session handles no further message of a client that asks but does not read.
+// The error is ErrSessionClosed.
 func (s *Session) put(f *frame.Frame) error {
 	for {
 		wait, err := s.tryPut(f)
@@ -101,7 +127,7 @@ func (s *Session) put(f *frame.Frame) error {
 }
 
 // tryPut queues a frame without waiting. If there is no space it returns a channel that is
-// closed when there is space again; nil: the frame was queued.
+// closed when there is space again. A nil channel says that the frame was queued.
 func (s *Session) tryPut(f *frame.Frame) (wait <-chan struct{}, err error) {
 	var ready outbox.List
 	wait, err = s.out.AddOrWait(f, &ready)
@@ -122,33 +148,8 @@ func (s *Session) await(space <-chan struct{}) error {
 	}
 }
 
-// Close ends the session: what is queued is sent, then a close frame with
-// code 1000. It does not wait for that, nor for OnClose, which runs when a
-// callback that is running has returned. The error is always nil; a second
-// call does nothing.
-func (s *Session) Close() error {
-	s.end(disconnection(CloseNormal, ""))
-	return nil
-}
-
-// IsClosed reports whether the session has ended.
-func (s *Session) IsClosed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed
-}
-
-// CloseError returns why the session ended: ErrQueueFull, ErrPingTimeout, an
-// error of the connection, …; nil while it is open, and when either side
-// closed it on purpose.
-func (s *Session) CloseError() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
-}
-
-// queueFull ends the session of a client that takes too little.
-func (s *Session) queueFull() {
+// closeForFullQueue ends the session of a client that reads too slowly.
+func (s *Session) closeForFullQueue() {
 	if s.end(closing{code: CloseQueueFull, reason: "queue full", err: ErrQueueFull, discard: true}) {
 		s.server.counters.queueFull.Add(1)
 	}
@@ -156,18 +157,17 @@ func (s *Session) queueFull() {
 
 // closing is how a session ends.
 type closing struct {
-	code    int    // 0: no close frame, since there is nobody to read it; inbox.NoCode: one without a code
+	code    int    // 0: no close frame, since nobody can read it; inbox.NoCode: a close frame without a code
 	reason  string // for the client
 	err     error  // for the application
 	discard bool   // do not send what is queued: the client cannot take it
 
-	within int64 // if not 0: a live.v1 client is told to come back within so many ms
+	within int64 // milliseconds within which a live.v1 client is told to come back; 0: it is not told
 }
 
-// end ends the session and reports whether it was still open. From here on it
-// takes no frame and no subscription; what takes locks or calls the
-// application goes on in a goroutine of its own, because end is called with
-// locks held and from within callbacks.
+// end ends the session, and reports whether it was still open. From here on the session accepts
+// no frame and no subscription. leave takes locks and calls the application. It runs in a
+// goroutine of its own, because end is called with locks held and from within callbacks.
 func (s *Session) end(c closing) bool {
 	s.mu.Lock()
 	if s.closed {
@@ -184,7 +184,7 @@ func (s *Session) end(c closing) bool {
 	return true
 }
 
-// frames are the last that the client gets.
+// frames returns the last frames that the client gets.
 func (c *closing) frames(w wire) []*frame.Frame {
 	var last []*frame.Frame
 	if c.within > 0 && w == wireV1 {
@@ -214,19 +214,19 @@ func (s *Session) leave() {
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
 	}
-	if l := s.server.opts.Logger; l.Enabled(s.ctx, slog.LevelDebug) { // asked first, since logging takes a larger stack
+	if l := s.server.opts.Logger; l.Enabled(s.ctx, slog.LevelDebug) { // first, since logging takes a larger stack
 		l.Debug("live: session ended", "session", s.id, "err", s.CloseError())
 	}
 }
 
-// call runs a callback, alone.
+// call runs a callback when no other callback of the session runs.
 func (s *Session) call(name string, callback func()) {
 	s.calls.Lock()
 	s.callLocked(name, callback)
 }
 
-// callLocked runs a callback and unlocks calls. A callback that panics, or that ends its
-// goroutine with runtime.Goexit as a test's t.Fatal does, costs its own session only.
+// callLocked runs a callback, and then unlocks calls. A callback may panic, or end its goroutine
+// with runtime.Goexit as t.Fatal does in a test. That ends its own session only.
 func (s *Session) callLocked(name string, callback func()) {
 	defer s.calls.Unlock()
 	returned := false
@@ -239,7 +239,7 @@ func (s *Session) callLocked(name string, callback func()) {
 	returned = true
 }
 
-// callbackFailed ends the session; p is nil after runtime.Goexit.
+// callbackFailed ends the session. p is nil after runtime.Goexit.
 func (s *Session) callbackFailed(name string, p any) {
 	if p == nil {
 		p = "runtime.Goexit"
@@ -254,7 +254,7 @@ func (s *Session) connect() {
 	}
 }
 
-// closingFor is how a session ends whose reading has ended with err.
+// closingFor returns how the session ends after reading has failed with err.
 func (s *Session) closingFor(err error) closing {
 	switch err := err.(type) {
 	case *inbox.ProtocolError:
@@ -268,7 +268,7 @@ func (s *Session) closingFor(err error) closing {
 		switch err.Code {
 		case CloseNormal, closeGoingAway, inbox.NoCode:
 		default:
-			if err.Code >= 3000 { // of the page's own choice (RFC 6455, section 7.4.2)
+			if err.Code >= 3000 { // the page chose it (RFC 6455, section 7.4.2)
 				break
 			}
 			c.err = fmt.Errorf("live: client closed with code %d %q", err.Code, err.Reason)
@@ -278,17 +278,18 @@ func (s *Session) closingFor(err error) closing {
 	return closing{err: lostError{err}}
 }
 
-// lostError says that the connection broke. It is formatted only where somebody reads it:
-// formatting takes a larger stack, which every session's reader would have to grow to.
+// lostError says that the connection broke. Its text is formatted only when somebody reads it.
+// Formatting needs a larger stack, and the reader of every session would have to grow to it.
 type lostError struct{ cause error }
 
 func (e lostError) Error() string { return "live: connection lost: " + e.cause.Error() }
 func (e lostError) Unwrap() error { return e.cause }
 
-// closeGoingAway is what a browser sends when its page is left (RFC 6455, section 7.4.1).
+// closeGoingAway is the code that a browser sends when the user leaves the page (RFC 6455,
+// section 7.4.1).
 const closeGoingAway = 1001
 
-// writing is a Session as its box sees it (outbox.Owner).
+// writing is a Session as its outbox.Box sees it (outbox.Owner).
 type writing Session
 
 func (w *writing) Heard() int64 { return w.in.Heard() }
