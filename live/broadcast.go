@@ -52,10 +52,11 @@ type broadcasts struct {
 	handlers map[string][]func(data []byte) // guarded by mu
 }
 
-// OnBroadcast has f called for every broadcast of a kind, wherever it was made, this
-// server among others. Those of one server come in its order. f is called in the
-// goroutine that brings them, and must not block, nor change data; those of several
-// servers may come at the same time. A panic in f is logged and harms nobody.
+// OnBroadcast makes the server call f for every broadcast of a kind, from every server of the
+// Broker, this server included. Broadcasts from one server come in the order in which it made
+// them. Broadcasts from several servers may come at the same time. f must not block, because it
+// runs in the goroutine that receives broadcasts. It must not change data. A panic in f is
+// logged, and ends nothing.
 func (s *Server) OnBroadcast(kind string, f func(data []byte)) {
 	s.broadcasts.mu.Lock()
 	defer s.broadcasts.mu.Unlock()
@@ -65,10 +66,10 @@ func (s *Server) OnBroadcast(kind string, f func(data []byte)) {
 	s.broadcasts.handlers[kind] = append(s.broadcasts.handlers[kind], f)
 }
 
-// Broadcast has the functions called that were given to OnBroadcast for a kind, at
-// every server of the Broker, and does not wait for them. Delivery is at most once: a
-// server that the broker cannot reach does not hear it. With a Broker that is no Bus
-// there is only this server. The error is the broker's, or ErrServerClosed.
+// Broadcast makes every server of the Broker call the functions that were given to OnBroadcast
+// for a kind. Delivery is at most once: a server that the broker cannot reach does not get the
+// broadcast. If the Broker is not a Bus, only this server gets it. The error is
+// ErrServerClosed, or wraps the broker's.
 func (s *Server) Broadcast(ctx context.Context, kind string, data []byte) error {
 	return s.broadcast(ctx, encodeBroadcast(typeApp, kind, data))
 }

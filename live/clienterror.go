@@ -15,11 +15,12 @@ var (
 	errFailed      = &ClientError{"internal", "internal error"}
 )
 
-// refusedByApp marks an error with which the application said no, failedInApp one
-// with which it failed.
 type (
+	// refusedByApp marks an error with which OnSubscribe or OnPublish refused the client.
 	refusedByApp struct{ error }
-	failedInApp  struct{ error }
+
+	// failedInApp marks an error with which OnRequest failed.
+	failedInApp struct{ error }
 )
 
 func forbidden(err error) error {
@@ -37,7 +38,7 @@ func (s *Session) clientError(err error) *ClientError {
 		switch {
 		case errors.As(app.error, &told):
 			return told
-		case isPassing(app.error):
+		case isTemporary(app.error):
 			return errUnavailable
 		}
 		return errForbidden
@@ -45,7 +46,7 @@ func (s *Session) clientError(err error) *ClientError {
 		switch {
 		case errors.As(app.error, &told):
 			return told
-		case isPassing(app.error):
+		case isTemporary(app.error):
 			return errUnavailable
 		}
 		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
@@ -68,28 +69,28 @@ func (s *Session) clientError(err error) *ClientError {
 		return errUnavailable // nobody will read it
 	}
 	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
-	if isPassing(err) {
+	if isTemporary(err) {
 		return errUnavailable
 	}
 	return errFailed
 }
 
-// isPassing reports whether the same may succeed a little later: who could not decide in time
-// has not said no.
-func isPassing(err error) bool {
-	for _, passing := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
-		if errors.Is(err, passing) {
+// isTemporary reports whether the same operation may succeed a little later. A callback that
+// could not decide in time has not refused.
+func isTemporary(err error) bool {
+	for _, temporary := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
+		if errors.Is(err, temporary) {
 			return true
 		}
 	}
 	return false
 }
 
-// ClientError is an error that a live.v1 client is told as it is. OnSubscribe,
-// OnPublish and OnRequest return one to say more than "forbidden" or "internal".
+// ClientError is an error that is sent to a live.v1 client as it is. OnSubscribe, OnPublish and
+// OnRequest return a *ClientError to say more than "forbidden" or "internal".
 type ClientError struct {
-	// Code is for the program. Codes of the protocol's own, as "forbidden", mean
-	// what docs/protocol.md says.
+	// Code is for the program. The protocol has codes of its own, such as "forbidden".
+	// docs/protocol.md says what they mean.
 	Code string
 
 	// Message is for a person.

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// Disconnect ends the session as Close does, with a close code of the application's
-// choice, which tells the client what to do: one of the constants, or one from the
-// ranges 1000, 1008, 1011 to 1013 and 3000 to 4999. Another code is an error, and
-// the session goes on. A browser's page sees code and reason; of the reason no more
-// than 123 bytes are sent, since a control frame has no more room (RFC 6455, section
-// 5.5).
+// Disconnect ends the session as Close does, but with a close code that the application
+// chooses. The code tells the client what to do; see CloseNormal. It must be 1000, 1008, 1011
+// to 1013, or 3000 to 4999. With any other code Disconnect returns an error, and the session
+// goes on.
 //
-// CloseError then wraps ErrDisconnected, or is nil if the code is CloseNormal.
+// A browser's page sees the code and the reason. At most 123 bytes of the reason are sent,
+// because a control frame has no more space (RFC 6455, section 5.5). CloseError then wraps
+// ErrDisconnected. With CloseNormal it is nil.
 func (s *Session) Disconnect(code int, reason string) error {
 	if !mayDisconnectWith(code) {
 		return fmt.Errorf("live: a session cannot be closed with code %d", code)
@@ -30,7 +30,7 @@ func disconnection(code int, reason string) closing {
 	c := closing{code: code, reason: strings.ToValidUTF8(reason, "\uFFFD")}
 	if code == CloseNormal {
 		if reason == "" {
-			c.reason = meant
+			c.reason = closedByServer
 		}
 	} else {
 		c.err = fmt.Errorf("%w: code %d %q", ErrDisconnected, code, reason)
@@ -38,12 +38,14 @@ func disconnection(code int, reason string) closing {
 	return c
 }
 
-// meant is the reason of a close with 1000 that has no other. Proxies close with 1000 and no
-// reason when they restart: by this live.js knows that it need not come back.
-const meant = "closed by the server"
+// closedByServer is the reason of a close with 1000 for which the application gave no reason.
+// Proxies that restart close with 1000 and no reason. The reason tells live.js that the server
+// has closed the session on purpose, and that it need not come back.
+const closedByServer = "closed by the server"
 
-// mayDisconnectWith leaves out what only a protocol's own end may say (RFC 6455,
-// section 7.4), as that a message was too big.
+// mayDisconnectWith reports whether the application may close with a code. It excludes codes
+// that only an implementation of the protocol may send (RFC 6455, section 7.4), such as the
+// one for a message that was too big.
 func mayDisconnectWith(code int) bool {
 	switch code {
 	case CloseNormal, CloseRefused, ClosePanic, CloseRestart, 1013: // the last: try again later
@@ -54,12 +56,13 @@ func mayDisconnectWith(code int) bool {
 
 var errNoUser = errors.New("live: DisconnectUser needs a user")
 
-// DisconnectUser closes every session of a user, as Options.UserID tells it, with
-// CloseRevoked, on every server of the Broker: they may not come back as they are. One
-// whose handshake is under way is closed too. Whoever revokes a right does so first,
-// so that a client which dials again meets an OnAuth that knows.
+// DisconnectUser closes every session of a user with CloseRevoked, on every server of the
+// Broker. Options.UserID says which sessions are the user's. Sessions whose handshake is under
+// way are closed too. An application that revokes a right calls DisconnectUser after that, so
+// that OnAuth refuses a client that connects again.
 //
-// If the error is not nil only the sessions of this server are sure to be closed.
+// If the error is not nil, perhaps only the sessions of this server were closed. An empty
+// userID is an error, and closes nothing.
 func (s *Server) DisconnectUser(userID, reason string) error {
 	if userID == "" {
 		return errNoUser
@@ -73,21 +76,21 @@ func (s *Server) DisconnectUser(userID, reason string) error {
 	return err
 }
 
-// revocation is a user's disconnection, kept for handshakes that began before it: their
-// OnAuth may have looked before the right was revoked.
+// revocation is the disconnection of a user. It is kept for handshakes that began before it:
+// their OnAuth may have checked the user before the right was revoked.
 type revocation struct {
 	ending closing
 	at     time.Time
 }
 
-// maxHandshake is how long a revocation is kept: for longer a handshake takes only if
-// OnAuth ignores its context.
+// maxHandshake is how long a revocation is kept. A handshake takes longer only if OnAuth ignores
+// its context.
 func (s *Server) maxHandshake() time.Duration {
 	return min(s.opts.AuthTimeout, math.MaxInt64-flushTimeout) + flushTimeout
 }
 
-// disconnectUser closes a user's sessions of this server. It walks over all: it is
-// seldom done, and an index would cost every session some bytes.
+// disconnectUser closes the sessions of a user on this server. It walks over all sessions: it
+// is seldom called, and an index would cost every session some bytes.
 func (s *Server) disconnectUser(user, reason string) {
 	if user == "" {
 		return
@@ -118,7 +121,7 @@ func (s *Server) revoke(user string, ending closing) []*Session {
 
 // revokedSince reports whether a user was disconnected since a handshake began, and how
 // its session ends then; mu is held.
-func (s *Server) revokedSince(user string, began time.Time) (ending closing, yes bool) {
+func (s *Server) revokedSince(user string, began time.Time) (ending closing, revoked bool) {
 	r, ok := s.revocations[user]
 	return r.ending, ok && !r.at.Before(began)
 }

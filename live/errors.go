@@ -9,14 +9,13 @@ import (
 )
 
 var (
-	// ErrSessionClosed is returned for a session that has ended, by whichever
-	// side.
+	// ErrSessionClosed is returned for a session that has ended, whichever side ended it.
 	ErrSessionClosed = errors.New("live: session closed")
 
-	// ErrQueueFull is returned when a session's queue would grow past
-	// QueueSize or QueueBytes, and TopicOptions.Overflow has no other way out. The
-	// session is closed then, since a client that cannot keep up must not cost the
-	// others.
+	// ErrQueueFull is returned when a message would make a session's queue larger than
+	// QueueSize or QueueBytes allow. It also ends the session, unless
+	// TopicOptions.Overflow does something else, so that a client that cannot keep up does
+	// not cost the others.
 	ErrQueueFull = errors.New("live: send queue full")
 
 	// ErrInvalidTopic is wrapped by the error for a topic that is empty, too
@@ -26,26 +25,26 @@ var (
 	// ErrInvalidData is wrapped by the error for data that is not JSON.
 	ErrInvalidData = broker.ErrInvalidData
 
-	// ErrTooManyTopics is wrapped by the error of a Subscribe that would take
-	// a session over MaxTopics.
+	// ErrTooManyTopics is wrapped by the error of Subscribe when a session has MaxTopics
+	// topics already.
 	ErrTooManyTopics = errors.New("live: session has too many topics")
 
 	// ErrNoHistory is wrapped by the error for a topic that keeps no history.
 	ErrNoHistory = errors.New("live: topic keeps no history")
 
 	// ErrUnavailable is wrapped by a Broker's error when the messaging system cannot
-	// be reached, or cannot decide: a live.v1 client is told to try again later.
+	// be reached, or cannot decide. A live.v1 client is told to try again later.
 	ErrUnavailable = broker.ErrUnavailable
 
-	// ErrTooLarge is wrapped by a Broker's error for a publication that is larger than the
-	// messaging system takes. A live.v1 client that published it is told "too_big".
+	// ErrTooLarge is wrapped by a Broker's error for a publication that is too large for the
+	// messaging system. A live.v1 client that published it is told "too_big".
 	ErrTooLarge = broker.ErrTooLarge
 
-	// ErrSnapshot is wrapped by the error that says why a topic's Snapshot has brought no state.
-	ErrSnapshot = errors.New("live: topic's state is not to be had")
+	// ErrSnapshot is wrapped by the error that says why a topic's Snapshot returned no state.
+	ErrSnapshot = errors.New("live: the topic's state cannot be had")
 
-	// ErrServerClosed ends the sessions that Shutdown closes, and is returned
-	// by what is called after it.
+	// ErrServerClosed ends the sessions that Shutdown closes. Methods that are called after
+	// Shutdown return it.
 	ErrServerClosed = broker.ErrServerClosed
 
 	// ErrDisconnected is wrapped by the error of a session that Disconnect,
@@ -56,22 +55,21 @@ var (
 	// within PingTimeout.
 	ErrPingTimeout = errors.New("live: client does not answer")
 
-	// ErrWriteFailed is wrapped by the error that ends a session whose
-	// connection failed, or took nothing for WriteTimeout, while being
-	// written to.
+	// ErrWriteFailed is wrapped by the error that ends a session when writing to its
+	// connection fails, or when its client takes nothing for WriteTimeout.
 	ErrWriteFailed = errors.New("live: write to client failed")
 
 	// ErrMessageTooBig ends a session whose client sent a message larger than
 	// ReadLimit.
 	ErrMessageTooBig = errors.New("live: message from client is larger than ReadLimit")
 
-	// ErrPanic is wrapped by the error that ends a session one of whose
-	// callbacks panicked.
+	// ErrPanic is wrapped by the error that ends a session after one of its callbacks
+	// panicked.
 	ErrPanic = errors.New("live: callback panicked")
 )
 
-// The codes with which the server closes a session. The range tells a client
-// what to do, which is all that a browser's close event can carry:
+// The codes with which the server closes a session. A browser's page learns nothing else but
+// the reason, so the range of the code tells a client what to do:
 //
 //	1000              the session was closed on purpose: stay away
 //	1002              the client broke RFC 6455: back off
@@ -79,7 +77,7 @@ var (
 //	1008, 1009, 1011  a limit was broken, or a callback failed: back off
 //	1012, 1013        restart or overload: come back within the window in the reason
 //	4000–4099         final: stop
-//	4100–4199         the line was bad: back off, then resume
+//	4100–4199         the connection was bad: back off, then resume
 //	4200–4299         signed in anew: come back within a second, with a new token
 //	others            the application's, for Disconnect: back off, then resume
 const (
@@ -89,15 +87,15 @@ const (
 	ClosePanic         = 1011 // a callback panicked
 	CloseRestart       = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
 	CloseRevoked       = 4001 // DisconnectUser: not allowed any more, or signed out
-	CloseProtocol      = 4002 // a live.v1 client sent what is no frame of it
+	CloseProtocol      = 4002 // a live.v1 client sent a frame that is not valid in live.v1
 	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )
 
-// Refuse returns an error for OnAuth that answers the handshake with the given
-// HTTP status and text instead of 401 and "authentication failed". The text is
-// sent to the client. A status that is no client or server error becomes 401.
+// Refuse returns an error for OnAuth to return. The handshake is then answered with the given
+// HTTP status and text, instead of 401 and "authentication failed". A status outside 400 to 599
+// becomes 401.
 func Refuse(status int, text string) error {
 	if status < 400 || status > 599 {
 		status = http.StatusUnauthorized

@@ -12,12 +12,12 @@ import (
 // set, or the system slept: timers do not see that.
 const maxExpiryWait = time.Minute
 
-// ExpireAt has the session closed with CloseSignInExpired at a time, to which its
-// client fetches a new token and comes back: when its token or its cookie expires,
-// say. It is closed less than a second later, or at once if the time has passed.
-// The zero Time says never; a call replaces the one before it.
+// ExpireAt closes the session with CloseSignInExpired at a given time, for example when its
+// token or its cookie expires. The client then fetches a new token and comes back. The session
+// is closed less than a second after the given time, or at once if the time has passed. The
+// zero Time stands for never. Each call replaces the time of an earlier call.
 func (s *Session) ExpireAt(t time.Time) {
-	t = t.Round(0) // the clock on the wall is what a token means
+	t = t.Round(0) // drops the monotonic clock: a token's expiry means the wall clock
 	switch {
 	case t.IsZero():
 		s.expiry.Store(0)
@@ -37,7 +37,7 @@ func (s *Session) expire() {
 	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
 }
 
-// expireAt has the timer run for a session, if it has not gone.
+// expireAt sets the timer for a session, unless the session was removed.
 func (s *Server) expireAt(sess *Session, at int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,7 +46,7 @@ func (s *Server) expireAt(sess *Session, at int64) {
 	}
 }
 
-// expireNext has the timer run at a time if it would run later; mu is held.
+// expireNext sets the timer to a time, unless it is set to an earlier time; mu is held.
 func (s *Server) expireNext(at int64) {
 	if s.expirer != nil && s.nextExpiry <= at {
 		return

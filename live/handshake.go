@@ -217,9 +217,9 @@ func validKey(keys []string) bool {
 	return err == nil && len(key) == 16
 }
 
-// Token returns what a client sent to sign in with: the bearer token of the
-// Authorization header, or else what follows "live.token." in an offered subprotocol,
-// which is how a page sends one; "" if there is neither. It is for OnAuth.
+// Token returns the token with which a client signs in. It is for OnAuth. The token is the
+// bearer token of the Authorization header. A page cannot set that header, so it offers a
+// subprotocol "live.token." followed by the token in base64url. "" says that there is no token.
 func Token(r *http.Request) string {
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)

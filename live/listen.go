@@ -11,11 +11,11 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Listen calls fn for every publication of a topic, at any server of the Broker,
-// in order and one after another, until Unsubscribe. fn runs in a goroutine of its
-// own: one that is slow holds up nobody, and if QueueSize publications wait for it the
-// oldest is dropped; OnGap tells of that. A panic in fn is logged and ends nothing. When
-// Unsubscribe has returned a call that had begun may still be running.
+// Listen calls fn for every publication of a topic, from every server of the Broker, until
+// Unsubscribe. The calls are made one after another, in the order of the publications. They run
+// in a goroutine of their own, so that a slow fn delays nobody else. If QueueSize publications
+// wait for fn already, the oldest is dropped; see OnGap. A panic in fn is logged, and ends
+// nothing. A call that began before Unsubscribe may still run after Unsubscribe has returned.
 //
 // The error wraps ErrInvalidTopic, or is the broker's.
 func (s *Server) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
@@ -29,10 +29,10 @@ func (s *Server) Listen(topic string, fn func(Message), opts ...ListenOption) (S
 // ListenOption changes what Listen does.
 type ListenOption func(*listener)
 
-// OnGap has fn called, between the calls of Listen's function, where publications of the topic
-// were lost: the broker lost them, its history began anew, or the listener was too slow. Without
-// it a gap is logged as a warning. A topic without history has no gaps but the last kind: of
-// others nobody knows.
+// OnGap makes Listen call fn where publications of the topic were lost. Such a call never runs
+// at the same time as a call of Listen's function. Publications are lost if the broker loses
+// them, if its history begins anew, or if the listener is too slow. On a topic without history
+// only the last of these is noticed. Without OnGap a gap is logged as a warning.
 func OnGap(fn func(topic string)) ListenOption {
 	return func(l *listener) { l.onGap = fn }
 }
@@ -74,8 +74,8 @@ func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*l
 	return l, nil
 }
 
-// Listen is Server.Listen, ended with the session. It returns ErrSessionClosed if
-// that has ended already.
+// Listen is Server.Listen until the session ends. It returns ErrSessionClosed if the session has
+// ended already.
 func (s *Session) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
 	l, err := s.server.listen(topic, fn, opts)
 	if err != nil {
@@ -109,20 +109,20 @@ type listener struct {
 	session *Session              // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
-	queue   []heard
-	dropped int  // since the last call, before what is queued
+	queue   []listened
+	dropped int  // publications that were dropped before the first of queue
 	running bool // a goroutine calls fn
 	stopped bool
 }
 
-// heard is what a listener is called for.
-type heard struct {
+// listened is a message for a listener, or a gap.
+type listened struct {
 	Message
-	gap   bool   // no message, but that publications were lost here
-	state []byte // no message, but the topic's state; nil: none
+	gap   bool   // there is no message: publications were lost here
+	state []byte // there is no message, but the topic's state; nil: there is none
 }
 
-// Unsubscribe ends the listening: what is published or waits now does not reach fn.
+// Unsubscribe ends the listening. Publications that wait, or are made later, do not reach fn.
 func (l *listener) Unsubscribe() error {
 	l.mu.Lock()
 	first := !l.stopped
@@ -150,17 +150,17 @@ func (l *listener) Unsubscribe() error {
 
 // deliver queues a publication; topic.mu is held.
 func (l *listener) deliver(p *broker.Publication) {
-	l.add(heardOf(p))
+	l.add(listenedTo(p))
 }
 
-func heardOf(p *broker.Publication) heard {
-	return heard{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}} // fn may keep the data, or change it
+func listenedTo(p *broker.Publication) listened {
+	return listened{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}} // fn may keep the data, or change it
 }
 
-// tellGap queues that publications were lost; topic.mu is held.
-func (l *listener) tellGap() { l.add(heard{gap: true}) }
+// tellGap queues a gap; topic.mu is held.
+func (l *listener) tellGap() { l.add(listened{gap: true}) }
 
-func (l *listener) add(h heard) {
+func (l *listener) add(next listened) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
@@ -170,7 +170,7 @@ func (l *listener) add(h heard) {
 		l.queue = l.queue[1:]
 		l.dropped++
 	}
-	l.queue = append(l.queue, h)
+	l.queue = append(l.queue, next)
 	if !l.running {
 		l.running = true
 		go l.run() // ends when the queue is empty
@@ -227,9 +227,9 @@ func (l *listener) begin() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue = []heard{{state: bytes.Clone(st.data)}} // fn may change it
+	l.queue = []listened{{state: bytes.Clone(st.data)}} // fn may change it
 	for _, p := range t.feed.ring[t.feed.indexAfter(st.at.Offset):] {
-		l.queue = append(l.queue, heardOf(p))
+		l.queue = append(l.queue, listenedTo(p))
 	}
 	l.dropped = 0
 	if !l.running {

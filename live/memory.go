@@ -15,22 +15,23 @@ import (
 
 // MemoryOptions configures a MemoryBroker.
 type MemoryOptions struct {
-	// MaxTopics bounds how many topics have a history, besides those that have a
-	// subscriber. Those that were neither published to nor read for longest make room; a
-	// client that comes back to one is told that there is a gap. 0: 10,000.
+	// MaxTopics bounds how many topics without a subscriber have a history. Beyond that, the
+	// histories that were neither written nor read for the longest time are dropped. A
+	// client that comes back to such a topic is told that there is a gap. 0: 10,000.
 	MaxTopics int
 
-	// MaxBytes bounds all histories together, also those of topics with subscribers: their
-	// data, and 200 bytes for each publication. Those that were neither published to nor
-	// read for longest make room, and whoever reads on in one is told that there is a gap.
-	// One topic takes half of it at most, and its newest publication is kept whatever its
-	// size. 0: 256 MiB.
+	// MaxBytes bounds the bytes of all histories together: their data, and 200 bytes for
+	// each publication. Histories of topics with subscribers count too. Beyond that, the
+	// histories that were neither written nor read for the longest time are dropped. A
+	// client that reads on in such a history is told that there is a gap. One topic takes
+	// at most half of MaxBytes, but its newest publication is kept whatever its size.
+	// 0: 256 MiB.
 	MaxBytes int
 }
 
-// MemoryBroker is the Broker of one process, which a Server makes for itself when
-// Options.Broker is nil. It serves one Server: New panics for a second. What it keeps is lost
-// with the process; its epoch is random, so that a client notices.
+// MemoryBroker is the Broker of one process. A Server makes a MemoryBroker for itself when
+// Options.Broker is nil. It serves one Server: New panics for a second one. Its histories are
+// lost when the process ends. Its epoch is random, so that a client then learns of the gap.
 type MemoryBroker struct {
 	options MemoryOptions
 	epoch   string
@@ -43,14 +44,14 @@ type MemoryBroker struct {
 
 	mu        sync.Mutex // guards what follows; taken under history.mu
 	histories map[string]*history
-	longest   list.List // of histories: first the one that was not used for longest
-	quiet     int       // of histories: those of topics without a subscriber
+	byUse     list.List // the histories, the least recently used first
+	quiet     int       // how many histories are of topics without a subscriber
 	bytes     int       // of all histories
-	forgotten uint64    // no history that made room had a greater number
+	forgotten uint64    // the greatest number in the histories that were dropped without a subscriber
 	ids       publicationIDs
 
-	// wanted has the topics that keep history and have subscribers. The numbers of one
-	// that has no history begin after its value.
+	// wanted has the topics that keep history and have a subscriber. If such a topic has no
+	// history yet, its first publication gets the number after this value.
 	wanted map[string]uint64
 }
 
@@ -64,7 +65,7 @@ type history struct {
 	age  time.Duration         // and for how long; 0: for ever
 
 	// Guarded by MemoryBroker.mu:
-	place *list.Element // in MemoryBroker.longest; nil: it has made room for another
+	place *list.Element // in MemoryBroker.byUse; nil: the history was dropped
 	bytes int           // of kept
 	last  uint64        // the newest number; written with both locks held
 }
@@ -168,13 +169,13 @@ func (b *MemoryBroker) number(p *broker.Publication, id string) (h *history, rep
 				return h, true
 			}
 			h.last++
-			b.longest.MoveToBack(h.place)
+			b.byUse.MoveToBack(h.place)
 			p.Position, p.Prev = Position{Epoch: b.epoch, Offset: h.last}, h.last-1
 			b.ids.add(p.Topic, id, p.Position)
 			return h, false
 		}
 		b.mu.Unlock()
-		h.mu.Unlock() // it made room meanwhile
+		h.mu.Unlock() // it was dropped meanwhile: try again with a new one
 	}
 }
 
@@ -201,13 +202,13 @@ func (b *MemoryBroker) begin(topic string) *history {
 		}
 		b.quiet++
 	}
-	h.place = b.longest.PushBack(h)
+	h.place = b.byUse.PushBack(h)
 	b.histories[topic] = h
 	return h
 }
 
-// startOf returns the number after which those of a topic without a history begin: it is no
-// smaller than any that the topic may have had. mu is held.
+// startOf returns the number after which the numbers of a topic without a history begin. No
+// publication of the topic ever had a greater number. mu is held.
 func (b *MemoryBroker) startOf(topic string) uint64 {
 	if start, known := b.wanted[topic]; known {
 		return start
@@ -215,10 +216,10 @@ func (b *MemoryBroker) startOf(topic string) uint64 {
 	return b.forgotten
 }
 
-// forgetQuiet drops the histories that were not used for longest, a tenth of them at a time
-// so that it is seldom done; mu is held.
+// forgetQuiet drops the least recently used histories of topics without a subscriber; mu is
+// held. begin drops a tenth of them at a time, so that this walk is seldom made.
 func (b *MemoryBroker) forgetQuiet(count int) {
-	for e := b.longest.Front(); e != nil && count > 0; {
+	for e := b.byUse.Front(); e != nil && count > 0; {
 		h := e.Value.(*history)
 		e = e.Next()
 		if _, known := b.wanted[h.topic]; !known {
@@ -230,7 +231,7 @@ func (b *MemoryBroker) forgetQuiet(count int) {
 
 // forget drops a history; mu is held.
 func (b *MemoryBroker) forget(h *history) {
-	b.longest.Remove(h.place)
+	b.byUse.Remove(h.place)
 	h.place = nil
 	delete(b.histories, h.topic)
 	b.bytes -= h.bytes
@@ -258,7 +259,7 @@ func (b *MemoryBroker) makeRoom(h *history, grown int) {
 	h.drop(drop)
 	h.bytes += grown
 	b.bytes += grown
-	for e := b.longest.Front(); e != nil && b.bytes > b.options.MaxBytes; {
+	for e := b.byUse.Front(); e != nil && b.bytes > b.options.MaxBytes; {
 		other := e.Value.(*history)
 		e = e.Next()
 		if other != h {
@@ -280,8 +281,8 @@ func (h *history) trim(now time.Time) (bytes int) {
 	return bytes
 }
 
-// drop drops the oldest. What is left stays where it is: append moves it when the memory
-// before it is as much as it.
+// drop drops the n oldest publications. The rest stay where they are in memory, and append moves
+// them when it needs more.
 func (h *history) drop(n int) {
 	clear(h.kept[:n])
 	h.kept = h.kept[n:]
@@ -318,8 +319,8 @@ func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
 	return Position{Epoch: b.epoch, Offset: h.last}, nil
 }
 
-// read returns a topic's history, which is about to be read; nil, and where its numbers will
-// begin: it has none.
+// read returns the history of a topic, and marks it as used. If there is none it returns nil,
+// and the number after which the topic's numbers will begin.
 func (b *MemoryBroker) read(topic string) (h *history, start uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -327,7 +328,7 @@ func (b *MemoryBroker) read(topic string) (h *history, start uint64) {
 	if h == nil {
 		return nil, b.startOf(topic)
 	}
-	b.longest.MoveToBack(h.place)
+	b.byUse.MoveToBack(h.place)
 	return h, 0
 }
 

@@ -9,12 +9,12 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// Message is what goes over the wire, both ways: {"topic":…,"data":…}.
+// Message is one message to or from a client: {"topic":…,"data":…}.
 type Message struct {
 	// Topic says what the message is about.
 	Topic string `json:"topic,omitempty"`
 
-	// Data is the payload, any JSON value. Empty: the message has none.
+	// Data is the payload: one JSON value of any kind. Empty: the message has no data.
 	Data json.RawMessage `json:"data,omitempty"`
 
 	// Position is that of the publication, in messages of Listen and History on a topic that

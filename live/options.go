@@ -8,193 +8,208 @@ import (
 	"time"
 )
 
-// Options configures a Server. The zero value is ready for use: any client of
-// the same origin may connect, and nothing is done with what it sends.
+// Options configures a Server. The zero value is ready for use: any client of the same origin
+// may connect, and its messages are dropped.
 //
-// The callbacks of one session run one after another, never two at a time; those
-// of different sessions run at the same time. A callback that blocks holds up
-// the messages of its own session only; pings are answered meanwhile, and when the client
-// leaves, the callback's context ends within a second. While its inbox is full the server
-// does not read the client, so it sees a close frame only after the messages before it. On
-// Linux it still notices within a second that the client has closed or reset the connection.
-// The session then ends, and the unread messages are lost.
+// The callbacks of one session never run at the same time. Those of different sessions do. A
+// callback that blocks delays only the messages of its own session, and the server still
+// answers pings. When the client leaves, the callback's context ends within a second.
 //
-// A panic in a callback, or runtime.Goexit, is logged with its stack and closes its session
-// with code 1011. The context that callbacks get carries the values of the request's context
-// and is cancelled when the session closes.
+// While a client's inbox is full (see InboxSize) the server does not read from the client. So
+// it sees a close frame only after the messages before it. On Linux it still notices within a
+// second that the client has closed or reset the connection. The session then ends, and the
+// unread messages are lost.
+//
+// A callback that panics, or calls runtime.Goexit, is logged with its stack, and its session is
+// closed with code 1011. The context of a callback has the values of the request's context. It
+// is cancelled when the session closes.
 type Options struct {
-	// OnAuth decides who may connect, before the upgrade and after the
-	// origin check. What it returns is the session's Value. An error
-	// refuses the client with 401, or with what Refuse named; its text is
-	// logged, and not sent. nil: everyone may connect, with a nil Value.
+	// OnAuth decides who may connect. It is called after the origin check and before the
+	// connection switches to WebSocket. The value that it returns is the session's Value.
+	// An error refuses the client with 401, or with the status and text given to Refuse.
+	// The error's own text is logged, and not sent. nil: everyone may connect, with a nil
+	// Value.
 	OnAuth func(ctx context.Context, r *http.Request) (any, error)
 
-	// OnConnect is called once for every session when it has begun, before
-	// its first message: the place to subscribe it to what it should always
-	// hear. An error closes it with code 1008.
+	// OnConnect is called once for every session, before its first message. Here the
+	// application can subscribe a session to the topics that it always needs. An error
+	// closes the session with code 1008. nil: nothing is called.
 	OnConnect func(ctx context.Context, s *Session) error
 
-	// OnMessage is called for every message of a client, in the order they
-	// came. data is the message's JSON, nil when it had none; the callee may
-	// keep it. nil: messages are read and dropped.
+	// OnMessage is called for every message of a client, in the order in which they came.
+	// data is the message's JSON, or nil if it had none. OnMessage may keep it. nil:
+	// messages are read and dropped.
 	OnMessage func(ctx context.Context, s *Session, topic string, data []byte)
 
-	// OnSubscribe decides whether a live.v1 client may subscribe to a topic, or read
-	// its history. An error refuses it: a *ClientError as it is, any other as
-	// "forbidden", and its text is not sent. Only an error that wraps ErrUnavailable, or
-	// that of a context, is no refusal: the client is told "unavailable", and asks again
-	// later. nil: no client may. The server's own Subscribe does not ask.
+	// OnSubscribe decides whether a live.v1 client may subscribe to a topic, or read its
+	// history. Server.Subscribe does not call it. nil: no client may.
+	//
+	// An error refuses the client. A *ClientError is sent as it is. Any other error is sent
+	// as "forbidden", without its text. An error that wraps ErrUnavailable, or an error of
+	// a context, does not refuse: the client is told "unavailable", and asks again later.
 	OnSubscribe func(ctx context.Context, s *Session, topic string) error
 
-	// OnPublish decides in the same way whether a live.v1 client may publish data, which is
-	// valid JSON, or nil for no data. It returns what is published: data, or something that the
-	// application has made of it, as with the author's name. It may be called again for a
-	// publication that the client repeats. nil: no client may.
+	// OnPublish decides in the same way whether a live.v1 client may publish data to a topic.
+	// data is valid JSON, or nil. OnPublish returns the data that is published: the same, or
+	// data to which the application has added something, such as the author. A client may repeat
+	// a publication, and then OnPublish is called again. nil: no client may publish.
 	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) ([]byte, error)
 
-	// OnRequest answers a live.v1 client's request. What it returns is marshalled to
-	// JSON. An error is sent if it is a *ClientError; one that wraps ErrUnavailable, as
-	// a Publish may have returned it, or that of a context becomes "unavailable"; any
-	// other "internal". nil:
-	// every request is forbidden.
+	// OnRequest answers the request of a live.v1 client. The value that it returns is
+	// marshalled to JSON. nil: every request is forbidden.
+	//
+	// A *ClientError is sent as it is. An error that wraps ErrUnavailable, for example one
+	// that Publish returned, or an error of a context is sent as "unavailable". Any other
+	// error is sent as "internal".
 	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
 
-	// Topics gives a topic its options, when it gets its first subscriber and when it
-	// is published to: the answer for a topic must always be the same. nil: the zero
-	// TopicOptions, for all.
+	// Topics returns the options of a topic. It is called when the topic gets its first
+	// subscriber, and for publications. It must always return the same options for the
+	// same topic. nil: every topic has the zero TopicOptions.
 	Topics func(topic string) TopicOptions
 
-	// Broker carries publications between servers and keeps history. nil: a
-	// MemoryBroker of this server's own.
+	// Broker carries publications between servers, and keeps history. nil: the server
+	// makes a MemoryBroker for itself.
 	Broker Broker
 
-	// OnClose is called once for every session when it has ended and is out of
-	// all its topics, also if OnConnect failed. err says why it ended and
-	// is what CloseError returns; nil when either side closed it on purpose.
+	// OnClose is called once for every session, after it has ended and left all its
+	// topics. It is called also if OnConnect failed. err is the session's CloseError: it
+	// says why the session ended, and is nil if either side closed it on purpose. nil:
+	// nothing is called.
 	OnClose func(s *Session, err error)
 
-	// Origins lists more origins whose pages may connect, as "https://app.example.com"
-	// or "http://localhost:5173". Pages of the host that the request names may always, and
-	// clients that send no Origin: browsers send it. A page of any other origin could
-	// connect with the cookies of whoever reads it (cross-site WebSocket hijacking).
+	// Origins lists further origins whose pages may connect, for example
+	// "https://app.example.com" or "http://localhost:5173". Two kinds of clients may always
+	// connect: pages of the host that the request names, and clients that send no Origin,
+	// which are not browsers. A page of any other origin could connect with the cookies of
+	// the person who reads it (cross-site WebSocket hijacking).
 	//
-	// Without a scheme an entry stands for all of them, and without a port for the scheme's
-	// own. In a host '*' stands for one character or more, so "https://*.example.com" has
-	// all hosts below example.com and not that itself; as a port it stands for any. "*"
-	// allows every page, "null" those from files and sandboxed frames. New panics if an
-	// entry can match nothing, as one with a path.
+	// An entry without a scheme matches every scheme. An entry without a port matches the
+	// default port of the scheme. A '*' in a host stands for one character or more:
+	// "https://*.example.com" matches all hosts below example.com, and not example.com
+	// itself. A '*' as the port matches every port. The entry "*" allows every page, and
+	// "null" allows pages from files and sandboxed frames. New panics if an entry can
+	// match no page, for example because it has a path.
 	Origins []string
 
-	// CheckOrigin decides instead of Origins when it is not nil.
+	// CheckOrigin decides instead of Origins which requests may connect. nil: Origins
+	// decides.
 	CheckOrigin func(r *http.Request) bool
 
-	// IDGenerator makes the sessions' IDs, which should be unique. nil: 128
+	// IDGenerator makes the sessions' IDs, which should be unique. nil: an ID is 128
 	// random bits in hexadecimal.
 	IDGenerator func() string
 
-	// UserID tells whose session a Value is, for MaxSessionsPerUser. nil: a
-	// Value that is a string, or has a UserID() string method. An empty
-	// answer is nobody in particular, and so is a nil pointer.
+	// UserID returns the user of a session from its Value, for MaxSessionsPerUser and
+	// DisconnectUser. "" stands for no user in particular. nil: the user is the Value
+	// itself if that is a string, or else the result of its method UserID() string. A
+	// Value that is neither, or is a nil pointer, has no user.
 	UserID func(value any) string
 
-	// Logger gets what an operator should know. Nothing is logged per message
-	// above debug level, and no payload ever. nil: slog.Default().
+	// Logger gets what an operator should know. Above debug level nothing is logged for
+	// each message. Payloads are never logged. nil: slog.Default().
 	Logger *slog.Logger
 
-	// QueueSize is how many messages may wait for one client. If more come,
-	// TopicOptions.Overflow decides. Session.Send then closes the session with
+	// QueueSize is how many messages may wait for one client. TopicOptions.Overflow says
+	// what happens to further publications. Session.Send then closes the session with
 	// ErrQueueFull. 0: 256, half a minute of eight messages a second.
 	QueueSize int
 
-	// QueueBytes bounds the same in bytes. A message always fits when none
-	// waits. 0: 1 MiB, so that a thousand clients that stall at once cost
-	// a gigabyte at most, and far less, since subscribers of one topic share
+	// QueueBytes bounds the bytes of these messages. One message of any size fits when
+	// no other waits. 0: 1 MiB, so that a thousand clients that stall at once cost a
+	// gigabyte at most. The true cost is far lower, because subscribers of one topic share
 	// the bytes of its messages.
 	QueueBytes int
 
-	// Compression lets clients agree to permessage-deflate (RFC 7692), as
-	// browsers do. A publication of more than 512 bytes is then compressed
-	// once for all of them, which takes some microseconds per kilobyte. It
-	// is off by default: most messages are small, and it takes a client's
-	// session 5 KB more once it has sent a compressed message.
+	// Compression allows permessage-deflate (RFC 7692) with clients that offer it, as
+	// browsers do. A publication of more than 512 bytes is then compressed once for all of
+	// them, which takes some microseconds per kilobyte. Compression is off by default,
+	// because most messages are small, and because a session takes 5 KB more once its
+	// client has sent a compressed message.
 	Compression bool
 
-	// ReadLimit is the largest message in bytes, uncompressed, that a client
-	// may send; a larger one closes its session with code 1009. One that comes more
-	// slowly than 8 KB/s after half a minute closes it with code 1008. 0: 4 MiB.
+	// ReadLimit is the size in bytes, before compression, of the largest message that a
+	// client may send. A larger message closes the session with code 1009. A message may
+	// take half a minute to arrive, and a second more for every 8 KB. A slower message
+	// closes the session with code 1008. 0: 4 MiB.
 	ReadLimit int
 
-	// InboxSize is how many messages of one client may wait for the application. When
-	// there are as many the server does not read the client further, and nothing is
-	// lost. 0: 64, more than a page sends while a callback asks a database.
+	// InboxSize is how many messages of one client may wait for the application. When the
+	// inbox is full the server stops reading from the client, and nothing is lost. 0: 64,
+	// more than a page sends while a callback asks a database.
 	InboxSize int
 
-	// InboxBytes bounds these messages in bytes. The message that is being dealt with
-	// counts only against large messages. One message up to ReadLimit is always taken
-	// when there is no other. 0: 256 KiB, a quarter of what QueueBytes is by default.
+	// InboxBytes bounds the bytes of these messages. The inbox is full as well when they
+	// take more. A large message may pause while it arrives: it waits until it fits beside
+	// the waiting messages and the message that a callback is handling. One message up to
+	// ReadLimit always fits when there is no other. 0: 256 KiB, a quarter of the default
+	// of QueueBytes.
 	InboxBytes int
 
-	// MaxSessions bounds the sessions of this server; more are refused with
-	// 503. 0: no bound but the process's file descriptors.
+	// MaxSessions bounds the sessions of this server. Further clients are refused with 503.
+	// 0: only the process's file descriptors bound them.
 	MaxSessions int
 
-	// MaxSessionsPerUser bounds the sessions of one UserID on this server;
-	// more are refused with 429. 0: no bound.
+	// MaxSessionsPerUser bounds the sessions of one UserID on this server. Further clients
+	// of that user are refused with 429. 0: no bound.
 	MaxSessionsPerUser int
 
-	// MaxTopics bounds the topics of one session; Subscribe returns
-	// ErrTooManyTopics for more. 0: 10,000. A subscription costs some 100 bytes
-	// where others have the topic too; to a topic of its own some 350 and the
-	// topic's name, 700 with history. So a client that has itself subscribed to as
-	// many names of its own invention costs 4 to 9 MB.
+	// MaxTopics bounds the topics of one session. Subscribe returns ErrTooManyTopics for
+	// further topics. 0: 10,000. A subscription costs some 100 bytes if other sessions have
+	// the topic too. To a topic that no other session has it costs some 350 bytes and the
+	// topic's name, or 700 with history. So a client that subscribes to the default number
+	// of topics that it invents costs 4 to 9 MB.
 	MaxTopics int
 
-	// MaxTopicLength bounds a topic's name in bytes. 0: 255, which every
-	// message broker takes.
+	// MaxTopicLength bounds the length of a topic's name in bytes. 0: 255, which every
+	// message broker accepts.
 	MaxTopicLength int
 
-	// InboundRate is how many messages, fragments, pings and operations a second
-	// a client may send in the long run. Every kilobyte that it sends counts as
-	// one more, and so do every four kilobytes of history that it asks for, or
-	// every one if they are compressed. A history that a broker has to read first
-	// counts twenty more, so that a client has fifty in a second. One that sends more is read more slowly:
-	// TCP makes it wait, and nothing is lost. 0: 1,000, which keeps one client at
-	// a percent of a CPU, and at three more if it asks for history without end.
-	// Negative: no bound.
+	// InboundRate is how many units a client may use in a second, in the long run. A client
+	// that uses more is read more slowly: TCP makes it wait, and nothing is lost. 0: 1,000,
+	// which keeps one client at a percent of a CPU, and at three more if it asks for
+	// history without end. Negative: no bound.
+	//
+	// Each message, fragment, ping and operation is one unit, and so is each kilobyte that
+	// the client sends. History that it asks for is counted apart, at the same rate: one
+	// unit for each four kilobytes, or for each kilobyte if the client has compression, and
+	// twenty units for each history that a broker has to read first. So a client gets
+	// fifty such histories in a second.
 	InboundRate int
 
-	// InboundBurst is how many it may send at once after it was quiet. 0: as
+	// InboundBurst is how many units a client may use at once after it was quiet. 0: as
 	// many as InboundRate, a second's worth.
 	InboundBurst int
 
-	// AuthTimeout ends the context of OnAuth. 0: 10 s, the patience of a
-	// browser's user; more only holds memory for clients that have left.
+	// AuthTimeout is after how long the context of OnAuth ends. 0: 10 s, as long as the
+	// user of a browser has patience. A longer timeout only holds memory for clients that
+	// have left.
 	AuthTimeout time.Duration
 
-	// WriteTimeout is how long a client may take nothing at all of what it is
-	// sent before the session is closed. 0: 10 s, longer than a phone needs to
-	// change from one network to another.
+	// WriteTimeout is how long a client may read nothing of what it is sent before its
+	// session is closed with ErrWriteFailed. 0: 10 s, longer than a phone needs to change
+	// from one network to another.
 	WriteTimeout time.Duration
 
-	// PingInterval is how long a client may be silent before it is pinged.
-	// 0: 25 s, under the minute after which proxies cut idle connections.
-	// Negative: no pings, and dead clients are found by writing to them.
+	// PingInterval is how long a client may be silent before it is pinged. 0: 25 s, less
+	// than the minute after which proxies cut idle connections. Negative: no pings, and
+	// dead clients are found only by writing to them.
 	PingInterval time.Duration
 
-	// PingTimeout is how long it then may stay silent before the session is
-	// closed with ErrPingTimeout. The time begins when the ping has left for the
-	// socket, and anew while the client takes what is sent before it. 0: 10 s.
+	// PingTimeout is how long the client may then stay silent before its session is closed
+	// with ErrPingTimeout. The time begins when the ping is written to the socket. It
+	// begins again whenever the client takes some of the bytes before the ping. 0: 10 s.
 	PingTimeout time.Duration
 }
 
-// flushTimeout is how long a session that is closed has in any case to take what is
-// queued. One that takes a kilobyte a second or more has longer. It protects a shutdown
-// without a deadline from a client that reads a byte at a time.
+// flushTimeout is the least time that a closed session has to send what is queued. A client
+// that reads a kilobyte a second or more has longer. The timeout protects a shutdown without a
+// deadline from a client that reads a byte at a time.
 const flushTimeout = 30 * time.Second
 
-// closeTimeout is how long a client may leave the server's close frame
-// unanswered, and take nothing. It protects a shutdown from clients that are gone; five
-// seconds are a round trip on the worst of mobile networks.
+// closeTimeout is how long a client may read nothing and leave the server's close frame
+// unanswered. It protects a shutdown from clients that are gone. Five seconds are a round trip
+// on the worst of mobile networks.
 const closeTimeout = 5 * time.Second
 
 func (o Options) withDefaults() Options {
@@ -257,7 +272,7 @@ func userIDOf(value any) string {
 		return v
 	case interface{ UserID() string }:
 		if p := reflect.ValueOf(v); p.Kind() == reflect.Pointer && p.IsNil() {
-			return "" // nobody, as OnAuth returns it for a visitor
+			return "" // OnAuth may return a nil *User for a visitor
 		}
 		return v.UserID()
 	}
@@ -266,18 +281,18 @@ func userIDOf(value any) string {
 
 // TopicOptions are the rules of one topic.
 type TopicOptions struct {
-	// History is how many publications are kept, for clients that come back and
-	// for those that ask. 0: none. A broker with streams of its own may have its
+	// History is how many publications the topic keeps, for clients that come back and for
+	// those that ask for history. 0: none. A broker with streams of its own may have its
 	// own rule.
 	History int
 
-	// HistoryAge is how long they are kept. 0: for as long as History says. A server
-	// counts it from when it had the publication, so that it does not matter whether its
-	// clock is right. What the broker's history still has counts as kept.
+	// HistoryAge is how long a publication is kept. 0: as long as History allows. A server
+	// counts the time from when it received the publication, so that its clock need not be
+	// right. A publication that is still in the broker's history counts as kept.
 	HistoryAge time.Duration
 
-	// Overflow says what becomes of a client whose queue is full when a
-	// publication of this topic comes.
+	// Overflow says what happens to a publication of this topic for a client whose queue is
+	// full.
 	Overflow Overflow
 
 	// Snapshot returns the topic's state, which is marshalled to JSON; JSON in a []byte stays as it
@@ -293,7 +308,7 @@ type TopicOptions struct {
 	Snapshot func(ctx context.Context, topic string) (any, error)
 }
 
-// Overflow says what happens when a publication finds a client's queue full.
+// Overflow says what the server does with a publication for a client whose queue is full.
 type Overflow int
 
 const (
@@ -301,22 +316,24 @@ const (
 	// others.
 	OverflowDefault Overflow = iota
 
-	// OverflowCatchUp has the client read on in the topic's history at its own pace, and
-	// come back to new publications when it has read all. It misses nothing as far as
-	// the history reaches; if that is trimmed faster than the client reads, it is told of
-	// a gap. A topic without history has OverflowClose instead.
+	// OverflowCatchUp lets the client read on in the topic's history at its own pace. When
+	// it has read all, it gets new publications directly again. It misses nothing that the
+	// history still has. If the history is trimmed faster than the client reads, the client
+	// is told that there is a gap. A topic without history has OverflowClose instead.
 	OverflowCatchUp
 
-	// OverflowClose closes the session with ErrQueueFull: the client comes back
-	// and, on a topic with history, gets what it missed.
+	// OverflowClose closes the session with ErrQueueFull. The client comes back, and on a
+	// topic with history it gets what it missed.
 	OverflowClose
 
-	// OverflowDropOldest drops the oldest publications of this topic that wait
-	// for the client, as many as must be. Where other topics' frames have filled the
-	// queue all are dropped but the newest, which comes when there is space again. The
-	// client is told of the gap.
+	// OverflowDropOldest drops the oldest publications of this topic that wait for the
+	// client, as many as needed to make space for the new one. If that is not enough,
+	// because frames of other topics fill the queue, only the newest publication of this
+	// topic is kept. It is sent as soon as there is space. The client is told that there
+	// is a gap.
 	OverflowDropOldest
 
-	// OverflowLatest drops all that wait: for topics where only the newest counts.
+	// OverflowLatest drops all publications of this topic that wait for the client. It is
+	// for topics of which only the newest publication matters.
 	OverflowLatest
 )

@@ -14,35 +14,35 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Subscription is something that goes on until Unsubscribe ends it.
+// Subscription is what Listen and PubSub.Subscribe return. It goes on until Unsubscribe ends it.
 type Subscription interface {
 	Unsubscribe() error
 }
 
-// PubSub is the least that a messaging system does. FromPubSub makes a Broker of one.
+// PubSub is what FromPubSub needs of a messaging system to make a Broker of it. Its methods must
+// be safe for concurrent use. The messaging system must deliver publications to the
+// subscriptions of the publisher too.
 //
-// A subject is at most three times as long as a topic, 765 bytes with default options, and has
-// letters and digits of any script, '-', '_', ':', '/', '=', '@', '~', '%' and single dots
-// within, never at its ends. So none is a pattern for NATS, Redis, MQTT or AMQP, and a system
-// that takes such names needs to check nothing. Both methods get the same subject for a topic.
+// A subject is at most three times as long as a topic, which is 765 bytes with default options.
+// It consists of letters and digits of any script, and of '-', '_', ':', '/', '=', '@', '~' and
+// '%'. It may contain single dots, but not at its ends. Such a subject is not a pattern in NATS,
+// Redis, MQTT or AMQP, so a system that accepts these names need not check them. Publish and
+// Subscribe get the same subject for a topic.
 type PubSub interface {
 	Publish(subject string, data []byte) error
 	Subscribe(subject string, handler func(data []byte)) (Subscription, error)
 	Close() error
 }
 
-// FromPubSub makes a Broker of any messaging system, without history. A topic's subject is its
-// name, in which what could be a pattern, an empty part or a control character is written as
-// its bytes in hexadecimal, as in "chat.%3E" for the topic "chat.>": PubSub says what stays.
-// What others publish to the subject is delivered too, if it is JSON; what is not is dropped,
-// and the server told.
+// FromPubSub makes a Broker, without history, of any messaging system. The subject of a topic is
+// the topic's name. Characters that PubSub does not list are written as their bytes in
+// hexadecimal: the topic "chat.>" has the subject "chat.%3E". Other programs may publish to the
+// subject too. Their publications are delivered if they are JSON. If not, they are dropped and
+// a warning is logged.
 //
-// The Broker is a Bus too, over the subject "__live.broadcast", which is no topic then:
-// Publish and Subscribe refuse it with ErrInvalidTopic. Whoever else may publish to
-// the messaging system can speak to all servers, and end sessions.
-//
-// Publish and Subscribe must be safe for concurrent use, and what is published must
-// come back to the publisher's own subscriptions.
+// The Broker is a Bus too. It uses the subject "__live.broadcast" for broadcasts, so Publish and
+// Subscribe refuse this name as a topic with ErrInvalidTopic. A program that may publish to this
+// subject can send broadcasts to all servers, and end sessions.
 func FromPubSub(ps PubSub) Broker {
 	return &pubSubBroker{
 		ps:   ps,

@@ -14,23 +14,22 @@ const (
 	// resubscriptions, about a millisecond of the server that takes it over.
 	closesPerSecond = 1000
 
-	// minReturn is the least time over which clients are told to come back.
+	// minReturn is the shortest time over which clients are told to come back.
 	minReturn = time.Second
 )
 
-// Shutdown ends the server: new clients are refused with 503, every session is
-// closed with code 1012 after what it has queued, and when every OnClose has
-// returned and every connection is closed, the broker is closed and Shutdown
-// returns. When ctx ends first, the connections that are left are cut, and its
-// error is returned.
+// Shutdown ends the server. New clients are refused with 503. Every session is sent what is
+// queued for it, and is then closed with code 1012. Shutdown waits until every OnClose has
+// returned and every connection is closed. Then it closes the broker and returns. If ctx ends
+// first, Shutdown cuts the remaining connections, closes the broker, and returns the error of
+// ctx.
 //
-// Many sessions are not closed at once, but over up to half of the time that ctx
-// leaves, a thousand a second if that suffices. The close frame's reason names
-// the time over which clients should spread their return, as in "restart;
-// return within 5000 ms".
+// Shutdown closes a thousand sessions a second, or more if they would otherwise take longer
+// than half of the time that ctx leaves. The reason of the close frame names the time over
+// which clients should spread their return, for example "restart; return within 5000 ms".
 //
-// An http.Server's Shutdown does not know of WebSocket connections, so a
-// program calls both, this one first.
+// The Shutdown of an http.Server does not know WebSocket connections. So a program calls both,
+// and this one first.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true

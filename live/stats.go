@@ -2,26 +2,26 @@ package live
 
 import "sync/atomic"
 
-// Stats is what a server is doing and has done since it was made. The figures
-// are taken one after another, so they need not fit together exactly while the
+// Stats has figures about a server: what it is doing now, and what it has done since it was
+// made. The figures are read one after another. So they may not fit together exactly while the
 // server is busy.
 type Stats struct {
 	Sessions      int // open now
-	Topics        int // with a subscriber, or about to have one
+	Topics        int // with a subscriber, or with a subscription under way
 	Subscriptions int // of all sessions to all topics now
 
 	Accepted uint64 // handshakes that became sessions
 	Refused  uint64 // handshakes that did not
 
 	Published uint64 // publications accepted
-	Delivered uint64 // publications queued as they came, each session counted; not what sessions catch up with
+	Delivered uint64 // publications queued for a session when they came, counted for each session; without what sessions read from history
 	Received  uint64 // messages from clients
-	Malformed uint64 // of these, those that were not valid: ignored, refused, or the session was closed
+	Malformed uint64 // invalid messages from clients, which were ignored or refused, or closed the session
 
-	CatchingUp int // subscriptions that read on in the history, since their client was away or takes too little
+	CatchingUp int // subscriptions that read from history, because their client was away or reads too slowly
 
-	Dropped uint64 // publications that a full queue dropped, of topics that allow it
-	Gaps    uint64 // losses that were announced: to all subscribers of a topic, or to one that was away or takes too little
+	Dropped uint64 // publications that a full queue dropped, as TopicOptions.Overflow allows
+	Gaps    uint64 // gaps that were announced, to all subscribers of a topic or to one that was away or reads too slowly
 
 	Snapshots uint64 // calls of TopicOptions.Snapshot; many clients share one
 

@@ -7,7 +7,8 @@ import (
 	"log/slog"
 )
 
-// Publish publishes a value as JSON.
+// Publish is Server.Publish with v encoded as JSON. The error wraps ErrInvalidData if v cannot
+// be encoded.
 func Publish[T any](s *Server, topic string, v T, opts ...PublishOption) error {
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -16,8 +17,8 @@ func Publish[T any](s *Server, topic string, v T, opts ...PublishOption) error {
 	return s.Publish(topic, data, opts...)
 }
 
-// Listen is Server.Listen with the data decoded from JSON. What does not decode is
-// logged as an error, and fn is not called for it.
+// Listen is Server.Listen with the data decoded from JSON. A publication that cannot be decoded
+// is logged as an error, and fn is not called for it.
 func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (Subscription, error) {
 	return s.Listen(topic, func(m Message) {
 		var v T
@@ -29,8 +30,8 @@ func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (S
 	}, opts...)
 }
 
-// History is Server.History with the data decoded from JSON. The first
-// publication that does not decode is the error.
+// History is Server.History with the data decoded from JSON. If a publication cannot be
+// decoded, History returns an error and no values.
 func History[T any](ctx context.Context, s *Server, topic string, limit int) ([]T, error) {
 	messages, err := s.History(ctx, topic, limit)
 	if err != nil {
