@@ -38,9 +38,9 @@ import (
 //	interest.mu
 //
 // Neither of making and asking is taken under the other. fullness.mu comes before logLimit.mu.
-// No lock is taken under any other lock of this package: stream.mu, streamTable.mu, notes.mu,
-// noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and scans.slots. Only the first four
-// and scans.slots are held while NATS answers.
+// notes.mu comes before noteFile.mu. No lock is taken under any other lock of this package:
+// stream.mu, streamTable.mu, noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and
+// scans.slots. Only the first four and scans.slots are held while NATS answers.
 type Broker struct {
 	opts       Options
 	logger     *slog.Logger
