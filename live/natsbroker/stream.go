@@ -45,6 +45,7 @@ type stream struct {
 type streamState struct {
 	epoch       string
 	first, last uint64    // sequences; first is last+1 if the stream is empty
+	maxPerTopic int64     // publications of one topic; 0 or less: no bound
 	askedAt     time.Time // when the leader was asked; zero: the state must be asked for again
 	leaderTime  time.Time // the time on the leader's clock; zero: unknown
 	heardAt     time.Time // when the answer arrived
@@ -70,12 +71,13 @@ func newStream(b *Broker, c StreamConfig) *stream {
 // learn stores the state that the leader has told.
 func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
 	now := streamState{
-		epoch:      st.epochOf(info),
-		first:      info.State.FirstSeq,
-		last:       info.State.LastSeq,
-		askedAt:    asked,
-		leaderTime: info.TimeStamp,
-		heardAt:    time.Now(),
+		epoch:       st.epochOf(info),
+		first:       info.State.FirstSeq,
+		last:        info.State.LastSeq,
+		maxPerTopic: info.Config.MaxMsgsPerSubject,
+		askedAt:     asked,
+		leaderTime:  info.TimeStamp,
+		heardAt:     time.Now(),
 	}
 	if info.State.Msgs == 0 {
 		now.first = now.last + 1
