@@ -76,10 +76,12 @@ func (b *Broker) ensureInBackground() {
 	}
 }
 
+// ensureInBackground makes the stream. It gives up when EnsureStream has replaced the stream,
+// since it would undo what EnsureStream has changed.
 func (st *stream) ensureInBackground() {
 	warned := ""
 	// A cluster without a leader does not answer at all, so the first attempts are short.
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+	for wait := 20 * time.Millisecond; st.broker.streams.has(st); wait = min(2*wait, 2*time.Second) {
 		ctx, cancel := context.WithTimeout(st.broker.ctx, 200*time.Millisecond+2*wait)
 		err := st.ensure(ctx, 0)
 		cancel()

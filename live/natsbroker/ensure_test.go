@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -120,5 +121,35 @@ func TestSmallNATS(t *testing.T) {
 	t.Cleanup(func() { b.Close(context.Background()) })
 	if err := notReady(b); !errors.Is(err, ErrFull) || !strings.Contains(err.Error(), "MaxBytes") {
 		t.Errorf("Ready says %v", err)
+	}
+}
+
+// EnsureStream changes a stream while publications are stored in it. They are not taken for
+// lost, so the epoch stays.
+func TestEnsureStreamWhilePublishing(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: chatStream(StreamConfig{})})
+	b.Start(devNull{})
+	first, err := b.Publish(t.Context(), "chat.a", []byte("0"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var publishing sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	for range 8 {
+		publishing.Go(func() { // ends with stop
+			for ctx.Err() == nil {
+				b.Publish(ctx, "chat.a", []byte("0"), broker.PublishOptions{})
+			}
+		})
+	}
+	defer publishing.Wait()
+	defer stop()
+	for i := range 50 {
+		if err := b.EnsureStream(t.Context(), chatStream(StreamConfig{MaxMsgs: int64(100_000 + i)})[0]); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := b.Last(t.Context(), "chat.a"); err != nil || now.Epoch != first.Epoch {
+			t.Fatalf("after %d calls the position is %v, %v, and was %v", i+1, now, err, first)
+		}
 	}
 }

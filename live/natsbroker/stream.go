@@ -12,7 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// stream is a JetStream stream, with all that this process knows of it.
+// stream is a JetStream stream, as StreamConfig describes it. EnsureStream replaces it by
+// another stream of the same name. Publications in progress may still use the old one.
 type stream struct {
 	broker   *Broker
 	config   StreamConfig
@@ -22,16 +23,23 @@ type stream struct {
 
 	fullness fullness // whether it has space
 
-	making   chan struct{}         // holds one while the stream is made or changed
 	maxBytes int64                 // the lowered MaxBytes of the default stream; 0: not lowered; guarded by making
 	triedAt  time.Time             // when it was last made or tried; guarded by making
 	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
-	found    atomic.Bool           // it has existed, and is ours
 
 	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
 
-	asking    sync.Mutex // held while the leader is asked for the state
-	comparing sync.Mutex // held while the stream is compared with what is known of it
+	*memory
+}
+
+// memory is what this process knows of the stream of one name. All streams of the name share
+// it, so what one has seen is no loss to another.
+type memory struct {
+	found atomic.Bool // it has existed, and is ours
+
+	making    chan struct{} // holds one while the stream is made or changed
+	asking    sync.Mutex    // held while the leader is asked for the state
+	comparing sync.Mutex    // held while the stream is compared with what is known of it
 
 	noteFile atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
 
@@ -52,7 +60,7 @@ type streamState struct {
 }
 
 func newStream(b *Broker, c StreamConfig) *stream {
-	st := &stream{broker: b, config: c, subject: b.storedSubject, making: make(chan struct{}, 1)}
+	st := &stream{broker: b, config: c, subject: b.storedSubject, memory: b.streams.memoryOf(c.Name)}
 	for _, s := range c.Subjects {
 		patterns, err := encodePattern(s)
 		if err != nil {

@@ -16,8 +16,9 @@ type streamTable struct {
 	fallback      *stream     // the stream of Options.Default
 	needsFallback atomic.Bool // a topic has needed fallback
 
-	mu   sync.Mutex // held while list is replaced
-	list atomic.Pointer[[]*stream]
+	mu       sync.Mutex // held while list is replaced; guards memories
+	list     atomic.Pointer[[]*stream]
+	memories map[string]*memory // by the name of the stream
 }
 
 func (t *streamTable) init(b *Broker) {
@@ -30,6 +31,21 @@ func (t *streamTable) init(b *Broker) {
 		all[i] = newStream(b, c)
 	}
 	t.list.Store(&all)
+}
+
+// memoryOf returns what is known of the stream of a name.
+func (t *streamTable) memoryOf(name string) *memory {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.memories == nil {
+		t.memories = make(map[string]*memory)
+	}
+	m := t.memories[name]
+	if m == nil {
+		m = &memory{making: make(chan struct{}, 1)}
+		t.memories[name] = m
+	}
+	return m
 }
 
 // of returns the stream that covers a topic; nil: no stream does.
@@ -76,11 +92,16 @@ func (t *streamTable) set(st *stream) {
 	t.list.Store(&all)
 }
 
+// has reports whether a stream is in use. It is not after EnsureStream has replaced it.
+func (t *streamTable) has(st *stream) bool { return slices.Contains(t.every(), st) }
+
 // lookAgain asks again for the default stream, and for each stream that existed before but
 // failed the last time. While an application waits in Ready, nothing else may ask for them.
 func (t *streamTable) lookAgain(ctx context.Context) {
 	for _, st := range t.required() {
-		if why := st.makeErr.Load(); st == t.fallback && why == nil || (st == t.fallback || st.found.Load()) && *why != nil {
+		why := st.makeErr.Load()
+		switch isDefault := st == t.fallback; {
+		case why == nil && isDefault, why != nil && *why != nil && (isDefault || st.found.Load()):
 			st.remake(ctx)
 		}
 	}
