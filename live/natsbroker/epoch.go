@@ -128,14 +128,20 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 	} else if info, err = st.noteServer(ctx, info); err != nil {
 		return nil, err
 	}
-	if n != nil && (why != "" || st.noteFile.Load() == nil) {
-		// From here on the note belongs to this epoch.
+	epoch := st.epochOf(info)
+	switch {
+	case n == nil:
+	case epoch == st.noteEpoch:
+		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
+	case why != "" || seen.askedAt.After(st.noteBegan):
+		// The epoch has ended, here or at another node, or the stream was made again. From here
+		// on the note belongs to this epoch. A greater sequence of another epoch would look like
+		// a loss to the next process.
 		if err := n.begin(note{sequence: info.State.LastSeq, countedTo: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
 			return nil, fmt.Errorf("the note of its end: %w", err)
 		}
 		st.noteFile.Store(n)
-	} else if n != nil {
-		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
+		st.noteEpoch, st.noteBegan = epoch, time.Now()
 	}
 	return info, nil
 }

@@ -437,6 +437,41 @@ func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	}
 }
 
+// A stream is deleted and made again while the broker runs. The next process does not take the
+// shorter stream for one that has lost its end.
+func TestStreamThatIsMadeAgainIsNoLoss(t *testing.T) {
+	o := Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}}
+	b := open(t, o)
+	b.Start(discard{})
+	publish := func() live.Position {
+		t.Helper()
+		at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	for range 20 {
+		publish()
+	}
+	old := time.Now()
+	if err := b.js.DeleteStream(t.Context(), "CHAT"); err != nil {
+		t.Fatal(err)
+	}
+	st := (*b.streams.list.Load())[0]
+	st.triedAt = time.Time{} // it may be made again at once
+	before := publish()
+	st.saw(20, old) // a delivery of the deleted stream comes late
+	if known := st.noteFile.Load().known(); known.sequence != 1 || st.newestSeen().sequence != 1 {
+		t.Errorf("the note is %+v, and %d was seen", known, st.newestSeen().sequence)
+	}
+	waitFor(t, "the messages to be counted", func() bool { return !st.noteFile.Load().isBehind() })
+	b.Close(t.Context())
+	if now, err := open(t, o).Last(t.Context(), room); err != nil || now != before {
+		t.Errorf("after another start the position is %v, %v, and was %v", now, err, before)
+	}
+}
+
 type discard struct{}
 
 func (discard) Deliver(*broker.Publication) {}

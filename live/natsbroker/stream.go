@@ -41,11 +41,14 @@ type memory struct {
 	asking    sync.Mutex    // held while the leader is asked for the state
 	comparing sync.Mutex    // held while the stream is compared with what is known of it
 
-	noteFile atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
+	noteFile  atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
+	noteEpoch string                   // the epoch to which the note belongs; guarded by comparing
+	noteBegan time.Time                // when the note began with that epoch; guarded by comparing
 
 	mu             sync.Mutex // guards the fields below
 	state          streamState
-	newestSequence uint64 // the greatest sequence that was seen
+	created        time.Time // when the stream was made, on the clock of NATS
+	newestSequence uint64    // the greatest sequence that was seen
 	proof          proof
 }
 
@@ -97,7 +100,7 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 		st.proof = proof{endedEpochs: st.proof.endedEpochs, endedAt: st.proof.endedAt}
 	}
 	if now.askedAt.After(st.state.askedAt) {
-		st.state = now
+		st.state, st.created = now, info.Created
 	}
 	st.newestSequence = max(st.newestSequence, now.last)
 	return now
@@ -144,16 +147,21 @@ func (st *stream) expireState() {
 }
 
 // saw notes a sequence, and returns the epoch to which it is taken to belong. at is when the
-// message was stored; zero: unknown.
+// message was stored; zero: unknown. A message that is older than the stream is from a deleted
+// stream of the same name, and says nothing of this one.
 func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
-	if n := st.noteFile.Load(); n != nil {
+	st.mu.Lock()
+	epoch = st.state.epoch
+	isOurs := at.IsZero() || !at.Before(st.created)
+	if isOurs {
+		st.newestSequence = max(st.newestSequence, sequence)
+		st.proof.saw(sequence, at)
+	}
+	st.mu.Unlock()
+	if n := st.noteFile.Load(); n != nil && isOurs {
 		n.saw(sequence, at)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.newestSequence = max(st.newestSequence, sequence)
-	st.proof.saw(sequence, at)
-	return st.state.epoch
+	return epoch
 }
 
 // seen is the greatest sequence that was seen in an epoch until a time.
