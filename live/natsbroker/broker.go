@@ -202,7 +202,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 	if err := b.mayUse(subject); err != nil {
 		return err
 	}
-	return b.hub.subscribe(topic, subject, b.streams.of(topic, tokens))
+	return b.hub.subscribe(topic, subject)
 }
 
 // Unsubscribe implements live.Broker.

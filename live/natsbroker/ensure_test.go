@@ -153,3 +153,44 @@ func TestEnsureStreamWhilePublishing(t *testing.T) {
 		}
 	}
 }
+
+// EnsureStream is called for a topic that has a subscriber. The deliveries have the position
+// that the stream gives them, also after the stream has another epoch.
+func TestEnsureStreamReachesSubscribedTopics(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir()})
+	sink := make(deliveries, 10)
+	b.Start(sink)
+	if err := b.Subscribe(t.Context(), "chat.a"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		if err := b.EnsureStream(t.Context(), chatStream(StreamConfig{MaxMsgs: int64(100 + i)})[0]); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 1 { // a sequence was given twice, so the epoch ends
+			st := (*b.streams.list.Load())[0]
+			st.givenTwice(st.newestSeen().epoch)
+			if _, err := b.Last(t.Context(), "chat.a"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := b.Publish(t.Context(), "chat.a", []byte("1"), broker.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case p := <-sink:
+			if p.Position != want {
+				t.Errorf("after %d calls: published at %v, delivered at %v", i+1, want, p.Position)
+			}
+		case <-time.After(patience):
+			t.Fatal("nothing is delivered")
+		}
+	}
+}
+
+// deliveries is a sink.
+type deliveries chan *broker.Publication
+
+func (d deliveries) Deliver(p *broker.Publication) { d <- p }
+func (d deliveries) Lost(string, error)            {}

@@ -3,6 +3,9 @@ package natsbroker
 import (
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,16 +91,16 @@ func (h *hub) find(subject string) *interest {
 	return h.topics[subject]
 }
 
-func (h *hub) subscribe(topic, subject string, stream *stream) error {
+func (h *hub) subscribe(topic, subject string) error {
 	h.mu.Lock()
 	in := h.topics[subject]
 	if in == nil {
 		in = &interest{topic: topic, subject: subject}
 		h.topics[subject] = in
 	}
-	in.stream.Store(stream) // it is another stream if EnsureStream was called meanwhile
 	in.hasSubscriber.Store(true)
 	h.mu.Unlock()
+	h.assignStream(in) // after the topic is in the map, so EnsureStream misses no topic
 
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -115,6 +118,29 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 		return broker.ErrServerClosed
 	}
 	return nil
+}
+
+// assignStreams gives each topic the stream that covers it now.
+func (h *hub) assignStreams() {
+	h.mu.RLock()
+	all := slices.Collect(maps.Values(h.topics))
+	h.mu.RUnlock()
+	for _, in := range all { // not under the lock, since streams.of asks the application for its rules
+		h.assignStream(in)
+	}
+}
+
+// assignStream gives a topic the stream that covers it. It looks again afterwards: EnsureStream
+// may have assigned another stream in between, which must not be undone.
+func (h *hub) assignStream(in *interest) {
+	tokens := strings.TrimPrefix(in.subject, h.broker.deliverySubject(""))
+	for {
+		st := h.broker.streams.of(in.topic, tokens)
+		in.stream.Store(st)
+		if st == h.broker.streams.of(in.topic, tokens) {
+			return
+		}
+	}
 }
 
 func (h *hub) unsubscribe(subject string) {
