@@ -181,7 +181,7 @@ func (st *stream) make(ctx context.Context, change bool) error {
 	if err := deposed(info); err != nil {
 		return err
 	}
-	if info, err = st.compare(ctx, info, seen, made); err != nil {
+	if info, err = st.compare(ctx, info, &seen, made); err != nil {
 		return err
 	}
 	is := info.Config

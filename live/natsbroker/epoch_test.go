@@ -472,6 +472,71 @@ func TestStreamThatIsMadeAgainIsNoLoss(t *testing.T) {
 	}
 }
 
+// The state expires, or a comparison is required, while an answer is on its way. That answer
+// settles nothing. An answer of an epoch that has ended, which comes late, changes nothing.
+func TestAnswersThatComeTooLate(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	for range 3 {
+		if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := (*b.streams.list.Load())[0]
+	ask := func() (seen, *jetstream.StreamInfo) {
+		t.Helper()
+		asked := st.newestSeen()
+		there, err := b.js.Stream(t.Context(), "CHAT")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asked, there.CachedInfo()
+	}
+	settle := func(asked seen, info *jetstream.StreamInfo) {
+		t.Helper()
+		info, err := st.compare(t.Context(), info, &asked, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.learn(info, asked.askedAt)
+	}
+	settled := func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return !st.proof.mustCompare
+	}
+
+	asked, info := ask()
+	st.expireState()
+	settle(asked, info)
+	if _, ok := st.knownSince(time.Time{}); ok {
+		t.Error("an answer from before the state expired is used")
+	}
+	asked, info = ask()
+	st.requireComparison()
+	settle(asked, info)
+	if _, ok := st.knownSince(time.Time{}); ok || settled() {
+		t.Errorf("a comparison was required after the question, and the answer is used: %v, %v", ok, settled())
+	}
+	settle(ask())
+	if _, ok := st.knownSince(time.Time{}); !ok || !settled() {
+		t.Errorf("an answer that is new enough is used: %v, %v", ok, settled())
+	}
+
+	asked, info = ask()
+	st.givenTwice(st.newestSeen().epoch)
+	now, err := b.Last(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.saw(3, time.Now())
+	info.State.LastSeq = 1
+	st.learn(info, asked.askedAt)
+	if known := st.newestSeen(); known.epoch != now.Epoch || known.sequence != 3 || st.proof.timedSequence != 3 {
+		t.Errorf("after an answer of the ended epoch %+v and %+v are known", known, st.proof)
+	}
+}
+
 type discard struct{}
 
 func (discard) Deliver(*broker.Publication) {}

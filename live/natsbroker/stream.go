@@ -47,6 +47,7 @@ type memory struct {
 
 	mu             sync.Mutex // guards the fields below
 	state          streamState
+	expiredAt      time.Time // answers that were asked for until then are too old
 	created        time.Time // when the stream was made, on the clock of NATS
 	newestSequence uint64    // the greatest sequence that was seen
 	proof          proof
@@ -57,7 +58,7 @@ type streamState struct {
 	epoch       string
 	first, last uint64    // sequences; first is last+1 if the stream is empty
 	maxPerTopic int64     // publications of one topic; 0 or less: no bound
-	askedAt     time.Time // when the leader was asked; zero: the state must be asked for again
+	askedAt     time.Time // when the leader was asked; zero: never
 	leaderTime  time.Time // the time on the leader's clock; zero: unknown
 	heardAt     time.Time // when the answer arrived
 }
@@ -79,7 +80,8 @@ func newStream(b *Broker, c StreamConfig) *stream {
 	return st
 }
 
-// learn stores the state that the leader has told.
+// learn stores the state that the leader has told. An answer that comes after the answer to a
+// later question changes nothing: it may be of an epoch that has ended.
 func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
 	now := streamState{
 		epoch:       st.epochOf(info),
@@ -96,8 +98,15 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if now.epoch != st.state.epoch {
+		if !now.askedAt.After(st.state.askedAt) {
+			return now
+		}
 		st.newestSequence = 0
-		st.proof = proof{endedEpochs: st.proof.endedEpochs, endedAt: st.proof.endedAt}
+		st.proof = proof{
+			mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
+			endedEpochs: st.proof.endedEpochs,
+			endedAt:     st.proof.endedAt,
+		}
 	}
 	if now.askedAt.After(st.state.askedAt) {
 		st.state, st.created = now, info.Created
@@ -115,10 +124,7 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 	}
 	st.asking.Lock() // the next in line can use the same answer
 	defer st.asking.Unlock()
-	st.mu.Lock()
-	known := st.state
-	st.mu.Unlock()
-	if !known.askedAt.Before(moment) && !known.askedAt.IsZero() {
+	if known, ok := st.knownSince(moment); ok {
 		return known, nil
 	}
 	var seen seen
@@ -132,18 +138,28 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 	if err != nil {
 		return streamState{}, err
 	}
-	info, err := st.compare(ctx, there.CachedInfo(), seen, false)
+	info, err := st.compare(ctx, there.CachedInfo(), &seen, false)
 	if err != nil {
 		return streamState{}, err
 	}
 	return st.learn(info, seen.askedAt), nil
 }
 
-// expireState makes the next user of the stream's state ask for it again.
+// knownSince returns the known state, if the leader was asked for it at a moment or later and
+// it has not expired.
+func (st *stream) knownSince(moment time.Time) (known streamState, ok bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	asked := st.state.askedAt
+	return st.state, !asked.Before(moment) && asked.After(st.expiredAt)
+}
+
+// expireState makes the next user of the stream's state ask for it again. An answer that is on
+// its way does not count.
 func (st *stream) expireState() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.askedAt = time.Time{}
+	st.expiredAt = time.Now()
 }
 
 // saw notes a sequence, and returns the epoch to which it is taken to belong. at is when the
