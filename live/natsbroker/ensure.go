@@ -130,12 +130,10 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 		// in the place of the stored one.
 		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 	}
-	select {
-	case st.making <- struct{}{}:
-		defer func() { <-st.making }()
-	case <-ctx.Done():
-		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(ctx.Err()))
+	if err := st.making.take(ctx); err != nil {
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
+	defer st.making.leave()
 	if why := st.makeErr.Load(); pause > 0 && why != nil && time.Since(st.triedAt) < pause {
 		return *why
 	}

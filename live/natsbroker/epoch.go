@@ -110,8 +110,10 @@ func (st *stream) epochOf(info *jetstream.StreamInfo) string {
 // result was asked for. made says that the stream is new. While the result is uncertain, the
 // error wraps live.ErrUnavailable.
 func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen *seen, made bool) (*jetstream.StreamInfo, error) {
-	st.comparing.Lock()
-	defer st.comparing.Unlock()
+	if err := st.comparing.take(ctx); err != nil {
+		return nil, err
+	}
+	defer st.comparing.leave()
 	n, why, err := st.compareNote(ctx, info, made)
 	if err == nil && why == "" {
 		why, err = st.compareProof(ctx, info, *seen)

@@ -537,6 +537,44 @@ func TestAnswersThatComeTooLate(t *testing.T) {
 	}
 }
 
+// NATS does not answer a question about a stream. Others who wait for the same answer wait no
+// longer than their context lasts, and Close does not wait either. A publication needs no new
+// answer.
+func TestWaitersForAStreamHaveTheirOwnTime(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	st := (*b.streams.list.Load())[0]
+	for name, held := range map[string]turn{"asking": st.asking, "comparing": st.comparing} {
+		if err := held.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := st.stateSince(ctx, time.Now()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while %s is held: %v", name, err)
+		}
+		cancel()
+		held.leave()
+	}
+	if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.asking.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer st.asking.leave()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	before := time.Now()
+	b.Close(ctx)
+	if took := time.Since(before); took > patience/2 {
+		t.Errorf("Close took %v", took)
+	}
+	<-b.server.stopped // before the folder is removed
+}
+
 type discard struct{}
 
 func (discard) Deliver(*broker.Publication) {}

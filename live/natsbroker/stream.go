@@ -37,9 +37,9 @@ type stream struct {
 type memory struct {
 	found atomic.Bool // it has existed, and is ours
 
-	making    chan struct{} // holds one while the stream is made or changed
-	asking    sync.Mutex    // held while the leader is asked for the state
-	comparing sync.Mutex    // held while the stream is compared with what is known of it
+	making    turn // held while the stream is made or changed
+	asking    turn // held while the leader is asked for the state
+	comparing turn // held while the stream is compared with what is known of it
 
 	noteFile  atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
 	noteEpoch string                   // the epoch to which the note belongs; guarded by comparing
@@ -52,6 +52,25 @@ type memory struct {
 	newestSequence uint64    // the greatest sequence that was seen
 	proof          proof
 }
+
+func newMemory() *memory {
+	return &memory{making: make(turn, 1), asking: make(turn, 1), comparing: make(turn, 1)}
+}
+
+// turn is a lock for which a caller waits no longer than its context lasts. It may be held
+// while NATS answers, which takes seconds if there is no leader.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) leave() { <-t }
 
 // streamState is the state of a stream, as its leader told it.
 type streamState struct {
@@ -122,8 +141,13 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 			return streamState{}, err
 		}
 	}
-	st.asking.Lock() // the next in line can use the same answer
-	defer st.asking.Unlock()
+	if known, ok := st.knownSince(moment); ok {
+		return known, nil
+	}
+	if err := st.asking.take(ctx); err != nil { // the next in line can use the same answer
+		return streamState{}, err
+	}
+	defer st.asking.leave()
 	if known, ok := st.knownSince(moment); ok {
 		return known, nil
 	}

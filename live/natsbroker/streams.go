@@ -42,7 +42,7 @@ func (t *streamTable) memoryOf(name string) *memory {
 	}
 	m := t.memories[name]
 	if m == nil {
-		m = &memory{making: make(chan struct{}, 1)}
+		m = newMemory()
 		t.memories[name] = m
 	}
 	return m
