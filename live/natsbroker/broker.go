@@ -264,7 +264,12 @@ func (b *Broker) health() error {
 	return b.streams.missing()
 }
 
+// closeGrace is how long Close waits after its ctx has ended, so that an ordinary Close leaves
+// nothing running.
+const closeGrace = 100 * time.Millisecond
+
 // Close implements live.Broker. It shuts down an embedded server, and leaves Options.Conn open.
+// If ctx ends first, Close returns an error, and the rest goes on in the background.
 func (b *Broker) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		return nil
@@ -273,6 +278,24 @@ func (b *Broker) Close(ctx context.Context) error {
 		b.countOnce(ctx)
 	}
 	b.cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- b.end(ctx) }() // ends with the goroutines of this broker
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(closeGrace):
+		return fmt.Errorf("natsbroker: the broker is still closing: %w", ctx.Err())
+	}
+}
+
+// end waits for all goroutines, and then closes what they use. The embedded server comes last:
+// the mender may be about to replace it by another.
+func (b *Broker) end(ctx context.Context) error {
 	b.nc.RemoveStatusListener(b.status)
 	b.tasks.Wait()
 	b.hub.stop()

@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -211,5 +212,28 @@ func startProcess(t *testing.T) string {
 		if json.Unmarshal(raw, &ports) == nil && len(ports.NATS) > 0 {
 			return ports.NATS[0]
 		}
+	}
+}
+
+// A goroutine of the broker takes long to end. Close waits no longer than its context lasts,
+// and the embedded server is shut down afterwards.
+func TestCloseEndsWithItsContext(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir()})
+	hold := make(chan struct{})
+	b.tasks.Go(func() { <-hold })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	before := time.Now()
+	if err := b.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(before) > patience/2 {
+		t.Errorf("after %v: %v", time.Since(before), err)
+	}
+	if !b.nc.IsConnected() {
+		t.Error("the connection is closed while a goroutine may use it")
+	}
+	close(hold)
+	select {
+	case <-b.server.stopped:
+	case <-time.After(patience):
+		t.Fatal("the server is not shut down")
 	}
 }
