@@ -55,8 +55,9 @@ type Broker struct {
 	denials    denials
 	maxSubject atomic.Int64 // the longest subject that NATS takes, in bytes; 0: no limit is known
 
-	sink  broker.Sink
-	rules broker.Rules // the rules of the live server; nil: it has none
+	started chan struct{} // closed by Start; before that, sink is not set
+	sink    broker.Sink
+	rules   broker.Rules // the rules of the live server; nil: it has none
 
 	hub hub // the topics that are subscribed
 	bus bus
@@ -96,6 +97,8 @@ func New(o Options) (*Broker, error) {
 		opts:   o,
 		logger: o.Logger,
 		name:   nuid.Next(),
+
+		started: make(chan struct{}),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.connect(); err != nil {
@@ -178,6 +181,7 @@ func (b *Broker) connect() error {
 func (b *Broker) Start(s broker.Sink) {
 	b.sink = s
 	b.rules, _ = s.(broker.Rules)
+	close(b.started)
 	b.hub.start()
 	b.bus.start()
 	b.tasks.Go(b.watchConnection) // ends with Close

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -235,5 +236,34 @@ func TestCloseEndsWithItsContext(t *testing.T) {
 	case <-b.server.stopped:
 	case <-time.After(patience):
 		t.Fatal("the server is not shut down")
+	}
+}
+
+// The goroutines of New find out that a stream has lost its end while the live server starts.
+// The race detector checks this.
+func TestLossWhileTheServerStarts(t *testing.T) {
+	b := open(t, Options{})
+	lost := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var telling sync.WaitGroup
+	telling.Go(func() { // ends with stop
+		for ctx.Err() == nil {
+			b.lost("", errEndLost)
+		}
+	})
+	b.Start(firstLost(lost))
+	<-lost
+	stop()
+	telling.Wait()
+}
+
+// firstLost is a sink that keeps the first loss.
+type firstLost chan error
+
+func (firstLost) Deliver(*broker.Publication) {}
+func (f firstLost) Lost(_ string, cause error) {
+	select {
+	case f <- cause:
+	default:
 	}
 }

@@ -79,9 +79,13 @@ func (b *Broker) watchConnection() {
 // node was cut off, the publications of the others are fetched within this time.
 const routesEvery = time.Second
 
+// lost tells the live server that deliveries may be missing. The goroutines of New may call it
+// before Start. Then there is no live server yet, and no topic is subscribed.
 func (b *Broker) lost(topic string, cause error) {
-	if b.sink != nil {
+	select {
+	case <-b.started:
 		b.sink.Lost(topic, cause)
+	default:
 	}
 }
 
