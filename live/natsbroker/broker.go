@@ -68,6 +68,7 @@ type Broker struct {
 	ctx          context.Context // ends with Close; for all goroutines
 	cancel       context.CancelFunc
 	tasks        sync.WaitGroup
+	complete     atomic.Bool // New has set all fields that connectionError uses
 	closed       atomic.Bool
 	status       chan nats.Status
 	errorHandler nats.ErrHandler // the application's own handler, of Options.Conn or Options.Connect
@@ -110,6 +111,11 @@ func New(o Options) (*Broker, error) {
 	b.bus.init(b)
 	b.streams.init(b)
 	b.mender = newMender(b)
+	b.complete.Store(true)
+	if o.Conn != nil {
+		b.errorHandler = o.Conn.ErrorHandler()
+		o.Conn.SetErrorHandler(b.connectionError)
+	}
 	b.onBroadcast(broadcastEpoch, b.epochEnded)
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
@@ -142,8 +148,6 @@ func (b *Broker) connect() error {
 			return err
 		}
 		b.nc = o.Conn
-		b.errorHandler = o.Conn.ErrorHandler()
-		o.Conn.SetErrorHandler(b.connectionError)
 	case len(o.Servers) > 0:
 		options = append(append(options, o.Connect...), b.checkConnect)
 		b.nc, err = nats.Connect(strings.Join(o.Servers, ","), options...)

@@ -97,6 +97,10 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	if b.closed.Load() {
 		return
 	}
+	if !b.complete.Load() { // the connection is older than the rest of the broker
+		b.logger.Warn("natsbroker: " + err.Error())
+		return
+	}
 	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
 		if in := b.hub.find(sub.Subject); in != nil {
 			b.hub.overflow(in, err)
