@@ -83,7 +83,9 @@ func (st *stream) givenTwice(epoch string) {
 	defer st.mu.Unlock()
 	st.found.Store(false) // it may be a stream of the same name that is not ours
 	st.expiredAt = time.Now()
-	st.proof.sequenceReused = st.state.epoch == epoch
+	if st.state.epoch == epoch { // a late call for an ended epoch must not undo what was found
+		st.proof.sequenceReused = true
+	}
 }
 
 // requireComparison calls requireComparison for all streams.

@@ -372,6 +372,22 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 	}
 }
 
+// A sequence of the present epoch was given twice. A late report for another epoch does not hide
+// that.
+func TestLateReportHidesNoReusedSequence(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	before, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := (*b.streams.list.Load())[0]
+	st.givenTwice(before.Epoch)
+	st.givenTwice("ended")
+	if now, err := b.Last(t.Context(), room); err != nil || now.Epoch == before.Epoch {
+		t.Errorf("the position was %v, and is %v, %v", before, now, err)
+	}
+}
+
 // A stream has another message at the last sequence that an earlier process saw. So it has
 // another epoch, even if it is as long as before.
 func TestOtherMessageThanNoted(t *testing.T) {
