@@ -68,10 +68,9 @@ func (st *stream) stored() {
 	}
 }
 
-// notStored returns the error for a publication that was refused for lack of space, or that was
-// in progress when the store broke. NATS has acknowledged everything that it stored before
-// that, and stores nothing afterwards. But an earlier attempt without an answer may have been
-// stored.
+// notStored returns the error for a publication that was refused, or that was in progress when
+// the store broke. NATS has acknowledged everything that it stored before that, and stores
+// nothing afterwards. But an earlier attempt without an answer may have been stored.
 func (st *stream) notStored(why error, unanswered bool) error {
 	if unanswered {
 		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, broker.ErrUnavailable, why)
