@@ -88,7 +88,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 	b.scans.publishing()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		var ack *jetstream.PubAck
-		err := st.prepare(ctx)
+		err := st.prepare(ctx, data)
 		sent := err == nil
 		if sent {
 			if before.epoch == "" {
@@ -148,22 +148,21 @@ func (st *stream) mayPublish(m *nats.Msg) error {
 	if err := b.denials.publishError(m.Subject); err != nil {
 		return err
 	}
-	if err := b.mayUse(m.Subject); err != nil {
-		return err
-	}
-	return st.fits(m.Data)
+	return b.mayUse(m.Subject)
 }
 
 // prepare makes sure that a publication can be sent. The stream must first be known to be ours:
 // a stream of another program may store the same subject. After an error nothing was sent.
-func (st *stream) prepare(ctx context.Context) error {
+func (st *stream) prepare(ctx context.Context, data []byte) error {
 	if err := st.broker.notConnected(); err != nil {
 		return err
 	}
 	if !st.found.Load() || st.foreign() != nil { // if it was not found, it is not yet compared either
-		return st.remake(ctx)
+		if err := st.remake(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	return st.fits(ctx, data)
 }
 
 // attempt publishes once.

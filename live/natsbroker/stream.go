@@ -77,6 +77,7 @@ type streamState struct {
 	epoch       string
 	first, last uint64    // sequences; first is last+1 if the stream is empty
 	maxPerTopic int64     // publications of one topic; 0 or less: no bound
+	maxBytes    int64     // size of the stream; 0 or less: no bound
 	askedAt     time.Time // when the leader was asked; zero: never
 	leaderTime  time.Time // the time on the leader's clock; zero: unknown
 	heardAt     time.Time // when the answer arrived
@@ -107,6 +108,7 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 		first:       info.State.FirstSeq,
 		last:        info.State.LastSeq,
 		maxPerTopic: info.Config.MaxMsgsPerSubject,
+		maxBytes:    info.Config.MaxBytes,
 		askedAt:     asked,
 		leaderTime:  info.TimeStamp,
 		heardAt:     time.Now(),
