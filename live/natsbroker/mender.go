@@ -79,7 +79,7 @@ type window struct {
 
 // newMender returns the mender of a broker; nil: its streams are elsewhere or in memory.
 func newMender(b *Broker) *mender {
-	if b.server == nil || b.opts.StoreDir == "" || b.opts.Cluster != nil && b.opts.Cluster.NoStore {
+	if b.server == nil || !b.opts.storesOnDisk() {
 		return nil
 	}
 	m := &mender{broker: b, server: b.server, alone: b.opts.Cluster == nil}

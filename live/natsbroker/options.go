@@ -235,6 +235,11 @@ func (o *Options) check() error {
 	return nil
 }
 
+// storesOnDisk reports whether the embedded server keeps streams on a disk.
+func (o *Options) storesOnDisk() bool {
+	return o.StoreDir != "" && (o.Cluster == nil || !o.Cluster.NoStore)
+}
+
 // isToken reports whether s is one token of a subject, without wildcards.
 func isToken(s string) bool {
 	return s != "" && !strings.ContainsAny(s, ".*>$ \t\r\n\x00")
