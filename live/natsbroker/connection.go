@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -98,7 +99,7 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 		return
 	}
 	if !b.complete.Load() { // the connection is older than the rest of the broker
-		b.logger.Warn("natsbroker: " + err.Error())
+		b.warnOfConnection(sub, err)
 		return
 	}
 	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
@@ -106,8 +107,28 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 			b.hub.overflow(in, err)
 			return
 		}
+		if strings.HasPrefix(sub.Subject, b.busSubject("")) {
+			b.bus.overflow(err)
+		}
 	}
-	if errors.Is(err, nats.ErrPermissionViolation) && b.denials.add(b, err) {
+	denied := errors.Is(err, nats.ErrPermissionViolation)
+	if denied && b.denials.add(b, err) {
+		return
+	}
+	if b.opts.Conn != nil && (denied || sub != nil && !b.uses(sub.Subject)) {
+		return // it is about the application's own use of its connection
+	}
+	b.warnOfConnection(sub, err)
+}
+
+// warnOfConnection logs an error of the connection. A kind of error is logged once in a while,
+// since NATS may report it for each topic.
+func (b *Broker) warnOfConnection(sub *nats.Subscription, err error) {
+	kind := err
+	for next := errors.Unwrap(kind); next != nil; next = errors.Unwrap(kind) {
+		kind = next
+	}
+	if !b.logLimit.due("connection: " + kind.Error()) {
 		return
 	}
 	subject := ""
