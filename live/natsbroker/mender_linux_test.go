@@ -634,3 +634,28 @@ func TestFullDisksOfACluster(t *testing.T) {
 		t.Errorf("the newest position is %v, %v, and %d were stored", at, err, stored)
 	}
 }
+
+// A process starts on a full disk and has no streams yet, so NATS gives it no space at all. When
+// the disk is freed, the default stream is made and publishing works.
+func TestFirstStreamAfterAFullDisk(t *testing.T) {
+	dir := smallDisk(t, 24<<20)
+	if err := open(t, Options{StoreDir: dir}).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	free := fill(t, dir)
+	b, err := New(Options{StoreDir: dir, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	b.Start(rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }})
+	publish := func() error {
+		_, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10})
+		return err
+	}
+	if err := publish(); !errors.Is(err, ErrFull) {
+		t.Errorf("while the disk is full: %v", err)
+	}
+	free()
+	waitFor(t, "a publication to be stored", func() bool { return publish() == nil })
+}
