@@ -232,6 +232,7 @@ func TestScansAreSliced(t *testing.T) {
 func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 	for _, slice := range []int64{2, 3, 4} {
 		t.Run(fmt.Sprint("before slice ", slice), func(t *testing.T) {
+			t.Parallel()
 			a := openArchive(t, 1000, 60)
 			stream, err := a.broker.JetStream().Stream(t.Context(), "ROOMS")
 			if err != nil {

@@ -564,6 +564,7 @@ func TestFileSizeLimitHeals(t *testing.T) {
 // First one of three nodes has a full disk. The others store what it publishes, and it reports
 // that it is not ready. Then all three have a full disk, and then none.
 func TestFullDisksOfACluster(t *testing.T) {
+	t.Parallel() // it mostly waits for elections
 	brokers, dirs := clusterOnDisks(t, 3, 48<<20, func(o *Options) {
 		o.PublishTimeout = 30 * time.Second // for elections on a busy machine
 	})
