@@ -32,7 +32,7 @@ func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 		return err
 	}
 	b.streams.set(st)
-	b.hub.assignStreams()
+	b.hub.assignStreams(st)
 	return nil
 }
 

@@ -120,20 +120,28 @@ func (h *hub) subscribe(topic, subject string) error {
 	return nil
 }
 
-// assignStreams gives each topic the stream that covers it now.
-func (h *hub) assignStreams() {
+// assignStreams gives a stream that was made or replaced to the topics that it covers, and
+// another stream to the topics that it no longer covers.
+func (h *hub) assignStreams(st *stream) {
 	h.mu.RLock()
 	all := slices.Collect(maps.Values(h.topics))
 	h.mu.RUnlock()
 	for _, in := range all { // not under the lock, since streams.of asks the application for its rules
-		h.assignStream(in)
+		former := in.stream.Load()
+		if former != nil && former.config.Name == st.config.Name || st.covers(h.tokensOf(in)) {
+			h.assignStream(in)
+		}
 	}
+}
+
+func (h *hub) tokensOf(in *interest) string {
+	return strings.TrimPrefix(in.subject, h.broker.deliverySubject(""))
 }
 
 // assignStream gives a topic the stream that covers it. It looks again afterwards: EnsureStream
 // may have assigned another stream in between, which must not be undone.
 func (h *hub) assignStream(in *interest) {
-	tokens := strings.TrimPrefix(in.subject, h.broker.deliverySubject(""))
+	tokens := h.tokensOf(in)
 	for {
 		st := h.broker.streams.of(in.topic, tokens)
 		in.stream.Store(st)

@@ -51,10 +51,8 @@ func (t *streamTable) memoryOf(name string) *memory {
 // of returns the stream that covers a topic; nil: no stream does.
 func (t *streamTable) of(topic, tokens string) *stream {
 	for _, st := range *t.list.Load() {
-		for _, pattern := range st.patterns {
-			if matches(pattern, tokens) {
-				return st
-			}
+		if st.covers(tokens) {
+			return st
 		}
 	}
 	if t.broker.rules == nil {
@@ -67,6 +65,16 @@ func (t *streamTable) of(topic, tokens string) *stream {
 		t.needsFallback.Store(true)
 	}
 	return t.fallback
+}
+
+// covers reports whether one of the stream's patterns covers the tokens of a topic.
+func (st *stream) covers(tokens string) bool {
+	for _, pattern := range st.patterns {
+		if matches(pattern, tokens) {
+			return true
+		}
+	}
+	return false
 }
 
 // every returns all streams, including the default stream.
