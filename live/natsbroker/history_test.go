@@ -110,6 +110,7 @@ const kb, mb = 1 << 10, 1 << 20
 // Publications of half a megabyte lie among others and among messages that are not
 // publications. They are read in pages of two. All of them come, once and in order.
 func TestHistoryOfLargePublicationsIsReadInPages(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	begin := l.scrawl("book.large", 10)
 	for i := range 100 {

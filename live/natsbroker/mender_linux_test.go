@@ -305,6 +305,7 @@ func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers 
 
 // A stream with one replica in a cluster: no other node can take it over.
 func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
+	t.Parallel()
 	brokers, dirs := clusterOnDisks(t, 2, 24<<20, func(o *Options) {
 		o.PublishTimeout = 3 * time.Second
 		for i := range o.Streams {
