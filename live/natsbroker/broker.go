@@ -38,9 +38,9 @@ import (
 //	interest.mu
 //
 // Neither of making and asking is taken under the other. fullness.mu comes before logLimit.mu.
-// No lock is taken under any other lock of this package: stream.mu, streamTable.mu, notes.mu,
-// noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and scans.slots. Only the first four
-// and scans.slots are held while NATS answers.
+// notes.mu comes before noteFile.mu. No lock is taken under any other lock of this package:
+// stream.mu, streamTable.mu, noteFile.mu, lane.mu, bus.mu, readCache.mu, embedded.mu, and
+// scans.slots. Only the first four and scans.slots are held while NATS answers.
 type Broker struct {
 	opts       Options
 	logger     *slog.Logger
@@ -55,8 +55,9 @@ type Broker struct {
 	denials    denials
 	maxSubject atomic.Int64 // the longest subject that NATS takes, in bytes; 0: no limit is known
 
-	sink  broker.Sink
-	rules broker.Rules // the rules of the live server; nil: it has none
+	started chan struct{} // closed by Start; before that, sink is not set
+	sink    broker.Sink
+	rules   broker.Rules // the rules of the live server; nil: it has none
 
 	hub hub // the topics that are subscribed
 	bus bus
@@ -67,6 +68,7 @@ type Broker struct {
 	ctx          context.Context // ends with Close; for all goroutines
 	cancel       context.CancelFunc
 	tasks        sync.WaitGroup
+	complete     atomic.Bool // New has set all fields that connectionError uses
 	closed       atomic.Bool
 	status       chan nats.Status
 	errorHandler nats.ErrHandler // the application's own handler, of Options.Conn or Options.Connect
@@ -96,6 +98,8 @@ func New(o Options) (*Broker, error) {
 		opts:   o,
 		logger: o.Logger,
 		name:   nuid.Next(),
+
+		started: make(chan struct{}),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.connect(); err != nil {
@@ -107,6 +111,11 @@ func New(o Options) (*Broker, error) {
 	b.bus.init(b)
 	b.streams.init(b)
 	b.mender = newMender(b)
+	b.complete.Store(true)
+	if o.Conn != nil {
+		b.errorHandler = o.Conn.ErrorHandler()
+		o.Conn.SetErrorHandler(b.connectionError)
+	}
 	b.onBroadcast(broadcastEpoch, b.epochEnded)
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
@@ -139,8 +148,6 @@ func (b *Broker) connect() error {
 			return err
 		}
 		b.nc = o.Conn
-		b.errorHandler = o.Conn.ErrorHandler()
-		o.Conn.SetErrorHandler(b.connectionError)
 	case len(o.Servers) > 0:
 		options = append(append(options, o.Connect...), b.checkConnect)
 		b.nc, err = nats.Connect(strings.Join(o.Servers, ","), options...)
@@ -178,6 +185,7 @@ func (b *Broker) connect() error {
 func (b *Broker) Start(s broker.Sink) {
 	b.sink = s
 	b.rules, _ = s.(broker.Rules)
+	close(b.started)
 	b.hub.start()
 	b.bus.start()
 	b.tasks.Go(b.watchConnection) // ends with Close
@@ -202,7 +210,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 	if err := b.mayUse(subject); err != nil {
 		return err
 	}
-	return b.hub.subscribe(topic, subject, b.streams.of(topic, tokens))
+	return b.hub.subscribe(topic, subject)
 }
 
 // Unsubscribe implements live.Broker.
@@ -264,7 +272,12 @@ func (b *Broker) health() error {
 	return b.streams.missing()
 }
 
+// closeGrace is how long Close waits after its ctx has ended, so that an ordinary Close leaves
+// nothing running.
+const closeGrace = 100 * time.Millisecond
+
 // Close implements live.Broker. It shuts down an embedded server, and leaves Options.Conn open.
+// If ctx ends first, Close returns an error, and the rest goes on in the background.
 func (b *Broker) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		return nil
@@ -273,6 +286,24 @@ func (b *Broker) Close(ctx context.Context) error {
 		b.countOnce(ctx)
 	}
 	b.cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- b.end(ctx) }() // ends with the goroutines of this broker
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(closeGrace):
+		return fmt.Errorf("natsbroker: the broker is still closing: %w", ctx.Err())
+	}
+}
+
+// end waits for all goroutines, and then closes what they use. The embedded server comes last:
+// the mender may be about to replace it by another.
+func (b *Broker) end(ctx context.Context) error {
 	b.nc.RemoveStatusListener(b.status)
 	b.tasks.Wait()
 	b.hub.stop()

@@ -3,11 +3,13 @@ package natsbroker
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -211,5 +213,57 @@ func startProcess(t *testing.T) string {
 		if json.Unmarshal(raw, &ports) == nil && len(ports.NATS) > 0 {
 			return ports.NATS[0]
 		}
+	}
+}
+
+// A goroutine of the broker takes long to end. Close waits no longer than its context lasts,
+// and the embedded server is shut down afterwards.
+func TestCloseEndsWithItsContext(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir()})
+	hold := make(chan struct{})
+	b.tasks.Go(func() { <-hold })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	before := time.Now()
+	if err := b.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(before) > patience/2 {
+		t.Errorf("after %v: %v", time.Since(before), err)
+	}
+	if !b.nc.IsConnected() {
+		t.Error("the connection is closed while a goroutine may use it")
+	}
+	close(hold)
+	select {
+	case <-b.server.stopped:
+	case <-time.After(patience):
+		t.Fatal("the server is not shut down")
+	}
+}
+
+// The goroutines of New find out that a stream has lost its end while the live server starts.
+// The race detector checks this.
+func TestLossWhileTheServerStarts(t *testing.T) {
+	b := open(t, Options{})
+	lost := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	var telling sync.WaitGroup
+	telling.Go(func() { // ends with stop
+		for ctx.Err() == nil {
+			b.lost("", errEndLost)
+		}
+	})
+	b.Start(firstLost(lost))
+	<-lost
+	stop()
+	telling.Wait()
+}
+
+// firstLost is a sink that keeps the first loss.
+type firstLost chan error
+
+func (firstLost) Deliver(*broker.Publication) {}
+func (f firstLost) Lost(_ string, cause error) {
+	select {
+	case f <- cause:
+	default:
 	}
 }

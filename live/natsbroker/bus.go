@@ -2,8 +2,10 @@ package natsbroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nats-io/nats.go"
 
@@ -16,6 +18,8 @@ type bus struct {
 	messages chan *nats.Msg
 	stopped  chan struct{}
 	running  sync.WaitGroup
+
+	overflowed atomic.Bool // messages had no space for a broadcast, and the broker is to be told again
 
 	mu    sync.Mutex                                // guards the fields below
 	kinds map[string]func(from string, data []byte) // the handlers, by subject
@@ -107,8 +111,29 @@ func (bus *bus) run() {
 			if f != nil {
 				f(last(m.Header, headerFrom), m.Data)
 			}
+			if len(bus.messages) <= cap(bus.messages)/2 && bus.overflowed.Swap(false) {
+				bus.broker.missedBroadcasts(errBusOverflow)
+			}
 		}
 	}
+}
+
+var errBusOverflow = errors.New("natsbroker: there were more broadcasts than this server could handle")
+
+// overflow notes that a broadcast had no space. NATS reports only the first that is lost, so
+// the broker is told again when there is space.
+func (bus *bus) overflow(cause error) {
+	bus.overflowed.Store(true)
+	bus.broker.missedBroadcasts(cause)
+}
+
+// missedBroadcasts makes up for lost broadcasts: one of them may have said that a stream has
+// another epoch.
+func (b *Broker) missedBroadcasts(cause error) {
+	for _, st := range b.streams.every() {
+		st.expireState()
+	}
+	b.lost("", cause)
 }
 
 func (bus *bus) stop() {

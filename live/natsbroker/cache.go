@@ -48,7 +48,7 @@ type cacheKey struct {
 // for it at the same time, it is read once.
 type cachedTopic struct {
 	key  cacheKey
-	turn chan struct{} // holds one while a reader has the turn
+	turn turn // held by the reader
 
 	// Guarded by readCache.mu:
 	readers   int           // how many have the turn or wait for it
@@ -78,7 +78,7 @@ func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error
 	}
 	t := c.topics[key]
 	if t == nil {
-		t = &cachedTopic{key: key, turn: make(chan struct{}, 1)}
+		t = &cachedTopic{key: key, turn: make(turn, 1)}
 		c.topics[key] = t
 	}
 	if t.place != nil {
@@ -87,13 +87,11 @@ func (c *readCache) take(ctx context.Context, key cacheKey) (*cachedTopic, error
 	}
 	t.readers++
 	c.mu.Unlock()
-	select {
-	case t.turn <- struct{}{}:
-		return t, nil
-	case <-ctx.Done():
+	if err := t.turn.take(ctx); err != nil {
 		c.release(t)
-		return nil, ctx.Err()
+		return nil, err
 	}
+	return t, nil
 }
 
 // takeCached is take, and asks for the newest message of the topic, which tells whether the
@@ -120,7 +118,7 @@ func (c *readCache) leave(t *cachedTopic) {
 	c.bytes += bytes - t.bytes
 	t.bytes = bytes
 	c.mu.Unlock()
-	<-t.turn
+	t.turn.leave()
 	c.release(t)
 }
 

@@ -204,6 +204,7 @@ func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
 // While publications come, a slice has few messages if these lie far apart, and many if they do
 // not.
 func TestScansAreSliced(t *testing.T) {
+	t.Parallel()
 	a := openArchive(t, 2000, 40)
 	ts := a.count()
 	a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // publications seem to come all the time
@@ -232,6 +233,7 @@ func TestScansAreSliced(t *testing.T) {
 func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 	for _, slice := range []int64{2, 3, 4} {
 		t.Run(fmt.Sprint("before slice ", slice), func(t *testing.T) {
+			t.Parallel()
 			a := openArchive(t, 1000, 60)
 			stream, err := a.broker.JetStream().Stream(t.Context(), "ROOMS")
 			if err != nil {
@@ -277,6 +279,7 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 // Whatever is published, dropped and read in whatever order, the cache gives the same answer as
 // the stream.
 func TestCacheHasWhatTheStreamHas(t *testing.T) {
+	t.Parallel()
 	r := seedFor(t, 0)
 	a := openArchive(t, 400, 20, StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgsPerTopic: 25})
 	const topics = 3

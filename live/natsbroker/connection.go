@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -79,9 +80,13 @@ func (b *Broker) watchConnection() {
 // node was cut off, the publications of the others are fetched within this time.
 const routesEvery = time.Second
 
+// lost tells the live server that deliveries may be missing. The goroutines of New may call it
+// before Start. Then there is no live server yet, and no topic is subscribed.
 func (b *Broker) lost(topic string, cause error) {
-	if b.sink != nil {
+	select {
+	case <-b.started:
 		b.sink.Lost(topic, cause)
+	default:
 	}
 }
 
@@ -93,13 +98,37 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 	if b.closed.Load() {
 		return
 	}
+	if !b.complete.Load() { // the connection is older than the rest of the broker
+		b.warnOfConnection(sub, err)
+		return
+	}
 	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
 		if in := b.hub.find(sub.Subject); in != nil {
 			b.hub.overflow(in, err)
 			return
 		}
+		if strings.HasPrefix(sub.Subject, b.busSubject("")) {
+			b.bus.overflow(err)
+		}
 	}
-	if errors.Is(err, nats.ErrPermissionViolation) && b.denials.add(b, err) {
+	denied := errors.Is(err, nats.ErrPermissionViolation)
+	if denied && b.denials.add(b, err) {
+		return
+	}
+	if b.opts.Conn != nil && (denied || sub != nil && !b.uses(sub.Subject)) {
+		return // it is about the application's own use of its connection
+	}
+	b.warnOfConnection(sub, err)
+}
+
+// warnOfConnection logs an error of the connection. A kind of error is logged once in a while,
+// since NATS may report it for each topic.
+func (b *Broker) warnOfConnection(sub *nats.Subscription, err error) {
+	kind := err
+	for next := errors.Unwrap(kind); next != nil; next = errors.Unwrap(kind) {
+		kind = next
+	}
+	if !b.logLimit.due("connection: " + kind.Error()) {
 		return
 	}
 	subject := ""

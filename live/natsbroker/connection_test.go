@@ -3,6 +3,8 @@ package natsbroker
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"strconv"
 	"strings"
@@ -204,4 +206,57 @@ func TestExternalServerMayComeLater(t *testing.T) {
 			return false
 		}
 	})
+}
+
+// The application uses its connection for other subjects too. Errors of these are not logged by
+// the broker, but go to the application's own handler. Errors of the broker's subjects are
+// logged, once in a while.
+func TestErrorsOfTheConnectionAreLoggedOnce(t *testing.T) {
+	s := startServer(t)
+	told := 0
+	conn, err := nats.Connect(s.ClientURL(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) { told++ }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	book := &logBook{least: slog.LevelInfo}
+	b := open(t, Options{Conn: conn, Logger: slog.New(book)})
+	b.Start(devNull{})
+	for i := range 5 {
+		for _, subject := range []string{"orders", "live.d.room"} {
+			sub := &nats.Subscription{Subject: fmt.Sprint(subject, i)}
+			b.connectionError(conn, sub, nats.ErrBadSubscription)
+		}
+		b.connectionError(conn, nil, fmt.Errorf(`%w: Permissions Violation for Publish to "orders%d"`, nats.ErrPermissionViolation, i))
+	}
+	if lines := book.find("WARN"); len(lines) != 1 || told != 15 {
+		t.Errorf("the application was told of %d errors, and logged are %q", told, lines)
+	}
+}
+
+// Broadcasts had no space. One may have said that a stream has another epoch, so the streams
+// are asked again, also when there is space.
+func TestLostBroadcastsMakeStreamsBeCompared(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	lost := make(chan error, 10)
+	b.Start(lostSink{lost})
+	st := (*b.streams.list.Load())[0]
+	if _, err := st.stateSince(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	b.connectionError(b.nc, b.bus.subs[0], nats.ErrSlowConsumer)
+	if _, ok := st.knownSince(time.Time{}); ok {
+		t.Error("the state of the stream is still used")
+	}
+	b.bus.messages <- nats.NewMsg("live.b.x") // the next broadcast finds space
+	for _, want := range []error{nats.ErrSlowConsumer, errBusOverflow} {
+		select {
+		case err := <-lost:
+			if !errors.Is(err, want) {
+				t.Errorf("told of %v, not of %v", err, want)
+			}
+		case <-time.After(patience):
+			t.Fatal("the server is not told of: ", want)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -41,6 +42,9 @@ func (b *Broker) measureLines() {
 	}
 	for i, size := range lineSizes {
 		tooLong, err := b.isLineTooLong(size)
+		if b.ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			b.logger.Debug("natsbroker: the longest subject of NATS is not known", "err", err)
 			return
@@ -66,7 +70,7 @@ func (b *Broker) isLineTooLong(size int) (bool, error) {
 	o.AsyncErrorCB = func(*nats.Conn, *nats.Subscription, error) {}
 	o.ClosedCB, o.ConnectedCB, o.DisconnectedCB, o.DisconnectedErrCB, o.ReconnectedCB = nil, nil, nil, nil, nil
 	o.DiscoveredServersCB, o.LameDuckModeHandler, o.ReconnectErrCB = nil, nil, nil
-	nc, err := o.Connect()
+	nc, err := connectUntil(b.ctx, o)
 	if err != nil {
 		return false, err
 	}
@@ -75,11 +79,38 @@ func (b *Broker) isLineTooLong(size int) (bool, error) {
 	if _, err := nc.SubscribeSync(subject); err != nil { // to subscribe is harmless; a stream could store a publication
 		return false, err
 	}
-	if err = nc.FlushTimeout(probeTimeout); err == nil {
+	ctx, cancel := context.WithTimeout(b.ctx, probeTimeout)
+	defer cancel()
+	if err = nc.FlushWithContext(ctx); err == nil {
 		return false, nil
 	}
 	if last := nc.LastError(); last != nil && strings.Contains(strings.ToLower(last.Error()), "maximum control line") {
 		return true, nil
 	}
 	return false, err
+}
+
+// connectUntil connects, and gives up when ctx ends. Connect has no context of its own.
+func connectUntil(ctx context.Context, o nats.Options) (*nats.Conn, error) {
+	type result struct {
+		nc  *nats.Conn
+		err error
+	}
+	connected := make(chan result)
+	go func() { // ends with the timeout of o
+		nc, err := o.Connect()
+		select {
+		case connected <- result{nc, err}:
+		case <-ctx.Done():
+			if err == nil {
+				nc.Close()
+			}
+		}
+	}()
+	select {
+	case r := <-connected:
+		return r.nc, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }

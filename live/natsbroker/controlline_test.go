@@ -3,10 +3,14 @@ package natsbroker
 import (
 	"errors"
 	"log/slog"
+	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
@@ -75,4 +79,55 @@ func TestLongestTopicFitsInALine(t *testing.T) {
 	if _, err := New(Options{Prefix: strings.Repeat("p", maxPrefix+1), Logger: quiet()}); err == nil {
 		t.Error("a longer prefix is accepted")
 	}
+}
+
+// NATS takes connections and then says nothing. Close does not wait until the measurement of
+// the longest line gives up.
+func TestCloseDoesNotWaitForAMeasurement(t *testing.T) {
+	s := startServer(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	accepted := make(chan struct{}, 1)
+	go func() { // ends with silent
+		for {
+			c, err := silent.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			select {
+			case accepted <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	dials := &detour{first: s.Addr().String(), then: silent.Addr().String()}
+	b, err := New(Options{Servers: []string{s.ClientURL()}, Connect: []nats.Option{nats.SetCustomDialer(dials)}, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-accepted
+	before := time.Now()
+	if err := b.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(before); took > probeTimeout/2 {
+		t.Errorf("Close took %v", took)
+	}
+}
+
+// detour makes the first connection to one address and all others to another.
+type detour struct {
+	first, then string
+	dialed      atomic.Bool
+}
+
+func (d *detour) Dial(network, _ string) (net.Conn, error) {
+	if d.dialed.Swap(true) {
+		return net.Dial(network, d.then)
+	}
+	return net.Dial(network, d.first)
 }

@@ -3,12 +3,15 @@ package natsbroker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
@@ -112,4 +115,36 @@ func TestBroadcastsThatNATSDoesNotPermit(t *testing.T) {
 		err := notReady(b)
 		return err != nil && strings.Contains(err.Error(), "permit this user to subscribe to live.b.>")
 	})
+}
+
+// A connection of the application reports errors while New makes the broker. The race detector
+// checks this.
+func TestErrorsWhileTheBrokerIsMade(t *testing.T) {
+	s := startServer(t)
+	conn, err := nats.Connect(s.ClientURL(), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	sub, err := conn.SubscribeSync("theirs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	var reporting sync.WaitGroup
+	defer reporting.Wait()
+	defer stop()
+	reporting.Go(func() { // ends with stop
+		for ctx.Err() == nil {
+			conn.ErrorHandler()(conn, sub, nats.ErrSlowConsumer)
+			conn.ErrorHandler()(conn, nil, fmt.Errorf(`%w: Permissions Violation for Publish to "theirs"`, nats.ErrPermissionViolation))
+		}
+	})
+	for range 20 {
+		b, err := New(Options{Conn: conn, Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.Close(t.Context())
+	}
 }

@@ -82,7 +82,7 @@ func (e *embedded) launch() error {
 		return fmt.Errorf("natsbroker: embedded server: %w", err)
 	}
 	log := newServerLogger(e.opts.Logger, e.store.node)
-	log.onProblem, log.restarting = e.sawProblem, &e.restarting
+	log.onProblem, log.restarting, log.hasMender = e.sawProblem, &e.restarting, e.opts.storesOnDisk()
 	srv.SetLoggerV2(log, log.enabled(slog.LevelDebug), log.enabled(levelTrace), false)
 	e.mu.Lock()
 	e.srv = srv

@@ -32,6 +32,7 @@ func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 		return err
 	}
 	b.streams.set(st)
+	b.hub.assignStreams(st)
 	return nil
 }
 
@@ -76,10 +77,12 @@ func (b *Broker) ensureInBackground() {
 	}
 }
 
+// ensureInBackground makes the stream. It gives up when EnsureStream has replaced the stream,
+// since it would undo what EnsureStream has changed.
 func (st *stream) ensureInBackground() {
 	warned := ""
 	// A cluster without a leader does not answer at all, so the first attempts are short.
-	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+	for wait := 20 * time.Millisecond; st.broker.streams.has(st); wait = min(2*wait, 2*time.Second) {
 		ctx, cancel := context.WithTimeout(st.broker.ctx, 200*time.Millisecond+2*wait)
 		err := st.ensure(ctx, 0)
 		cancel()
@@ -127,12 +130,10 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 		// in the place of the stored one.
 		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 	}
-	select {
-	case st.making <- struct{}{}:
-		defer func() { <-st.making }()
-	case <-ctx.Done():
-		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(ctx.Err()))
+	if err := st.making.take(ctx); err != nil {
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
+	defer st.making.leave()
 	if why := st.makeErr.Load(); pause > 0 && why != nil && time.Since(st.triedAt) < pause {
 		return *why
 	}
@@ -178,7 +179,7 @@ func (st *stream) make(ctx context.Context, change bool) error {
 	if err := deposed(info); err != nil {
 		return err
 	}
-	if info, err = st.compare(ctx, info, seen, made); err != nil {
+	if info, err = st.compare(ctx, info, &seen, made); err != nil {
 		return err
 	}
 	is := info.Config

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -122,3 +123,74 @@ func TestSmallNATS(t *testing.T) {
 		t.Errorf("Ready says %v", err)
 	}
 }
+
+// EnsureStream changes a stream while publications are stored in it. They are not taken for
+// lost, so the epoch stays.
+func TestEnsureStreamWhilePublishing(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: chatStream(StreamConfig{})})
+	b.Start(devNull{})
+	first, err := b.Publish(t.Context(), "chat.a", []byte("0"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var publishing sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	for range 8 {
+		publishing.Go(func() { // ends with stop
+			for ctx.Err() == nil {
+				b.Publish(ctx, "chat.a", []byte("0"), broker.PublishOptions{})
+			}
+		})
+	}
+	defer publishing.Wait()
+	defer stop()
+	for i := range 50 {
+		if err := b.EnsureStream(t.Context(), chatStream(StreamConfig{MaxMsgs: int64(100_000 + i)})[0]); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := b.Last(t.Context(), "chat.a"); err != nil || now.Epoch != first.Epoch {
+			t.Fatalf("after %d calls the position is %v, %v, and was %v", i+1, now, err, first)
+		}
+	}
+}
+
+// EnsureStream is called for a topic that has a subscriber. The deliveries have the position
+// that the stream gives them, also after the stream has another epoch.
+func TestEnsureStreamReachesSubscribedTopics(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir()})
+	sink := make(deliveries, 10)
+	b.Start(sink)
+	if err := b.Subscribe(t.Context(), "chat.a"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		if err := b.EnsureStream(t.Context(), chatStream(StreamConfig{MaxMsgs: int64(100 + i)})[0]); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 1 { // a sequence was given twice, so the epoch ends
+			st := (*b.streams.list.Load())[0]
+			st.givenTwice(st.newestSeen().epoch)
+			if _, err := b.Last(t.Context(), "chat.a"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := b.Publish(t.Context(), "chat.a", []byte("1"), broker.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case p := <-sink:
+			if p.Position != want {
+				t.Errorf("after %d calls: published at %v, delivered at %v", i+1, want, p.Position)
+			}
+		case <-time.After(patience):
+			t.Fatal("nothing is delivered")
+		}
+	}
+}
+
+// deliveries is a sink.
+type deliveries chan *broker.Publication
+
+func (d deliveries) Deliver(p *broker.Publication) { d <- p }
+func (d deliveries) Lost(string, error)            {}

@@ -60,7 +60,7 @@ func (p *proof) saw(sequence uint64, at time.Time) {
 func (st *stream) requireComparison() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.askedAt = time.Time{}
+	st.expiredAt = time.Now()
 	st.proof.mustCompare = true
 }
 
@@ -82,8 +82,10 @@ func (st *stream) givenTwice(epoch string) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	st.found.Store(false) // it may be a stream of the same name that is not ours
-	st.state.askedAt = time.Time{}
-	st.proof.sequenceReused = st.state.epoch == epoch
+	st.expiredAt = time.Now()
+	if st.state.epoch == epoch { // a late call for an ended epoch must not undo what was found
+		st.proof.sequenceReused = true
+	}
 }
 
 // requireComparison calls requireComparison for all streams.
@@ -106,14 +108,17 @@ func (st *stream) epochOf(info *jetstream.StreamInfo) string {
 }
 
 // compare compares a stream with what is known of it, and gives it another epoch if it has lost
-// messages. seen was taken before info was asked for. made says that the stream is new. While
-// the result is uncertain, the error wraps live.ErrUnavailable.
-func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen seen, made bool) (*jetstream.StreamInfo, error) {
-	st.comparing.Lock()
-	defer st.comparing.Unlock()
+// messages. seen was taken before info was asked for, and compare sets its time to when the
+// result was asked for. made says that the stream is new. While the result is uncertain, the
+// error wraps live.ErrUnavailable.
+func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen *seen, made bool) (*jetstream.StreamInfo, error) {
+	if err := st.comparing.take(ctx); err != nil {
+		return nil, err
+	}
+	defer st.comparing.leave()
 	n, why, err := st.compareNote(ctx, info, made)
 	if err == nil && why == "" {
-		why, err = st.compareProof(ctx, info, seen)
+		why, err = st.compareProof(ctx, info, *seen)
 	}
 	if err == nil && why == "" && !made {
 		why = st.compareServer(info)
@@ -122,20 +127,27 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 		return nil, err
 	}
 	if why != "" {
+		seen.askedAt = time.Now() // what was asked for before this is of the epoch that ends
 		if info, err = st.endEpoch(ctx, info, why); err != nil {
 			return nil, err
 		}
 	} else if info, err = st.noteServer(ctx, info); err != nil {
 		return nil, err
 	}
-	if n != nil && (why != "" || st.noteFile.Load() == nil) {
-		// From here on the note belongs to this epoch.
+	epoch := st.epochOf(info)
+	switch {
+	case n == nil:
+	case epoch == st.noteEpoch:
+		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
+	case why != "" || seen.askedAt.After(st.noteBegan):
+		// The epoch has ended, here or at another node, or the stream was made again. From here
+		// on the note belongs to this epoch. A greater sequence of another epoch would look like
+		// a loss to the next process.
 		if err := n.begin(note{sequence: info.State.LastSeq, countedTo: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
 			return nil, fmt.Errorf("the note of its end: %w", err)
 		}
 		st.noteFile.Store(n)
-	} else if n != nil {
-		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
+		st.noteEpoch, st.noteBegan = epoch, time.Now()
 	}
 	return info, nil
 }
@@ -202,7 +214,9 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 		}
 	}
 	st.mu.Lock()
-	st.proof.mustCompare = false
+	if seen.askedAt.After(st.expiredAt) { // otherwise another comparison was required meanwhile
+		st.proof.mustCompare = false
+	}
 	st.mu.Unlock()
 	return "", nil
 }
@@ -340,7 +354,7 @@ const maxEnded = 16
 
 // endEpoch gives a stream another epoch, and tells the live server and the other nodes.
 func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why string) (*jetstream.StreamInfo, error) {
-	before := st.epochOf(info)
+	before, asked := st.epochOf(info), time.Now()
 	meta := map[string]string{metaEpoch: rand.Text()[:epochLength]}
 	if start := st.serverStart(info); start != "" {
 		meta[metaServer] = start
@@ -351,7 +365,11 @@ func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why 
 	}
 	st.mu.Lock()
 	ended := append(st.proof.endedEpochs, before)
-	st.proof = proof{endedEpochs: ended[max(len(ended)-maxEnded, 0):], endedAt: time.Now()}
+	st.proof = proof{
+		mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
+		endedEpochs: ended[max(len(ended)-maxEnded, 0):],
+		endedAt:     time.Now(),
+	}
 	st.newestSequence = 0
 	st.mu.Unlock()
 	b := st.broker

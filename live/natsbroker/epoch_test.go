@@ -372,6 +372,22 @@ func TestSequenceThatIsGivenTwice(t *testing.T) {
 	}
 }
 
+// A sequence of the present epoch was given twice. A late report for another epoch does not hide
+// that.
+func TestLateReportHidesNoReusedSequence(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	before, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := (*b.streams.list.Load())[0]
+	st.givenTwice(before.Epoch)
+	st.givenTwice("ended")
+	if now, err := b.Last(t.Context(), room); err != nil || now.Epoch == before.Epoch {
+		t.Errorf("the position was %v, and is %v, %v", before, now, err)
+	}
+}
+
 // A stream has another message at the last sequence that an earlier process saw. So it has
 // another epoch, even if it is as long as before.
 func TestOtherMessageThanNoted(t *testing.T) {
@@ -435,6 +451,144 @@ func TestNothingIsNotedInAStrangersStream(t *testing.T) {
 	if is := configOf(t, b.js, "CHAT"); is.Metadata[metaServer] != "" || is.Metadata[metaEpoch] != "" {
 		t.Errorf("it has %v", is.Metadata)
 	}
+}
+
+// A stream is deleted and made again while the broker runs. The next process does not take the
+// shorter stream for one that has lost its end.
+func TestStreamThatIsMadeAgainIsNoLoss(t *testing.T) {
+	o := Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}}
+	b := open(t, o)
+	b.Start(discard{})
+	publish := func() live.Position {
+		t.Helper()
+		at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	for range 20 {
+		publish()
+	}
+	old := time.Now()
+	if err := b.js.DeleteStream(t.Context(), "CHAT"); err != nil {
+		t.Fatal(err)
+	}
+	st := (*b.streams.list.Load())[0]
+	st.triedAt = time.Time{} // it may be made again at once
+	before := publish()
+	st.saw(20, old) // a delivery of the deleted stream comes late
+	if known := st.noteFile.Load().known(); known.sequence != 1 || st.newestSeen().sequence != 1 {
+		t.Errorf("the note is %+v, and %d was seen", known, st.newestSeen().sequence)
+	}
+	waitFor(t, "the messages to be counted", func() bool { return !st.noteFile.Load().isBehind() })
+	b.Close(t.Context())
+	if now, err := open(t, o).Last(t.Context(), room); err != nil || now != before {
+		t.Errorf("after another start the position is %v, %v, and was %v", now, err, before)
+	}
+}
+
+// The state expires, or a comparison is required, while an answer is on its way. That answer
+// settles nothing. An answer of an epoch that has ended, which comes late, changes nothing.
+func TestAnswersThatComeTooLate(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	for range 3 {
+		if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	st := (*b.streams.list.Load())[0]
+	ask := func() (seen, *jetstream.StreamInfo) {
+		t.Helper()
+		asked := st.newestSeen()
+		there, err := b.js.Stream(t.Context(), "CHAT")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return asked, there.CachedInfo()
+	}
+	settle := func(asked seen, info *jetstream.StreamInfo) {
+		t.Helper()
+		info, err := st.compare(t.Context(), info, &asked, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.learn(info, asked.askedAt)
+	}
+	settled := func() bool {
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		return !st.proof.mustCompare
+	}
+
+	asked, info := ask()
+	st.expireState()
+	settle(asked, info)
+	if _, ok := st.knownSince(time.Time{}); ok {
+		t.Error("an answer from before the state expired is used")
+	}
+	asked, info = ask()
+	st.requireComparison()
+	settle(asked, info)
+	if _, ok := st.knownSince(time.Time{}); ok || settled() {
+		t.Errorf("a comparison was required after the question, and the answer is used: %v, %v", ok, settled())
+	}
+	settle(ask())
+	if _, ok := st.knownSince(time.Time{}); !ok || !settled() {
+		t.Errorf("an answer that is new enough is used: %v, %v", ok, settled())
+	}
+
+	asked, info = ask()
+	st.givenTwice(st.newestSeen().epoch)
+	now, err := b.Last(t.Context(), room)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.saw(3, time.Now())
+	info.State.LastSeq = 1
+	st.learn(info, asked.askedAt)
+	if known := st.newestSeen(); known.epoch != now.Epoch || known.sequence != 3 || st.proof.timedSequence != 3 {
+		t.Errorf("after an answer of the ended epoch %+v and %+v are known", known, st.proof)
+	}
+}
+
+// NATS does not answer a question about a stream. Others who wait for the same answer wait no
+// longer than their context lasts, and Close does not wait either. A publication needs no new
+// answer.
+func TestWaitersForAStreamHaveTheirOwnTime(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	st := (*b.streams.list.Load())[0]
+	for name, held := range map[string]turn{"asking": st.asking, "comparing": st.comparing} {
+		if err := held.take(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, err := st.stateSince(ctx, time.Now()); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("while %s is held: %v", name, err)
+		}
+		cancel()
+		held.leave()
+	}
+	if _, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.asking.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer st.asking.leave()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	before := time.Now()
+	b.Close(ctx)
+	if took := time.Since(before); took > patience/2 {
+		t.Errorf("Close took %v", took)
+	}
+	<-b.server.stopped // before the folder is removed
 }
 
 type discard struct{}

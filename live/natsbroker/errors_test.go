@@ -269,6 +269,35 @@ func TestPublicationsTooLargeForNATS(t *testing.T) {
 	}
 }
 
+// NATS has less storage than the default stream should have, so the stream is smaller. NATS
+// acknowledges a publication that is larger than the stream, and drops it. The publisher gets
+// an error.
+func TestPublicationLargerThanALoweredStream(t *testing.T) {
+	s := runServer(t, func(o *server.Options) {
+		limited(3 << 19)(o)
+		o.MaxPayload = 4 << 20
+	})
+	b := open(t, Options{Servers: []string{s.ClientURL()}})
+	b.Start(rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }})
+	large := []byte(`"` + strings.Repeat("x", 5<<18) + `"`)
+	for range 2 { // the stream is made with the first of them
+		if _, err := b.Publish(t.Context(), "room", large, broker.PublishOptions{History: 10}); !errors.Is(err, live.ErrTooLarge) {
+			t.Errorf("the error is %v", err)
+		}
+	}
+	// An operator makes the stream larger.
+	js := b.JetStream()
+	c := configOf(t, js, "LIVE")
+	c.MaxBytes = 3 << 19
+	if _, err := js.UpdateStream(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the publication to be stored", func() bool {
+		_, err := b.Publish(t.Context(), "room", large, broker.PublishOptions{History: 10})
+		return err == nil
+	})
+}
+
 func TestTopicsThatNATSCannotHave(t *testing.T) {
 	b := open(t, Options{})
 	b.Start(devNull{})

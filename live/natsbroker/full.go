@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -68,10 +69,9 @@ func (st *stream) stored() {
 	}
 }
 
-// notStored returns the error for a publication that was refused for lack of space, or that was
-// in progress when the store broke. NATS has acknowledged everything that it stored before
-// that, and stores nothing afterwards. But an earlier attempt without an answer may have been
-// stored.
+// notStored returns the error for a publication that was refused, or that was in progress when
+// the store broke. NATS has acknowledged everything that it stored before that, and stores
+// nothing afterwards. But an earlier attempt without an answer may have been stored.
 func (st *stream) notStored(why error, unanswered bool) error {
 	if unanswered {
 		return fmt.Errorf("natsbroker: stream %s: %w: an earlier attempt may have stored the publication: %v", st.config.Name, broker.ErrUnavailable, why)
@@ -84,10 +84,22 @@ func (st *stream) notStored(why error, unanswered bool) error {
 const overhead = 256
 
 // fits returns an error for data that is larger than the whole stream. NATS would acknowledge
-// it and drop it at once.
-func (st *stream) fits(data []byte) error {
-	if most := st.config.MaxBytes; most > 0 && int64(len(data))+overhead > most {
-		return fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d", broker.ErrTooLarge, len(data), st.config.Name, most)
+// it and drop it at once. The size at NATS decides: the default stream may have been lowered,
+// and another instance may have changed the stream. Before an error the leader is asked again.
+func (st *stream) fits(ctx context.Context, data []byte) error {
+	st.mu.Lock()
+	state := st.state
+	st.mu.Unlock()
+	if !state.isOver(data) {
+		return nil
 	}
-	return nil
+	state, err := st.stateSince(ctx, time.Now().Add(-stateAge))
+	if err == nil && state.isOver(data) {
+		err = fmt.Errorf("%w: it has %d bytes, and the MaxBytes of stream %s are %d", broker.ErrTooLarge, len(data), st.config.Name, state.maxBytes)
+	}
+	return err
+}
+
+func (s streamState) isOver(data []byte) bool {
+	return s.maxBytes > 0 && int64(len(data))+overhead > s.maxBytes
 }

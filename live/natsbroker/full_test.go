@@ -9,6 +9,7 @@ import (
 
 // A node is ready again after its stream was full, even if nobody publishes to the stream.
 func TestReadyForgetsThatAStreamWasFull(t *testing.T) {
+	t.Parallel() // it mostly waits for fullFor
 	s := runServer(t, func(*server.Options) {})
 	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{MaxMsgs: 1})})
 	b.Start(devNull{})

@@ -207,7 +207,9 @@ func (st *stream) oldestAfterGap(ctx context.Context, topic, tokens string, stat
 	if len(page.Publications) == 0 {
 		return broker.Page{}, false, nil
 	}
-	if state, err = st.stateSince(ctx, time.Now()); err != nil {
+	// This state was asked for before the batch. Another instance may have changed the stream in
+	// between, so a new state decides.
+	if state, err = st.stateSince(ctx, time.Now()); err != nil || st.allKept(tokens, state, after, got) {
 		return broker.Page{}, false, err
 	}
 	page.Epoch, page.Upto = state.epoch, oldest.Sequence
@@ -305,7 +307,8 @@ func (st *stream) reach(ctx context.Context, subject string, end, upto uint64) (
 }
 
 // allKept reports whether all publications of a topic after an offset are kept, when there is
-// no message at that offset.
+// no message at that offset. The state must be asked for after the batch: another instance may
+// have set a lower limit than the one of our options, and the stream has dropped more.
 func (st *stream) allKept(tokens string, state streamState, after uint64, got batch) bool {
 	from := after
 	if in := st.broker.hub.find(st.broker.deliverySubject(tokens)); in != nil {
@@ -317,5 +320,5 @@ func (st *stream) allKept(tokens string, state streamState, after uint64, got ba
 		return false // one of the dropped messages may have been of this topic
 	}
 	// A topic below its limit has dropped nothing.
-	return st.config.MaxMsgsPerTopic == 0 || got.total() < st.config.MaxMsgsPerTopic
+	return state.maxPerTopic <= 0 || got.total() < state.maxPerTopic
 }

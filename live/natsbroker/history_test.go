@@ -110,6 +110,7 @@ const kb, mb = 1 << 10, 1 << 20
 // Publications of half a megabyte lie among others and among messages that are not
 // publications. They are read in pages of two. All of them come, once and in order.
 func TestHistoryOfLargePublicationsIsReadInPages(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	begin := l.scrawl("book.large", 10)
 	for i := range 100 {
@@ -265,5 +266,48 @@ func TestMessagesThatAreNoPublicationsAreSkipped(t *testing.T) {
 		if got := append(offsetsOf(page), rest...); !slices.Equal(got, want) {
 			t.Errorf("Tail(%d) and what follows: %d, want %d", limit, got, want)
 		}
+	}
+}
+
+// During a rollout a newer instance lowers the limit of a topic. The older instance reports the
+// hole too, though its own limit is higher. A higher limit at NATS is no hole.
+func TestHoleByTheLimitOfAnotherInstanceIsTold(t *testing.T) {
+	s := startServer(t)
+	with := func(limit int64) *Broker {
+		b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: chatStream(StreamConfig{MaxMsgsPerTopic: limit})})
+		b.Start(devNull{})
+		return b
+	}
+	publish := func(b *Broker, n int) (at broker.Position) {
+		t.Helper()
+		for range n {
+			var err error
+			if at, err = b.Publish(t.Context(), "chat.a", []byte("1"), broker.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return at
+	}
+	for _, c := range []struct {
+		mine, theirs int64
+		want         int
+	}{{1000, 5, 5}, {5, 1000, 20}} {
+		mine := with(c.mine)
+		// Another topic has the first sequence, so there is no message of this topic at it.
+		if _, err := mine.Publish(t.Context(), "chat.b", []byte("1"), broker.PublishOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		before, err := mine.Last(t.Context(), "chat.b")
+		if err != nil {
+			t.Fatal(err)
+		}
+		with(c.theirs)
+		last := publish(mine, 20)
+		page, err := mine.Read(t.Context(), "chat.a", before.Offset, last.Offset, 100)
+		if whole := c.want == 20; err != nil || len(page.Publications) != c.want || page.Complete != whole {
+			t.Errorf("the limits are %d here and %d at NATS: %d publications, complete %v, %v",
+				c.mine, c.theirs, len(page.Publications), page.Complete, err)
+		}
+		purge(t, mine.JetStream())
 	}
 }

@@ -3,6 +3,9 @@ package natsbroker
 import (
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,16 +91,16 @@ func (h *hub) find(subject string) *interest {
 	return h.topics[subject]
 }
 
-func (h *hub) subscribe(topic, subject string, stream *stream) error {
+func (h *hub) subscribe(topic, subject string) error {
 	h.mu.Lock()
 	in := h.topics[subject]
 	if in == nil {
 		in = &interest{topic: topic, subject: subject}
 		h.topics[subject] = in
 	}
-	in.stream.Store(stream) // it is another stream if EnsureStream was called meanwhile
 	in.hasSubscriber.Store(true)
 	h.mu.Unlock()
+	h.assignStream(in) // after the topic is in the map, so EnsureStream misses no topic
 
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -115,6 +118,37 @@ func (h *hub) subscribe(topic, subject string, stream *stream) error {
 		return broker.ErrServerClosed
 	}
 	return nil
+}
+
+// assignStreams gives a stream that was made or replaced to the topics that it covers, and
+// another stream to the topics that it no longer covers.
+func (h *hub) assignStreams(st *stream) {
+	h.mu.RLock()
+	all := slices.Collect(maps.Values(h.topics))
+	h.mu.RUnlock()
+	for _, in := range all { // not under the lock, since streams.of asks the application for its rules
+		former := in.stream.Load()
+		if former != nil && former.config.Name == st.config.Name || st.covers(h.tokensOf(in)) {
+			h.assignStream(in)
+		}
+	}
+}
+
+func (h *hub) tokensOf(in *interest) string {
+	return strings.TrimPrefix(in.subject, h.broker.deliverySubject(""))
+}
+
+// assignStream gives a topic the stream that covers it. It looks again afterwards: EnsureStream
+// may have assigned another stream in between, which must not be undone.
+func (h *hub) assignStream(in *interest) {
+	tokens := h.tokensOf(in)
+	for {
+		st := h.broker.streams.of(in.topic, tokens)
+		in.stream.Store(st)
+		if st == h.broker.streams.of(in.topic, tokens) {
+			return
+		}
+	}
 }
 
 func (h *hub) unsubscribe(subject string) {

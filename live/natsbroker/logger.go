@@ -19,6 +19,8 @@ type serverLogger struct {
 	fatal      chan error   // holds the first fatal error until it is read
 	onProblem  func(string) // called with the text of each warning and error
 	restarting *atomic.Bool // true while JetStream restarts, and finds files that a full disk has cut short
+	hasMender  bool         // a mender reports what menderReports says
+	limit      logLimit     // of menderReports, if there is no mender
 }
 
 func newServerLogger(l *slog.Logger, node string) *serverLogger {
@@ -41,7 +43,8 @@ func (s *serverLogger) Errorf(format string, v ...any) { s.problem(slog.LevelErr
 
 // menderReports are parts of the server's messages about a store that is full or cannot be
 // written to. The server repeats them for each stream. The mender reports the problem once,
-// with advice.
+// with advice. A store in memory has no mender, so there the messages are logged, but each of
+// them only once in a while.
 var menderReports = []string{
 	"ritical write error", "failed to store a msg", "Error applying stream entries", "JetStream out of", "disabling JetStream",
 	"resource limits exceeded", "account limits exceeded",
@@ -55,7 +58,7 @@ func (s *serverLogger) problem(level slog.Level, format string, v ...any) {
 		level = slog.LevelDebug
 	}
 	for _, said := range menderReports {
-		if strings.Contains(text, said) {
+		if strings.Contains(text, said) && (s.hasMender || !s.limit.due(said)) {
 			level = slog.LevelDebug
 		}
 	}

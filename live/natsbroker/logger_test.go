@@ -78,3 +78,24 @@ func TestLogHasTheProtocolButNoPayload(t *testing.T) {
 		t.Error("no notice was logged")
 	}
 }
+
+// The mender reports a store on a disk that is full. A store in memory has no mender, so the
+// server's own message is logged, once.
+func TestFullStoreIsReportedWithoutAMender(t *testing.T) {
+	for name, c := range map[string]struct {
+		dir  string
+		want int
+	}{"disk": {t.TempDir(), 0}, "memory": {"", 1}} {
+		t.Run(name, func(t *testing.T) {
+			book := &logBook{least: slog.LevelInfo}
+			e := startNode(t, Options{StoreDir: c.dir, Logger: slog.New(book)})
+			for range 3 {
+				e.running().Errorf("JetStream out of space, will be DISABLED")
+			}
+			stopNode(t, e)
+			if found := book.find("out of space"); len(found) != c.want {
+				t.Errorf("logged: %q", found)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"maps"
 	"sync"
 	"time"
 )
@@ -9,7 +10,11 @@ import (
 // and a problem that comes and goes does not fill the log.
 const logEvery = time.Minute
 
-// logLimit remembers what was logged. Its keys are a few constants and the names of streams.
+// maxLogKeys bounds how many different problems are logged within logEvery.
+const maxLogKeys = 1000
+
+// logLimit remembers what was logged. Its keys are a few constants, the names of streams, and
+// errors of NATS. Some of these errors have texts that vary, so the number of keys is bounded.
 type logLimit struct {
 	mu   sync.Mutex
 	last map[string]time.Time // when each key was last logged
@@ -25,6 +30,12 @@ func (l *logLimit) due(key string) bool {
 	}
 	if l.last == nil {
 		l.last = make(map[string]time.Time)
+	}
+	if len(l.last) >= maxLogKeys {
+		maps.DeleteFunc(l.last, func(_ string, last time.Time) bool { return now.Sub(last) >= logEvery })
+		if len(l.last) >= maxLogKeys {
+			return false
+		}
 	}
 	l.last[key] = now
 	return true

@@ -79,7 +79,7 @@ type window struct {
 
 // newMender returns the mender of a broker; nil: its streams are elsewhere or in memory.
 func newMender(b *Broker) *mender {
-	if b.server == nil || b.opts.StoreDir == "" || b.opts.Cluster != nil && b.opts.Cluster.NoStore {
+	if b.server == nil || !b.opts.storesOnDisk() {
 		return nil
 	}
 	m := &mender{broker: b, server: b.server, alone: b.opts.Cluster == nil}
@@ -282,11 +282,12 @@ func (m *mender) whileLimited() <-chan time.Time {
 
 // raiseLimit restarts the server if that gives it a higher limit. NATS sets the limit when it
 // starts, to three quarters of the free space and of what the streams have. So a process that
-// starts with a full disk has a limit below what its streams have.
+// starts with a full disk has a limit below what its streams have. Without streams the limit is
+// then 0.
 func (m *mender) raiseLimit() {
-	limit, used := m.server.storage()
+	limit, used, running := m.server.storage()
 	free, ok := freeBytes(m.server.store.dir)
-	if !ok || limit <= 0 {
+	if !ok || !running {
 		return
 	}
 	later := free/4*3 + used/4*3
@@ -353,13 +354,13 @@ func (e *embedded) restart(ctx context.Context) error {
 }
 
 // storage returns how many bytes all streams on the disk may have together, and how many they
-// have.
-func (e *embedded) storage() (limit, used int64) {
+// have. ok is false if JetStream does not run.
+func (e *embedded) storage() (limit, used int64, ok bool) {
 	srv := e.running()
 	c := srv.JetStreamConfig()
 	info, err := srv.Jsz(nil)
 	if c == nil || err != nil {
-		return 0, 0
+		return 0, 0, false
 	}
-	return c.MaxStore, int64(info.Store)
+	return c.MaxStore, int64(info.Store), true
 }

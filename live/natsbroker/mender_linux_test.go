@@ -305,6 +305,7 @@ func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers 
 
 // A stream with one replica in a cluster: no other node can take it over.
 func TestFullDiskOfAStreamWithOneReplica(t *testing.T) {
+	t.Parallel()
 	brokers, dirs := clusterOnDisks(t, 2, 24<<20, func(o *Options) {
 		o.PublishTimeout = 3 * time.Second
 		for i := range o.Streams {
@@ -564,6 +565,7 @@ func TestFileSizeLimitHeals(t *testing.T) {
 // First one of three nodes has a full disk. The others store what it publishes, and it reports
 // that it is not ready. Then all three have a full disk, and then none.
 func TestFullDisksOfACluster(t *testing.T) {
+	t.Parallel() // it mostly waits for elections
 	brokers, dirs := clusterOnDisks(t, 3, 48<<20, func(o *Options) {
 		o.PublishTimeout = 30 * time.Second // for elections on a busy machine
 	})
@@ -633,4 +635,29 @@ func TestFullDisksOfACluster(t *testing.T) {
 	if err != nil || at.Offset < uint64(stored) {
 		t.Errorf("the newest position is %v, %v, and %d were stored", at, err, stored)
 	}
+}
+
+// A process starts on a full disk and has no streams yet, so NATS gives it no space at all. When
+// the disk is freed, the default stream is made and publishing works.
+func TestFirstStreamAfterAFullDisk(t *testing.T) {
+	dir := smallDisk(t, 24<<20)
+	if err := open(t, Options{StoreDir: dir}).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	free := fill(t, dir)
+	b, err := New(Options{StoreDir: dir, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	b.Start(rules{devNull{}, func(string) live.TopicOptions { return live.TopicOptions{History: 10} }})
+	publish := func() error {
+		_, err := b.Publish(t.Context(), "room", []byte("1"), broker.PublishOptions{History: 10})
+		return err
+	}
+	if err := publish(); !errors.Is(err, ErrFull) {
+		t.Errorf("while the disk is full: %v", err)
+	}
+	free()
+	waitFor(t, "a publication to be stored", func() bool { return publish() == nil })
 }

@@ -127,8 +127,9 @@ type noteFile struct {
 	file   *os.File
 	number uint64 // tells the file from a copy of it; see fileNumber
 
-	mu   sync.Mutex // guards note
-	note note
+	mu     sync.Mutex // guards the fields below
+	note   note
+	isVoid bool // the file tells nothing, and begin was not called yet
 }
 
 // note is what is known of a stream's end.
@@ -145,12 +146,13 @@ type note struct {
 const noteSize = 7 * 8
 
 // open returns the note of a stream. void says that the file exists but tells nothing, so the
-// stream may have lost its end. A stream without a file is new, or was made elsewhere.
+// stream may have lost its end. It says so until begin is called: the first attempt to give the
+// stream another epoch may fail. A stream without a file is new, or was made elsewhere.
 func (notes *notes) open(stream string) (n *noteFile, void bool, err error) {
 	notes.mu.Lock()
 	defer notes.mu.Unlock()
 	if n = notes.all[stream]; n != nil {
-		return n, false, nil
+		return n, n.void(), nil
 	}
 	f, err := os.OpenFile(notes.path(stream), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -162,8 +164,9 @@ func (notes *notes) open(stream string) (n *noteFile, void bool, err error) {
 		f.Close()
 		return nil, false, err
 	}
+	n.isVoid = len(b) > 0 && !n.decode(b)
 	notes.all[stream] = n
-	return n, len(b) > 0 && !n.decode(b), nil
+	return n, n.isVoid, nil
 }
 
 func (n *noteFile) encode() []byte {
@@ -229,7 +232,7 @@ func (n *noteFile) isBehind() bool {
 func (n *noteFile) begin(first note) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.note = first
+	n.note, n.isVoid = first, false
 	if _, err := n.file.WriteAt(n.encode(), 0); err != nil {
 		return err
 	}
@@ -239,6 +242,12 @@ func (n *noteFile) begin(first note) error {
 // write writes the note, which takes a microsecond. An error must not fail the publication.
 // Then the note stays as it was, and the next process expects an earlier end of the stream.
 func (n *noteFile) write() { n.file.WriteAt(n.encode(), 0) }
+
+func (n *noteFile) void() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.isVoid
+}
 
 func (n *noteFile) known() note {
 	n.mu.Lock()

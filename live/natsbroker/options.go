@@ -216,6 +216,9 @@ func (o *Options) check() error {
 		if err := c.checkName(); err != nil {
 			return err
 		}
+		if err := c.checkBounds(); err != nil {
+			return err
+		}
 		if c.Name == o.Default.Name && names[c.Name] {
 			return fmt.Errorf("natsbroker: stream %q has the name of Options.Default, which is Prefix in capitals unless it is set", c.Name)
 		}
@@ -230,6 +233,11 @@ func (o *Options) check() error {
 		}
 	}
 	return nil
+}
+
+// storesOnDisk reports whether the embedded server keeps streams on a disk.
+func (o *Options) storesOnDisk() bool {
+	return o.StoreDir != "" && (o.Cluster == nil || !o.Cluster.NoStore)
 }
 
 // isToken reports whether s is one token of a subject, without wildcards.
@@ -256,6 +264,10 @@ func (c *StreamConfig) check() error {
 			return fmt.Errorf("natsbroker: stream %q: %w", c.Name, err)
 		}
 	}
+	return c.checkBounds()
+}
+
+func (c *StreamConfig) checkBounds() error {
 	switch {
 	case c.MaxMsgs < 0 || c.MaxMsgsPerTopic < 0 || c.MaxBytes < 0 || c.MaxAge < 0 || c.Replicas < 0:
 		return fmt.Errorf("natsbroker: stream %q has a negative bound", c.Name)

@@ -31,6 +31,8 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		"an empty part":           {Streams: with(func(c *StreamConfig) { c.Subjects = []string{"a..b"} })},
 		"a negative bound":        {Streams: with(func(c *StreamConfig) { c.MaxMsgs = -1 })},
 		"MaxAge is under 100 ms":  {Streams: with(func(c *StreamConfig) { c.MaxAge = time.Millisecond })},
+		`"LIVE" has a negative`:   {Default: StreamConfig{MaxMsgs: -1}},
+		`"LIVE": MaxAge is under`: {Default: StreamConfig{MaxAge: time.Millisecond}},
 		"name of Options.Default": {Streams: with(func(c *StreamConfig) { c.Name = "LIVE" })},
 	} {
 		wantRefused(t, o, want)

@@ -68,6 +68,7 @@ func TestStreamsOfOthersAreLeftAlone(t *testing.T) {
 			RePublish: &jetstream.RePublish{Source: "other.s.>", Destination: "other.d.>"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it mostly waits for the next attempt
 			s := startServer(t)
 			js := jetStreamOf(t, s.ClientURL())
 			theirs.Name = "CHAT"

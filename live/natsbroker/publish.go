@@ -88,11 +88,9 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 	b.scans.publishing()
 	for wait := 10 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		var ack *jetstream.PubAck
-		var err error
-		if !st.found.Load() { // then it is not yet compared either
-			err = st.remake(ctx)
-		}
-		if err == nil {
+		err := st.prepare(ctx, data)
+		sent := err == nil
+		if sent {
 			if before.epoch == "" {
 				before = st.newestSeen()
 			}
@@ -108,7 +106,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 		if gone(err) {
 			err = st.explainGone(ctx, m.Subject, err)
 		} else if errors.Is(err, context.DeadlineExceeded) {
-			unanswered = unanswered || b.mender.refuses() == nil
+			unanswered = unanswered || sent && b.mender.refuses() == nil
 			b.mender.checkStore()
 			if broken := b.mender.current(); broken != nil && st.config.Replicas == 1 {
 				return broker.Position{}, st.notStored(broken, unanswered) // no other node can answer
@@ -123,7 +121,9 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 			err = denied
 		}
 		if ctx.Err() == nil && endsPublish(err) {
-			return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
+			// NATS does not answer a publication that it does not permit, so a denial explains
+			// why there was no answer.
+			return broker.Position{}, st.notStored(err, unanswered && !errors.Is(err, errDenied))
 		}
 		if !sleep(ctx, wait) {
 			switch broken := b.mender.refuses(); {
@@ -148,23 +148,25 @@ func (st *stream) mayPublish(m *nats.Msg) error {
 	if err := b.denials.publishError(m.Subject); err != nil {
 		return err
 	}
-	if err := b.mayUse(m.Subject); err != nil {
-		return err
-	}
-	return st.fits(m.Data)
+	return b.mayUse(m.Subject)
 }
 
-// attempt publishes once. The stream must first be known to be ours: a stream of another
-// program may store the same subject.
-func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+// prepare makes sure that a publication can be sent. The stream must first be known to be ours:
+// a stream of another program may store the same subject. After an error nothing was sent.
+func (st *stream) prepare(ctx context.Context, data []byte) error {
 	if err := st.broker.notConnected(); err != nil {
-		return nil, err
+		return err
 	}
-	if !st.found.Load() || st.foreign() != nil {
+	if !st.found.Load() || st.foreign() != nil { // if it was not found, it is not yet compared either
 		if err := st.remake(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	return st.fits(ctx, data)
+}
+
+// attempt publishes once.
+func (st *stream) attempt(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	return st.broker.js.PublishMsg(ctx, m, jetstream.WithRetryAttempts(0))

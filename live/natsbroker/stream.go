@@ -12,7 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// stream is a JetStream stream, with all that this process knows of it.
+// stream is a JetStream stream, as StreamConfig describes it. EnsureStream replaces it by
+// another stream of the same name. Publications in progress may still use the old one.
 type stream struct {
 	broker   *Broker
 	config   StreamConfig
@@ -22,36 +23,68 @@ type stream struct {
 
 	fullness fullness // whether it has space
 
-	making   chan struct{}         // holds one while the stream is made or changed
 	maxBytes int64                 // the lowered MaxBytes of the default stream; 0: not lowered; guarded by making
 	triedAt  time.Time             // when it was last made or tried; guarded by making
 	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
-	found    atomic.Bool           // it has existed, and is ours
 
 	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
 
-	asking    sync.Mutex // held while the leader is asked for the state
-	comparing sync.Mutex // held while the stream is compared with what is known of it
+	*memory
+}
 
-	noteFile atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
+// memory is what this process knows of the stream of one name. All streams of the name share
+// it, so what one has seen is no loss to another.
+type memory struct {
+	found atomic.Bool // it has existed, and is ours
+
+	making    turn // held while the stream is made or changed
+	asking    turn // held while the leader is asked for the state
+	comparing turn // held while the stream is compared with what is known of it
+
+	noteFile  atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
+	noteEpoch string                   // the epoch to which the note belongs; guarded by comparing
+	noteBegan time.Time                // when the note began with that epoch; guarded by comparing
 
 	mu             sync.Mutex // guards the fields below
 	state          streamState
-	newestSequence uint64 // the greatest sequence that was seen
+	expiredAt      time.Time // answers that were asked for until then are too old
+	created        time.Time // when the stream was made, on the clock of NATS
+	newestSequence uint64    // the greatest sequence that was seen
 	proof          proof
 }
+
+func newMemory() *memory {
+	return &memory{making: make(turn, 1), asking: make(turn, 1), comparing: make(turn, 1)}
+}
+
+// turn is a lock for which a caller waits no longer than its context lasts. It may be held
+// while NATS answers, which takes seconds if there is no leader.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (t turn) leave() { <-t }
 
 // streamState is the state of a stream, as its leader told it.
 type streamState struct {
 	epoch       string
 	first, last uint64    // sequences; first is last+1 if the stream is empty
-	askedAt     time.Time // when the leader was asked; zero: the state must be asked for again
+	maxPerTopic int64     // publications of one topic; 0 or less: no bound
+	maxBytes    int64     // size of the stream; 0 or less: no bound
+	askedAt     time.Time // when the leader was asked; zero: never
 	leaderTime  time.Time // the time on the leader's clock; zero: unknown
 	heardAt     time.Time // when the answer arrived
 }
 
 func newStream(b *Broker, c StreamConfig) *stream {
-	st := &stream{broker: b, config: c, subject: b.storedSubject, making: make(chan struct{}, 1)}
+	st := &stream{broker: b, config: c, subject: b.storedSubject, memory: b.streams.memoryOf(c.Name)}
 	for _, s := range c.Subjects {
 		patterns, err := encodePattern(s)
 		if err != nil {
@@ -67,15 +100,18 @@ func newStream(b *Broker, c StreamConfig) *stream {
 	return st
 }
 
-// learn stores the state that the leader has told.
+// learn stores the state that the leader has told. An answer that comes after the answer to a
+// later question changes nothing: it may be of an epoch that has ended.
 func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState {
 	now := streamState{
-		epoch:      st.epochOf(info),
-		first:      info.State.FirstSeq,
-		last:       info.State.LastSeq,
-		askedAt:    asked,
-		leaderTime: info.TimeStamp,
-		heardAt:    time.Now(),
+		epoch:       st.epochOf(info),
+		first:       info.State.FirstSeq,
+		last:        info.State.LastSeq,
+		maxPerTopic: info.Config.MaxMsgsPerSubject,
+		maxBytes:    info.Config.MaxBytes,
+		askedAt:     asked,
+		leaderTime:  info.TimeStamp,
+		heardAt:     time.Now(),
 	}
 	if info.State.Msgs == 0 {
 		now.first = now.last + 1
@@ -83,11 +119,18 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if now.epoch != st.state.epoch {
+		if !now.askedAt.After(st.state.askedAt) {
+			return now
+		}
 		st.newestSequence = 0
-		st.proof = proof{endedEpochs: st.proof.endedEpochs, endedAt: st.proof.endedAt}
+		st.proof = proof{
+			mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
+			endedEpochs: st.proof.endedEpochs,
+			endedAt:     st.proof.endedAt,
+		}
 	}
 	if now.askedAt.After(st.state.askedAt) {
-		st.state = now
+		st.state, st.created = now, info.Created
 	}
 	st.newestSequence = max(st.newestSequence, now.last)
 	return now
@@ -100,12 +143,14 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 			return streamState{}, err
 		}
 	}
-	st.asking.Lock() // the next in line can use the same answer
-	defer st.asking.Unlock()
-	st.mu.Lock()
-	known := st.state
-	st.mu.Unlock()
-	if !known.askedAt.Before(moment) && !known.askedAt.IsZero() {
+	if known, ok := st.knownSince(moment); ok {
+		return known, nil
+	}
+	if err := st.asking.take(ctx); err != nil { // the next in line can use the same answer
+		return streamState{}, err
+	}
+	defer st.asking.leave()
+	if known, ok := st.knownSince(moment); ok {
 		return known, nil
 	}
 	var seen seen
@@ -119,31 +164,46 @@ func (st *stream) stateSince(ctx context.Context, moment time.Time) (streamState
 	if err != nil {
 		return streamState{}, err
 	}
-	info, err := st.compare(ctx, there.CachedInfo(), seen, false)
+	info, err := st.compare(ctx, there.CachedInfo(), &seen, false)
 	if err != nil {
 		return streamState{}, err
 	}
 	return st.learn(info, seen.askedAt), nil
 }
 
-// expireState makes the next user of the stream's state ask for it again.
+// knownSince returns the known state, if the leader was asked for it at a moment or later and
+// it has not expired.
+func (st *stream) knownSince(moment time.Time) (known streamState, ok bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	asked := st.state.askedAt
+	return st.state, !asked.Before(moment) && asked.After(st.expiredAt)
+}
+
+// expireState makes the next user of the stream's state ask for it again. An answer that is on
+// its way does not count.
 func (st *stream) expireState() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	st.state.askedAt = time.Time{}
+	st.expiredAt = time.Now()
 }
 
 // saw notes a sequence, and returns the epoch to which it is taken to belong. at is when the
-// message was stored; zero: unknown.
+// message was stored; zero: unknown. A message that is older than the stream is from a deleted
+// stream of the same name, and says nothing of this one.
 func (st *stream) saw(sequence uint64, at time.Time) (epoch string) {
-	if n := st.noteFile.Load(); n != nil {
+	st.mu.Lock()
+	epoch = st.state.epoch
+	isOurs := at.IsZero() || !at.Before(st.created)
+	if isOurs {
+		st.newestSequence = max(st.newestSequence, sequence)
+		st.proof.saw(sequence, at)
+	}
+	st.mu.Unlock()
+	if n := st.noteFile.Load(); n != nil && isOurs {
 		n.saw(sequence, at)
 	}
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	st.newestSequence = max(st.newestSequence, sequence)
-	st.proof.saw(sequence, at)
-	return st.state.epoch
+	return epoch
 }
 
 // seen is the greatest sequence that was seen in an epoch until a time.

@@ -16,8 +16,9 @@ type streamTable struct {
 	fallback      *stream     // the stream of Options.Default
 	needsFallback atomic.Bool // a topic has needed fallback
 
-	mu   sync.Mutex // held while list is replaced
-	list atomic.Pointer[[]*stream]
+	mu       sync.Mutex // held while list is replaced; guards memories
+	list     atomic.Pointer[[]*stream]
+	memories map[string]*memory // by the name of the stream
 }
 
 func (t *streamTable) init(b *Broker) {
@@ -32,13 +33,26 @@ func (t *streamTable) init(b *Broker) {
 	t.list.Store(&all)
 }
 
+// memoryOf returns what is known of the stream of a name.
+func (t *streamTable) memoryOf(name string) *memory {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.memories == nil {
+		t.memories = make(map[string]*memory)
+	}
+	m := t.memories[name]
+	if m == nil {
+		m = newMemory()
+		t.memories[name] = m
+	}
+	return m
+}
+
 // of returns the stream that covers a topic; nil: no stream does.
 func (t *streamTable) of(topic, tokens string) *stream {
 	for _, st := range *t.list.Load() {
-		for _, pattern := range st.patterns {
-			if matches(pattern, tokens) {
-				return st
-			}
+		if st.covers(tokens) {
+			return st
 		}
 	}
 	if t.broker.rules == nil {
@@ -51,6 +65,16 @@ func (t *streamTable) of(topic, tokens string) *stream {
 		t.needsFallback.Store(true)
 	}
 	return t.fallback
+}
+
+// covers reports whether one of the stream's patterns covers the tokens of a topic.
+func (st *stream) covers(tokens string) bool {
+	for _, pattern := range st.patterns {
+		if matches(pattern, tokens) {
+			return true
+		}
+	}
+	return false
 }
 
 // every returns all streams, including the default stream.
@@ -76,11 +100,16 @@ func (t *streamTable) set(st *stream) {
 	t.list.Store(&all)
 }
 
+// has reports whether a stream is in use. It is not after EnsureStream has replaced it.
+func (t *streamTable) has(st *stream) bool { return slices.Contains(t.every(), st) }
+
 // lookAgain asks again for the default stream, and for each stream that existed before but
 // failed the last time. While an application waits in Ready, nothing else may ask for them.
 func (t *streamTable) lookAgain(ctx context.Context) {
 	for _, st := range t.required() {
-		if why := st.makeErr.Load(); st == t.fallback && why == nil || (st == t.fallback || st.found.Load()) && *why != nil {
+		why := st.makeErr.Load()
+		switch isDefault := st == t.fallback; {
+		case why == nil && isDefault, why != nil && *why != nil && (isDefault || st.found.Load()):
 			st.remake(ctx)
 		}
 	}

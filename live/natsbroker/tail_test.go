@@ -58,6 +58,7 @@ func TestNewestAreNoOlderThanTheLeaderSays(t *testing.T) {
 // A tail begins limit publications before the end, however the topic is spread over its stream.
 // If its publications are large, the tail is a page of the oldest, and Read continues it.
 func TestTailBeginsWhereItShould(t *testing.T) {
+	t.Parallel()
 	seed := seedFor(t, 0)
 	for name, gap := range map[string]func(i int) int{
 		"alone":               func(int) int { return 0 },
