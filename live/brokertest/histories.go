@@ -92,6 +92,8 @@ var histories = []promise{
 		}
 	}},
 
+	{"a publication with an ID is made once, and has one position", publishWithIDs},
+
 	{"a history that lost its end is another one", func(s *suite) {
 		if s.LoseEnd == nil {
 			s.Skip("Features.LoseEnd is nil")
@@ -524,5 +526,56 @@ func (s *suite) checkChain(got []*broker.Publication) {
 		if p.Epoch != before.Epoch || p.Offset <= before.Offset || p.Prev != 0 && p.Prev != before.Offset {
 			s.Fatalf("after %s came %s", describe(before), describe(p))
 		}
+	}
+}
+
+// publishWithIDs publishes the same IDs several times at the same moment, at all nodes.
+func publishWithIDs(s *suite) {
+	if !s.IDs {
+		s.Skip("Features.IDs is false")
+	}
+	topic, other := s.Topic("t", long), s.Topic("u", long)
+	const ids, times = 20, 3
+	named := func(id int) broker.PublishOptions {
+		o := long
+		o.ID = fmt.Sprint("ID ", id)
+		return o
+	}
+	var mu sync.Mutex
+	positions := make(map[int]map[live.Position]bool)
+	var wg sync.WaitGroup
+	for g := range times {
+		n := s.nodes[g%len(s.nodes)]
+		wg.Go(func() {
+			for id := range ids {
+				at, err := n.Publish(s.ctx(), topic, []byte(number(id)), named(id))
+				if err != nil {
+					s.Errorf("Publish: %v", err)
+					return
+				}
+				mu.Lock()
+				if positions[id] == nil {
+					positions[id] = make(map[live.Position]bool)
+				}
+				positions[id][at] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	for id, all := range positions {
+		if len(all) != 1 {
+			s.Errorf("publication %d has the positions %v", id, all)
+		}
+	}
+	n := s.nodes[0]
+	n.publish(topic, number(ids), long)
+	n.publish(topic, number(ids), long) // without an ID it is another one
+	if stored := n.tail(topic, 100).Publications; len(stored) != ids+2 {
+		s.Errorf("%d publications are stored, want %d", len(stored), ids+2)
+	}
+	n.publish(other, number(0), named(0))
+	if stored := n.tail(other, 100).Publications; len(stored) != 1 {
+		s.Errorf("with an ID of another topic %d publications are stored", len(stored))
 	}
 }

@@ -39,6 +39,10 @@ type Features struct {
 	// everything.
 	LoseEnd func(t *testing.T, b live.Broker, topic string) live.Broker
 
+	// IDs: the broker makes a publication with an ID once on a topic with history, as
+	// broker.PublishOptions says.
+	IDs bool
+
 	// Quiet is how long nothing must come before the suite believes that nothing
 	// will. 0: 50 ms.
 	Quiet time.Duration

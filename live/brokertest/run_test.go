@@ -13,7 +13,7 @@ import (
 func TestMemoryBroker(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return live.NewMemoryBroker(live.MemoryOptions{})
-	}, brokertest.Features{History: true, Bus: true, Local: true})
+	}, brokertest.Features{History: true, Bus: true, Local: true, IDs: true})
 }
 
 func TestFromPubSub(t *testing.T) {

@@ -77,6 +77,8 @@ var spread = []promise{
 }
 
 var spreadHistories = []promise{
+	{"a publication with an ID is made once, at whatever nodes it is published", publishWithIDs},
+
 	{"every node sees one order and the same positions", func(s *suite) {
 		topic := s.Topic("t", long)
 		s.connect(long, topic)

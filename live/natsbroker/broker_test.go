@@ -63,19 +63,19 @@ func open(t testing.TB, o Options) *Broker {
 }
 
 func suiteFeatures(nodes func(t *testing.T, n int) []live.Broker) brokertest.Features {
-	return brokertest.Features{History: true, Bus: true, Topic: suiteTopic, Nodes: nodes}
+	return brokertest.Features{History: true, Bus: true, IDs: true, Topic: suiteTopic, Nodes: nodes}
 }
 
 func TestEmbeddedInMemory(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return open(t, Options{Streams: suiteStreams()})
-	}, brokertest.Features{History: true, Topic: suiteTopic})
+	}, brokertest.Features{History: true, IDs: true, Topic: suiteTopic})
 }
 
 func TestEmbeddedOnDisk(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return open(t, Options{StoreDir: t.TempDir(), Streams: suiteStreams()})
-	}, brokertest.Features{History: true, Topic: suiteTopic, LoseEnd: func(t *testing.T, b live.Broker, topic string) live.Broker {
+	}, brokertest.Features{History: true, IDs: true, Topic: suiteTopic, LoseEnd: func(t *testing.T, b live.Broker, topic string) live.Broker {
 		br := b.(*Broker)
 		_, st := br.streamOf(topic)
 		dir := br.server.store.dir

@@ -2,6 +2,8 @@ package natsbroker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -64,13 +66,24 @@ func (b *Broker) mayPublish(subject string) error {
 	return b.mayUse(subject)
 }
 
-// publish stores a publication. All attempts have the same ID, by which JetStream recognizes
-// the publication if only its acknowledgement was lost.
+// messageID returns the ID by which JetStream recognizes a publication that it has already: all
+// attempts to publish it have the same. JetStream knows IDs of whole streams, so the topic is
+// part of the ID. Hashed it may stand in a header, whatever it was made of.
+func messageID(tokens, id string) string {
+	if id == "" {
+		return nuid.Next()
+	}
+	sum := sha256.Sum256([]byte(tokens + " " + id))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// publish stores a publication. If only the acknowledgement of an attempt was lost, JetStream
+// recognizes the next attempt by its ID.
 func (st *stream) publish(ctx context.Context, tokens string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	b := st.broker
 	m := nats.NewMsg(st.subject(tokens))
 	m.Data = data
-	m.Header.Set(jetstream.MsgIDHeader, nuid.Next())
+	m.Header.Set(jetstream.MsgIDHeader, messageID(tokens, o.ID))
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
 	if err := st.mayPublish(m); err != nil {
@@ -100,6 +113,9 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 			st.stored()
 			if ack.Duplicate {
 				st.sendOn(m, tokens, ack.Sequence)
+			}
+			if ack.Duplicate && o.ID != "" {
+				before.sequence = 0 // the publication may be older than the call
 			}
 			return st.acknowledged(ctx, before, ack.Sequence), nil
 		}
