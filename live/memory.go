@@ -119,8 +119,13 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 func (b *MemoryBroker) Unsubscribe(topic string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, known := b.wanted[topic]; known && b.histories[topic] != nil {
+	start, known := b.wanted[topic]
+	switch {
+	case !known:
+	case b.histories[topic] != nil:
 		b.quiet++
+	default: // its history was dropped: its next numbers must be greater all the same
+		b.forgotten = max(b.forgotten, start)
 	}
 	delete(b.wanted, topic)
 	return nil

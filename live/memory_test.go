@@ -353,3 +353,24 @@ func TestMemoryBrokerThatForgetsUnderLoad(t *testing.T) {
 	publishing.Wait()
 	livetest.Eventually(t, "the topics' end", func() bool { return server.Stats().Topics == 0 })
 }
+
+// A history that was dropped while the topic had a subscriber, who then left, goes on with greater
+// numbers: a client that comes back is told of the gap.
+func TestNumbersGoOnAfterTheHistoryAndItsSubscriberAreGone(t *testing.T) {
+	b := newAlone(t, live.MemoryOptions{MaxBytes: 8 << 10})
+	b.publish("a", 4, 100)
+	b.Subscribe(b.Context(), "a")
+	at := b.publish("a", 4, 100)
+	b.publish("b", 1, 16<<10) // drops the history of a
+	if p := b.page("a", at.Offset-4); len(p.Publications) != 0 {
+		t.Fatalf("%d publications of a are left", len(p.Publications))
+	}
+	b.Unsubscribe("a")
+	next := b.publish("a", 9, 100)
+	if next.Epoch == at.Epoch && next.Offset < at.Offset+9 {
+		t.Errorf("the numbers ended at %d, and nine publications later at %d", at.Offset, next.Offset)
+	}
+	if p := b.page("a", at.Offset-4); p.Epoch == at.Epoch && p.Complete {
+		t.Errorf("four of what followed %d are lost, and the page is complete: %d publications", at.Offset-4, len(p.Publications))
+	}
+}
