@@ -2,13 +2,12 @@
 // code in the program publishes to a topic, and every session that is subscribed gets the
 // publication at once.
 //
-//	var server *live.Server
-//	server = live.New(live.Options{
-//		OnConnect: func(ctx context.Context, s *live.Session) error {
-//			return server.Subscribe(s, "news")
+//	server := live.New(live.Options{
+//		OnSubscribe: func(ctx context.Context, s *live.Session, topic string) error {
+//			return nil // or an error: this session may not have this topic
 //		},
-//		OnMessage: func(ctx context.Context, s *live.Session, topic string, data []byte) {
-//			// the client sent {"topic":…,"data":…}
+//		Topics: func(topic string) live.TopicOptions {
+//			return live.TopicOptions{History: 100} // a client that comes back gets what it missed
 //		},
 //	})
 //	http.Handle("GET /live", server.Handler())

@@ -12,13 +12,13 @@ import (
 	"github.com/livetopic/livetopic/live/internal/inbox"
 )
 
-// The way in: one goroutine of a session reads frames and never runs the application's
-// code, so that pings, close frames and the end of the connection are seen at once.
-// Messages wait in the session's inbox for another goroutine, which exists only while
-// there are some. When the inbox is full, or the client is over InboundRate, the reader
-// pauses: TCP then makes the client wait. That time does not count as silence of the client.
+// The way in. One goroutine of a session reads frames. It never runs the application's code, so
+// it sees pings, close frames and the end of the connection at once. Messages wait in the
+// session's inbox for another goroutine, which exists only while there are messages. When the
+// inbox is full, or the client is over InboundRate, the reader pauses, and TCP makes the client
+// wait. That time does not count as silence of the client.
 
-// inbound is what a session has read and not yet dealt with.
+// inbound holds the messages that a session has read and not yet handled.
 type inbound struct {
 	mu      sync.Mutex // guards what follows; no other lock is taken under it
 	first   *inbox.Message
@@ -300,7 +300,7 @@ func (s *Session) awaitWork() {
 	}
 }
 
-// receive deals with one message.
+// receive handles one message.
 func (s *Session) receive(m *inbox.Message) {
 	if s.IsClosed() {
 		return
@@ -318,10 +318,10 @@ func (s *Session) receive(m *inbox.Message) {
 	}
 }
 
-// notUTF8 ends a session that sent text which is none (RFC 6455, section 8.1).
+// notUTF8 ends a session whose client sent a text that is not UTF-8 (RFC 6455, section 8.1).
 var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: fmt.Errorf("live: the client broke the protocol: text that is %w (close code 1007)", errNotUTF8)}
 
-// inflate makes a message what it was before the client compressed it.
+// inflate decompresses a message that the client has compressed.
 func (s *Session) inflate(m *inbox.Message) error {
 	if !m.Compressed {
 		return nil
@@ -337,12 +337,12 @@ func (s *Session) inflate(m *inbox.Message) error {
 	return nil
 }
 
-// longestPing bounds what the reader looks at to find pings: one with spaces around it, and
-// also where compression makes it longer.
+// longestPing is how long a message may be in which the reader looks for a ping: a ping with spaces
+// around it fits, and a ping that compression has made longer.
 const longestPing = 32
 
 // isPing reports whether a message is a ping of live.v1. The reader answers it, so that a
-// client can tell an application that takes its time from a line that is dead.
+// client can tell a slow application from a dead connection.
 func (s *Session) isPing(m *inbox.Message) bool {
 	if s.wire != wireV1 || len(m.Data) > longestPing {
 		return false
@@ -358,7 +358,7 @@ func (s *Session) isPing(m *inbox.Message) bool {
 	return string(bytes.TrimSpace(m.Data)) == ping
 }
 
-// receivePlain takes a message for the application. ok is false if it was none.
+// receivePlain gives a message to the application. ok is false if it is not a valid message.
 func (s *Session) receivePlain(raw []byte) (ok bool) {
 	m, err := decodeMessage(raw, s.server.opts.MaxTopicLength)
 	if err != nil {
@@ -393,7 +393,7 @@ func connectionBroke(err error) bool {
 	return true
 }
 
-// readEnded ends the session because nothing more can be read.
+// readEnded ends the session after reading has failed.
 func (s *Session) readEnded(err error) {
 	if _, broken := err.(*inbox.ProtocolError); !broken {
 		s.awaitWork()

@@ -7,12 +7,12 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// Dead clients are found by one timer for all sessions, not one each: it looks
-// at when each was last heard of. A walk over 100,000 sessions takes some
-// milliseconds; as many timers would take 14 MB.
+// One timer finds the dead clients of all sessions: it checks when the server last read something
+// from each client. A walk over 100,000 sessions takes some milliseconds. As many timers would
+// take 14 MB.
 
-// sweepEvery is the time between two walks: a quarter of the shorter of the two
-// times that it watches, so that acting that much early costs little.
+// sweepEvery is the time between two walks: a quarter of PingInterval or PingTimeout, whichever is
+// shorter. A check may be done that much too early, which costs little.
 func (s *Server) sweepEvery() time.Duration {
 	return max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
 }
@@ -51,9 +51,9 @@ func (s *Server) snapshot() []*Session {
 	return append([]*Session(nil), s.sessions...)
 }
 
-// pingPhase is how long a new client is taken to have been silent already, up
-// to half of PingInterval: clients that came in one second are not all pinged
-// in one second for ever after.
+// pingPhase is a random time, up to half of PingInterval, for which a new client is taken to have been
+// silent already. So clients that came in the same second are not all pinged in the same second
+// from then on.
 func (s *Server) pingPhase() time.Duration {
 	if s.opts.PingInterval <= 0 {
 		return 0
@@ -64,17 +64,17 @@ func (s *Server) pingPhase() time.Duration {
 // watch is what the sweeper knows of a session.
 type watch struct {
 	pinged       int64  // when it was last pinged, on the clock
-	asked        bool   // one of these pings was for a sign of life, and there was none since
+	asked        bool   // a ping was sent because the client was silent, and it is silent still
 	deadlineFrom int64  // when the ping was written, or later when the client last took something; 0: neither
-	taken        uint64 // what the client had taken at the last walk
+	taken        uint64 // bytes that the client had taken at the last walk
 }
 
 // checkAlive pings a client that has been silent, and ends the session of one that
 // stayed so. slack is how long it is until the next walk: each check is done that much
 // early, so that a dead client is found within the promised time.
 //
-// The client's time begins when the ping has left for the socket. While it takes what
-// lies before it on a slow line, that is a sign of life too.
+// The client's time begins when the ping has left for the socket. A client on a slow connection
+// first has to take what was sent before the ping. That is a sign of life too.
 func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	w, now := &s.watch, clock.Now()
 	due := now-w.pinged >= int64(interval-slack)

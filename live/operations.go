@@ -18,12 +18,12 @@ import (
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
-// The operations of the subprotocol live.v1, which docs/protocol.md describes.
+// This file carries out the operations of the subprotocol live.v1, which docs/protocol.md describes.
 
 // subprotocol is what a client offers to use operations.
 const subprotocol = "live.v1"
 
-// wire is how a client is spoken to.
+// wire says which of the two protocols a client speaks.
 type wire uint8
 
 const (
@@ -32,11 +32,11 @@ const (
 	wires // how many there are
 )
 
-// maxOperations bounds the operations of one frame: more topics than that no page
-// has, and it bounds how long other work of the session waits.
+// maxOperations bounds the operations of one frame. No page has more topics than that, and other
+// work of the session need not wait long.
 const maxOperations = 1000
 
-// operation is what a client asks for. Which members count depends on op.
+// operation is one operation of a client. It depends on op which of the members count.
 type operation struct {
 	op       string
 	id       uint64 // 0: none
@@ -50,19 +50,18 @@ type operation struct {
 }
 
 // publishTimeout is how long a client's publication may take. A cluster elects another leader
-// in four to nine seconds, and a broker tries for ten (natsbroker.Options.PublishTimeout): it
-// should be the broker that gives up, because it knows why. While a client waits, its later
-// operations wait too. Other sessions do not, and pings of this one are answered: only the one
-// goroutine that carries out its operations waits, and it ends with the session.
+// in four to nine seconds, and a broker tries for ten (natsbroker.Options.PublishTimeout). The
+// broker should be the first to give up, because it knows why. While a client waits, its later
+// operations wait too. Other sessions do not wait, and this session's pings are answered: only
+// the goroutine that carries out its operations waits, and it ends with the session.
 const publishTimeout = 12 * time.Second
 
 // maxID is the greatest whole number that JavaScript can count to.
 const maxID = 1<<53 - 1
 
-// parseOperation reads an operation from a valid object. Its members' names are matched
-// exactly, and one that is null is as if it were not there; data may be null. ok is
-// false if a member is of the wrong kind; id is there if it could be had. isOp is false
-// for a plain message.
+// parseOperation reads an operation from a valid object. Members' names are matched exactly. A
+// member that is null counts as absent; only data may be null. ok is false if a member is of the
+// wrong kind; op.id is set even then, if it is valid. isOp is false for a plain message.
 func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 	var kind, id, topic, since, last, limit, uid []byte
 	jsonscan.Members(raw, func(name, value []byte) bool {
@@ -159,8 +158,8 @@ func escaped(digits []byte) rune {
 // maxDigits is one more than a whole number up to maxID can have.
 const maxDigits = 17
 
-// receiveV1 carries out what one frame of a live.v1 client asks for. What it may hold is
-// counted before any of it is read.
+// receiveV1 carries out the operations of one frame of a live.v1 client. The operations are
+// counted before the first of them is parsed.
 func (s *Session) receiveV1(raw []byte) {
 	if !jsonscan.Valid(raw) {
 		if !utf8.Valid(raw) {
@@ -181,7 +180,7 @@ func (s *Session) receiveV1(raw []byte) {
 		first := true
 		jsonscan.Elements(raw, func(one []byte) bool {
 			if !first {
-				s.throttle() // each operation counts, and one was counted for the frame
+				s.throttle() // each operation counts; the first was counted with the frame
 			}
 			first = false
 			s.operate(one)
@@ -192,7 +191,7 @@ func (s *Session) receiveV1(raw []byte) {
 	}
 }
 
-// refuseFrame ends the session of a client that does not speak live.v1.
+// refuseFrame ends the session of a client that sent an invalid frame.
 func (s *Session) refuseFrame(err error) {
 	s.server.counters.malformed.Add(1)
 	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: fmt.Errorf("live: the client broke the protocol: %w (close code %d)", err, CloseProtocol)})
@@ -234,9 +233,9 @@ func (s *Session) operate(raw []byte) {
 		s.out.Answer(pongFrame)
 		return
 	}
-	operation, known := operations[op.op]
+	known, isKnown := operations[op.op]
 	switch {
-	case !known:
+	case !isKnown:
 		s.fail(op.id, op.topic, errUnknownOp)
 		return
 	case !op.hasTopic:
@@ -246,12 +245,12 @@ func (s *Session) operate(raw []byte) {
 	op.data = bytes.Clone(op.data) // the application may keep it
 	var reply answer
 	var err error
-	s.call(operation.callback, func() {
+	s.call(known.callback, func() {
 		if !s.IsClosed() {
-			reply, err = operation.do(s, &op)
+			reply, err = known.do(s, &op)
 		}
 	})
-	// What waits for the client does so outside the callback.
+	// The answer may have to wait for the client, and must not hold up callbacks meanwhile.
 	switch {
 	case err != nil:
 		s.fail(op.id, op.topic, s.clientError(err))
@@ -260,8 +259,8 @@ func (s *Session) operate(raw []byte) {
 	}
 }
 
-// answer sends what an operation is answered with, and waits while the queue is full.
-// nil: it has been sent.
+// answer sends the answer to an operation, and waits while the queue is full. nil: the answer was
+// queued already.
 type answer func()
 
 // operations has what the server does for each operation, and which callback of Options it
@@ -319,7 +318,7 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 	}, nil
 }
 
-// mayRead asks the application whether the client may have a topic.
+// mayRead asks the application whether the client may subscribe to a topic, or read its history.
 func (s *Session) mayRead(topic string) error {
 	if err := s.server.checkTopic(topic); err != nil {
 		return err

@@ -21,8 +21,8 @@ type pageOrigin struct {
 	port   string // never empty, unless the scheme has no port of its own
 }
 
-// parseOrigin reads the header Origin. ok is false for what is no origin, and for "null",
-// which a browser sends for pages that are of nowhere, or do not want to say.
+// parseOrigin reads the header Origin. ok is false for an invalid origin, and for "null". A browser
+// sends "null" for a page without an origin, or if the page's origin must not be told.
 func parseOrigin(header string) (o pageOrigin, ok bool) {
 	u, err := url.Parse(header)
 	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.User != nil || u.Path != "" || strings.ContainsAny(header, "?#%") {
@@ -56,9 +56,9 @@ func canonicalHost(host string) string {
 	return strings.ToLower(host)
 }
 
-// isOf reports whether the page is of the host that the request names: then the server's own
-// site has sent it. The request does not say whether it came over TLS, which a proxy may have
-// ended, so a missing port is that of the page's scheme.
+// isOf reports whether the page is of the host that the request names, which is the server's own
+// site. The request does not say whether it came over TLS, because a proxy may have ended that. So
+// a missing port is the default port of the page's scheme.
 func (o pageOrigin) isOf(requestHost string) bool {
 	u, err := url.Parse("//" + requestHost)
 	return err == nil && canonicalHost(u.Hostname()) == o.host && portOr(u.Port(), o.scheme) == o.port
@@ -214,7 +214,7 @@ func matchesHost(pattern, host string) bool {
 		return pattern == host
 	}
 	rest, ok := strings.CutPrefix(host, parts[0])
-	for _, part := range parts[1:last] { // each as far to the left as it goes: nothing is won by another place
+	for _, part := range parts[1:last] { // the leftmost place is always enough
 		if !ok || rest == "" {
 			return false
 		}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// rate is how much a client may do in a second. every 0: no bound.
+// rate is how much a client may do in a second. If every is 0 there is no bound.
 type rate struct {
 	every time.Duration // time that one unit costs
 	burst time.Duration // time that may be owed
@@ -38,8 +38,8 @@ func newRate(perSecond, burst int) rate {
 	return rate{every: every, burst: time.Duration(burst) * every}
 }
 
-// limiter counts what a client does as time owed (the generic cell rate algorithm):
-// eight bytes a session.
+// limiter counts what a client does, as time that it owes (the generic cell rate algorithm). It
+// takes eight bytes for each session.
 type limiter struct {
 	paidUntil int64 // the time at which everything counted so far is paid for
 }

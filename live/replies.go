@@ -11,7 +11,9 @@ import (
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
-// subscribeReply is the answer to a subscription, with the first of what was missed.
+// subscribeReply returns the answer to a subscribe. messages are the first publications that the
+// client missed. asked says that the client gave a position, and list that the answer has messages
+// even if there are none.
 func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, messages []byte, list bool) *frame.Frame {
 	b := replyHead(id)
 	if at := at.String(); at != "" {
@@ -26,8 +28,8 @@ func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, 
 	return s.textFrame(b, messages, []byte{'}'})
 }
 
-// replyWithData answers with data, in pieces of its text if it is long: pings and other
-// topics go on between them.
+// replyWithData answers a request with data. Long data goes out in pieces of its text, and pings and
+// other topics go on between them.
 func (s *Session) replyWithData(id uint64, data []byte) {
 	if id == 0 {
 		return
@@ -80,8 +82,7 @@ func (s *Session) stateFrame(id uint64, at Position, asked bool, text []byte, wh
 	return s.textFrame(append(jsonscan.AppendQuoted(append(b, `,"text":`...), text), '}'))
 }
 
-// awaitRoom waits until the client has taken half of what waits for it: what is large is
-// made then, and not before.
+// awaitRoom waits until half of the client's queue is free. Only then is the next large part made.
 func (s *Session) awaitRoom() error {
 	for {
 		room := s.out.Roomy()
@@ -94,7 +95,7 @@ func (s *Session) awaitRoom() error {
 	}
 }
 
-// replyWithHistory answers with a history, in as many replies as it takes.
+// replyWithHistory answers with a history, in as many replies as are needed.
 func (s *Session) replyWithHistory(id uint64, h *historyReader) {
 	for {
 		if s.awaitRoom() != nil {
@@ -149,7 +150,7 @@ func (s *Session) fail(id uint64, topic string, err *ClientError) {
 	s.put(s.textFrame(fmt.Appendf(b, `,"code":%s,"message":%s}`, code, message)))
 }
 
-// textFrame is a frame for this session alone, whose payload is the given parts, joined.
+// textFrame returns a frame for this session alone. Its payload is the given parts, joined.
 func (s *Session) textFrame(parts ...[]byte) *frame.Frame {
 	f := frame.Text(parts...)
 	if s.compressed {
@@ -178,7 +179,7 @@ var (
 	pongFrame = frame.Text([]byte(`{"op":"pong"}`))
 )
 
-// ping is what either side sends to hear whether the other lives.
+// ping is sent by either side to find out whether the other lives.
 const ping = `{"op":"ping"}`
 
 func helloFrame(s *Session) *frame.Frame {
@@ -192,7 +193,7 @@ func drainFrame(within int64) *frame.Frame {
 	return frame.Text(fmt.Appendf(nil, `{"op":"drain","within":%d}`, within))
 }
 
-// gapFrame tells that publications of a topic were lost; at may be "".
+// gapFrame returns a frame that says that publications of a topic were lost. at may be "".
 func gapFrame(topic, at string) *frame.Frame {
 	name, _ := json.Marshal(topic)
 	b := fmt.Appendf(nil, `{"op":"gap","topic":%s`, name)

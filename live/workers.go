@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// workers are the goroutines that run the application's code for sessions. There are as
-// many as callbacks run at one time. A new goroutine starts with a small stack, which
-// decoding and callbacks make grow by copying. So up to maxResting goroutines wait a moment
-// for the next session. That saves a tenth of the cost of a chat message, and of a handshake.
+// workers are the goroutines that run the application's code for sessions. There is one for each
+// callback that runs. A new goroutine starts with a small stack, and decoding and callbacks make
+// it grow by copying. So up to maxResting goroutines wait a moment for the next session. That
+// saves a tenth of the cost of a chat message, and of a handshake.
 type workers struct {
 	next chan *Session // unbuffered: taken by a goroutine that waits
 	idle atomic.Int32  // goroutines that wait
