@@ -17,6 +17,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 // all is everything that a broker can be.
@@ -637,9 +638,9 @@ func TestBrokenBroker(t *testing.T) {
 		if w.name != name {
 			continue
 		}
-		var sim *brokertest.Sim
+		var sim *simcluster.Sim
 		nodes := func(_ *testing.T, n int) []live.Broker {
-			sim = brokertest.NewSim(1, n, brokertest.Faults{})
+			sim = simcluster.NewSim(1, n, simcluster.Faults{})
 			brokers := make([]live.Broker, n)
 			for i := range brokers {
 				b := &broken{all: &numbered{sim.Node(i).(all), i}}
@@ -677,7 +678,7 @@ func TestSuiteFindsBrokenBrokers(t *testing.T) {
 // A broker may be slow and late within what is promised.
 func TestSuiteAllowsWhatIsNotPromised(t *testing.T) {
 	nodes := func(_ *testing.T, n int) []live.Broker {
-		sim := brokertest.NewSim(2, n, brokertest.Faults{
+		sim := simcluster.NewSim(2, n, simcluster.Faults{
 			Delay: 2 * time.Millisecond, Latency: time.Millisecond, Interest: 10 * time.Millisecond, Lag: 10 * time.Millisecond,
 			Cut: 0.5, NoPrev: 0.3, Sparse: true,
 		})

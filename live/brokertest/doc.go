@@ -1,4 +1,4 @@
-// Package brokertest tests brokers, and what is built on them.
+// Package brokertest tests brokers.
 //
 // Run is the suite that a live.Broker must pass. Whoever writes a broker calls
 // it from a test, with a function that makes one, and says what it can do besides
@@ -13,9 +13,4 @@
 //			return b
 //		}, brokertest.Features{History: true})
 //	}
-//
-// Sim is the other way round: a cluster of brokers in memory that delays, loses,
-// doubles and reorders, forgets and lies about what it has just stored, all as a
-// seed says, and knows the truth. It is for testing what a broker's user makes of
-// that, best in a testing/synctest bubble, where hours take milliseconds.
 package brokertest

@@ -3,7 +3,6 @@ package brokertest_test
 import (
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
@@ -51,27 +50,4 @@ func ExampleRun_nodes() {
 			},
 		})
 	}
-}
-
-// A cluster in which a tenth of the deliveries is lost, and a server on one of its
-// nodes.
-func ExampleSim() {
-	sim := brokertest.NewSim(1, 3, brokertest.Faults{
-		Loss:  0.1,
-		Delay: 10 * time.Millisecond,
-	})
-	server := live.New(live.Options{
-		Broker: sim.Node(0),
-		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} },
-	})
-	for i := range 3 {
-		server.Publish("news", fmt.Append(nil, i))
-	}
-	for _, e := range sim.Log("news") {
-		fmt.Printf("%s at %d\n", e.Data, e.Offset)
-	}
-	// Output:
-	// 0 at 1
-	// 1 at 2
-	// 2 at 3
 }

@@ -476,7 +476,7 @@ func isLarge(page broker.Page) bool {
 	for _, p := range page.Publications {
 		bytes += len(p.Data)
 	}
-	return bytes >= leastTail
+	return bytes >= broker.MinTailBytes
 }
 
 // wantPage checks that a page has the publications numbered from to to-1.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 func TestMemoryBroker(t *testing.T) {
@@ -34,9 +35,9 @@ func TestFromPubSub(t *testing.T) {
 
 // A Sim without faults is a broker like any other.
 func TestSimWithoutFaults(t *testing.T) {
-	var sim *brokertest.Sim
+	var sim *simcluster.Sim
 	nodes := func(t *testing.T, n int) []live.Broker {
-		sim = brokertest.NewSim(1, n, brokertest.Faults{Sparse: true})
+		sim = simcluster.NewSim(1, n, simcluster.Faults{Sparse: true})
 		brokers := make([]live.Broker, n)
 		for i := range brokers {
 			brokers[i] = sim.Node(i)

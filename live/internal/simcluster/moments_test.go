@@ -1,9 +1,10 @@
-package brokertest_test
+package simcluster_test
 
 import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -11,17 +12,69 @@ import (
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
-	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 // Moments that chance seldom hits. In each something happens just while the server
 // waits for its broker, and the oracle looks at what the client is told.
 
+// all is everything that a broker can be.
+type all interface {
+	live.Broker
+	broker.Recoverer
+	broker.Bus
+}
+
+// interfered is a broker of which a test changes deliveries and positions.
+type interfered struct {
+	all
+	sink    broker.Sink                                   // after Start
+	deliver func(sink broker.Sink, p *broker.Publication) // nil: as it is
+	last    func(at live.Position) live.Position          // nil: as it is
+	read    func(p *broker.Page)                          // nil: as it is
+}
+
+type interferedSink struct {
+	broker.Sink
+	b *interfered
+}
+
+func (s interferedSink) Deliver(p *broker.Publication) {
+	if s.b.deliver == nil {
+		s.Sink.Deliver(p)
+		return
+	}
+	c := *p
+	s.b.deliver(s.Sink, &c)
+}
+
+func (b *interfered) Start(s broker.Sink) {
+	b.sink = s
+	b.all.Start(interferedSink{s, b})
+}
+
+func (b *interfered) Last(ctx context.Context, topic string) (live.Position, error) {
+	at, err := b.all.Last(ctx, topic)
+	if b.last != nil && err == nil {
+		at = b.last(at)
+	}
+	return at, err
+}
+
+func (b *interfered) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	page, err := b.all.Read(ctx, topic, after, upto, limit)
+	if b.read != nil {
+		page.Publications = slices.Clone(page.Publications)
+		b.read(&page)
+	}
+	return page, err
+}
+
 // stage is a server on a broker that can be interfered with, and a client.
 type stage struct {
 	*testing.T
-	sim    *brokertest.Sim
-	broker *broken
+	sim    *simcluster.Sim
+	broker *interfered
 	server *live.Server
 	client *client
 }
@@ -30,8 +83,8 @@ type stage struct {
 // before the server has a subscriber.
 func play(t *testing.T, history int, scene func(s *stage)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &stage{T: t, sim: brokertest.NewSim(1, 1, brokertest.Faults{}), client: &client{since: make(map[string]string)}}
-		s.broker = &broken{all: s.sim.Node(0).(all)}
+		s := &stage{T: t, sim: simcluster.NewSim(1, 1, simcluster.Faults{}), client: &client{since: make(map[string]string)}}
+		s.broker = &interfered{all: s.sim.Node(0).(all)}
 		s.server = live.New(live.Options{
 			Broker:       s.broker,
 			Topics:       func(string) live.TopicOptions { return live.TopicOptions{History: history} },
@@ -88,12 +141,12 @@ func (s *stage) attend(after int, stay func()) {
 // once has f run after the first Read, before its answer arrives.
 func (s *stage) once(f func()) {
 	var done atomic.Bool
-	readWith(s.broker, func(*broker.Page) {
+	s.broker.read = func(*broker.Page) {
 		if !done.Swap(true) {
 			f()
 			time.Sleep(time.Second)
 		}
-	})
+	}
 }
 
 func TestEpochChangesWhileHistoryIsRead(t *testing.T) {

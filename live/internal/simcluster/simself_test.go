@@ -1,4 +1,4 @@
-package brokertest_test
+package simcluster_test
 
 import (
 	"context"
@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live/broker"
-	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 // tape is a Sink that writes down what it gets.
@@ -34,10 +34,10 @@ func (t *tape) Lost(topic string, cause error) {
 
 // record runs a cluster of two, publishes at one and returns what the other got,
 // and what was true.
-func record(t *testing.T, seed uint64, faults brokertest.Faults) (got, log, incidents []string) {
+func record(t *testing.T, seed uint64, faults simcluster.Faults) (got, log, incidents []string) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		sim := brokertest.NewSim(seed, 2, faults)
+		sim := simcluster.NewSim(seed, 2, faults)
 		var sink, other tape
 		sim.Node(0).Start(&other)
 		sim.Node(1).Start(&sink)
@@ -65,14 +65,14 @@ func record(t *testing.T, seed uint64, faults brokertest.Faults) (got, log, inci
 
 func TestEqualSeedsGiveEqualRuns(t *testing.T) {
 	for seed := range uint64(50) {
-		faults := brokertest.RandomFaults(seed, time.Second)
+		faults := simcluster.RandomFaults(seed, time.Second)
 		got, log, incidents := record(t, seed, faults)
 		again, logAgain, incidentsAgain := record(t, seed, faults)
 		if !slices.Equal(got, again) || !slices.Equal(log, logAgain) || !slices.Equal(incidents, incidentsAgain) {
 			t.Errorf("seed %d gave another run, with %+v", seed, faults)
 		}
 	}
-	faults := brokertest.Faults{Loss: 0.5}
+	faults := simcluster.Faults{Loss: 0.5}
 	one, _, _ := record(t, 1, faults)
 	two, _, _ := record(t, 2, faults)
 	if slices.Equal(one, two) {
@@ -85,62 +85,62 @@ func TestFaultsHappen(t *testing.T) {
 	const within = time.Second
 	for _, c := range []struct {
 		name   string
-		faults brokertest.Faults
+		faults simcluster.Faults
 		is     func(got, log []string, incidents string) bool
 	}{
-		{"none", brokertest.Faults{}, func(got, log []string, incidents string) bool {
+		{"none", simcluster.Faults{}, func(got, log []string, incidents string) bool {
 			return slices.Equal(got, log) && len(log) == 200 && incidents == ""
 		}},
-		{"Delay", brokertest.Faults{Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
+		{"Delay", simcluster.Faults{Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
 			return slices.Equal(got, log) && len(log) == 200
 		}},
-		{"Interest", brokertest.Faults{Interest: 100 * time.Millisecond}, func(got, log []string, incidents string) bool {
+		{"Interest", simcluster.Faults{Interest: 100 * time.Millisecond}, func(got, log []string, incidents string) bool {
 			return len(got) < len(log) && slices.Equal(got, log[len(log)-len(got):]) && strings.Contains(incidents, "not yet interested in")
 		}},
-		{"Loss", brokertest.Faults{Loss: 0.2}, func(got, log []string, incidents string) bool {
+		{"Loss", simcluster.Faults{Loss: 0.2}, func(got, log []string, incidents string) bool {
 			return len(got) < len(log) && len(got)+strings.Count(incidents, "lost") == len(log)
 		}},
-		{"Duplicate", brokertest.Faults{Duplicate: 0.2}, func(got, log []string, _ string) bool {
+		{"Duplicate", simcluster.Faults{Duplicate: 0.2}, func(got, log []string, _ string) bool {
 			once := slices.Compact(slices.Clone(got))
 			return len(got) > len(log) && slices.Equal(once, log)
 		}},
-		{"Overtake", brokertest.Faults{Overtake: 0.5, Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
+		{"Overtake", simcluster.Faults{Overtake: 0.5, Delay: 50 * time.Millisecond}, func(got, log []string, _ string) bool {
 			late := slices.Clone(got)
 			slices.Sort(late)
 			sorted := slices.Clone(log)
 			slices.Sort(sorted)
 			return !slices.Equal(got, log) && slices.Equal(late, sorted)
 		}},
-		{"NoPrev", brokertest.Faults{NoPrev: 0.5}, func(got, log []string, _ string) bool {
+		{"NoPrev", simcluster.Faults{NoPrev: 0.5}, func(got, log []string, _ string) bool {
 			return len(got) == len(log) && !slices.Equal(got, log)
 		}},
-		{"Announce", brokertest.Faults{Loss: 0.2, Announce: 1}, func(got, log []string, incidents string) bool {
+		{"Announce", simcluster.Faults{Loss: 0.2, Announce: 1}, func(got, log []string, incidents string) bool {
 			return strings.Contains(strings.Join(got, "\n"), "lost t") && strings.Contains(incidents, "announced")
 		}},
-		{"Refuse", brokertest.Faults{Refuse: 0.2}, func(_, log []string, incidents string) bool {
+		{"Refuse", simcluster.Faults{Refuse: 0.2}, func(_, log []string, incidents string) bool {
 			return len(log) < 200 && strings.Contains(incidents, "refused: Publish")
 		}},
-		{"Unsure", brokertest.Faults{Unsure: 0.2}, func(got, log []string, incidents string) bool {
+		{"Unsure", simcluster.Faults{Unsure: 0.2}, func(got, log []string, incidents string) bool {
 			return len(log) == 200 && slices.Equal(got, log) && strings.Contains(incidents, "unsure of")
 		}},
-		{"Cuts", brokertest.Faults{Cuts: 5, Break: within, Within: within, Announce: 1}, func(got, log []string, incidents string) bool {
+		{"Cuts", simcluster.Faults{Cuts: 5, Break: within, Within: within, Announce: 1}, func(got, log []string, incidents string) bool {
 			return len(got) < 200 && strings.Contains(incidents, "deaf to") && strings.Contains(strings.Join(got, "\n"), "lost ")
 		}},
-		{"Outages", brokertest.Faults{Outages: 2, Break: within, Within: within}, func(_, log []string, incidents string) bool {
+		{"Outages", simcluster.Faults{Outages: 2, Break: within, Within: within}, func(_, log []string, incidents string) bool {
 			return len(log) < 200 && strings.Contains(incidents, "outage: Publish")
 		}},
-		{"Trims", brokertest.Faults{Trims: 5, Within: within}, func(got, log []string, incidents string) bool {
+		{"Trims", simcluster.Faults{Trims: 5, Within: within}, func(got, log []string, incidents string) bool {
 			return slices.Equal(got, log) && strings.Contains(incidents, "trimmed")
 		}},
-		{"Resets", brokertest.Faults{Resets: 3, Within: within}, func(got, log []string, incidents string) bool {
+		{"Resets", simcluster.Faults{Resets: 3, Within: within}, func(got, log []string, incidents string) bool {
 			first, last := strings.Fields(log[0]), strings.Fields(log[len(log)-1])
 			return slices.Equal(got, log) && strings.Contains(incidents, "reset") && first[1] != last[1]
 		}},
-		{"Ends", brokertest.Faults{Ends: 3, Within: within}, func(got, log []string, incidents string) bool {
+		{"Ends", simcluster.Faults{Ends: 3, Within: within}, func(got, log []string, incidents string) bool {
 			first, last := strings.Fields(log[0]), strings.Fields(log[len(log)-1])
 			return slices.Equal(got, log) && strings.Contains(incidents, "end lost") && first[1] != last[1] && last[2] != "200"
 		}},
-		{"Sparse", brokertest.Faults{Sparse: true}, func(got, log []string, _ string) bool {
+		{"Sparse", simcluster.Faults{Sparse: true}, func(got, log []string, _ string) bool {
 			return slices.Equal(got, log) && !strings.HasSuffix(log[100], " 101 100")
 		}},
 	} {
@@ -154,7 +154,7 @@ func TestFaultsHappen(t *testing.T) {
 // The copies that answer reads lag, and say how far they reach; Last does not.
 func TestCopiesLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sim := brokertest.NewSim(1, 1, brokertest.Faults{Lag: 100 * time.Millisecond})
+		sim := simcluster.NewSim(1, 1, simcluster.Faults{Lag: 100 * time.Millisecond})
 		n := sim.Node(0)
 		n.Start(&tape{})
 		lagged := 0
@@ -188,7 +188,7 @@ func TestCopiesLag(t *testing.T) {
 // Pages end early, and say where: who reads on from there gets all, once and in order.
 func TestPagesAreCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sim := brokertest.NewSim(1, 1, brokertest.Faults{Cut: 0.5, Sparse: true})
+		sim := simcluster.NewSim(1, 1, simcluster.Faults{Cut: 0.5, Sparse: true})
 		n := sim.Node(0).(broker.Recoverer)
 		sim.Node(0).Start(&tape{})
 		for i := range 100 {
@@ -244,7 +244,7 @@ func TestPagesAreCut(t *testing.T) {
 // After Heal a call works and a delivery comes.
 func TestHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sim := brokertest.NewSim(3, 2, brokertest.Faults{
+		sim := simcluster.NewSim(3, 2, simcluster.Faults{
 			Refuse: 1, Loss: 1, Cuts: 10, Outages: 10, Break: time.Hour, Within: time.Millisecond,
 		})
 		var sink tape

@@ -1,4 +1,4 @@
-package brokertest_test
+package simcluster_test
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
-	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 var (
@@ -137,8 +137,8 @@ func runWorld(t *testing.T, seed uint64) (r *result) {
 type world struct {
 	seed    uint64
 	rand    *rand.Rand
-	sim     *brokertest.Sim
-	faults  brokertest.Faults
+	sim     *simcluster.Sim
+	faults  simcluster.Faults
 	servers []*live.Server
 	topics  []string
 	rules   live.TopicOptions
@@ -171,8 +171,8 @@ func newWorld(seed uint64) *world {
 		w.size = 2_000 + large.IntN(18_000)
 	}
 	nodes := 1 + r.IntN(3)
-	w.faults = brokertest.RandomFaults(seed, w.active+time.Duration(r.Int64N(int64(4*time.Second))))
-	w.sim = brokertest.NewSim(seed, nodes, w.faults)
+	w.faults = simcluster.RandomFaults(seed, w.active+time.Duration(r.Int64N(int64(4*time.Second))))
+	w.sim = simcluster.NewSim(seed, nodes, w.faults)
 	for i := range nodes {
 		w.servers = append(w.servers, live.New(live.Options{
 			Broker:      w.sim.Node(i),

@@ -1,4 +1,4 @@
-package brokertest_test
+package simcluster_test
 
 import (
 	"fmt"
@@ -6,15 +6,15 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
-	"github.com/livetopic/livetopic/live/brokertest"
+	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
 // oracle compares what a client was told of one topic with the true log. It knows
 // nothing of how servers work, only what docs/protocol.md promises.
 type oracle struct {
-	sim   *brokertest.Sim
+	sim   *simcluster.Sim
 	topic string
-	log   []brokertest.Entry
+	log   []simcluster.Entry
 	place map[string]int // of data in the log
 
 	// prompt is how late a publication may come to a client that is subscribed,
@@ -35,7 +35,7 @@ type oracle struct {
 	epoch      string // of its position
 }
 
-func newOracle(sim *brokertest.Sim, topic string) *oracle {
+func newOracle(sim *simcluster.Sim, topic string) *oracle {
 	o := &oracle{sim: sim, topic: topic, log: sim.Log(topic), place: make(map[string]int)}
 	for i, e := range o.log {
 		o.place[string(e.Data)] = i

@@ -1,4 +1,4 @@
-package brokertest_test
+package simcluster_test
 
 import (
 	"bufio"

@@ -1,4 +1,4 @@
-package brokertest
+package simcluster
 
 import (
 	"context"
@@ -464,13 +464,10 @@ func (s *Sim) cut(r chances, all int) int {
 	return 1 + int(r.Int64N(int64(all)))
 }
 
-// leastTail is the least size in bytes of a tail that is cut, as broker.Recoverer has it.
-const leastTail = 128 << 10
-
 // atLeast returns how many entries are a number of them, or more so that they are large
 // enough for a tail that is cut.
 func atLeast(number int, entries []*Entry) int {
-	for number < len(entries) && bytesOf(entries[:number]) < leastTail {
+	for number < len(entries) && bytesOf(entries[:number]) < broker.MinTailBytes {
 		number++
 	}
 	return number

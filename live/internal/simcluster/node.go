@@ -1,4 +1,4 @@
-package brokertest
+package simcluster
 
 import (
 	"context"
@@ -160,7 +160,7 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (broker.Pag
 			kept = kept[:most]
 			reach = kept[most-1].Offset
 		}
-	} else if bytesOf(kept) >= leastTail {
+	} else if bytesOf(kept) >= broker.MinTailBytes {
 		// It would be taken for the oldest part of a tail that was cut.
 		kept, reach = nil, kept[0].Offset-1
 	}

@@ -1,6 +1,6 @@
 //go:build race
 
-package brokertest_test
+package simcluster_test
 
 // defaultSeeds is how many seeds are run in half a minute with the race detector.
 const defaultSeeds = 1_000
