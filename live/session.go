@@ -59,6 +59,22 @@ func (s *Session) ID() string { return s.id }
 // Value returns the value that OnAuth returned for this session. It is nil without OnAuth.
 func (s *Session) Value() any { return s.value }
 
+// UserID returns whose session it is, as Options.UserID told from the Value; "": no user in
+// particular.
+func (s *Session) UserID() string { return s.user }
+
+// Context returns the context that the session's callbacks get. It has the values of the
+// handshake's context, and is cancelled when the session ends.
+func (s *Session) Context() context.Context { return s.ctx }
+
+// Subscribe is Server.Subscribe for this session.
+func (s *Session) Subscribe(topic string, opts ...SubscribeOption) error {
+	return s.server.Subscribe(s, topic, opts...)
+}
+
+// Unsubscribe is Server.Unsubscribe for this session.
+func (s *Session) Unsubscribe(topic string) error { return s.server.Unsubscribe(s, topic) }
+
 // Send queues a message for this client alone, and does not wait. An empty Topic or Data is
 // left out of the message.
 //

@@ -456,3 +456,32 @@ func TestHelloIsFirst(t *testing.T) {
 		}
 	}
 }
+
+// A session knows its user, has a context that ends with it, and subscribes itself.
+func TestSessionSubscribesItself(t *testing.T) {
+	t.Parallel()
+	opts, sessions := livetest.Connected(live.Options{OnAuth: byHeader})
+	server := livetest.NewServer(t, opts)
+	c := livetest.Connect(t, livetest.Serve(t, server.Handler()), livetest.Dialing{Header: http.Header{"User": {"ana"}}}).Attend()
+	s := livetest.Receive(t, sessions)
+	if s.UserID() != "ana" || s.Context().Err() != nil {
+		t.Errorf("it is %q's, and its context says %v", s.UserID(), s.Context().Err())
+	}
+	if err := s.Subscribe("t"); err != nil {
+		t.Fatal(err)
+	}
+	if n := server.Subscribers("t"); n != 1 {
+		t.Errorf("%d subscribers", n)
+	}
+	server.Publish("t", []byte("1"))
+	c.Hears("t", "1")
+	s.Unsubscribe("t")
+	if n := server.Subscribers("t"); n != 0 {
+		t.Errorf("%d subscribers", n)
+	}
+	s.Close()
+	<-s.Context().Done()
+	if err := s.Subscribe("t"); !errors.Is(err, live.ErrSessionClosed) {
+		t.Error(err)
+	}
+}

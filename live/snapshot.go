@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -155,7 +154,7 @@ func (sn *snapshots) ask(ts *topics, t *topic) (data []byte, err error) {
 	err = errSnapshotPanicked // unless it returns
 	ts.server.callSafely("Snapshot", "topic", t.name, func() { state, err = t.opts.Snapshot(ctx, t.name) })
 	if err == nil {
-		data, err = marshal(state)
+		data, err = marshalState(state)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, err)
@@ -165,19 +164,16 @@ func (sn *snapshots) ask(ts *topics, t *topic) (data []byte, err error) {
 
 var errSnapshotPanicked = errors.New("it panicked")
 
-// marshal returns a value of the application as JSON. JSON in a []byte stays as it is.
-func marshal(v any) ([]byte, error) {
-	data, isJSON := v.([]byte)
-	if !isJSON {
-		var err error
-		if data, err = json.Marshal(v); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrInvalidData, err)
-		}
-	}
-	if len(data) == 0 {
+// marshalState returns a state as JSON. No value is null.
+func marshalState(state any) ([]byte, error) {
+	data, err := marshal(state)
+	if err == nil && len(data) == 0 {
 		return []byte("null"), nil
 	}
-	return data, broker.CheckData(data)
+	if err == nil {
+		err = broker.CheckData(data)
+	}
+	return data, err
 }
 
 // wantsState reports whether a subscription begins with the topic's state, if its position is

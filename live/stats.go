@@ -41,6 +41,18 @@ type counters struct {
 	writeFailed, panics     atomic.Uint64
 }
 
+// Subscribers returns how many sessions of this server are subscribed to a topic. Listeners do not
+// count.
+func (s *Server) Subscribers(topic string) int {
+	t := s.topics.find(topic)
+	if t == nil {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.subs)
+}
+
 // Stats returns the figures of this server.
 func (s *Server) Stats() Stats {
 	s.mu.Lock()

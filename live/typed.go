@@ -7,17 +7,32 @@ import (
 	"log/slog"
 )
 
-// Publish is Server.Publish with v encoded as JSON. The error wraps ErrInvalidData if v cannot
-// be encoded.
+// Publish is Server.Publish with v encoded as JSON. A []byte or json.RawMessage is JSON already, and
+// is published as it is. The error wraps ErrInvalidData if v cannot be encoded.
 func Publish[T any](s *Server, topic string, v T, opts ...PublishOption) error {
-	data, err := json.Marshal(v)
+	data, err := marshal(v)
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrInvalidData, err)
+		return err
 	}
 	return s.Publish(topic, data, opts...)
 }
 
-// Listen is Server.Listen with the data decoded from JSON. A publication that cannot be decoded
+// marshal returns a value as JSON. A []byte or json.RawMessage stays as it is.
+func marshal(v any) ([]byte, error) {
+	switch v := v.(type) {
+	case []byte:
+		return v, nil
+	case json.RawMessage:
+		return v, nil
+	}
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidData, err)
+	}
+	return data, nil
+}
+
+// Listen is Server.Listen with the data decoded from JSON; a []byte gets the JSON itself. A publication that cannot be decoded
 // is logged as an error, and fn is not called for it.
 func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (Subscription, error) {
 	return s.Listen(topic, func(m Message) {
@@ -30,7 +45,7 @@ func Listen[T any](s *Server, topic string, fn func(T), opts ...ListenOption) (S
 	}, opts...)
 }
 
-// History is Server.History with the data decoded from JSON. If a publication cannot be
+// History is Server.History with the data decoded from JSON, as for Listen. If a publication cannot be
 // decoded, History returns an error and no values.
 func History[T any](ctx context.Context, s *Server, topic string, limit int) ([]T, error) {
 	messages, err := s.History(ctx, topic, limit)
@@ -49,6 +64,10 @@ func History[T any](ctx context.Context, s *Server, topic string, limit int) ([]
 // decodeData decodes a message's data; without data v stays as it is.
 func decodeData(m Message, v any) error {
 	if len(m.Data) == 0 {
+		return nil
+	}
+	if raw, ok := v.(*[]byte); ok {
+		*raw = m.Data
 		return nil
 	}
 	return json.Unmarshal(m.Data, v)

@@ -94,3 +94,29 @@ func TestReplayHistory(t *testing.T) {
 		t.Errorf("of no topic: %v", err)
 	}
 }
+
+// Bytes are JSON already: they are published as they are, and come so.
+func TestTypedPublishOfJSON(t *testing.T) {
+	t.Parallel()
+	server := livetest.NewServer(t, live.Options{Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 10} }})
+	heard := make(chan string, 2)
+	sub, err := live.Listen(server, "t", func(b []byte) { heard <- string(b) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Unsubscribe()
+	if err := errors.Join(live.Publish(server, "t", []byte(`{"a": 1}`)), live.Publish(server, "t", json.RawMessage(`[ 2 ]`))); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`{"a": 1}`, `[ 2 ]`} {
+		if got := livetest.Receive(t, heard); got != want {
+			t.Errorf("%s came as %s", want, got)
+		}
+	}
+	if all, err := live.History[json.RawMessage](t.Context(), server, "t", 5); err != nil || len(all) != 2 || string(all[0]) != `{"a": 1}` {
+		t.Errorf("%s, %v", all, err)
+	}
+	if err := live.Publish(server, "t", []byte("{")); !errors.Is(err, live.ErrInvalidData) {
+		t.Error(err)
+	}
+}
