@@ -22,8 +22,8 @@ import (
 // up, in turn, and ends when there are none.
 
 // cursor is how far a subscription that catches up has come. It is guarded by topic.mu.
-// Only the goroutine that catches up uses newest, limit and failures, so it needs no lock
-// for them. upto never changes.
+// Only the goroutine that catches up changes upto, and uses newest, limit and failures, so it
+// needs no lock for them.
 type cursor struct {
 	at      Position // everything up to here was queued for the client
 	upto    uint64   // publications up to here answer the client, and are marked as recovered
@@ -138,7 +138,7 @@ func (ts *topics) goLive(sub *subscription) {
 // the first part before it returns, if there is space and the broker need not be asked. What
 // an application sends next then comes after that part.
 func (s *Session) startCatchUp() {
-	if s.out.Roomy() != nil {
+	if s.out.HalfFree() != nil {
 		go s.catchUp() // ends when no subscription is behind, or with the session
 		return
 	}
@@ -181,7 +181,7 @@ func (sub *subscription) canSendFromMemory() bool {
 // catchUp sends part after part, for each subscription in turn.
 func (s *Session) catchUp() {
 	defer s.server.running.Done()
-	for s.awaitRoom() == nil {
+	for s.awaitHalfFree() == nil {
 		sub := s.nextBehind()
 		if sub == nil {
 			return

@@ -240,6 +240,7 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 		if m.gap { // the publications after the gap come in the next parts
 			ts.counters.gaps.Add(1)
 			m.upto, publications, m.recovered = m.from, nil, false
+			c.upto = 0 // so what follows is not marked as recovered: the answer says that it is not
 		}
 		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications)
 		return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
