@@ -46,7 +46,7 @@ func (s *Session) replyWithData(id uint64, data []byte) {
 		if len(data) == 0 {
 			f = s.textFrame(append(jsonscan.AppendQuoted(append(replyHead(id), `,"text":`...), piece), '}'))
 		}
-		if s.awaitRoom() != nil || s.put(f) != nil {
+		if s.awaitHalfFree() != nil || s.put(f) != nil {
 			return
 		}
 	}
@@ -82,10 +82,10 @@ func (s *Session) stateFrame(id uint64, at Position, asked bool, text []byte, wh
 	return s.textFrame(append(jsonscan.AppendQuoted(append(b, `,"text":`...), text), '}'))
 }
 
-// awaitRoom waits until half of the client's queue is free. Only then is the next large part made.
-func (s *Session) awaitRoom() error {
+// awaitHalfFree waits until half of the client's queue is free. Only then is the next large part made.
+func (s *Session) awaitHalfFree() error {
 	for {
-		room := s.out.Roomy()
+		room := s.out.HalfFree()
 		if room == nil {
 			return s.ctx.Err()
 		}
@@ -98,7 +98,7 @@ func (s *Session) awaitRoom() error {
 // replyWithHistory answers with a history, in as many replies as are needed.
 func (s *Session) replyWithHistory(id uint64, h *historyReader) {
 	for {
-		if s.awaitRoom() != nil {
+		if s.awaitHalfFree() != nil {
 			return
 		}
 		_, size := s.partLimits()

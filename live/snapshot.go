@@ -216,7 +216,7 @@ func (s *Session) sendState(sub *subscription, c *cursor) {
 			piece = firstPiece(rest, size)
 		}
 		rest = rest[len(piece):]
-		if s.awaitRoom() != nil || !s.putState(sub, c, st, piece, whole, len(rest) == 0) || len(rest) == 0 {
+		if s.awaitHalfFree() != nil || !s.putState(sub, c, st, piece, whole, len(rest) == 0) || len(rest) == 0 {
 			return
 		}
 	}

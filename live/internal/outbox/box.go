@@ -2,12 +2,11 @@
 // bounded queue for each session, and a few writers, shared by all sessions,
 // that send everything a session has queued in one write.
 //
-// A box is in one of three states. Idle: nothing is queued, and nothing but
-// the struct exists: no goroutine, no timer, no buffer. Listed: something is
-// queued, and the box stands on the writers' list. Owned: a writer, or the
-// goroutine of a socket that was full, is writing. A box is listed once and
-// owned by one, so its bytes go out in the order in which they were queued,
-// and only the owner touches the socket's write side.
+// A box is in one of three states. Idle: nothing is queued, and the box has no goroutine, no
+// timer and no buffer. Listed: something is queued, and the box is on the writers' list. Owned: a
+// writer, or the goroutine of a socket that was full, is writing. A box is listed once, and has
+// one owner. So its bytes go out in the order in which they were queued, and only the owner
+// touches the socket's write side.
 package outbox
 
 import (
@@ -23,17 +22,18 @@ import (
 )
 
 var (
-	// ErrFull says that a frame would take the queue over its bounds, even after
-	// all frames that may be dropped were dropped.
+	// ErrFull says that the queue has no space for a frame, even after all frames that
+	// may be dropped were dropped.
 	ErrFull = errors.New("outbox: queue full")
 
 	// ErrClosed says that the box takes no more frames.
 	ErrClosed = errors.New("outbox: closed")
 )
 
-// Box is one session's way out. It must be made with Init.
+// Box is the outbox of one session. It must be made with Init.
 type Box struct {
-	// What a fan-out touches comes first, in one line of the CPU's cache.
+	// The fields that a fan-out touches come first, so that they are in one line of the CPU's
+	// cache.
 	mu      sync.Mutex // guards the fields from here to pingAt; no lock is taken under it
 	queue   *queue     // nil: nothing waits
 	frames  int        // waiting or being written
@@ -46,9 +46,9 @@ type Box struct {
 	next    *Box     // on the writers' list; guarded by its lock
 
 	flying     flight         // being written
-	droppable  dropped        // of what waits, that which may be dropped
-	aside      []*frame.Frame // frames that have stepped aside, one of a tag; see displace.go
-	asideBytes int            // of these
+	droppable  dropped        // the waiting frames that may be dropped
+	aside      []*frame.Frame // frames that have stepped aside, one for each tag; see displace.go
+	asideBytes int            // bytes of the frames in aside
 	rest       []byte         // what the socket left of the last write
 	pongs      []byte         // pongs that are due
 	space      chan struct{}  // closed when there is space again; nil: nobody waits for it
@@ -63,7 +63,7 @@ type Box struct {
 	greeting bool         // the first frame was not sent yet; set by GreetFirst
 	slow     bool         // the socket was full once, or is no plain one; the owner's
 	acks     bool         // the kernel tells what the peer has taken; the owner's
-	pinging  *frame.Frame // what a ping is; set by PingWith
+	pinging  *frame.Frame // the frame that Ping sends; set by PingWith
 	conn     net.Conn
 	raw      syscall.RawConn // nil: conn is no plain socket
 	tcp      syscall.RawConn // the socket, below TLS too; nil: none is known
@@ -80,9 +80,9 @@ type Owner interface {
 	Heard() int64
 }
 
-// flight is what the owner of a box took from the queue and has not yet
-// written. Its bytes count as queued until it is written. Its frames do not: one write
-// of small frames takes a whole queue of them.
+// flight counts what the owner of a box took from the queue and has not yet written. The bytes
+// count as queued until they are written. The frames do not, because one write of small frames may
+// empty a whole queue.
 type flight struct {
 	frames, bytes int
 	ping          bool
@@ -100,12 +100,12 @@ const (
 	shut            // the write side is shut
 )
 
-// maxPongs bounds the pongs that wait, in bytes: thirty of the longest. A client
-// that sends more pings than that at once gets the newest (RFC 6455, section 5.5.3,
-// lets a server answer only those).
+// maxPongs bounds the pongs that wait, in bytes: thirty of the longest. A client that sends more
+// pings at once gets the pongs of the newest. RFC 6455, section 5.5.3, allows a server to answer
+// only those.
 const maxPongs = 4 << 10
 
-// Init makes b the way out to conn.
+// Init makes b the outbox of a connection.
 func (b *Box) Init(w *Writers, conn net.Conn, owner Owner) {
 	b.writers, b.conn, b.owner = w, conn, owner
 	b.pinging = frame.Ping
@@ -120,12 +120,12 @@ func (b *Box) Init(w *Writers, conn net.Conn, owner Owner) {
 // be called before the first Add.
 func (b *Box) Compress() { b.compact = true }
 
-// HideGaps has frames dropped without a word, for a peer that knows no gap frame. It
+// HideGaps is for a peer that knows no gap frame: it is not told where frames were dropped. It
 // must be called before the first Add.
 func (b *Box) HideGaps() { b.silent = true }
 
-// PingWith has Ping send another frame than WebSocket's, for a peer that cannot
-// see those. It must be called before the first Ping.
+// PingWith has Ping send another frame than WebSocket's, for a peer that cannot see WebSocket's
+// pings. It must be called before the first Ping.
 func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 
 // GreetFirst has pings and pongs wait until the first frame that is added has been sent. It
@@ -135,14 +135,14 @@ func (b *Box) GreetFirst() { b.greeting = true }
 // Add queues a frame. A session that was idle is put on the list, which the
 // caller hands to the writers when it has added to all sessions.
 //
-// A frame that does not fit takes the place of frames that may be dropped: of its own
-// tag first, oldest first, then of others, of which the newest is not lost. Where some
-// were dropped the peer is told of the gap before the next frame of that tag. If that
-// makes no space either, the error is ErrFull.
+// A frame that does not fit takes the place of frames that may be dropped: first of frames with
+// its own tag, the oldest first, then of frames with other tags, but the newest of each of these
+// is not lost. Where frames were dropped, the peer is told of the gap before the next frame of
+// that tag. If there is still no space, the error is ErrFull.
 //
-// One frame fits whenever none waits, whatever its size: frames are shared,
-// so it costs the session nothing, and a bound below the size of a publication
-// would otherwise close every subscriber each time.
+// If no frame waits, one frame of any size fits. Frames are shared, so it costs the session
+// nothing. A bound below the size of a publication would otherwise close every subscriber each
+// time.
 func (b *Box) Add(f *frame.Frame, list *List) error { return b.add(f, list, false) }
 
 func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
@@ -169,8 +169,8 @@ func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 	return nil
 }
 
-// AddOrWait is Add for a caller that can wait: instead of ErrFull it returns a channel
-// that is closed when there is space again, or never will be.
+// AddOrWait is Add for a caller that can wait. Instead of ErrFull it returns a channel that is
+// closed when there is space again, or when the box is closed.
 func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err error) {
 	for {
 		if err := b.add(f, list, true); err != ErrFull {
@@ -188,20 +188,20 @@ func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err e
 	}
 }
 
-// Roomy returns nil if at most half of the queue is taken by frames that may not be
-// dropped, else a channel that is closed when that is so, or the box is closed.
-func (b *Box) Roomy() <-chan struct{} {
+// HalfFree returns nil if frames that may not be dropped take at most half of the queue. Else it
+// returns a channel that is closed when that is so, or when the box is closed.
+func (b *Box) HalfFree() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.roomy() || b.ending != open || b.dead {
+	if b.halfFree() || b.ending != open || b.dead {
 		return nil
 	}
 	return b.awaitSpace()
 }
 
-// Settle is called before a frame is queued that tells the client where it is with a topic
-// that drops: an answer, a gap, what it asked for. What waits of the tag comes before that,
-// or its gap does; nothing of it comes later.
+// Settle is called before a frame is queued that tells the client its position in a topic that may
+// drop frames: an answer, a gap, or publications that it asked for. The waiting frames of the tag,
+// or their gap, then come before that frame, and none of them comes later.
 func (b *Box) Settle(tag *frame.Tag) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -215,8 +215,7 @@ func (b *Box) Queued() (frames, bytes int) {
 	return b.frames, b.bytes
 }
 
-// Ping sends a ping ahead of the queue. A ping that is still due is not
-// doubled.
+// Ping sends a ping ahead of the queue. If a ping waits already, no second one is sent.
 func (b *Box) Ping() {
 	b.urgent(func() {
 		b.ping = true
@@ -269,10 +268,10 @@ func (b *Box) urgent(set func()) {
 	}
 }
 
-// Close queues the last frames that the peer gets, a close frame last of them, beyond
-// the bounds. With discard, what is queued is dropped, save the rest of a frame half
-// sent. Without a frame it only ends the taking of frames: the peer has gone. From
-// then on the connection is looked after: see closingState. Only the first call of
+// Close queues the last frames that the peer gets, beyond the bounds. The last of them is a close
+// frame. With discard, the queued frames are dropped, except for the rest of a frame that is
+// half sent. Without frames, Close only makes the box accept no more frames, because the peer has
+// gone. From then on a timer watches the connection: see closingState. Only the first call of
 // Close has an effect.
 func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	b.mu.Lock()
@@ -345,8 +344,8 @@ func (b *Box) Kill() {
 	}
 }
 
-// fail gives up on the connection. The reason is told first, lest the reader
-// report that its connection was closed.
+// fail gives up the connection. The owner is told the reason first. Otherwise the reader would
+// report first, that its connection was closed.
 func (b *Box) fail(err error) {
 	b.owner.WriteFailed(err)
 	b.Kill()
@@ -358,8 +357,8 @@ func (b *Box) fits(f *frame.Frame) bool {
 	return b.queue == nil || b.writers.limits.fit(b.frames-b.flying.frames, b.bytes, f)
 }
 
-// roomy says what Roomy does.
-func (b *Box) roomy() bool {
+// halfFree reports whether HalfFree returns nil.
+func (b *Box) halfFree() bool {
 	l := &b.writers.limits
 	waiting := b.frames - b.flying.frames
 	return b.queue == nil || waiting-b.droppable.frames <= l.Frames/2 && b.bytes-b.droppable.bytes <= l.Bytes/2
@@ -393,7 +392,7 @@ func (b *Box) push(f *frame.Frame) {
 	}
 }
 
-// uncount takes a frame that waited out of the figures.
+// uncount counts a waiting frame no more, because it leaves the queue.
 func (b *Box) uncount(f *frame.Frame) {
 	b.frames -= f.Messages()
 	b.bytes -= f.Len()
@@ -454,10 +453,10 @@ func (b *Box) shutWrite() {
 	half.CloseWrite()
 }
 
-// fill returns the bytes to write next: what the socket left the last time,
-// else control frames, then as many queued frames as fit in buf, or one
-// frame alone that is larger than buf. It counts what was returned before as
-// written. When nothing is left it returns nil, and the box is idle.
+// fill returns the bytes to write next. If the socket has left bytes of the last write, it returns
+// these. Else it returns control frames, and then as many queued frames as fit in buf, or one frame
+// alone that is larger than buf. It counts the bytes that it returned before as written. If
+// nothing is left it returns nil, and the box is idle.
 func (b *Box) fill(buf []byte) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -513,7 +512,7 @@ func (b *Box) form(f *frame.Frame) []byte {
 	return f.Bytes()
 }
 
-// landed counts what was being written as written.
+// landed counts the flight as written.
 func (b *Box) landed() {
 	b.frames -= b.flying.frames
 	b.bytes -= b.flying.bytes
@@ -522,7 +521,7 @@ func (b *Box) landed() {
 	}
 	b.flying = flight{}
 	b.comeBack()
-	if b.space != nil && b.roomy() {
+	if b.space != nil && b.halfFree() {
 		b.wake()
 	}
 }

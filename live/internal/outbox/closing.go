@@ -30,7 +30,7 @@ type closingState struct {
 	heard     int64  // when it had last sent something then
 }
 
-// startClosing begins to look after the closing; mu is held.
+// startClosing starts the timer that watches the closing; mu is held.
 func (b *Box) startClosing() {
 	if b.timer != nil {
 		return
@@ -60,7 +60,7 @@ func (b *Box) mayGoOn() bool {
 		return false
 	}
 	if !c.flushed {
-		return true // whoever writes notices that nothing is taken
+		return true // the goroutine that writes notices that nothing is taken
 	}
 	taken, heard := b.taken(), b.owner.Heard()
 	if taken > c.taken || heard > c.heard && now-c.flushedAt < int64(b.writers.limits.FlushTimeout) {

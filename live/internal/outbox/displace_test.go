@@ -171,7 +171,7 @@ func TestSpaceIsTold(t *testing.T) {
 	if wait == nil || err != nil {
 		t.Fatal(wait, err)
 	}
-	room := b.Roomy()
+	room := b.HalfFree()
 	select {
 	case <-wait:
 		t.Fatal("woken too early")
@@ -183,7 +183,7 @@ func TestSpaceIsTold(t *testing.T) {
 	<-wait
 	<-room
 	waitIdle(t, b)
-	if wait, err := b.AddOrWait(ts.frame("A3"), &list); wait != nil || err != nil || b.Roomy() != nil {
+	if wait, err := b.AddOrWait(ts.frame("A3"), &list); wait != nil || err != nil || b.HalfFree() != nil {
 		t.Fatal(wait, err)
 	}
 

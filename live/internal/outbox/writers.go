@@ -16,8 +16,8 @@ const (
 	// publications of a kilobyte. Larger frames go out alone, uncopied.
 	batchBytes = 64 << 10
 
-	// slowBatchBytes is the same for a socket that was full or is not plain:
-	// small enough that a client of 2 KB/s takes it within a write timeout.
+	// slowBatchBytes is the same for a socket that was full or is not plain. A client that
+	// takes 2 KB/s takes so much within a write timeout.
 	slowBatchBytes = 16 << 10
 )
 
@@ -35,8 +35,8 @@ func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
 	return frames+f.Messages() <= l.Frames && bytes+f.Len() <= l.Bytes
 }
 
-// Writers send what the boxes have queued. Its goroutines, at most one for
-// each CPU, start when a box has something to send and end when none has.
+// Writers send what the boxes have queued. There is at most one writing goroutine for each CPU.
+// The goroutines start when a box has something to send, and end when no box has.
 type Writers struct {
 	limits  Limits
 	max     int
@@ -124,8 +124,7 @@ func (w *Writers) Write(list *List) {
 	}
 }
 
-// WriteHere sends what the boxes on the list have queued in the caller's time, not in
-// that of the writers.
+// WriteHere is Write in the caller's goroutine, without the writers.
 func (w *Writers) WriteHere(list *List) {
 	if list.n == 0 {
 		return
@@ -162,8 +161,8 @@ func (w *Writers) run() {
 	}
 }
 
-// portion is how many boxes a writer takes at a time: enough that the lock is
-// seldom taken, few enough that another writer finds some left.
+// portion is how many boxes a writer takes at a time. With so many the lock is seldom taken, and
+// other writers still find boxes.
 const portion = 16
 
 // take moves boxes from the list to the batch, and starts another writer if
@@ -189,9 +188,9 @@ func (w *Writers) take(batch *batch) bool {
 	return true
 }
 
-// flush sends everything that is queued in one write that does not wait. A
-// socket that does not take it all gets a goroutine until it has drained; so
-// does a connection that is no plain socket.
+// flush sends everything that is queued in one write that does not wait. If the socket does not
+// take everything, a goroutine sends the rest. A connection that is not a plain socket gets a
+// goroutine too.
 func (b *Box) flush(batch *batch) {
 	if b.raw == nil {
 		go b.drain()
@@ -215,8 +214,8 @@ func (b *Box) flush(batch *batch) {
 	}
 }
 
-// settle counts what was written, and lists the box again if more was queued
-// meanwhile: at the end, so that one busy session does not hold up the others.
+// settle counts what was written. If more was queued meanwhile, it puts the box at the end of the
+// list, so that one busy session does not hold up the others.
 func (b *Box) settle(wrote int) {
 	b.mu.Lock()
 	b.wrote += uint64(wrote)
@@ -266,8 +265,7 @@ func (b *Box) drain() {
 	}
 }
 
-// writeWaiting writes all of p. A peer that takes some of it is slow; one that takes
-// none of it for WriteTimeout is given up.
+// writeWaiting writes all of p. It gives up a peer that takes nothing for WriteTimeout.
 func (b *Box) writeWaiting(p []byte) error {
 	defer b.conn.SetWriteDeadline(time.Time{}) // an expired one would fail the next write
 	switch {
@@ -289,8 +287,8 @@ func (b *Box) writeWaiting(p []byte) error {
 	return nil
 }
 
-// blindStep is how much is written at a time where it cannot be seen whether the peer
-// takes some of it: a client of 1 KB/s takes it within the WriteTimeout.
+// blindStep is how much is written at a time if the server cannot see how much the peer takes. A
+// client that takes 1 KB/s takes so much within WriteTimeout.
 const blindStep = 4 << 10
 
 // writeChecks is how often a write is checked within WriteTimeout.
@@ -311,8 +309,8 @@ func (b *Box) writeInSteps(p []byte) error {
 	}
 }
 
-// writeWatched writes to a connection that a deadline tears, as it does TLS: the deadline
-// is put off for as long as the peer takes something.
+// writeWatched writes to a connection that is of no use after a deadline has passed, such as TLS. The
+// deadline is moved for as long as the peer takes something.
 func (b *Box) writeWatched(p []byte) error {
 	b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
 	w := watches.Get().(*writeWatch)
@@ -324,8 +322,8 @@ func (b *Box) writeWatched(p []byte) error {
 	return err
 }
 
-// writeWatch watches one write at a time. It is used again, since nearly all writes end
-// before its first check.
+// writeWatch watches one write at a time. Watches are reused, because nearly all writes end before
+// the first check.
 type writeWatch struct {
 	timer *time.Timer
 
