@@ -1,7 +1,6 @@
 package live
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -27,7 +26,7 @@ func (s *Server) History(ctx context.Context, topic string, limit int) ([]Messag
 			return nil, err
 		}
 		for _, p := range part {
-			messages = append(messages, Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}) // the caller may change it
+			messages = append(messages, messageOf(p))
 		}
 	}
 	return messages, nil
@@ -52,15 +51,24 @@ type historyReader struct {
 	limit  int                   // how many to ask the broker for next
 }
 
+// checkKept returns nil for a valid topic that keeps history. Else the error wraps ErrInvalidTopic or
+// ErrNoHistory.
+func (s *Server) checkKept(topic string) error {
+	if err := s.checkTopic(topic); err != nil {
+		return err
+	}
+	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
+		return fmt.Errorf("%w: %q", ErrNoHistory, topic)
+	}
+	return nil
+}
+
 // openHistory finds the newest publications of a topic, limit at most. Everything that was published
 // before the call is among them. asker is the session whose client asks; nil: the application
 // does.
 func (s *Server) openHistory(ctx context.Context, asker *Session, topic string, limit int) (*historyReader, error) {
-	if err := s.checkTopic(topic); err != nil {
+	if err := s.checkKept(topic); err != nil {
 		return nil, err
-	}
-	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
-		return nil, fmt.Errorf("%w: %q", ErrNoHistory, topic)
 	}
 	h := &historyReader{topics: s.topics, asker: asker, topic: topic, left: max(min(limit, maxNewest), 0), limit: firstPage}
 	if h.left == 0 {

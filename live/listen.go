@@ -150,11 +150,7 @@ func (l *listener) Unsubscribe() error {
 
 // deliver queues a publication; topic.mu is held.
 func (l *listener) deliver(p *broker.Publication) {
-	l.add(listenedTo(p))
-}
-
-func listenedTo(p *broker.Publication) listened {
-	return listened{Message: Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}} // fn may keep the data, or change it
+	l.add(listened{Message: messageOf(p)})
 }
 
 // tellGap queues a gap; topic.mu is held.
@@ -171,6 +167,11 @@ func (l *listener) add(next listened) {
 		l.dropped++
 	}
 	l.queue = append(l.queue, next)
+	l.startRun()
+}
+
+// startRun starts the goroutine that calls fn, if it does not run; mu is held.
+func (l *listener) startRun() {
 	if !l.running {
 		l.running = true
 		go l.run() // ends when the queue is empty
@@ -227,15 +228,11 @@ func (l *listener) begin() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.queue = []listened{{state: bytes.Clone(st.data)}} // fn may change it
+	l.queue, l.dropped = []listened{{state: bytes.Clone(st.data)}}, 0 // fn may change it
 	for _, p := range t.feed.ring[t.feed.indexAfter(st.at.Offset):] {
-		l.queue = append(l.queue, listenedTo(p))
+		l.queue = append(l.queue, listened{Message: messageOf(p)})
 	}
-	l.dropped = 0
-	if !l.running {
-		l.running = true
-		go l.run() // ends when the queue is empty
-	}
+	l.startRun()
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"unicode/utf8"
@@ -20,6 +21,11 @@ type Message struct {
 	// Position is that of the publication, in messages of Listen and History on a topic that
 	// keeps history. Send does not look at it.
 	Position Position `json:"-"`
+}
+
+// messageOf returns a publication as a message, whose data the caller may change.
+func messageOf(p *broker.Publication) Message {
+	return Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}
 }
 
 // encode returns the message as a frame. The error wraps ErrInvalidData or

@@ -103,15 +103,10 @@ func (ts *topics) tail(ctx context.Context, t *topic, o subscribing, exactly boo
 		} else if call.pass != nil {
 			call.pass.hasten(o.session)
 		}
-		var err error
-		ts.unlocked(t, func() {
-			select {
-			case <-call.done:
-				err = call.err
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
-		})
+		err := ts.await(ctx, t, call.done)
+		if err == nil {
+			err = call.err
+		}
 		if err != nil || call.limit == n || call.limit > n && !exactly {
 			return call, err
 		}

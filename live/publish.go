@@ -35,11 +35,8 @@ func (s *Server) PublishContext(ctx context.Context, topic string, data []byte, 
 // It takes five seconds at most. The error wraps ErrInvalidTopic, or ErrNoHistory if the topic
 // keeps none, or is the broker's.
 func (s *Server) Position(ctx context.Context, topic string) (Position, error) {
-	if err := s.checkTopic(topic); err != nil {
+	if err := s.checkKept(topic); err != nil {
 		return Position{}, err
-	}
-	if s.topics.recover == nil || !s.topics.recover.Keeps(topic) {
-		return Position{}, fmt.Errorf("%w: %q", ErrNoHistory, topic)
 	}
 	ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
 	defer cancel()

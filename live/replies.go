@@ -3,6 +3,7 @@ package live
 import (
 	"encoding/json"
 	"fmt"
+	"iter"
 	"strconv"
 	"unicode/utf8"
 
@@ -34,43 +35,57 @@ func (s *Session) replyWithData(id uint64, data []byte) {
 	if id == 0 {
 		return
 	}
-	if len(data) <= min(maxUncut, s.server.opts.QueueBytes/4) {
+	if s.fitsInOneFrame(data) {
 		s.reply(id, `,"data":`+string(data))
 		return
 	}
-	_, size := s.partLimits()
-	for len(data) > 0 {
-		piece := firstPiece(data, size)
-		data = data[len(piece):]
-		f := s.pieceFrame(id, piece)
-		if len(data) == 0 {
-			f = s.textFrame(append(jsonscan.AppendQuoted(append(replyHead(id), `,"text":`...), piece), '}'))
+	for piece, last := range s.pieces(data) {
+		head := partHead(id)
+		if last {
+			head = replyHead(id)
 		}
-		if s.awaitHalfFree() != nil || s.put(f) != nil {
+		if s.awaitHalfFree() != nil || s.put(s.pieceFrame(head, piece)) != nil {
 			return
 		}
 	}
 }
 
-// firstPiece returns the first bytes of a JSON text, which end between two characters.
-func firstPiece(data []byte, size int) []byte {
-	n := min(size, len(data))
-	for n < len(data) && !utf8.RuneStart(data[n]) {
-		n--
-	}
-	return data[:n]
+// fitsInOneFrame reports whether an answer is so short that it is not cut.
+func (s *Session) fitsInOneFrame(data []byte) bool {
+	return len(data) <= min(maxUncut, s.server.opts.QueueBytes/4)
 }
 
-// pieceFrame is a piece of an answer that is not the last.
-func (s *Session) pieceFrame(id uint64, piece []byte) *frame.Frame {
-	head := fmt.Appendf(nil, `{"op":"part","id":%d,"text":`, id)
-	return s.textFrame(append(jsonscan.AppendQuoted(head, piece), '}'))
+// pieces yields the pieces of a JSON text, and whether a piece is the last. Each ends between two
+// characters.
+func (s *Session) pieces(text []byte) iter.Seq2[[]byte, bool] {
+	_, size := s.partLimits()
+	return func(yield func([]byte, bool) bool) {
+		for rest := text; len(rest) > 0; {
+			n := min(size, len(rest))
+			for n < len(rest) && !utf8.RuneStart(rest[n]) {
+				n--
+			}
+			piece := rest[:n]
+			rest = rest[n:]
+			if !yield(piece, len(rest) == 0) {
+				return
+			}
+		}
+	}
 }
+
+// pieceFrame returns a frame with a piece of a long answer. head is the beginning of its object.
+func (s *Session) pieceFrame(head, piece []byte) *frame.Frame {
+	return s.textFrame(append(jsonscan.AppendQuoted(append(head, `,"text":`...), piece), '}'))
+}
+
+// partHead is the beginning of a frame with a piece that is not the last.
+func partHead(id uint64) []byte { return fmt.Appendf(nil, `{"op":"part","id":%d`, id) }
 
 // stateFrame is a frame of the answer to a subscription that begins with the topic's state.
 func (s *Session) stateFrame(id uint64, at Position, asked bool, text []byte, whole, last bool) *frame.Frame {
 	if !last {
-		return s.pieceFrame(id, text)
+		return s.pieceFrame(partHead(id), text)
 	}
 	b := fmt.Appendf(replyHead(id), `,"at":"%s"`, at)
 	if asked {
@@ -79,7 +94,7 @@ func (s *Session) stateFrame(id uint64, at Position, asked bool, text []byte, wh
 	if whole {
 		return s.textFrame(b, []byte(`,"state":`), text, []byte{'}'})
 	}
-	return s.textFrame(append(jsonscan.AppendQuoted(append(b, `,"text":`...), text), '}'))
+	return s.pieceFrame(b, text)
 }
 
 // awaitHalfFree waits until half of the client's queue is free. Only then is the next large part made.

@@ -92,17 +92,11 @@ func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
 			t.pins++
 			go ts.askForState(t, st) // ends when the application answers, whose context ends
 		}
-		var err error
-		ts.unlocked(t, func() {
-			select {
-			case <-st.done:
-				err = st.err
-			case <-ctx.Done():
-				err = ctx.Err()
-			}
-		})
-		if err != nil {
+		if err := ts.await(ctx, t, st.done); err != nil {
 			return nil, err
+		}
+		if st.err != nil {
+			return nil, st.err
 		}
 		if st.joins(t.feed) {
 			return st, nil
@@ -208,24 +202,24 @@ func (s *Session) sendState(sub *subscription, c *cursor) {
 		s.refuseState(sub, c, err)
 		return
 	}
-	whole := len(st.data) <= min(maxUncut, s.server.opts.QueueBytes/4)
-	_, size := s.partLimits()
-	for rest := st.data; ; {
-		piece := rest
-		if !whole {
-			piece = firstPiece(rest, size)
-		}
-		rest = rest[len(piece):]
-		if s.awaitHalfFree() != nil || !s.putState(sub, c, st, piece, whole, len(rest) == 0) || len(rest) == 0 {
+	if s.fitsInOneFrame(st.data) {
+		s.putState(sub, c, st, st.data, true, true)
+		return
+	}
+	for piece, last := range s.pieces(st.data) {
+		if !s.putState(sub, c, st, piece, false, last) {
 			return
 		}
 	}
 }
 
-// putState queues one frame of a state. It returns false if the subscription no longer waits for
-// the state.
-func (s *Session) putState(sub *subscription, c *cursor, st *topicState, piece []byte, whole, last bool) bool {
-	f := c.stateReply(st.at, piece, whole, last)
+// putState queues one frame of a state when there is space for it. It returns false if the
+// subscription no longer waits for the state.
+func (s *Session) putState(sub *subscription, c *cursor, st *topicState, text []byte, whole, last bool) bool {
+	if s.awaitHalfFree() != nil {
+		return false
+	}
+	f := c.stateReply(st.at, text, whole, last)
 	for {
 		wait, waiting := s.tryPutState(sub, c, st, f, last)
 		if !waiting || wait == nil {

@@ -329,6 +329,19 @@ func (ts *topics) unlocked(t *topic, f func()) {
 	f()
 }
 
+// await waits until done is closed, or ctx ends, whose error it returns. The topic is locked before
+// and after, and not meanwhile.
+func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (err error) {
+	ts.unlocked(t, func() {
+		select {
+		case <-done:
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+	})
+	return err
+}
+
 // readSince asks the broker's history for the publications after a position that is older than
 // the feed. The first page tells whether they can be had.
 func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
