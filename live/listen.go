@@ -222,7 +222,7 @@ func (l *listener) begin() error {
 	if t.opts.Snapshot == nil || t.feed == nil {
 		return fmt.Errorf("%w: %q has no Snapshot, or nothing to build on", ErrNoHistory, t.name)
 	}
-	st, err := l.server.topics.stateOf(l.server.topics.life, t)
+	st, err := l.currentState()
 	if err != nil {
 		return err
 	}
@@ -234,6 +234,23 @@ func (l *listener) begin() error {
 	}
 	l.startRun()
 	return nil
+}
+
+// stateAttempts is how many states a listener is ready to ask for, since it takes what follows a
+// state from the feed: while a state is made, more may be published than the feed holds.
+const stateAttempts = 3
+
+// currentState returns a state of the topic, whose feed has all publications after it. The topic
+// is locked before and after, and not meanwhile.
+func (l *listener) currentState() (*topicState, error) {
+	ts := l.server.topics
+	for range stateAttempts {
+		st, err := ts.stateOf(ts.life, l.topic)
+		if err != nil || st.joins(l.topic.feed) {
+			return st, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %q: too much is published while it is made", ErrSnapshot, l.topic.name)
 }
 
 // renew puts the topic's state, and the publications after it, in the place of what waits. It

@@ -301,6 +301,9 @@ type TopicOptions struct {
 	// publications must make sense on top of a state that has them already: say what a thing
 	// is now, or number them.
 	//
+	// History must hold what is published while a state is made and sent. Else the client is told of
+	// a gap, and has to ask for the state again.
+	//
 	// Many clients share one call. It runs in a goroutine of its own, for each topic one at a time,
 	// and its context ends after ten seconds. If it fails or panics, the client is told
 	// "internal", or "unavailable" if the error wraps ErrUnavailable or that of a context, and

@@ -81,28 +81,21 @@ func (st *topicState) joins(f *feed) bool {
 	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.low
 }
 
-// stateOf returns a state of a topic, whose feed has all publications after it. The topic is
-// locked before and after, and not meanwhile. The error wraps ErrSnapshot, or is that of ctx.
+// stateOf returns a state of a topic. More may have been published since than the feed holds. The
+// topic is locked before and after, and not meanwhile. The error wraps ErrSnapshot, or is that of
+// ctx.
 func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
-	for {
-		st := t.state
-		if st == nil || st.isDone() && !st.isFresh(t.feed) {
-			st = &topicState{at: t.feed.at, done: make(chan struct{})}
-			t.state = st
-			t.pins++
-			go ts.askForState(t, st) // ends when the application answers, whose context ends
-		}
-		if err := ts.await(ctx, t, st.done); err != nil {
-			return nil, err
-		}
-		if st.err != nil {
-			return nil, st.err
-		}
-		if st.joins(t.feed) {
-			return st, nil
-		}
-		// More was published meanwhile than the feed holds, or the history began anew.
+	st := t.state
+	if st == nil || st.isDone() && !st.isFresh(t.feed) {
+		st = &topicState{at: t.feed.at, done: make(chan struct{})}
+		t.state = st
+		t.pins++
+		go ts.askForState(t, st) // ends when the application answers, whose context ends
 	}
+	if err := ts.await(ctx, t, st.done); err != nil {
+		return nil, err
+	}
+	return st, st.err
 }
 
 // askForState asks the application.

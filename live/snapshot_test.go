@@ -27,6 +27,7 @@ type countingApp struct {
 	pause time.Duration // before the state is read, and after
 	fill  string        // makes the state large
 	fail  func() error
+	after func() // called when the state was read
 }
 
 type countedState struct {
@@ -45,6 +46,9 @@ func (a *countingApp) snapshot(context.Context, string) (any, error) {
 	a.mu.Lock()
 	state := countedState{a.n, a.fill}
 	a.mu.Unlock()
+	if a.after != nil {
+		a.after()
+	}
 	time.Sleep(a.pause)
 	return state, nil
 }
@@ -160,6 +164,31 @@ func TestStateIsForPositionsThatAreTooOld(t *testing.T) {
 			t.Errorf("%s: %s", name, reply.Raw)
 		}
 		follow(t, c, reply, 110)
+	}
+}
+
+// While the state is made, more may be published than the server holds beside the history. A client
+// reads that in the history. A listener does not, and is told.
+func TestMuchIsPublishedWhileAStateIsMade(t *testing.T) {
+	t.Parallel()
+	const each = 400
+	a := &countingApp{}
+	server := livetest.NewServer(t, livetest.Open(live.Options{Logger: livetest.Quiet, Topics: func(string) live.TopicOptions {
+		return live.TopicOptions{History: 1000, Snapshot: a.snapshot}
+	}}))
+	a.after = func() {
+		for range each {
+			a.change(t, server)
+		}
+	}
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	c.Send(livetest.SubscribeTo(1, "n"))
+	follow(t, c, c.Next(), each)
+	if n := a.asked.Load(); n != 1 {
+		t.Errorf("the application was asked %d times", n)
+	}
+	if _, err := server.Listen("n", func(live.Message) {}, live.OnState(func(json.RawMessage) {})); !errors.Is(err, live.ErrSnapshot) {
+		t.Errorf("the listener's error is %v", err)
 	}
 }
 
