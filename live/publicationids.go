@@ -32,12 +32,9 @@ type knownID struct {
 
 // find returns the position of the publication that had the ID.
 func (ids *publicationIDs) find(topic, id string) (at Position, known bool) {
+	ids.dropExpired()
 	if id == "" {
 		return Position{}, false
-	}
-	now := clock.Now()
-	for len(ids.order) > 0 && now-ids.order[0].since > int64(idWindow) {
-		ids.dropOldest()
 	}
 	at, known = ids.positions[publicationID{topic, id}]
 	return at, known
@@ -57,6 +54,20 @@ func (ids *publicationIDs) add(topic, id string, at Position) {
 	key := publicationID{topic, id}
 	ids.positions[key] = at
 	ids.order = append(ids.order, knownID{key, clock.Now()})
+}
+
+// dropExpired drops what is older than idWindow. It is called for publications without an ID too, so
+// that IDs do not take memory for ever. A map keeps its memory, so an empty one is dropped whole.
+func (ids *publicationIDs) dropExpired() {
+	if len(ids.order) == 0 {
+		return
+	}
+	for now := clock.Now(); len(ids.order) > 0 && now-ids.order[0].since > int64(idWindow); {
+		ids.dropOldest()
+	}
+	if len(ids.order) == 0 {
+		*ids = publicationIDs{}
+	}
 }
 
 func (ids *publicationIDs) dropOldest() {

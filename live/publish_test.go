@@ -174,6 +174,27 @@ func TestIDsAreBounded(t *testing.T) {
 	}
 }
 
+// IDs take no memory when their time is over, and others publish without.
+func TestIDsAreFreedAfterTheirTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := live.New(keepingAll(1))
+		defer server.Shutdown(context.Background())
+		server.Publish("t", []byte("1"))
+		before := liveHeap()
+		for i := range 50_000 {
+			server.Publish("t", []byte("1"), live.ID(fmt.Sprint(i)))
+		}
+		if grown := liveHeap() - before; grown < 2<<20 {
+			t.Errorf("50,000 IDs take %d bytes: nothing is tested", grown)
+		}
+		time.Sleep(3 * time.Minute)
+		server.Publish("t", []byte("1"))
+		if grown := liveHeap() - before; grown > 1<<20 {
+			t.Errorf("%d bytes are left", grown)
+		}
+	})
+}
+
 // A client may repeat a publication, in another session of the same user. Another user's with the
 // same uid is another publication.
 func TestClientMayRepeatAPublication(t *testing.T) {

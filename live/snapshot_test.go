@@ -377,14 +377,29 @@ func TestListenerHasTheStateThenEveryChange(t *testing.T) {
 	})
 }
 
-// States are kept for a moment, and their memory is free afterwards.
+// States are kept for a moment, and their memory is free afterwards: also of ten thousand topics
+// that came and went.
 func TestStatesAreNotKept(t *testing.T) {
-	a := &countingApp{fill: strings.Repeat("x", 100<<10)}
-	_, at := a.serve(t, live.Options{})
-	before := liveHeap()
-	c := livetest.DialV1(t, at)
-	for i := range 100 {
-		c.Must(livetest.SubscribeTo(i+1, fmt.Sprint("n", i)))
+	for name, test := range map[string]struct {
+		topics int
+		fill   int
+	}{"large": {100, 100 << 10}, "many": {10_000, 500}} {
+		t.Run(name, func(t *testing.T) {
+			a := &countingApp{fill: strings.Repeat("x", test.fill)}
+			server, at := a.serve(t, live.Options{InboundRate: -1})
+			c := livetest.DialV1(t, at)
+			c.Must(livetest.SubscribeTo(1, "first"))
+			c.Must(livetest.UnsubscribeFrom(2, "first"))
+			before := liveHeap()
+			for i := range test.topics {
+				topic := fmt.Sprint("n", i)
+				c.Must(livetest.SubscribeTo(1, topic))
+				c.Must(livetest.UnsubscribeFrom(2, topic))
+			}
+			livetest.Eventually(t, "the states to be dropped", func() bool { return liveHeap() < before+1<<20 })
+			if n := server.Stats().Topics; n != 0 {
+				t.Errorf("%d topics are left", n)
+			}
+		})
 	}
-	livetest.Eventually(t, "the states to be dropped", func() bool { return liveHeap() < before+3<<20 })
 }
