@@ -225,7 +225,7 @@ func (s *Session) putState(sub *subscription, c *cursor, st *topicState, text []
 }
 
 func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *frame.Frame, last bool) (wait <-chan struct{}, waiting bool) {
-	ts, t := s.server.topics, sub.topic
+	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if sub.behind != c {
@@ -240,10 +240,7 @@ func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *f
 		c.stateReply = nil
 		c.at, c.upto, c.gap = st.at, t.feed.at.Offset, false
 		c.answered.Store(true)
-		c.finishReply()
-		if c.at == t.feed.at {
-			ts.goLive(sub)
-		}
+		c.finishReply() // the next part finds out whether the subscription is live
 	}
 	return nil, true
 }

@@ -136,6 +136,21 @@ func TestStateIsAskedForOnceForAllThatCome(t *testing.T) {
 	}
 }
 
+// Clients that come within a second of one another share a state too.
+func TestStateIsGivenToClientsThatComeALittleLater(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{}
+	server, at := a.serve(t, live.Options{})
+	for i := range 100 {
+		c := livetest.DialV1(t, at)
+		a.change(t, server)
+		follow(t, c, c.Do(livetest.SubscribeTo(1, "n")), i+1)
+	}
+	if n := a.asked.Load(); n > 30 {
+		t.Errorf("the application was asked %d times for 100 clients", n)
+	}
+}
+
 // A client that comes back gets what it missed, and the state only if that is not to be had.
 func TestStateIsForPositionsThatAreTooOld(t *testing.T) {
 	t.Parallel()
@@ -383,7 +398,8 @@ func TestStatesAreNotKept(t *testing.T) {
 	for name, test := range map[string]struct {
 		topics int
 		fill   int
-	}{"large": {100, 100 << 10}, "many": {10_000, 500}} {
+		leave  bool
+	}{"large": {100, 100 << 10, false}, "many": {10_000, 500, true}} {
 		t.Run(name, func(t *testing.T) {
 			a := &countingApp{fill: strings.Repeat("x", test.fill)}
 			server, at := a.serve(t, live.Options{InboundRate: -1})
@@ -394,10 +410,12 @@ func TestStatesAreNotKept(t *testing.T) {
 			for i := range test.topics {
 				topic := fmt.Sprint("n", i)
 				c.Must(livetest.SubscribeTo(1, topic))
-				c.Must(livetest.UnsubscribeFrom(2, topic))
+				if test.leave {
+					c.Must(livetest.UnsubscribeFrom(2, topic))
+				}
 			}
 			livetest.Eventually(t, "the states to be dropped", func() bool { return liveHeap() < before+1<<20 })
-			if n := server.Stats().Topics; n != 0 {
+			if n := server.Stats().Topics; test.leave && n != 0 {
 				t.Errorf("%d topics are left", n)
 			}
 		})

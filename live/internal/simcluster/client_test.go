@@ -94,6 +94,7 @@ type line struct {
 	asked      map[uint64]event // what waits for its answer
 	answered   chan struct{}    // closed with each answer, and replaced
 	subscribed map[string]bool
+	lost       map[string]bool // topics whose newest answer says that not everything was recovered
 	deafUntil  time.Time
 	nextID     uint64
 }
@@ -104,7 +105,7 @@ func (c *client) dial(node int, h http.Handler) (*line, error) {
 	c.lines++
 	l := &line{
 		client: c, number: c.lines, node: node, conn: near, ended: make(chan struct{}),
-		asked: make(map[uint64]event), answered: make(chan struct{}), subscribed: make(map[string]bool),
+		asked: make(map[uint64]event), answered: make(chan struct{}), subscribed: make(map[string]bool), lost: make(map[string]bool),
 	}
 	go h.ServeHTTP(&answer{conn: far}, &http.Request{
 		Method: "GET", URL: &url.URL{Path: "/"}, Host: "sim", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -194,6 +195,9 @@ func (l *line) take(payload []byte) error {
 	defer l.mu.Unlock()
 	switch f.Op {
 	case "":
+		if f.Recovered != nil && l.lost[f.Topic] {
+			return fmt.Errorf("%q is marked as recovered after an answer that says it is not", payload)
+		}
 		l.keep(f.Topic, f.At)
 		l.noteLocked(event{kind: "publication", topic: f.Topic, frame: f})
 	case "gap":
@@ -211,6 +215,7 @@ func (l *line) take(payload []byte) error {
 			l.subscribed[asked.topic] = asked.kind != "unsubscribe"
 			if kind == "subscribed" {
 				l.keep(asked.topic, f.At)
+				l.lost[asked.topic] = f.Recovered != nil && !*f.Recovered && asked.last == 0
 			}
 		}
 		l.noteLocked(event{kind: kind, topic: asked.topic, since: asked.since, last: asked.last, frame: f})
@@ -271,6 +276,7 @@ func (l *line) resume(last int, topic string) {
 	if l.afterGaps {
 		e.last = last
 	}
+	l.lost[topic] = false
 	id := l.ask(e)
 	l.mu.Unlock()
 	l.send(map[string]any{"op": "request", "id": id, "topic": topic, "data": map[string]any{"since": e.since, "last": e.last}})
