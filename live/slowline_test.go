@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,44 @@ func TestLineThatTakesNothingIsGivenUp(t *testing.T) {
 		}
 		if !errors.Is(err, live.ErrWriteFailed) {
 			t.Errorf("OnClose got %v", err)
+		}
+	})
+}
+
+// A client that stalls for less than WriteTimeout and then reads on is well, also if what comes
+// next is late. Here its buffer is smaller than a segment, so the server's kernel sends only
+// when a timer runs out, which doubles during the stall: after 0.2, 0.6, 1.4, 3 and 6.2 s.
+func TestClientThatReadsOnAfterAStallIsNotGivenUp(t *testing.T) {
+	t.Parallel()
+	const writeTimeout, stall = 4 * time.Second, 3400 * time.Millisecond
+	const messages, size = 40, 5000
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
+		ends := make(chan error, 1)
+		opts, sessions := livetest.Connected(live.Options{
+			WriteTimeout: writeTimeout,
+			OnClose:      func(_ *live.Session, err error) { ends <- err },
+		})
+		h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+		p := h.Connect(t, livetest.Dialing{})
+		// After the handshake, so that the kernels have agreed on large segments.
+		p.Line.Conn.(*net.TCPConn).SetReadBuffer(16 << 10)
+		s := livetest.Receive(t, sessions)
+		for i := range messages {
+			s.Send(live.Message{Data: []byte(livetest.Padded(i, size))})
+		}
+		time.Sleep(stall)
+		p.Attend()
+		for i := range messages {
+			f, ok := p.TryNext()
+			if !ok {
+				t.Fatalf("given up after %d messages: %v", i, livetest.Receive(t, ends))
+			}
+			if livetest.NumberOf(f.Data) != i {
+				t.Fatalf("got %s, want number %d", f, i)
+			}
+		}
+		if s.IsClosed() {
+			t.Error("the session has ended:", livetest.Receive(t, ends))
 		}
 	})
 }

@@ -15,10 +15,16 @@ func (b *Box) Progress() (taken uint64, more bool) {
 // tells: only on Linux.
 func (b *Box) HasLeft() bool { return hasLeft(b.tcp) }
 
-// taken is called with mu held.
+// taken returns a number that rises when the peer takes something; mu is held.
+//
+// A peer's kernel acknowledges what lies in its buffer before the peer reads it. When the
+// peer has read, it opens its window, and that counts as well. The next bytes may come much
+// later: a kernel does not fill a window that is less than a segment (64 KB on loopback) until its
+// timer runs out. That waits twice as long each time that it found the window shut, so
+// after a stall of seven seconds the peer may get nothing for six more.
 func (b *Box) taken() uint64 {
-	if n, ok := acknowledged(b.tcp); ok {
-		return n
+	if n, window, ok := acknowledged(b.tcp); ok {
+		return 2*n + window // what moves from the window to what is acknowledged counts
 	}
 	return b.wrote
 }

@@ -4,7 +4,7 @@ package outbox
 
 import "syscall"
 
-func acknowledged(syscall.RawConn) (n uint64, ok bool) { return 0, false }
+func acknowledged(syscall.RawConn) (n, window uint64, ok bool) { return 0, 0, false }
 
 func hasLeft(syscall.RawConn) bool { return false }
 

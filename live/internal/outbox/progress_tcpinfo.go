@@ -14,6 +14,9 @@ const (
 	// tcpi_bytes_acked stands at this offset of struct tcp_info, since Linux 4.1.
 	bytesAckedOffset = 120
 
+	// tcpi_snd_wnd does, since Linux 5.4. A kernel that does not know it tells no window.
+	sndWndOffset = 228
+
 	tcpClose     = 7 // TCP_CLOSE: the connection was reset
 	tcpCloseWait = 8 // TCP_CLOSE_WAIT: the peer has said all it will
 
@@ -21,21 +24,23 @@ const (
 	siocOutq        = 0x5411 // SIOCOUTQ: bytes in the send queue that are not acknowledged
 )
 
-// acknowledged returns how many bytes the peer's kernel has acknowledged.
-func acknowledged(raw syscall.RawConn) (n uint64, ok bool) {
+// acknowledged returns how many bytes the peer's kernel has acknowledged, and how many it
+// takes beyond these: its window.
+func acknowledged(raw syscall.RawConn) (n, window uint64, ok bool) {
 	if raw == nil {
-		return 0, false
+		return 0, 0, false
 	}
 	raw.Control(func(fd uintptr) {
-		var info [bytesAckedOffset + 8]byte
+		var info [sndWndOffset + 4]byte
 		size := uint32(len(info))
 		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
 			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
-		if errno == 0 && int(size) == len(info) {
+		if errno == 0 && size >= bytesAckedOffset+8 {
 			n, ok = binary.NativeEndian.Uint64(info[bytesAckedOffset:]), true
+			window = uint64(binary.NativeEndian.Uint32(info[sndWndOffset:]))
 		}
 	})
-	return n, ok
+	return n, window, ok
 }
 
 // hasLeft reports whether the peer has closed or reset the connection. That is seen also

@@ -249,7 +249,7 @@ func (b *Box) drain() {
 	if !b.slow {
 		b.slow = true
 		limitUnsent(b.tcp)
-		_, b.acks = acknowledged(b.tcp)
+		_, _, b.acks = acknowledged(b.tcp)
 	}
 	batch := slowBatches.Get().(*batch)
 	defer slowBatches.Put(batch)
@@ -389,8 +389,9 @@ func (s *stall) lasts(n int) bool {
 	taken := s.box.taken()
 	s.box.mu.Unlock()
 	if n > 0 || taken > s.taken {
-		s.taken, s.since = taken, time.Now()
+		s.since = time.Now()
 	}
+	s.taken = taken // also when a window got smaller: it opens again from there
 	return time.Since(s.since) >= s.box.writers.limits.WriteTimeout
 }
 
