@@ -116,6 +116,35 @@ func TestClientThatReadsOnAfterAStallIsNotGivenUp(t *testing.T) {
 	})
 }
 
+// A client that takes something shortly before each WriteTimeout is over is not given up.
+func TestClientThatTakesSomethingInTimeIsNotGivenUp(t *testing.T) {
+	t.Parallel()
+	const writeTimeout, stall, burst = 2 * time.Second, 1700 * time.Millisecond, 100 * time.Millisecond
+	const rounds, size, pace = 6, 2_000_000, 1_000_000 // bursts take less than half of it
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
+		ends := make(chan error, 1)
+		opts, sessions := livetest.Connected(live.Options{
+			WriteTimeout: writeTimeout,
+			OnClose:      func(_ *live.Session, err error) { ends <- err },
+		})
+		h := livetest.Hosting{Secure: secure, Buffer: 32 << 10}.Start(t, opts)
+		p := h.Connect(t, livetest.Dialing{Buffer: 8 << 10, Pace: pace}).Attend()
+		s := livetest.Receive(t, sessions)
+		s.Send(live.Message{Data: []byte(livetest.Padded(1, size))})
+		for range rounds {
+			p.Line.Stall()
+			time.Sleep(stall)
+			p.Line.Resume()
+			time.Sleep(burst)
+			if s.IsClosed() {
+				t.Fatal("given up:", livetest.Receive(t, ends))
+			}
+		}
+		p.Line.SetPace(0)
+		p.ExpectNumbers("", 1, 1)
+	})
+}
+
 // Close waits for a slow client as long as that takes something, whatever it sends
 // meanwhile: all messages arrive, and then the close frame.
 func TestCloseWaitsForASlowClientThatGoesOnSending(t *testing.T) {

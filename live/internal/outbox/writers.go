@@ -361,11 +361,13 @@ func (w *writeWatch) check() {
 	if w.stall == nil {
 		w.stall = w.box.watchStall()
 	}
+	conn, timeout := w.box.conn, w.box.writers.limits.WriteTimeout
 	if w.stall.lasts(0) {
-		return // the deadline comes
+		conn.SetWriteDeadline(time.Now())
+		return
 	}
-	timeout := w.box.writers.limits.WriteTimeout
-	w.box.conn.SetWriteDeadline(time.Now().Add(timeout - time.Since(w.stall.since)))
+	// Later than the check that decides: what the peer takes shortly before that counts too.
+	conn.SetWriteDeadline(time.Now().Add(timeout))
 	w.timer.Reset(timeout / writeChecks)
 }
 
