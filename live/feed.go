@@ -46,6 +46,8 @@ type feed struct {
 	parked       []*broker.Publication // came while it was not known what is missing before them
 	parkedBefore int                   // how many of parked came before the history was last asked
 	overrun      bool                  // some did not fit in parked
+	keys         *keyTable             // of a keyed topic, in place of the ring; nil: the topic is not keyed
+	compared     uint64                // of a keyed topic: nothing that the history has up to here is missing
 	started      bool                  // at is known
 	repair       bool                  // a repair is under way, or begins
 	rerun        bool                  // another repair must follow it
@@ -59,7 +61,11 @@ func newFeed(o TopicOptions) *feed {
 	if o.History > 0 {
 		size = min(o.History, maxRing)
 	}
-	return &feed{size: size, age: o.HistoryAge}
+	f := &feed{size: size, age: o.HistoryAge}
+	if o.Keyed {
+		f.keys = newKeyTable(0)
+	}
+	return f
 }
 
 // reset has a feed begin anew at a position.
@@ -68,6 +74,9 @@ func (ts *topics) reset(feed *feed, at Position) {
 	feed.at, feed.low = at, at.Offset
 	clear(feed.ring)
 	feed.ring, feed.came, feed.complete, feed.bytes = feed.ring[:0], feed.came[:0], false, 0
+	if feed.keys != nil {
+		feed.keys, feed.compared = newKeyTable(at.Offset), at.Offset
+	}
 }
 
 // indexAfter returns the index in the ring of the first publication after an offset.

@@ -47,7 +47,7 @@ type Box struct {
 
 	flying     flight         // being written
 	droppable  dropped        // the waiting frames that may be dropped
-	aside      []*frame.Frame // frames that have stepped aside, one for each tag; see displace.go
+	aside      []*frame.Frame // frames that have stepped aside, one for each tag and key; see displace.go
 	asideBytes int            // bytes of the frames in aside
 	rest       []byte         // what the socket left of the last write
 	pongs      []byte         // pongs that are due

@@ -10,6 +10,9 @@ import (
 // dropped: those of topics that allow it. The peer learns of it in the right place: the
 // next frame of the tag is sent after the tag's gap frame.
 //
+// What is said here of the frames of a tag holds for those with the same tag and key: a topic
+// may have publications of many keys, and a newer value of one makes no other old.
+//
 // The newest frame of a tag is not dropped for frames of other tags. It steps aside: it
 // leaves the queue for Box.aside, and is queued again when there is space. If a newer frame
 // of its tag comes first, that one replaces it. What has stepped aside counts for itself, and
@@ -34,10 +37,9 @@ func (b *Box) displace(f *frame.Frame, patient bool) *frame.Frame {
 	return f
 }
 
-// replaceAside drops the frame that has stepped aside and has the tag of f, if there is one,
-// because f is newer. It returns f, after its gap if a frame was dropped.
+// replaceAside drops the frame that has stepped aside and that f replaces, if there is one. It returns f, after its gap if a frame was dropped.
 func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
-	if !b.forget(f.Tag) {
+	if !b.forget(f) {
 		return f
 	}
 	b.writers.dropped.Add(1)
@@ -47,10 +49,10 @@ func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	return f.AfterGap()
 }
 
-// forget drops the frame that has stepped aside and has this tag. It reports whether there
-// was one.
-func (b *Box) forget(tag *frame.Tag) bool {
-	i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag })
+// forget drops the frame that has stepped aside and that another replaces. It reports whether
+// there was one.
+func (b *Box) forget(by *frame.Frame) bool {
+	i := slices.IndexFunc(b.aside, by.Replaces)
 	if i < 0 {
 		return false
 	}
@@ -72,7 +74,8 @@ func (b *Box) takeAside(i int) *frame.Frame {
 // settleTag queues what has stepped aside of a tag, beyond the bounds, and has all that waits of
 // it keep its place.
 func (b *Box) settleTag(tag *frame.Tag) {
-	if i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag }); i >= 0 {
+	ofTag := func(f *frame.Frame) bool { return f.Tag == tag }
+	for i := slices.IndexFunc(b.aside, ofTag); i >= 0; i = slices.IndexFunc(b.aside, ofTag) {
 		b.push(b.takeAside(i))
 	}
 	if b.queue == nil {
@@ -105,7 +108,7 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	lost := false
 	adding := f // after its gap, while no frame that still waits has the gap before it
 	for _, old := range waiting {
-		own := old.Tag == f.Tag && !old.Stays()
+		own := f.Replaces(old) && !old.Stays()
 		if own && (f.Tag.Latest || !b.fits(adding)) {
 			b.uncount(old)
 			b.writers.dropped.Add(1)
@@ -137,7 +140,7 @@ func (b *Box) dropOldest(patient bool) (ok bool) {
 	}
 	f := waiting[i]
 	next := slices.IndexFunc(waiting[i+1:], func(later *frame.Frame) bool {
-		return later.Tag == f.Tag && later.Stays() == f.Stays()
+		return later.Replaces(f) && later.Stays() == f.Stays()
 	})
 	switch {
 	case next >= 0:
