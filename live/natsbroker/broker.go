@@ -206,7 +206,7 @@ func (b *Broker) Subscribe(ctx context.Context, topic string) error {
 	if err != nil {
 		return err
 	}
-	subject := b.deliverySubject(tokens)
+	subject := b.subscribeSubject(topic, tokens)
 	if err := b.mayUse(subject); err != nil {
 		return err
 	}
@@ -219,16 +219,36 @@ func (b *Broker) Unsubscribe(topic string) error {
 	if err != nil {
 		return nil // no topic of this name can be subscribed
 	}
-	b.hub.unsubscribe(b.deliverySubject(tokens))
+	b.hub.unsubscribe(b.subscribeSubject(topic, tokens))
 	return nil
 }
 
-// The subjects under the prefix. Nodes subscribe to deliveries only. The streams of Options
-// store the stored subjects, and the default stream stores the default subjects.
+// subscribeSubject returns the subject on which a topic is delivered. Of a keyed topic it lacks the
+// last token.
+func (b *Broker) subscribeSubject(topic, tokens string) string {
+	if b.rules != nil && b.rules.Keyed(topic) {
+		return b.keyedSubject(tokens)
+	}
+	return b.deliverySubject(tokens)
+}
+
+// The second token of the subjects that streams store, after Options.Prefix: those of the streams of
+// Options, and those of the default streams.
+const (
+	headStored       = "s"
+	headDefault      = "h"
+	headKeyed        = "k"
+	headKeyedDefault = "kh"
+)
+
+// Nodes subscribe to deliveries only: under "d", and under "e" to those of keyed topics, whose last token
+// is the key.
 func (b *Broker) deliverySubject(tokens string) string { return b.opts.Prefix + ".d." + tokens }
-func (b *Broker) storedSubject(tokens string) string   { return b.opts.Prefix + ".s." + tokens }
-func (b *Broker) defaultSubject(tokens string) string  { return b.opts.Prefix + ".h." + tokens }
+func (b *Broker) keyedSubject(tokens string) string    { return b.opts.Prefix + ".e." + tokens }
 func (b *Broker) busSubject(tokens string) string      { return b.opts.Prefix + ".b." + tokens }
+
+// isKeyed reports whether a subject is that of a keyed topic's deliveries.
+func (b *Broker) isKeyed(subject string) bool { return strings.HasPrefix(subject, b.keyedSubject("")) }
 
 // NATSConn returns the connection, for everything that this package does not do. The subjects
 // under Options.Prefix belong to the broker.

@@ -103,7 +103,7 @@ func (b *Broker) connectionError(nc *nats.Conn, sub *nats.Subscription, err erro
 		return
 	}
 	if sub != nil && errors.Is(err, nats.ErrSlowConsumer) {
-		if in := b.hub.find(sub.Subject); in != nil {
+		if in := b.hub.findDelivered(sub.Subject); in != nil {
 			b.hub.overflow(in, err)
 			return
 		}

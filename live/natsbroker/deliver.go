@@ -78,12 +78,14 @@ const (
 	headerPrevious = "Nats-Last-Sequence"
 	headerTime     = "Nats-Time-Stamp"
 	headerStream   = "Nats-Stream"
+	headerSubject  = "Nats-Subject"
+	headerMarker   = "Nats-Marker-Reason"
 	headerExcept   = "Live-Except"
 )
 
 // deliver hands a message to the live server.
 func (h *hub) deliver(m *nats.Msg) {
-	in := h.find(m.Subject)
+	in := h.findDelivered(m.Subject)
 	if in == nil || in.sub.Load() != m.Sub || !in.hasSubscriber.Load() {
 		return
 	}
@@ -93,6 +95,10 @@ func (h *hub) deliver(m *nats.Msg) {
 		return
 	}
 	p := &broker.Publication{Topic: in.topic, Data: m.Data}
+	if in.keyed {
+		p.Key, _ = keyOf(m.Subject)
+		p.Removed = isRemoval(m.Header)
+	}
 	if len(m.Header) > 0 {
 		p.Except = exceptOf(m.Header)
 		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {

@@ -92,7 +92,7 @@ func (d *denials) current(b *Broker) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for subject, n := range d.subjects {
-		in := b.hub.find(subject)
+		in := b.hub.findDelivered(subject)
 		switch {
 		case n.subscribing && (in != nil && in.hasSubscriber.Load() || strings.HasPrefix(subject, b.busSubject(""))):
 			return n.err // NATS tells it once for each connection, so it holds until the next connection

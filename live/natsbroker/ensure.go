@@ -24,8 +24,8 @@ func (b *Broker) EnsureStream(ctx context.Context, c StreamConfig) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	if c.Name == b.opts.Default.Name {
-		return fmt.Errorf("natsbroker: %q is the name of the default stream", c.Name)
+	if c.Name == b.opts.Default.Name || c.Name == b.opts.DefaultKeyed.Name {
+		return fmt.Errorf("natsbroker: %q is the name of a default stream", c.Name)
 	}
 	st := newStream(b, c)
 	if err := st.ensure(ctx, 0); err != nil {
@@ -138,7 +138,7 @@ func (st *stream) ensure(ctx context.Context, pause time.Duration) error {
 		return *why
 	}
 	st.triedAt = time.Now()
-	first := st == st.broker.streams.fallback && !st.found.Load()
+	first := st.broker.streams.fallbackOf(st) != nil && !st.found.Load()
 	err := st.make(ctx, pause == 0 || first)
 	if err != nil {
 		err = fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
@@ -212,7 +212,7 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	want.MaxMsgs = orUnbounded(c.MaxMsgs)
 	want.MaxMsgsPerSubject = orUnbounded(c.MaxMsgsPerTopic)
 	want.MaxBytes = orUnbounded(c.MaxBytes)
-	if st == b.streams.fallback && b.server != nil {
+	if b.streams.fallbackOf(st) != nil && b.server != nil {
 		want.MaxBytes = min(want.MaxBytes, b.server.room(b.opts.StoreDir != "")/2)
 	}
 	if st.maxBytes > 0 {
@@ -237,7 +237,12 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 		want.Replicas = 1
 	}
 	want.AllowDirect = true
-	want.RePublish = &jetstream.RePublish{Source: st.subject(">"), Destination: b.deliverySubject(">")}
+	want.RePublish = &jetstream.RePublish{Source: st.subject(">"), Destination: st.deliverySubject(">")}
+	if c.Keyed {
+		want.MaxMsgsPerSubject = 1
+		want.AllowMsgTTL, want.AllowRollup, want.DenyPurge = true, true, false
+		want.SubjectDeleteMarkerTTL = removalTTL
+	}
 	return want
 }
 
@@ -255,7 +260,8 @@ const leastDefault = 1 << 20
 // fit makes or changes a stream. If NATS has too little storage for the default stream, fit
 // halves its size until it fits, unless the application has set the size.
 func (st *stream) fit(is jetstream.StreamConfig, do func(want jetstream.StreamConfig) (jetstream.Stream, error)) (jetstream.Stream, error) {
-	yields := st == st.broker.streams.fallback && st.broker.opts.shrinkDefault
+	f := st.broker.streams.fallbackOf(st)
+	yields := f != nil && f.shrinks
 	for {
 		want := st.wanted(is)
 		there, err := do(want)

@@ -188,6 +188,8 @@ type rules struct {
 	of func(topic string) live.TopicOptions
 }
 
+func (rules) Keyed(string) bool { return false }
+
 func (r rules) History(topic string) (size int, age time.Duration) {
 	o := r.of(topic)
 	return o.History, o.HistoryAge

@@ -40,7 +40,7 @@ func (b *Broker) Last(ctx context.Context, topic string) (broker.Position, error
 	if err := st.foreign(); err != nil {
 		return broker.Position{}, err
 	}
-	in := b.hub.find(b.deliverySubject(tokens))
+	in := b.hub.find(st.deliverySubject(tokens))
 	at, err := st.compareTopic(ctx, tokens, in)
 	if gone(err) { // the stream may have been deleted
 		if err = st.remake(ctx); err == nil {
@@ -149,7 +149,7 @@ func (b *Broker) Read(ctx context.Context, topic string, after, upto uint64, lim
 		return broker.Page{}, err
 	}
 	read := st.read
-	if after+scanSpan < upto {
+	if after+scanSpan < upto && !st.config.Keyed {
 		read = st.cachedRead
 	}
 	page, err := read(ctx, topic, tokens, after, upto, limit)
@@ -274,7 +274,11 @@ func (st *stream) readBatch(ctx context.Context, topic, tokens string, after, up
 		return broker.Page{}, err
 	}
 	page.Epoch = state.epoch
-	page.Complete = exists || st.allKept(tokens, state, after, got)
+	if st.config.Keyed {
+		page.Complete = st.hasRemovals(st.checkedUpto(tokens, state, after))
+	} else {
+		page.Complete = exists || st.allKept(tokens, state, after, got)
+	}
 	setEpoch(&page)
 	return page, nil
 }
@@ -310,15 +314,20 @@ func (st *stream) reach(ctx context.Context, subject string, end, upto uint64) (
 // no message at that offset. The state must be asked for after the batch: another instance may
 // have set a lower limit than the one of our options, and the stream has dropped more.
 func (st *stream) allKept(tokens string, state streamState, after uint64, got batch) bool {
-	from := after
-	if in := st.broker.hub.find(st.broker.deliverySubject(tokens)); in != nil {
-		if at := in.checkpoint.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
-			from = max(after, at.sequence)
-		}
-	}
-	if state.first > from+1 {
+	if state.first > st.checkedUpto(tokens, state, after)+1 {
 		return false // one of the dropped messages may have been of this topic
 	}
 	// A topic below its limit has dropped nothing.
 	return state.maxPerTopic <= 0 || got.total() < state.maxPerTopic
+}
+
+// checkedUpto returns a sequence up to which the stream is known to have nothing of a topic after an
+// offset.
+func (st *stream) checkedUpto(tokens string, state streamState, after uint64) uint64 {
+	if in := st.broker.hub.find(st.deliverySubject(tokens)); in != nil {
+		if at := in.checkpoint.Load(); at != nil && at.epoch == state.epoch && after >= at.offset {
+			return max(after, at.sequence)
+		}
+	}
+	return after
 }

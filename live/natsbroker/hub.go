@@ -34,7 +34,8 @@ type hub struct {
 // interest is the subscription of one topic.
 type interest struct {
 	topic   string
-	subject string
+	subject string // of a keyed topic without the last token, which is the key
+	keyed   bool
 	stream  atomic.Pointer[stream] // nil: no stream covers the topic
 
 	hasSubscriber atomic.Bool  // at this node
@@ -85,6 +86,14 @@ func (h *hub) stop() {
 	clear(h.topics)
 }
 
+// findDelivered returns the topic that is delivered on a subject.
+func (h *hub) findDelivered(subject string) *interest {
+	if h.broker.isKeyed(subject) {
+		subject = subject[:strings.LastIndexByte(subject, '.')]
+	}
+	return h.find(subject)
+}
+
 func (h *hub) find(subject string) *interest {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -95,7 +104,7 @@ func (h *hub) subscribe(topic, subject string) error {
 	h.mu.Lock()
 	in := h.topics[subject]
 	if in == nil {
-		in = &interest{topic: topic, subject: subject}
+		in = &interest{topic: topic, subject: subject, keyed: h.broker.isKeyed(subject)}
 		h.topics[subject] = in
 	}
 	in.hasSubscriber.Store(true)
@@ -107,7 +116,11 @@ func (h *hub) subscribe(topic, subject string) error {
 	if in.sub.Load() != nil {
 		return nil
 	}
-	sub, err := h.broker.nc.ChanSubscribe(subject, h.laneOf(subject).messages)
+	natsSubject := subject
+	if in.keyed {
+		natsSubject += ".*"
+	}
+	sub, err := h.broker.nc.ChanSubscribe(natsSubject, h.laneOf(subject).messages)
 	if err != nil {
 		return fmt.Errorf("natsbroker: %w", unavailable(err))
 	}
@@ -135,6 +148,9 @@ func (h *hub) assignStreams(st *stream) {
 }
 
 func (h *hub) tokensOf(in *interest) string {
+	if in.keyed {
+		return strings.TrimPrefix(in.subject, h.broker.keyedSubject(""))
+	}
 	return strings.TrimPrefix(in.subject, h.broker.deliverySubject(""))
 }
 

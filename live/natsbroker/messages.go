@@ -30,7 +30,9 @@ type message struct {
 	Time     time.Time `json:"time"`
 	data     []byte
 	except   string
-	size     int // bytes that the message takes in the stream, or a little more
+	subject  string
+	removed  bool // it says that its key was removed
+	size     int  // bytes that the message takes in the stream, or a little more
 }
 
 // leaderGet asks the leader of the stream for a message; nil: there is no such message.
@@ -146,7 +148,10 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 			}
 			at, _ := time.Parse(time.RFC3339Nano, last(m.Header, headerTime))
 			size := len(subject) + m.Size()
-			got.messages = append(got.messages, message{sequence, at, m.Data, exceptOf(m.Header), size})
+			got.messages = append(got.messages, message{
+				Sequence: sequence, Time: at, data: m.Data, except: exceptOf(m.Header), size: size,
+				subject: last(m.Header, headerSubject), removed: isRemoval(m.Header),
+			})
 		case "204": // the end of the batch
 			if len(got.messages) > 0 {
 				got.pending, _ = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
@@ -169,7 +174,9 @@ func appendPublication(page []*broker.Publication, topic string, m message) []*b
 	}
 	p := &broker.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except}
 	p.Offset = m.Sequence
-	if len(page) > 0 {
+	if key, keyed := keyOf(m.subject); keyed {
+		p.Key, p.Removed = key, m.removed
+	} else if len(page) > 0 {
 		p.Prev = page[len(page)-1].Offset
 	}
 	return append(page, p)

@@ -78,6 +78,11 @@ type Options struct {
 	// MaxBytes is lowered until the stream fits.
 	Default StreamConfig
 
+	// DefaultKeyed is the same for keyed topics: see live.TopicOptions.Keyed. Name: that of Default, and
+	// "_KEYED". Its MaxMsgsPerTopic must be 0: History bounds the keys. MaxAge: none, so a key
+	// stays until it is removed, or for TopicOptions.HistoryAge. It needs NATS 2.11 or later.
+	DefaultKeyed StreamConfig
+
 	// PublishTimeout is how long a publication may wait for its acknowledgement. 0: 10 s,
 	// longer than the four to nine seconds in which a cluster elects another leader.
 	PublishTimeout time.Duration
@@ -90,6 +95,7 @@ type Options struct {
 	Logger *slog.Logger
 
 	shrinkDefault bool // the application has not set Default.MaxBytes, so it may be lowered
+	shrinkKeyed   bool // the same for DefaultKeyed
 }
 
 // Cluster makes the embedded server a member of a cluster of embedded servers.
@@ -143,6 +149,10 @@ type StreamConfig struct {
 	MaxBytes        int64         // size of the whole stream
 	MaxAge          time.Duration // age of a publication; 100 ms or more
 
+	// Keyed says that the stream is for keyed topics only, and keeps the newest publication of each
+	// key. MaxMsgsPerTopic must be 0. It needs NATS 2.11 or later.
+	Keyed bool
+
 	// Replicas is the number of nodes that keep a copy of the stream: 1, 3 or 5. 0: 3 on an
 	// embedded cluster, else 1.
 	Replicas int
@@ -190,6 +200,14 @@ func (o Options) withDefaults() (Options, error) {
 		o.Default.MaxBytes = 1 << 30
 		o.shrinkDefault = true
 	}
+	o.DefaultKeyed.Keyed = true
+	if o.DefaultKeyed.Name == "" {
+		o.DefaultKeyed.Name = o.Default.Name + "_KEYED"
+	}
+	if o.DefaultKeyed.MaxBytes == 0 {
+		o.DefaultKeyed.MaxBytes = 1 << 30
+		o.shrinkKeyed = true
+	}
 	return o, o.check()
 }
 
@@ -208,19 +226,23 @@ func (o *Options) check() error {
 		return fmt.Errorf("natsbroker: prefix %q is not one token of a subject", o.Prefix)
 	case len(o.Prefix) > maxPrefix:
 		return fmt.Errorf("natsbroker: prefix %.32q… is longer than %d bytes", o.Prefix, maxPrefix)
+	case o.Default.Keyed:
+		return errors.New("natsbroker: Options.Default cannot be Keyed: DefaultKeyed is")
+	case len(o.DefaultKeyed.Subjects) > 0:
+		return errors.New("natsbroker: Options.DefaultKeyed must not have Subjects: it is for topics that no other stream covers")
 	case len(o.Default.Subjects) > 0:
 		return errors.New("natsbroker: Options.Default must not have Subjects: it is for topics that no other stream covers")
 	}
 	names := make(map[string]bool)
-	for _, c := range append([]StreamConfig{o.Default}, o.Streams...) {
+	for _, c := range append([]StreamConfig{o.Default, o.DefaultKeyed}, o.Streams...) {
 		if err := c.checkName(); err != nil {
 			return err
 		}
 		if err := c.checkBounds(); err != nil {
 			return err
 		}
-		if c.Name == o.Default.Name && names[c.Name] {
-			return fmt.Errorf("natsbroker: stream %q has the name of Options.Default, which is Prefix in capitals unless it is set", c.Name)
+		if (c.Name == o.Default.Name || c.Name == o.DefaultKeyed.Name) && names[c.Name] {
+			return fmt.Errorf("natsbroker: stream %q has the name of Options.Default or DefaultKeyed, which is made of Prefix unless it is set", c.Name)
 		}
 		if names[c.Name] {
 			return fmt.Errorf("natsbroker: two streams are named %q", c.Name)
@@ -271,6 +293,8 @@ func (c *StreamConfig) checkBounds() error {
 	switch {
 	case c.MaxMsgs < 0 || c.MaxMsgsPerTopic < 0 || c.MaxBytes < 0 || c.MaxAge < 0 || c.Replicas < 0:
 		return fmt.Errorf("natsbroker: stream %q has a negative bound", c.Name)
+	case c.Keyed && c.MaxMsgsPerTopic > 0:
+		return fmt.Errorf("natsbroker: stream %q is Keyed, and keeps one publication of each key: MaxMsgsPerTopic must be 0", c.Name)
 	case c.MaxAge > 0 && c.MaxAge < 100*time.Millisecond:
 		return fmt.Errorf("natsbroker: stream %q: MaxAge is under 100 ms, the minimum of NATS", c.Name)
 	}

@@ -54,7 +54,8 @@ func (st *stream) madeEarlier(is jetstream.StreamConfig) bool {
 		return false
 	}
 	source := is.RePublish.Source
-	if source != b.storedSubject(">") && source != b.defaultSubject(">") {
+	head := b.opts.Prefix + "."
+	if source != head+headStored+".>" && source != head+headDefault+".>" {
 		return false
 	}
 	return !slices.ContainsFunc(is.Subjects, func(subject string) bool {

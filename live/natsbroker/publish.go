@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +36,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broke
 		return broker.Position{}, err
 	}
 	if st := b.streams.of(topic, tokens); st != nil {
+		if err := st.prepareKey(ctx, topic, tokens, &o); err != nil {
+			return broker.Position{}, err
+		}
 		return st.publish(ctx, tokens, data, o)
 	}
 	subject := b.deliverySubject(tokens)
@@ -81,11 +85,12 @@ func messageID(tokens, id string) string {
 // recognizes the next attempt by its ID.
 func (st *stream) publish(ctx context.Context, tokens string, data []byte, o broker.PublishOptions) (broker.Position, error) {
 	b := st.broker
-	m := nats.NewMsg(st.subject(tokens))
+	m := nats.NewMsg(st.publishSubject(tokens, o.Key))
 	m.Data = data
 	m.Header.Set(jetstream.MsgIDHeader, messageID(tokens, o.ID))
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
+	st.setKey(m, &o)
 	if err := st.mayPublish(m); err != nil {
 		return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
 	}
@@ -112,7 +117,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 		if err == nil {
 			st.stored()
 			if ack.Duplicate {
-				st.sendOn(m, tokens, ack.Sequence)
+				st.sendOn(m, ack.Sequence)
 			}
 			if ack.Duplicate && o.ID != "" {
 				before.sequence = 0 // the publication may be older than the call
@@ -212,13 +217,16 @@ var errChanged = errors.New("natsbroker: another instance has changed the stream
 // sendOn sends a publication to the subscribers when an earlier attempt was stored: the leader
 // may have died before it republished it. Subscribers that have the publication drop it. The
 // others read what came before it from the history.
-func (st *stream) sendOn(m *nats.Msg, tokens string, sequence uint64) {
-	again := nats.NewMsg(st.broker.deliverySubject(tokens))
+func (st *stream) sendOn(m *nats.Msg, sequence uint64) {
+	again := nats.NewMsg(st.deliverySubject("") + strings.TrimPrefix(m.Subject, st.broker.opts.Prefix+"."+st.head+"."))
 	again.Data = m.Data
 	again.Header.Set(headerStream, st.config.Name)
 	again.Header.Set(headerSequence, strconv.FormatUint(sequence, 10))
 	if except := m.Header.Get(headerExcept); except != "" {
 		again.Header.Set(headerExcept, except)
+	}
+	if reason := m.Header.Get(headerMarker); reason != "" {
+		again.Header.Set(headerMarker, reason)
 	}
 	if err := st.broker.nc.PublishMsg(again); err != nil {
 		st.broker.logger.Debug("natsbroker: a publication was not sent to the subscribers again", "stream", st.config.Name, "err", err)

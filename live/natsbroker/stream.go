@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,15 +18,17 @@ import (
 type stream struct {
 	broker   *Broker
 	config   StreamConfig
-	patterns []string                   // cover the tokens of its topics
-	subjects []string                   // what it stores
-	subject  func(tokens string) string // where a topic is published
+	patterns []string // cover the tokens of its topics
+	subjects []string // what it stores
+	head     string   // what its subjects begin with
 
 	fullness fullness // whether it has space
 
 	maxBytes int64                 // the lowered MaxBytes of the default stream; 0: not lowered; guarded by making
 	triedAt  time.Time             // when it was last made or tried; guarded by making
 	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
+
+	known keyCounts // of a keyed stream
 
 	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
 
@@ -50,6 +53,7 @@ type memory struct {
 	expiredAt      time.Time // answers that were asked for until then are too old
 	created        time.Time // when the stream was made, on the clock of NATS
 	newestSequence uint64    // the greatest sequence that was seen
+	ends           ends      // of a keyed stream
 	proof          proof
 }
 
@@ -84,7 +88,10 @@ type streamState struct {
 }
 
 func newStream(b *Broker, c StreamConfig) *stream {
-	st := &stream{broker: b, config: c, subject: b.storedSubject, memory: b.streams.memoryOf(c.Name)}
+	st := &stream{broker: b, config: c, head: headStored, memory: b.streams.memoryOf(c.Name)}
+	if c.Keyed {
+		st.head = headKeyed
+	}
 	for _, s := range c.Subjects {
 		patterns, err := encodePattern(s)
 		if err != nil {
@@ -95,9 +102,37 @@ func newStream(b *Broker, c StreamConfig) *stream {
 	slices.Sort(st.patterns)
 	st.patterns = slices.Compact(st.patterns)
 	for _, p := range st.patterns {
-		st.subjects = append(st.subjects, b.storedSubject(p))
+		st.subjects = append(st.subjects, st.subject(p))
 	}
 	return st
+}
+
+// subject returns the subject under which the stream has a topic, or the topics of a pattern. Of a
+// keyed topic it covers all keys.
+func (st *stream) subject(tokens string) string {
+	subject := st.broker.opts.Prefix + "." + st.head + "." + tokens
+	if st.config.Keyed && !strings.HasSuffix(tokens, ">") {
+		return subject + ".*"
+	}
+	return subject
+}
+
+// publishSubject returns the subject to which a topic is published. key is the publication's, for a
+// keyed topic.
+func (st *stream) publishSubject(tokens, key string) string {
+	subject := st.subject(tokens)
+	if st.config.Keyed {
+		return strings.TrimSuffix(subject, "*") + encodeKey(key)
+	}
+	return subject
+}
+
+// deliverySubject returns the subject on which the stream sends a topic to the subscribers.
+func (st *stream) deliverySubject(tokens string) string {
+	if st.config.Keyed {
+		return st.broker.keyedSubject(tokens)
+	}
+	return st.broker.deliverySubject(tokens)
 }
 
 // learn stores the state that the leader has told. An answer that comes after the answer to a
@@ -118,6 +153,9 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 	}
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	if st.config.Keyed {
+		st.ends.note(now.epoch, now.last)
+	}
 	if now.epoch != st.state.epoch {
 		if !now.askedAt.After(st.state.askedAt) {
 			return now

@@ -12,20 +12,31 @@ import (
 
 // streamTable holds the streams, and tells which stream covers a topic.
 type streamTable struct {
-	broker        *Broker
-	fallback      *stream     // the stream of Options.Default
-	needsFallback atomic.Bool // a topic has needed fallback
+	broker *Broker
+	plain  fallback // the stream of Options.Default
+	keyed  fallback // the stream of Options.DefaultKeyed
 
 	mu       sync.Mutex // held while list is replaced; guards memories
 	list     atomic.Pointer[[]*stream]
 	memories map[string]*memory // by the name of the stream
 }
 
+// fallback is the stream for topics that no other stream covers. It is made when a topic first needs
+// it.
+type fallback struct {
+	*stream
+	needed  atomic.Bool
+	shrinks bool // the application has not set MaxBytes, so it may be lowered
+}
+
 func (t *streamTable) init(b *Broker) {
 	t.broker = b
-	t.fallback = newStream(b, b.opts.Default)
-	t.fallback.subjects = []string{b.defaultSubject(">")}
-	t.fallback.subject = b.defaultSubject
+	t.plain.stream, t.plain.shrinks = newStream(b, b.opts.Default), b.opts.shrinkDefault
+	t.keyed.stream, t.keyed.shrinks = newStream(b, b.opts.DefaultKeyed), b.opts.shrinkKeyed
+	t.plain.head, t.keyed.head = headDefault, headKeyedDefault
+	for _, f := range t.fallbacks() {
+		f.subjects = []string{f.subject(">")}
+	}
 	all := make([]*stream, len(b.opts.Streams))
 	for i, c := range b.opts.Streams {
 		all[i] = newStream(b, c)
@@ -48,23 +59,41 @@ func (t *streamTable) memoryOf(name string) *memory {
 	return m
 }
 
+func (t *streamTable) fallbacks() []*fallback { return []*fallback{&t.plain, &t.keyed} }
+
+// fallbackOf returns the fallback that a stream is; nil: it is none.
+func (t *streamTable) fallbackOf(st *stream) *fallback {
+	for _, f := range t.fallbacks() {
+		if f.stream == st {
+			return f
+		}
+	}
+	return nil
+}
+
 // of returns the stream that covers a topic; nil: no stream does.
 func (t *streamTable) of(topic, tokens string) *stream {
+	rules := t.broker.rules
+	keyed := rules != nil && rules.Keyed(topic)
 	for _, st := range *t.list.Load() {
-		if st.covers(tokens) {
+		if st.config.Keyed == keyed && st.covers(tokens) {
 			return st
 		}
 	}
-	if t.broker.rules == nil {
+	if rules == nil {
 		return nil
 	}
-	if size, _ := t.broker.rules.History(topic); size <= 0 {
+	if size, _ := rules.History(topic); size <= 0 {
 		return nil
 	}
-	if !t.needsFallback.Load() {
-		t.needsFallback.Store(true)
+	f := &t.plain
+	if keyed {
+		f = &t.keyed
 	}
-	return t.fallback
+	if !f.needed.Load() {
+		f.needed.Store(true)
+	}
+	return f.stream
 }
 
 // covers reports whether one of the stream's patterns covers the tokens of a topic.
@@ -77,16 +106,21 @@ func (st *stream) covers(tokens string) bool {
 	return false
 }
 
-// every returns all streams, including the default stream.
-func (t *streamTable) every() []*stream { return append(slices.Clone(*t.list.Load()), t.fallback) }
+// every returns all streams, including the default streams.
+func (t *streamTable) every() []*stream {
+	return append(slices.Clone(*t.list.Load()), t.plain.stream, t.keyed.stream)
+}
 
-// required returns the streams that must exist. The default stream must exist after a topic has
+// required returns the streams that must exist. A default stream must exist after a topic has
 // needed it.
 func (t *streamTable) required() []*stream {
-	if t.needsFallback.Load() {
-		return t.every()
+	all := slices.Clone(*t.list.Load())
+	for _, f := range t.fallbacks() {
+		if f.needed.Load() {
+			all = append(all, f.stream)
+		}
 	}
-	return *t.list.Load()
+	return all
 }
 
 // set adds a stream, or replaces the stream of the same name.
@@ -108,7 +142,7 @@ func (t *streamTable) has(st *stream) bool { return slices.Contains(t.every(), s
 func (t *streamTable) lookAgain(ctx context.Context) {
 	for _, st := range t.required() {
 		why := st.makeErr.Load()
-		switch isDefault := st == t.fallback; {
+		switch isDefault := t.fallbackOf(st) != nil; {
 		case why == nil && isDefault, why != nil && *why != nil && (isDefault || st.found.Load()):
 			st.remake(ctx)
 		}

@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -19,6 +20,50 @@ import (
 //	a::b c       →  a.:=_.:b=20c
 //
 // Two topics never have the same subject, and no subject has a wildcard: see the fuzz test.
+
+// The key of a keyed topic's publication is the last token of its subject. It begins with "=k", with which
+// no token of a topic begins.
+//
+//	cursors, key ann  →  cursors.=kann
+
+const keyMark = "=k"
+
+// encodeKey returns the token of a key.
+func encodeKey(key string) string {
+	b := append(make([]byte, 0, len(keyMark)+len(key)+8), keyMark...)
+	for i := 0; i < len(key); i++ {
+		if key[i] == '.' {
+			b = append(b, "=2E"...)
+		} else {
+			b = appendEscaped(b, key[i])
+		}
+	}
+	return string(b)
+}
+
+// keyOf returns the key in the last token of a subject; false: there is none.
+func keyOf(subject string) (key string, ok bool) {
+	token, ok := strings.CutPrefix(subject[strings.LastIndexByte(subject, '.')+1:], keyMark)
+	if !ok || strings.IndexByte(token, '=') < 0 {
+		return token, ok
+	}
+	var b []byte
+	for i := 0; i < len(token); i++ {
+		c := token[i]
+		if c == '=' {
+			if i+2 >= len(token) {
+				return "", false
+			}
+			n, err := strconv.ParseUint(token[i+1:i+3], 16, 8)
+			if err != nil {
+				return "", false
+			}
+			c, i = byte(n), i+2
+		}
+		b = append(b, c)
+	}
+	return string(b), utf8.Valid(b)
+}
 
 // maxTopic is the longest topic in bytes. Its subject is at most three times as long, and a
 // NATS server refuses protocol lines over 4,096 bytes.

@@ -21,7 +21,11 @@ func (b *Broker) Tail(ctx context.Context, topic string, limit int) (broker.Page
 	if err := st.foreign(); err != nil {
 		return broker.Page{}, err
 	}
-	page, err := st.cachedTail(ctx, topic, tokens, limit)
+	tail := st.cachedTail
+	if st.config.Keyed {
+		tail = st.newestValues
+	}
+	page, err := tail(ctx, topic, tokens, limit)
 	if err != nil {
 		return broker.Page{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}

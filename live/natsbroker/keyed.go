@@ -1,0 +1,217 @@
+package natsbroker
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
+)
+
+// A keyed topic has a subject for each key, and its stream keeps one message of each subject. When a
+// key is removed, a message without data takes the place of its value: a marker, as NATS itself puts
+// one there when the age of a value ends it. A marker goes after removalTTL. Who knows the topic up
+// to a sequence that the stream had reached less long ago than that can be told of all removals since.
+
+const (
+	// removalTTL is how long a removal is kept, for servers and clients that come back. The memory
+	// that it takes, some hundred bytes each, is what bounds it.
+	removalTTL = time.Hour
+
+	// removalSlack is how much earlier a removal counts as gone, since the stream's leader counts
+	// the time, and a leader's clock may be a little ahead.
+	removalSlack = 5 * time.Minute
+
+	// endsEvery is how often the end of a keyed stream is noted.
+	endsEvery = time.Minute
+)
+
+// ends are the ends that a stream had in the last hour, as this process has seen them.
+type ends struct {
+	epoch string
+	seen  []seenEnd // oldest first
+}
+
+type seenEnd struct {
+	sequence uint64
+	at       int64 // on the clock of package clock
+}
+
+// note notes the end of the stream.
+func (e *ends) note(epoch string, sequence uint64) {
+	now := clock.Now()
+	if e.epoch != epoch {
+		*e = ends{epoch: epoch}
+	}
+	for len(e.seen) > 0 && now-e.seen[0].at > int64(removalTTL-removalSlack) {
+		e.seen = e.seen[1:]
+	}
+	if n := len(e.seen); n == 0 || now-e.seen[n-1].at > int64(endsEvery) {
+		e.seen = append(slices.Clone(e.seen), seenEnd{sequence, now})
+	}
+}
+
+// isRecent reports whether the stream had reached a sequence less long ago than a removal is kept.
+func (e *ends) isRecent(sequence uint64) bool {
+	for _, end := range e.seen {
+		if clock.Now()-end.at <= int64(removalTTL-removalSlack) {
+			return end.sequence <= sequence
+		}
+	}
+	return false
+}
+
+// hasRemovals reports whether the stream has all removals after a sequence.
+func (st *stream) hasRemovals(sequence uint64) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.ends.isRecent(sequence)
+}
+
+// isRemoval reports whether a message says that its key has no value any more.
+func isRemoval(h nats.Header) bool { return last(h, headerMarker) != "" }
+
+// setKey sets what a publication of a keyed topic needs.
+func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
+	switch {
+	case !st.config.Keyed:
+	case o.Remove:
+		m.Header.Set(headerMarker, "Remove")
+		m.Header.Set(jetstream.MsgTTLHeader, removalTTL.String())
+	case o.HistoryAge > 0:
+		m.Header.Set(jetstream.MsgTTLHeader, max(o.HistoryAge, time.Second).String()) // NATS counts in seconds
+	}
+}
+
+// keyCounts remembers which keys exist, so that a publication seldom has to ask.
+type keyCounts struct {
+	mu    sync.Mutex
+	known map[string]struct{} // subjects that had a value
+}
+
+// maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes.
+const maxKnownKeys = 100_000
+
+func (k *keyCounts) has(subject string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, known := k.known[subject]
+	return known
+}
+
+func (k *keyCounts) set(subject string, exists bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !exists {
+		delete(k.known, subject)
+		return
+	}
+	if k.known == nil || len(k.known) >= maxKnownKeys {
+		k.known = make(map[string]struct{})
+	}
+	k.known[subject] = struct{}{}
+}
+
+// prepareKey makes sure that a publication fits its stream: that of a keyed topic has a key, and the
+// topic has not too many keys. Several instances that publish new keys at the same moment may exceed
+// the bound by a few.
+func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broker.PublishOptions) error {
+	if !st.config.Keyed {
+		return nil
+	}
+	if o.Key == "" {
+		return fmt.Errorf("natsbroker: a publication to the keyed topic %q has no key", topic)
+	}
+	subject := st.publishSubject(tokens, o.Key)
+	if o.Remove {
+		st.known.set(subject, false)
+		return nil
+	}
+	if o.History <= 0 || st.known.has(subject) {
+		return nil
+	}
+	if err := st.mayAddKey(ctx, tokens, subject, o.History); err != nil {
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+	}
+	st.known.set(subject, true)
+	return nil
+}
+
+// mayAddKey returns why a topic may not have one key more; nil: it may, or has the key.
+func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most int) error {
+	ctx, cancel := context.WithTimeout(ctx, st.broker.opts.PublishTimeout)
+	defer cancel()
+	if _, err := st.stateSince(ctx, time.Time{}); err != nil { // makes the stream, if it is missing
+		return err
+	}
+	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+		return st.broker.js.Stream(ctx, st.config.Name)
+	})
+	if err != nil {
+		return err
+	}
+	info, err := insist(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) {
+		return there.Info(ctx, jetstream.WithSubjectFilter(st.subject(tokens)))
+	})
+	if err != nil {
+		return err
+	}
+	if len(info.State.Subjects) < most {
+		return nil
+	}
+	// Removals are among these. So the values themselves are counted.
+	values, err := st.values(ctx, "", tokens)
+	if err != nil {
+		return err
+	}
+	isNew := !slices.ContainsFunc(values, func(p *broker.Publication) bool { return encodeKey(p.Key) == encodeKey(keyIn(subject)) })
+	if isNew && len(values) >= most {
+		return fmt.Errorf("%w: %d; see live.TopicOptions.History", broker.ErrTooManyKeys, most)
+	}
+	return nil
+}
+
+func keyIn(subject string) string {
+	key, _ := keyOf(subject)
+	return key
+}
+
+// values returns the newest value of each key of a topic, oldest first.
+func (st *stream) values(ctx context.Context, topic, tokens string) ([]*broker.Publication, error) {
+	page, err := st.readValues(ctx, topic, tokens)
+	return page.Publications, err
+}
+
+// newestValues is the Tail of a keyed topic.
+func (st *stream) newestValues(ctx context.Context, topic, tokens string, limit int) (broker.Page, error) {
+	page, err := st.readValues(ctx, topic, tokens)
+	page.Publications = page.Publications[max(len(page.Publications)-limit, 0):]
+	return page, err
+}
+
+// readValues reads a whole keyed topic.
+func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.Page, error) {
+	newest, err := st.lastOf(ctx, tokens, nil)
+	if err != nil {
+		return broker.Page{}, err
+	}
+	all := broker.Page{Epoch: newest.epoch, Complete: true}
+	for all.Upto < newest.offset {
+		page, err := st.read(ctx, topic, tokens, all.Upto, newest.offset, pageMessages)
+		switch {
+		case err != nil:
+			return broker.Page{}, err
+		case page.Epoch != all.Epoch || page.Upto <= all.Upto:
+			return all, nil // the copy that answered lags, or the history began anew
+		}
+		all.Publications, all.Upto = append(all.Publications, page.Publications...), page.Upto
+	}
+	all.Publications = slices.DeleteFunc(all.Publications, func(p *broker.Publication) bool { return p.Removed })
+	return all, nil
+}
