@@ -175,7 +175,7 @@ func (sub *subscription) canSendFromMemory() bool {
 	if c != nil && c.stateReply != nil {
 		return false
 	}
-	return c == nil || feed == nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.low
+	return c == nil || feed == nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
 }
 
 // catchUp sends part after part, for each subscription in turn.

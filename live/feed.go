@@ -33,7 +33,7 @@ const (
 // feed is the state of a topic with history. It is guarded by topic.mu.
 type feed struct {
 	at           Position              // the newest position that subscribers have seen
-	low          uint64                // ring has all after this offset
+	ringAfter    uint64                // ring has all publications after this offset
 	ring         []*broker.Publication // the newest publications, oldest first
 	age          time.Duration         // HistoryAge; 0: for ever
 	inProcess    bool                  // this process has set Time of the publications
@@ -66,7 +66,7 @@ func newFeed(o TopicOptions) *feed {
 // reset makes a feed begin anew at a position, with an empty ring.
 func (ts *topics) reset(feed *feed, at Position) {
 	feed.generation = ts.generations.Add(1)
-	feed.at, feed.low = at, at.Offset
+	feed.at, feed.ringAfter = at, at.Offset
 	clear(feed.ring)
 	feed.ring, feed.came, feed.complete, feed.bytes = feed.ring[:0], feed.came[:0], false, 0
 }
@@ -112,12 +112,12 @@ func (f *feed) indexOfLast(n int) int {
 
 // reaches reports whether the ring has the newest n publications, or all if there are fewer.
 func (f *feed) reaches(n int) bool {
-	return len(f.ring) >= n || f.complete || f.low == 0
+	return len(f.ring) >= n || f.complete || f.ringAfter == 0
 }
 
 // joins reports whether a page of the newest publications reaches the ring without a hole.
 func (f *feed) joins(page broker.Page) bool {
-	return page.Epoch == f.at.Epoch && page.Upto >= f.low
+	return page.Epoch == f.at.Epoch && page.Upto >= f.ringAfter
 }
 
 // warm puts the older publications of an answer in front of the ring. The caller has checked with
@@ -125,13 +125,13 @@ func (f *feed) joins(page broker.Page) bool {
 // clients ask for, if the history has them and maxRingBytes allows it.
 func (f *feed) warm(call *tailCall) {
 	older := call.page.Publications
-	for len(older) > 0 && older[len(older)-1].Offset > f.low {
+	for len(older) > 0 && older[len(older)-1].Offset > f.ringAfter {
 		older = older[:len(older)-1]
 	}
 	f.size = max(f.size, min(call.limit, len(call.page.Publications)))
 	f.complete = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
-		f.low = older[0].Offset - 1
+		f.ringAfter = older[0].Offset - 1
 		f.noteOlder(older)
 	}
 	for _, p := range older {
@@ -168,7 +168,7 @@ func (f *feed) trim() {
 	if drop == 0 {
 		return
 	}
-	f.low = f.ring[drop-1].Offset
+	f.ringAfter = f.ring[drop-1].Offset
 	clear(f.ring[:drop])
 	f.ring = f.ring[drop:] // append moves the rest when as much memory lies before it
 	if f.age > 0 {

@@ -58,7 +58,7 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	m := missed{generation: feed.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
 	if c.at.Epoch != feed.at.Epoch || c.at.Offset > feed.at.Offset {
 		// The history began anew, or lost its end.
-		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.low}, true)
+		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.ringAfter}, true)
 		c.page = nil
 		c.upto = 0 // of another history: nothing that follows answers the client
 	}
@@ -130,7 +130,7 @@ func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 			t.mu.Unlock()
 			return true
 		}
-		if m.upto.Offset >= feed.low {
+		if m.upto.Offset >= feed.ringAfter {
 			m.add(feed.ring[feed.indexAfter(m.upto.Offset):feed.indexAfter(at.Offset)], at.Offset)
 			t.mu.Unlock()
 			return true
@@ -198,7 +198,7 @@ func (ts *topics) oldestUpto(t *topic, at Position) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if feed := t.feed; feed.at.Epoch == at.Epoch {
-		return min(feed.low, at.Offset)
+		return min(feed.ringAfter, at.Offset)
 	}
 	return at.Offset
 }

@@ -78,7 +78,7 @@ func (st *topicState) isFresh(f *feed) bool {
 
 // joins reports whether the feed has all publications after a state.
 func (st *topicState) joins(f *feed) bool {
-	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.low
+	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.ringAfter
 }
 
 // stateOf returns a state of a topic. More may have been published since than the feed holds. The

@@ -285,7 +285,7 @@ func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin be
 	switch {
 	case since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset:
 		return lost, false, nil
-	case since.Offset >= feed.low:
+	case since.Offset >= feed.ringAfter:
 		if i := feed.indexAfter(since.Offset); i < len(feed.ring) && feed.expired(i) {
 			return lost, false, nil // it is too old, and the history has dropped it too
 		}
