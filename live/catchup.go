@@ -58,14 +58,14 @@ type behindSet struct {
 // true, the caller must start the session's goroutine: it unlocks topic.mu and then calls
 // startCatchUp, or starts catchUp in a new goroutine at once.
 func (ts *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
-	if sub.behind == nil {
+	if sub.cursor == nil {
 		ts.catchingUp.Add(1)
 		sub.topic.countBehind(1)
 	} else {
-		sub.behind.finishReply()
-		c.held = sub.behind.held
+		sub.cursor.finishReply()
+		c.held = sub.cursor.held
 	}
-	sub.behind = c
+	sub.cursor = c
 	s := sub.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -104,7 +104,7 @@ func (t *topic) countBehind(by int) {
 // session may have the bytes of one queue, or one publication. A session that needs more is
 // closed. topic.mu is held.
 func (ts *topics) hold(sub *subscription, bytes int) {
-	s, c := sub.session, sub.behind
+	s, c := sub.session, sub.cursor
 	all := s.newestBytes.Add(int64(bytes - c.held))
 	c.held = bytes
 	if bytes > 0 && all > int64(max(s.server.opts.QueueBytes, bytes)) {
@@ -123,10 +123,10 @@ func (c *cursor) finishReply() {
 // goLive ends the catching up of a subscription. It does nothing if the subscription is live.
 // topic.mu is held.
 func (ts *topics) goLive(sub *subscription) {
-	if sub.behind != nil {
+	if sub.cursor != nil {
 		ts.hold(sub, 0)
-		sub.behind.finishReply()
-		sub.behind = nil
+		sub.cursor.finishReply()
+		sub.cursor = nil
 		if ts.catchingUp.Add(-1) == 0 {
 			ts.shared.clear()
 		}
@@ -171,7 +171,7 @@ func (sub *subscription) canSendFromMemory() bool {
 	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, feed := sub.behind, t.feed
+	c, feed := sub.cursor, t.feed
 	if c != nil && c.stateReply != nil {
 		return false
 	}
@@ -234,7 +234,7 @@ func (s *Session) nextBehind() *subscription {
 func (s *Session) requeue(sub *subscription) {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
-	if sub.behind == nil {
+	if sub.cursor == nil {
 		return
 	}
 	s.mu.Lock()
@@ -260,7 +260,7 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
 	c := p.cursor
-	if c == nil || sub.behind != c { // replaced, or left
+	if c == nil || sub.cursor != c { // replaced, or left
 		return nil
 	}
 	if p.last { // more may have come since it was made

@@ -45,7 +45,7 @@ type part struct {
 func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
-	c := sub.behind
+	c := sub.cursor
 	if c == nil {
 		t.mu.Unlock()
 		return part{}
@@ -345,7 +345,7 @@ func bytesOf(publications []*broker.Publication) int {
 // subscription is live after it. topic.mu is held.
 func (ts *topics) newestPart(s *Session, sub *subscription) part {
 	t := sub.topic
-	p := part{cursor: sub.behind, last: true}
+	p := part{cursor: sub.cursor, last: true}
 	batch := frame.Batch{Compact: s.compressed}
 	newest := t.newest
 	before := Position{}

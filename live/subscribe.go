@@ -144,10 +144,10 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at
-	if known != nil && known.behind != nil && !begin.state && !isBefore(begin.from, known.behind.at) {
+	if known != nil && known.cursor != nil && !begin.state && !isBefore(begin.from, known.cursor.at) {
 		// The cursor is already at or before the asked position, so it goes on, and the
 		// reply goes out at its next part.
-		c := known.behind
+		c := known.cursor
 		c.reply, c.recovered, c.listed, c.replied = o.reply, begin.recovered, false, make(chan struct{})
 		c.answered.Store(false)
 		return attached{answering: c}, nil
@@ -198,7 +198,7 @@ func (s *Session) isBehind(t *topic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := s.subs.find(t.name)
-	return sub != nil && sub.behind != nil
+	return sub != nil && sub.cursor != nil
 }
 
 // subscriptionOf returns the session's subscription to a topic; nil: it has none. The error says

@@ -104,7 +104,7 @@ type subscription struct {
 	index   int32 // in topic.subs; guarded by topic.mu
 	wire    wire
 	queued  bool    // in the session's behindSet; guarded by Session.mu
-	behind  *cursor // nil: live; guarded by topic.mu
+	cursor  *cursor // nil: live; guarded by topic.mu
 }
 
 func newTopics(s *Server) *topics {
