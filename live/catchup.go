@@ -91,10 +91,10 @@ func (set *behindSet) add(sub *subscription) {
 // countBehind counts the subscriptions that catch up: by is 1 for one more, -1 for one less;
 // mu is held.
 func (t *topic) countBehind(by int) {
-	t.behind += by
+	t.behindCount += by
 	if t.feed != nil {
-		t.feed.held = t.behind > 0
-	} else if t.behind == 0 {
+		t.feed.held = t.behindCount > 0
+	} else if t.behindCount == 0 {
 		t.newest = nil
 	}
 }

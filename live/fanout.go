@@ -63,7 +63,7 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		}
 	}
 	ts.writers.Write(&ready)
-	if t.behind > 0 && t.feed == nil {
+	if t.behindCount > 0 && t.feed == nil {
 		t.newest = p
 	}
 	for _, l := range t.listeners {

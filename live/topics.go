@@ -76,17 +76,17 @@ type topic struct {
 	opts     TopicOptions // Overflow is never OverflowDefault
 	tag      *frame.Tag   // nil: the topic does not drop publications
 
-	mu        sync.Mutex // held during a whole fan-out, so that all sessions see one order
-	subs      []subscriber
-	listeners []*listener
-	pins      int                 // calls under way that need the topic in the index
-	ready     bool                // subscribed at the broker
-	waking    chan struct{}       // closed when the broker has answered; nil: nobody has asked
-	gone      bool                // no longer in the index
-	feed      *feed               // nil: the topic keeps no history
-	state     *topicState         // the newest; nil: there is no state that can be used again
-	behind    int                 // how many of subs are
-	newest    *broker.Publication // for these, if the topic keeps no history and drops publications
+	mu          sync.Mutex // held during a whole fan-out, so that all sessions see one order
+	subs        []subscriber
+	listeners   []*listener
+	pins        int                 // calls under way that need the topic in the index
+	ready       bool                // subscribed at the broker
+	waking      chan struct{}       // closed when the broker has answered; nil: nobody has asked
+	gone        bool                // no longer in the index
+	feed        *feed               // nil: the topic keeps no history
+	state       *topicState         // the newest; nil: there is no state that can be used again
+	behindCount int                 // how many subscriptions of subs catch up
+	newest      *broker.Publication // for subscriptions that catch up, if the topic keeps no history and drops publications
 }
 
 // subscriber is a subscription with its session's outbox beside it. A fan-out walks over
