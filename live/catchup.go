@@ -25,12 +25,12 @@ import (
 // Only the goroutine that catches up changes upto, and uses newest, limit and failures, so it
 // needs no lock for them.
 type cursor struct {
-	at      Position // everything up to here was queued for the client
-	upto    uint64   // publications up to here answer the client, and are marked as recovered
-	newest  bool     // what lies before the first publication is no loss for the client
-	gap     bool     // the client must be told of a gap before the next publication
-	skipOld bool     // the topic drops publications: send only the newest
-	held    int      // bytes of the publication that a topic without history keeps for it; see hold
+	at        Position // everything up to here was queued for the client
+	upto      uint64   // publications up to here answer the client, and are marked as recovered
+	newest    bool     // what lies before the first publication is no loss for the client
+	gap       bool     // the client must be told of a gap before the next publication
+	skipOld   bool     // the topic drops publications: send only the newest
+	heldBytes int      // of the publication that a topic without history keeps for the subscription; see hold
 
 	reply     replyFunc     // nil: no reply is due
 	recovered bool          // for reply
@@ -63,7 +63,7 @@ func (ts *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 		sub.topic.countBehind(1)
 	} else {
 		sub.cursor.finishReply()
-		c.held = sub.cursor.held
+		c.heldBytes = sub.cursor.heldBytes
 	}
 	sub.cursor = c
 	s := sub.session
@@ -93,7 +93,7 @@ func (set *behindSet) add(sub *subscription) {
 func (t *topic) countBehind(by int) {
 	t.behindCount += by
 	if t.feed != nil {
-		t.feed.held = t.behindCount > 0
+		t.feed.widened = t.behindCount > 0
 	} else if t.behindCount == 0 {
 		t.newest = nil
 	}
@@ -105,8 +105,8 @@ func (t *topic) countBehind(by int) {
 // closed. topic.mu is held.
 func (ts *topics) hold(sub *subscription, bytes int) {
 	s, c := sub.session, sub.cursor
-	all := s.newestBytes.Add(int64(bytes - c.held))
-	c.held = bytes
+	all := s.newestBytes.Add(int64(bytes - c.heldBytes))
+	c.heldBytes = bytes
 	if bytes > 0 && all > int64(max(s.server.opts.QueueBytes, bytes)) {
 		s.closeForFullQueue()
 	}

@@ -39,7 +39,7 @@ type feed struct {
 	inProcess    bool                  // this process has set Time of the publications
 	came         []int64               // when those of ring came, on the clock of package clock; nil: age is 0
 	size         int                   // how many publications the ring keeps at most
-	held         bool                  // a subscription is behind: the ring keeps maxRing for it, if History is less
+	widened      bool                  // the ring keeps maxRing publications even if History is less, because a subscription catches up
 	generation   int64                 // changes when the feed begins anew; no two feeds have the same
 	bytes        int                   // of the data in the ring
 	complete     bool                  // the ring has all publications of the history
@@ -154,7 +154,7 @@ func (f *feed) push(p *broker.Publication) {
 // trim drops the oldest publications that do not fit in the ring.
 func (f *feed) trim() {
 	size := f.size
-	if f.held {
+	if f.widened {
 		size = max(size, maxRing)
 	}
 	drop := max(len(f.ring)-size, 0)
