@@ -37,7 +37,7 @@ type feed struct {
 	ring         []*broker.Publication // the newest publications, oldest first
 	age          time.Duration         // HistoryAge; 0: for ever
 	inProcess    bool                  // this process has set Time of the publications
-	came         []int64               // when those of ring came, on the clock of package clock; nil: age is 0
+	arrivals     []int64               // when the publications of ring came, on the clock of package clock; nil: age is 0
 	size         int                   // how many publications the ring keeps at most
 	widened      bool                  // the ring keeps maxRing publications even if History is less, because a subscription catches up
 	generation   int64                 // changes when the feed begins anew; no two feeds have the same
@@ -68,7 +68,7 @@ func (ts *topics) reset(feed *feed, at Position) {
 	feed.generation = ts.generations.Add(1)
 	feed.at, feed.ringAfter = at, at.Offset
 	clear(feed.ring)
-	feed.ring, feed.came, feed.complete, feed.bytes = feed.ring[:0], feed.came[:0], false, 0
+	feed.ring, feed.arrivals, feed.complete, feed.bytes = feed.ring[:0], feed.arrivals[:0], false, 0
 }
 
 // indexAfter returns the index in the ring of the first publication after an offset.
@@ -132,7 +132,7 @@ func (f *feed) warm(call *tailCall) {
 	f.complete = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
 		f.ringAfter = older[0].Offset - 1
-		f.noteOlder(older)
+		f.noteArrivals(older)
 	}
 	for _, p := range older {
 		f.bytes += len(p.Data)
@@ -145,7 +145,7 @@ func (f *feed) warm(call *tailCall) {
 func (f *feed) push(p *broker.Publication) {
 	f.ring = append(f.ring, p)
 	if f.age > 0 {
-		f.came = append(f.came, f.cameAt(p, clock.Now()))
+		f.arrivals = append(f.arrivals, f.ageFrom(p, clock.Now()))
 	}
 	f.bytes += len(p.Data)
 	f.trim()
@@ -172,7 +172,7 @@ func (f *feed) trim() {
 	clear(f.ring[:drop])
 	f.ring = f.ring[drop:] // append moves the rest when as much memory lies before it
 	if f.age > 0 {
-		f.came = f.came[drop:]
+		f.arrivals = f.arrivals[drop:]
 	}
 	f.complete = false // the history may still have what was dropped here
 }
@@ -182,40 +182,40 @@ func (f *feed) trim() {
 // counts a publication's age from the time at which the publication came. If it does not know that
 // time, it counts from the time at which a later publication came.
 
-// cameAt returns the time from which the age of a publication is counted. The publication came at
+// ageFrom returns the time from which the age of a publication is counted. The publication came at
 // latest or before.
-func (f *feed) cameAt(p *broker.Publication, latest int64) int64 {
+func (f *feed) ageFrom(p *broker.Publication, latest int64) int64 {
 	if f.inProcess { // Time has a monotonic reading, of this process
 		return clock.Now() - int64(time.Since(p.Time))
 	}
 	return latest
 }
 
-// noteOlder notes when older publications came. The caller then puts them in front of the ring.
-func (f *feed) noteOlder(older []*broker.Publication) {
+// noteArrivals notes when older publications came. The caller then puts them in front of the ring.
+func (f *feed) noteArrivals(older []*broker.Publication) {
 	if f.age == 0 {
 		return
 	}
 	latest := clock.Now()
-	if len(f.came) > 0 {
-		latest = f.came[0]
+	if len(f.arrivals) > 0 {
+		latest = f.arrivals[0]
 	}
-	came := make([]int64, 0, len(older)+len(f.came))
+	arrivals := make([]int64, 0, len(older)+len(f.arrivals))
 	for _, p := range older {
-		came = append(came, f.cameAt(p, latest))
+		arrivals = append(arrivals, f.ageFrom(p, latest))
 	}
-	f.came = append(came, f.came...)
+	f.arrivals = append(arrivals, f.arrivals...)
 }
 
-// cameBy returns a time. The publication at this offset came then or before.
-func (f *feed) cameBy(offset uint64) int64 {
-	if i := f.indexAfter(offset - 1); i < len(f.came) {
-		return f.came[i]
+// arrivedBy returns a time. The publication at this offset came then or before.
+func (f *feed) arrivedBy(offset uint64) int64 {
+	if i := f.indexAfter(offset - 1); i < len(f.arrivals) {
+		return f.arrivals[i]
 	}
 	return clock.Now()
 }
 
 // expired reports whether a publication of the ring is older than HistoryAge.
 func (f *feed) expired(index int) bool {
-	return f.age > 0 && clock.Now()-f.came[index] > int64(f.age)
+	return f.age > 0 && clock.Now()-f.arrivals[index] > int64(f.age)
 }

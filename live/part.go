@@ -267,20 +267,20 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 // share keeps what was made, for other sessions, and returns this session's part.
 func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
 	if !m.gap && len(publications) > 0 {
-		made.since = ts.cameBy(sub.topic, publications[0])
+		made.since = ts.arrivedBy(sub.topic, publications[0])
 		ts.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
 	}
 	return s.partOf(c, m, made)
 }
 
-// cameBy returns when a publication had come at the latest; see feed.cameBy.
-func (ts *topics) cameBy(t *topic, p *broker.Publication) int64 {
+// arrivedBy returns when a publication had come at the latest; see feed.arrivedBy.
+func (ts *topics) arrivedBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
 		return 0 // it does not matter
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.feed.cameBy(p.Offset)
+	return t.feed.arrivedBy(p.Offset)
 }
 
 // partOf returns a session's part, from what was made for it or for another session.

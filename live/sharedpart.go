@@ -32,7 +32,7 @@ type sharedParts struct {
 
 // sharedPart is what a part has in common for many sessions.
 type sharedPart struct {
-	since    int64        // when its oldest publication came, see feed.cameBy: once that has expired, the part is not used any more
+	since    int64        // when its oldest publication came, see feed.arrivedBy: once that has expired, the part is not used any more
 	upto     Position     // the position of a cursor after this part
 	frame    *frame.Frame // all publications, each as a frame; nil for a reply
 	messages []byte       // for a reply: its member "messages"
