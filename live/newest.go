@@ -24,7 +24,7 @@ type tailCall struct {
 
 // newest finds where the newest publications begin, o.last at most. The result is marked as
 // recovered, since a client that comes for the first time has missed nothing.
-func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	n := o.last
 	read := 0
 	if !t.feed.reaches(n) {

@@ -273,7 +273,7 @@ func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publ
 	return s.partOf(c, m, made)
 }
 
-// arrivedBy returns when a publication had come at the latest; see feed.arrivedBy.
+// arrivedBy returns a time. The publication came then or before; see feed.arrivedBy.
 func (ts *topics) arrivedBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
 		return 0 // it does not matter

@@ -78,14 +78,14 @@ func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) 
 // says that the answer was queued already.
 func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
-		added, again, err := ts.trySubscribe(ctx, s, name, max, o)
+		added, retry, err := ts.trySubscribe(ctx, s, name, max, o)
 		if o.pays && added.read > 0 {
 			s.pay(added.read, readUnit)
 		}
 		switch {
 		case err != nil:
 			return nil, err
-		case again:
+		case retry:
 		case added.full != nil:
 			if err := s.await(added.full); err != nil {
 				return nil, err
@@ -99,7 +99,7 @@ func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max in
 	}
 }
 
-func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
+func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, retry bool, err error) {
 	t, err := ts.lockReady(ctx, s, name)
 	if err != nil {
 		return attached{}, false, err
@@ -111,9 +111,9 @@ func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max
 		}
 	}
 	o.session = s
-	begin, again, err := ts.beginning(ctx, t, o)
-	if err != nil || again {
-		return attached{read: begin.read}, again, err
+	begin, retry, err := ts.beginning(ctx, t, o)
+	if err != nil || retry {
+		return attached{read: begin.read}, retry, err
 	}
 	added, err = ts.attach(t, s, max, o, begin)
 	added.read = begin.read
@@ -217,9 +217,9 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 }
 
 // beginning finds out where a subscription begins. The topic is locked before and after, and may
-// be unlocked meanwhile. again says that the topic may have changed, so the caller must start
+// be unlocked meanwhile. retry says that the topic may have changed, so the caller must start
 // over.
-func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	if t.feed == nil {
 		if t.wantsState(&o) {
 			err = fmt.Errorf("%w: %q, and its Snapshot needs one", ErrNoHistory, t.name)
@@ -227,9 +227,9 @@ func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin
 		return t.now(), false, err
 	}
 	if o.resume {
-		begin, again, err = ts.resume(ctx, t, o)
-		if err != nil || again || begin.recovered {
-			return begin, again, err
+		begin, retry, err = ts.resume(ctx, t, o)
+		if err != nil || retry || begin.recovered {
+			return begin, retry, err
 		}
 	}
 	if t.wantsState(&o) {
@@ -240,10 +240,10 @@ func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin
 			return begin, false, nil
 		}
 		read := begin.read
-		begin, again, err = ts.newest(ctx, t, o)
+		begin, retry, err = ts.newest(ctx, t, o)
 		begin.read += read
 		begin.followFrom(o.since)
-		return begin, again, err
+		return begin, retry, err
 	}
 	if o.last > 0 {
 		return ts.newest(ctx, t, o)
@@ -273,12 +273,12 @@ func (begin *beginning) followFrom(since Position) {
 }
 
 // resume finds out whether the publications after a position can be had.
-func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	if since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset {
 		// The client may have been at a server that is ahead of this one.
-		if again, err := ts.reach(ctx, t, o); err != nil || again {
-			return beginning{}, again, err
+		if retry, err := ts.reach(ctx, t, o); err != nil || retry {
+			return beginning{}, retry, err
 		}
 	}
 	lost := beginning{at: feed.at, from: feed.at}
@@ -296,7 +296,7 @@ func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin be
 
 // reach waits until the feed is as far as the broker's history. If the position is not in the feed
 // then, no server has it.
-func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
+func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
 	var last Position
 	since := o.since
 	ts.unlocked(t, func() {
@@ -344,7 +344,7 @@ func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (er
 
 // readSince asks the broker's history for the publications after a position that is older than
 // the feed. The first page tells whether they can be had.
-func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	upto := feed.at
 	var page broker.Page
