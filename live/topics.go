@@ -270,26 +270,35 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	return err
 }
 
-// unlock unlocks the topic, and takes it out of the index if nobody needs it.
+// unlock unlocks the topic, and takes it out of the index if nobody needs it. It logs an error of
+// the broker after the topic is unlocked, because a slog.Handler may publish to the topic.
 func (ts *topics) unlock(t *topic) {
+	var err error
 	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
-		t.gone = true
-		if t.feed != nil && t.feed.watch != nil {
-			t.feed.watch.Stop()
-		}
-		if t.ready {
-			// The lock is held, so this call comes before the next Subscribe.
-			if err := ts.broker.Unsubscribe(t.name); err != nil {
-				ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
-			}
-		}
-		sh := ts.shard(t.name)
-		sh.mu.Lock()
-		delete(sh.topics, t.name)
-		sh.mu.Unlock()
-		ts.count.Add(-1)
+		err = ts.removeTopic(t)
 	}
 	t.mu.Unlock()
+	if err != nil {
+		ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
+	}
+}
+
+// removeTopic unsubscribes a topic at the broker, and takes it out of the index; topic.mu is held.
+// The error is the broker's.
+func (ts *topics) removeTopic(t *topic) (err error) {
+	t.gone = true
+	if t.feed != nil && t.feed.watch != nil {
+		t.feed.watch.Stop()
+	}
+	if t.ready {
+		err = ts.broker.Unsubscribe(t.name) // comes before the next Subscribe, because the lock is held
+	}
+	sh := ts.shard(t.name)
+	sh.mu.Lock()
+	delete(sh.topics, t.name)
+	sh.mu.Unlock()
+	ts.count.Add(-1)
+	return err
 }
 
 // add makes the session a subscriber; topic.mu is held. The error is ErrSessionClosed.
