@@ -83,13 +83,12 @@ func (ts *topics) apply(t *topic, p *broker.Publication, o origin) {
 // repair for the rest.
 func (ts *topics) unpark(t *topic) {
 	feed := t.feed
-	parked, overrun := feed.parked, feed.overrun
-	// A publication that came before the history was asked is of an older epoch, if it is
-	// not of the feed's.
-	parked = append(slices.DeleteFunc(slices.Clone(parked[:feed.parkedBefore]), func(p *broker.Publication) bool {
+	before, after, overrun := feed.takeParked()
+	// If a publication came before the history was asked, and is not of the feed's epoch, it is of
+	// an older epoch.
+	parked := append(slices.DeleteFunc(slices.Clone(before), func(p *broker.Publication) bool {
 		return p.Epoch != feed.at.Epoch
-	}), parked[feed.parkedBefore:]...)
-	feed.parked, feed.overrun, feed.parkedBefore = nil, false, 0
+	}), after...)
 	slices.SortFunc(parked, func(a, b *broker.Publication) int {
 		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
 	})
@@ -99,6 +98,14 @@ func (ts *topics) unpark(t *topic) {
 	if overrun {
 		ts.startRepair(t)
 	}
+}
+
+// takeParked returns the parked publications, and leaves none in the feed. before has those that
+// came before the history was last asked, after has the others. overrun says that some were dropped.
+func (f *feed) takeParked() (before, after []*broker.Publication, overrun bool) {
+	before, after, overrun = f.parked[:f.parkedBefore], f.parked[f.parkedBefore:], f.overrun
+	f.parked, f.parkedBefore, f.overrun = nil, 0, false
+	return before, after, overrun
 }
 
 func cmpOffset(a, b *broker.Publication) int {
@@ -142,7 +149,8 @@ func (ts *topics) repair(t *topic) {
 			return
 		}
 		if ts.life.Err() != nil || t.pins == 1 && len(t.subs) == 0 && len(t.listeners) == 0 {
-			t.feed.repair, t.feed.parked = false, nil // the topic has no subscriber
+			t.feed.repair = false // the topic has no subscriber, or the server is shut down
+			t.feed.takeParked()
 			t.pins--
 			ts.unlock(t)
 			return
