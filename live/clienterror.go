@@ -7,6 +7,19 @@ import (
 	"log/slog"
 )
 
+// ClientError is an error that is sent to a live.v1 client as it is. OnSubscribe, OnPublish and
+// OnRequest return a *ClientError to say more than "forbidden" or "internal".
+type ClientError struct {
+	// Code is for the program. The protocol has codes of its own, such as "forbidden".
+	// docs/protocol.md says what they mean.
+	Code string
+
+	// Message is for a person.
+	Message string
+}
+
+func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }
+
 var (
 	errBadRequest  = &ClientError{"bad_request", "a member is missing or of the wrong kind"}
 	errUnknownOp   = &ClientError{"unknown_op", "there is no such operation"}
@@ -85,16 +98,3 @@ func isTemporary(err error) bool {
 	}
 	return false
 }
-
-// ClientError is an error that is sent to a live.v1 client as it is. OnSubscribe, OnPublish and
-// OnRequest return a *ClientError to say more than "forbidden" or "internal".
-type ClientError struct {
-	// Code is for the program. The protocol has codes of its own, such as "forbidden".
-	// docs/protocol.md says what they mean.
-	Code string
-
-	// Message is for a person.
-	Message string
-}
-
-func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }

@@ -14,6 +14,59 @@ import (
 // WebSocket hijacking). So a browser says in every handshake where its page is from, as
 // scheme, host and port (RFC 6454), and the server compares.
 
+// checkOrigin keeps pages of other sites from connecting in their reader's name.
+func (s *Server) checkOrigin(r *http.Request) error {
+	header := r.Header.Get("Origin")
+	var ok bool
+	allowed, advice := "pages of that host", originAdvice
+	switch {
+	case s.opts.CheckOrigin != nil:
+		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
+			return err
+		}
+		allowed, advice = "what Options.CheckOrigin says", "have that say yes to it"
+	case len(r.Header.Values("Origin")) > 1:
+	case header == "":
+		ok = true // no browser
+	default:
+		ok = s.originAllowed(header, r.Host)
+		if len(s.origins) > 0 {
+			allowed += " and those in Options.Origins"
+		}
+	}
+	if ok {
+		return nil
+	}
+	header, host := shorten(header), shorten(r.Host)
+	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", advice)
+	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, advice)}
+}
+
+// originAdvice is for whoever runs the server.
+const originAdvice = "list the origin in Options.Origins, or have the proxy pass on the Host header (nginx: proxy_set_header Host $http_host)"
+
+func (s *Server) originAllowed(header, host string) bool {
+	o, ok := parseOrigin(header)
+	if ok && o.isOf(host) {
+		return true
+	}
+	for _, rule := range s.origins {
+		if rule.matches(header, o, ok) {
+			return true
+		}
+	}
+	return false
+}
+
+// shorten cuts what a client sent for the log.
+func shorten(s string) string {
+	const most = 200
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}
+
 // pageOrigin is where a page is from.
 type pageOrigin struct {
 	scheme string // in lower case
@@ -36,6 +89,13 @@ func parseOrigin(header string) (o pageOrigin, ok bool) {
 	return pageOrigin{u.Scheme, canonicalHost(u.Hostname()), portOr(u.Port(), u.Scheme)}, true
 }
 
+func canonicalHost(host string) string {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return ip.String()
+	}
+	return strings.ToLower(host)
+}
+
 // portOr returns a port, or the one that the scheme has of itself.
 func portOr(port, scheme string) string {
 	switch {
@@ -47,13 +107,6 @@ func portOr(port, scheme string) string {
 		return "443"
 	}
 	return ""
-}
-
-func canonicalHost(host string) string {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.String()
-	}
-	return strings.ToLower(host)
 }
 
 // isOf reports whether the page is of the host that the request names, which is the server's own
@@ -71,6 +124,47 @@ type originRule struct {
 	scheme string // "": any
 	host   string // as pageOrigin's, with '*' for one character or more
 	port   string // "": the scheme's own; "*": any
+}
+
+func (r originRule) matches(header string, o pageOrigin, ok bool) bool {
+	switch {
+	case r.all:
+		return true
+	case !ok:
+		return r.exact != "" && header == r.exact
+	case r.exact != "", r.scheme != "" && r.scheme != o.scheme:
+		return false
+	}
+	return (r.port == "*" || portOr(r.port, o.scheme) == o.port) && matchesHost(r.host, o.host)
+}
+
+// matchesHost reports whether a pattern matches a host: '*' stands for one character or more.
+func matchesHost(pattern, host string) bool {
+	parts := strings.Split(pattern, "*")
+	last := len(parts) - 1
+	if last == 0 {
+		return pattern == host
+	}
+	rest, ok := strings.CutPrefix(host, parts[0])
+	for _, part := range parts[1:last] { // the leftmost place is always enough
+		if !ok || rest == "" {
+			return false
+		}
+		_, rest, ok = strings.Cut(rest[1:], part)
+	}
+	return ok && len(rest) > len(parts[last]) && strings.HasSuffix(rest, parts[last])
+}
+
+// originRules reads Options.Origins.
+func originRules(entries []string) (rules []originRule) {
+	for i, entry := range entries {
+		rule, err := parseOriginRule(entry)
+		if err != nil {
+			panic(fmt.Sprintf("live: Options.Origins[%d], %q, can match no page: %v", i, entry, err))
+		}
+		rules = append(rules, rule)
+	}
+	return rules
 }
 
 // parseOriginRule reads an entry. One that no browser's header can match is an error.
@@ -192,98 +286,4 @@ func isNumber(s string) bool {
 		return strings.Trim(hex, "0123456789abcdef") == ""
 	}
 	return strings.Trim(s, "0123456789") == ""
-}
-
-func (r originRule) matches(header string, o pageOrigin, ok bool) bool {
-	switch {
-	case r.all:
-		return true
-	case !ok:
-		return r.exact != "" && header == r.exact
-	case r.exact != "", r.scheme != "" && r.scheme != o.scheme:
-		return false
-	}
-	return (r.port == "*" || portOr(r.port, o.scheme) == o.port) && matchesHost(r.host, o.host)
-}
-
-// matchesHost reports whether a pattern matches a host: '*' stands for one character or more.
-func matchesHost(pattern, host string) bool {
-	parts := strings.Split(pattern, "*")
-	last := len(parts) - 1
-	if last == 0 {
-		return pattern == host
-	}
-	rest, ok := strings.CutPrefix(host, parts[0])
-	for _, part := range parts[1:last] { // the leftmost place is always enough
-		if !ok || rest == "" {
-			return false
-		}
-		_, rest, ok = strings.Cut(rest[1:], part)
-	}
-	return ok && len(rest) > len(parts[last]) && strings.HasSuffix(rest, parts[last])
-}
-
-// originRules reads Options.Origins.
-func originRules(entries []string) (rules []originRule) {
-	for i, entry := range entries {
-		rule, err := parseOriginRule(entry)
-		if err != nil {
-			panic(fmt.Sprintf("live: Options.Origins[%d], %q, can match no page: %v", i, entry, err))
-		}
-		rules = append(rules, rule)
-	}
-	return rules
-}
-
-// checkOrigin keeps pages of other sites from connecting in their reader's name.
-func (s *Server) checkOrigin(r *http.Request) error {
-	header := r.Header.Get("Origin")
-	var ok bool
-	allowed, advice := "pages of that host", originAdvice
-	switch {
-	case s.opts.CheckOrigin != nil:
-		if err := s.guard("CheckOrigin", r, func() { ok = s.opts.CheckOrigin(r) }); err != nil {
-			return err
-		}
-		allowed, advice = "what Options.CheckOrigin says", "have that say yes to it"
-	case len(r.Header.Values("Origin")) > 1:
-	case header == "":
-		ok = true // no browser
-	default:
-		ok = s.originAllowed(header, r.Host)
-		if len(s.origins) > 0 {
-			allowed += " and those in Options.Origins"
-		}
-	}
-	if ok {
-		return nil
-	}
-	header, host := shorten(header), shorten(r.Host)
-	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", advice)
-	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, advice)}
-}
-
-// originAdvice is for whoever runs the server.
-const originAdvice = "list the origin in Options.Origins, or have the proxy pass on the Host header (nginx: proxy_set_header Host $http_host)"
-
-func (s *Server) originAllowed(header, host string) bool {
-	o, ok := parseOrigin(header)
-	if ok && o.isOf(host) {
-		return true
-	}
-	for _, rule := range s.origins {
-		if rule.matches(header, o, ok) {
-			return true
-		}
-	}
-	return false
-}
-
-// shorten cuts what a client sent for the log.
-func shorten(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
-	}
-	return s
 }

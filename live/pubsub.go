@@ -76,18 +76,18 @@ type pubSubTopic struct {
 	sub  Subscription // guarded by pubSubBroker.mu
 }
 
+// busSubject is the subject over which FromPubSub's brokers speak to all servers. It
+// is refused as a topic: who may publish to it could end anybody's session.
+const busSubject = "__live.broadcast"
+
+var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
+
 func (b *pubSubBroker) Start(s broker.Sink) {
 	b.sink = s
 	if b.onBroadcast != nil {
 		b.listen()
 	}
 }
-
-// busSubject is the subject over which FromPubSub's brokers speak to all servers. It
-// is refused as a topic: who may publish to it could end anybody's session.
-const busSubject = "__live.broadcast"
-
-var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
 
 func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 	if topic == busSubject {
@@ -119,20 +119,6 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 		go sub.Unsubscribe()
 	}
 	return nil
-}
-
-func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.done.Load() {
-		return
-	}
-	except, data := unwrapExcept(raw)
-	if err := broker.CheckData(data); err != nil {
-		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
-		return
-	}
-	b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
 }
 
 func (b *pubSubBroker) Unsubscribe(topic string) error {
@@ -187,27 +173,6 @@ func (b *pubSubBroker) Close(context.Context) error {
 	return errors.Join(bus.Unsubscribe(), b.ps.Close())
 }
 
-// A session that is left out travels before the data, between two NULs, which no
-// JSON begins with.
-func wrapExcept(except string, data []byte) []byte {
-	if except == "" {
-		return data
-	}
-	return append([]byte("\x00"+strings.ReplaceAll(except, "\x00", "")+"\x00"), data...)
-}
-
-func unwrapExcept(raw []byte) (except string, data []byte) {
-	rest, ok := bytes.CutPrefix(raw, []byte{0})
-	if !ok {
-		return "", raw
-	}
-	id, data, ok := bytes.Cut(rest, []byte{0})
-	if !ok {
-		return "", raw
-	}
-	return string(id), data
-}
-
 // OnBroadcast implements broker.Bus.
 func (b *pubSubBroker) OnBroadcast(f func(data []byte)) { b.onBroadcast = f }
 
@@ -227,6 +192,41 @@ func (b *pubSubBroker) Broadcast(ctx context.Context, data []byte) error {
 		b.hear(data)
 	}
 	return b.ps.Publish(busSubject, data)
+}
+
+func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.done.Load() {
+		return
+	}
+	except, data := unwrapExcept(raw)
+	if err := broker.CheckData(data); err != nil {
+		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
+		return
+	}
+	b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+}
+
+// A session that is left out travels before the data, between two NULs, which no
+// JSON begins with.
+func wrapExcept(except string, data []byte) []byte {
+	if except == "" {
+		return data
+	}
+	return append([]byte("\x00"+strings.ReplaceAll(except, "\x00", "")+"\x00"), data...)
+}
+
+func unwrapExcept(raw []byte) (except string, data []byte) {
+	rest, ok := bytes.CutPrefix(raw, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	id, data, ok := bytes.Cut(rest, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	return string(id), data
 }
 
 // busRetry is the time between two attempts to subscribe to broadcasts. A messaging system

@@ -45,6 +45,60 @@ func (ts *topics) begin(t *topic, at Position) {
 	}
 }
 
+// check compares the feed with the history, soon after the feed began and then from time to time,
+// until the topic has gone. A timer calls it, so that no goroutine waits.
+func (ts *topics) check(t *topic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.gone || ts.life.Err() != nil {
+		return
+	}
+	t.feed.watch.Reset(t.feed.nextCheck())
+	ts.startRepair(t)
+}
+
+// nextCheck returns how long it is until the next comparison.
+func (f *feed) nextCheck() time.Duration {
+	f.checks++
+	if f.checks <= len(settleAfter) {
+		return settleAfter[f.checks-1]
+	}
+	return checkEvery*2/3 + rand.N(checkEvery*2/3)
+}
+
+// lost is called when the broker says that deliveries may be missing. "" stands for all topics.
+func (ts *topics) lost(name string) {
+	if ts.recover == nil {
+		return
+	}
+	if name != "" {
+		if t := ts.find(name); t != nil {
+			ts.checkFeed(t)
+		}
+		return
+	}
+	for i := range ts.shards {
+		sh := &ts.shards[i]
+		sh.mu.RLock()
+		all := make([]*topic, 0, len(sh.topics))
+		for _, t := range sh.topics {
+			all = append(all, t)
+		}
+		sh.mu.RUnlock()
+		for _, t := range all {
+			ts.checkFeed(t)
+		}
+	}
+}
+
+func (ts *topics) checkFeed(t *topic) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.feed != nil && !t.gone {
+		ts.startRepair(t)
+	}
+}
+
 // receive takes a delivery; topic.mu is held.
 func (ts *topics) receive(t *topic, p *broker.Publication) {
 	feed := t.feed
@@ -77,45 +131,6 @@ func (ts *topics) apply(t *topic, p *broker.Publication, o origin) {
 	feed.at.Offset = p.Offset
 	feed.push(p)
 	ts.fanOut(t, p, before, o)
-}
-
-// unpark applies the parked publications as far as none is missing before them, and starts a
-// repair for the rest.
-func (ts *topics) unpark(t *topic) {
-	feed := t.feed
-	before, after, overrun := feed.takeParked()
-	// If a publication came before the history was asked, and is not of the feed's epoch, it is of
-	// an older epoch.
-	parked := append(slices.DeleteFunc(slices.Clone(before), func(p *broker.Publication) bool {
-		return p.Epoch != feed.at.Epoch
-	}), after...)
-	slices.SortFunc(parked, func(a, b *broker.Publication) int {
-		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
-	})
-	for _, p := range parked {
-		ts.receive(t, p)
-	}
-	if overrun {
-		ts.startRepair(t)
-	}
-}
-
-// takeParked returns the parked publications, and leaves none in the feed. before has those that
-// came before the history was last asked, after has the others. overrun says that some were dropped.
-func (f *feed) takeParked() (before, after []*broker.Publication, overrun bool) {
-	before, after, overrun = f.parked[:f.parkedBefore], f.parked[f.parkedBefore:], f.overrun
-	f.parked, f.parkedBefore, f.overrun = nil, 0, false
-	return before, after, overrun
-}
-
-func cmpOffset(a, b *broker.Publication) int {
-	switch {
-	case a.Offset < b.Offset:
-		return -1
-	case a.Offset > b.Offset:
-		return 1
-	}
-	return 0
 }
 
 // startRepair has the topic compared with the history; topic.mu is held.
@@ -167,38 +182,6 @@ func (ts *topics) repair(t *topic) {
 		ts.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
 		sleep(ts.life, backoff(attempt))
 	}
-}
-
-// endRepair applies what came during the repair, and unlocks the topic.
-func (ts *topics) endRepair(t *topic) {
-	feed := t.feed
-	feed.repair = false
-	if feed.rerun {
-		feed.rerun = false
-		ts.startRepair(t)
-	}
-	ts.unpark(t)
-	if feed.repair {
-		feed.rounds++
-	} else {
-		feed.rounds = 0
-	}
-	t.pins--
-	ts.unlock(t)
-}
-
-// backoff returns the time before the next attempt to reach a broker that failed: 10 ms at first,
-// and two seconds at most.
-func backoff(attempt int) time.Duration {
-	d := min(10*time.Millisecond<<min(attempt, 8), 2*time.Second)
-	return d/2 + rand.N(d)
-}
-
-// lagBackoff is the same for a copy of the history that is behind. Copies follow within
-// milliseconds, and deliveries wait meanwhile, so it is shorter.
-func lagBackoff(attempt int) time.Duration {
-	d := 10 * time.Millisecond << min(attempt, 3)
-	return d/2 + rand.N(d)
 }
 
 var (
@@ -294,56 +277,73 @@ func (ts *topics) skipLocked(t *topic, to Position) {
 	ts.announceGap(t, before, to)
 }
 
-// lost is called when the broker says that deliveries may be missing. "" stands for all topics.
-func (ts *topics) lost(name string) {
-	if ts.recover == nil {
-		return
+// endRepair applies what came during the repair, and unlocks the topic.
+func (ts *topics) endRepair(t *topic) {
+	feed := t.feed
+	feed.repair = false
+	if feed.rerun {
+		feed.rerun = false
+		ts.startRepair(t)
 	}
-	if name != "" {
-		if t := ts.find(name); t != nil {
-			ts.checkFeed(t)
-		}
-		return
+	ts.unpark(t)
+	if feed.repair {
+		feed.rounds++
+	} else {
+		feed.rounds = 0
 	}
-	for i := range ts.shards {
-		sh := &ts.shards[i]
-		sh.mu.RLock()
-		all := make([]*topic, 0, len(sh.topics))
-		for _, t := range sh.topics {
-			all = append(all, t)
-		}
-		sh.mu.RUnlock()
-		for _, t := range all {
-			ts.checkFeed(t)
-		}
-	}
+	t.pins--
+	ts.unlock(t)
 }
 
-func (ts *topics) checkFeed(t *topic) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.feed != nil && !t.gone {
+// unpark applies the parked publications as far as none is missing before them, and starts a
+// repair for the rest.
+func (ts *topics) unpark(t *topic) {
+	feed := t.feed
+	before, after, overrun := feed.takeParked()
+	// If a publication came before the history was asked, and is not of the feed's epoch, it is of
+	// an older epoch.
+	parked := append(slices.DeleteFunc(slices.Clone(before), func(p *broker.Publication) bool {
+		return p.Epoch != feed.at.Epoch
+	}), after...)
+	slices.SortFunc(parked, func(a, b *broker.Publication) int {
+		return strings.Compare(a.Epoch, b.Epoch)*2 + cmpOffset(a, b)
+	})
+	for _, p := range parked {
+		ts.receive(t, p)
+	}
+	if overrun {
 		ts.startRepair(t)
 	}
 }
 
-// check compares the feed with the history, soon after the feed began and then from time to time,
-// until the topic has gone. A timer calls it, so that no goroutine waits.
-func (ts *topics) check(t *topic) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.gone || ts.life.Err() != nil {
-		return
-	}
-	t.feed.watch.Reset(t.feed.nextCheck())
-	ts.startRepair(t)
+// takeParked returns the parked publications, and leaves none in the feed. before has those that
+// came before the history was last asked, after has the others. overrun says that some were dropped.
+func (f *feed) takeParked() (before, after []*broker.Publication, overrun bool) {
+	before, after, overrun = f.parked[:f.parkedBefore], f.parked[f.parkedBefore:], f.overrun
+	f.parked, f.parkedBefore, f.overrun = nil, 0, false
+	return before, after, overrun
 }
 
-// nextCheck returns how long it is until the next comparison.
-func (f *feed) nextCheck() time.Duration {
-	f.checks++
-	if f.checks <= len(settleAfter) {
-		return settleAfter[f.checks-1]
+func cmpOffset(a, b *broker.Publication) int {
+	switch {
+	case a.Offset < b.Offset:
+		return -1
+	case a.Offset > b.Offset:
+		return 1
 	}
-	return checkEvery*2/3 + rand.N(checkEvery*2/3)
+	return 0
+}
+
+// backoff returns the time before the next attempt to reach a broker that failed: 10 ms at first,
+// and two seconds at most.
+func backoff(attempt int) time.Duration {
+	d := min(10*time.Millisecond<<min(attempt, 8), 2*time.Second)
+	return d/2 + rand.N(d)
+}
+
+// lagBackoff is the same for a copy of the history that is behind. Copies follow within
+// milliseconds, and deliveries wait meanwhile, so it is shorter.
+func lagBackoff(attempt int) time.Duration {
+	d := 10 * time.Millisecond << min(attempt, 3)
+	return d/2 + rand.N(d)
 }
