@@ -18,16 +18,29 @@ import (
 //
 // The order of locks in this package, outermost first:
 //
-//	Session.calls   held while a callback runs, which may take any of the rest
-//	a history's     in the broker in memory, held while it delivers
+//	Session.calls               held while a callback runs, which may take any of the locks below
+//	history.mu                  of MemoryBroker; held while it delivers
+//	pubSubBroker.deliveries[i]  held while the broker of FromPubSub delivers
 //	topic.mu
 //	shard.mu
 //	Session.mu
 //	listener.mu
 //	Server.mu
 //
-// The locks of package outbox come after these: a box's, and the writers'. inbound.mu and
-// loglimit.Limiter may be taken under any: no other lock is taken under them.
+// Under each of these locks, one of the following may be taken. No other lock is taken under it:
+//
+//	MemoryBroker.mu     topic.mu is held when the server calls the broker's Unsubscribe
+//	pubSubBroker.mu     the same
+//	gate.mu
+//	sharedParts.mu
+//	inbound.mu
+//	broadcasts.mu       not held while the application's functions run
+//	loglimit.Limiter.mu
+//
+// The locks of package outbox come last: writeWatch.mu before Box.mu. Writers.mu and Box.mu are
+// never held together.
+//
+// Nothing is logged while topic.mu, or a lock below it, is held: a slog.Handler may publish.
 type topics struct {
 	server   *Server
 	broker   Broker
