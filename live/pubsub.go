@@ -195,17 +195,20 @@ func (b *pubSubBroker) Broadcast(ctx context.Context, data []byte) error {
 }
 
 func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.done.Load() {
 		return
 	}
 	except, data := unwrapExcept(raw)
 	if err := broker.CheckData(data); err != nil {
+		// Without t.mu: the server logs the error, and a slog.Handler may publish to the topic.
 		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
 		return
 	}
-	b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.done.Load() {
+		b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+	}
 }
 
 // A session that is left out travels before the data, between two NULs, which no
