@@ -43,7 +43,7 @@ func forbidden(err error) error {
 	return refusedByApp{err}
 }
 
-// clientError returns what a client is told of an error.
+// clientError returns the error that the client is told.
 func (s *Session) clientError(err error) *ClientError {
 	var told *ClientError
 	switch app := err.(type) {
@@ -79,7 +79,7 @@ func (s *Session) clientError(err error) *ClientError {
 	case errors.Is(err, ErrTooLarge):
 		return &ClientError{"too_big", "the publication is too large"}
 	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
-		return errUnavailable // nobody will read it
+		return errUnavailable // the session has ended, so no client reads it
 	}
 	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
 	if isTemporary(err) {
@@ -88,8 +88,8 @@ func (s *Session) clientError(err error) *ClientError {
 	return errFailed
 }
 
-// isTemporary reports whether the same operation may succeed a little later. A callback that
-// could not decide in time has not refused.
+// isTemporary reports whether the same operation may succeed a little later. If a callback could not
+// decide in time, it has not refused the client.
 func isTemporary(err error) bool {
 	for _, temporary := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, temporary) {
