@@ -15,26 +15,26 @@ const (
 	// maxRepairPage is how many publications a repair asks the broker for at a time.
 	maxRepairPage = 1000
 
-	// maxParked bounds the deliveries that wait for a repair. What goes beyond is fetched
-	// afterwards.
+	// maxParked bounds the deliveries that wait for a repair. More deliveries are dropped, and the
+	// next repair fetches them.
 	maxParked = 4096
 
-	// maxRepairs is how many topics ask the broker at once what they lack. After the connection to
-	// it was lost, all topics have to ask. A broker that gets 100,000 questions at a time answers
-	// none of them in time. 64 are enough to hide a round trip.
+	// maxRepairs is how many topics ask the broker at once for missing publications. After the
+	// connection to the broker was lost, all topics have to ask. A broker that gets 100,000
+	// questions at a time answers too late. 64 questions are enough to hide a round trip.
 	maxRepairs = 64
 )
 
 // settleAfter are the times after which a new feed is compared with the history. Other servers
-// learn of a new subscription some time later, and may publish before.
+// learn of a new subscription a little later. What they publish before that is not delivered here.
 var settleAfter = [...]time.Duration{150 * time.Millisecond, 2 * time.Second}
 
-// checkEvery is the time between the comparisons after that, give or take a third. If the last
-// publication of a topic is lost, it is noticed within this time.
+// checkEvery is the average time between the comparisons after that. It varies by a third. If the
+// last publication of a topic is lost, the next comparison finds it.
 const checkEvery = 45 * time.Second
 
 // begin starts the feed of a topic that has just been subscribed at the broker. at is the newest
-// position. Publications that were delivered before are parked.
+// position. Publications that were delivered already were parked, and are applied now.
 func (ts *topics) begin(t *topic, at Position) {
 	feed := t.feed
 	ts.reset(feed, at)
@@ -103,11 +103,11 @@ func (ts *topics) checkFeed(t *topic) {
 func (ts *topics) receive(t *topic, p *broker.Publication) {
 	feed := t.feed
 	switch {
-	case p.Offset == 0: // of no history after all
+	case p.Offset == 0: // the broker did not keep it
 		ts.fanOut(t, p, Position{}, delivered)
 	case !feed.started || feed.repair:
 		feed.park(p)
-	case p.Epoch == feed.at.Epoch && p.Offset <= feed.at.Offset: // seen
+	case p.Epoch == feed.at.Epoch && p.Offset <= feed.at.Offset: // the subscribers have seen it
 	case p.Epoch == feed.at.Epoch && (p.Offset == feed.at.Offset+1 || p.Prev != 0 && p.Prev <= feed.at.Offset):
 		ts.apply(t, p, delivered)
 	default:
@@ -154,7 +154,7 @@ func (ts *topics) repair(t *topic) {
 	rounds := t.feed.rounds
 	t.mu.Unlock()
 	if rounds > 0 {
-		sleep(ts.life, lagBackoff(rounds)) // the last repair did not explain all that waits
+		sleep(ts.life, lagBackoff(rounds)) // after the last repair, parked publications still had a hole before them
 	}
 	for attempt := 0; ; attempt++ {
 		err := ts.fetchMissing(t)
@@ -189,7 +189,7 @@ var (
 	errMore    = errors.New("there are more publications than fit in a page")
 )
 
-// fetchMissing fetches what lies between the feed and the newest position.
+// fetchMissing fetches the publications between the feed and the newest position.
 func (ts *topics) fetchMissing(t *topic) error {
 	select {
 	case ts.repairing <- struct{}{}:
@@ -207,7 +207,7 @@ func (ts *topics) fetchMissing(t *topic) error {
 	if err != nil {
 		return err
 	}
-	// While a repair is under way nothing is applied, so before is where it stands.
+	// While a repair is under way no delivery is applied. So the feed is still at before.
 	switch {
 	case last == before:
 		return nil
@@ -225,7 +225,7 @@ func (ts *topics) fetchMissing(t *topic) error {
 // fill applies a page that was read to bring the feed from one position to another.
 func (ts *topics) fill(t *topic, from, to Position, page broker.Page) error {
 	if page.Epoch != from.Epoch {
-		return errLagging // Last will say which is the newer
+		return errLagging // the next call of Last says which of the two epochs is the newer
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -258,8 +258,8 @@ func (ts *topics) fill(t *topic, from, to Position, page broker.Page) error {
 	return nil
 }
 
-// skip gives up the publications up to the newest position, because they cannot be had: the
-// history began anew, or lost its end. Publications that were delivered since are kept.
+// skip gives up the publications up to the newest position, because the history has them no more: it
+// began anew, or lost its end. Parked publications are not given up.
 func (ts *topics) skip(t *topic, to Position) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -277,7 +277,7 @@ func (ts *topics) skipLocked(t *topic, to Position) {
 	ts.announceGap(t, before, to)
 }
 
-// endRepair applies what came during the repair, and unlocks the topic.
+// endRepair applies the publications that came during the repair, and unlocks the topic.
 func (ts *topics) endRepair(t *topic) {
 	feed := t.feed
 	feed.repair = false
@@ -295,8 +295,8 @@ func (ts *topics) endRepair(t *topic) {
 	ts.unlock(t)
 }
 
-// unpark applies the parked publications as far as none is missing before them, and starts a
-// repair for the rest.
+// unpark applies the parked publications in order, up to the first hole. It starts a repair for the
+// others.
 func (ts *topics) unpark(t *topic) {
 	feed := t.feed
 	before, after, overrun := feed.takeParked()
@@ -341,8 +341,8 @@ func backoff(attempt int) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-// lagBackoff is the same for a copy of the history that is behind. Copies follow within
-// milliseconds, and deliveries wait meanwhile, so it is shorter.
+// lagBackoff is the same for a copy of the history that lags. It is shorter, because copies follow
+// within milliseconds, and deliveries wait meanwhile.
 func lagBackoff(attempt int) time.Duration {
 	d := 10 * time.Millisecond << min(attempt, 3)
 	return d/2 + rand.N(d)
