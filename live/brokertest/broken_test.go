@@ -142,7 +142,7 @@ var wrongs = []struct {
 	{"every publication is delivered", "a subscribed topic is delivered, and no other", func(b *broken) {
 		b.start = func() { b.all.Subscribe(context.Background(), "b") }
 	}},
-	{"Subscribe takes effect later", "what is published here comes from when Subscribe has returned", func(b *broken) {
+	{"Subscribe takes effect later", "every publication of this node comes once Subscribe has returned", func(b *broken) {
 		b.subscribe = func(topic string) string {
 			time.AfterFunc(time.Second, func() { b.all.Subscribe(context.Background(), topic) })
 			return "another"
