@@ -522,8 +522,7 @@ func (c *Client) Subscribe(topic string) {
 // Recovers subscribes with since or last while no publication is made. It returns the whole answer
 // as if all of it were in the reply: the messages of the reply, and the recovered publications
 // that follow. They must come in order and without a hole, up to the newest publication of the
-// topic. newest is the number in the
-// position of that publication.
+// topic. newest is the number in the position of that publication.
 func (c *Client) Recovers(text string, newest int) Frame {
 	c.t.Helper()
 	return c.Followed(text, c.Must(text), newest)
