@@ -449,7 +449,7 @@ func randomConversation(random *rand.Rand) []byte {
 	return append(b, closeFrame(1000, "")...)
 }
 
-// asked is a script that counts how often it is read, and calls a function.
+// asked is a script that calls before in front of each read, and counts the bytes.
 type asked struct {
 	script
 	before func()
