@@ -35,7 +35,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining = true
 	s.mu.Unlock()
 
-	s.wakeAll(ctx)
+	s.closeAll(ctx)
 	err := s.await(ctx)
 
 	if s.closed.Swap(true) {
@@ -53,7 +53,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // closeAll ends the sessions in random order, evenly over the window.
-func (s *Server) wakeAll(ctx context.Context) {
+func (s *Server) closeAll(ctx context.Context) {
 	sessions := s.snapshot()
 	rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
 	window := shutdownWindow(ctx, len(sessions))

@@ -55,7 +55,7 @@ type Dialing struct {
 	Deflate bool     // it offers compression
 	Header  http.Header
 
-	Buffer int    // bytes that the kernel may hold for it; 0: what it likes
+	Buffer int    // bytes that the kernel may hold for it; 0: the kernel decides
 	Pace   int    // bytes that it reads in a second; 0: as many as come
 	Early  string // bytes that it sends in one write with the handshake
 	Mute   bool   // it answers no ping of live.v1; Next returns them

@@ -309,7 +309,7 @@ type Host struct {
 // Hosting says how a Host is started.
 type Hosting struct {
 	Secure bool // over TLS
-	Buffer int  // bytes that the kernel may hold for a client; 0: what it likes
+	Buffer int  // bytes that the kernel may hold for a client; 0: the kernel decides
 }
 
 // Start starts a server on loopback. It runs until the test ends, and need not be empty then.

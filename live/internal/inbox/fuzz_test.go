@@ -72,7 +72,7 @@ func cut(in, cuts []byte) (pieces [][]byte) {
 	return pieces
 }
 
-// compareWithCoder has coder/websocket read the same, and compares what it makes of it.
+// compareWithCoder makes coder/websocket read the same input, and compares the results.
 //
 // Where the Reader is stricter, coder/websocket goes on: it takes lengths that are not
 // minimal, of control frames too, and reasons that are not UTF-8, and reads a message that is too big until it is.
@@ -83,7 +83,7 @@ func compareWithCoder(t *testing.T, in []byte, want heard, why string, o Options
 	stricter := slices.Contains([]string{"a length that is not minimal", "a long control frame", "a close reason that is not UTF-8"}, why)
 	refused := strings.HasPrefix(want.end, "broken")
 	if refused {
-		in = append(slices.Clone(in), bytes.Repeat([]byte{0xff}, 20)...) // it judges a header when all of it has come
+		in = append(slices.Clone(in), bytes.Repeat([]byte{0xff}, 20)...) // coder/websocket judges a header only when all of it has come
 	}
 	messages, pings, err := coderReads(t, in, o.ReadLimit)
 	cutOff := (want.end == "lost" || why == "too big") && len(messages) == len(want.messages)+1

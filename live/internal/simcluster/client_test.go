@@ -21,7 +21,7 @@ type client struct {
 	id    int
 	lines int // that it has had
 
-	afterGaps bool // it asks for the newest together with what it missed
+	afterGaps bool // it asks for the newest publications together with those that it missed
 
 	mu     sync.Mutex // guards what follows
 	events []event
