@@ -23,7 +23,7 @@ type Client struct {
 
 	// These fields belong to a client of this package. A client of NewClient does not use them.
 	Line *Line         // its TCP connection
-	Conn net.Conn      // what frames are written to: the line, or TLS over it
+	Conn net.Conn      // frames are written to it: the line, or TLS over it
 	In   *bufio.Reader // of Conn
 
 	t    testing.TB
@@ -34,7 +34,7 @@ type Client struct {
 	mu sync.Mutex // held while frames are written
 
 	attends bool                        // Attend was called
-	kept    mailbox                     // what has come
+	kept    mailbox                     // frames that have come and were not taken
 	end     error                       // why nothing more comes; valid when kept has ended
 	pings   atomic.Int64                // that were answered
 	pongs   atomic.Pointer[chan string] // where Ping waits; nil: pongs are frames like others
@@ -71,7 +71,7 @@ func (c *Client) End(err error) {
 
 // mailbox is a queue without a bound.
 type mailbox struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	frames []Frame
 	ended  bool
 	change chan struct{} // holds one when there is something new

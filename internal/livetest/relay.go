@@ -15,7 +15,7 @@ const SmallBuffer = 4 << 10
 type Relay struct {
 	Endpoint // in front of the relay
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	resumed    *sync.Cond
 	stalled    bool   // nothing is read from either side
 	blackhole  bool   // all is read, nothing arrives

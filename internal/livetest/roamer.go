@@ -28,7 +28,7 @@ func (s *scope) end() {
 type Ledger struct {
 	Since     string
 	Seen      int  // the newest number
-	Answering bool // what was missed may still come
+	Answering bool // missed publications may still come
 	Gaps      int
 }
 

@@ -80,7 +80,7 @@ type Owner interface {
 	Heard() int64
 }
 
-// flight counts what the owner of a box took from the queue and has not yet written. The bytes
+// flight counts the frames that the owner of a box took from the queue and has not yet written. The bytes
 // count as queued until they are written. The frames do not, because one write of small frames may
 // empty a whole queue.
 type flight struct {

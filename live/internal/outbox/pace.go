@@ -41,8 +41,8 @@ const (
 	grain = 100 * time.Microsecond
 )
 
-// portionOfWork holds the boxes that a writer has taken, and what it has written since it last took
-// boxes.
+// portionOfWork holds the boxes that a writer has taken. It also counts the frames and writes since
+// the writer last took boxes.
 type portionOfWork struct {
 	boxes          List
 	frames, writes int

@@ -35,7 +35,7 @@ func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
 	return frames+f.Messages() <= l.Frames && bytes+f.Len() <= l.Bytes
 }
 
-// Writers send what the boxes have queued. There is at most one writing goroutine for each CPU.
+// Writers send the queued frames of the boxes. There is at most one writing goroutine for each CPU.
 // The goroutines start when a box has something to send, and end when no box has.
 type Writers struct {
 	limits  Limits
