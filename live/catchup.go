@@ -42,6 +42,8 @@ type cursor struct {
 	begun      bool       // a piece of the state was queued
 	failed     error      // why there is no state; set before replied is closed
 
+	sweep sweep // of a keyed topic; at is then the position up to which the client has everything
+
 	page     []*broker.Publication // the publications after at, if they were read already
 	limit    int                   // how many publications to ask for; 0: firstPage
 	failures int                   // reads in a row that brought nothing
@@ -175,7 +177,7 @@ func (sub *subscription) canSendFromMemory() bool {
 	if c != nil && c.stateReply != nil {
 		return false
 	}
-	return c == nil || feed == nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
+	return c == nil || feed == nil || feed.keys != nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
 }
 
 // catchUp sends part after part, for each subscription in turn.
@@ -263,6 +265,9 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	if c == nil || sub.cursor != c { // replaced, or left
 		return nil
 	}
+	if p.sweep != nil && p.sweep.isLost(sub.topic.feed) {
+		return nil // the next part finds out
+	}
 	if p.last { // more may have come since it was made
 		*p = s.server.topics.newestPart(s, sub)
 	}
@@ -281,6 +286,13 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	}
 	if p.last {
 		s.server.counters.gaps.Add(1)
+	}
+	if p.sweep != nil {
+		c.sweep = *p.sweep
+		if p.complete && p.change == sub.topic.feed.keys.changes && c.reply == nil {
+			s.server.topics.goLive(sub)
+		}
+		return nil
 	}
 	if feed := sub.topic.feed; p.last || feed != nil && c.at == feed.at && !c.gap && c.reply == nil {
 		s.server.topics.goLive(sub)

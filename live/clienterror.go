@@ -78,6 +78,10 @@ func (s *Session) clientError(err error) *ClientError {
 		return errBadRequest
 	case errors.Is(err, ErrTooLarge):
 		return &ClientError{"too_big", "the publication is too large"}
+	case errors.Is(err, ErrNoKey):
+		return errForbidden // only the application gives keys
+	case errors.Is(err, ErrTooManyKeys):
+		return &ClientError{"too_many_keys", "the topic is full"}
 	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
 		return errUnavailable // the session has ended, so no client reads it
 	}

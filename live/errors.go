@@ -40,6 +40,13 @@ var (
 	// messaging system. A live.v1 client that published it is told "too_big".
 	ErrTooLarge = broker.ErrTooLarge
 
+	// ErrTooManyKeys is wrapped by the error for a publication with one key more than a keyed
+	// topic may have, in number or in bytes. Nothing was published.
+	ErrTooManyKeys = broker.ErrTooManyKeys
+
+	// ErrNoKey is wrapped by the error for a publication of a keyed topic without a Key.
+	ErrNoKey = errors.New("live: publication of a keyed topic without a key")
+
 	// ErrSnapshot is wrapped by the error that says why a topic's Snapshot returned no state.
 	ErrSnapshot = errors.New("live: the topic's state cannot be had")
 

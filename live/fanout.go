@@ -78,12 +78,15 @@ const handOver = 256
 
 // frame builds a publication's frame for one kind of client.
 func (ts *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
-	var f *frame.Frame
+	content := frame.Publication{Data: p.Data, Key: p.Key, Removed: p.Removed}
 	if w == wireV1 && p.Offset != 0 {
-		f = t.envelope.FrameAt(p.Data, p.Position.String())
-	} else {
-		f = t.envelope.Frame(p.Data)
+		at := p.Position
+		if t.opts.Keyed {
+			at = t.feed.safe()
+		}
+		content.At = at.String()
 	}
+	f := t.envelope.Publication(content)
 	f.Tag = t.tag
 	if ts.compressed.Load() > 0 {
 		f.Deflate()
@@ -96,6 +99,9 @@ func (ts *topics) frame(t *topic, p *broker.Publication, w wire) *frame.Frame {
 // the size of the publication that did not fit.
 func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origin, bytes int) {
 	c := &cursor{at: before}
+	if t.opts.Keyed && t.feed != nil {
+		c.sweep = t.feed.sweepLatest(before.Offset)
+	}
 	switch {
 	case t.tag != nil:
 		c.skipOld, c.gap = true, true

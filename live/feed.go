@@ -47,6 +47,8 @@ type feed struct {
 	parked       []*broker.Publication // deliveries that wait until the feed knows what is missing before them
 	parkedBefore int                   // how many of parked came before the history was last asked
 	overrun      bool                  // parked was full, and deliveries were dropped
+	keys         *keyTable             // of a keyed topic, in place of the ring; nil: the topic is not keyed
+	compared     uint64                // of a keyed topic: up to this offset the feed lacks nothing that the history has
 	started      bool                  // at is known
 	repair       bool                  // a repair is under way, or about to begin
 	rerun        bool                  // another repair must follow the repair that is under way
@@ -60,7 +62,11 @@ func newFeed(o TopicOptions) *feed {
 	if o.History > 0 {
 		size = min(o.History, maxRing)
 	}
-	return &feed{size: size, age: o.HistoryAge}
+	f := &feed{size: size, age: o.HistoryAge}
+	if o.Keyed {
+		f.keys = newKeyTable(0)
+	}
+	return f
 }
 
 // reset makes a feed begin anew at a position, with an empty ring.
@@ -69,6 +75,9 @@ func (ts *topics) reset(feed *feed, at Position) {
 	feed.at, feed.ringAfter = at, at.Offset
 	clear(feed.ring)
 	feed.ring, feed.arrivals, feed.complete, feed.bytes = feed.ring[:0], feed.arrivals[:0], false, 0
+	if feed.keys != nil {
+		feed.keys, feed.compared = newKeyTable(at.Offset), at.Offset
+	}
 }
 
 // indexAfter returns the index in the ring of the first publication after an offset.

@@ -183,7 +183,7 @@ func (ts *topics) recent(name string, n int, before, last Position) (newest []*b
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	feed := t.feed
-	if feed == nil || !feed.started || !feed.reaches(n) || !isBetween(last, before, feed.at) {
+	if feed == nil || feed.keys != nil || !feed.started || !feed.reaches(n) || !isBetween(last, before, feed.at) {
 		return nil, false
 	}
 	return slices.Clone(feed.ring[feed.indexOfLast(n):]), true

@@ -3,6 +3,7 @@ package live
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -59,12 +60,14 @@ type MemoryBroker struct {
 type history struct {
 	topic string
 
-	// mu guards kept, size and age. It is held while a publication is numbered and delivered, so
-	// that all subscribers see one order.
-	mu   sync.Mutex
-	kept []*broker.Publication // oldest first
-	size int                   // how many publications to keep; the newest publication said so
-	age  time.Duration         // how long to keep them; 0: for ever
+	// mu guards the fields from kept to expires. It is held while a publication is numbered and
+	// delivered, so that all subscribers see one order.
+	mu      sync.Mutex
+	kept    []*broker.Publication // oldest first
+	size    int                   // how many publications to keep; the newest publication said so
+	age     time.Duration         // how long to keep them; 0: for ever
+	keys    *keyTable             // of a keyed topic, in place of kept
+	expires *time.Timer           // for the next value that gets too old; nil: there is none
 
 	// Guarded by MemoryBroker.mu:
 	place *list.Element // in MemoryBroker.byUse; nil: the history was dropped
@@ -138,7 +141,7 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except}
+	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except, Key: o.Key, Removed: o.Remove}
 	if o.History <= 0 {
 		if b.isRepeated(topic, o.ID) {
 			return Position{}, nil
@@ -146,22 +149,27 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 		b.sink.Deliver(p)
 		return Position{}, nil
 	}
-	h, repeated := b.number(p, o.ID)
+	h, done, err := b.number(p, &o)
 	defer h.mu.Unlock()
-	if repeated {
-		return p.Position, nil
+	if done || err != nil {
+		return p.Position, err
 	}
-	h.kept = append(h.kept, p)
 	h.size, h.age = o.History, o.HistoryAge
-	b.makeRoom(h, len(data)+publicationBytes-h.trim(p.Time))
+	if o.Keyed {
+		b.putKey(h, p)
+	} else {
+		h.kept = append(h.kept, p)
+		b.makeRoom(h, len(data)+publicationBytes-h.trim(p.Time))
+	}
 	b.sink.Deliver(p)
 	return p.Position, nil
 }
 
 // number gives a publication its position, and returns its topic's history with the history's lock
-// held. If a publication with the same ID was made before, repeated is true, and the position is
-// that of the earlier publication.
-func (b *MemoryBroker) number(p *broker.Publication, id string) (h *history, repeated bool) {
+// held. done says that the publication need not be made. Either a publication with the same ID was
+// made before, and the position is that of the earlier publication. Or the publication removes a key
+// that has no value.
+func (b *MemoryBroker) number(p *broker.Publication, o *broker.PublishOptions) (h *history, done bool, err error) {
 	for {
 		b.mu.Lock()
 		h := b.histories[p.Topic]
@@ -173,19 +181,101 @@ func (b *MemoryBroker) number(p *broker.Publication, id string) (h *history, rep
 		b.mu.Lock()
 		if h.place != nil {
 			defer b.mu.Unlock()
-			if p.Position, repeated = b.ids.find(p.Topic, id); repeated {
-				return h, true
+			if p.Position, done = b.ids.find(p.Topic, o.ID); done {
+				return h, true, nil
 			}
-			h.last++
 			b.byUse.MoveToBack(h.place)
-			p.Position, p.Prev = Position{Epoch: b.epoch, Offset: h.last}, h.last-1
-			b.ids.add(p.Topic, id, p.Position)
-			return h, false
+			if o.Keyed {
+				if done, err = b.prepareKey(h, p, o.History); done || err != nil {
+					return h, done, err
+				}
+			}
+			b.stamp(h, p)
+			b.ids.add(p.Topic, o.ID, p.Position)
+			return h, false, nil
 		}
 		b.mu.Unlock()
 		h.mu.Unlock() // the history was dropped meanwhile: try again with a new history
 	}
 }
+
+// stamp gives a publication the next position; both locks are held.
+func (b *MemoryBroker) stamp(h *history, p *broker.Publication) {
+	p.Prev = h.last
+	if h.keys != nil {
+		p.Prev = 0
+		if before := h.keys.find(p.Key); before != nil {
+			p.Prev = before.Offset
+		}
+	}
+	h.last++
+	p.Position = Position{Epoch: b.epoch, Offset: h.last}
+}
+
+// prepareKey makes sure that a publication of a keyed topic can be made; both locks are held. done
+// says that it removes a key that has no value.
+func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (done bool, err error) {
+	if h.keys == nil {
+		h.keys = newKeyTable(h.last)
+	}
+	known := h.keys.hasValue(p.Key)
+	switch {
+	case p.Removed && !known:
+		p.Position = Position{Epoch: b.epoch, Offset: h.last}
+		return true, nil
+	case p.Removed:
+	case !known && h.keys.keys >= most:
+		return false, fmt.Errorf("%w: %d; see TopicOptions.History", ErrTooManyKeys, most)
+	case h.keys.bytes+sizeInTable(p) > b.options.MaxBytes/2:
+		return false, fmt.Errorf("%w: their values take %d bytes; see MemoryOptions.MaxBytes", ErrTooManyKeys, h.keys.bytes)
+	}
+	return false, nil
+}
+
+// putKey makes a publication the newest of its key; h.mu is held.
+func (b *MemoryBroker) putKey(h *history, p *broker.Publication) {
+	before := h.keys.bytes
+	h.keys.put(p)
+	b.makeRoom(h, h.keys.bytes-before)
+	if h.age > 0 && h.expires == nil {
+		h.expires = time.AfterFunc(h.age, func() { b.expire(h) })
+	}
+}
+
+// expire removes the keys of a topic whose value is too old, as if the application had removed
+// them. So clients learn of it as of any other removal.
+func (b *MemoryBroker) expire(h *history) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expires = nil
+	if b.closed.Load() || h.age <= 0 {
+		return
+	}
+	now := time.Now()
+	before := h.keys.bytes
+	for _, key := range h.keys.olderThan(h.age, now) {
+		p := &broker.Publication{Topic: h.topic, Time: now, Key: key, Removed: true}
+		b.mu.Lock()
+		there := h.place != nil // else the whole history was dropped
+		if there {
+			b.stamp(h, p)
+		}
+		b.mu.Unlock()
+		if !there {
+			return
+		}
+		h.keys.put(p)
+		b.sink.Deliver(p)
+	}
+	b.makeRoom(h, h.keys.bytes-before)
+	if oldest, ok := h.keys.oldest(); ok {
+		h.expires = time.AfterFunc(max(h.age-now.Sub(oldest), h.age/expiryParts), func() { b.expire(h) })
+	}
+}
+
+// expiryParts bounds how often the values of a topic are looked through for those that are too old: so
+// many times within HistoryAge. A value may be kept longer than that by as much.
+const expiryParts = 16
 
 // isRepeated reports whether a publication with the ID was made before. It notes the ID.
 func (b *MemoryBroker) isRepeated(topic, id string) bool {
@@ -355,6 +445,9 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.keys != nil {
+		return b.readKeys(h, after, upto, limit), nil
+	}
 	b.makeRoom(h, -h.trim(time.Now()))
 	first := h.last + 1
 	if len(h.kept) > 0 {
@@ -375,6 +468,17 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	return page, nil
 }
 
+// readKeys is Read for a keyed topic; h.mu is held.
+func (b *MemoryBroker) readKeys(h *history, after, upto uint64, limit int) broker.Page {
+	page := broker.Page{Epoch: b.epoch, Upto: h.last, Complete: after >= h.keys.low && after <= h.last}
+	page.Publications = h.keys.between(after, upto)
+	if len(page.Publications) > limit {
+		page.Publications = page.Publications[:limit]
+		page.Upto = page.Publications[limit-1].Offset
+	}
+	return page
+}
+
 // Tail implements broker.Recoverer.
 func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (broker.Page, error) {
 	if b.closed.Load() {
@@ -386,6 +490,9 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (broker.
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.keys != nil {
+		return broker.Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: h.keys.values(limit)}, nil
+	}
 	b.makeRoom(h, -h.trim(time.Now()))
 	from := max(len(h.kept)-limit, 0)
 	return broker.Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.kept[from:])}, nil

@@ -18,6 +18,13 @@ type Message struct {
 	// Data is the payload: one JSON value of any kind. Empty: the message has no data.
 	Data json.RawMessage `json:"data,omitempty"`
 
+	// Key says of which thing Data is the newest value; "": the message has no key. See the option
+	// Key of Publish. Send does not look at it.
+	Key string `json:"-"`
+
+	// Removed says that the key has no value any more. Send does not look at it.
+	Removed bool `json:"-"`
+
 	// Position is that of the publication, in messages of Listen and History on a topic that
 	// keeps history. Send does not look at it.
 	Position Position `json:"-"`
@@ -25,7 +32,7 @@ type Message struct {
 
 // messageOf returns a publication as a message, whose data the caller may change.
 func messageOf(p *broker.Publication) Message {
-	return Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Position: p.Position}
+	return Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Key: p.Key, Removed: p.Removed, Position: p.Position}
 }
 
 // encode returns the message as a frame. The error wraps ErrInvalidData or

@@ -291,11 +291,11 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 	if err := s.mayRead(op.topic); err != nil {
 		return nil, err
 	}
-	asked := op.since != ""
+	asked, keyed := op.since != "", s.server.topics.options(op.topic).Keyed
 	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest), pays: true}
 	if op.id != 0 {
 		o.reply = func(at Position, recovered bool, messages []byte) *frame.Frame {
-			return s.subscribeReply(op.id, at, asked, recovered, messages, asked && recovered || o.last > 0)
+			return s.subscribeReply(op.id, at, asked, recovered, keyed, messages, asked && recovered || o.last > 0)
 		}
 		o.stateReply = func(at Position, text []byte, whole, last bool) *frame.Frame {
 			return s.stateFrame(op.id, at, asked, text, whole, last)
@@ -348,6 +348,9 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 		return nil, failedInApp{fmt.Errorf("live: OnPublish returned data that cannot be published: %w", err)}
 	}
 	var opts []PublishOption
+	if key := s.server.topics.options(op.topic).ClientKey; key != nil {
+		opts = append(opts, Key(key(s, data)))
+	}
 	if op.uid != "" {
 		opts = append(opts, ID(s.publicationID(op.uid)))
 	}

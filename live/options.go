@@ -236,7 +236,7 @@ func (o Options) withDefaults() Options {
 	if o.UserID == nil {
 		o.UserID = userIDOf
 	}
-	o.Topics = withSnapshots(o.Topics)
+	o.Topics = withDefaults(o.Topics)
 	if o.Broker == nil {
 		o.Broker = NewMemoryBroker(MemoryOptions{})
 	}
@@ -246,14 +246,21 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// withSnapshots has topics with a Snapshot keep history.
-func withSnapshots(topics func(string) TopicOptions) func(string) TopicOptions {
+// withDefaults has topics with a Snapshot and keyed topics keep history.
+func withDefaults(topics func(string) TopicOptions) func(string) TopicOptions {
 	if topics == nil {
 		return func(string) TopicOptions { return TopicOptions{} }
 	}
 	return func(topic string) TopicOptions {
 		o := topics(topic)
-		if o.Snapshot != nil && o.History <= 0 {
+		if o.Keyed {
+			o.Snapshot = nil
+		}
+		switch {
+		case o.History > 0:
+		case o.Keyed:
+			o.History = defaultKeys
+		case o.Snapshot != nil:
 			o.History = snapshotHistory
 		}
 		return o
@@ -292,8 +299,25 @@ type TopicOptions struct {
 	HistoryAge time.Duration
 
 	// Overflow says what happens to a publication of this topic for a client whose queue is
-	// full.
+	// full. If publications have keys (see Key), only older ones of the same key make space.
 	Overflow Overflow
+
+	// Keyed makes the topic a table: each publication must have a Key, and is the newest value of
+	// that key. Server.Remove removes a key. A client that subscribes gets every key, and then
+	// every change; live.js keeps a Map of them. A client that comes back gets what has changed.
+	// A client that reads too slowly gets the newest value of each key in turn, and nothing
+	// else is lost.
+	//
+	// History is the most keys that the topic may have; 0: 1,000. Publish returns an error that wraps
+	// ErrTooManyKeys for one more. HistoryAge removes a key that has no new value for that
+	// time. Snapshot and Last have no meaning on a keyed topic, and of Overflow only
+	// OverflowClose has one.
+	Keyed bool
+
+	// ClientKey returns the key of what a session's client publishes to the keyed topic, for
+	// example its user. nil: clients cannot publish to it, whatever OnPublish says; only the
+	// application can.
+	ClientKey func(s *Session, data []byte) string
 
 	// Snapshot returns the topic's state, which is marshalled to JSON; JSON in a []byte stays as it
 	// is. A live.v1 client that subscribes without a position, or with a position that the

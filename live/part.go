@@ -38,6 +38,11 @@ type part struct {
 	reply  bool         // the frame is the reply
 	gap    bool         // after this part the client must still be told of a gap
 	last   bool         // the subscription is live after this part
+
+	// Of a keyed topic:
+	sweep    *sweep // the cursor's after this part
+	complete bool   // the client then lacks nothing ...
+	change   uint64 // ... up to this change
 }
 
 // nextPart makes the next part of what a subscription has missed. If it has missed nothing
@@ -53,6 +58,9 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	if t.feed == nil || c.skipOld {
 		defer t.mu.Unlock()
 		return ts.newestPart(s, sub)
+	}
+	if t.feed.keys != nil {
+		return ts.nextKeys(s, sub)
 	}
 	feed := t.feed
 	m := missed{generation: feed.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
@@ -242,7 +250,7 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 			m.upto, publications, m.recovered = m.from, nil, false
 			c.upto = 0 // so what follows is not marked as recovered: the answer says that it is not
 		}
-		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications)
+		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications, true)
 		return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
 	}
 	batch := frame.Batch{Compact: s.compressed}
@@ -295,15 +303,11 @@ func (s *Session) partOf(c *cursor, m missed, made *sharedPart) part {
 
 // missedFrame builds the frame of a publication for a session that has missed it.
 func (ts *topics) missedFrame(t *topic, s *Session, p *broker.Publication, recovered bool) *frame.Frame {
-	var f *frame.Frame
-	switch {
-	case s.wire != wireV1:
-		f = t.envelope.Frame(p.Data)
-	case recovered:
-		f = t.envelope.RecoveredFrame(p.Data, p.Position.String())
-	default:
-		f = t.envelope.FrameAt(p.Data, p.Position.String())
+	content := frame.Publication{Data: p.Data, Key: p.Key, Removed: p.Removed}
+	if s.wire == wireV1 {
+		content.At, content.Recovered = p.Position.String(), recovered
 	}
+	f := t.envelope.Publication(content)
 	if s.compressed {
 		f.Deflate()
 	}

@@ -87,7 +87,7 @@ const pageAt = 41
 func newPageServer(t testing.TB, history int) *pageServer {
 	opts := livetest.Permissive()
 	opts.Topics = func(topic string) live.TopicOptions {
-		o := live.TopicOptions{History: history}
+		o := live.TopicOptions{History: history, Keyed: topic == "cursors"}
 		if topic == "tasks" {
 			o.Snapshot = func(context.Context, string) (any, error) { return []byte(`{"tasks":["buy milk"]}`), nil }
 		}
@@ -111,6 +111,11 @@ func newPageServer(t testing.TB, history int) *pageServer {
 	livetest.PublishNumbers(t, p.Server, "chat:general", 1, pageAt-2)
 	p.Publish("chat:general", []byte(`{"text":"a"}`))
 	p.Publish("chat:general", []byte(`{"text":"b"}`))
+	for range 5 {
+		p.Publish("cursors", []byte(`[0,0]`), live.Key("ann"))
+	}
+	p.Publish("cursors", []byte(`[1,2]`), live.Key("bob"))
+	p.Publish("cursors", []byte(`[3,4]`), live.Key("ann"))
 	at := p.client.Must(livetest.SubscribeTo(1, "chat:general")).At
 	p.epoch, _, _ = strings.Cut(at, ".")
 	p.client.Must(livetest.UnsubscribeFrom(2, "chat:general"))
@@ -195,7 +200,11 @@ var exampleOf = map[string]func(t *testing.T, b block) string{
 	"": func(t *testing.T, b block) string { // a publication
 		p := newPageServer(t, 100)
 		p.client.Must(livetest.SubscribeTo(1, b.frame.Topic))
-		p.Publish(b.frame.Topic, b.frame.Data)
+		if b.frame.Removed {
+			p.Remove(b.frame.Topic, b.frame.Key)
+		} else {
+			p.Publish(b.frame.Topic, b.frame.Data)
+		}
 		return p.client.Next().Raw
 	},
 	"gap": func(t *testing.T, b block) string {
@@ -453,8 +462,10 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 	}
 	broker.fail(context.DeadlineExceeded)
 	sent[c.Do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
-	broker.fail(live.ErrTooLarge)
-	sent[c.Do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+	for _, err := range []error{live.ErrTooLarge, live.ErrTooManyKeys} {
+		broker.fail(err)
+		sent[c.Do(`{"op":"history","id":1,"topic":"chat","limit":1}`).Code] = true
+	}
 
 	listed := map[string]bool{}
 	for _, row := range table(t, "### error") {

@@ -3,6 +3,10 @@ package live
 import (
 	"context"
 	"fmt"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // maxPublicationID bounds the ID of a publication in bytes: two UUIDs in hexadecimal fit in it.
@@ -15,6 +19,41 @@ const maxPublicationID = 128
 // recognizes an ID.
 func ID(id string) PublishOption {
 	return func(p *publishing) { p.ID = id }
+}
+
+// Key says of which thing the publication is the newest value: a cursor, a player, a row. If the
+// topic drops publications for clients that read too slowly, it drops older ones of the same key
+// only. On a keyed topic (TopicOptions.Keyed) each publication must have a key. "" is no key. Publish
+// refuses a key of more than 128 bytes, and one that is not UTF-8.
+func Key(key string) PublishOption {
+	return func(p *publishing) { p.Key = key }
+}
+
+// maxKey bounds a key in bytes: the name of a user or a UUID, with a prefix.
+const maxKey = 128
+
+// Remove removes a key of a keyed topic, at every server and at every client. A key that is not
+// there is no error. The error wraps ErrNoKey if key is empty or the topic is not keyed, and else is
+// one of those of Publish.
+func (s *Server) Remove(topic, key string, opts ...PublishOption) error {
+	remove := func(p *publishing) { p.Key, p.Remove = key, true }
+	_, err := s.publish(context.Background(), topic, nil, append(slices.Clone(opts), remove)...)
+	return err
+}
+
+// checkKey returns why a publication may not have its key; nil: it may.
+func checkKey(o *broker.PublishOptions) error {
+	switch {
+	case len(o.Key) > maxKey:
+		return fmt.Errorf("the key has %d bytes, and may have %d", len(o.Key), maxKey)
+	case !utf8.ValidString(o.Key):
+		return fmt.Errorf("the key %q is not UTF-8", o.Key)
+	case o.Keyed && o.Key == "":
+		return ErrNoKey
+	case o.Remove && !o.Keyed:
+		return fmt.Errorf("%w: only a keyed topic has keys to remove; see TopicOptions.Keyed", ErrNoKey)
+	}
+	return nil
 }
 
 // PublishContext is Publish with a context, and returns the publication's position; zero on a

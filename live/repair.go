@@ -34,10 +34,14 @@ var settleAfter = [...]time.Duration{150 * time.Millisecond, 2 * time.Second}
 const checkEvery = 45 * time.Second
 
 // begin starts the feed of a topic that has just been subscribed at the broker. at is the newest
-// position. Publications that were delivered already were parked, and are applied now.
-func (ts *topics) begin(t *topic, at Position) {
+// position, and table has the publications of a keyed topic's history. Publications that were delivered
+// already were parked, and are applied now.
+func (ts *topics) begin(t *topic, at Position, table []*broker.Publication) {
 	feed := t.feed
 	ts.reset(feed, at)
+	if feed.keys != nil {
+		feed.fillTable(table)
+	}
 	feed.started = true
 	ts.unpark(t)
 	if !ts.inProcess {
@@ -107,6 +111,8 @@ func (ts *topics) receive(t *topic, p *broker.Publication) {
 		ts.fanOut(t, p, Position{}, delivered)
 	case !feed.started || feed.repair:
 		feed.park(p)
+	case feed.keys != nil:
+		ts.receiveKey(t, p)
 	case p.Epoch == feed.at.Epoch && p.Offset <= feed.at.Offset: // the subscribers have seen it
 	case p.Epoch == feed.at.Epoch && (p.Offset == feed.at.Offset+1 || p.Prev != 0 && p.Prev <= feed.at.Offset):
 		ts.apply(t, p, delivered)
@@ -206,6 +212,9 @@ func (ts *topics) fetchMissing(t *topic) error {
 	last, err := ts.recover.Last(ctx, t.name)
 	if err != nil {
 		return err
+	}
+	if t.opts.Keyed {
+		return ts.fetchKeys(ctx, t, last)
 	}
 	// While a repair is under way no delivery is applied. So the feed is still at before.
 	switch {

@@ -15,7 +15,7 @@ import (
 // subscribeReply returns the answer to a subscribe. messages are the first publications that the
 // client missed. asked says that the client gave a position, and list that the answer has messages
 // even if there are none.
-func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, messages []byte, list bool) *frame.Frame {
+func (s *Session) subscribeReply(id uint64, at Position, asked, recovered, keyed bool, messages []byte, list bool) *frame.Frame {
 	b := replyHead(id)
 	if at := at.String(); at != "" {
 		b = fmt.Appendf(b, `,"at":"%s"`, at)
@@ -23,8 +23,11 @@ func (s *Session) subscribeReply(id uint64, at Position, asked, recovered bool, 
 	if asked {
 		b = fmt.Appendf(b, `,"recovered":%t`, recovered)
 	}
+	if keyed {
+		b = append(b, `,"keyed":true`...)
+	}
 	if list && messages == nil {
-		messages = appendMessages(nil, nil)
+		messages = appendMessages(nil, nil, false)
 	}
 	return s.textFrame(b, messages, []byte{'}'})
 }
@@ -125,7 +128,7 @@ func (s *Session) replyWithHistory(id uint64, h *historyReader) {
 		if id == 0 {
 			return
 		}
-		b := appendMessages(replyHead(id), part)
+		b := appendMessages(replyHead(id), part, true)
 		if more {
 			b = append(b, `,"more":true`...)
 		}
@@ -174,19 +177,38 @@ func (s *Session) textFrame(parts ...[]byte) *frame.Frame {
 	return f
 }
 
-func appendMessages(b []byte, publications []*broker.Publication) []byte {
+// appendMessages appends the member "messages" of a reply. positions says whether each message has its
+// position.
+func appendMessages(b []byte, publications []*broker.Publication, positions bool) []byte {
 	b = append(b, `,"messages":[`...)
 	for i, p := range publications {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, '{')
-		if len(p.Data) > 0 {
-			b = append(append(append(b, `"data":`...), p.Data...), ',')
-		}
-		b = fmt.Appendf(b, `"at":"%s"}`, p.Position)
+		b = appendMessage(b, p, positions)
 	}
 	return append(b, ']')
+}
+
+func appendMessage(b []byte, p *broker.Publication, position bool) []byte {
+	start := len(b)
+	if p.Key != "" {
+		b = jsonscan.AppendQuoted(append(b, `,"key":`...), []byte(p.Key))
+	}
+	if len(p.Data) > 0 {
+		b = append(append(b, `,"data":`...), p.Data...)
+	}
+	if p.Removed {
+		b = append(b, `,"removed":true`...)
+	}
+	if position {
+		b = fmt.Appendf(b, `,"at":"%s"`, p.Position)
+	}
+	if len(b) == start {
+		return append(b, "{}"...)
+	}
+	b[start] = '{' // in the place of the first comma
+	return append(b, '}')
 }
 
 var (

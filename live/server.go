@@ -135,6 +135,9 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if len(o.ID) > maxPublicationID {
 		return Position{}, fmt.Errorf("live: publish to %q: the ID has %d bytes, and may have %d", topic, len(o.ID), maxPublicationID)
 	}
+	if err := checkKey(&o); err != nil {
+		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
+	}
 	if !s.topics.inProcess || o.History > 0 { // then the broker keeps data after Publish
 		data = bytes.Clone(data)
 	}
@@ -150,10 +153,11 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 // allocate: opt(&o) moves o to the heap.
 func (s *Server) publishOptions(topic string, opts []PublishOption) broker.PublishOptions {
 	rules := s.opts.Topics(topic)
+	defaults := broker.PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge, Keyed: rules.Keyed}
 	if len(opts) == 0 {
-		return broker.PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}
+		return defaults
 	}
-	o := publishing{broker.PublishOptions{History: rules.History, HistoryAge: rules.HistoryAge}}
+	o := publishing{defaults} // moves to the heap
 	for _, opt := range opts {
 		opt(&o)
 	}
@@ -230,6 +234,9 @@ func (s sink) History(topic string) (size int, age time.Duration) {
 	o := s.server.topicOptions(topic)
 	return o.History, o.HistoryAge
 }
+
+// Keyed implements broker.Rules.
+func (s sink) Keyed(topic string) bool { return s.server.topicOptions(topic).Keyed }
 
 // topicOptions calls Options.Topics for callers that hold locks. If Topics panics, the panic is
 // logged and the topic gets the zero TopicOptions.

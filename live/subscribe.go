@@ -52,6 +52,7 @@ type beginning struct {
 	newest    bool                  // from is not the client's own position: before it nothing is missed
 	page      []*broker.Publication // what follows from, if it was read
 	read      int                   // bytes that the broker read for it
+	sweep     *sweep                // of a keyed topic, what is sent first; nil: nothing is
 	state     bool                  // the topic's state is sent first; it says where the subscription begins
 }
 
@@ -67,7 +68,7 @@ func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) 
 	}
 	t.mu.Lock()
 	defer ts.unlock(t)
-	if t.gone || !t.ready || s.isBehind(t) || t.wantsState(&o) {
+	if t.gone || !t.ready || s.isBehind(t) || t.opts.Keyed || t.wantsState(&o) {
 		return false, nil
 	}
 	added, err := ts.attach(t, s, max, o, t.now())
@@ -143,8 +144,8 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 		s.out.Settle(t.tag)
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
-	missed := begin.from != begin.at
-	if known != nil && known.cursor != nil && !begin.state && !isBefore(begin.from, known.cursor.at) {
+	missed := begin.from != begin.at || begin.sweep != nil
+	if known != nil && known.cursor != nil && !begin.state && !t.opts.Keyed && !isBefore(begin.from, known.cursor.at) {
 		// The cursor is already at or before the asked position, so it goes on, and the
 		// reply goes out at its next part.
 		c := known.cursor
@@ -181,6 +182,9 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	c := &cursor{
 		at: begin.from, upto: begin.at.Offset, newest: begin.newest, recovered: begin.recovered,
 		gap: gap, reply: o.reply, listed: true, page: begin.page,
+	}
+	if begin.sweep != nil {
+		c.sweep = *begin.sweep
 	}
 	if begin.state {
 		c.stateReply = o.stateReply
@@ -221,10 +225,13 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 // over.
 func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	if t.feed == nil {
-		if t.wantsState(&o) {
-			err = fmt.Errorf("%w: %q, and its Snapshot needs one", ErrNoHistory, t.name)
+		if t.opts.Keyed || t.wantsState(&o) {
+			err = fmt.Errorf("%w: %q; a keyed topic and one with a Snapshot need it", ErrNoHistory, t.name)
 		}
 		return t.now(), false, err
+	}
+	if t.opts.Keyed {
+		return ts.keyedBeginning(ctx, t, o)
 	}
 	if o.resume {
 		begin, retry, err = ts.resume(ctx, t, o)

@@ -184,6 +184,10 @@ func (ts *topics) newTopic(name string) *topic {
 		t.feed.inProcess = ts.inProcess
 	}
 	switch {
+	case t.opts.Keyed && t.feed != nil:
+		if t.opts.Overflow != OverflowClose {
+			t.opts.Overflow = OverflowCatchUp // which drops old values, key by key
+		}
 	case t.opts.Overflow == OverflowDropOldest, t.opts.Overflow == OverflowLatest:
 		t.tag = &frame.Tag{Gap: gapFrame(name, ""), Latest: t.opts.Overflow == OverflowLatest}
 	case t.feed == nil:
@@ -258,6 +262,7 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	t.waking = waking
 	t.mu.Unlock()
 	var at Position
+	var table []*broker.Publication
 	err := errBrokerPanicked // unless it returns
 	defer func() {
 		if err != nil {
@@ -269,13 +274,16 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 		if err == nil {
 			t.ready = true
 			if t.feed != nil {
-				ts.begin(t, at)
+				ts.begin(t, at, table)
 			}
 		}
 	}()
 	err = ts.broker.Subscribe(ctx, t.name)
 	if err == nil && t.feed != nil {
 		at, err = ts.last(ctx, s, t.name)
+	}
+	if err == nil && t.feed != nil && t.opts.Keyed {
+		table, err = ts.readTable(ctx, s, t.name, at)
 	}
 	if err != nil {
 		err = fmt.Errorf("live: topic %q: %w", t.name, err)

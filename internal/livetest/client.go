@@ -555,7 +555,7 @@ func (c *Client) Followed(text string, reply Frame, newest int) Frame {
 		if !f.IsPublication() || f.Topic != op.Topic || !f.WasRecovered() || e != epoch || offset != at+1 {
 			c.t.Fatalf("after %d of %d, recovered in answer to %s, came %.200s", at, newest, text, f.Raw)
 		}
-		all = append(all, Past{f.Data, f.At})
+		all = append(all, Past{Data: f.Data, At: f.At})
 		reply.At = f.At
 	}
 	reply.Messages = all

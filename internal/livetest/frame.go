@@ -93,7 +93,10 @@ type Frame struct {
 	Op        string          `json:"op"`
 	ID        int             `json:"id"`
 	Topic     string          `json:"topic"`
+	Key       string          `json:"key"`
 	Data      json.RawMessage `json:"data"`
+	Removed   bool            `json:"removed"`
+	Keyed     bool            `json:"keyed"`
 	State     json.RawMessage `json:"state"`
 	At        string          `json:"at"`
 	Recovered *bool           `json:"recovered"`
@@ -113,8 +116,10 @@ type Frame struct {
 
 // Past is a publication in a reply.
 type Past struct {
-	Data json.RawMessage `json:"data"`
-	At   string          `json:"at"`
+	Key     string          `json:"key"`
+	Data    json.RawMessage `json:"data"`
+	Removed bool            `json:"removed"`
+	At      string          `json:"at"`
 }
 
 func (f Frame) String() string { return fmt.Sprintf("%#x %.200q", f.First, f.Raw) }
@@ -160,8 +165,12 @@ func (f Frame) misuse() error {
 	switch {
 	case f.IsPublication() && f.Recovered != nil && !*f.Recovered:
 		return errors.New(`a publication has "recovered":false`)
-	case f.IsPublication() && f.Recovered != nil && f.At == "":
+	case f.IsPublication() && f.Recovered != nil && f.At == "" && f.Key == "":
 		return errors.New("a recovered publication has no position")
+	case f.Removed && (f.Key == "" || f.Data != nil):
+		return errors.New("a removal has a key, and no data")
+	case f.Keyed && f.Op != "reply":
+		return errors.New("keyed is for a reply")
 	case f.More && (f.Op != "reply" || f.Messages == nil):
 		return errors.New("more is for a reply with messages")
 	case f.Text != nil && f.Op != "part" && f.Op != "reply":

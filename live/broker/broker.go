@@ -52,6 +52,9 @@ type Rules interface {
 	// History returns how many publications a topic keeps, and for how long, as
 	// live.TopicOptions says it. 0 publications: the topic keeps none. Age 0: no bound.
 	History(topic string) (size int, age time.Duration)
+
+	// Keyed reports whether a topic keeps the newest publication of each key.
+	Keyed(topic string) bool
 }
 
 // Publication is one message of a topic. It is not changed once delivered.
@@ -64,8 +67,15 @@ type Publication struct {
 	// Prev is the offset of the publication before this one on the topic. 0: the broker
 	// does not know it, or there is none. A server that has not seen the publication
 	// at Prev has lost something. If Prev is 0, and Offset is not the next number, the
-	// server looks into the history.
+	// server looks into the history. On a keyed topic Prev is the offset of the publication
+	// before this one that has the same key.
 	Prev uint64
+
+	// Key names the thing of which Data is the newest value. "": the publication has no key.
+	Key string
+
+	// Removed says that the key has no value any more. Data is empty.
+	Removed bool
 
 	// Except is the ID of a session that does not get it; "" for none.
 	Except string
@@ -81,10 +91,19 @@ type PublishOptions struct {
 	// returns the position of the first.
 	ID string
 
+	// Key and Remove are the Key and Removed of the publication.
+	Key    string
+	Remove bool
+
 	// History and HistoryAge are the topic's, for brokers that have no rule of their own
 	// for what to keep.
 	History    int
 	HistoryAge time.Duration
+
+	// Keyed says that the topic keeps the newest publication of each key, and of History keys
+	// at most. Publish then returns an error that wraps ErrTooManyKeys for one key more.
+	// The removal of a key is kept for a while too, so that a Read tells of it.
+	Keyed bool
 }
 
 // InProcess is implemented by a Broker whose histories are all in the memory of this process.

@@ -18,6 +18,9 @@ var (
 	// ErrInvalidData is wrapped by the error of CheckData.
 	ErrInvalidData = errors.New("live: data is not valid JSON")
 
+	// ErrTooManyKeys says that a keyed topic has as many keys as it may have.
+	ErrTooManyKeys = errors.New("live: topic has too many keys")
+
 	// ErrServerClosed is returned by all calls after Close.
 	ErrServerClosed = errors.New("live: server closed")
 )

@@ -16,13 +16,18 @@ type Recoverer interface {
 	// current epoch, oldest first, limit at most. It may return fewer than there are,
 	// to keep a page to some hundred kilobytes, but one at least if there is one: Upto
 	// then says how far the page goes, and the caller reads on from there.
+	//
+	// Of a keyed topic it returns the newest publication of each key that has one within the
+	// offsets, and the removals that are kept. A value that a newer one has replaced is not
+	// missing.
 	Read(ctx context.Context, topic string, after, upto uint64, limit int) (Page, error)
 
 	// Tail returns the newest publications, limit at most, oldest first, without a hole
 	// between the first of them and Upto. If they are too large for memory, the page
 	// holds only the oldest of them, at least MinTailBytes, and Upto is the offset of its
 	// last one. The caller then reads on with Read. If the page reaches the topic's
-	// newest publication and has fewer than limit, the history has no more.
+	// newest publication and has fewer than limit, the history has no more. Of a keyed topic it
+	// returns the newest publication of each key, without removals.
 	Tail(ctx context.Context, topic string, limit int) (Page, error)
 }
 

@@ -40,7 +40,14 @@ type Frame struct {
 	// Tag marks a frame that a full queue may drop. It is set before the frame is
 	// shared. nil: the frame is never dropped.
 	Tag *Tag
+
+	// Key says of which thing the frame carries the newest value. A frame replaces only frames
+	// with the same Tag and Key.
+	Key string
 }
+
+// Replaces reports whether a frame carries a newer value of the same thing as an older frame.
+func (f *Frame) Replaces(older *Frame) bool { return f.Tag == older.Tag && f.Key == older.Key }
 
 // Tag is shared by all frames of one topic that drops publications.
 type Tag struct {
@@ -170,21 +177,52 @@ func NewEnvelope(topic string) Envelope {
 
 // Frame returns the text frame of one publication. data must be valid JSON;
 // when it is empty the envelope has no data member.
-func (e Envelope) Frame(data []byte) *Frame { return e.frame(data, "", "") }
+func (e Envelope) Frame(data []byte) *Frame { return e.frame(Publication{Data: data}) }
 
 // FrameAt returns the text frame of one publication that has a position. All characters of at
 // must be fit for a JSON string without an escape.
-func (e Envelope) FrameAt(data []byte, at string) *Frame { return e.frame(data, at, "") }
-
-// RecoveredFrame returns the frame of a publication that a subscribe operation asked for, by its
-// member since or last.
-func (e Envelope) RecoveredFrame(data []byte, at string) *Frame {
-	return e.frame(data, at, `,"recovered":true`)
+func (e Envelope) FrameAt(data []byte, at string) *Frame {
+	return e.frame(Publication{Data: data, At: at})
 }
 
-func (e Envelope) frame(data []byte, at, more string) *Frame {
-	const open, toData, toAt = `{"topic":`, `,"data":`, `,"at":"`
+// Publication is what a frame says of a publication.
+type Publication struct {
+	Data      []byte // valid JSON; empty: there is none
+	Key       string // UTF-8; "": there is none
+	Removed   bool   // the key has no value any more
+	At        string // the position, which needs no escape in a JSON string; "": there is none
+	Recovered bool   // a subscribe asked for it, by since or by last
+}
+
+// Publication returns the text frame of a publication.
+func (e Envelope) Publication(p Publication) *Frame {
+	f := e.frame(p)
+	f.Key = p.Key
+	return f
+}
+
+// members returns the members of a publication's object after its position.
+func (p *Publication) members() string {
+	switch {
+	case p.Removed && p.Recovered:
+		return `,"removed":true,"recovered":true`
+	case p.Removed:
+		return `,"removed":true`
+	case p.Recovered:
+		return `,"recovered":true`
+	}
+	return ""
+}
+
+func (e Envelope) frame(p Publication) *Frame {
+	const open, toKey, toData, toAt = `{"topic":`, `,"key":`, `,"data":`, `,"at":"`
+	data, at, more := p.Data, p.At, p.members()
 	size := len(open) + len(more) + 1
+	var key []byte // as JSON
+	if p.Key != "" {
+		key = jsonscan.AppendQuoted(nil, []byte(p.Key))
+		size += len(toKey) + len(key)
+	}
 	var quoted []byte // the name
 	if e.escape {
 		quoted = jsonscan.AppendQuoted(nil, []byte(e.name))
@@ -204,6 +242,9 @@ func (e Envelope) frame(data []byte, at, more string) *Frame {
 		b = append(b, quoted...)
 	} else {
 		b = append(append(append(b, '"'), e.name...), '"')
+	}
+	if key != nil {
+		b = append(append(b, toKey...), key...)
 	}
 	if len(data) > 0 {
 		b = append(append(b, toData...), data...)

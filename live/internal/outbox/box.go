@@ -47,7 +47,7 @@ type Box struct {
 
 	flying     flight         // taken from the queue and being written
 	droppable  dropped        // counts the waiting frames that may be dropped
-	aside      []*frame.Frame // frames that have stepped aside, one for each tag; see displace.go
+	aside      []*frame.Frame // frames that have stepped aside, one for each tag and key; see displace.go
 	asideBytes int            // of the frames in aside
 	rest       []byte         // bytes of the last write that the socket did not take
 	pongs      []byte         // pongs that are due

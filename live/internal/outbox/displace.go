@@ -10,6 +10,9 @@ import (
 // dropped. They belong to topics that allow it. The peer learns where frames are missing: the
 // next frame of the tag is sent after the tag's gap frame.
 //
+// What is said here of the frames of a tag holds for those with the same tag and key: a topic
+// may have publications of many keys, and a newer value of one makes no other old.
+//
 // The newest frame of a tag is not dropped for frames of other tags. It steps aside: it
 // leaves the queue for Box.aside, and is queued again when there is space. If a newer frame
 // of its tag comes before that, the newer frame replaces it. The bytes of the frames that have
@@ -36,10 +39,10 @@ func (b *Box) displace(f *frame.Frame, patient bool) *frame.Frame {
 	return f
 }
 
-// replaceAside drops an older frame with the tag of f that has stepped aside. It returns f: after
+// replaceAside drops an older frame that has stepped aside and that f replaces. It returns f: after
 // its gap, if there was such a frame.
 func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
-	if !b.forget(f.Tag) {
+	if !b.forget(f) {
 		return f
 	}
 	b.writers.dropped.Add(1)
@@ -49,10 +52,10 @@ func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	return f.AfterGap()
 }
 
-// forget drops the frame with this tag that has stepped aside. It reports whether there was such a
-// frame.
-func (b *Box) forget(tag *frame.Tag) bool {
-	i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag })
+// forget drops the frame that has stepped aside and that another frame replaces. It reports whether
+// there was such a frame.
+func (b *Box) forget(by *frame.Frame) bool {
+	i := slices.IndexFunc(b.aside, by.Replaces)
 	if i < 0 {
 		return false
 	}
@@ -74,7 +77,8 @@ func (b *Box) takeAside(i int) *frame.Frame {
 // settleTag queues the frame with this tag that has stepped aside, even beyond the bounds. From then
 // on all waiting frames with this tag keep their place.
 func (b *Box) settleTag(tag *frame.Tag) {
-	if i := slices.IndexFunc(b.aside, func(f *frame.Frame) bool { return f.Tag == tag }); i >= 0 {
+	ofTag := func(f *frame.Frame) bool { return f.Tag == tag }
+	for i := slices.IndexFunc(b.aside, ofTag); i >= 0; i = slices.IndexFunc(b.aside, ofTag) {
 		b.push(b.takeAside(i))
 	}
 	if b.queue == nil {
@@ -107,7 +111,7 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	gapDue := false // frames were dropped, and no frame after them has the gap before it
 	adding := f     // the frame to queue: after its gap while gapDue
 	for _, old := range waiting {
-		own := old.Tag == f.Tag && !old.Stays()
+		own := f.Replaces(old) && !old.Stays()
 		if own && (f.Tag.Latest || !b.fits(adding)) {
 			b.uncount(old)
 			b.writers.dropped.Add(1)
@@ -142,7 +146,7 @@ func (b *Box) dropOldest(patient bool) (ok bool) {
 	}
 	f := waiting[i]
 	next := slices.IndexFunc(waiting[i+1:], func(later *frame.Frame) bool {
-		return later.Tag == f.Tag && later.Stays() == f.Stays()
+		return later.Replaces(f) && later.Stays() == f.Stays()
 	})
 	switch {
 	case next >= 0:

@@ -1,0 +1,476 @@
+package live_test
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
+)
+
+// keyTable is what a client knows of a keyed topic.
+type keyTable struct {
+	at   string
+	keys map[string]string
+	gaps int
+}
+
+// take folds a frame of the topic into the table, as docs/protocol.md says.
+func (tb *keyTable) take(f livetest.Frame) {
+	switch {
+	case f.Op == "reply":
+		if !f.WasRecovered() || tb.keys == nil {
+			tb.keys = make(map[string]string)
+		}
+		for _, m := range f.Messages {
+			tb.set(m.Key, m.Data, m.Removed, m.At)
+		}
+	case f.Op == "gap":
+		tb.gaps++
+		tb.keys = make(map[string]string)
+	case f.IsPublication():
+		tb.set(f.Key, f.Data, f.Removed, "")
+	}
+	if f.At != "" {
+		tb.at = f.At
+	}
+}
+
+func (tb *keyTable) set(key string, data json.RawMessage, removed bool, at string) {
+	if removed {
+		delete(tb.keys, key)
+	} else {
+		tb.keys[key] = string(data)
+	}
+	if at != "" {
+		tb.at = at
+	}
+}
+
+// subscribe subscribes a client whose table this is, from its position if it has one.
+func (tb *keyTable) subscribe(t testing.TB, c *livetest.Client) livetest.Frame {
+	t.Helper()
+	op := livetest.SubscribeTo(1, "k")
+	if tb.at != "" {
+		op = livetest.ResumeFrom(1, "k", tb.at)
+	}
+	c.Send(op)
+	f, before := c.Reply(1)
+	if len(before) > 0 || f.Op != "reply" || !f.Keyed {
+		t.Fatalf("before the reply %v came %v", f, before)
+	}
+	tb.take(f)
+	return f
+}
+
+// follow reads until the table is what it should be.
+func (tb *keyTable) follow(t testing.TB, c *livetest.Client, want map[string]string) {
+	t.Helper()
+	for !maps.Equal(tb.keys, want) {
+		f, ok := c.TryNext()
+		if !ok {
+			t.Fatalf("the client's %d keys are not the %d of the topic: %v", len(tb.keys), len(want), c.Err())
+		}
+		tb.take(f)
+	}
+}
+
+func keyedHost(t testing.TB, o live.TopicOptions, buffer int) *livetest.Host {
+	o.Keyed = true
+	return livetest.Hosting{Buffer: buffer}.Start(t, livetest.Open(live.Options{
+		Topics: func(string) live.TopicOptions { return o },
+		Logger: livetest.Quiet,
+	}))
+}
+
+func put(t testing.TB, h *livetest.Host, key, data string) {
+	t.Helper()
+	if err := h.Publish("k", []byte(data), live.Key(key)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestSubscriberGetsEveryKeyAndThenChanges(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{}, 0)
+	put(t, h, "a", "1")
+	put(t, h, "b", "1")
+	put(t, h, "__proto__", `"x"`)
+	put(t, h, "a", "2")
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	tb.follow(t, c, map[string]string{"a": "2", "b": "1", "__proto__": `"x"`})
+	if err := h.Remove("k", "b"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, h, "a", "3")
+	tb.follow(t, c, map[string]string{"a": "3", "__proto__": `"x"`})
+	if at, err := h.Position(t.Context(), "k"); err != nil || at.String() != tb.at {
+		t.Errorf("the client is at %s, the topic at %v, %v", tb.at, at, err)
+	}
+}
+
+func TestKeysThatChangedMeanwhileAreSent(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{}, 0)
+	for _, key := range []string{"a", "b", "c", "d"} {
+		put(t, h, key, "1")
+	}
+	var tb keyTable
+	c := livetest.DialV1(t, h.Endpoint)
+	tb.subscribe(t, c)
+	c.Drop()
+	put(t, h, "b", "2")
+	put(t, h, "b", "3")
+	if err := h.Remove("k", "c"); err != nil {
+		t.Fatal(err)
+	}
+	again := livetest.DialV1(t, h.Endpoint)
+	f := tb.subscribe(t, again)
+	if !f.WasRecovered() || len(f.Messages) != 2 {
+		t.Errorf("the reply is %s", f.Raw)
+	}
+	tb.follow(t, again, map[string]string{"a": "1", "b": "3", "d": "1"})
+}
+
+// The topic remembers 256 removals. A client that has missed more begins anew.
+func TestClientThatMissedTooManyRemovalsBeginsAnew(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{}, 0)
+	put(t, h, "stays", "1")
+	put(t, h, "goes", "1")
+	var tb keyTable
+	tb.subscribe(t, livetest.DialV1(t, h.Endpoint))
+	if err := h.Remove("k", "goes"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 {
+		put(t, h, strconv.Itoa(i), "1")
+		if err := h.Remove("k", strconv.Itoa(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := livetest.DialV1(t, h.Endpoint)
+	if f := tb.subscribe(t, c); f.WasRecovered() {
+		t.Errorf("the reply is %s", f.Raw)
+	}
+	tb.follow(t, c, map[string]string{"stays": "1"})
+}
+
+// A client that reads 20 KB/s follows a thousand keys, all of which change all the time. It gets
+// every key in turn, is never closed, and has the truth in the end.
+func TestSlowClientSeesTheNewestOfEachKey(t *testing.T) {
+	t.Parallel()
+	const keys = 1000
+	h := keyedHost(t, live.TopicOptions{}, livetest.SmallBuffer)
+	want := make(map[string]string)
+	key := func(i int) string { return fmt.Sprintf("cursor-%d", i) }
+	data := func(round int) string { return fmt.Sprintf(`{"round":%d,"fill":%q}`, round, strings.Repeat("x", 40)) }
+	for i := range keys {
+		put(t, h, key(i), data(0))
+	}
+	c := h.Connect(t, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer}).Attend().Greeted()
+	var tb keyTable
+	tb.subscribe(t, c)
+	c.Line.SetPace(20 << 10)
+	rounds := 0
+	for end := time.Now().Add(8 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		rounds++
+		for i := range keys {
+			put(t, h, key(i), data(rounds))
+		}
+	}
+	seen := make(map[string]int) // how often each key came
+	for c.Waiting() > 0 {
+		f := c.Next()
+		tb.take(f)
+		seen[f.Key]++
+	}
+	if len(seen) < keys {
+		t.Errorf("only %d of %d keys came while all of them changed", len(seen), keys)
+	}
+	for i := range keys {
+		want[key(i)] = data(rounds)
+	}
+	c.Line.SetPace(0)
+	tb.follow(t, c, want)
+	if tb.gaps > 0 {
+		t.Errorf("%d gaps", tb.gaps)
+	}
+	if stats := h.Stats(); stats.QueueFull > 0 {
+		t.Error("the session was closed")
+	}
+	livetest.Eventually(t, "the subscription is live again", func() bool { return h.Stats().CatchingUp == 0 })
+	put(t, h, key(0), `"last"`)
+	want[key(0)] = `"last"`
+	tb.follow(t, c, want)
+}
+
+// Clients stall, leave, come back and begin anew while keys come, change and go. In the end each has
+// the truth.
+func TestEachClientHasTheTruthInTheEnd(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(8) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			t.Parallel()
+			random := rand.New(rand.NewPCG(seed, 1))
+			h := keyedHost(t, live.TopicOptions{History: 400}, livetest.SmallBuffer)
+			want := make(map[string]string)
+			change := func() {
+				key := strconv.Itoa(random.IntN(350))
+				if random.IntN(5) == 0 {
+					delete(want, key)
+					if err := h.Remove("k", key); err != nil {
+						t.Error(err)
+					}
+					return
+				}
+				want[key] = strconv.Quote(strconv.Itoa(random.Int()) + strings.Repeat("y", random.IntN(300)))
+				put(t, h, key, want[key])
+			}
+			clients := make([]*livetest.Client, 6)
+			tables := make([]keyTable, len(clients))
+			for range 3000 {
+				i := random.IntN(len(clients))
+				c, tb := clients[i], &tables[i]
+				switch {
+				case random.IntN(10) > 0:
+					change()
+				case c == nil:
+					clients[i] = h.Connect(t, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer, Deflate: i == 0}).Attend().Greeted()
+					tb.subscribe(t, clients[i])
+				case random.IntN(4) == 0:
+					for c.Waiting() > 0 {
+						tb.take(c.Next())
+					}
+					c.Drop()
+					clients[i] = nil
+				case random.IntN(2) == 0:
+					c.Line.Stall()
+				default:
+					c.Line.Resume()
+					for c.Waiting() > 0 {
+						tb.take(c.Next())
+					}
+				}
+			}
+			for i, c := range clients {
+				if c == nil {
+					c = h.Connect(t, livetest.Dialing{V1: true}).Attend().Greeted()
+					tables[i].subscribe(t, c)
+				} else {
+					c.Line.Resume()
+				}
+				tables[i].follow(t, c, want)
+			}
+		})
+	}
+}
+
+func TestKeyedTopicHasSoManyKeys(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{History: 2}, 0)
+	put(t, h, "a", "1")
+	put(t, h, "b", "1")
+	if err := h.Publish("k", []byte("1"), live.Key("c")); !errors.Is(err, live.ErrTooManyKeys) {
+		t.Errorf("the third key: %v", err)
+	}
+	put(t, h, "a", "2")
+	if err := h.Remove("k", "b"); err != nil {
+		t.Fatal(err)
+	}
+	put(t, h, "c", "1")
+	messages, err := h.History(t.Context(), "k", 10)
+	if err != nil || len(messages) != 2 || messages[0].Key != "a" || string(messages[0].Data) != "2" || messages[1].Key != "c" {
+		t.Errorf("the history is %v, %v", messages, err)
+	}
+}
+
+func TestKeyedTopicHasSoManyBytes(t *testing.T) {
+	t.Parallel()
+	broker := live.NewMemoryBroker(live.MemoryOptions{MaxBytes: 20_000})
+	server := livetest.NewHistoryServer(t, live.TopicOptions{Keyed: true}, broker)
+	var err error
+	n := 0
+	for ; err == nil && n < 100; n++ {
+		err = server.Publish("k", []byte(livetest.Padded(n, 1000)), live.Key(strconv.Itoa(n)))
+	}
+	if !errors.Is(err, live.ErrTooManyKeys) || n < 5 || n > 10 {
+		t.Errorf("after %d keys of 1 KB in 20 KB: %v", n, err)
+	}
+	messages, err := server.History(t.Context(), "k", 100)
+	if err != nil || len(messages) != n-1 {
+		t.Errorf("%d of %d keys are kept, %v", len(messages), n-1, err)
+	}
+}
+
+func TestKeyedTopicNeedsKeys(t *testing.T) {
+	t.Parallel()
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Topics: func(topic string) live.TopicOptions { return live.TopicOptions{Keyed: topic == "k"} },
+		Logger: livetest.Quiet,
+	}))
+	for what, err := range map[string]error{
+		"no key":                   h.Publish("k", []byte("1")),
+		"removing no key":          h.Remove("k", ""),
+		"removing where no key is": h.Remove("other", "a"),
+	} {
+		if !errors.Is(err, live.ErrNoKey) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, key := range []string{strings.Repeat("x", 129), "\xff"} {
+		if err := h.Publish("k", []byte("1"), live.Key(key)); err == nil {
+			t.Errorf("the key %q was taken", key)
+		}
+	}
+	c := livetest.DialV1(t, h.Endpoint)
+	livetest.Refused(t, "a client without a key", c.Do(livetest.Operation("publish", 1, "k", "data", 1)), 1, "forbidden")
+}
+
+func TestClientsPublishUnderTheKeyThatTheApplicationGives(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{ClientKey: func(s *live.Session, data []byte) string { return "of " + string(data) }}, 0)
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	c.Send(livetest.Operation("publish", 2, "k", "data", 7))
+	tb.follow(t, c, map[string]string{"of 7": "7"})
+}
+
+func TestKeyThatIsNotRenewedIsRemoved(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{HistoryAge: 400 * time.Millisecond}, 0)
+	put(t, h, "old", "1")
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	stop := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				put(t, h, "renewed", "1")
+			}
+		}
+	}()
+	livetest.Eventually(t, "the old key is removed", func() bool {
+		for c.Waiting() > 0 {
+			tb.take(c.Next())
+		}
+		return tb.keys["renewed"] == "1" && tb.keys["old"] == ""
+	})
+	close(stop)
+	<-done
+	tb.follow(t, c, map[string]string{})
+	if tb.gaps > 0 {
+		t.Errorf("%d gaps", tb.gaps)
+	}
+}
+
+func TestListenersAreToldOfKeys(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{}, 0)
+	heard := make(chan live.Message, 8)
+	if _, err := h.Listen("k", func(m live.Message) { heard <- m }); err != nil {
+		t.Fatal(err)
+	}
+	put(t, h, "a", "1")
+	if err := h.Remove("k", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Remove("k", "a"); err != nil { // it is not there any more
+		t.Fatal(err)
+	}
+	put(t, h, "b", "2")
+	for _, want := range []live.Message{{Key: "a", Data: []byte("1")}, {Key: "a", Removed: true}, {Key: "b", Data: []byte("2")}} {
+		if m := livetest.Receive(t, heard); m.Key != want.Key || string(m.Data) != string(want.Data) || m.Removed != want.Removed {
+			t.Errorf("heard %+v, want %+v", m, want)
+		}
+	}
+}
+
+func TestPlainClientsGetKeysToo(t *testing.T) {
+	t.Parallel()
+	var server *live.Server
+	opts := livetest.Subscriber(&server)
+	opts.Topics = func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} }
+	server = livetest.NewServer(t, opts)
+	if err := server.Publish("k", []byte("1"), live.Key("a")); err != nil {
+		t.Fatal(err)
+	}
+	c := livetest.Dial(t, livetest.Serve(t, server.Handler()))
+	c.SendMessage("k", nil)
+	texts := c.ReadN(2)
+	if !strings.Contains(strings.Join(texts, " "), `{"topic":"k","key":"a","data":1}`) {
+		t.Errorf("came %q", texts)
+	}
+	if err := server.Remove("k", "a"); err != nil {
+		t.Fatal(err)
+	}
+	if text := c.Read(); text != `{"topic":"k","key":"a","removed":true}` {
+		t.Errorf("came %s", text)
+	}
+}
+
+// On a topic that drops publications for slow clients, a newer value takes the place of older ones
+// of its own key, and of no other.
+func TestOverflowDropsOlderValuesOfTheSameKeyOnly(t *testing.T) {
+	t.Parallel()
+	h := livetest.Hosting{Buffer: livetest.SmallBuffer}.Start(t, livetest.Open(live.Options{
+		QueueSize: 64,
+		Topics:    func(string) live.TopicOptions { return live.TopicOptions{Overflow: live.OverflowLatest} },
+	}))
+	c := h.Connect(t, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer}).Attend().Greeted()
+	c.Must(livetest.SubscribeTo(1, "k"))
+	c.Line.Stall()
+	const rounds = 400
+	for i := range rounds {
+		for _, key := range []string{"a", "b", "c"} {
+			put(t, h, key, livetest.Padded(i, 500))
+		}
+	}
+	livetest.Eventually(t, "publications are dropped", func() bool { return h.Stats().Dropped > 0 })
+	c.Line.Resume()
+	newest := map[string]int{}
+	for newest["a"] < rounds-1 || newest["b"] < rounds-1 || newest["c"] < rounds-1 {
+		if f := c.Next(); f.IsPublication() {
+			n := livetest.NumberOf(f.Data)
+			if n < newest[f.Key] {
+				t.Fatalf("%d of %s came after %d", n, f.Key, newest[f.Key])
+			}
+			newest[f.Key] = n
+		}
+	}
+}
+
+func TestKeyedTopicWithoutHistoryIsRefused(t *testing.T) {
+	t.Parallel()
+	server := livetest.NewServer(t, livetest.Open(live.Options{
+		Broker: live.FromPubSub(nowhere{}),
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger: livetest.Quiet,
+	}))
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	livetest.Refused(t, "a keyed topic of a broker without history", c.Do(livetest.SubscribeTo(1, "k")), 1, "no_history")
+}
+
+// nowhere is a backend that carries nothing.
+type nowhere struct{}
+
+func (nowhere) Publish(string, []byte) error                              { return nil }
+func (nowhere) Subscribe(string, func([]byte)) (live.Subscription, error) { return nowhere{}, nil }
+func (nowhere) Unsubscribe() error                                        { return nil }
+func (nowhere) Close() error                                              { return nil }

@@ -1,0 +1,197 @@
+package live
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/livetopic/livetopic/live/broker"
+)
+
+// defaultKeys is the History of a keyed topic that does not say how many keys it may have.
+const defaultKeys = 1000
+
+// maxRemoved is how many removals a keyed topic remembers, for clients that come back. A client that
+// has missed more is sent all keys instead.
+const maxRemoved = 256
+
+// keyTable holds the newest publication of each key of a topic, and the latest removals. Its owner
+// has the lock. A key keeps its slot, so that a client can be sent the table part by part while it
+// changes.
+type keyTable struct {
+	slots   []keySlot
+	index   map[string]int // from a key to its slot
+	free    []int          // slots without a key
+	removed []keySlotAt    // the latest removals, oldest first
+	keys    int            // that have a value
+	bytes   int
+	changes uint64 // grows with every publication that is put in it, and is never 0
+
+	// What the table has forgotten: removals up to an offset, the last of which was this change.
+	low       uint64
+	forgotten uint64
+}
+
+// keySlot is the place of one key.
+type keySlot struct {
+	newest *broker.Publication // nil: the slot is free
+	change uint64              // the number of the change that put it there
+}
+
+// keySlotAt is a slot as it was after a change. It is void if the slot was changed since.
+type keySlotAt struct {
+	slot   int
+	change uint64
+}
+
+// newKeyTable returns a table that knows nothing of what was removed up to an offset.
+func newKeyTable(low uint64) *keyTable {
+	return &keyTable{index: make(map[string]int), changes: 1, low: low}
+}
+
+// put makes a publication the newest of its key.
+func (k *keyTable) put(p *broker.Publication) {
+	i, known := k.index[p.Key]
+	if known {
+		k.uncount(k.slots[i].newest)
+	} else {
+		i = k.freeSlot()
+		k.index[p.Key] = i
+	}
+	k.changes++
+	k.slots[i] = keySlot{p, k.changes}
+	k.bytes += sizeInTable(p)
+	if !p.Removed {
+		k.keys++
+		return
+	}
+	k.removed = append(k.removed, keySlotAt{i, k.changes})
+	for len(k.removed) > maxRemoved {
+		k.forgetRemoval()
+	}
+}
+
+func (k *keyTable) freeSlot() int {
+	if n := len(k.free); n > 0 {
+		i := k.free[n-1]
+		k.free = k.free[:n-1]
+		return i
+	}
+	k.slots = append(k.slots, keySlot{})
+	return len(k.slots) - 1
+}
+
+func (k *keyTable) uncount(p *broker.Publication) {
+	k.bytes -= sizeInTable(p)
+	if !p.Removed {
+		k.keys--
+	}
+}
+
+// forgetRemoval forgets the oldest removal.
+func (k *keyTable) forgetRemoval() {
+	oldest := k.removed[0]
+	k.removed = k.removed[1:]
+	if k.slots[oldest.slot].change == oldest.change {
+		k.low, k.forgotten = max(k.low, k.slots[oldest.slot].newest.Offset), oldest.change
+		k.drop(oldest.slot)
+	}
+}
+
+// learn adds removals that the history remembers: all that there were after an offset, if that is
+// lower than low.
+func (k *keyTable) learn(offset uint64, found []*broker.Publication) {
+	if offset >= k.low {
+		return
+	}
+	k.low = offset
+	for _, p := range found {
+		if p.Removed && k.find(p.Key) == nil {
+			k.put(p)
+		}
+	}
+}
+
+// drop frees a slot.
+func (k *keyTable) drop(i int) {
+	p := k.slots[i].newest
+	k.uncount(p)
+	delete(k.index, p.Key)
+	k.slots[i] = keySlot{}
+	k.free = append(k.free, i)
+}
+
+// find returns the newest publication of a key; nil: the table has none.
+func (k *keyTable) find(key string) *broker.Publication {
+	if i, known := k.index[key]; known {
+		return k.slots[i].newest
+	}
+	return nil
+}
+
+// offsetOf returns an offset up to which nothing is missing of a key.
+func (k *keyTable) offsetOf(key string) uint64 {
+	if p := k.find(key); p != nil {
+		return p.Offset
+	}
+	return k.low
+}
+
+// hasValue reports whether a key has a value.
+func (k *keyTable) hasValue(key string) bool {
+	p := k.find(key)
+	return p != nil && !p.Removed
+}
+
+// between returns the publications after one offset and up to another, oldest first.
+func (k *keyTable) between(after, upto uint64) []*broker.Publication {
+	var found []*broker.Publication
+	for _, s := range k.slots {
+		if p := s.newest; p != nil && p.Offset > after && p.Offset <= upto {
+			found = append(found, p)
+		}
+	}
+	slices.SortFunc(found, func(a, b *broker.Publication) int { return cmp.Compare(a.Offset, b.Offset) })
+	return found
+}
+
+// values returns the newest values, limit at most, oldest first.
+func (k *keyTable) values(limit int) []*broker.Publication {
+	all := slices.DeleteFunc(k.between(0, 1<<64-1), func(p *broker.Publication) bool { return p.Removed })
+	return all[max(len(all)-limit, 0):]
+}
+
+// olderThan returns the keys whose value was published longer ago than an age. It forgets the
+// removals that were.
+func (k *keyTable) olderThan(age time.Duration, now time.Time) (keys []string) {
+	for _, s := range k.slots {
+		if p := s.newest; p != nil && !p.Removed && now.Sub(p.Time) > age {
+			keys = append(keys, p.Key)
+		}
+	}
+	for len(k.removed) > 0 {
+		oldest := k.removed[0]
+		s := k.slots[oldest.slot]
+		if s.change == oldest.change && now.Sub(s.newest.Time) <= age {
+			break
+		}
+		k.forgetRemoval()
+	}
+	return keys
+}
+
+// oldest returns when the oldest value or removal was published; false: the table is empty.
+func (k *keyTable) oldest() (at time.Time, ok bool) {
+	for _, s := range k.slots {
+		if s.newest != nil && (!ok || s.newest.Time.Before(at)) {
+			at, ok = s.newest.Time, true
+		}
+	}
+	return at, ok
+}
+
+// sizeInTable is what a publication takes in a table, in bytes: its data, its key twice, and the
+// structs around them.
+func sizeInTable(p *broker.Publication) int {
+	return len(p.Data) + 2*len(p.Key) + publicationBytes
+}
