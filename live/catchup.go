@@ -25,12 +25,12 @@ import (
 // Only the goroutine that catches up changes upto, and uses newest, limit and failures, so it
 // needs no lock for them.
 type cursor struct {
-	at      Position // everything up to here was queued for the client
-	upto    uint64   // publications up to here answer the client, and are marked as recovered
-	newest  bool     // what lies before the first publication is no loss for the client
-	gap     bool     // the client must be told of a gap before the next publication
-	skipOld bool     // the topic drops publications: send only the newest
-	held    int      // bytes of the publication that a topic without history keeps for it; see hold
+	at        Position // everything up to here was queued for the client
+	upto      uint64   // publications up to here answer the client, and are marked as recovered
+	newest    bool     // what lies before the first publication is no loss for the client
+	gap       bool     // the client must be told of a gap before the next publication
+	skipOld   bool     // the topic drops publications: send only the newest
+	heldBytes int      // of the publication that a topic without history keeps for the subscription; see hold
 
 	reply     replyFunc     // nil: no reply is due
 	recovered bool          // for reply
@@ -60,14 +60,14 @@ type behindSet struct {
 // true, the caller must start the session's goroutine: it unlocks topic.mu and then calls
 // startCatchUp, or starts catchUp in a new goroutine at once.
 func (ts *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
-	if sub.behind == nil {
+	if sub.cursor == nil {
 		ts.catchingUp.Add(1)
 		sub.topic.countBehind(1)
 	} else {
-		sub.behind.finishReply()
-		c.held = sub.behind.held
+		sub.cursor.finishReply()
+		c.heldBytes = sub.cursor.heldBytes
 	}
-	sub.behind = c
+	sub.cursor = c
 	s := sub.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,10 +93,10 @@ func (set *behindSet) add(sub *subscription) {
 // countBehind counts the subscriptions that catch up: by is 1 for one more, -1 for one less;
 // mu is held.
 func (t *topic) countBehind(by int) {
-	t.behind += by
+	t.behindCount += by
 	if t.feed != nil {
-		t.feed.held = t.behind > 0
-	} else if t.behind == 0 {
+		t.feed.widened = t.behindCount > 0
+	} else if t.behindCount == 0 {
 		t.newest = nil
 	}
 }
@@ -106,9 +106,9 @@ func (t *topic) countBehind(by int) {
 // session may have the bytes of one queue, or one publication. A session that needs more is
 // closed. topic.mu is held.
 func (ts *topics) hold(sub *subscription, bytes int) {
-	s, c := sub.session, sub.behind
-	all := s.newestBytes.Add(int64(bytes - c.held))
-	c.held = bytes
+	s, c := sub.session, sub.cursor
+	all := s.newestBytes.Add(int64(bytes - c.heldBytes))
+	c.heldBytes = bytes
 	if bytes > 0 && all > int64(max(s.server.opts.QueueBytes, bytes)) {
 		s.closeForFullQueue()
 	}
@@ -125,10 +125,10 @@ func (c *cursor) finishReply() {
 // goLive ends the catching up of a subscription. It does nothing if the subscription is live.
 // topic.mu is held.
 func (ts *topics) goLive(sub *subscription) {
-	if sub.behind != nil {
+	if sub.cursor != nil {
 		ts.hold(sub, 0)
-		sub.behind.finishReply()
-		sub.behind = nil
+		sub.cursor.finishReply()
+		sub.cursor = nil
 		if ts.catchingUp.Add(-1) == 0 {
 			ts.shared.clear()
 		}
@@ -173,11 +173,11 @@ func (sub *subscription) canSendFromMemory() bool {
 	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c, feed := sub.behind, t.feed
+	c, feed := sub.cursor, t.feed
 	if c != nil && c.stateReply != nil {
 		return false
 	}
-	return c == nil || feed == nil || feed.keys != nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.low
+	return c == nil || feed == nil || feed.keys != nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
 }
 
 // catchUp sends part after part, for each subscription in turn.
@@ -236,7 +236,7 @@ func (s *Session) nextBehind() *subscription {
 func (s *Session) requeue(sub *subscription) {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
-	if sub.behind == nil {
+	if sub.cursor == nil {
 		return
 	}
 	s.mu.Lock()
@@ -262,7 +262,7 @@ func (s *Session) queuePart(sub *subscription, p *part, ready *outbox.List) (wai
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
 	c := p.cursor
-	if c == nil || sub.behind != c { // replaced, or left
+	if c == nil || sub.cursor != c { // replaced, or left
 		return nil
 	}
 	if p.sweep != nil && p.sweep.isLost(sub.topic.feed) {

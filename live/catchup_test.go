@@ -19,21 +19,21 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// slowHost starts a server whose clients' queues are soon full, and keeps so much of every topic.
+// slowHost starts a server whose clients' queues are soon full. history is how many publications
+// every topic keeps.
 func slowHost(t testing.TB, opts live.Options, rules live.TopicOptions) *livetest.Host {
 	opts.QueueSize, opts.QueueBytes = 16, 16<<10
 	opts.Topics = func(string) live.TopicOptions { return rules }
 	return livetest.Hosting{Buffer: 8 << 10}.Start(t, livetest.Open(opts))
 }
 
-// slowPeer is a client that reads so much in a second.
+// slowPeer connects a client that reads perSecond bytes in a second.
 func slowPeer(h *livetest.Host, t testing.TB, v1 bool, pace int) *livetest.Client {
 	return h.Connect(t, livetest.Dialing{V1: v1, Buffer: 8 << 10, Pace: pace})
 }
 
-// A topic that keeps history may for a while bring more than its clients take: they read on
-// in the history at their own pace. Nobody is closed, nothing is lost, doubled or out of
-// order.
+// On a topic with history more may be published for a while than its clients take. They read on in
+// the history at their own pace. No client is closed, and all publications come once and in order.
 func TestSlowClientsMissNothingOfATopicWithHistory(t *testing.T) {
 	t.Parallel()
 	const clients, pace, size = 50, 20_000, 1000
@@ -41,7 +41,7 @@ func TestSlowClientsMissNothingOfATopicWithHistory(t *testing.T) {
 	keepUp(t, clients, pace, size, perSecond, perSecond*seconds, live.Options{})
 }
 
-// keepUp publishes n numbers, half of which the clients can take meanwhile.
+// keepUp publishes n numbers. Meanwhile the clients can take half of them.
 func keepUp(t *testing.T, clients, pace, size, perSecond, n int, opts live.Options) {
 	opts, sessions := livetest.Connected(opts)
 	h := slowHost(t, opts, live.TopicOptions{History: n})
@@ -73,8 +73,7 @@ func keepUp(t *testing.T, clients, pace, size, perSecond, n int, opts live.Optio
 	}
 }
 
-// With the options as they are by default a client may take nothing for two seconds of a
-// busy topic.
+// With default options a client may take no bytes for two seconds, even on a busy topic.
 func TestStallOfTwoSecondsCostsNothing(t *testing.T) {
 	t.Parallel()
 	const size, perSecond, n = 4000, 500, 1500
@@ -106,7 +105,8 @@ func TestStallOfTwoSecondsCostsNothing(t *testing.T) {
 	})
 }
 
-// Without history, or where the application says so, a client that takes too little is closed.
+// A client that takes too little is closed if the topic has no history, or if the application says
+// so.
 func TestFullQueueClosesWhereThereIsNothingToCatchUpWith(t *testing.T) {
 	t.Parallel()
 	for name, rules := range map[string]live.TopicOptions{
@@ -137,7 +137,8 @@ func TestFullQueueClosesWhereThereIsNothingToCatchUpWith(t *testing.T) {
 	}
 }
 
-// A history that is trimmed faster than the client reads leaves gaps, each in its place.
+// If a history is trimmed faster than the client reads, the client is told of each gap in its
+// place.
 func TestHistoryThatIsTrimmedLeavesAGapInItsPlace(t *testing.T) {
 	t.Parallel()
 	const n = 3000
@@ -163,11 +164,11 @@ func isTrimmed(t *testing.T, v1 bool, n int) {
 		p.Next() // hello
 	}
 	last, gaps := 0, 0
-	told := "" // by a gap frame just before
+	told := "" // the position of a gap frame that has just come
 	for last < n {
 		f := p.Next()
 		if f.Op == "gap" {
-			if told != "" && offsetOf(f.At) <= offsetOf(told) { // more may be lost before a next one is to be had
+			if told != "" && offsetOf(f.At) <= offsetOf(told) { // another gap may follow before the next publication comes
 				t.Errorf("a gap up to %s after one up to %s", f.At, told)
 			}
 			told = f.At
@@ -193,14 +194,14 @@ func isTrimmed(t *testing.T, v1 bool, n int) {
 	}
 }
 
-// offsetOf returns the number of a position.
+// offsetOf returns the offset in a position.
 func offsetOf(at string) int {
 	_, n := livetest.OffsetOf(at)
 	return n
 }
 
-// After the reply to its unsubscribe a client hears nothing of the topic, also when it was
-// catching up.
+// After the reply to its unsubscribe a client hears no more publications of the topic. That holds
+// also if it was catching up.
 func TestUnsubscribedWhileCatchingUpHearsNothing(t *testing.T) {
 	t.Parallel()
 	const rounds, n, size = 15, 100, 1000
@@ -234,7 +235,7 @@ func TestUnsubscribedWhileCatchingUpHearsNothing(t *testing.T) {
 	}
 }
 
-// Nothing runs on for a session that ends while it catches up.
+// When a session ends while it catches up, its goroutines end too.
 func TestEndWhileCatchingUpLeavesNothing(t *testing.T) {
 	noGoroutinesLeft(t)
 	const n, topics = 200, 5
@@ -267,8 +268,8 @@ func TestEndWhileCatchingUpLeavesNothing(t *testing.T) {
 	}
 }
 
-// One client catches up with many topics at once, each in its order, and none waits for the
-// end of another.
+// One client catches up with many topics at once. Each topic is in order, and no topic waits until
+// another is done.
 func TestManyTopicsAreCaughtUpWithAtOnce(t *testing.T) {
 	t.Parallel()
 	const topics, n, size = 100, 30, 500
@@ -311,7 +312,7 @@ func TestManyTopicsAreCaughtUpWithAtOnce(t *testing.T) {
 	}
 }
 
-// moody is a broker whose history is not always to be had.
+// moody is a broker whose history cannot be read at some times.
 type moody struct {
 	*remote
 	fails atomic.Bool
@@ -326,10 +327,10 @@ func (m *moody) Read(ctx context.Context, topic string, after, upto uint64, limi
 	return m.remote.Read(ctx, topic, after, upto, limit)
 }
 
-// While the broker is away a client that catches up waits, and nothing is lost.
+// While the broker is away, a client that catches up waits. No publication is lost.
 func TestCatchingUpWaitsForTheHistory(t *testing.T) {
 	t.Parallel()
-	const n = 1000 // more than a topic holds itself
+	const n = 1000 // more than the feed of a topic holds
 	br := &moody{remote: newRemote()}
 	opts, sessions := livetest.Connected(live.Options{Broker: br})
 	h := slowHost(t, opts, live.TopicOptions{History: 2 * n})
@@ -348,7 +349,7 @@ func TestCatchingUpWaitsForTheHistory(t *testing.T) {
 	}
 }
 
-// The publications of a client itself are left out for it when it catches up, too.
+// A client does not get its own publications while it catches up either.
 func TestExceptHoldsWhileCatchingUp(t *testing.T) {
 	t.Parallel()
 	const n = 200
@@ -374,7 +375,8 @@ func TestExceptHoldsWhileCatchingUp(t *testing.T) {
 	}
 }
 
-// A subscription is answered also if the application ends it before its answer was due.
+// A subscribe is answered even if the application unsubscribes the client before the answer was
+// due.
 func TestSubscriptionThatIsEndedMeanwhileIsAnswered(t *testing.T) {
 	t.Parallel()
 	const n = 300
@@ -404,7 +406,7 @@ func TestSubscriptionThatIsEndedMeanwhileIsAnswered(t *testing.T) {
 	}
 }
 
-// Subscribing again to what is still on its way takes nothing away from it.
+// A client that catches up on a topic may subscribe to it again. It still gets every publication.
 func TestSubscribingAgainWhileCatchingUpLosesNothing(t *testing.T) {
 	t.Parallel()
 	const n = 100
@@ -435,8 +437,8 @@ func TestSubscribingAgainWhileCatchingUpLosesNothing(t *testing.T) {
 	}
 }
 
-// Whatever clients on slow lines do at once: by the positions each can tell that it has had
-// every publication once, in order.
+// Clients with slow connections do many things at once. The positions tell each client that it has
+// had every publication once, in order.
 func TestClientsThatComeAndGoMissNothing(t *testing.T) {
 	t.Parallel()
 	const clients, topics, steps = 12, 3, 25
@@ -479,7 +481,7 @@ type wanderer struct {
 	topics map[string]*walk
 }
 
-// walk is what a wanderer knows of a topic.
+// walk is the state of a wanderer's subscription to one topic.
 type walk struct {
 	at         string // the newest position
 	subscribed bool
@@ -514,7 +516,7 @@ func (w *wanderer) step(topic string) {
 	case !at.subscribed:
 		w.subscribe(topic, at)
 	case rand.IntN(5) == 0:
-		w.p.Say(livetest.Operation("subscribe", w.id, topic)) // again, which changes nothing
+		w.p.Say(livetest.Operation("subscribe", w.id, topic)) // subscribing again changes nothing
 		if f := w.answer(); f.At != at.at {
 			w.t.Errorf("%s, though the client is at %s", f, at.at)
 		}
@@ -556,7 +558,7 @@ func (w *wanderer) subscribe(topic string, at *walk) {
 	at.at = f.At
 }
 
-// follows checks that a position is the one after where the client is.
+// follows checks that a position comes directly after the client's position.
 func (w *wanderer) follows(at *walk, next string) {
 	if offsetOf(next) != offsetOf(at.at)+1 {
 		w.t.Errorf("%s after %s", next, at.at)
@@ -576,7 +578,7 @@ func (w *wanderer) hear(f livetest.Frame) {
 	}
 }
 
-// answer reads to the answer of the last operation.
+// answer reads up to the answer of the last operation.
 func (w *wanderer) answer() *livetest.Frame {
 	for {
 		f := w.p.Next()
@@ -591,7 +593,7 @@ func (w *wanderer) answer() *livetest.Frame {
 	}
 }
 
-// A client that subscribes again while it catches up is told all the same what it has lost.
+// If a client subscribes again while it catches up, it is still told of its gap.
 func TestSubscribingAgainWhileCatchingUpHidesNoGap(t *testing.T) {
 	t.Parallel()
 	const again = 5
@@ -646,7 +648,8 @@ func TestSubscribingAgainWhileCatchingUpHidesNoGap(t *testing.T) {
 	}
 }
 
-// Nothing is lost between what last brings and what follows. 900 come in parts.
+// No publication is lost between the messages of last and the publications that follow. 900
+// messages come in parts.
 func TestLastWhilePublishing(t *testing.T) {
 	for _, last := range []int{3, 400, 900} {
 		t.Run(fmt.Sprint(last), func(t *testing.T) {
@@ -685,13 +688,12 @@ func TestLastWhilePublishing(t *testing.T) {
 	}
 }
 
-// count is hammer from a number on.
+// count publishes numbers from a given number on, until stop is called.
 func count(server *live.Server, topic string, from int) (stop func() (last int)) {
 	return countOn(server, topic, from, new(atomic.Int64))
 }
 
-// countOn is count that tells how far it is: newest is the last number that is published,
-// or about to be.
+// countOn is count, and it stores in newest the number that is published last, or about to be.
 func countOn(server *live.Server, topic string, from int, newest *atomic.Int64) (stop func() (last int)) {
 	var ended atomic.Bool
 	var running sync.WaitGroup
@@ -710,7 +712,7 @@ func countOn(server *live.Server, topic string, from int, newest *atomic.Int64) 
 	}
 }
 
-// holeIn says where numbers do not follow one another.
+// holeIn returns a text that says where numbers do not follow one another, or "".
 func holeIn(data []string) string {
 	for i := 1; i < len(data); i++ {
 		before, _ := strconv.Atoi(data[i-1])
@@ -721,8 +723,8 @@ func holeIn(data []string) string {
 	return ""
 }
 
-// A crowd comes and goes, in every way, while numbers are published. Each of them
-// has every number, once and in order, or is told that it has not.
+// Many clients come and go, in every way, while numbers are published. Each client gets every
+// number once and in order, or is told of a gap.
 func TestResumingWhilePublishing(t *testing.T) {
 	for _, test := range []struct {
 		name     string
@@ -762,7 +764,7 @@ func TestResumingWhilePublishing(t *testing.T) {
 						f.subscribe()
 					case 2:
 						f.c.Send("[" + livetest.UnsubscribeFrom(5, f.topic) + "]")
-						f.c.Drop() // may or may not have arrived
+						f.c.Drop() // the operation may have arrived or not
 						f.c.Rest()
 						f.connect()
 					}
@@ -788,19 +790,19 @@ func TestResumingWhilePublishing(t *testing.T) {
 	}
 }
 
-// follower is a client that keeps account of the numbers it has seen of a topic. A
-// number is its publication's offset.
+// follower is a client that checks the numbers of a topic. The number in a publication is its
+// offset.
 type follower struct {
 	t         testing.TB
 	at        livetest.Endpoint
 	topic     string
-	history   int           // what the topic keeps
+	history   int           // how many publications the topic keeps
 	newest    *atomic.Int64 // see countOn
 	rand      *rand.Rand
 	c         *livetest.Client
 	since     string
 	next      int  // the number that is due; 0: it has not subscribed yet
-	answering bool // what was missed may still come
+	answering bool // missed numbers may still come
 	gaps      int
 }
 
@@ -824,21 +826,21 @@ func (f *follower) subscribe() {
 			f.take(string(m.Data), m.At)
 		}
 	default:
-		f.lose(reply.At, f.next) // what it still has begins after that
+		f.lose(reply.At, f.next) // the history begins after that position
 	}
 	if f.since != reply.At {
 		f.t.Errorf("the reply's position is %s, its last message's %s", reply.At, f.since)
 	}
 }
 
-// goOn makes what follows a position due.
+// goOn moves the follower to a position: the number after it is due.
 func (f *follower) goOn(at string) {
 	_, offset := livetest.OffsetOf(at)
 	f.since, f.next = at, offset+1
 }
 
-// lose takes the word that what comes up to a position is lost. That may be so only if
-// something was missed, and the history has dropped the numbers up to one.
+// lose takes a gap up to a position. The gap is right only if the client has missed numbers, and
+// the history has dropped the numbers up to dropped.
 func (f *follower) lose(at string, dropped int) {
 	f.gaps++
 	if _, offset := livetest.OffsetOf(at); offset < f.next {
@@ -861,7 +863,7 @@ func (f *follower) take(data, at string) {
 	f.goOn(at)
 }
 
-// hear takes the next frame. What was missed comes before what is new.
+// hear takes the next frame. Missed numbers come before new numbers.
 func (f *follower) hear(m livetest.Frame) {
 	switch {
 	case m.Op == "gap" && m.Topic == f.topic:
@@ -889,7 +891,7 @@ func (f *follower) unsubscribe() {
 	}
 }
 
-// readTo reads until the number has come.
+// readTo reads until a number has come.
 func (f *follower) readTo(last int) {
 	f.t.Helper()
 	for f.next <= last {
@@ -900,12 +902,12 @@ func (f *follower) readTo(last int) {
 	}
 }
 
-// catchUpModes have a slow client read on in a topic's history.
+// catchUpModes are the values of Overflow with which a slow client reads on in a topic's history.
 var catchUpModes = map[string]live.Overflow{"default": live.OverflowDefault, "catch up": live.OverflowCatchUp}
 
-// A client on a stalled line stays, whatever is published on topics with history. When
-// its line moves again it hears all that came meanwhile, once and in order, and then what
-// is new.
+// A client with a stalled connection is not closed, however much is published on topics with
+// history. When its connection moves again it gets all that was published meanwhile, once and in
+// order, and then new publications.
 func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 	t.Parallel()
 	const rounds, published = 3, 200 // 800 KB of each topic in a round, with a queue of 64 KB
@@ -934,7 +936,7 @@ func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 				f.line.Resume()
 				for next["a"] < n || next["b"] < n {
 					m := c.Next()
-					if !m.IsPublication() || m.Recovered != nil { // it did not ask
+					if !m.IsPublication() || m.Recovered != nil { // the client has not asked for recovered publications
 						t.Fatalf("got %.100s", m.Raw)
 					}
 					if _, offset := livetest.OffsetOf(m.At); livetest.NumberOf(m.Data) != next[m.Topic] || offset != next[m.Topic]+1 {
@@ -958,7 +960,7 @@ func TestSlowClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 	}
 }
 
-// So does a plain client, which knows of no history.
+// The same holds for a plain client, which knows nothing of histories.
 func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 	t.Parallel()
 	const published = 500
@@ -988,11 +990,12 @@ func TestSlowPlainClientOfATopicWithHistoryMissesNothing(t *testing.T) {
 	}
 }
 
-// What the history has dropped before a slow client could read it is a gap, where it is.
-// After the gap's position nothing is missing, and it is no larger than what was dropped.
+// If the history drops publications before a slow client reads them, the client is told of a gap
+// in their place. After the gap's position no publication is missing, and the gap is not larger
+// than what was dropped.
 func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 	t.Parallel()
-	const history, rounds, published = 50, 3, 1000 // 4 MB in a round, more than is at hand besides the history
+	const history, rounds, published = 50, 3, 1000 // 4 MB in a round, more than the feed holds besides the history
 	for name, mode := range catchUpModes {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -1035,8 +1038,8 @@ func TestSlowClientIsToldWhatTheHistoryHasDropped(t *testing.T) {
 	}
 }
 
-// The same while a client that comes back reads what it missed: the gap comes after the
-// reply and what the server had read until then.
+// The same holds for a client that comes back and reads what it missed. The gap comes after the
+// reply and after the publications that the server had read by then.
 func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 	t.Parallel()
 	const history, more, perSecond = 300, 700, 512 << 10
@@ -1098,15 +1101,15 @@ func TestHistoryThatIsTrimmedWhileAClientComesBack(t *testing.T) {
 					t.Fatalf("%.100s; the client had asked for what came up to %d", m.Raw, history)
 				}
 			}
-			if gaps == 0 { // there may be two: publishing takes a while, in which the client reads on
+			if gaps == 0 { // there may be two gaps, because the client reads on while numbers are published
 				t.Error("no gap, though the history was trimmed")
 			}
 		})
 	}
 }
 
-// A client that is too slow is closed where there is no history to go on from, and where
-// the application says so. With a history it then has the rest when it comes back.
+// A client that is too slow is closed if there is no history to read on in, or if the application
+// says so. With a history it gets the rest when it comes back.
 func TestSlowClientIsClosed(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -1173,7 +1176,7 @@ func TestPublishDoesNotWaitForThoseWhoResume(t *testing.T) {
 	ask := func(p *livetest.Client) { p.Say(livetest.Operation("subscribe", 1, "t", "last", missed)) }
 	first := h.Connect(t, livetest.Dialing{V1: true}).Attend()
 	ask(first)
-	first.Reply(1) // the topic holds as much itself now
+	first.Reply(1) // now the feed of the topic holds as much
 	var peers []*livetest.Client
 	for range clients {
 		p := h.Connect(t, livetest.Dialing{V1: true})

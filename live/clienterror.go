@@ -7,6 +7,19 @@ import (
 	"log/slog"
 )
 
+// ClientError is an error that is sent to a live.v1 client as it is. OnSubscribe, OnPublish and
+// OnRequest return a *ClientError to say more than "forbidden" or "internal".
+type ClientError struct {
+	// Code is for the program. The protocol has codes of its own, such as "forbidden".
+	// docs/protocol.md says what they mean.
+	Code string
+
+	// Message is for a person.
+	Message string
+}
+
+func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }
+
 var (
 	errBadRequest  = &ClientError{"bad_request", "a member is missing or of the wrong kind"}
 	errUnknownOp   = &ClientError{"unknown_op", "there is no such operation"}
@@ -30,7 +43,7 @@ func forbidden(err error) error {
 	return refusedByApp{err}
 }
 
-// clientError returns what a client is told of an error.
+// clientError returns the error that the client is told.
 func (s *Session) clientError(err error) *ClientError {
 	var told *ClientError
 	switch app := err.(type) {
@@ -70,7 +83,7 @@ func (s *Session) clientError(err error) *ClientError {
 	case errors.Is(err, ErrTooManyKeys):
 		return &ClientError{"too_many_keys", "the topic is full"}
 	case errors.Is(err, ErrSessionClosed), s.ctx.Err() != nil:
-		return errUnavailable // nobody will read it
+		return errUnavailable // the session has ended, so no client reads it
 	}
 	s.server.logOfClient(slog.LevelWarn, "live: operation failed", "session", s.id, "err", err)
 	if isTemporary(err) {
@@ -79,8 +92,8 @@ func (s *Session) clientError(err error) *ClientError {
 	return errFailed
 }
 
-// isTemporary reports whether the same operation may succeed a little later. A callback that
-// could not decide in time has not refused.
+// isTemporary reports whether the same operation may succeed a little later. If a callback could not
+// decide in time, it has not refused the client.
 func isTemporary(err error) bool {
 	for _, temporary := range []error{ErrUnavailable, ErrServerClosed, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, temporary) {
@@ -89,16 +102,3 @@ func isTemporary(err error) bool {
 	}
 	return false
 }
-
-// ClientError is an error that is sent to a live.v1 client as it is. OnSubscribe, OnPublish and
-// OnRequest return a *ClientError to say more than "forbidden" or "internal".
-type ClientError struct {
-	// Code is for the program. The protocol has codes of its own, such as "forbidden".
-	// docs/protocol.md says what they mean.
-	Code string
-
-	// Message is for a person.
-	Message string
-}
-
-func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }

@@ -41,7 +41,7 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		if p.Except != "" && sub.session.id == p.Except {
 			continue
 		}
-		if sub.behind != nil {
+		if sub.cursor != nil {
 			if t.feed == nil {
 				ts.hold(sub.subscription, len(p.Data))
 			}
@@ -63,7 +63,7 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		}
 	}
 	ts.writers.Write(&ready)
-	if t.behind > 0 && t.feed == nil {
+	if t.behindCount > 0 && t.feed == nil {
 		t.newest = p
 	}
 	for _, l := range t.listeners {
@@ -126,7 +126,7 @@ func (ts *topics) announceGap(t *topic, before, at Position) {
 	var ready outbox.List
 	for i := range t.subs {
 		sub := &t.subs[i]
-		if sub.wire != wireV1 || sub.behind != nil {
+		if sub.wire != wireV1 || sub.cursor != nil {
 			continue
 		}
 		if t.tag != nil {

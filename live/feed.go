@@ -13,47 +13,48 @@ import (
 //
 // A topic's feed holds the newest position that its subscribers have seen, and the newest
 // publications. A delivery is applied if it follows that position without a hole: its Prev is not
-// newer. If Prev is newer or unknown, something may be missing. Deliveries then wait, and a repair
-// fetches the missing publications from the history. Publications that cannot be had any more are
-// announced to the subscribers as a gap. A repair also begins when the broker says that it may
-// have lost something, and from time to time. See repair.go.
+// newer. If Prev is newer or unknown, a publication may be missing. Deliveries then wait, and a
+// repair fetches the missing publications from the history. If the history has them no more, the
+// subscribers are told of a gap. A repair also begins when the broker says that it may have lost
+// deliveries, and from time to time. See repair.go.
 //
 // A client that comes back with a position reads on from there, in the feed or in the history,
 // until it has reached the newest publication. See catchup.go.
 
 const (
-	// maxRing is how many publications a feed holds itself, besides the broker's history. Most
-	// clients are away for seconds, and find there what they missed. maxRingBytes bounds their
-	// data in bytes. The newest publication is kept whatever its size.
+	// maxRing is how many publications a feed holds in its own ring, besides the broker's history.
+	// Most clients are away for some seconds only, and the ring has all that they missed.
+	// maxRingBytes bounds the data in the ring, in bytes. The newest publication is kept whatever
+	// its size.
 	maxRing      = 256
 	maxRingBytes = 1 << 20
 )
 
-// feed is what a topic with history knows; it is guarded by topic.mu.
+// feed is the state of a topic with history. It is guarded by topic.mu.
 type feed struct {
-	at           Position              // the newest that subscribers have seen
-	low          uint64                // ring has all after this offset
-	ring         []*broker.Publication // oldest first
+	at           Position              // the newest position that subscribers have seen
+	ringAfter    uint64                // ring has all publications after this offset
+	ring         []*broker.Publication // the newest publications, oldest first
 	age          time.Duration         // HistoryAge; 0: for ever
-	inProcess    bool                  // this process has stamped the publications
-	came         []int64               // when those of ring came, on the clock of package clock; nil: age is 0
-	size         int                   // of the ring, at most
-	held         bool                  // a subscription is behind: the ring keeps maxRing for it, if History is less
-	generation   int64                 // differs from that of every other beginning
-	bytes        int                   // of the ring's data
-	complete     bool                  // the ring has all that the history has
-	tail         *tailCall             // to fill the ring; nil: none is under way
-	parked       []*broker.Publication // came while it was not known what is missing before them
+	inProcess    bool                  // this process has set Time of the publications
+	arrivals     []int64               // when the publications of ring came, on the clock of package clock; nil: age is 0
+	size         int                   // how many publications the ring keeps at most
+	widened      bool                  // the ring keeps maxRing publications even if History is less, because a subscription catches up
+	generation   int64                 // changes when the feed begins anew; no two feeds have the same
+	bytes        int                   // of the data in the ring
+	complete     bool                  // the ring has all publications of the history
+	tail         *tailCall             // the call that reads older publications into the ring; nil: there is none
+	parked       []*broker.Publication // deliveries that wait until the feed knows what is missing before them
 	parkedBefore int                   // how many of parked came before the history was last asked
-	overrun      bool                  // some did not fit in parked
+	overrun      bool                  // parked was full, and deliveries were dropped
 	keys         *keyTable             // of a keyed topic, in place of the ring; nil: the topic is not keyed
-	compared     uint64                // of a keyed topic: nothing that the history has up to here is missing
+	compared     uint64                // of a keyed topic: up to this offset the feed lacks nothing that the history has
 	started      bool                  // at is known
-	repair       bool                  // a repair is under way, or begins
-	rerun        bool                  // another repair must follow it
-	rounds       int                   // repairs that followed one another at once
-	watch        *time.Timer           // of the next comparison; nil: the broker in memory loses nothing
-	checks       int                   // comparisons that were due so far, the next one included
+	repair       bool                  // a repair is under way, or about to begin
+	rerun        bool                  // another repair must follow the repair that is under way
+	rounds       int                   // how many repairs have followed one another without a pause
+	watch        *time.Timer           // for the next comparison; nil: a broker in this process loses nothing
+	checks       int                   // comparisons so far, with the one that watch waits for
 }
 
 func newFeed(o TopicOptions) *feed {
@@ -68,12 +69,12 @@ func newFeed(o TopicOptions) *feed {
 	return f
 }
 
-// reset has a feed begin anew at a position.
+// reset makes a feed begin anew at a position, with an empty ring.
 func (ts *topics) reset(feed *feed, at Position) {
 	feed.generation = ts.generations.Add(1)
-	feed.at, feed.low = at, at.Offset
+	feed.at, feed.ringAfter = at, at.Offset
 	clear(feed.ring)
-	feed.ring, feed.came, feed.complete, feed.bytes = feed.ring[:0], feed.came[:0], false, 0
+	feed.ring, feed.arrivals, feed.complete, feed.bytes = feed.ring[:0], feed.arrivals[:0], false, 0
 	if feed.keys != nil {
 		feed.keys, feed.compared = newKeyTable(at.Offset), at.Offset
 	}
@@ -90,8 +91,8 @@ func (f *feed) indexAfter(offset uint64) int {
 	return i
 }
 
-// startOf returns the offset after which the newest publications come, n at most, of a page
-// and the ring that it reaches into.
+// startOf joins a page of older publications with the ring, and takes the newest n of them, or all
+// if there are fewer. It returns the offset before the first of these.
 func (f *feed) startOf(page []*broker.Publication, n int) uint64 {
 	all := slices.Clone(page)
 	end := f.at.Offset + 1
@@ -108,8 +109,8 @@ func (f *feed) startOf(page []*broker.Publication, n int) uint64 {
 	return all[0].Offset - 1
 }
 
-// indexOfLast returns the index in the ring of the first of the last n publications that
-// have not expired.
+// indexOfLast takes the last n publications of the ring, and leaves out those that have expired.
+// It returns the index of the first that is left.
 func (f *feed) indexOfLast(n int) int {
 	i := max(len(f.ring)-n, 0)
 	for i < len(f.ring) && f.expired(i) {
@@ -118,28 +119,29 @@ func (f *feed) indexOfLast(n int) int {
 	return i
 }
 
-// reaches reports whether the ring has the newest n publications, or all that there are.
+// reaches reports whether the ring has the newest n publications, or all if there are fewer.
 func (f *feed) reaches(n int) bool {
-	return len(f.ring) >= n || f.complete || f.low == 0
+	return len(f.ring) >= n || f.complete || f.ringAfter == 0
 }
 
 // joins reports whether a page of the newest publications reaches the ring without a hole.
 func (f *feed) joins(page broker.Page) bool {
-	return page.Epoch == f.at.Epoch && page.Upto >= f.low
+	return page.Epoch == f.at.Epoch && page.Upto >= f.ringAfter
 }
 
-// warm puts the publications of an answer in front of the ring, which the answer joins. The ring
-// grows to as many as clients ask for, if the history has them and maxRingBytes allows it.
+// warm puts the older publications of an answer in front of the ring. The caller has checked with
+// joins that they follow one another without a hole. The ring grows to as many publications as
+// clients ask for, if the history has them and maxRingBytes allows it.
 func (f *feed) warm(call *tailCall) {
 	older := call.page.Publications
-	for len(older) > 0 && older[len(older)-1].Offset > f.low {
+	for len(older) > 0 && older[len(older)-1].Offset > f.ringAfter {
 		older = older[:len(older)-1]
 	}
 	f.size = max(f.size, min(call.limit, len(call.page.Publications)))
 	f.complete = len(call.page.Publications) < call.limit && !cutForSize(call.page)
 	if len(older) > 0 {
-		f.low = older[0].Offset - 1
-		f.noteOlder(older)
+		f.ringAfter = older[0].Offset - 1
+		f.noteArrivals(older)
 	}
 	for _, p := range older {
 		f.bytes += len(p.Data)
@@ -152,16 +154,16 @@ func (f *feed) warm(call *tailCall) {
 func (f *feed) push(p *broker.Publication) {
 	f.ring = append(f.ring, p)
 	if f.age > 0 {
-		f.came = append(f.came, f.cameAt(p, clock.Now()))
+		f.arrivals = append(f.arrivals, f.ageFrom(p, clock.Now()))
 	}
 	f.bytes += len(p.Data)
 	f.trim()
 }
 
-// trim drops what does not fit in the ring.
+// trim drops the oldest publications that do not fit in the ring.
 func (f *feed) trim() {
 	size := f.size
-	if f.held {
+	if f.widened {
 		size = max(size, maxRing)
 	}
 	drop := max(len(f.ring)-size, 0)
@@ -175,54 +177,54 @@ func (f *feed) trim() {
 	if drop == 0 {
 		return
 	}
-	f.low = f.ring[drop-1].Offset
+	f.ringAfter = f.ring[drop-1].Offset
 	clear(f.ring[:drop])
 	f.ring = f.ring[drop:] // append moves the rest when as much memory lies before it
 	if f.age > 0 {
-		f.came = f.came[drop:]
+		f.arrivals = f.arrivals[drop:]
 	}
-	f.complete = false // the history may still have it
+	f.complete = false // the history may still have what was dropped here
 }
 
-// A publication's Time is by the clock of the node that stored it. That clock may be wrong by
-// hours, or be set meanwhile, so it is not compared with the clock of this node. A publication's
-// age is counted here, from when it came, or at the latest from when a publication came that
-// follows it.
+// A publication's Time comes from the clock of the node that stored it. That clock may be wrong by
+// hours, or may be set meanwhile. So it is not compared with the clock of this node. This node
+// counts a publication's age from the time at which the publication came. If it does not know that
+// time, it counts from the time at which a later publication came.
 
-// cameAt returns the time from which the age of a publication is counted. latest is a time at
-// which it had come already.
-func (f *feed) cameAt(p *broker.Publication, latest int64) int64 {
+// ageFrom returns the time from which the age of a publication is counted. The publication came at
+// latest or before.
+func (f *feed) ageFrom(p *broker.Publication, latest int64) int64 {
 	if f.inProcess { // Time has a monotonic reading, of this process
 		return clock.Now() - int64(time.Since(p.Time))
 	}
 	return latest
 }
 
-// noteOlder notes when the publications came that are about to be put in front of the ring.
-func (f *feed) noteOlder(older []*broker.Publication) {
+// noteArrivals notes when older publications came. The caller then puts them in front of the ring.
+func (f *feed) noteArrivals(older []*broker.Publication) {
 	if f.age == 0 {
 		return
 	}
 	latest := clock.Now()
-	if len(f.came) > 0 {
-		latest = f.came[0]
+	if len(f.arrivals) > 0 {
+		latest = f.arrivals[0]
 	}
-	came := make([]int64, 0, len(older)+len(f.came))
+	arrivals := make([]int64, 0, len(older)+len(f.arrivals))
 	for _, p := range older {
-		came = append(came, f.cameAt(p, latest))
+		arrivals = append(arrivals, f.ageFrom(p, latest))
 	}
-	f.came = append(came, f.came...)
+	f.arrivals = append(arrivals, f.arrivals...)
 }
 
-// cameBy returns a time at which the publication at an offset had come already.
-func (f *feed) cameBy(offset uint64) int64 {
-	if i := f.indexAfter(offset - 1); i < len(f.came) {
-		return f.came[i]
+// arrivedBy returns a time. The publication at this offset came then or before.
+func (f *feed) arrivedBy(offset uint64) int64 {
+	if i := f.indexAfter(offset - 1); i < len(f.arrivals) {
+		return f.arrivals[i]
 	}
 	return clock.Now()
 }
 
 // expired reports whether a publication of the ring is older than HistoryAge.
 func (f *feed) expired(index int) bool {
-	return f.age > 0 && clock.Now()-f.came[index] > int64(f.age)
+	return f.age > 0 && clock.Now()-f.arrivals[index] > int64(f.age)
 }

@@ -10,54 +10,54 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// The broker has to read the part of a history that is not in a feed's ring, perhaps from a disk
-// that all share. A hostile client asks without end, for topics that no other session has. So each
-// question counts for its client's rate, a session has one question at a time, and few questions
-// are under way at once. Of the sessions that wait, the session that has asked least in the last
-// minutes comes first. Reads have a gate, and lookups, which are cheaper, have another.
+// If a part of a history is not in a feed's ring, the broker has to read it, perhaps from a disk
+// that all sessions share. A hostile client asks without end, for topics that no other session has.
+// So each question counts for its client's rate, a session has one question at a time, and few
+// questions are under way at once. Of the sessions that wait, the session that has asked least in
+// the last minutes comes first. Reads have one gate. Lookups are cheaper, and have another gate.
 
 const (
-	// maxReads is how many reads of the broker's history are under way at once on behalf of
-	// sessions. Four hide a round trip. A session that is next waits for one of four to end.
+	// maxReads is how many reads of the broker's history are under way at once for sessions. Four
+	// hide a round trip. The session that is next waits until one of the four ends.
 	maxReads = 4
 
-	// maxLookups is the same for lookups, which ask where a topic's history ends.
+	// maxLookups is the same for lookups. A lookup asks where a topic's history ends.
 	maxLookups = 4
 
-	// questionUnits is what a read counts for a client's rate of answers, besides what is sent: with
-	// the default InboundRate a client may have 50 in a second, and as many at once when it comes
-	// back after it was away. lookupUnits is the same for a lookup that a client asks for by a
-	// position or a history.
+	// questionUnits is how many units a read counts for a client's rate of answers. The bytes that
+	// are sent count besides. With the default InboundRate a client may have 50 reads in a second,
+	// and as many at once when it comes back after it was away. lookupUnits is the same for a lookup
+	// for a client that asks for a position or a history.
 	questionUnits = 20
 	lookupUnits   = 5
 
-	// questionWeight is for how long a question counts when sessions wait. A page asks for a few
-	// topics when it is opened, and comes before whoever has asked more in the last minutes. No
-	// session waits longer than maxWeight for those that come later.
+	// questionWeight is how long a question counts when sessions wait. A page asks for a few topics
+	// when it is opened. It comes before sessions that have asked more in the last minutes. No
+	// session waits longer than maxWeight for sessions that apply later.
 	questionWeight = int64(10 * time.Second)
 	maxWeight      = 60 * questionWeight
 )
 
 // gate lets sessions ask the broker.
 type gate struct {
-	until func(s *Session) *int64 // the time until which the questions of a session count; guarded by mu
+	countsUntil func(s *Session) *int64 // the time until which the questions of a session count; guarded by mu
 
-	mu      sync.Mutex // guards what follows; no other lock is taken under it
-	free    int        // how many more may ask
-	waiting []*pass    // in the order in which they came
+	mu      sync.Mutex // guards the fields below; no other lock is taken under it
+	places  int        // how many more questions may be under way
+	waiting []*pass    // in the order in which they were applied for
 	asking  map[*Session]bool
 }
 
-// pass is what a session needs for a question.
+// pass is the right to ask one question. A session applies for it, and waits until it is granted.
 type pass struct {
 	gate    *gate
-	session *Session // nil: the server itself asks
-	turn    int64    // the time when it applied, or until which the session's questions count, if that is later; guarded by gate.mu
-	granted chan struct{}
+	session *Session      // nil: the server itself asks
+	turn    int64         // see gate.turn; the smallest comes first; guarded by gate.mu
+	granted chan struct{} // closed when the question may be asked
 }
 
-func newGate(most int, until func(*Session) *int64) *gate {
-	return &gate{until: until, free: most, asking: make(map[*Session]bool)}
+func newGate(most int, countsUntil func(*Session) *int64) *gate {
+	return &gate{countsUntil: countsUntil, places: most, asking: make(map[*Session]bool)}
 }
 
 func newReadGate() *gate {
@@ -68,7 +68,7 @@ func newLookupGate() *gate {
 	return newGate(maxLookups, func(s *Session) *int64 { return &s.lookupUntil })
 }
 
-// apply has the session wait for its turn. The caller must call await.
+// apply puts the session into the queue. The caller must then call await.
 func (g *gate) apply(s *Session) *pass {
 	p := &pass{gate: g, session: s, granted: make(chan struct{})}
 	g.mu.Lock()
@@ -79,7 +79,8 @@ func (g *gate) apply(s *Session) *pass {
 	return p
 }
 
-// await returns when the session may ask; the caller then must call leave. The error is ctx's.
+// await waits until the session may ask. The caller must call leave after the question. If ctx ends
+// first, await returns the error of ctx, and leave must not be called.
 func (p *pass) await(ctx context.Context) error {
 	select {
 	case <-p.granted:
@@ -104,23 +105,24 @@ func (p *pass) leave() {
 	p.gate.end(p)
 }
 
-// hasten moves a question forward to the turn of another session that waits for the answer too.
+// hasten is called when another session waits for the same answer. If the turn of that session comes
+// earlier, the question takes it.
 func (p *pass) hasten(s *Session) {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	p.turn = min(p.turn, p.gate.turn(s))
 }
 
-// end frees the place of a pass; mu is held.
+// end makes the place of a pass free for another; mu is held.
 func (g *gate) end(p *pass) {
-	g.free++
+	g.places++
 	delete(g.asking, p.session)
 	g.admit()
 }
 
-// admit grants as many passes as there are places; mu is held.
+// admit grants passes until all places are taken; mu is held.
 func (g *gate) admit() {
-	for g.free > 0 {
+	for g.places > 0 {
 		next := -1
 		for i, p := range g.waiting {
 			if !g.asking[p.session] && (next < 0 || p.turn < g.waiting[next].turn) {
@@ -132,23 +134,24 @@ func (g *gate) admit() {
 		}
 		p := g.waiting[next]
 		g.waiting = slices.Delete(g.waiting, next, next+1)
-		g.free--
+		g.places--
 		if s := p.session; s != nil {
 			g.asking[s] = true
-			*g.until(s) = min(g.turn(s)+questionWeight, clock.Now()+maxWeight)
+			*g.countsUntil(s) = min(g.turn(s)+questionWeight, clock.Now()+maxWeight)
 		}
 		close(p.granted)
 	}
 }
 
-// turn returns, as a time, the place of a session that applies now among the sessions that wait.
-// nil stands for the server itself. mu is held.
+// turn returns a time: the place in the queue of a session that applies now. It is now, or the time
+// until which the session's questions count, if that is later. A nil session stands for the server
+// itself. mu is held.
 func (g *gate) turn(s *Session) int64 {
 	now := clock.Now()
 	if s == nil {
 		return now
 	}
-	return max(*g.until(s), now)
+	return max(*g.countsUntil(s), now)
 }
 
 // read calls ask when it is the session's turn. ask reads the broker's history. A nil session

@@ -48,8 +48,8 @@ func TestFewReadsAtOnceAndOneOfASession(t *testing.T) {
 	passes[0].leave()
 	wantGranted(t, "when a has read", passes, true, true, true, true)
 	passes[1].leave()
-	if g.free != 2 || len(g.waiting) != 0 || len(g.asking) != 0 {
-		t.Errorf("in the end %d are free, %d wait, %d read", g.free, len(g.waiting), len(g.asking))
+	if g.places != 2 || len(g.waiting) != 0 || len(g.asking) != 0 {
+		t.Errorf("in the end there are %d places, %d wait, %d read", g.places, len(g.waiting), len(g.asking))
 	}
 }
 
@@ -139,7 +139,7 @@ func TestWhoGivesUpWaitingLeavesNothing(t *testing.T) {
 	if late != nil {
 		late.leave()
 	}
-	if g.free != 1 || len(g.waiting) != 0 || len(g.asking) != 0 {
-		t.Errorf("in the end %d are free, %d wait, %d read", g.free, len(g.waiting), len(g.asking))
+	if g.places != 1 || len(g.waiting) != 0 || len(g.asking) != 0 {
+		t.Errorf("in the end there are %d places, %d wait, %d read", g.places, len(g.waiting), len(g.asking))
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/livetopic/livetopic/live/internal/inbox"
 )
 
-// Refusals of a handshake that are known beforehand.
+// These are the refusals of a handshake whose text does not depend on the request.
 var (
 	errMethod          = &refusal{http.StatusBadRequest, "websocket: the method must be GET"}
 	errHTTP1           = &refusal{http.StatusUpgradeRequired, "websocket: HTTP/1.1 is needed"}
@@ -31,7 +31,7 @@ var (
 	errInternal   = &refusal{http.StatusInternalServerError, "internal error"}
 )
 
-// retryAfter is what a refused client that may come back is told, in seconds.
+// retryAfter is the time after which a refused client may come back, in seconds.
 const retryAfter = "5"
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
@@ -49,9 +49,9 @@ func (s *Server) noteRefusal(r *http.Request, err error) {
 // accept takes a client through the handshake, cheapest check first, and begins its session.
 // It has answered w when it returns.
 //
-// What needs much stack is in functions that have returned when the connection is taken over:
-// net/http's own part of that is deep, and the stack would have to grow for it. That means
-// copying it: 4 % of a handshake's cost.
+// net/http needs much stack when the connection is taken over. If accept had much on its stack by
+// then, the stack would have to grow. That means copying it, which is 4 % of a handshake's cost. So
+// code that needs much stack is in functions that have returned before.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := checkRequest(r); err != nil {
 		return refuse(w, err)
@@ -75,7 +75,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := sess.identify(r); err != nil {
 		return refuse(w, err)
 	}
-	if !hijackable(w) { // after OnAuth, which can so be tried with a ResponseRecorder of httptest
+	if !hijackable(w) { // after OnAuth, so that a test of OnAuth can use a ResponseRecorder of httptest
 		return refuse(w, errNotHijackable)
 	}
 	conn, ahead, err := switchProtocols(w, sess.agree(r))
@@ -89,7 +89,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// identify asks the application who the client is.
+// identify asks the application for the client's value, its user and the session's ID.
 func (sess *Session) identify(r *http.Request) error {
 	s := sess.server
 	var err error
@@ -110,7 +110,8 @@ func (sess *Session) identify(r *http.Request) error {
 	return nil
 }
 
-// agree chooses how to speak with the client, and returns the answer's headers that say so.
+// agree chooses the subprotocol and the compression. It returns the headers of the answer, which
+// tell the client.
 func (sess *Session) agree(r *http.Request) headers {
 	own := make(headers, 0, 10)
 	own = append(own, "Upgrade", "websocket", "Connection", "Upgrade",
@@ -128,8 +129,8 @@ func (sess *Session) agree(r *http.Request) headers {
 	return own
 }
 
-// open makes the session's ways to and from its client. Nothing of net/http's is kept: the
-// handler returns, and its buffers and goroutine with it.
+// open makes the session's outbox and inbox. They keep nothing of net/http's. So when the handler
+// returns, its goroutine ends and its buffers are freed.
 func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) {
 	s := sess.server
 	sess.out.Init(s.writers, conn, (*writing)(sess))
@@ -149,14 +150,14 @@ func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) 
 	sess.ctx, sess.cancel = context.WithCancel(context.WithoutCancel(request))
 }
 
-// begin has the session heard, and OnConnect called.
+// begin makes the session one of the server's, starts its reader, and has OnConnect called.
 func (s *Server) begin(sess *Session, began time.Time) {
 	if s.opts.OnConnect == nil {
 		s.add(sess, began)
 	} else {
 		sess.connecting = true
-		sess.inbound.working = true // until OnConnect has returned: messages wait,
-		sess.calls.Lock()           // and OnClose does
+		sess.inbound.working = true // messages wait until OnConnect has returned
+		sess.calls.Lock()           // OnClose waits too
 		s.add(sess, began)
 		s.workers.run(sess)
 	}
@@ -181,7 +182,7 @@ func refuse(w http.ResponseWriter, err error) error {
 	return err
 }
 
-// checkRequest is the server's part of RFC 6455, section 4.2.1.
+// checkRequest checks a handshake as RFC 6455, section 4.2.1, says.
 func checkRequest(r *http.Request) error {
 	switch {
 	case r.Method != http.MethodGet:
@@ -218,8 +219,9 @@ func validKey(keys []string) bool {
 }
 
 // Token returns the token with which a client signs in. It is for OnAuth. The token is the
-// bearer token of the Authorization header. A page cannot set that header, so it offers a
-// subprotocol "live.token." followed by the token in base64url. "" says that there is no token.
+// bearer token of the Authorization header. A page cannot set that header. So it offers a
+// subprotocol: "live.token." followed by the token in base64url. Token returns "" if there is no
+// token.
 func Token(r *http.Request) string {
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)
@@ -237,7 +239,8 @@ func Token(r *http.Request) string {
 	return ""
 }
 
-// authenticate calls OnAuth. The errors it returns are safe to show.
+// authenticate calls OnAuth. If OnAuth panics or takes too long, the error wraps the refusal for
+// that.
 func (s *Server) authenticate(r *http.Request) (value any, err error) {
 	if s.opts.OnAuth == nil {
 		return nil, nil

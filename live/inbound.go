@@ -12,37 +12,38 @@ import (
 	"github.com/livetopic/livetopic/live/internal/inbox"
 )
 
-// The way in. One goroutine of a session reads frames. It never runs the application's code, so
-// it sees pings, close frames and the end of the connection at once. Messages wait in the
+// This file is the way in. One goroutine of a session reads frames. It never runs the application's
+// code, so it sees pings, close frames and the end of the connection at once. Messages wait in the
 // session's inbox for another goroutine, which exists only while there are messages. When the
 // inbox is full, or the client is over InboundRate, the reader pauses, and TCP makes the client
 // wait. That time does not count as silence of the client.
 
 // inbound holds the messages that a session has read and not yet handled.
 type inbound struct {
-	mu      sync.Mutex // guards what follows; no other lock is taken under it
+	mu      sync.Mutex // guards the fields below, except those of the reader; no other lock is taken under it
 	first   *inbox.Message
 	last    *inbox.Message
-	waiting int           // messages that wait
-	bytes   int           // the same, in bytes
-	inWork  int           // bytes of the message that is being dealt with; 0: none is
-	working bool          // a goroutine deals with messages, or with OnConnect
-	ended   bool          // nothing is dealt with any more
-	space   chan struct{} // closed when messages were dealt with; nil: the reader does not wait
-	idle    chan struct{} // closed when all were; nil: nobody waits for it
+	waiting int           // how many messages wait
+	bytes   int           // of the messages that wait
+	inWork  int           // bytes of the message that is being handled; 0: there is none
+	working bool          // a goroutine handles messages, or calls OnConnect
+	ended   bool          // no message is handled any more
+	space   chan struct{} // closed when a message was handled; nil: the reader does not wait
+	idle    chan struct{} // closed when all messages were handled; nil: nobody waits for it
 
-	received  limiter // what the client sent
-	uncounted int     // bytes of it that are not counted yet; the reader's alone
-	prepaid   int     // bytes that were counted and pay for reads to come; the reader's alone
-	answered  limiter // the history that it asked for
+	received  limiter // counts the client's messages, reads and operations
+	answered  limiter // counts the history that the client asked for
+	uncounted int     // received bytes that make no whole unit yet; only the reader uses it
+	prepaid   int     // counted bytes that pay for later reads; only the reader uses it
 }
 
 // leaveGrace is how long callbacks may go on with messages that a client sent before it
-// left; then their context ends. A page may publish and close at once, so this must not be
+// left. Then their context ends. A page may publish and close at once, so this must not be
 // 0. It also bounds how long a callback runs for a client that has gone.
 const leaveGrace = 500 * time.Millisecond
 
-// reading is a Session as its reader sees it (inbox.Handler): users of Session do not.
+// reading is a Session with the methods that its reader needs (inbox.Handler). Users of Session do
+// not see them.
 type reading Session
 
 func (r *reading) Ping(payload []byte) { r.out.Pong(payload) }
@@ -70,7 +71,7 @@ func (s *Session) read() {
 	}
 }
 
-// take puts a message into the inbox, and waits while that is full.
+// take puts a message into the inbox, and then waits until there is space for another.
 func (s *Session) take(m *inbox.Message) {
 	in := &s.inbound
 	in.mu.Lock()
@@ -97,7 +98,7 @@ func (s *Session) take(m *inbox.Message) {
 
 // admit waits until there is space in the inbox for one more message, which
 // has grown to size bytes so far. A message of any size is admitted if the inbox is empty and
-// none is being dealt with. The message that is being dealt with counts only against a large
+// no message is being handled. The message that is being handled counts only against a large
 // message (size > 0). So the reader goes on to see pings while a callback takes its time.
 func (s *Session) admit(size int) {
 	in := &s.inbound
@@ -124,8 +125,8 @@ func (s *Session) admit(size int) {
 	}
 }
 
-// awaitSpace waits until a message was dealt with. A client that leaves meanwhile is not read,
-// so the kernel is asked.
+// awaitSpace waits until a message was handled. Meanwhile the connection is not read. So the kernel
+// is asked whether the client has left.
 func (s *Session) awaitSpace(space <-chan struct{}) {
 	patience := time.NewTimer(leaveGrace)
 	defer patience.Stop()
@@ -140,7 +141,7 @@ func (s *Session) awaitSpace(space <-chan struct{}) {
 
 var errLeft = errors.New("live: connection lost while messages of the client waited")
 
-// full says what admit waits for; mu is held.
+// full reports whether admit has to wait; mu is held.
 func (in *inbound) full(size int, o *Options) bool {
 	if in.waiting > 0 && (in.waiting >= o.InboxSize || in.bytes > o.InboxBytes) {
 		return true
@@ -149,14 +150,14 @@ func (in *inbound) full(size int, o *Options) bool {
 	return size > 0 && held > 0 && held+size > o.InboxBytes
 }
 
-// maxPrepaid bounds how many reads to come are paid for. A large piece is read in several
-// reads, and the last may bring little.
+// maxPrepaid bounds how many later reads are paid for: eight. A large piece takes several reads,
+// and the last read may bring little.
 const maxPrepaid = 8 * inboundUnit
 
-// unpaidReads returns how many units reads count for, beside what they brought. A read counts
-// for one unit, because it costs about as much as a frame: a client may send a byte at a
-// time. A frame in it, or a kilobyte, pays for it, so that it makes no difference to a client
-// that sends as much, or less than 1,000 times a second.
+// unpaidReads returns how many units the reads themselves count for. A client may send a byte at a
+// time, and a read costs about as much as a frame. So each read counts for one unit. A frame that it
+// brings pays for it, and so does a kilobyte. So nothing changes for a client whose reads bring that
+// much, or that causes less than 1,000 reads in a second (the default InboundRate).
 func (in *inbound) unpaidReads(reads, frames, bytes int) int {
 	in.prepaid += (frames-reads)*inboundUnit + bytes
 	unpaid := max(0, (inboundUnit-1-in.prepaid)/inboundUnit)
@@ -164,11 +165,11 @@ func (in *inbound) unpaidReads(reads, frames, bytes int) int {
 	return unpaid
 }
 
-// charge counts what was read, and waits while the client is over its rate.
+// charge counts frames and bytes that were read, and waits while the client is over its rate.
 func (s *Session) charge(frames, bytes int) {
 	s.inbound.uncounted += bytes
 	units := frames + s.inbound.uncounted/inboundUnit
-	s.inbound.uncounted %= inboundUnit // kept, or who sends a little at a time would pay nothing
+	s.inbound.uncounted %= inboundUnit // else a client that sends a little at a time would pay nothing
 	if wait := s.owes(&s.inbound.received, units); wait > 0 {
 		s.in.Pause()
 		sleep(s.ctx, wait)
@@ -201,7 +202,7 @@ func (s *Session) throttle() {
 	}
 }
 
-// payForAnswer counts what a client was sent of a history that it asked for.
+// payForAnswer counts the bytes of a history that the client asked for and was sent.
 func (s *Session) payForAnswer(bytes int) {
 	if s.compressed {
 		s.pay(bytes, deflatedUnit)
@@ -210,16 +211,16 @@ func (s *Session) payForAnswer(bytes int) {
 	}
 }
 
-// pay counts one unit, and one more for so many bytes, and waits while the client is over its
-// rate of answers.
-func (s *Session) pay(bytes, unit int) {
-	if wait := s.owes(&s.inbound.answered, 1+bytes/unit); wait > 0 {
+// pay counts one unit, and one more for every bytesPerUnit bytes. It waits while the client is over
+// its rate of answers.
+func (s *Session) pay(bytes, bytesPerUnit int) {
+	if wait := s.owes(&s.inbound.answered, 1+bytes/bytesPerUnit); wait > 0 {
 		sleep(s.ctx, wait)
 	}
 }
 
-// work calls OnConnect, of a session that has just begun, and deals with messages, in
-// order, until there are none.
+// work calls OnConnect if the session has just begun. Then it handles the messages in order, until
+// there are none.
 func (s *Session) work() {
 	defer s.server.running.Done() // also if a callback ends its goroutine
 	if s.connecting {
@@ -232,21 +233,21 @@ func (s *Session) work() {
 	}
 }
 
-// sizeOf is what a message counts for in the inbox: an empty one counts too.
+// sizeOf returns the bytes that a message counts for in the inbox. An empty message counts too.
 func sizeOf(m *inbox.Message) int { return len(m.Data) + 1 }
 
-// nextMessage returns the next message to deal with. nil: there is none, and the goroutine
-// ends.
+// nextMessage returns the next message to handle. It returns nil if there is none. The goroutine
+// then ends.
 func (s *Session) nextMessage() *inbox.Message {
 	in := &s.inbound
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.inWork = 0
-	closeAll(&in.space)
+	wakeAll(&in.space)
 	m := in.first
 	if m == nil {
 		in.working = false
-		closeAll(&in.idle)
+		wakeAll(&in.idle)
 		return nil
 	}
 	in.first = m.Next
@@ -260,26 +261,26 @@ func (s *Session) nextMessage() *inbox.Message {
 	return m
 }
 
-// closeAll wakes whoever waits at a channel.
-func closeAll(ch *chan struct{}) {
+// wakeAll closes a channel, if there is one, and so wakes all goroutines that wait for that.
+func wakeAll(ch *chan struct{}) {
 	if *ch != nil {
 		close(*ch)
 		*ch = nil
 	}
 }
 
-// endInbound drops what has not been dealt with.
+// endInbound drops the messages that were not handled yet.
 func (s *Session) endInbound() {
 	in := &s.inbound
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.ended = true
 	in.first, in.last = nil, nil
-	closeAll(&in.space)
-	closeAll(&in.idle)
+	wakeAll(&in.space)
+	wakeAll(&in.idle)
 }
 
-// awaitWork waits until what the client has sent was dealt with, for leaveGrace at most.
+// awaitWork waits until all messages of the client were handled, for leaveGrace at most.
 func (s *Session) awaitWork() {
 	in := &s.inbound
 	in.mu.Lock()
@@ -326,7 +327,7 @@ func (s *Session) inflate(m *inbox.Message) error {
 	if !m.Compressed {
 		return nil
 	}
-	before := len(m.Data) // which was counted when it was read
+	before := len(m.Data) // these bytes were counted when they were read
 	cost, err := m.Inflate(s.server.opts.ReadLimit)
 	if err != nil {
 		return err
@@ -337,8 +338,8 @@ func (s *Session) inflate(m *inbox.Message) error {
 	return nil
 }
 
-// longestPing is how long a message may be in which the reader looks for a ping: a ping with spaces
-// around it fits, and a ping that compression has made longer.
+// longestPing bounds the messages in which the reader looks for a ping, in bytes. A ping with spaces
+// around it fits, and so does a ping that compression has made longer.
 const longestPing = 32
 
 // isPing reports whether a message is a ping of live.v1. The reader answers it, so that a
@@ -352,7 +353,7 @@ func (s *Session) isPing(m *inbox.Message) bool {
 		err := s.inflate(m)
 		s.in.Resume()
 		if err != nil {
-			return false // it ends the session in its turn
+			return false // receive gets the same error in its turn, and ends the session
 		}
 	}
 	return string(bytes.TrimSpace(m.Data)) == ping
@@ -402,7 +403,7 @@ func (s *Session) readEnded(err error) {
 	if frames, _ := s.out.Queued(); frames > 0 || !connectionBroke(err) {
 		shut := s.out.Shut()
 		s.in.Drain()
-		<-shut // a peer that has said all it had to may still listen
+		<-shut // a peer that sends nothing more may still read
 	}
 	s.out.Kill()
 	s.server.readEnded(s)

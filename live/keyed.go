@@ -286,7 +286,7 @@ func (ts *topics) restartTable(t *topic, at Position, all []*broker.Publication)
 	t.feed.fillTable(all)
 	for i := range t.subs {
 		sub := t.subs[i].subscription
-		if sub.behind != nil {
+		if sub.cursor != nil {
 			continue // its next part finds out
 		}
 		c := &cursor{at: Position{Epoch: at.Epoch}, gap: true, sweep: t.feed.sweepAll()}
@@ -357,7 +357,7 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) er
 // nextKeys makes the next part of a subscription to a keyed topic. It unlocks the topic, which is
 // locked before.
 func (ts *topics) nextKeys(s *Session, sub *subscription) part {
-	t, c := sub.topic, sub.behind
+	t, c := sub.topic, sub.cursor
 	feed := t.feed
 	if c.sweep.isLost(feed) {
 		c.at, c.gap, c.upto, c.sweep = Position{Epoch: feed.at.Epoch}, true, 0, feed.sweepAll()

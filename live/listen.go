@@ -259,13 +259,17 @@ func (l *listener) renew() bool {
 	if l.onState == nil {
 		return false
 	}
-	l.topic.mu.Lock()
-	defer l.server.topics.unlock(l.topic)
-	err := l.begin()
-	if err != nil {
+	err := l.beginAnew()
+	if err != nil { // logged without topic.mu, because a slog.Handler may publish to the topic
 		l.server.logOfClient(slog.LevelWarn, "live: listener gets no new state after a gap", "topic", l.topic.name, "err", err)
 	}
 	return err == nil
+}
+
+func (l *listener) beginAnew() error {
+	l.topic.mu.Lock()
+	defer l.server.topics.unlock(l.topic)
+	return l.begin()
 }
 
 func (l *listener) callOnGap() {

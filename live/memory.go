@@ -37,36 +37,37 @@ type MemoryBroker struct {
 	options MemoryOptions
 	epoch   string
 	sink    broker.Sink
-	rules   broker.Rules // the server's; nil: what was published with history is kept
+	rules   broker.Rules // of the server; nil: a topic keeps history if it was published with history
 	started atomic.Bool
 	closed  atomic.Bool
 
 	onBroadcast func(data []byte) // not changed after Start
 
-	mu        sync.Mutex // guards what follows; taken under history.mu
+	mu        sync.Mutex // guards the fields below; taken under history.mu
 	histories map[string]*history
 	byUse     list.List // the histories, the least recently used first
-	quiet     int       // how many histories are of topics without a subscriber
+	quiet     int       // how many histories belong to topics without a subscriber
 	bytes     int       // of all histories
-	forgotten uint64    // the greatest number in the histories that were dropped without a subscriber
+	forgotten uint64    // the greatest number of all dropped histories of topics without a subscriber
 	ids       publicationIDs
 
 	// wanted has the topics that keep history and have a subscriber. If such a topic has no
-	// history yet, its first publication gets the number after this value.
+	// history yet, its first publication gets the number that follows this value.
 	wanted map[string]uint64
 }
 
-// history is what is kept of a topic, from its first publication on.
+// history holds the publications of one topic. It begins with the topic's first publication.
 type history struct {
 	topic string
 
-	mu   sync.Mutex            // held while a publication is numbered and delivered: one order for all
-	kept []*broker.Publication // oldest first
-	size int                   // how many are kept, as the last publication said
-	age  time.Duration         // and for how long; 0: for ever
-
-	keys    *keyTable   // of a keyed topic, in place of kept
-	expires *time.Timer // of the next value that gets too old; nil: there is none
+	// mu guards the fields from kept to expires. It is held while a publication is numbered and
+	// delivered, so that all subscribers see one order.
+	mu      sync.Mutex
+	kept    []*broker.Publication // oldest first
+	size    int                   // how many publications to keep; the newest publication said so
+	age     time.Duration         // how long to keep them; 0: for ever
+	keys    *keyTable             // of a keyed topic, in place of kept
+	expires *time.Timer           // for the next value that gets too old; nil: there is none
 
 	// Guarded by MemoryBroker.mu:
 	place *list.Element // in MemoryBroker.byUse; nil: the history was dropped
@@ -74,8 +75,8 @@ type history struct {
 	last  uint64        // the newest number; written with both locks held
 }
 
-// publicationBytes is what a publication takes besides its data: the struct, its place in
-// history and feed, the allocator's rounding.
+// publicationBytes is the memory that a publication takes besides its data: the struct, its
+// pointers in the history and in the feed, and the rounding of the allocator.
 const publicationBytes = 200
 
 // NewMemoryBroker returns a broker for one process.
@@ -128,14 +129,14 @@ func (b *MemoryBroker) Unsubscribe(topic string) error {
 	case !known:
 	case b.histories[topic] != nil:
 		b.quiet++
-	default: // its history was dropped: its next numbers must be greater all the same
+	default: // its history was dropped, but its next numbers must be greater than the old ones
 		b.forgotten = max(b.forgotten, start)
 	}
 	delete(b.wanted, topic)
 	return nil
 }
 
-// Publish implements broker.Broker. It has delivered when it returns.
+// Publish implements broker.Broker. When it returns, the publication was delivered.
 func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
@@ -164,9 +165,10 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 	return p.Position, nil
 }
 
-// number gives a publication its position, and returns its topic's history with its lock
-// held. done says that the publication need not be made: one with the same ID was, and has the
-// position; or it removes what is not there.
+// number gives a publication its position, and returns its topic's history with the history's lock
+// held. done says that the publication need not be made. Either a publication with the same ID was
+// made before, and the position is that of the earlier publication. Or the publication removes a key
+// that has no value.
 func (b *MemoryBroker) number(p *broker.Publication, o *broker.PublishOptions) (h *history, done bool, err error) {
 	for {
 		b.mu.Lock()
@@ -193,7 +195,7 @@ func (b *MemoryBroker) number(p *broker.Publication, o *broker.PublishOptions) (
 			return h, false, nil
 		}
 		b.mu.Unlock()
-		h.mu.Unlock() // it was dropped meanwhile: try again with a new one
+		h.mu.Unlock() // the history was dropped meanwhile: try again with a new history
 	}
 }
 
@@ -275,7 +277,7 @@ func (b *MemoryBroker) expire(h *history) {
 // many times within HistoryAge. A value may be kept longer than that by as much.
 const expiryParts = 16
 
-// isRepeated reports whether a publication with the ID was made before, and notes the ID.
+// isRepeated reports whether a publication with the ID was made before. It notes the ID.
 func (b *MemoryBroker) isRepeated(topic, id string) bool {
 	if id == "" {
 		return false
@@ -303,8 +305,8 @@ func (b *MemoryBroker) begin(topic string) *history {
 	return h
 }
 
-// startOf returns the number after which the numbers of a topic without a history begin. No
-// publication of the topic ever had a greater number. mu is held.
+// startOf is for a topic without a history. The topic's next number follows the number that startOf
+// returns. All earlier publications of the topic had this number or a smaller one. mu is held.
 func (b *MemoryBroker) startOf(topic string) uint64 {
 	if start, known := b.wanted[topic]; known {
 		return start
@@ -312,8 +314,9 @@ func (b *MemoryBroker) startOf(topic string) uint64 {
 	return b.forgotten
 }
 
-// forgetQuiet drops the least recently used histories of topics without a subscriber; mu is
-// held. begin drops a tenth of them at a time, so that this walk is seldom made.
+// forgetQuiet drops the least recently used histories of topics without a subscriber: as many as
+// count says. mu is held. begin drops a tenth of MaxTopics at a time, so that this walk is seldom
+// made.
 func (b *MemoryBroker) forgetQuiet(count int) {
 	for e := b.byUse.Front(); e != nil && count > 0; {
 		h := e.Value.(*history)
@@ -339,7 +342,9 @@ func (b *MemoryBroker) forget(h *history) {
 	}
 }
 
-// makeRoom notes that a history has grown, and drops what goes beyond MaxBytes. h.mu is held.
+// makeRoom notes by how many bytes a history has grown. If this history then takes more than half
+// of MaxBytes, makeRoom drops its oldest publications. If all histories together take more than
+// MaxBytes, it drops other histories. h.mu is held.
 func (b *MemoryBroker) makeRoom(h *history, grown int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -364,7 +369,8 @@ func (b *MemoryBroker) makeRoom(h *history, grown int) {
 	}
 }
 
-// trim drops what the history need not keep, and returns how many bytes that was; mu is held.
+// trim drops the publications that are too many or too old, and returns how many bytes they took.
+// mu is held.
 func (h *history) trim(now time.Time) (bytes int) {
 	drop := max(len(h.kept)-h.size, 0)
 	for h.age > 0 && drop < len(h.kept) && now.Sub(h.kept[drop].Time) > h.age {
@@ -377,8 +383,8 @@ func (h *history) trim(now time.Time) (bytes int) {
 	return bytes
 }
 
-// drop drops the n oldest publications. The rest stay where they are in memory, and append moves
-// them when it needs more.
+// drop drops the n oldest publications. The other publications stay where they are in memory. A
+// later append moves them when it needs more space.
 func (h *history) drop(n int) {
 	clear(h.kept[:n])
 	h.kept = h.kept[n:]
@@ -415,8 +421,8 @@ func (b *MemoryBroker) Last(_ context.Context, topic string) (Position, error) {
 	return Position{Epoch: b.epoch, Offset: h.last}, nil
 }
 
-// read returns the history of a topic, and marks it as used. If there is none it returns nil,
-// and the number after which the topic's numbers will begin.
+// read returns the history of a topic, and marks it as used. If the topic has no history, read
+// returns nil and startOf(topic).
 func (b *MemoryBroker) read(topic string) (h *history, start uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -495,7 +501,7 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (broker.
 // InProcess implements broker.InProcess.
 func (b *MemoryBroker) InProcess() bool { return true }
 
-// Broadcast implements broker.Bus. There is no other server.
+// Broadcast implements broker.Bus. Its only receiver is its own server.
 func (b *MemoryBroker) Broadcast(_ context.Context, data []byte) error {
 	if b.closed.Load() {
 		return ErrServerClosed

@@ -24,12 +24,12 @@ type tailCall struct {
 
 // newest finds where the newest publications begin, o.last at most. The result is marked as
 // recovered, since a client that comes for the first time has missed nothing.
-func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	n := o.last
 	read := 0
 	if !t.feed.reaches(n) {
 		call, err := ts.tail(ctx, t, o, false)
-		if err == nil && call.limit > n && call.page.Upto < t.feed.low && cutForSize(call.page) {
+		if err == nil && call.limit > n && call.page.Upto < t.feed.ringAfter && cutForSize(call.page) {
 			// The page was cut before the place where the newest n begin.
 			call, err = ts.tail(ctx, t, o, true)
 		}
@@ -44,7 +44,7 @@ func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin be
 			ts.startRepair(t)                                    // the history began anew, unnoticed,
 			ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // or the copy that answered lags
 			return beginning{}, true, ctx.Err()
-		case page.Upto >= feed.low:
+		case page.Upto >= feed.ringAfter:
 			// The ring was warmed.
 		case !cutForSize(page):
 			ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) })
@@ -57,7 +57,7 @@ func (ts *topics) newest(ctx context.Context, t *topic, o subscribing) (begin be
 	}
 	feed := t.feed
 	i := feed.indexOfLast(n)
-	from := Position{Epoch: feed.at.Epoch, Offset: feed.low}
+	from := Position{Epoch: feed.at.Epoch, Offset: feed.ringAfter}
 	if i > 0 {
 		from.Offset = feed.ring[i-1].Offset
 	}

@@ -50,7 +50,7 @@ type part struct {
 func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
-	c := sub.behind
+	c := sub.cursor
 	if c == nil {
 		t.mu.Unlock()
 		return part{}
@@ -66,7 +66,7 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	m := missed{generation: feed.generation, from: c.at, upto: c.at, gap: c.gap, reply: c.reply, recovered: c.recovered}
 	if c.at.Epoch != feed.at.Epoch || c.at.Offset > feed.at.Offset {
 		// The history began anew, or lost its end.
-		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.low}, true)
+		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.ringAfter}, true)
 		c.page = nil
 		c.upto = 0 // of another history: nothing that follows answers the client
 	}
@@ -138,7 +138,7 @@ func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 			t.mu.Unlock()
 			return true
 		}
-		if m.upto.Offset >= feed.low {
+		if m.upto.Offset >= feed.ringAfter {
 			m.add(feed.ring[feed.indexAfter(m.upto.Offset):feed.indexAfter(at.Offset)], at.Offset)
 			t.mu.Unlock()
 			return true
@@ -206,7 +206,7 @@ func (ts *topics) oldestUpto(t *topic, at Position) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if feed := t.feed; feed.at.Epoch == at.Epoch {
-		return min(feed.low, at.Offset)
+		return min(feed.ringAfter, at.Offset)
 	}
 	return at.Offset
 }
@@ -275,20 +275,20 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 // share keeps what was made, for other sessions, and returns this session's part.
 func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
 	if !m.gap && len(publications) > 0 {
-		made.since = ts.cameBy(sub.topic, publications[0])
+		made.since = ts.arrivedBy(sub.topic, publications[0])
 		ts.shared.add(s.partKey(sub.topic, c, m), c, publications, made)
 	}
 	return s.partOf(c, m, made)
 }
 
-// cameBy returns when a publication had come at the latest; see feed.cameBy.
-func (ts *topics) cameBy(t *topic, p *broker.Publication) int64 {
+// arrivedBy returns a time. The publication came then or before; see feed.arrivedBy.
+func (ts *topics) arrivedBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
 		return 0 // it does not matter
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.feed.cameBy(p.Offset)
+	return t.feed.arrivedBy(p.Offset)
 }
 
 // partOf returns a session's part, from what was made for it or for another session.
@@ -349,7 +349,7 @@ func bytesOf(publications []*broker.Publication) int {
 // subscription is live after it. topic.mu is held.
 func (ts *topics) newestPart(s *Session, sub *subscription) part {
 	t := sub.topic
-	p := part{cursor: sub.behind, last: true}
+	p := part{cursor: sub.cursor, last: true}
 	batch := frame.Batch{Compact: s.compressed}
 	newest := t.newest
 	before := Position{}

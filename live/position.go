@@ -1,11 +1,12 @@
 package live
 
-// isBetween reports whether p is no older than one position and no newer than another.
+// isBetween reports whether p is in the same history as both positions, and lies between them. p may
+// also be equal to one of them.
 func isBetween(p, older, newer Position) bool {
 	return p.Epoch == older.Epoch && p.Epoch == newer.Epoch && older.Offset <= p.Offset && p.Offset <= newer.Offset
 }
 
-// isBefore reports whether p lies before other in the same history.
+// isBefore reports whether p is older than other, in the same history.
 func isBefore(p, other Position) bool {
 	return p.Epoch == other.Epoch && p.Offset < other.Offset
 }

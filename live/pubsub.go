@@ -14,20 +14,21 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Subscription is what Listen and PubSub.Subscribe return. It goes on until Unsubscribe ends it.
+// Subscription is the result of Listen and of PubSub.Subscribe. It goes on until Unsubscribe ends
+// it.
 type Subscription interface {
 	Unsubscribe() error
 }
 
-// PubSub is what FromPubSub needs of a messaging system to make a Broker of it. Its methods must
-// be safe for concurrent use. The messaging system must deliver publications to the
-// subscriptions of the publisher too.
+// PubSub has the methods of a messaging system of which FromPubSub can make a Broker. They must be
+// safe for concurrent use. The messaging system must deliver publications to the subscriptions of
+// the publisher too.
 //
-// A subject is at most three times as long as a topic, which is 765 bytes with default options.
-// It consists of letters and digits of any script, and of '-', '_', ':', '/', '=', '@', '~' and
-// '%'. It may contain single dots, but not at its ends. Such a subject is not a pattern in NATS,
-// Redis, MQTT or AMQP, so a system that accepts these names need not check them. Publish and
-// Subscribe get the same subject for a topic.
+// A subject is at most three times as long as a topic: 765 bytes with default options. It consists
+// of letters and digits of any script, and of '-', '_', ':', '/', '=', '@', '~' and '%'. It may
+// contain single dots, but not at its ends. Such a subject is not a pattern in NATS, Redis, MQTT or
+// AMQP. So a system that accepts these names need not check them. Publish and Subscribe get the
+// same subject for a topic.
 type PubSub interface {
 	Publish(subject string, data []byte) error
 	Subscribe(subject string, handler func(data []byte)) (Subscription, error)
@@ -35,7 +36,7 @@ type PubSub interface {
 }
 
 // FromPubSub makes a Broker, without history, of any messaging system. The subject of a topic is
-// the topic's name. Characters that PubSub does not list are written as their bytes in
+// the topic's name. A character that is not in PubSub's list is written as its bytes in
 // hexadecimal: the topic "chat.>" has the subject "chat.%3E". Other programs may publish to the
 // subject too. Their publications are delivered if they are JSON. If not, they are dropped and
 // a warning is logged.
@@ -56,26 +57,34 @@ type pubSubBroker struct {
 	sink        broker.Sink
 	onBroadcast func(b []byte) // nil: nobody wants broadcasts; not changed after Start
 
-	// Deliveries of one topic come one after another, also those of a subscription
-	// that is ending and of the next.
+	// One of the locks in deliveries is held while a publication is delivered. It depends on the
+	// topic, so deliveries of one topic come one after another. That holds also for the deliveries
+	// of a subscription that is ending and of the next subscription.
 	seed       maphash.Seed
 	deliveries [64]sync.Mutex
 
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below; no other lock is taken under it
 	subs   map[string]*pubSubTopic
-	bus    Subscription // to broadcasts; nil: not subscribed, yet
-	retry  *time.Timer  // runs when that failed
+	bus    Subscription // for broadcasts; nil: there is none yet
+	retry  *time.Timer  // for the next attempt to subscribe to broadcasts; nil: none is due
 	closed bool
 }
 
-// pubSubTopic is one subscription at the messaging system, which may call its
-// handler from several goroutines.
+// pubSubTopic is one subscription at the messaging system. The system may call its handler from
+// several goroutines.
 type pubSubTopic struct {
-	mu   *sync.Mutex // held during a delivery; one of the broker's
-	done atomic.Bool
+	mu   *sync.Mutex  // held during a delivery; one of pubSubBroker.deliveries
+	done atomic.Bool  // unsubscribed: no more publications are delivered
 	sub  Subscription // guarded by pubSubBroker.mu
 }
 
+// busSubject is the subject over which FromPubSub's brokers speak to all servers. It
+// is refused as a topic. A client that could publish to it could end any session.
+const busSubject = "__live.broadcast"
+
+var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
+
+// Start implements broker.Broker.
 func (b *pubSubBroker) Start(s broker.Sink) {
 	b.sink = s
 	if b.onBroadcast != nil {
@@ -83,12 +92,7 @@ func (b *pubSubBroker) Start(s broker.Sink) {
 	}
 }
 
-// busSubject is the subject over which FromPubSub's brokers speak to all servers. It
-// is refused as a topic: who may publish to it could end anybody's session.
-const busSubject = "__live.broadcast"
-
-var errBusSubject = fmt.Errorf("%w: %q is for broadcasts", ErrInvalidTopic, busSubject)
-
+// Subscribe implements broker.Broker.
 func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 	if topic == busSubject {
 		return errBusSubject
@@ -121,20 +125,7 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 	return nil
 }
 
-func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.done.Load() {
-		return
-	}
-	except, data := unwrapExcept(raw)
-	if err := broker.CheckData(data); err != nil {
-		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
-		return
-	}
-	b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
-}
-
+// Unsubscribe implements broker.Broker.
 func (b *pubSubBroker) Unsubscribe(topic string) error {
 	b.mu.Lock()
 	t := b.subs[topic]
@@ -148,12 +139,14 @@ func (b *pubSubBroker) Unsubscribe(topic string) error {
 		return nil
 	}
 	t.done.Store(true)
-	// Not here: the caller holds a lock for which a handler may be waiting, and the
-	// system may wait for its handlers. The next Subscribe is another subscription.
+	// The caller holds the topic's lock. A handler may wait for that lock, and the messaging system
+	// may wait for its handlers. So another goroutine unsubscribes; it ends when the system has
+	// answered. A later Subscribe need not wait for it, because it makes a new subscription.
 	go sub.Unsubscribe()
 	return nil
 }
 
+// Publish implements broker.Broker.
 func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
 	b.mu.Lock()
 	closed := b.closed
@@ -170,6 +163,7 @@ func (b *pubSubBroker) Publish(ctx context.Context, topic string, data []byte, o
 	return Position{}, b.ps.Publish(subjectOf(topic), wrapExcept(o.Except, data))
 }
 
+// Close implements broker.Broker.
 func (b *pubSubBroker) Close(context.Context) error {
 	b.mu.Lock()
 	closed, bus := b.closed, b.bus
@@ -187,32 +181,11 @@ func (b *pubSubBroker) Close(context.Context) error {
 	return errors.Join(bus.Unsubscribe(), b.ps.Close())
 }
 
-// A session that is left out travels before the data, between two NULs, which no
-// JSON begins with.
-func wrapExcept(except string, data []byte) []byte {
-	if except == "" {
-		return data
-	}
-	return append([]byte("\x00"+strings.ReplaceAll(except, "\x00", "")+"\x00"), data...)
-}
-
-func unwrapExcept(raw []byte) (except string, data []byte) {
-	rest, ok := bytes.CutPrefix(raw, []byte{0})
-	if !ok {
-		return "", raw
-	}
-	id, data, ok := bytes.Cut(rest, []byte{0})
-	if !ok {
-		return "", raw
-	}
-	return string(id), data
-}
-
 // OnBroadcast implements broker.Bus.
 func (b *pubSubBroker) OnBroadcast(f func(data []byte)) { b.onBroadcast = f }
 
-// Broadcast implements broker.Bus. While the messaging system refuses the subscription to
-// broadcasts, this server hears its own all the same.
+// Broadcast implements broker.Bus. Even while the messaging system refuses the subscription to
+// broadcasts, this server hears its own broadcasts.
 func (b *pubSubBroker) Broadcast(ctx context.Context, data []byte) error {
 	b.mu.Lock()
 	closed, subscribed := b.closed, b.bus != nil
@@ -229,6 +202,45 @@ func (b *pubSubBroker) Broadcast(ctx context.Context, data []byte) error {
 	return b.ps.Publish(busSubject, data)
 }
 
+func (b *pubSubBroker) receive(topic string, t *pubSubTopic, raw []byte) {
+	if t.done.Load() {
+		return
+	}
+	except, data := unwrapExcept(raw)
+	if err := broker.CheckData(data); err != nil {
+		// Without t.mu: the server logs the error, and a slog.Handler may publish to the topic.
+		b.sink.Lost(topic, fmt.Errorf("live: somebody published what is no message: %w", err))
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.done.Load() {
+		b.sink.Deliver(&broker.Publication{Topic: topic, Data: bytes.Clone(data), Time: time.Now(), Except: except})
+	}
+}
+
+// wrapExcept puts the ID of a session that does not get the publication before the data, between two
+// NULs. JSON never begins with a NUL.
+func wrapExcept(except string, data []byte) []byte {
+	if except == "" {
+		return data
+	}
+	return append([]byte("\x00"+strings.ReplaceAll(except, "\x00", "")+"\x00"), data...)
+}
+
+// unwrapExcept splits what wrapExcept has put together.
+func unwrapExcept(raw []byte) (except string, data []byte) {
+	rest, ok := bytes.CutPrefix(raw, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	id, data, ok := bytes.Cut(rest, []byte{0})
+	if !ok {
+		return "", raw
+	}
+	return string(id), data
+}
+
 // busRetry is the time between two attempts to subscribe to broadcasts. A messaging system
 // that is down at the start is up within minutes, and an attempt costs next to nothing.
 const busRetry = 5 * time.Second
@@ -240,7 +252,7 @@ func (b *pubSubBroker) listen() {
 	switch {
 	case b.closed:
 		if err == nil {
-			go sub.Unsubscribe() // of a system that may wait for its handlers
+			go sub.Unsubscribe() // ends when the system has answered, which may wait for its handlers
 		}
 	case err == nil:
 		b.bus, b.retry = sub, nil
@@ -254,7 +266,8 @@ func (b *pubSubBroker) listen() {
 	}
 }
 
-// hear takes a broadcast. It holds no lock: a broadcast may be made from within one.
+// hear gives a broadcast to the server. It holds no lock meanwhile, because onBroadcast may make a
+// broadcast of its own.
 func (b *pubSubBroker) hear(raw []byte) {
 	b.mu.Lock()
 	closed := b.closed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -313,4 +314,32 @@ func TestPubSubUnderLoad(t *testing.T) {
 			return b.interest("a")+b.interest("b")+b.interest("c") == 0
 		})
 	})
+}
+
+func TestHandlerOfALogMayPublishToTheTopicThatGotInvalidData(t *testing.T) {
+	t.Parallel()
+	var server *live.Server
+	published := make(chan error, 1)
+	system := newRelay()
+	server = livetest.NewServer(t, live.Options{
+		Broker: live.FromPubSub(system),
+		Logger: slog.New(logCalls(func(line slog.Record) {
+			if line.Message == "live: broker may have lost deliveries" {
+				published <- server.Publish("t", []byte(`1`))
+			}
+		})),
+	})
+	heard := make(chan string, 1)
+	listening, err := server.Listen("t", func(m live.Message) { heard <- string(m.Data) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	go system.Publish("t", []byte("no JSON")) // ends when the handler of the log has returned
+	if err := livetest.Receive(t, published); err != nil {
+		t.Error(err)
+	}
+	if data := livetest.Receive(t, heard); data != "1" {
+		t.Errorf("%s came", data)
+	}
+	listening.Unsubscribe()
 }

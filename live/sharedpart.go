@@ -13,42 +13,42 @@ import (
 )
 
 // After a restart a thousand clients come back at once, and have missed the same publications.
-// So a part that was made for one of them is kept for the others, for as long as somebody
+// So a part that was made for one client is kept for the others, for as long as any subscription
 // catches up.
 
-// maxSharedBytes bounds the parts that a server keeps. A hundred full ones fit in it: about
+// maxSharedBytes bounds the parts that a server keeps. A hundred full parts fit in it: about
 // as many as a thousand clients of a dozen busy topics need at the same time.
 const maxSharedBytes = 4 << 20
 
 // sharedParts holds the parts that a server has made last.
 type sharedParts struct {
-	catchingUp *atomic.Int64 // how many subscriptions do
+	catchingUp *atomic.Int64 // how many subscriptions catch up
 
-	mu    sync.Mutex // guards what follows; no lock is taken under it
+	mu    sync.Mutex // guards the fields below; no lock is taken under it
 	parts map[partKey]*sharedPart
 	order []partKey // oldest first
 	bytes int       // of all parts
 }
 
-// sharedPart is what a part has in common for many sessions.
+// sharedPart holds the bytes of a part that are the same for many sessions.
 type sharedPart struct {
-	since    int64        // when its oldest publication came, see feed.cameBy: once that has expired, the part is not used any more
+	since    int64        // when its oldest publication came, see feed.arrivedBy; the part is used until that publication expires
 	upto     Position     // the position of a cursor after this part
 	frame    *frame.Frame // all publications, each as a frame; nil for a reply
 	messages []byte       // for a reply: its member "messages"
-	data     int          // bytes of what it was made of, before compression
+	data     int          // bytes of the publications, before compression
 }
 
-// partKey is what a shared part depends on: sessions with the same key can be sent the same
+// partKey has all that a shared part depends on. Sessions with the same key can be sent the same
 // part.
 type partKey struct {
 	topic      string
-	generation int64    // of its feed: a history may lose its end, and use numbers again
+	generation int64    // of the feed: a history may lose its end, and use its numbers again
 	from       Position // the part begins after this position
 	wire       wire
 	compressed bool // of frames; a reply is compressed for each session
 	reply      bool
-	answer     bool // all of it answers the client, and is marked as recovered; false: nothing of it does
+	answer     bool // true: all publications answer the client, and are marked as recovered; false: all are not
 }
 
 // partKey returns the key of the part that a cursor needs next.
@@ -64,8 +64,8 @@ func (s *Session) partKey(t *topic, c *cursor, m missed) partKey {
 	}
 }
 
-// find returns the part that a cursor needs next, if it was made for another session and can
-// be used; else nil.
+// find returns the part that a cursor needs next, if it was made for another session and may be
+// used here. If not, find returns nil.
 func (sp *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	sp.mu.Lock()
 	p := sp.parts[key]
@@ -76,13 +76,14 @@ func (sp *sharedParts) find(key partKey, t *topic, c *cursor) *sharedPart {
 	return p
 }
 
-// expired reports whether the oldest publication of a part is older than an age; 0: never.
+// expired reports whether the oldest publication of a part is older than age. An age of 0 stands
+// for no limit.
 func (p *sharedPart) expired(age time.Duration) bool {
 	return age > 0 && clock.Now()-p.since > int64(age)
 }
 
-// add keeps a part for other sessions, unless it would be different for them: where it goes
-// beyond the answer to this client, or lacks a publication that this session does not get.
+// add keeps a part for other sessions. It does nothing if the part would be different for them:
+// because it goes beyond the answer to this client, or because a publication is not for everybody.
 func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Publication, p *sharedPart) {
 	if len(publications) == 0 || p.len() > maxSharedBytes/4 || key.answer && p.upto.Offset > c.upto {
 		return
@@ -98,7 +99,7 @@ func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Public
 	if sp.parts == nil {
 		sp.parts = make(map[partKey]*sharedPart)
 	}
-	if old := sp.parts[key]; old != nil { // another session made it at the same time, or it has expired
+	if old := sp.parts[key]; old != nil { // another session made it at the same time, or the old part has expired
 		sp.bytes -= old.len()
 	} else {
 		sp.order = append(sp.order, key)
@@ -112,7 +113,7 @@ func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Public
 	}
 }
 
-// clear drops all parts. It is called when nobody catches up any more.
+// clear drops all parts. It is called when no subscription catches up any more.
 func (sp *sharedParts) clear() {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
@@ -127,14 +128,13 @@ func (p *sharedPart) len() int {
 	return partCost + len(p.messages)
 }
 
-// partCost is what a part takes besides its bytes, with a topic's name of the usual length: two
-// structs, its key twice, its place in the map.
+// partCost is the memory that a part takes besides its bytes: two structs, its key twice, and its
+// place in the map. The topic's name has the usual length.
 const partCost = 512
 
-// alignPart shortens a part, to a quarter of it at least, so that it ends at a round offset: of the
-// offsets after its first quarter, the one that has the most zero bits at its end. The parts of
-// clients that have missed a little more or less mostly end at the same offset, so these
-// clients share the parts that follow.
+// alignPart shortens a part so that it ends at a round offset. Of the offsets after the part's first
+// quarter, that is the offset with the most zero bits at its end. Clients that have missed a little
+// more or a little less then mostly come to the same offset. From there on they share parts.
 func alignPart(publications []*broker.Publication) []*broker.Publication {
 	least := publications[len(publications)/4].Offset
 	end := publications[len(publications)-1].Offset
@@ -151,7 +151,7 @@ func alignPart(publications []*broker.Publication) []*broker.Publication {
 // startMaking waits until the caller may make a part. At most half of the CPUs make parts at
 // the same time, so that publishing goes on. Gosched lets the goroutines that wait for a CPU
 // run first. Otherwise a goroutine that has made its part would hand its CPU over to the next
-// that makes one, and all others would wait.
+// goroutine that makes a part, and all other goroutines would wait.
 func (ts *topics) startMaking() {
 	ts.making <- struct{}{}
 	runtime.Gosched()

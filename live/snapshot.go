@@ -78,7 +78,7 @@ func (st *topicState) isFresh(f *feed) bool {
 
 // joins reports whether the feed has all publications after a state.
 func (st *topicState) joins(f *feed) bool {
-	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.low
+	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.ringAfter
 }
 
 // stateOf returns a state of a topic. More may have been published since than the feed holds. The
@@ -177,7 +177,7 @@ type stateReply func(at Position, text []byte, whole, last bool) *frame.Frame
 func (sub *subscription) awaitedState() *cursor {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
-	if c := sub.behind; c != nil && c.stateReply != nil {
+	if c := sub.cursor; c != nil && c.stateReply != nil {
 		return c
 	}
 	return nil
@@ -228,7 +228,7 @@ func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *f
 	t := sub.topic
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if sub.behind != c {
+	if sub.cursor != c {
 		return nil, false
 	}
 	wait, err := s.tryPut(f)
@@ -248,7 +248,7 @@ func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *f
 // refuseState ends a subscription whose state is not to be had.
 func (s *Session) refuseState(sub *subscription, c *cursor, err error) {
 	sub.topic.mu.Lock()
-	current := sub.behind == c
+	current := sub.cursor == c
 	if current {
 		c.failed = err
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -420,4 +421,43 @@ func TestStatesAreNotKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestHandlerOfALogMayPublishToTheTopicThatGetsNoNewState(t *testing.T) {
+	var server *live.Server
+	var states atomic.Int32
+	published := make(chan error, 1)
+	server = livetest.NewServer(t, live.Options{
+		QueueSize: 1,
+		Topics: func(string) live.TopicOptions {
+			return live.TopicOptions{History: 1, Snapshot: func(context.Context, string) (any, error) {
+				if states.Add(1) > 1 {
+					return nil, errors.New("no state")
+				}
+				return 1, nil
+			}}
+		},
+		Logger: slog.New(logCalls(func(line slog.Record) {
+			if line.Message == "live: listener gets no new state after a gap" {
+				published <- server.Publish("t", []byte(`1`))
+			}
+		})),
+	})
+	begun, wait := make(chan struct{}), make(chan struct{})
+	listening, err := server.Listen("t", func(live.Message) {}, live.OnState(func(json.RawMessage) {
+		close(begun)
+		<-wait
+	}), live.OnGap(func(string) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	livetest.Receive(t, begun)
+	for range 5 { // more than the listener's queue and the history hold
+		server.Publish("t", []byte(`0`))
+	}
+	close(wait)
+	if err := livetest.Receive(t, published); err != nil {
+		t.Error(err)
+	}
+	listening.Unsubscribe()
 }

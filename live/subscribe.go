@@ -79,14 +79,14 @@ func (ts *topics) subscribeNow(s *Session, name string, max int, o subscribing) 
 // says that the answer was queued already.
 func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (*cursor, error) {
 	for {
-		added, again, err := ts.trySubscribe(ctx, s, name, max, o)
+		added, retry, err := ts.trySubscribe(ctx, s, name, max, o)
 		if o.pays && added.read > 0 {
 			s.pay(added.read, readUnit)
 		}
 		switch {
 		case err != nil:
 			return nil, err
-		case again:
+		case retry:
 		case added.full != nil:
 			if err := s.await(added.full); err != nil {
 				return nil, err
@@ -100,7 +100,7 @@ func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max in
 	}
 }
 
-func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, again bool, err error) {
+func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max int, o subscribing) (added attached, retry bool, err error) {
 	t, err := ts.lockReady(ctx, s, name)
 	if err != nil {
 		return attached{}, false, err
@@ -112,9 +112,9 @@ func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max
 		}
 	}
 	o.session = s
-	begin, again, err := ts.beginning(ctx, t, o)
-	if err != nil || again {
-		return attached{read: begin.read}, again, err
+	begin, retry, err := ts.beginning(ctx, t, o)
+	if err != nil || retry {
+		return attached{read: begin.read}, retry, err
 	}
 	added, err = ts.attach(t, s, max, o, begin)
 	added.read = begin.read
@@ -145,10 +145,10 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	}
 	gap := o.resume && !begin.recovered && o.reply == nil && s.wire == wireV1
 	missed := begin.from != begin.at || begin.sweep != nil
-	if known != nil && known.behind != nil && !begin.state && !t.opts.Keyed && !isBefore(begin.from, known.behind.at) {
+	if known != nil && known.cursor != nil && !begin.state && !t.opts.Keyed && !isBefore(begin.from, known.cursor.at) {
 		// The cursor is already at or before the asked position, so it goes on, and the
 		// reply goes out at its next part.
-		c := known.behind
+		c := known.cursor
 		c.reply, c.recovered, c.listed, c.replied = o.reply, begin.recovered, false, make(chan struct{})
 		c.answered.Store(false)
 		return attached{answering: c}, nil
@@ -202,7 +202,7 @@ func (s *Session) isBehind(t *topic) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sub := s.subs.find(t.name)
-	return sub != nil && sub.behind != nil
+	return sub != nil && sub.cursor != nil
 }
 
 // subscriptionOf returns the session's subscription to a topic; nil: it has none. The error says
@@ -221,9 +221,9 @@ func (s *Session) subscriptionOf(topic string, max int) (*subscription, error) {
 }
 
 // beginning finds out where a subscription begins. The topic is locked before and after, and may
-// be unlocked meanwhile. again says that the topic may have changed, so the caller must start
+// be unlocked meanwhile. retry says that the topic may have changed, so the caller must start
 // over.
-func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	if t.feed == nil {
 		if t.opts.Keyed || t.wantsState(&o) {
 			err = fmt.Errorf("%w: %q; a keyed topic and one with a Snapshot need it", ErrNoHistory, t.name)
@@ -234,9 +234,9 @@ func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin
 		return ts.keyedBeginning(ctx, t, o)
 	}
 	if o.resume {
-		begin, again, err = ts.resume(ctx, t, o)
-		if err != nil || again || begin.recovered {
-			return begin, again, err
+		begin, retry, err = ts.resume(ctx, t, o)
+		if err != nil || retry || begin.recovered {
+			return begin, retry, err
 		}
 	}
 	if t.wantsState(&o) {
@@ -247,10 +247,10 @@ func (ts *topics) beginning(ctx context.Context, t *topic, o subscribing) (begin
 			return begin, false, nil
 		}
 		read := begin.read
-		begin, again, err = ts.newest(ctx, t, o)
+		begin, retry, err = ts.newest(ctx, t, o)
 		begin.read += read
 		begin.followFrom(o.since)
-		return begin, again, err
+		return begin, retry, err
 	}
 	if o.last > 0 {
 		return ts.newest(ctx, t, o)
@@ -280,19 +280,19 @@ func (begin *beginning) followFrom(since Position) {
 }
 
 // resume finds out whether the publications after a position can be had.
-func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	if since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset {
 		// The client may have been at a server that is ahead of this one.
-		if again, err := ts.reach(ctx, t, o); err != nil || again {
-			return beginning{}, again, err
+		if retry, err := ts.reach(ctx, t, o); err != nil || retry {
+			return beginning{}, retry, err
 		}
 	}
 	lost := beginning{at: feed.at, from: feed.at}
 	switch {
 	case since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset:
 		return lost, false, nil
-	case since.Offset >= feed.low:
+	case since.Offset >= feed.ringAfter:
 		if i := feed.indexAfter(since.Offset); i < len(feed.ring) && feed.expired(i) {
 			return lost, false, nil // it is too old, and the history has dropped it too
 		}
@@ -303,7 +303,7 @@ func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin be
 
 // reach waits until the feed is as far as the broker's history. If the position is not in the feed
 // then, no server has it.
-func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (again bool, err error) {
+func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
 	var last Position
 	since := o.since
 	ts.unlocked(t, func() {
@@ -351,7 +351,7 @@ func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (er
 
 // readSince asks the broker's history for the publications after a position that is older than
 // the feed. The first page tells whether they can be had.
-func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	upto := feed.at
 	var page broker.Page

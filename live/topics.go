@@ -18,16 +18,29 @@ import (
 //
 // The order of locks in this package, outermost first:
 //
-//	Session.calls   held while a callback runs, which may take any of the rest
-//	a history's     in the broker in memory, held while it delivers
+//	Session.calls               held while a callback runs, which may take any of the locks below
+//	history.mu                  of MemoryBroker; held while it delivers
+//	pubSubBroker.deliveries[i]  held while the broker of FromPubSub delivers
 //	topic.mu
 //	shard.mu
 //	Session.mu
 //	listener.mu
 //	Server.mu
 //
-// The locks of package outbox come after these: a box's, and the writers'. inbound.mu and
-// loglimit.Limiter may be taken under any: no other lock is taken under them.
+// Under each of these locks, one of the following may be taken. No other lock is taken under it:
+//
+//	MemoryBroker.mu     topic.mu is held when the server calls the broker's Unsubscribe
+//	pubSubBroker.mu     the same
+//	gate.mu
+//	sharedParts.mu
+//	inbound.mu
+//	broadcasts.mu       not held while the application's functions run
+//	loglimit.Limiter.mu
+//
+// The locks of package outbox come last: writeWatch.mu before Box.mu. Writers.mu and Box.mu are
+// never held together.
+//
+// Nothing is logged while topic.mu, or a lock below it, is held: a slog.Handler may publish.
 type topics struct {
 	server   *Server
 	broker   Broker
@@ -76,17 +89,17 @@ type topic struct {
 	opts     TopicOptions // Overflow is never OverflowDefault
 	tag      *frame.Tag   // nil: the topic does not drop publications
 
-	mu        sync.Mutex // held during a whole fan-out, so that all sessions see one order
-	subs      []subscriber
-	listeners []*listener
-	pins      int                 // calls under way that need the topic in the index
-	ready     bool                // subscribed at the broker
-	waking    chan struct{}       // closed when the broker has answered; nil: nobody has asked
-	gone      bool                // no longer in the index
-	feed      *feed               // nil: the topic keeps no history
-	state     *topicState         // the newest; nil: there is no state that can be used again
-	behind    int                 // how many of subs are
-	newest    *broker.Publication // for these, if the topic keeps no history and drops publications
+	mu          sync.Mutex // held during a whole fan-out, so that all sessions see one order
+	subs        []subscriber
+	listeners   []*listener
+	pins        int                 // calls under way that need the topic in the index
+	ready       bool                // subscribed at the broker
+	waking      chan struct{}       // closed when the broker has answered; nil: nobody has asked
+	gone        bool                // no longer in the index
+	feed        *feed               // nil: the topic keeps no history
+	state       *topicState         // the newest; nil: there is no state that can be used again
+	behindCount int                 // how many subscriptions of subs catch up
+	newest      *broker.Publication // for subscriptions that catch up, if the topic keeps no history and drops publications
 }
 
 // subscriber is a subscription with its session's outbox beside it. A fan-out walks over
@@ -104,7 +117,7 @@ type subscription struct {
 	index   int32 // in topic.subs; guarded by topic.mu
 	wire    wire
 	queued  bool    // in the session's behindSet; guarded by Session.mu
-	behind  *cursor // nil: live; guarded by topic.mu
+	cursor  *cursor // nil: live; guarded by topic.mu
 }
 
 func newTopics(s *Server) *topics {
@@ -278,26 +291,35 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	return err
 }
 
-// unlock unlocks the topic, and takes it out of the index if nobody needs it.
+// unlock unlocks the topic, and takes it out of the index if nobody needs it. It logs an error of
+// the broker after the topic is unlocked, because a slog.Handler may publish to the topic.
 func (ts *topics) unlock(t *topic) {
+	var err error
 	if len(t.subs) == 0 && len(t.listeners) == 0 && t.pins == 0 && !t.gone {
-		t.gone = true
-		if t.feed != nil && t.feed.watch != nil {
-			t.feed.watch.Stop()
-		}
-		if t.ready {
-			// The lock is held, so this call comes before the next Subscribe.
-			if err := ts.broker.Unsubscribe(t.name); err != nil {
-				ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
-			}
-		}
-		sh := ts.shard(t.name)
-		sh.mu.Lock()
-		delete(sh.topics, t.name)
-		sh.mu.Unlock()
-		ts.count.Add(-1)
+		err = ts.removeTopic(t)
 	}
 	t.mu.Unlock()
+	if err != nil {
+		ts.server.logOfClient(slog.LevelWarn, "live: broker did not unsubscribe", "topic", t.name, "err", err)
+	}
+}
+
+// removeTopic unsubscribes a topic at the broker, and takes it out of the index; topic.mu is held.
+// The error is the broker's.
+func (ts *topics) removeTopic(t *topic) (err error) {
+	t.gone = true
+	if t.feed != nil && t.feed.watch != nil {
+		t.feed.watch.Stop()
+	}
+	if t.ready {
+		err = ts.broker.Unsubscribe(t.name) // comes before the next Subscribe, because the lock is held
+	}
+	sh := ts.shard(t.name)
+	sh.mu.Lock()
+	delete(sh.topics, t.name)
+	sh.mu.Unlock()
+	ts.count.Add(-1)
+	return err
 }
 
 // add makes the session a subscriber; topic.mu is held. The error is ErrSessionClosed.

@@ -1,9 +1,11 @@
 package live_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -271,5 +273,41 @@ func TestEmptyDataAndTopicAreLeftOut(t *testing.T) {
 	s.Send(live.Message{})
 	for _, want := range []string{`{"topic":"t"}`, `{"topic":"u"}`, `{"data":1}`, `{}`} {
 		livetest.Check(t, "the client", c.Read(), want)
+	}
+}
+
+// unsubscribeFails is a broker whose Unsubscribe returns an error.
+type unsubscribeFails struct{ *live.MemoryBroker }
+
+func (b unsubscribeFails) Unsubscribe(topic string) error {
+	return errors.Join(b.MemoryBroker.Unsubscribe(topic), errors.New("no answer"))
+}
+
+// logCalls is a slog.Handler: it calls the function for each line.
+type logCalls func(slog.Record)
+
+func (f logCalls) Enabled(context.Context, slog.Level) bool         { return true }
+func (f logCalls) Handle(_ context.Context, line slog.Record) error { f(line); return nil }
+func (f logCalls) WithAttrs([]slog.Attr) slog.Handler               { return f }
+func (f logCalls) WithGroup(string) slog.Handler                    { return f }
+
+func TestHandlerOfALogMayPublishToTheTopicThatTheBrokerDidNotUnsubscribe(t *testing.T) {
+	var server *live.Server
+	published := make(chan error, 1)
+	server = livetest.NewServer(t, live.Options{
+		Broker: unsubscribeFails{live.NewMemoryBroker(live.MemoryOptions{})},
+		Logger: slog.New(logCalls(func(line slog.Record) {
+			if line.Message == "live: broker did not unsubscribe" {
+				published <- server.Publish("t", []byte(`1`))
+			}
+		})),
+	})
+	listening, err := server.Listen("t", func(live.Message) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go listening.Unsubscribe() // ends when the handler of the log has returned
+	if err := livetest.Receive(t, published); err != nil {
+		t.Error(err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 	"time"
 )
 
-// Client is a WebSocket client. What fails ends its test, except where a method says
-// otherwise.
+// Client is a WebSocket client. If one of its methods fails, the test ends, except where the
+// method says otherwise.
 type Client struct {
 	Response *http.Response // to the handshake
 	Hello    Frame          // of a client of live.v1 that was greeted
 
-	// What a client of this package has, and none of NewClient.
+	// These fields belong to a client of this package. A client of NewClient does not use them.
 	Line *Line         // its TCP connection
-	Conn net.Conn      // what frames are written to: the line, or TLS over it
+	Conn net.Conn      // frames are written to it: the line, or TLS over it
 	In   *bufio.Reader // of Conn
 
 	t    testing.TB
@@ -34,7 +34,7 @@ type Client struct {
 	mu sync.Mutex // held while frames are written
 
 	attends bool                        // Attend was called
-	kept    mailbox                     // what has come
+	kept    mailbox                     // frames that have come and were not taken
 	end     error                       // why nothing more comes; valid when kept has ended
 	pings   atomic.Int64                // that were answered
 	pongs   atomic.Pointer[chan string] // where Ping waits; nil: pongs are frames like others
@@ -52,8 +52,8 @@ func newClient(t testing.TB, conn net.Conn) *Client {
 	return c
 }
 
-// NewClient returns a client that another library connects. It sends texts with send, and drop
-// closes its connection. Put and End tell it what comes.
+// NewClient returns a client that another library connects. The client calls send to send a text,
+// and drop to close the connection. The caller must call Put and End.
 func NewClient(t testing.TB, send func(text string) error, drop func()) *Client {
 	c := &Client{t: t, send: send, drop: drop}
 	c.kept.change = make(chan struct{}, 1)
@@ -63,7 +63,7 @@ func NewClient(t testing.TB, send func(text string) error, drop func()) *Client 
 // Put adds a text that has come.
 func (c *Client) Put(text string) { c.kept.put(parsed(text)) }
 
-// End says that nothing more comes, and why.
+// End says that no more texts come, and why.
 func (c *Client) End(err error) {
 	c.end = err
 	c.kept.close()
@@ -71,7 +71,7 @@ func (c *Client) End(err error) {
 
 // mailbox is a queue without a bound.
 type mailbox struct {
-	mu     sync.Mutex // guards what follows
+	mu     sync.Mutex // guards the fields below
 	frames []Frame
 	ended  bool
 	change chan struct{} // holds one when there is something new
@@ -91,8 +91,8 @@ func (m *mailbox) set(change func()) {
 	}
 }
 
-// take returns the next frame; ok is false if there is none now, ended says that there
-// will be none.
+// take returns the next frame. ok is false if there is none now. ended says that no more will
+// come.
 func (m *mailbox) take() (f Frame, ok, ended bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -103,7 +103,7 @@ func (m *mailbox) take() (f Frame, ok, ended bool) {
 	return f, true, false
 }
 
-// Write sends bytes as they are. An error shows when the client reads.
+// Write sends bytes as they are. If that fails, the client notices when it reads.
 func (c *Client) Write(b []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -111,7 +111,7 @@ func (c *Client) Write(b []byte) error {
 	return err
 }
 
-// Say sends texts, each as a frame, in one write. An error shows when the client reads.
+// Say sends texts, each as a frame, in one write. If that fails, the client notices when it reads.
 func (c *Client) Say(texts ...string) error {
 	if len(texts) == 1 || c.Conn == nil {
 		for _, text := range texts {
@@ -154,7 +154,7 @@ func (c *Client) SendMessage(topic string, data any) {
 	c.Send(string(raw))
 }
 
-// Close sends a close frame. An error shows when the client reads.
+// Close sends a close frame. If that fails, the client notices when it reads.
 func (c *Client) Close(code int, reason string) {
 	c.closing.Store(true)
 	c.Write(Closing(code, reason))
@@ -178,23 +178,23 @@ func (c *Client) Ping(payload string) error {
 	}
 }
 
-// Leave closes the connection as a browser does that leaves the page.
+// Leave closes the connection as a browser does when its user leaves the page.
 func (c *Client) Leave() {
 	c.t.Helper()
 	c.Close(1001, "")
 	c.Rest()
 }
 
-// Drop hangs up without a close frame.
+// Drop closes the connection without a close frame.
 func (c *Client) Drop() { c.drop() }
 
-// Reset hangs up with a RST.
+// Reset ends the connection with a RST.
 func (c *Client) Reset() {
 	c.Line.Conn.(*net.TCPConn).SetLinger(0)
 	c.Line.Close()
 }
 
-// ReadFrame reads the next frame, of whatever kind, of a client that does not attend.
+// ReadFrame reads the next frame of any kind. It is for a client that does not attend.
 func (c *Client) ReadFrame() (Frame, error) {
 	first, payload, err := ReadRaw(c.In)
 	if err != nil {
@@ -207,7 +207,7 @@ func (c *Client) ReadFrame() (Frame, error) {
 	return f, f.err
 }
 
-// parsed is ParseFrame whose error is found when the frame is used.
+// parsed is ParseFrame, but the error is reported when the frame is used.
 func parsed(text string) Frame {
 	f, err := ParseFrame(text)
 	if err != nil {
@@ -216,7 +216,7 @@ func parsed(text string) Frame {
 	return f
 }
 
-// CloseError is the server's close frame.
+// CloseError says that the server has sent a close frame.
 type CloseError struct {
 	Code   int // 1005 if the frame had none
 	Reason string
@@ -224,9 +224,9 @@ type CloseError struct {
 
 func (e *CloseError) Error() string { return fmt.Sprintf("close frame %d %q", e.Code, e.Reason) }
 
-// Attend has the client read in a goroutine, until the end: it answers pings and the server's
-// close frame, waits for the server to hang up, as clients do, and keeps the rest for Next.
-// Without it the client does so only while a test waits for a frame.
+// Attend makes the client read in a goroutine, until the connection ends. The client then answers
+// pings and the server's close frame, waits for the server to close the connection, and keeps all
+// other frames for Next. Without Attend it does that only while a test waits for a frame.
 func (c *Client) Attend() *Client {
 	c.attends = true
 	go func() { // ends with the connection
@@ -276,10 +276,10 @@ func (c *Client) answer(pong []byte) {
 	go c.Write(pong) // a client reads on while its own line is full; ends with the connection
 }
 
-// Mute has the client answer no ping of live.v1 any more; Next returns them.
+// Mute makes the client leave pings of live.v1 unanswered. Next returns them.
 func (c *Client) Mute() { c.mute.Store(true) }
 
-// PingsAnswered is how many pings were answered.
+// PingsAnswered returns how many pings the client has answered.
 func (c *Client) PingsAnswered() int { return int(c.pings.Load()) }
 
 // Greeted reads hello.
@@ -291,14 +291,14 @@ func (c *Client) Greeted() *Client {
 	return c
 }
 
-// Waiting is how many frames have come that were not read.
+// Waiting returns how many frames have come that the test has not taken.
 func (c *Client) Waiting() int {
 	c.kept.mu.Lock()
 	defer c.kept.mu.Unlock()
 	return len(c.kept.frames)
 }
 
-// TryNext returns the next frame; ok is false at the end.
+// TryNext waits for the next frame. ok is false if the connection has ended.
 func (c *Client) TryNext() (f Frame, ok bool) {
 	c.t.Helper()
 	f, ok, late := c.await(time.After(Patience))
@@ -308,7 +308,8 @@ func (c *Client) TryNext() (f Frame, ok bool) {
 	return f, ok
 }
 
-// await returns the next frame; ok is false at the end, and when it is too late.
+// await waits for the next frame. ok is false if the connection has ended, or if no frame comes in
+// time.
 func (c *Client) await(tooLate <-chan time.Time) (f Frame, ok, late bool) {
 	for {
 		f, ok, ended := c.kept.take()
@@ -328,8 +329,8 @@ func (c *Client) await(tooLate <-chan time.Time) (f Frame, ok, late bool) {
 	}
 }
 
-// Next returns the next frame, which must come. No answer may come in a frame that is too
-// large.
+// Next waits for the next frame. The test fails if none comes, or if the frame is an answer that
+// is too large for one frame.
 func (c *Client) Next() Frame {
 	c.t.Helper()
 	f, ok := c.TryNext()
@@ -343,7 +344,7 @@ func (c *Client) Next() Frame {
 	return f
 }
 
-// Read returns the next text, which must come, whatever it says.
+// Read waits for the next text, and returns it as it is.
 func (c *Client) Read() string {
 	c.t.Helper()
 	f, ok := c.TryNext()
@@ -373,8 +374,8 @@ func (c *Client) Ask(text string) string {
 	return c.Read()
 }
 
-// Rest reads to the end, and returns what came before the server's close frame, and its
-// code, 0 if there was none. It may be called from any goroutine.
+// Rest reads to the end. It returns the frames before the server's close frame, and the code of
+// that frame. The code is 0 if there was no close frame. Any goroutine may call Rest.
 func (c *Client) Rest() (before []Frame, code int) {
 	c.t.Helper()
 	tooLate := time.After(Patience)
@@ -396,7 +397,7 @@ func (c *Client) Rest() (before []Frame, code int) {
 	return before, code
 }
 
-// Closed is Rest where a close frame must come, with its reason.
+// Closed is Rest, but a close frame must come. It also returns the reason of that frame.
 func (c *Client) Closed() (code int, reason string, before []Frame) {
 	c.t.Helper()
 	before, _ = c.Rest()
@@ -408,8 +409,8 @@ func (c *Client) Closed() (code int, reason string, before []Frame) {
 	return e.Code, e.Reason, before
 }
 
-// Err is why the connection has ended, a *CloseError where the server has closed it; nil: it
-// has not.
+// Err returns why the connection has ended. It is a *CloseError if the server has closed it, and
+// nil if it has not ended.
 func (c *Client) Err() error {
 	c.kept.mu.Lock()
 	defer c.kept.mu.Unlock()
@@ -419,7 +420,7 @@ func (c *Client) Err() error {
 	return c.end
 }
 
-// Reply reads to the reply or error with an id, and returns what came before it.
+// Reply reads up to the reply or error with an id. It also returns the frames that came before it.
 func (c *Client) Reply(id int) (f Frame, before []Frame) {
 	c.t.Helper()
 	for {
@@ -431,8 +432,8 @@ func (c *Client) Reply(id int) (f Frame, before []Frame) {
 	}
 }
 
-// Answer returns the next reply or error, and what came before its end. An answer in parts is
-// joined to one frame.
+// Answer returns the next reply or error, and the other frames that came before its end. It joins
+// the parts of an answer to one frame.
 func (c *Client) Answer() (f Frame, before []Frame) {
 	c.t.Helper()
 	var parts AnswerParts
@@ -446,8 +447,8 @@ func (c *Client) Answer() (f Frame, before []Frame) {
 	}
 }
 
-// Do sends an operation and returns its answer, which must be the next frame. An answer in
-// parts is joined to one frame; nothing may come between them.
+// Do sends an operation and returns its answer, which must be the next frame. If the answer comes
+// in parts, no other frame may come between them, and Do joins them to one frame.
 func (c *Client) Do(text string) Frame {
 	c.t.Helper()
 	c.Send(text)
@@ -460,7 +461,7 @@ func (c *Client) Do(text string) Frame {
 	}
 }
 
-// Must is Do for what must succeed.
+// Must is Do for an operation that must succeed.
 func (c *Client) Must(text string) Frame {
 	c.t.Helper()
 	f := c.Do(text)
@@ -470,8 +471,8 @@ func (c *Client) Must(text string) Frame {
 	return f
 }
 
-// Settled does an operation that changes nothing: what was due before has come before its
-// answer, and is returned.
+// Settled sends an operation that changes nothing, and waits for its answer. It returns the frames
+// that came before the answer. All frames that were due by then are among them.
 func (c *Client) Settled() []Frame {
 	c.t.Helper()
 	const id = 999_999
@@ -483,7 +484,7 @@ func (c *Client) Settled() []Frame {
 	return before
 }
 
-// Hears reads the next frames, which must be new publications of a topic with data.
+// Hears reads the next frames. They must be new publications of a topic, with this data.
 func (c *Client) Hears(topic string, data ...string) []Frame {
 	c.t.Helper()
 	all := make([]Frame, len(data))
@@ -497,8 +498,8 @@ func (c *Client) Hears(topic string, data ...string) []Frame {
 	return all
 }
 
-// ExpectNumbers reads publications of a topic, which must be the numbers from one to another
-// as Padded makes them, and nothing else in between.
+// ExpectNumbers reads publications of a topic. They must be the numbers from one to another, as
+// Padded makes them, with no other frame between them.
 func (c *Client) ExpectNumbers(topic string, from, to int) {
 	c.t.Helper()
 	for want := from; want <= to; want++ {
@@ -518,16 +519,16 @@ func (c *Client) Subscribe(topic string) {
 	}
 }
 
-// Recovers does a subscribe with since or last, while nobody publishes. It returns the whole
-// answer as if all of it were in the reply: the messages of the reply, and the recovered
-// publications that follow, in order and without a hole, until the topic's newest, whose
-// position has this number.
+// Recovers subscribes with since or last while no publication is made. It returns the whole answer
+// as if all of it were in the reply: the messages of the reply, and the recovered publications
+// that follow. They must come in order and without a hole, up to the newest publication of the
+// topic. newest is the number in the position of that publication.
 func (c *Client) Recovers(text string, newest int) Frame {
 	c.t.Helper()
 	return c.Followed(text, c.Must(text), newest)
 }
 
-// Followed is Recovers when the reply has come.
+// Followed does what Recovers does after the reply has come.
 func (c *Client) Followed(text string, reply Frame, newest int) Frame {
 	c.t.Helper()
 	var op struct{ Topic string }
@@ -561,22 +562,22 @@ func (c *Client) Followed(text string, reply Frame, newest int) Frame {
 	return reply
 }
 
-// SubscribeTo is a client's operation.
+// SubscribeTo returns an operation that subscribes.
 func SubscribeTo(id int, topic string) string {
 	return fmt.Sprintf(`{"op":"subscribe","id":%d,"topic":%q}`, id, topic)
 }
 
-// ResumeFrom is a client's operation.
+// ResumeFrom returns an operation that subscribes from a position.
 func ResumeFrom(id int, topic, since string) string {
 	return fmt.Sprintf(`{"op":"subscribe","id":%d,"topic":%q,"since":%q}`, id, topic, since)
 }
 
-// UnsubscribeFrom is a client's operation.
+// UnsubscribeFrom returns an operation that unsubscribes.
 func UnsubscribeFrom(id int, topic string) string {
 	return fmt.Sprintf(`{"op":"unsubscribe","id":%d,"topic":%q}`, id, topic)
 }
 
-// Operation is a client's operation with more members, as pairs of name and value.
+// Operation returns an operation with more members, which are pairs of a name and a value.
 func Operation(op string, id int, topic string, more ...any) string {
 	o := map[string]any{"op": op, "id": id, "topic": topic}
 	for i := 0; i < len(more); i += 2 {
@@ -586,10 +587,10 @@ func Operation(op string, id int, topic string, more ...any) string {
 	return string(b)
 }
 
-// InOneFrame returns operations as an array.
+// InOneFrame returns operations as one JSON array.
 func InOneFrame(operations ...string) string { return "[" + strings.Join(operations, ",") + "]" }
 
-// Array is InOneFrame of n operations.
+// Array returns n operations as one JSON array.
 func Array(n int, op func(i int) string) string {
 	all := make([]string, n)
 	for i := range all {

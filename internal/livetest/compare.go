@@ -17,8 +17,8 @@ var (
 	someID       = regexp.MustCompile(`"[0-9a-f]{32}"`)
 )
 
-// Normal returns a frame with its members in one order, an epoch that is always "E", and a
-// session that is always "S".
+// Normal returns a frame with its members in a fixed order. The epoch is always "E", and the
+// session is always "S".
 func Normal(t testing.TB, text string) string {
 	t.Helper()
 	text = somePosition.ReplaceAllString(text, `"E.$1"`)
@@ -36,7 +36,7 @@ func Normal(t testing.TB, text string) string {
 	return strings.TrimSpace(b.String())
 }
 
-// Same compares two frames as JSON, as Normal has them.
+// Same compares the Normal forms of two frames.
 func Same(t testing.TB, what, got, want string) {
 	t.Helper()
 	if g, w := Normal(t, got), Normal(t, want); g != w {
@@ -44,7 +44,7 @@ func Same(t testing.TB, what, got, want string) {
 	}
 }
 
-// Check compares what a client got with what it should have.
+// Check compares the frames that a client got with the frames that it should have got.
 func Check(t testing.TB, who, got, want string) {
 	t.Helper()
 	if got != want {
@@ -69,12 +69,12 @@ func Numbers(from, to int) []string {
 	return all
 }
 
-// Padded returns a JSON string that begins with a number and has about so many bytes.
+// Padded returns a JSON string that begins with a number and has about size bytes.
 func Padded(i, size int) string {
 	return fmt.Sprintf(`"%d %s"`, i, strings.Repeat("x", max(size-10, 0)))
 }
 
-// NumberOf is the inverse of Padded.
+// NumberOf returns the number in a string of Padded.
 func NumberOf(data []byte) int {
 	n := -1
 	fmt.Sscanf(string(data), `"%d `, &n)
@@ -87,8 +87,8 @@ func Fill(n int) string {
 	return head + strings.Repeat("x", n-len(head)-len(tail)) + tail
 }
 
-// OffsetOf returns what a position consists of; its number is -1 if it has none. A client must
-// not look into a position; a test may.
+// OffsetOf returns the epoch and the offset in a position. The offset is -1 if the position has
+// none. A client must not read its positions like that, but a test may.
 func OffsetOf(at string) (epoch string, offset int) {
 	i := strings.LastIndexByte(at, '.')
 	offset, err := strconv.Atoi(at[i+1:])
@@ -107,13 +107,13 @@ func DataOf(messages []Past) []string {
 	return all
 }
 
-// Logged returns a logger, and what it wrote.
+// Logged returns a logger, and a function that returns all that was logged.
 func Logged() (*slog.Logger, func() string) {
 	var log LockedBuffer
 	return slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), log.String
 }
 
-// LockedBuffer is a bytes.Buffer for several goroutines.
+// LockedBuffer is a bytes.Buffer that several goroutines may use.
 type LockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

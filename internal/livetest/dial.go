@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Endpoint is where clients connect.
+// Endpoint is the address of a server.
 type Endpoint struct {
 	URL string      // ws://… or wss://…
 	TLS *tls.Config // for clients; nil: plain TCP
@@ -25,10 +25,10 @@ func (e Endpoint) With(query string) Endpoint {
 	return e
 }
 
-// HTTP is the URL for requests that are no handshake.
+// HTTP returns the URL for requests that are not handshakes.
 func (e Endpoint) HTTP() string { return "http" + strings.TrimPrefix(e.URL, "ws") }
 
-// Addr is the host and port.
+// Addr returns the host and port.
 func (e Endpoint) Addr() string {
 	addr, _ := e.split()
 	return addr
@@ -45,36 +45,36 @@ func (e Endpoint) split() (addr, path string) {
 	return addr, path
 }
 
-// Subprotocol is what docs/protocol.md calls it.
+// Subprotocol is the name of the protocol in docs/protocol.md.
 const Subprotocol = "live.v1"
 
-// Dialing says how a client connects, and what it is like.
+// Dialing says how a client connects, and how it behaves.
 type Dialing struct {
 	V1      bool     // it speaks live.v1
 	Offers  []string // more subprotocols that it offers
 	Deflate bool     // it offers compression
 	Header  http.Header
 
-	Buffer int    // bytes that the kernel may hold for it; 0: what it likes
+	Buffer int    // bytes that the kernel may hold for it; 0: the kernel decides
 	Pace   int    // bytes that it reads in a second; 0: as many as come
 	Early  string // bytes that it sends in one write with the handshake
 	Mute   bool   // it answers no ping of live.v1; Next returns them
 }
 
-// Dial connects a plain client, which attends to its connection.
+// Dial connects a plain client, and calls Attend.
 func Dial(t testing.TB, at Endpoint) *Client {
 	t.Helper()
 	return Connect(t, at, Dialing{}).Attend()
 }
 
-// DialV1 connects a client of live.v1, which attends to its connection, and reads hello.
+// DialV1 connects a client of live.v1, calls Attend, and reads hello.
 func DialV1(t testing.TB, at Endpoint, offers ...string) *Client {
 	t.Helper()
 	return Connect(t, at, Dialing{V1: true, Offers: offers}).Attend().Greeted()
 }
 
-// Connect makes the handshake. The client does nothing by itself before Attend. It hangs up
-// when the test ends.
+// Connect makes the handshake. Until Attend is called, the client does nothing by itself. Its
+// connection is closed when the test ends.
 func Connect(t testing.TB, at Endpoint, o Dialing) *Client {
 	t.Helper()
 	c, err := Try(t, at, o)
@@ -85,8 +85,8 @@ func Connect(t testing.TB, at Endpoint, o Dialing) *Client {
 	return c
 }
 
-// Try is Connect where it may fail, and for clients that the test itself has hang up. If the
-// server has answered, the client has the Response.
+// Try is Connect, but it may fail, and the test itself must close the connection. If the server
+// has answered, the client has the Response.
 func Try(t testing.TB, at Endpoint, o Dialing) (*Client, error) {
 	conn, err := DialTCP(at.Addr(), o.Buffer)
 	if err != nil {
@@ -109,7 +109,7 @@ func Try(t testing.TB, at Endpoint, o Dialing) (*Client, error) {
 	return c, nil
 }
 
-// Refusal connects where it must fail, and returns the answer's status.
+// Refusal connects and expects that the server refuses. It returns the status of the answer.
 func Refusal(t testing.TB, at Endpoint, header http.Header) int {
 	t.Helper()
 	c, err := Try(t, at, Dialing{Header: header})
@@ -122,7 +122,7 @@ func Refusal(t testing.TB, at Endpoint, header http.Header) int {
 	return c.Response.StatusCode
 }
 
-// Over connects a client over a connection that is there, as of net.Pipe.
+// Over makes the handshake over an open connection, for example of net.Pipe.
 func Over(t testing.TB, conn net.Conn, o Dialing) *Client {
 	t.Helper()
 	c := newClient(t, conn)
@@ -135,7 +135,8 @@ func Over(t testing.TB, conn net.Conn, o Dialing) *Client {
 	return c
 }
 
-// DialTCP opens a TCP connection for which the kernel holds so many bytes, if that is not 0.
+// DialTCP opens a TCP connection. buffer is how many bytes the kernel is asked to hold for it; 0:
+// the kernel decides.
 func DialTCP(addr string, buffer int) (net.Conn, error) {
 	d := net.Dialer{Control: func(_, _ string, raw syscall.RawConn) (err error) {
 		if buffer == 0 {
@@ -146,7 +147,8 @@ func DialTCP(addr string, buffer int) (net.Conn, error) {
 	return d.Dial("tcp", addr)
 }
 
-// DialTransport connects without speaking WebSocket, with TLS where the endpoint has it.
+// DialTransport opens a connection, with TLS if the endpoint has it. It makes no handshake of
+// WebSocket.
 func DialTransport(t testing.TB, at Endpoint) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", at.Addr())
@@ -162,7 +164,7 @@ func DialTransport(t testing.TB, at Endpoint) net.Conn {
 	return conn
 }
 
-// Request is a client's handshake.
+// Request returns the handshake of a client.
 func (o Dialing) Request(at Endpoint) string {
 	host, path := at.split()
 	var b strings.Builder

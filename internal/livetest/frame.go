@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// First bytes of frames: the opcode, with FIN where the name does not say otherwise.
+// These are first bytes of frames: the opcode, with FIN where the name does not say otherwise.
 const (
 	BeginFrame  = 0x01 // a text that goes on, without FIN
 	MoreFrame   = 0x00 // a continuation, without FIN
@@ -41,8 +41,7 @@ func Unmasked(first byte, payload string) []byte {
 	return append(head(first, 0, len(payload)), payload...)
 }
 
-// head returns a frame's first bytes, up to where the mask or the payload begins (RFC 6455,
-// section 5.2).
+// head returns the first bytes of a frame, up to the mask or the payload (RFC 6455, section 5.2).
 func head(first, maskBit byte, n int) []byte {
 	switch {
 	case n <= 125:
@@ -85,7 +84,8 @@ func ReadRaw(r io.Reader) (first byte, payload []byte, err error) {
 	return b[0], payload, err
 }
 
-// Frame is a frame from the server. Of a text frame the members are read.
+// Frame is a frame from the server. If it is a text frame, its fields have the members of the JSON
+// object.
 type Frame struct {
 	First byte   `json:"-"`
 	Raw   string `json:"-"` // the payload, as it came
@@ -127,10 +127,11 @@ func (f Frame) String() string { return fmt.Sprintf("%#x %.200q", f.First, f.Raw
 // IsPublication reports whether a text frame is a publication, or a message of the server.
 func (f Frame) IsPublication() bool { return f.Op == "" }
 
-// WasRecovered reports whether a frame says so.
+// WasRecovered reports whether a frame is marked as recovered.
 func (f Frame) WasRecovered() bool { return f.Recovered != nil && *f.Recovered }
 
-// CloseCode is the code of a close frame, 1005 if it has none; 0: it is no close frame.
+// CloseCode returns the code of a close frame, or 1005 if it has none. It returns 0 for other
+// frames.
 func (f Frame) CloseCode() int {
 	switch {
 	case f.First != CloseFrame:
@@ -141,7 +142,8 @@ func (f Frame) CloseCode() int {
 	return int(binary.BigEndian.Uint16([]byte(f.Raw)))
 }
 
-// ParseFrame reads a text frame, in which docs/protocol.md must know every member and its use.
+// ParseFrame reads a text frame. It returns an error if docs/protocol.md does not know a member,
+// or does not allow it in this frame.
 func ParseFrame(text string) (Frame, error) {
 	f := Frame{First: TextFrame, Raw: text}
 	if !utf8.ValidString(text) {
@@ -158,7 +160,7 @@ func ParseFrame(text string) (Frame, error) {
 	return f, f.misuse()
 }
 
-// misuse returns what is wrong with the members of a frame.
+// misuse returns an error if a member of the frame is not allowed in it.
 func (f Frame) misuse() error {
 	switch {
 	case f.IsPublication() && f.Recovered != nil && !*f.Recovered:
@@ -181,8 +183,8 @@ func (f Frame) misuse() error {
 	return nil
 }
 
-// A large answer comes in parts "of some tens of kilobytes". These are the sizes in bytes
-// that tests hold the server to.
+// A large answer comes in parts "of some tens of kilobytes". These are the sizes in bytes that
+// tests demand of the server.
 const (
 	// MostOfPart bounds a frame with several publications, and a piece of text.
 	MostOfPart = 40 << 10
@@ -190,12 +192,12 @@ const (
 	// MostInOne bounds the data of an answer that comes in one piece.
 	MostInOne = 80 << 10
 
-	// LeastOfPart is how long a part is at least that is not the last. An answer that is
-	// smaller comes in one frame.
+	// LeastOfPart is the least size of a part that is not the last. A smaller answer comes in one
+	// frame.
 	LeastOfPart = 8 << 10
 )
 
-// checkSize checks that an answer, or a part of one, is not too large for a frame.
+// checkSize checks that an answer, or a part of an answer, is not too large for a frame.
 func (f Frame) checkSize(t testing.TB) {
 	t.Helper()
 	size, most := len(f.Raw), MostOfPart
@@ -212,7 +214,7 @@ func (f Frame) checkSize(t testing.TB) {
 	}
 }
 
-// CheckMore checks that a part of which more follow had to be one.
+// CheckMore is for a part that is not the last. It checks that the part is large enough.
 func (f Frame) CheckMore(t testing.TB) {
 	t.Helper()
 	size := len(f.Raw)
@@ -224,15 +226,15 @@ func (f Frame) CheckMore(t testing.TB) {
 	}
 }
 
-// AnswerParts joins the parts of an answer to a request or a history.
+// AnswerParts joins the parts of an answer to a request or to a history.
 type AnswerParts struct {
 	id       int // of the answer that has begun; 0: none has
 	texts    []string
 	messages []Past
 }
 
-// Add takes the next frame and reports whether it is complete. The last part of an answer
-// gets what came in all of them.
+// Add takes the next frame, and reports whether the answer is complete. It puts the content of all
+// parts into the last frame.
 func (p *AnswerParts) Add(t testing.TB, f *Frame) bool {
 	t.Helper()
 	more := f.Op == "part" || f.More
@@ -256,7 +258,7 @@ func (p *AnswerParts) Add(t testing.TB, f *Frame) bool {
 	return !more
 }
 
-// join gives the last frame what came in all of them.
+// join puts the content of all parts into the last frame.
 func (p *AnswerParts) join(t testing.TB, f *Frame) {
 	t.Helper()
 	switch {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Line is a client's connection, which is read at a pace, or not at all.
+// Line is a client's connection. The client reads it at a pace, or not at all.
 type Line struct {
 	net.Conn
 	perSecond atomic.Int64 // 0: as fast as it goes
@@ -15,16 +15,16 @@ type Line struct {
 	free      time.Time // when the next byte may be read
 }
 
-// Stall has the client read nothing until Resume.
+// Stall makes the client read no bytes until Resume.
 func (l *Line) Stall() { l.stalled.Store(true) }
 
 // Resume ends a stall.
 func (l *Line) Resume() { l.stalled.Store(false) }
 
-// SetPace lets the client read so many bytes in a second; 0: as many as come.
+// SetPace sets how many bytes the client reads in a second. 0 stands for no limit.
 func (l *Line) SetPace(perSecond int) { l.perSecond.Store(int64(perSecond)) }
 
-// BytesRead is how many bytes were read so far, with those of the handshake.
+// BytesRead returns how many bytes were read so far. The bytes of the handshake count too.
 func (l *Line) BytesRead() int64 { return l.read.Load() }
 
 // ticks is how many reads a slow line makes in a second.
@@ -50,7 +50,7 @@ func (l *Line) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close ends a stall too.
+// Close closes the connection, and ends a stall.
 func (l *Line) Close() error {
 	l.Resume()
 	return l.Conn.Close()

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// SmallBuffer is what the kernel is asked to keep for a socket where a test wants a stalled line
-// to be full after kilobytes, not megabytes.
+// SmallBuffer is how many bytes the kernel is asked to hold for a socket. With it, a stalled
+// connection is full after kilobytes, not megabytes.
 const SmallBuffer = 4 << 10
 
-// Relay is a TCP relay for one connection, with faults.
+// Relay is a TCP relay for one connection. It can have faults.
 type Relay struct {
 	Endpoint // in front of the relay
 
-	mu         sync.Mutex // guards what follows
+	mu         sync.Mutex // guards the fields below
 	resumed    *sync.Cond
 	stalled    bool   // nothing is read from either side
 	blackhole  bool   // all is read, nothing arrives
@@ -27,7 +27,7 @@ type Relay struct {
 	conns      []net.Conn
 }
 
-// Through returns a relay to the endpoint, which takes one client.
+// Through starts a relay to the endpoint. The relay accepts one client.
 func Through(t testing.TB, to Endpoint) *Relay {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -88,7 +88,7 @@ func (r *Relay) await() {
 	}
 }
 
-// carry writes what passes, and reports whether more may.
+// carry writes the bytes that may pass, and reports whether more may pass.
 func (r *Relay) carry(dst net.Conn, p []byte, budget *int) bool {
 	r.await()
 	r.mu.Lock()
@@ -132,26 +132,25 @@ func (r *Relay) set(change func()) {
 	r.resumed.Broadcast()
 }
 
-// Stall stops the relay like SIGSTOP does a program: nothing moves, nothing is
-// closed.
+// Stall stops the relay as SIGSTOP stops a program: no byte moves, and the connections stay open.
 func (r *Relay) Stall() { r.set(func() { r.stalled = true }) }
 
 // Resume ends a stall.
 func (r *Relay) Resume() { r.set(func() { r.stalled = false }) }
 
-// Vanish makes the relay swallow everything.
+// Vanish makes the relay read all bytes and pass none on.
 func (r *Relay) Vanish() { r.set(func() { r.blackhole = true }) }
 
-// Trickle makes every byte come alone.
+// Trickle makes the relay write each byte alone.
 func (r *Relay) Trickle() { r.set(func() { r.bytewise = true }) }
 
-// Slow lets only so many bytes pass in a second.
+// Slow lets only perSecond bytes pass in a second.
 func (r *Relay) Slow(perSecond int) { r.set(func() { r.perSecond = perSecond }) }
 
-// CutUp lets n more bytes pass to the server and then cuts the relay.
+// CutUp lets n more bytes pass to the server, and then closes both connections.
 func (r *Relay) CutUp(n int, cut func()) { r.set(func() { r.upBudget, r.cut = n, cut }) }
 
-// CutDown is cutUp for bytes to the client.
+// CutDown lets n more bytes pass to the client, and then closes both connections.
 func (r *Relay) CutDown(n int, cut func()) { r.set(func() { r.downBudget, r.cut = n, cut }) }
 
 // HangUp closes both connections.
@@ -163,7 +162,7 @@ func (r *Relay) HangUp() {
 	}
 }
 
-// Reset does so with a RST each.
+// Reset ends both connections with a RST.
 func (r *Relay) Reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// scope is a test of which a part can end sooner.
+// scope is a part of a test. It can end before the test.
 type scope struct {
 	testing.TB
 	cleanups []func()
@@ -23,17 +23,17 @@ func (s *scope) end() {
 	}
 }
 
-// Ledger is what a client has had of one topic. Publications are numbered from 1, and
-// so are positions in a history.
+// Ledger counts the publications of one topic that a client has got. The data of publications are
+// the numbers from 1 on, and so are the positions in a history.
 type Ledger struct {
 	Since     string
 	Seen      int  // the newest number
-	Answering bool // what was missed may still come
+	Answering bool // missed publications may still come
 	Gaps      int
 }
 
-// Heard takes a frame with the next publication of a topic. What was missed comes before
-// what is new.
+// Heard takes a frame with the next publication of a topic. Publications that the client had
+// missed come before new publications.
 func (a *Ledger) Heard(n int, f Frame) error {
 	if f.WasRecovered() && !a.Answering {
 		return fmt.Errorf("after %d came %s", a.Seen, f.Raw)
@@ -42,8 +42,8 @@ func (a *Ledger) Heard(n int, f Frame) error {
 	return a.Publication(n, f.At)
 }
 
-// Lost takes the word that publications were lost after the reply. It is true if the
-// history has dropped all up to the gap's position; newest is the newest number that may be
+// Lost takes a gap that came after the reply. The gap is right if the history has dropped all
+// publications up to the gap's position. newest is the highest number that may have been
 // published.
 func (a *Ledger) Lost(f Frame, newest, history int) error {
 	_, offset := OffsetOf(f.At)
@@ -100,7 +100,7 @@ func (a *Ledger) Subscribed(f Frame) error {
 	return nil
 }
 
-// Roamer is a client whose line is cut again and again.
+// Roamer is a client whose connection is cut again and again.
 type Roamer struct {
 	T        testing.TB
 	At       Endpoint
@@ -114,7 +114,7 @@ type Roamer struct {
 	Dials    atomic.Int64
 }
 
-// Roam goes on until the client has had everything.
+// Roam connects again and again, until the client has got all publications.
 func (r *Roamer) Roam() {
 	deadline := time.Now().Add(3 * Patience)
 	for !r.Done(r) {
@@ -134,8 +134,8 @@ func (r *Roamer) Roam() {
 
 func (r *Roamer) between(d time.Duration) time.Duration { return d + rand.N(2*d) }
 
-// visit is one connection, from its beginning until it is cut. An error is the
-// server's fault.
+// visit is one connection, from its beginning until it is cut. It returns an error if the server
+// did something wrong.
 func (r *Roamer) visit() error {
 	s := &scope{TB: r.T}
 	defer s.end()
@@ -194,7 +194,7 @@ func (r *Roamer) visit() error {
 	return nil
 }
 
-// cut ends a line in one of the ways in which lines end, perhaps in the middle of a
+// cut ends a connection in one of the ways in which connections end, perhaps in the middle of a
 // frame.
 func (r *Roamer) cut(l *Relay) {
 	switch rand.IntN(4) {

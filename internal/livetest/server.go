@@ -28,7 +28,7 @@ func ServeTLS(t testing.TB, h http.Handler) Endpoint {
 	return serving(t, h, 0, (*httptest.Server).StartTLS)
 }
 
-// ServeSmall is Serve with SmallBuffer on the way to clients.
+// ServeSmall is Serve with SmallBuffer for the connections to clients.
 func ServeSmall(t testing.TB, h http.Handler) Endpoint {
 	return serving(t, h, SmallBuffer, (*httptest.Server).Start)
 }
@@ -46,7 +46,8 @@ func serving(t testing.TB, h http.Handler, buffer int, start func(*httptest.Serv
 	return EndpointOf(s)
 }
 
-// unstarted returns a server for whose clients the kernel holds so many bytes; 0: what it likes.
+// unstarted returns a server. buffer is how many bytes the kernel is asked to hold for each
+// client; 0: the kernel decides.
 func unstarted(h http.Handler, buffer int) *httptest.Server {
 	s := httptest.NewUnstartedServer(h)
 	s.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
@@ -56,8 +57,8 @@ func unstarted(h http.Handler, buffer int) *httptest.Server {
 	return s
 }
 
-// BufferedListener is a listener whose connections have a send buffer of so many bytes. They
-// stay *net.TCPConn.
+// BufferedListener is a listener whose connections have a send buffer of a given size. They are
+// still of type *net.TCPConn.
 type BufferedListener struct {
 	net.Listener
 	Buffer int
@@ -71,7 +72,7 @@ func (l BufferedListener) Accept() (net.Conn, error) {
 	return conn, err
 }
 
-// EndpointOf returns where a server is that has started.
+// EndpointOf returns the endpoint of a server that was started.
 func EndpointOf(s *httptest.Server) Endpoint {
 	at := Endpoint{URL: "ws" + strings.TrimPrefix(s.URL, "http")}
 	if s.TLS != nil {
@@ -81,8 +82,8 @@ func EndpointOf(s *httptest.Server) Endpoint {
 	return at
 }
 
-// opaque is a listener whose connections are only a net.Conn, as those are that
-// limit how many there are, speak the PROXY protocol, or count bytes.
+// opaque is a listener whose connections are only a net.Conn. Such connections come from listeners
+// that limit the number of connections, speak the PROXY protocol, or count bytes.
 type opaque struct{ net.Listener }
 
 type opaqueConn struct{ net.Conn }
@@ -95,7 +96,7 @@ func (l opaque) Accept() (net.Conn, error) {
 	return opaqueConn{conn}, nil
 }
 
-// ServeOpaque is Serve behind such a listener.
+// ServeOpaque is Serve with an opaque listener.
 func ServeOpaque(t testing.TB, h http.Handler) Endpoint {
 	s := httptest.NewUnstartedServer(h)
 	s.Listener = opaque{s.Listener}
@@ -104,7 +105,7 @@ func ServeOpaque(t testing.TB, h http.Handler) Endpoint {
 	return EndpointOf(s)
 }
 
-// A Serving is Serve or one of its kin.
+// Serving is the type of Serve and of the functions that are like it.
 type Serving = func(testing.TB, http.Handler) Endpoint
 
 // OverEach runs a test over plain TCP and over TLS at the same time.
@@ -125,7 +126,7 @@ func OverEachSmall(t *testing.T, test func(t *testing.T, serve Serving)) {
 	})
 }
 
-// NewServer returns a server that has to be empty after its Shutdown at the test's end.
+// NewServer returns a server. At the end of the test it is shut down. It must be empty then.
 func NewServer(t testing.TB, opts live.Options) *live.Server {
 	s := live.New(opts)
 	t.Cleanup(func() {
@@ -142,8 +143,8 @@ func NewServer(t testing.TB, opts live.Options) *live.Server {
 	return s
 }
 
-// Subscriber returns options with which a client that sends a message is subscribed to its
-// topic, and has the message back as acknowledgement.
+// Subscriber returns options for a server. When a client sends a message, the server subscribes it
+// to the topic of the message, and sends the message back.
 func Subscriber(server **live.Server) live.Options {
 	return live.Options{
 		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
@@ -153,14 +154,14 @@ func Subscriber(server **live.Server) live.Options {
 	}
 }
 
-// NewSubscriberServer returns a server with these options.
+// NewSubscriberServer returns a server with the options of Subscriber.
 func NewSubscriberServer(t testing.TB) *live.Server {
 	var server *live.Server
 	server = NewServer(t, Subscriber(&server))
 	return server
 }
 
-// NewHistoryServer returns a permissive server whose topics all have these options.
+// NewHistoryServer returns a permissive server. All its topics have the options o.
 func NewHistoryServer(t testing.TB, o live.TopicOptions, broker live.Broker) *live.Server {
 	opts := Permissive()
 	opts.QueueSize = PatientQueue
@@ -169,10 +170,10 @@ func NewHistoryServer(t testing.TB, o live.TopicOptions, broker live.Broker) *li
 	return NewServer(t, opts)
 }
 
-// PatientQueue is a QueueSize for tests in which more is published than a busy machine reads.
+// PatientQueue is a QueueSize for tests that may publish faster than a busy machine reads.
 const PatientQueue = 10_000
 
-// Quiet is for servers whose clients do what is worth a log.
+// Quiet is a logger that drops all lines. It is for servers whose clients cause lines in the log.
 var Quiet = slog.New(slog.DiscardHandler)
 
 // Permissive returns options under which a client may do everything. Topics whose names begin
@@ -185,14 +186,15 @@ func Permissive() live.Options {
 	return opts
 }
 
-// Open lets clients of live.v1 subscribe and publish.
+// Open returns options with which clients of live.v1 may subscribe and publish.
 func Open(opts live.Options) live.Options {
 	opts.OnSubscribe = func(context.Context, *live.Session, string) error { return nil }
 	opts.OnPublish = func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil }
 	return opts
 }
 
-// Keeping gives topics whose name begins so these options.
+// Keeping returns a function for Options.Topics. Topics whose name has the prefix get these
+// options.
 func Keeping(prefix string, o live.TopicOptions) func(string) live.TopicOptions {
 	return func(topic string) live.TopicOptions {
 		if strings.HasPrefix(topic, prefix) {
@@ -223,7 +225,7 @@ type Ends struct {
 	errs map[string][]error // of each session ID
 }
 
-// OnClose notes an end.
+// OnClose records an end.
 func (e *Ends) OnClose(s *live.Session, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -233,14 +235,15 @@ func (e *Ends) OnClose(s *live.Session, err error) {
 	e.errs[s.ID()] = append(e.errs[s.ID()], err)
 }
 
-// Count is how many sessions have ended.
+// Count returns how many sessions have ended.
 func (e *Ends) Count() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.errs)
 }
 
-// Once returns the error of each session that has ended, by ID. No session may have ended twice.
+// Once returns the error of each session that has ended, by its ID. The test fails if a session
+// has ended twice.
 func (e *Ends) Once(t testing.TB) map[string]error {
 	t.Helper()
 	e.mu.Lock()
@@ -255,7 +258,7 @@ func (e *Ends) Once(t testing.TB) map[string]error {
 	return all
 }
 
-// Only waits for the end of the one session there was, and returns its error.
+// Only waits for the end of the only session, and returns its error.
 func (e *Ends) Only(t testing.TB) error {
 	t.Helper()
 	Eventually(t, "OnClose", func() bool { return e.Count() > 0 })
@@ -279,7 +282,7 @@ func PublishNumbers(t testing.TB, server *live.Server, topic string, from, to in
 	}
 }
 
-// Hammer publishes numbers to a topic until the result is called.
+// Hammer publishes numbers to a topic until stop is called.
 func Hammer(server *live.Server, topic string) (stop func()) {
 	var ended atomic.Bool
 	var running sync.WaitGroup
@@ -297,19 +300,19 @@ func Hammer(server *live.Server, topic string) (stop func()) {
 	}
 }
 
-// Host is a server under test with its address.
+// Host is a server under test, with its endpoint.
 type Host struct {
 	*live.Server
 	Endpoint
 }
 
-// Hosting says how a host is started.
+// Hosting says how a Host is started.
 type Hosting struct {
 	Secure bool // over TLS
-	Buffer int  // bytes that the kernel may hold for a client; 0: what it likes
+	Buffer int  // bytes that the kernel may hold for a client; 0: the kernel decides
 }
 
-// Start starts a server of opts on loopback, until the test ends. It need not be empty then.
+// Start starts a server on loopback. It runs until the test ends, and need not be empty then.
 func (o Hosting) Start(t testing.TB, opts live.Options) *Host {
 	t.Helper()
 	if opts.Logger == nil {
@@ -348,7 +351,7 @@ func (h *Host) PublishNumbers(t testing.TB, topic string, from, to, size int) {
 	}
 }
 
-// PublishSlowly does so at a rate.
+// PublishSlowly is PublishNumbers at a rate of perSecond publications in a second.
 func (h *Host) PublishSlowly(t testing.TB, topic string, from, to, size, perSecond int) {
 	t.Helper()
 	begun := time.Now()
@@ -358,8 +361,8 @@ func (h *Host) PublishSlowly(t testing.TB, topic string, from, to, size, perSeco
 	}
 }
 
-// WorksThrough connects through the handler, which is in front of the server,
-// and has a publication and a close pass. It returns the client's handshake.
+// WorksThrough connects through a handler that stands in front of the server. It checks that a
+// publication and a close frame pass, and returns the answer to the handshake.
 func WorksThrough(t testing.TB, server *live.Server, at Endpoint) *http.Response {
 	t.Helper()
 	c := Dial(t, at)
@@ -371,8 +374,8 @@ func WorksThrough(t testing.TB, server *live.Server, at Endpoint) *http.Response
 	return c.Response
 }
 
-// RefusesThrough connects where the connection cannot be taken over, and
-// expects 500 with a text that says so.
+// RefusesThrough connects through a handler with which the connection cannot be taken over. It
+// expects the status 500, with a text that says so.
 func RefusesThrough(t testing.TB, server *live.Server, at Endpoint) {
 	t.Helper()
 	c, err := Try(t, at, Dialing{})

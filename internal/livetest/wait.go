@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Patience is how long a test waits for what must happen. It bounds a test that fails, and
-// says nothing of how fast that should be.
+// Patience is how long a test waits for an event that must happen. The event may take as long as
+// that.
 const Patience = 20 * time.Second
 
 // Eventually waits until a condition holds.
@@ -41,14 +41,15 @@ func Each(n int, f func(i int)) {
 	running.Wait()
 }
 
-// Together runs subtests at the same time, however few CPUs there are: they mostly wait, and
-// t.Parallel would let only one for each CPU do so.
+// Together runs subtests at the same time. t.Parallel would run only one for each CPU, but the
+// subtests mostly wait.
 type Together struct {
 	t  *testing.T
 	wg sync.WaitGroup
 }
 
-// AtOnce begins such a group. It ends when its function has returned and all subtests have.
+// AtOnce calls group with a Together. It returns when group has returned and all its subtests have
+// ended.
 func AtOnce(t *testing.T, group func(g *Together)) {
 	t.Helper()
 	g := &Together{t: t}
@@ -61,7 +62,7 @@ func (g *Together) Run(name string, test func(t *testing.T)) {
 	g.wg.Go(func() { g.t.Run(name, test) })
 }
 
-// Go begins what is no subtest.
+// Go runs f beside the subtests.
 func (g *Together) Go(f func()) { g.wg.Go(f) }
 
 // OverBoth runs a test over TCP and over TLS at the same time.

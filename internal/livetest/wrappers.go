@@ -8,7 +8,7 @@ import (
 	"net/http/httptest"
 )
 
-// The wrappers of a ResponseWriter that are found in programs, by what they let through.
+// Programs wrap a ResponseWriter in these ways. They differ in the methods that the wrapper has.
 type (
 	plain   struct{ http.ResponseWriter }
 	unwraps struct{ plain }
@@ -29,25 +29,25 @@ func (fails) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, er
 
 func (both) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, errNoHijack }
 
-// WithUnwrap wraps a ResponseWriter in one with Unwrap.
+// WithUnwrap wraps a ResponseWriter. The wrapper has Unwrap.
 func WithUnwrap(w http.ResponseWriter) http.ResponseWriter { return unwraps{plain{w}} }
 
-// WithHijack wraps a ResponseWriter in one with Hijack, and no Unwrap.
+// WithHijack wraps a ResponseWriter. The wrapper has Hijack, but not Unwrap.
 func WithHijack(w http.ResponseWriter) http.ResponseWriter { return hijacks{plain{w}} }
 
-// WithFailingHijack wraps a ResponseWriter in one whose Hijack fails.
+// WithFailingHijack wraps a ResponseWriter. The wrapper has Hijack, which fails.
 func WithFailingHijack(w http.ResponseWriter) http.ResponseWriter { return fails{plain{w}} }
 
-// WithFailingHijackAndUnwrap wraps a ResponseWriter in one whose Hijack fails, and that has
-// Unwrap.
+// WithFailingHijackAndUnwrap wraps a ResponseWriter. The wrapper has Unwrap, and Hijack, which
+// fails.
 func WithFailingHijackAndUnwrap(w http.ResponseWriter) http.ResponseWriter {
 	return both{unwraps{plain{w}}}
 }
 
-// WithNeither wraps a ResponseWriter in one with neither.
+// WithNeither wraps a ResponseWriter. The wrapper has neither Hijack nor Unwrap.
 func WithNeither(w http.ResponseWriter) http.ResponseWriter { return plain{w} }
 
-// Wrapped returns a handler behind one that wraps its ResponseWriter.
+// Wrapped returns a handler that wraps the ResponseWriter and then calls h.
 func Wrapped(h http.Handler, wrap func(w http.ResponseWriter) http.ResponseWriter) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Wrapped", "yes")
@@ -55,7 +55,7 @@ func Wrapped(h http.Handler, wrap func(w http.ResponseWriter) http.ResponseWrite
 	})
 }
 
-// UpgradeRequest returns a valid request of a WebSocket client.
+// UpgradeRequest returns a valid handshake of a WebSocket client.
 func UpgradeRequest() *http.Request {
 	r := httptest.NewRequest("GET", "/ws", nil)
 	r.Header.Set("Connection", "Upgrade")

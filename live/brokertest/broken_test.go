@@ -20,137 +20,32 @@ import (
 	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
-// all is everything that a broker can be.
-type all interface {
-	live.Broker
-	broker.Recoverer
-	broker.Bus
-}
+// broken is a broker that breaks a promise.
+type broken struct{ simcluster.Altered }
 
-// broken is a broker in which some calls do not what they should: those that are
-// not nil.
-type broken struct {
-	all
-	sink        broker.Sink // after Start
-	deliver     func(sink broker.Sink, p *broker.Publication)
-	start       func()
-	subscribe   func(topic string) string // the topic that is meant
-	unsubscribe func(topic string) error
-	publish     func(topic string, data []byte, o broker.PublishOptions) (live.Position, error)
-	last        func(at live.Position) live.Position
-	read        func(topic string, after, upto uint64, limit int) (broker.Page, error)
-	tail        func(p *broker.Page)
-	heard       func(f func([]byte)) func([]byte)
-}
-
-type brokenSink struct {
-	broker.Sink
-	b *broken
-}
-
-func (s brokenSink) Deliver(p *broker.Publication) {
-	if s.b.deliver == nil {
-		s.Sink.Deliver(p)
-		return
-	}
-	c := *p
-	s.b.deliver(s.Sink, &c)
-}
-
-func (b *broken) Start(s broker.Sink) {
-	if b.start != nil {
-		b.start()
-	}
-	b.sink = s
-	b.all.Start(brokenSink{s, b})
-}
-
-func (b *broken) Subscribe(ctx context.Context, topic string) error {
-	if b.subscribe != nil {
-		topic = b.subscribe(topic)
-	}
-	return b.all.Subscribe(ctx, topic)
-}
-
-func (b *broken) Unsubscribe(topic string) error {
-	if b.unsubscribe != nil {
-		return b.unsubscribe(topic)
-	}
-	return b.all.Unsubscribe(topic)
-}
-
-func (b *broken) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-	if b.publish != nil {
-		return b.publish(topic, data, o)
-	}
-	return b.all.Publish(ctx, topic, data, o)
-}
-
-func (b *broken) Last(ctx context.Context, topic string) (live.Position, error) {
-	at, err := b.all.Last(ctx, topic)
-	if b.last != nil && err == nil {
-		at = b.last(at)
-	}
-	return at, err
-}
-
-func (b *broken) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
-	if b.read != nil {
-		return b.read(topic, after, upto, limit)
-	}
-	return b.all.Read(ctx, topic, after, upto, limit)
-}
-
-func (b *broken) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
-	page, err := b.all.Tail(ctx, topic, limit)
-	if b.tail != nil {
-		b.tail(&page)
-	}
-	return page, err
-}
-
-func (b *broken) Broadcast(ctx context.Context, data []byte) error { return b.all.Broadcast(ctx, data) }
-
-func (b *broken) OnBroadcast(f func(data []byte)) {
-	if b.heard != nil {
-		f = b.heard(f)
-	}
-	b.all.OnBroadcast(f)
-}
-
-// every returns a function that reports true each nth time.
+// every returns a function that returns true in every nth call.
 func every(n int64) func() bool {
 	var count atomic.Int64
 	return func() bool { return count.Add(1)%n == 0 }
 }
 
-// readWith breaks what Read returns.
-func readWith(b *broken, change func(p *broker.Page)) {
-	b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
-		page, err := b.all.Read(context.Background(), topic, after, upto, limit)
-		page.Publications = slices.Clone(page.Publications)
-		change(&page)
-		return page, err
-	}
-}
-
-// wrongs are ways to break a broker, each with a promise that is not kept then.
+// wrongs are ways to break a broker. Each has the promise that such a broker does not keep.
 var wrongs = []struct {
 	name, promise string
 	do            func(b *broken)
 }{
 	{"every publication is delivered", "a subscribed topic is delivered, and no other", func(b *broken) {
-		b.start = func() { b.all.Subscribe(context.Background(), "b") }
+		b.OnStart = func() { b.All.Subscribe(context.Background(), "b") }
 	}},
-	{"Subscribe takes effect later", "what is published here comes from when Subscribe has returned", func(b *broken) {
-		b.subscribe = func(topic string) string {
-			time.AfterFunc(time.Second, func() { b.all.Subscribe(context.Background(), topic) })
+	{"Subscribe takes effect later", "every publication of this node comes once Subscribe has returned", func(b *broken) {
+		b.OnSubscribe = func(topic string) string {
+			time.AfterFunc(time.Second, func() { b.All.Subscribe(context.Background(), topic) })
 			return "another"
 		}
 	}},
 	{"a publication is lost", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
 		lose := every(300)
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			if !lose() {
 				s.Deliver(p)
 			}
@@ -158,7 +53,7 @@ var wrongs = []struct {
 	}},
 	{"a publication comes twice", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
 		double := every(300)
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			s.Deliver(p)
 			if double() {
 				s.Deliver(p)
@@ -168,7 +63,7 @@ var wrongs = []struct {
 	{"a publication overtakes", "publications of one goroutine keep their order, and each comes once", func(b *broken) {
 		var held *broker.Publication
 		hold := every(50)
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			if held == nil && hold() {
 				held = p
 				return
@@ -181,21 +76,21 @@ var wrongs = []struct {
 		}
 	}},
 	{"deliveries overlap", "calls of Deliver for one topic never overlap", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { go s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { go s.Deliver(p) }
 	}},
 	{"Unsubscribe does nothing", "nothing comes after Unsubscribe", func(b *broken) {
-		b.unsubscribe = func(string) error { return nil }
+		b.OnUnsubscribe = func(string) error { return nil }
 	}},
 	{"subscriptions add up", "Subscribe twice is the same as once", func(b *broken) {
 		var mu sync.Mutex
 		times := make(map[string]int)
-		b.subscribe = func(topic string) string {
+		b.OnSubscribe = func(topic string) string {
 			mu.Lock()
 			defer mu.Unlock()
 			times[topic]++
 			return topic
 		}
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			n := times[p.Topic]
 			mu.Unlock()
@@ -206,8 +101,8 @@ var wrongs = []struct {
 	}},
 	{"a subscription that has ended is for ever", "a topic may be subscribed to again", func(b *broken) {
 		var ended sync.Map
-		b.unsubscribe = func(topic string) error { ended.Store(topic, true); return b.all.Unsubscribe(topic) }
-		b.subscribe = func(topic string) string {
+		b.OnUnsubscribe = func(topic string) error { ended.Store(topic, true); return b.All.Unsubscribe(topic) }
+		b.OnSubscribe = func(topic string) string {
 			if _, ok := ended.Load(topic); ok {
 				return "another"
 			}
@@ -215,37 +110,37 @@ var wrongs = []struct {
 		}
 	}},
 	{"Unsubscribe wants a subscription", "Unsubscribe without a subscription is no error", func(b *broken) {
-		b.unsubscribe = func(topic string) error {
+		b.OnUnsubscribe = func(topic string) error {
 			if topic == "never" {
 				return fmt.Errorf("no subscription of %q", topic)
 			}
-			return b.all.Unsubscribe(topic)
+			return b.All.Unsubscribe(topic)
 		}
 	}},
 	{"Unsubscribe waits for a delivery", "Unsubscribe does not wait for a Deliver that is under way", func(b *broken) {
 		var mu sync.Mutex
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			defer mu.Unlock()
 			s.Deliver(p)
 		}
-		b.unsubscribe = func(topic string) error {
+		b.OnUnsubscribe = func(topic string) error {
 			mu.Lock()
 			defer mu.Unlock()
-			return b.all.Unsubscribe(topic)
+			return b.All.Unsubscribe(topic)
 		}
 	}},
 	{"data is trimmed", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			p.Data = []byte(strings.TrimSpace(string(p.Data)))
 			s.Deliver(p)
 		}
 	}},
 	{"there is no time", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Time = time.Time{}; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Time = time.Time{}; s.Deliver(p) }
 	}},
 	{"delivered data is changed", "data comes as it was given", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			p.Data = slices.Clone(p.Data)
 			s.Deliver(p)
 			if len(p.Data) > 0 {
@@ -254,25 +149,25 @@ var wrongs = []struct {
 		}
 	}},
 	{"a publisher's data is written behind", "a publisher's data is left as it is", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			_ = append(data, o.Except...)
-			return b.all.Publish(context.Background(), topic, slices.Clone(data), o)
+			return b.All.Publish(context.Background(), topic, slices.Clone(data), o)
 		}
 	}},
 	{"topics are folded", "topics that look alike never mix", func(b *broken) {
 		fold := strings.NewReplacer(":", ".")
 		var mu sync.Mutex
 		known := make(map[string][]string)
-		b.subscribe = func(topic string) string {
+		b.OnSubscribe = func(topic string) string {
 			mu.Lock()
 			defer mu.Unlock()
 			known[fold.Replace(topic)] = append(known[fold.Replace(topic)], topic)
 			return fold.Replace(topic)
 		}
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			return b.all.Publish(context.Background(), fold.Replace(topic), data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			return b.All.Publish(context.Background(), fold.Replace(topic), data, o)
 		}
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			mu.Lock()
 			defer mu.Unlock()
 			for _, topic := range known[p.Topic] {
@@ -283,19 +178,19 @@ var wrongs = []struct {
 		}
 	}},
 	{"Except is forgotten", "Except travels", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Except = ""; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Except = ""; s.Deliver(p) }
 	}},
 	{"there are positions without history", "a topic without history has no positions", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Epoch = "e"; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Epoch = "e"; s.Deliver(p) }
 	}},
 	{"a context that has ended blocks all that follows", "a context that has ended does no harm", func(b *broken) {
 		var stuck atomic.Bool
-		b.all = &contextual{b.all, func(ctx context.Context) {
+		b.All = &contextual{b.All, func(ctx context.Context) {
 			if ctx.Err() != nil {
 				stuck.Store(true)
 			}
 		}}
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			if !stuck.Load() {
 				s.Deliver(p)
 			}
@@ -303,27 +198,27 @@ var wrongs = []struct {
 	}},
 	{"it is not safe for many", "many goroutines may use it at once", func(b *broken) {
 		var under atomic.Int64
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			defer under.Add(-1)
 			if under.Add(1) > 1 {
 				return live.Position{}, fmt.Errorf("busy")
 			}
 			time.Sleep(10 * time.Microsecond)
-			return b.all.Publish(context.Background(), topic, data, o)
+			return b.All.Publish(context.Background(), topic, data, o)
 		}
 	}},
 	{"Publish works after Close", "after Close everything returns an error, and nothing comes", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, _ := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, _ := b.All.Publish(context.Background(), topic, data, o)
 			return at, nil
 		}
 	}},
 	{"a goroutine stays", "Close leaves no goroutine", func(b *broken) {
-		b.start = func() { go func() { select {} }() }
+		b.OnStart = func() { go func() { select {} }() }
 	}},
 	{"what is under way blocks after Close", "Close may come while everything is under way", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, err := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, err := b.All.Publish(context.Background(), topic, data, o)
 			if err != nil {
 				select {}
 			}
@@ -332,28 +227,28 @@ var wrongs = []struct {
 	}},
 
 	{"Prev is not the one before", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Prev = max(p.Prev, 1) - 1; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Prev = max(p.Prev, 1) - 1; s.Deliver(p) }
 	}},
 	{"offsets go round", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Offset %= 100; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Offset %= 100; s.Deliver(p) }
 	}},
 	{"the epoch changes", "positions grow within one epoch, and each names the one before it", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Epoch += fmt.Sprint(p.Offset / 100); s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Epoch += fmt.Sprint(p.Offset / 100); s.Deliver(p) }
 	}},
 	{"Publish returns another position", "Publish returns the position that is delivered", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, err := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, err := b.All.Publish(context.Background(), topic, data, o)
 			at.Offset++
 			return at, err
 		}
 	}},
 	{"there is no position without a subscriber", "Publish returns a position though nobody is subscribed", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			return live.Position{}, nil
 		}
 	}},
 	{"an empty topic has no epoch", "an empty topic has a position, and a later publication a greater one", func(b *broken) {
-		b.last = func(at live.Position) live.Position {
+		b.OnLast = func(at live.Position) live.Position {
 			if at.Offset == 0 {
 				return live.Position{}
 			}
@@ -363,7 +258,7 @@ var wrongs = []struct {
 	{"Last lags", "Last is the newest position as soon as Publish has returned", func(b *broken) {
 		var mu sync.Mutex
 		var before live.Position
-		b.last = func(at live.Position) live.Position {
+		b.OnLast = func(at live.Position) live.Position {
 			mu.Lock()
 			defer mu.Unlock()
 			at, before = before, at
@@ -371,133 +266,133 @@ var wrongs = []struct {
 		}
 	}},
 	{"the epoch stays when the end is lost", "a history that lost its end is another one", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, err := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, err := b.All.Publish(context.Background(), topic, data, o)
 			at.Epoch = "e"
 			return at, err
 		}
 	}},
 	{"Last keeps the epoch when the end is lost", "a history that lost its end is another one", func(b *broken) {
 		var first string
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, err := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, err := b.All.Publish(context.Background(), topic, data, o)
 			if first == "" {
 				first = at.Epoch
 			}
 			return at, err
 		}
-		b.last = func(at live.Position) live.Position {
+		b.OnLast = func(at live.Position) live.Position {
 			at.Epoch = first
 			return at
 		}
 	}},
 	{"Read includes after", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
-			return b.all.Read(context.Background(), topic, max(after, 1)-1, upto, limit)
+		b.OnRead = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
+			return b.All.Read(context.Background(), topic, max(after, 1)-1, upto, limit)
 		}
 	}},
 	{"Read excludes upto", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
-			page, err := b.all.Read(context.Background(), topic, after, upto-1, limit)
+		b.OnRead = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
+			page, err := b.All.Read(context.Background(), topic, after, upto-1, limit)
 			page.Upto = upto
 			return page, err
 		}
 	}},
 	{"Read has no limit", "Read returns what lies between two offsets", func(b *broken) {
-		b.read = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
-			return b.all.Read(context.Background(), topic, after, upto, limit+1)
+		b.OnRead = func(topic string, after, upto uint64, limit int) (broker.Page, error) {
+			return b.All.Read(context.Background(), topic, after, upto, limit+1)
 		}
 	}},
 	{"a page that is cut reaches further", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Upto = 1 << 40 })
+		b.OnPage = func(p *broker.Page) { p.Upto = 1 << 40 }
 	}},
 	{"Read returns the newest first", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *broker.Page) { slices.Reverse(p.Publications) })
+		b.OnPage = func(p *broker.Page) { slices.Reverse(p.Publications) }
 	}},
 	{"a page has no epoch", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Epoch = "" })
+		b.OnPage = func(p *broker.Page) { p.Epoch = "" }
 	}},
 	{"a page never reaches far enough", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Upto = 0 })
+		b.OnPage = func(p *broker.Page) { p.Upto = 0 }
 	}},
 	{"nothing is complete", "Read returns what lies between two offsets", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Complete = false })
+		b.OnPage = func(p *broker.Page) { p.Complete = false }
 	}},
 	{"Tail returns all", "Tail returns the newest", func(b *broken) {
-		b.tail = func(p *broker.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
+		b.OnTail = func(p *broker.Page) { p.Publications = slices.Repeat(p.Publications, 2) }
 	}},
 	{"a page that is cut skips a publication", "large publications are read page by page", func(b *broken) {
-		readWith(b, func(p *broker.Page) {
+		b.OnPage = func(p *broker.Page) {
 			if len(p.Publications) > 2 {
 				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[:1]
 			}
-		})
+		}
 	}},
 	{"a page that is cut begins anew", "large publications are read page by page", func(b *broken) {
-		readWith(b, func(p *broker.Page) {
+		b.OnPage = func(p *broker.Page) {
 			if len(p.Publications) > 2 {
 				p.Upto, p.Publications = p.Publications[1].Offset, p.Publications[1:2]
 			}
-		})
+		}
 	}},
 	{"a tail is cut in silence", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *broker.Page) { p.Publications = p.Publications[:(len(p.Publications)+1)/2] }
+		b.OnTail = func(p *broker.Page) { p.Publications = p.Publications[:(len(p.Publications)+1)/2] }
 	}},
 	{"a tail that is cut has the newest", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *broker.Page) { p.Publications = p.Publications[len(p.Publications)/2:] }
+		b.OnTail = func(p *broker.Page) { p.Publications = p.Publications[len(p.Publications)/2:] }
 	}},
 	{"a tail is cut though it is small", "large publications are read page by page", func(b *broken) {
-		b.tail = func(p *broker.Page) {
+		b.OnTail = func(p *broker.Page) {
 			if len(p.Publications) > 1 {
 				p.Publications, p.Upto = p.Publications[:1], p.Publications[0].Offset
 			}
 		}
 	}},
 	{"a tail that is cut begins too early", "large publications are read page by page", func(b *broken) {
-		b.all = early{b.all}
+		b.All = early{b.All}
 	}},
 	{"data is read otherwise than delivered", "what is read is what was delivered", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) { p.Offset++; p.Prev = 0; s.Deliver(p) }
 	}},
 	{"everything is complete, after a trim by number", "a history that was trimmed by number says so", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Complete = true })
+		b.OnPage = func(p *broker.Page) { p.Complete = true }
 	}},
 	{"everything is complete, after a trim by age", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
-		readWith(b, func(p *broker.Page) { p.Complete = true })
+		b.OnPage = func(p *broker.Page) { p.Complete = true }
 	}},
 	{"nothing is ever trimmed", "a history that was trimmed by number says so", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			o.History *= 10
-			return b.all.Publish(context.Background(), topic, data, o)
+			return b.All.Publish(context.Background(), topic, data, o)
 		}
 	}},
 	{"nothing is too old", "a history that was trimmed by age says so, and keeps its epoch", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			o.HistoryAge = 0
-			return b.all.Publish(context.Background(), topic, data, o)
+			return b.All.Publish(context.Background(), topic, data, o)
 		}
 	}},
 	{"histories are folded", "histories of topics that look alike never mix", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			return b.all.Publish(context.Background(), strings.ReplaceAll(topic, "*", "a"), data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			return b.All.Publish(context.Background(), strings.ReplaceAll(topic, "*", "a"), data, o)
 		}
 	}},
 	{"a page has holes now and then", "a history may be read while it grows", func(b *broken) {
 		hole := every(3)
-		readWith(b, func(p *broker.Page) {
+		b.OnPage = func(p *broker.Page) {
 			if len(p.Publications) > 2 && hole() {
 				p.Publications = slices.Delete(p.Publications, 1, 2)
 			}
-		})
+		}
 	}},
 	{"a context that has ended loses history", "a context that has ended does no harm to the history", func(b *broken) {
 		var lost atomic.Bool
-		b.all = &contextual{b.all, func(ctx context.Context) {
+		b.All = &contextual{b.All, func(ctx context.Context) {
 			if ctx.Err() != nil {
 				lost.Store(true)
 			}
 		}}
-		b.last = func(at live.Position) live.Position {
+		b.OnLast = func(at live.Position) live.Position {
 			if lost.Load() {
 				at.Offset = 0
 			}
@@ -506,18 +401,18 @@ var wrongs = []struct {
 	}},
 	{"a page's slice is used again", "what was read is not changed", func(b *broken) {
 		shared := make([]*broker.Publication, 100)
-		b.tail = func(p *broker.Page) { p.Publications = shared[:copy(shared, p.Publications)] }
-		publish := b.all.Publish
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnTail = func(p *broker.Page) { p.Publications = shared[:copy(shared, p.Publications)] }
+		publish := b.All.Publish
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			at, err := publish(context.Background(), topic, data, o)
-			page, _ := b.all.Tail(context.Background(), topic, 100)
+			page, _ := b.All.Tail(context.Background(), topic, 100)
 			copy(shared, page.Publications)
 			return at, err
 		}
 	}},
 
 	{"a node is deaf to others", "a publication reaches every node that is subscribed, and no other", func(b *broken) {
-		b.subscribe = func(topic string) string {
+		b.OnSubscribe = func(topic string) string {
 			if b.name() == 1 {
 				return "another"
 			}
@@ -525,12 +420,12 @@ var wrongs = []struct {
 		}
 	}},
 	{"a node has an order of its own", "every node sees one order and the same positions", func(b *broken) {
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 			time.Sleep(time.Duration(len(data)) * 10 * time.Microsecond)
-			return b.all.Publish(context.Background(), topic, data, o)
+			return b.All.Publish(context.Background(), topic, data, o)
 		}
 		shift := uint64(b.name())
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			p.Offset += shift
 			if p.Prev > 0 {
 				p.Prev += shift
@@ -539,7 +434,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"a node forgets whom to except", "Except and data travel between nodes", func(b *broken) {
-		b.deliver = func(s broker.Sink, p *broker.Publication) {
+		b.OnDeliver = func(s broker.Sink, p *broker.Publication) {
 			if b.name() == 2 {
 				p.Except = ""
 			}
@@ -548,12 +443,12 @@ var wrongs = []struct {
 	}},
 	{"Last is the node's own", "Last at one node knows what Publish at another has returned", func(b *broken) {
 		var own atomic.Pointer[live.Position]
-		b.publish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-			at, err := b.all.Publish(context.Background(), topic, data, o)
+		b.OnPublish = func(topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
+			at, err := b.All.Publish(context.Background(), topic, data, o)
 			own.Store(&at)
 			return at, err
 		}
-		b.last = func(at live.Position) live.Position {
+		b.OnLast = func(at live.Position) live.Position {
 			if mine := own.Load(); mine != nil {
 				return *mine
 			}
@@ -561,12 +456,12 @@ var wrongs = []struct {
 		}
 	}},
 	{"each node has its epoch", "an empty topic has one epoch at all nodes", func(b *broken) {
-		b.last = func(at live.Position) live.Position { at.Epoch += fmt.Sprint(b.name()); return at }
+		b.OnLast = func(at live.Position) live.Position { at.Epoch += fmt.Sprint(b.name()); return at }
 	}},
 
 	{"a broadcast does not come back", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
 		own := fmt.Sprintf("[%v,", b.name())
-		b.heard = func(f func([]byte)) func([]byte) {
+		b.OnHear = func(f func([]byte)) func([]byte) {
 			return func(data []byte) {
 				if !bytes.HasPrefix(data, []byte(own)) {
 					f(data)
@@ -575,7 +470,7 @@ var wrongs = []struct {
 		}
 	}},
 	{"broadcasts overtake", "a broadcast reaches every server, the sender too, in order", func(b *broken) {
-		b.heard = func(f func([]byte)) func([]byte) {
+		b.OnHear = func(f func([]byte)) func([]byte) {
 			slow := every(20)
 			return func(data []byte) {
 				if slow() {
@@ -589,27 +484,28 @@ var wrongs = []struct {
 	}},
 }
 
-// contextual looks at the contexts of calls.
+// contextual calls look with the context of each call.
 type contextual struct {
-	all
+	simcluster.All
 	look func(ctx context.Context)
 }
 
 func (c *contextual) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
 	c.look(ctx)
-	return c.all.Publish(ctx, topic, data, o)
+	return c.All.Publish(ctx, topic, data, o)
 }
 
 func (c *contextual) Last(ctx context.Context, topic string) (live.Position, error) {
 	c.look(ctx)
-	return c.all.Last(ctx, topic)
+	return c.All.Last(ctx, topic)
 }
 
-// early returns tails that are cut, and begin before the newest that were asked for.
-type early struct{ all }
+// early returns tails that are cut, and that begin too early: before the newest publications that
+// were asked for.
+type early struct{ simcluster.All }
 
 func (e early) Tail(ctx context.Context, topic string, limit int) (broker.Page, error) {
-	page, err := e.all.Tail(ctx, topic, limit+5)
+	page, err := e.All.Tail(ctx, topic, limit+5)
 	if len(page.Publications) > limit {
 		page.Publications = page.Publications[:limit]
 		page.Upto = page.Publications[limit-1].Offset
@@ -617,13 +513,13 @@ func (e early) Tail(ctx context.Context, topic string, limit int) (broker.Page, 
 	return page, err
 }
 
-// numbered is a node that knows its number.
+// numbered is the broker of a node, with the number of the node.
 type numbered struct {
-	all
+	simcluster.All
 	number int
 }
 
-func (b *broken) name() int { return b.all.(*numbered).number }
+func (b *broken) name() int { return b.All.(*numbered).number }
 
 const brokenEnv = "BROKERTEST_BROKEN"
 
@@ -643,7 +539,7 @@ func TestBrokenBroker(t *testing.T) {
 			sim = simcluster.NewSim(1, n, simcluster.Faults{})
 			brokers := make([]live.Broker, n)
 			for i := range brokers {
-				b := &broken{all: &numbered{sim.Node(i).(all), i}}
+				b := &broken{simcluster.Altered{All: &numbered{sim.Node(i).(simcluster.All), i}}}
 				w.do(b)
 				brokers[i] = b
 			}
@@ -659,7 +555,7 @@ func TestBrokenBroker(t *testing.T) {
 	}
 }
 
-// For every promise there is a broker that breaks it, and the suite says so.
+// Each broken broker fails the test of the promise that it breaks.
 func TestSuiteFindsBrokenBrokers(t *testing.T) {
 	for _, w := range wrongs {
 		t.Run(w.name, func(t *testing.T) {
@@ -675,7 +571,7 @@ func TestSuiteFindsBrokenBrokers(t *testing.T) {
 	}
 }
 
-// A broker may be slow and late within what is promised.
+// A broker may be slow, and its deliveries may be late.
 func TestSuiteAllowsWhatIsNotPromised(t *testing.T) {
 	nodes := func(_ *testing.T, n int) []live.Broker {
 		sim := simcluster.NewSim(2, n, simcluster.Faults{

@@ -11,7 +11,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// The promises of a broker that can speak to all servers.
+// buses are the promises of a broker that can speak to all servers.
 var buses = []promise{
 	{"a broadcast reaches every server, the sender too, in order", func(s *suite) {
 		s.connectBus()
@@ -70,12 +70,12 @@ var buses = []promise{
 	}},
 }
 
-// busRecorder notes the broadcasts that a broker hands over.
+// busRecorder records the broadcasts that a broker hands over.
 type busRecorder struct {
-	during func(b []byte) // called within each; set before anything is sent
+	during func(b []byte) // called for each broadcast; set before the first broadcast
 
 	mu  sync.Mutex
-	got []string
+	got []string // guarded by mu
 }
 
 func (r *busRecorder) take(b []byte) {
@@ -110,7 +110,7 @@ func (s *suite) startBus(b live.Broker) {
 	s.start(b).bus = r
 }
 
-// connectBus waits until what any node sends reaches all.
+// connectBus waits until broadcasts of every node reach all nodes.
 func (s *suite) connectBus() {
 	s.Helper()
 	for i, from := range s.nodes {

@@ -11,7 +11,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// What every broker promises.
+// delivery has the promises of every broker.
 var delivery = []promise{
 	{"a subscribed topic is delivered, and no other", func(s *suite) {
 		n := s.nodes[0]
@@ -24,7 +24,7 @@ var delivery = []promise{
 		n.await("b")
 	}},
 
-	{"what is published here comes from when Subscribe has returned", func(s *suite) {
+	{"every publication of this node comes once Subscribe has returned", func(s *suite) {
 		n := s.nodes[0]
 		for i := range 100 {
 			topic := fmt.Sprint("t", i)
@@ -108,7 +108,7 @@ var delivery = []promise{
 		n.unsubscribe("t")
 	}},
 
-	// The server calls both with a lock held that Deliver needs.
+	// The server calls Unsubscribe with a lock held that Deliver needs.
 	{"Unsubscribe does not wait for a Deliver that is under way", func(s *suite) {
 		n := s.nodes[0]
 		under, release := make(chan struct{}), make(chan struct{})
@@ -264,8 +264,8 @@ var delivery = []promise{
 	}},
 }
 
-// alike are names that a broker might take for one another, or for a pattern, or
-// not for a name at all.
+// alike are names that a broker might confuse with one another, take for a pattern, or
+// refuse.
 var alike = []string{
 	"a.b", "a:b", "a b", "a/b", "a*b", "a>b", "a=b", "a_b", "a%b", "a.:b", "a:.b", "a%2Eb", "a=2Eb",
 	"a", "A", "a*", "*", "a.*", "a.>", ">", "a.", ".a", "a..b", "a::b", ":", ".", "..", "=", "=_", "?", "a?", "[a]", "$a", "#", "a#", "+",
@@ -274,8 +274,8 @@ var alike = []string{
 	strings.Repeat("x", 255), strings.Repeat("x", 254), strings.Repeat(".", 255), strings.Repeat("é", 127), strings.Repeat("*", 255), strings.Repeat("\x00", 255),
 }
 
-// publishers has goroutines publish [g, 0], [g, 1], … on a topic, and returns when
-// they have.
+// publishers starts goroutines. Goroutine g publishes [g, 0], [g, 1], … on a topic.
+// publishers returns when all have ended.
 func (s *suite) publishers(goroutines, each int, at func(g int) *node, topic string, o broker.PublishOptions) {
 	ctx := s.ctx()
 	var wg sync.WaitGroup
@@ -292,7 +292,7 @@ func (s *suite) publishers(goroutines, each int, at func(g int) *node, topic str
 	wg.Wait()
 }
 
-// checkOrder checks what publishers has published.
+// checkOrder checks that the publications of publishers came in order, each once.
 func (s *suite) checkOrder(got []*broker.Publication, goroutines, each int) {
 	s.Helper()
 	next := make([]int, goroutines)

@@ -1,8 +1,8 @@
 // Package brokertest tests brokers.
 //
-// Run is the suite that a live.Broker must pass. Whoever writes a broker calls
-// it from a test, with a function that makes one, and says what it can do besides
-// delivering:
+// Run is the suite that a live.Broker must pass. The author of a broker calls Run
+// from a test, with a function that makes a broker. Features tell what the broker
+// can do besides delivering:
 //
 //	func TestBroker(t *testing.T) {
 //		brokertest.Run(t, func(t *testing.T) live.Broker {

@@ -9,7 +9,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// How a broker ends.
+// endings are the promises about Close.
 var endings = []promise{
 	{"after Close everything returns an error, and nothing comes", func(s *suite) {
 		n := s.nodes[0]
@@ -54,7 +54,7 @@ var endings = []promise{
 					default:
 					}
 					topic := fmt.Sprint("t", i%3)
-					switch g % 3 { // each may fail
+					switch g % 3 { // each call may fail
 					case 0:
 						n.Publish(ctx, "t", []byte(number(g, i)), plain)
 					case 1:
@@ -85,7 +85,7 @@ var endings = []promise{
 			}
 			n.close()
 		}
-		use() // what is made once for a process is made now
+		use() // starts goroutines that a process has only once
 		settled := stableGoroutines()
 		for range 3 {
 			use()
@@ -98,8 +98,8 @@ var endings = []promise{
 	}},
 }
 
-// stableGoroutines returns how many goroutines there are when their number has
-// not fallen for a while.
+// stableGoroutines waits until the number of goroutines has not fallen for 100 ms, and
+// returns that number.
 func stableGoroutines() int {
 	least := runtime.NumGoroutine()
 	for quiet := 0; quiet < 20; quiet++ {
@@ -111,6 +111,7 @@ func stableGoroutines() int {
 	return least
 }
 
+// mustFail checks that a call after Close returns an error.
 func (s *suite) mustFail(what string, f func() error) {
 	s.Helper()
 	s.soon(what, func() {

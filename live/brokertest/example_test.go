@@ -9,7 +9,7 @@ import (
 	"github.com/livetopic/livetopic/live/brokertest"
 )
 
-// The test of a broker of one's own. Here it is the one in memory.
+// This is the test of a broker. Here it is the broker in memory.
 func ExampleRun() {
 	_ = func(t *testing.T) { // func TestBroker(t *testing.T)
 		brokertest.Run(t, func(t *testing.T) live.Broker {
@@ -18,7 +18,7 @@ func ExampleRun() {
 	}
 }
 
-// A broker of several nodes, whose histories are kept by rules of its own.
+// This broker has several nodes, and rules of its own for histories.
 func ExampleRun_nodes() {
 	type cluster struct { /* … */
 	}

@@ -2,5 +2,5 @@ package brokertest
 
 import "time"
 
-// BeImpatient shortens the time after which a promise counts as broken.
+// BeImpatient shortens patience, for tests of brokers that break a promise.
 func BeImpatient() { patience = time.Second }

@@ -12,7 +12,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// What a broker promises that keeps history.
+// histories are the promises of a broker that keeps history.
 var histories = []promise{
 	{"positions grow within one epoch, and each names the one before it", func(s *suite) {
 		n, topic := s.nodes[0], s.Topic("t", long)
@@ -106,7 +106,7 @@ var histories = []promise{
 		if b := s.LoseEnd(s.T, n.Broker, topic); b != n.Broker {
 			n = s.start(b)
 		}
-		for i := range 20 { // the offsets of what was lost are given again
+		for i := range 20 { // the offsets of lost publications are used again
 			at := n.publish(topic, number(100+i), long)
 			if at.Epoch == before.Epoch {
 				s.Fatalf("the newest was at %v and is lost; another publication is at %v", before, at)
@@ -230,7 +230,7 @@ var histories = []promise{
 			switch {
 			case after < 15: // publication after+1 was dropped
 				s.wantComplete(page, false)
-			case after > 15: // the one at which it begins is there still
+			case after > 15: // all publications after it are still there
 				s.wantComplete(page, true)
 			}
 		}
@@ -387,7 +387,7 @@ func (n *node) last(topic string) live.Position {
 }
 
 // read reads page after page, up to an offset or the newest publication, or until it has
-// limit publications. Pages may be cut, and a copy that answers may lag: it is asked again.
+// limit publications. A page may be cut. If the copy that answers lags, read asks again.
 func (n *node) read(topic string, after, upto uint64, limit int) broker.Page {
 	n.s.Helper()
 	reach := min(upto, n.last(topic).Offset)
@@ -412,7 +412,8 @@ func (n *node) read(topic string, after, upto uint64, limit int) broker.Page {
 	}
 }
 
-// join appends a page to those before it. A page that goes no further adds nothing.
+// join appends a page to the pages before it, which are joined already. A page that goes no
+// further adds nothing.
 func (n *node) join(before, next broker.Page) broker.Page {
 	n.s.Helper()
 	if before.Epoch != "" && next.Epoch != before.Epoch {
@@ -425,7 +426,7 @@ func (n *node) join(before, next broker.Page) broker.Page {
 	return before
 }
 
-// checkPage checks what holds for every page.
+// checkPage checks the rules for every page.
 func (n *node) checkPage(page broker.Page, limit int) {
 	n.s.Helper()
 	got := page.Publications
@@ -446,9 +447,9 @@ func (n *node) checkCut(page broker.Page, reach uint64) {
 	}
 }
 
-// tail reads the newest publications. If Tail returns the oldest of them only, it reads on.
-// A tail that ends early and is small, or has too many with what follows, is of a copy that
-// lags: it is asked for again.
+// tail reads the newest publications. Tail may return only the oldest of them, if they are large.
+// Then tail reads the others. If a small page ends early, the copy that answered lags. It also lags
+// if there are more than limit publications in the end. Then tail asks again.
 func (n *node) tail(topic string, limit int) broker.Page {
 	n.s.Helper()
 	reach := n.last(topic).Offset
@@ -570,7 +571,7 @@ func publishWithIDs(s *suite) {
 	}
 	n := s.nodes[0]
 	n.publish(topic, number(ids), long)
-	n.publish(topic, number(ids), long) // without an ID it is another one
+	n.publish(topic, number(ids), long) // without an ID it is a new publication
 	if stored := n.tail(topic, 100).Publications; len(stored) != ids+2 {
 		s.Errorf("%d publications are stored, want %d", len(stored), ids+2)
 	}

@@ -8,7 +8,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Features says what a broker can do, so that Run knows what to hold it to.
+// Features says what a broker can do. Run tests the promises that belong to that.
 type Features struct {
 	// History: the broker is a broker.Recoverer.
 	History bool
@@ -16,41 +16,41 @@ type Features struct {
 	// Bus: the broker is a broker.Bus.
 	Bus bool
 
-	// Nodes returns the brokers of n nodes of a new system, not started. Each is
-	// closed by the suite. nil: the system has one node, and what is promised
-	// between several is not tested.
+	// Nodes returns the brokers of n nodes of a new system. They are not started. The
+	// suite closes each of them. nil: the system has one node, and promises between
+	// several nodes are not tested.
 	Nodes func(t *testing.T, n int) []live.Broker
 
-	// Local: the broker delivers topics without history from within Publish, to a
-	// server that drops what it has no subscriber for: several publishers' at one
-	// time, and what nobody has subscribed to.
+	// Local: the broker delivers topics without history from within Publish. So
+	// publications of several publishers may come at the same time, and those of topics
+	// without a subscriber come too. The server drops the latter.
 	Local bool
 
-	// Topic returns the name of a topic that keeps what the options say, made
-	// from a name that is no other's. It is for brokers with rules of their own;
-	// histories are asked for of 10 and of 1,000 publications, and of 10 for
-	// 300 ms. nil: the name itself, since the broker does what the
-	// PublishOptions say.
+	// Topic returns the name of a topic whose history is as long as the options say.
+	// It makes the name from another name, and different names give different topics.
+	// It is for brokers that have rules of their own for histories. The suite asks for
+	// histories of 10 and of 1,000 publications, and of 10 publications for 300 ms.
+	// nil: the broker follows the PublishOptions, and the name is used as it is.
 	Topic func(name string, o broker.PublishOptions) string
 
-	// LoseEnd has the store of a started broker lose at least the newest of a topic's
-	// publications, as when a machine loses power, and returns a broker on what is left
-	// of it: the same one, or one that is not started. nil: the store loses nothing, or
-	// everything.
+	// LoseEnd makes the store of a started broker lose at least the newest publication
+	// of a topic, as when a machine loses power. It returns a broker on the rest of the
+	// store: the same broker, or another that is not started. nil: such a loss cannot
+	// happen, or the store loses everything.
 	LoseEnd func(t *testing.T, b live.Broker, topic string) live.Broker
 
-	// IDs: the broker makes a publication with an ID once on a topic with history, as
-	// broker.PublishOptions says.
+	// IDs: on a topic with history, the broker makes a publication with an ID only
+	// once, as broker.PublishOptions says.
 	IDs bool
 
-	// Quiet is how long nothing must come before the suite believes that nothing
-	// will. 0: 50 ms.
+	// Quiet is how long no publication must come before the suite believes that no more
+	// will come. 0: 50 ms.
 	Quiet time.Duration
 }
 
-// Run tests that a broker keeps what live.Broker promises and, as far as Features
-// say so, broker.Recoverer and broker.Bus. make returns a broker that is new and not
-// started; the suite starts it, and closes it.
+// Run tests that a broker keeps the promises of live.Broker. As far as Features say so,
+// it also tests the promises of broker.Recoverer and broker.Bus. make returns a new
+// broker that is not started. The suite starts it, and closes it.
 //
 // The tests run one after another. With the race detector on, they also show that
 // the broker may be used by many goroutines.
@@ -100,7 +100,7 @@ func Run(t *testing.T, make func(t *testing.T) live.Broker, f Features) {
 	}
 }
 
-// promise is a test, named after what it holds a broker to.
+// promise is a test. Its name is the promise that a broker must keep.
 type promise struct {
 	name string
 	test func(s *suite)

@@ -33,7 +33,7 @@ func TestFromPubSub(t *testing.T) {
 	})
 }
 
-// A Sim without faults is a broker like any other.
+// A Sim without faults is a correct broker.
 func TestSimWithoutFaults(t *testing.T) {
 	var sim *simcluster.Sim
 	nodes := func(t *testing.T, n int) []live.Broker {
@@ -52,7 +52,7 @@ func TestSimWithoutFaults(t *testing.T) {
 	}})
 }
 
-// exchange is the least that can be called a messaging system.
+// exchange is a messaging system with as few features as possible.
 type exchange struct {
 	mu     sync.Mutex
 	subs   []*subscriber
@@ -108,8 +108,8 @@ func (x *exchange) Close() error {
 	return nil
 }
 
-// sharedExchange is one node's connection to an exchange that goes on when the
-// node has closed.
+// sharedExchange is the connection of one node to an exchange. The exchange goes on when the
+// node has closed the connection.
 type sharedExchange struct{ *exchange }
 
 func (sharedExchange) Close() error { return nil }

@@ -8,7 +8,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// What is promised between the nodes of one system.
+// spread are the promises between the nodes of one system.
 var spread = []promise{
 	{"a publication reaches every node that is subscribed, and no other", func(s *suite) {
 		s.connect(plain, "t")
@@ -76,6 +76,7 @@ var spread = []promise{
 	}},
 }
 
+// spreadHistories are the promises about history between the nodes of one system.
 var spreadHistories = []promise{
 	{"a publication with an ID is made once, at whatever nodes it is published", publishWithIDs},
 
@@ -139,7 +140,7 @@ var spreadHistories = []promise{
 	}},
 }
 
-// placesOf returns positions and data.
+// placesOf returns the position and data of each publication, as a text.
 func placesOf(publications []*broker.Publication) []string {
 	places := make([]string, len(publications))
 	for i, p := range publications {

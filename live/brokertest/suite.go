@@ -13,12 +13,12 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// patience is how long a test waits for what must happen. It says nothing of how
-// fast that should be.
+// patience is how long a test waits for an event that must happen. The event may take
+// as long as that.
 var patience = 20 * time.Second
 
-// suite is one test of a promise: the nodes, of which tests of a single broker use
-// the first.
+// suite is the test of one promise, with its nodes. A test of a single broker uses the
+// first node.
 type suite struct {
 	*testing.T
 	Features
@@ -26,15 +26,15 @@ type suite struct {
 	nodes []*node
 }
 
-// node is a broker under test and what it has delivered.
+// node is a broker under test, and the recorder of its deliveries.
 type node struct {
 	live.Broker
 	s   *suite
 	rec *recorder
-	bus *busRecorder // nil: no test of the bus
+	bus *busRecorder // nil: this is no test of the bus
 }
 
-// start starts a broker, which is closed with the test.
+// start starts a broker, and closes it at the end of the test.
 func (s *suite) start(b live.Broker) *node {
 	n := &node{Broker: b, s: s, rec: newRecorder(s.Local)}
 	s.nodes = append(s.nodes, n)
@@ -46,7 +46,7 @@ func (s *suite) start(b live.Broker) *node {
 	return n
 }
 
-// close closes the broker and does not mind if it was closed before.
+// close closes the broker. It may have been closed before.
 func (n *node) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -60,7 +60,7 @@ func (s *suite) ctx() context.Context {
 	return ctx
 }
 
-// The options for which topics are asked.
+// These are the options with which the suite publishes, and for which it calls Features.Topic.
 var (
 	plain    = broker.PublishOptions{}
 	short    = broker.PublishOptions{History: 10}
@@ -68,7 +68,7 @@ var (
 	fleeting = broker.PublishOptions{History: 10, HistoryAge: 300 * time.Millisecond}
 )
 
-// Subscribe and Unsubscribe also tell the recorder.
+// Subscribe calls the broker's Subscribe, and tells the recorder.
 func (n *node) Subscribe(ctx context.Context, topic string) error {
 	err := n.Broker.Subscribe(ctx, topic)
 	if err == nil {
@@ -77,6 +77,7 @@ func (n *node) Subscribe(ctx context.Context, topic string) error {
 	return err
 }
 
+// Unsubscribe calls the broker's Unsubscribe, and tells the recorder.
 func (n *node) Unsubscribe(topic string) error {
 	n.rec.want(topic, false)
 	return n.Broker.Unsubscribe(topic)
@@ -107,8 +108,8 @@ func (n *node) publish(topic, data string, o broker.PublishOptions) live.Positio
 	return at
 }
 
-// await waits for publications of a topic and returns all that came. More than
-// were waited for, or other data, is an error.
+// await waits for publications of a topic and returns all that came. The test fails if
+// more publications came, or other data.
 func (n *node) await(topic string, data ...string) []*broker.Publication {
 	n.s.Helper()
 	got := n.awaitCount(topic, len(data))
@@ -118,7 +119,7 @@ func (n *node) await(topic string, data ...string) []*broker.Publication {
 	return got
 }
 
-// awaitCount waits for that many publications of a topic, whatever they are.
+// awaitCount waits for that many publications of a topic, with any data.
 func (n *node) awaitCount(topic string, count int) []*broker.Publication {
 	n.s.Helper()
 	n.s.eventually(func() bool { return len(n.rec.on(topic)) >= count }, func() string {
@@ -128,7 +129,7 @@ func (n *node) awaitCount(topic string, count int) []*broker.Publication {
 	return n.rec.on(topic)
 }
 
-// quiet waits until nothing has come anywhere for a while.
+// quiet waits until no publication has come at any node for Features.Quiet.
 func (s *suite) quiet() {
 	for before := -1; ; time.Sleep(s.Quiet) {
 		now := 0
@@ -142,7 +143,8 @@ func (s *suite) quiet() {
 	}
 }
 
-// eventually waits for a condition; what says what is the case instead.
+// eventually waits for a condition. If the condition does not come true, the test fails with the
+// text that what returns.
 func (s *suite) eventually(ok func() bool, what func() string) {
 	s.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
@@ -152,11 +154,11 @@ func (s *suite) eventually(ok func() bool, what func() string) {
 	}
 }
 
-// soon fails if f does not return.
+// soon calls f. The test fails if f does not return within patience.
 func (s *suite) soon(what string, f func()) {
 	s.Helper()
 	done := make(chan struct{})
-	go func() {
+	go func() { // ends with f
 		defer close(done)
 		f()
 	}()
@@ -167,8 +169,8 @@ func (s *suite) soon(what string, f func()) {
 	}
 }
 
-// connect subscribes every node to topics and waits until what any of them
-// publishes there reaches all: Subscribe need not.
+// connect subscribes every node to topics. Then it waits until publications of every
+// node reach all nodes, because Subscribe need not wait for that.
 func (s *suite) connect(o broker.PublishOptions, topics ...string) {
 	s.Helper()
 	for _, topic := range topics {
@@ -206,10 +208,10 @@ func (s *suite) probe(from *node, topic, mark string, o broker.PublishOptions) {
 	}
 }
 
-// number is data that tells publications apart.
+// number returns data that is different for each publication: a JSON array of numbers.
 func number(parts ...int) string { return strings.ReplaceAll(fmt.Sprint(parts), " ", ",") }
 
-// numbers returns the data [from] to [to-1].
+// numbers returns number(from) to number(to-1).
 func numbers(from, to int) []string {
 	var all []string
 	for i := from; i < to; i++ {
@@ -232,13 +234,13 @@ type recorder struct {
 
 	local bool // Features.Local
 
-	mu     sync.Mutex      // guards what follows
-	wanted map[string]bool // subscribed topics; only with local
-	got    map[string][]*broker.Publication
-	copies map[*broker.Publication]broker.Publication
-	total  int
-	busy   map[string]bool // topics of which a Deliver is under way
-	wrong  []string
+	mu     sync.Mutex                                 // guards the fields below
+	wanted map[string]bool                            // subscribed topics; used only with local
+	got    map[string][]*broker.Publication           // what came, by topic
+	copies map[*broker.Publication]broker.Publication // each publication as it was when it came
+	total  int                                        // how many publications came
+	busy   map[string]bool                            // topics for which a call of Deliver is under way
+	wrong  []string                                   // mistakes of the broker
 }
 
 func newRecorder(local bool) *recorder {
@@ -282,7 +284,7 @@ func (r *recorder) Deliver(p *broker.Publication) {
 // Lost is allowed at any time.
 func (r *recorder) Lost(string, error) {}
 
-// on returns what came on a topic.
+// on returns the publications that came on a topic.
 func (r *recorder) on(topic string) []*broker.Publication {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -301,8 +303,8 @@ func (r *recorder) forget(topic string) {
 	delete(r.got, topic)
 }
 
-// check reports what was wrong whatever the test, and looks again at everything
-// that was delivered.
+// check reports mistakes that no broker may make in any test. It also checks that all
+// delivered publications are as they were when they came.
 func (r *recorder) check(t *testing.T) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

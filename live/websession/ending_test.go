@@ -11,6 +11,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/alexedwards/scs/v2/memstore"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
@@ -43,7 +44,7 @@ func TestSignOutClosesEverySocketOfTheSession(t *testing.T) {
 		t.Error("another's socket was closed")
 	default:
 	}
-	eventually(t, "the sockets are forgotten", func() bool { return websession.FromLive(l) == nil })
+	livetest.Eventually(t, "the sockets are forgotten", func() bool { return websession.FromLive(l) == nil })
 }
 
 func TestSignOutFromASocket(t *testing.T) {
@@ -233,7 +234,7 @@ func TestALostBroadcastIsMadeGood(t *testing.T) {
 	x.deaf.Store(true)
 	b.get(here.url + "/logout")
 	two.endsWith(live.CloseRevoked)
-	eventually(t, "it is logged", func() bool { return strings.Contains(here.logs.String(), "do not know yet") })
+	livetest.Eventually(t, "it is logged", func() bool { return strings.Contains(here.logs.String(), "do not know yet") })
 }
 
 func TestNoTokenLeavesTheProcess(t *testing.T) {

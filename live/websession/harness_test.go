@@ -1,7 +1,6 @@
 package websession_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -21,34 +20,10 @@ import (
 	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/coder/websocket"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
-
-// eventually waits for a condition.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-	}
-}
-
-// receive waits for a value.
-func receive[T any](t testing.TB, ch <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-ch:
-		return v
-	case <-time.After(patience):
-		t.Fatal("nothing came")
-		panic("unreachable")
-	}
-}
 
 // node is a server of an application: handlers and a live server that share sessions.
 type node struct {
@@ -58,7 +33,7 @@ type node struct {
 	url      string
 	mux      *http.ServeMux
 	opened   chan *live.Session
-	logs     *safeBuffer
+	logs     *livetest.LockedBuffer
 }
 
 // setting is what a test sets differently for its node.
@@ -71,7 +46,7 @@ type setting struct {
 // start starts a node, which ends with the test. It has handlers for /login, /logout, /set and /get.
 func start(t testing.TB, s setting) *node {
 	t.Helper()
-	n := &node{t: t, mux: http.NewServeMux(), opened: make(chan *live.Session, 10_000), logs: &safeBuffer{}}
+	n := &node{t: t, mux: http.NewServeMux(), opened: make(chan *live.Session, 10_000), logs: &livetest.LockedBuffer{}}
 	logger := slog.New(slog.NewTextHandler(n.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.options.Logger, s.live.Logger = logger, logger
 	n.sessions = websession.New(s.sm, s.options)
@@ -133,7 +108,7 @@ func newBrowser(t testing.TB) *browser {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &browser{t, &http.Client{Jar: jar, Timeout: patience}}
+	return &browser{t, &http.Client{Jar: jar, Timeout: livetest.Patience}}
 }
 
 // get returns the body of a page.
@@ -195,11 +170,11 @@ func (b *browser) dial(n *node) (*socket, *live.Session) {
 	if err != nil {
 		b.t.Fatal(err, resp)
 	}
-	return s, receive(b.t, n.opened)
+	return s, livetest.Receive(b.t, n.opened)
 }
 
 func (b *browser) tryDial(n *node) (*socket, *http.Response, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	ws, resp, err := websocket.Dial(ctx, n.url+"/live", &websocket.DialOptions{HTTPClient: b.client})
 	if err != nil {
@@ -223,27 +198,9 @@ func (b *browser) tryDial(n *node) (*socket, *http.Response, error) {
 // endsWith waits for the server's close frame.
 func (s *socket) endsWith(code int) {
 	s.t.Helper()
-	if got := receive(s.t, s.ended); int(got.Code) != code {
+	if got := livetest.Receive(s.t, s.ended); int(got.Code) != code {
 		s.t.Fatalf("closed with %d %q, want %d", got.Code, got.Reason, code)
 	}
-}
-
-// safeBuffer is a bytes.Buffer for many goroutines.
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // signedIn returns the options of a live server that admits only clients who have signed in.

@@ -11,6 +11,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/alexedwards/scs/v2/memstore"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
@@ -40,7 +41,7 @@ func TestWhatIsSetInTheHandshakeIsSavedAndItsCookieSet(t *testing.T) {
 	}}), newBrowser(t)
 	_, l := b.dial(n)
 	s := websession.FromLive(l)
-	if b.cookie(n.url) == "" || b.cookie(n.url) != s.ID() || receive(t, fromContext) != s.ID() {
+	if b.cookie(n.url) == "" || b.cookie(n.url) != s.ID() || livetest.Receive(t, fromContext) != s.ID() {
 		t.Errorf("the cookie is %q, the ID %q", b.cookie(n.url), s.ID())
 	}
 	if s.GetInt("visits") != 1 || !s.GetBool("connected") {
@@ -123,7 +124,7 @@ func TestNothingIsLeftOfClosedSockets(t *testing.T) {
 			l.Close()
 		}
 	}
-	eventually(t, "all is forgotten", func() bool {
+	livetest.Eventually(t, "all is forgotten", func() bool {
 		groups, sockets, running := n.sessions.Open()
 		return groups == 0 && sockets <= before && !running
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/coder/websocket"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
@@ -73,7 +74,7 @@ func TestTheCookieGoesWithTheHead(t *testing.T) {
 			if len(cookies) != 1 || early != 0 || !cookies[0].HttpOnly || cookies[0].SameSite != http.SameSiteLaxMode || cookies[0].Secure {
 				t.Fatalf("cookies %v, and %d too early", cookies, early)
 			}
-			eventually(t, "all is in the store", func() bool {
+			livetest.Eventually(t, "all is in the store", func() bool {
 				found, err := m.Find(t.Context(), func(v map[string]any) bool { return v["a"] == 1 && v["after"] == 1 })
 				return err == nil && len(found) == 1 && found[0].ID() == cookies[0].Value
 			})
@@ -151,7 +152,7 @@ func (n *node) withCookies(path string, tokens ...string) (body, set string) {
 
 // dialWith dials with several cookies, as withCookies does.
 func (n *node) dialWith(tokens ...string) (*websocket.Conn, *http.Response, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
 	defer cancel()
 	return websocket.Dial(ctx, n.url+"/live", &websocket.DialOptions{HTTPHeader: http.Header{"Cookie": {cookies(tokens)}}})
 }
@@ -197,7 +198,7 @@ func TestOfSeveralCookiesTheOneWithASessionCounts(t *testing.T) {
 					t.Errorf("%s: the handshake was answered with %v", name, resp)
 				}
 				if err == nil {
-					if l := receive(t, n.opened); l.Value() != c.user {
+					if l := livetest.Receive(t, n.opened); l.Value() != c.user {
 						t.Errorf("%s: the socket is of %v", name, l.Value())
 					}
 					ws.CloseNow()
@@ -264,10 +265,10 @@ func TestOfSeveralCookiesTheRightSessionIsSaved(t *testing.T) {
 		_, set := n.withCookies("/slow", "stale", ana)
 		done <- set
 	}()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	n.withCookies("/logout", ana)
 	goOn <- true
-	if set := receive(t, done); set != "" {
+	if set := livetest.Receive(t, done); set != "" {
 		t.Error("the cookie is back")
 	}
 	found, err := n.sessions.Find(t.Context(), func(map[string]any) bool { return true })

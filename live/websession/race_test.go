@@ -11,6 +11,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/alexedwards/scs/v2/memstore"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
@@ -118,10 +119,10 @@ func TestALateResponseBringsNothingBack(t *testing.T) {
 	token := b.cookie(n.url)
 	done := make(chan bool)
 	go func() { b.get(n.url + "/slow"); close(done) }()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	b.get(n.url + "/logout")
 	goOn <- true
-	receive(t, done)
+	livetest.Receive(t, done)
 	if b.cookie(n.url) != "" {
 		t.Error("the cookie is back")
 	}
@@ -144,10 +145,10 @@ func TestALateRenewalBringsNothingBack(t *testing.T) {
 	b.get(n.url + "/login?user=ana")
 	done := make(chan bool)
 	go func() { b.get(n.url + "/slow"); close(done) }()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	b.get(n.url + "/logout")
 	goOn <- true
-	receive(t, done)
+	livetest.Receive(t, done)
 	if name, late := b.get(n.url+"/get?key=username"), b.get(n.url+"/get?key=late"); name != "" || late != "yes" {
 		t.Errorf("%q is signed in, and late is %q", name, late)
 	}
@@ -171,10 +172,10 @@ func TestALateResponseBringsNothingBackBehindLoadAndSave(t *testing.T) {
 	token := b.cookie(url)
 	done := make(chan bool)
 	go func() { b.get(url + "/slow"); close(done) }()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	b.get(url + "/logout")
 	goOn <- true
-	receive(t, done)
+	livetest.Receive(t, done)
 	if _, found, _ := sm.Store.Find(token); found {
 		t.Error("the session is back")
 	}
@@ -193,7 +194,7 @@ func TestTheCopyOfTheHandshakeCannotBeSaved(t *testing.T) {
 	}}}), newBrowser(t)
 	b.get(n.url + "/set?a=1")
 	_, l := b.dial(n)
-	ctx := receive(t, contexts)
+	ctx := livetest.Receive(t, contexts)
 	sm := n.sessions.SCS()
 	sm.Put(ctx, "a", "stale")
 	if _, _, err := sm.Commit(ctx); !errors.Is(err, websession.ErrHeadSent) {
@@ -225,10 +226,10 @@ func TestSignOutDuringAHandshake(t *testing.T) {
 		}
 		dialled <- s
 	}()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	b.get(n.url + "/logout")
 	goOn <- true
-	receive(t, dialled).endsWith(live.CloseRevoked)
+	livetest.Receive(t, dialled).endsWith(live.CloseRevoked)
 	if len(n.opened) > 0 {
 		t.Error("OnConnect was called")
 	}
@@ -275,7 +276,7 @@ func TestAWriteJustBeforeTheNewsIsUndone(t *testing.T) {
 		t.Errorf("%s is signed in", got)
 	}
 	c.endsWith(live.CloseRevoked)
-	eventually(t, "it is deleted again", func() bool { _, found, _ := store.Find(token); return !found })
+	livetest.Eventually(t, "it is deleted again", func() bool { _, found, _ := store.Find(token); return !found })
 	if got := b.get(there.url + "/get?key=username"); got != "" {
 		t.Errorf("%s is signed in", got)
 	}

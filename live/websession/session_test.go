@@ -16,6 +16,7 @@ import (
 
 	"github.com/alexedwards/scs/v2"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
@@ -248,7 +249,7 @@ func TestWithoutASession(t *testing.T) {
 		}
 		checkNothing(t, s)
 		c.endsWith(live.CloseRevoked)
-		eventually(t, "the socket is forgotten", func() bool { return websession.FromLive(l) == nil })
+		livetest.Eventually(t, "the socket is forgotten", func() bool { return websession.FromLive(l) == nil })
 		checkNothing(t, s)
 	})
 }
@@ -334,13 +335,13 @@ func TestRequestsDoNotUndoEachOther(t *testing.T) {
 	_, l := b.dial(n)
 	done := make(chan bool)
 	go func() { b.get(n.url + "/slow"); close(done) }()
-	receive(t, entered)
+	livetest.Receive(t, entered)
 	b.get(n.url + "/set?quick=quick")
 	if err := websession.FromLive(l).Set("socket", "socket"); err != nil {
 		t.Error(err)
 	}
 	goOn <- true
-	receive(t, done)
+	livetest.Receive(t, done)
 	if keys := websession.FromLive(l).Keys(); !slices.Equal(keys, []string{"kept", "quick", "slow", "socket"}) {
 		t.Errorf("there are %v", keys)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/alexedwards/scs/v2/memstore"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live/websession"
 )
 
@@ -84,7 +85,7 @@ func TestErrorsOfTheStoreAreTold(t *testing.T) {
 		t.Errorf("a request got %d %q", status, body)
 	}
 	// The sockets stay open meanwhile, and the failed sign-out has changed nothing.
-	eventually(t, "it was noticed", func() bool { return strings.Count(n.logs.String(), "not looked up") > 2 })
+	livetest.Eventually(t, "it was noticed", func() bool { return strings.Count(n.logs.String(), "not looked up") > 2 })
 	store.fails.Store(false)
 	if got := websession.FromLive(l).GetString("a"); got != "1" {
 		t.Errorf("a is %q", got)

@@ -6,16 +6,16 @@ import (
 	"sync"
 )
 
-// deflateFrom is the size from which compressing is tried. Below it JSON shrinks
-// by a hundred bytes at best, which is not worth its time on either side.
+// deflateFrom is the size from which compressing is tried. Shorter JSON shrinks by a hundred
+// bytes at best. That is not worth the time, neither the server's nor the client's.
 const deflateFrom = 512
 
 // finDeflatedText is finText with RSV1, which says that the message is compressed
 // (RFC 7692, section 6).
 const finDeflatedText = finText | 0x40
 
-// A flate.Writer has over half a megabyte of tables, so there are as many as
-// goroutines that compress at one time, and not one for each session.
+// A flate.Writer has over half a megabyte of tables. So sessions have none of their own: there
+// are only as many as goroutines that compress at the same time.
 var deflaters = sync.Pool{New: func() any {
 	w, err := flate.NewWriter(nil, flate.BestSpeed)
 	if err != nil {
@@ -27,8 +27,8 @@ var deflaters = sync.Pool{New: func() any {
 // Deflate makes the compressed form of a text frame, if it is long enough and
 // shrinks. It must be called before the frame is shared.
 //
-// The form refers to nothing that was sent before, so one serves every session,
-// whatever each has agreed to remember (RFC 7692, section 7.1.1).
+// The compressed form does not refer to messages that were sent before. So it serves every
+// session, whatever each session has agreed to remember (RFC 7692, section 7.1.1).
 func (f *Frame) Deflate() {
 	if len(f.bytes) < deflateFrom || f.bytes[0] != finText {
 		return
@@ -44,7 +44,7 @@ func (f *Frame) Deflate() {
 	if err := w.Flush(); err != nil {
 		return
 	}
-	// The end of every flush is implied (RFC 7692, section 7.2.1).
+	// These four bytes end every flush. The sender leaves them out (RFC 7692, section 7.2.1).
 	short := bytes.TrimSuffix(out.Bytes(), []byte{0, 0, 0xff, 0xff})
 	if len(short) >= len(payload) {
 		return

@@ -11,7 +11,7 @@ import (
 
 func inflate(t *testing.T, b []byte) string {
 	t.Helper()
-	// What every flush ends with, and an empty last block.
+	// The four bytes that end every flush, and an empty last block.
 	tail := "\x00\x00\xff\xff\x01\x00\x00\xff\xff"
 	out, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(b), strings.NewReader(tail))))
 	if err != nil {
@@ -36,7 +36,7 @@ func TestDeflatedFrameInflatesToTheSame(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotShrinkStaysPlain(t *testing.T) {
+func TestFrameThatDoesNotShrinkStaysPlain(t *testing.T) {
 	noise := make([]byte, 10_000)
 	for i := range noise {
 		noise[i] = byte(rand.Uint32())

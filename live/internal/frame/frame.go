@@ -1,8 +1,8 @@
 // Package frame turns one publication into the bytes that every subscriber's
 // socket gets: the JSON envelope with the RFC 6455 header in front of it.
 //
-// A frame is built once per publication and shared by pointer by all sessions
-// that get it, so its bytes are never changed after it was built.
+// A frame is built once for each publication. All sessions that get it share it
+// by pointer. So its bytes are never changed after it was built.
 package frame
 
 import (
@@ -14,16 +14,16 @@ import (
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
-// First bytes of the frames a server sends: FIN and the opcode (RFC 6455,
-// section 5.2). A server does not mask.
+// These are the first bytes of the frames that a server sends: FIN and the opcode
+// (RFC 6455, section 5.2). A server does not mask.
 const (
 	finText  = 0x81
 	finClose = 0x88
 	finPing  = 0x89
 )
 
-// MaxReason is how many bytes of text fit in a close frame: a control frame
-// carries at most 125 bytes (RFC 6455, section 5.5), two of them the code.
+// MaxReason is how many bytes of text fit in a close frame. A control frame
+// carries at most 125 bytes (RFC 6455, section 5.5), and the code takes two of them.
 const MaxReason = 123
 
 // Ping is an empty ping, the same for every session.
@@ -32,10 +32,10 @@ var Ping = &Frame{bytes: []byte{finPing, 0}}
 // Frame is one whole WebSocket frame, header and payload, or a Batch of them.
 type Frame struct {
 	bytes    []byte
-	deflated []byte // the same, compressed; nil: it is not
-	messages int    // in a Batch; 0: one
-	gap      *Frame // to be sent before this frame; set by AfterGap
-	stays    bool   // set by Staying
+	deflated []byte // the frame in compressed form; nil: there is no such form
+	messages int    // how many frames a Batch has; 0: this is no Batch, and counts as one
+	gap      *Frame // is sent before this frame; set by AfterGap
+	stays    bool   // the frame keeps its place in a queue; set by Staying
 
 	// Tag marks a frame that a full queue may drop. It is set before the frame is
 	// shared. nil: the frame is never dropped.
@@ -54,15 +54,16 @@ type Tag struct {
 	// Gap tells a client that frames with this tag were dropped.
 	Gap *Frame
 
-	// Latest says that a newer frame replaces all that wait, not only the oldest.
+	// Latest says that a newer frame replaces all waiting frames with this tag, not only the
+	// oldest.
 	Latest bool
 }
 
 // Bytes returns the frame as it goes on the socket. It must not be changed.
 func (f *Frame) Bytes() []byte { return f.bytes }
 
-// Compact returns the shorter form of the frame for a peer that has agreed to
-// permessage-deflate: compressed, if Deflate was called and that paid.
+// Compact returns the frame for a peer that has agreed to permessage-deflate. It is
+// compressed if Deflate was called and made it shorter.
 func (f *Frame) Compact() []byte {
 	if f.deflated != nil {
 		return f.deflated
@@ -81,10 +82,10 @@ func (f *Frame) Len() int {
 // Messages returns how many messages the frame counts for in a queue.
 func (f *Frame) Messages() int { return max(f.messages, 1) }
 
-// Gap returns the frame that must be sent before this one, or nil.
+// Gap returns the frame that must be sent before this frame, or nil.
 func (f *Frame) Gap() *Frame { return f.gap }
 
-// AfterGap returns a frame that is sent as its tag's Gap and then f. It shares the
+// AfterGap returns a copy of f that is sent after its tag's Gap. The copy shares the
 // bytes of f.
 func (f *Frame) AfterGap() *Frame {
 	if f.gap != nil || f.Tag == nil || f.Tag.Gap == nil {
@@ -95,8 +96,8 @@ func (f *Frame) AfterGap() *Frame {
 	return &after
 }
 
-// Staying returns a frame that keeps its place in a queue, or leaves its gap there: it must not
-// step aside. It shares the bytes of f.
+// Staying returns a copy of f that keeps its place in a queue: it must not step aside. If it is
+// dropped, its gap takes that place. The copy shares the bytes of f.
 func (f *Frame) Staying() *Frame {
 	staying := *f
 	staying.stays = true
@@ -126,7 +127,7 @@ func (b *Batch) Append(f *Frame) {
 // Grow makes space for n bytes more.
 func (b *Batch) Grow(n int) { b.bytes = slices.Grow(b.bytes, n) }
 
-// Frame returns what was appended, or nil if that is nothing.
+// Frame returns the appended frames as one frame, or nil if no frame was appended.
 func (b *Batch) Frame() *Frame {
 	if b.messages == 0 {
 		return nil
@@ -147,11 +148,11 @@ func Text(parts ...[]byte) *Frame {
 	return &Frame{bytes: b}
 }
 
-// EmptyClose is a close frame without a code, as the answer to one.
+// EmptyClose is a close frame without a code. It answers a close frame that has no code either.
 var EmptyClose = &Frame{bytes: []byte{finClose, 0}}
 
 // Close returns a close frame. A reason longer than MaxReason bytes is cut
-// between two characters, since it must be UTF-8 (RFC 6455, section 5.5.1).
+// between two characters, because it must be UTF-8 (RFC 6455, section 5.5.1).
 func Close(code int, reason string) *Frame {
 	for len(reason) > MaxReason {
 		_, size := utf8.DecodeLastRuneInString(reason)
@@ -162,8 +163,8 @@ func Close(code int, reason string) *Frame {
 	return &Frame{bytes: append(b, reason...)}
 }
 
-// Envelope is what stands around every publication of one topic. It costs a topic
-// no memory but its name: where that needs no escape it is copied into the frame.
+// Envelope is the part of a frame that is the same for all publications of one topic. It holds
+// only the name of the topic. A name that needs no escape is copied into the frame as it is.
 type Envelope struct {
 	name   string
 	escape bool // the name has characters that a JSON string must escape
@@ -178,8 +179,8 @@ func NewEnvelope(topic string) Envelope {
 // when it is empty the envelope has no data member.
 func (e Envelope) Frame(data []byte) *Frame { return e.frame(Publication{Data: data}) }
 
-// FrameAt returns the text frame of one publication that has a position. at must
-// need no escape in a JSON string.
+// FrameAt returns the text frame of one publication that has a position. All characters of at
+// must be fit for a JSON string without an escape.
 func (e Envelope) FrameAt(data []byte, at string) *Frame {
 	return e.frame(Publication{Data: data, At: at})
 }

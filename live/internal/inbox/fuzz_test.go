@@ -18,8 +18,8 @@ import (
 	"github.com/coder/websocket"
 )
 
-// Whatever a client sends, however it is cut and over whatever connection, a Reader makes of
-// it what the model makes of it, and coder/websocket.
+// A Reader must agree with the model and with coder/websocket about every input, however it is
+// cut, and over every kind of connection.
 func FuzzReader(f *testing.F) {
 	long := join(frameOf(text, strings.Repeat("x", 10_000)), frameOf(begin, strings.Repeat("y", 5000)), frameOf(last, "z"), closeFrame(1000, ""))
 	for _, seed := range [][]byte{
@@ -58,7 +58,7 @@ func FuzzReader(f *testing.F) {
 	})
 }
 
-// cut returns in in pieces: a byte of cuts is the size of a piece, of up to 2 KB.
+// cut cuts the input into pieces. Each byte of cuts is the size of a piece, of up to 2 KB.
 func cut(in, cuts []byte) (pieces [][]byte) {
 	for i := 0; len(in) > 0; i++ {
 		n := len(in)
@@ -72,7 +72,7 @@ func cut(in, cuts []byte) (pieces [][]byte) {
 	return pieces
 }
 
-// compareWithCoder has coder/websocket read the same, and compares what it makes of it.
+// compareWithCoder makes coder/websocket read the same input, and compares the results.
 //
 // Where the Reader is stricter, coder/websocket goes on: it takes lengths that are not
 // minimal, of control frames too, and reasons that are not UTF-8, and reads a message that is too big until it is.
@@ -83,7 +83,7 @@ func compareWithCoder(t *testing.T, in []byte, want heard, why string, o Options
 	stricter := slices.Contains([]string{"a length that is not minimal", "a long control frame", "a close reason that is not UTF-8"}, why)
 	refused := strings.HasPrefix(want.end, "broken")
 	if refused {
-		in = append(slices.Clone(in), bytes.Repeat([]byte{0xff}, 20)...) // it judges a header when all of it has come
+		in = append(slices.Clone(in), bytes.Repeat([]byte{0xff}, 20)...) // coder/websocket judges a header only when all of it has come
 	}
 	messages, pings, err := coderReads(t, in, o.ReadLimit)
 	cutOff := (want.end == "lost" || why == "too big") && len(messages) == len(want.messages)+1
@@ -140,7 +140,7 @@ func coderReads(t *testing.T, in []byte, limit int) (messages, pings []string, e
 	}
 }
 
-// answering is a script that takes what is written.
+// answering is a script that also accepts writes.
 type answering struct{ script }
 
 func (*answering) Write(p []byte) (int, error) { return len(p), nil }
@@ -159,8 +159,8 @@ func (u *upgraded) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return u.conn, bufio.NewReadWriter(bufio.NewReader(u.conn), bufio.NewWriter(u.conn)), nil
 }
 
-// Whatever a client says is deflate, Inflate makes of it what compress/flate does, within the
-// limit; and what compress/flate makes of any bytes comes out again.
+// Inflate must agree with compress/flate about every input, within the limit. It must also restore
+// every input that compress/flate has compressed.
 func FuzzInflate(f *testing.F) {
 	texts := payloads()
 	for _, name := range []string{"nothing", "a byte", "a word", "1,025 bytes", "text"} {
@@ -188,7 +188,7 @@ func FuzzInflate(f *testing.F) {
 	})
 }
 
-// oracle decompresses with as many readers of compress/flate as there are last blocks.
+// oracle decompresses with compress/flate. It takes a new reader after each last block.
 func oracle(in []byte, limit int) (string, int) {
 	src := bytes.NewReader(append(slices.Clone(in), "\x00\x00\xff\xff\x01\x00\x00\xff\xff"...))
 	var out []byte

@@ -19,11 +19,11 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for what must happen. It says nothing of how fast that
-// should be.
+// patience is how long a test waits for an event that must happen. The event may take as long as
+// that.
 const patience = 20 * time.Second
 
-// listener is a session that notes what its reader tells it.
+// listener is a session that records the calls of its reader.
 type listener struct {
 	pings   []string
 	reads   int   // charged
@@ -52,7 +52,7 @@ func (l *listener) Admit(size int) {
 	}
 }
 
-// heard is all that a reader made of a connection.
+// heard is the result of reading a whole connection.
 type heard struct {
 	messages []string
 	flags    []bool // Compressed of each
@@ -75,7 +75,7 @@ func endOf(err error) string {
 	return "lost"
 }
 
-// readAll reads to the end.
+// readAll reads to the end of the connection.
 func (l *listener) readAll(r *Reader) heard {
 	var h heard
 	for {
@@ -90,8 +90,8 @@ func (l *listener) readAll(r *Reader) heard {
 	}
 }
 
-// script is a connection that is read in the pieces in which it was written. After the last
-// piece comes the end.
+// script is a connection that is read in the pieces in which it was written. The end comes after
+// the last piece.
 type script struct {
 	net.Conn
 	pieces [][]byte
@@ -110,7 +110,7 @@ func (s *script) Read(p []byte) (int, error) {
 
 func (s *script) RemoteAddr() net.Addr { return &net.UnixAddr{} }
 
-// read has a reader read pieces from memory.
+// read makes a reader read pieces from memory.
 func read(o Options, early []byte, pieces ...[]byte) heard {
 	var l listener
 	var r Reader
@@ -132,7 +132,7 @@ func frameOf(first byte, payload string) []byte {
 	return appendMasked(b, payload)
 }
 
-// maskKey has four different bytes, so that a mask at the wrong place shows.
+// maskKey has four different bytes, so that a test notices a mask at the wrong place.
 var maskKey = [4]byte{0xa1, 0x5b, 0x3c, 0x77}
 
 func appendMasked(b []byte, payload string) []byte {
@@ -143,7 +143,7 @@ func appendMasked(b []byte, payload string) []byte {
 	return b
 }
 
-// First bytes of frames.
+// These are first bytes of frames.
 const (
 	more   = 0x00 // a continuation that is not the last
 	last   = 0x80 // a continuation that is
@@ -155,15 +155,15 @@ const (
 	pong   = 0x8a
 )
 
-// join returns frames as the bytes of a connection.
+// join joins frames to the bytes of a connection.
 func join(frames ...[]byte) []byte { return bytes.Join(frames, nil) }
 
 func closeFrame(code int, reason string) []byte {
 	return frameOf(closes, string(binary.BigEndian.AppendUint16(nil, uint16(code)))+reason)
 }
 
-// A line is a connection as a Reader reads it, and its other end. Before each wait of the
-// reader the line calls waits.
+// line is a connection for a Reader, with its other end. It calls waits before each wait of the
+// reader.
 type line struct {
 	conn  net.Conn        // the reader's
 	raw   syscall.RawConn // its handle, or nil
@@ -171,7 +171,7 @@ type line struct {
 	waits func()
 }
 
-// init has a reader read the line.
+// init makes a reader read the line.
 func (l *line) init(r *Reader, early []byte, h Handler, o Options) {
 	conn := &watchedConn{l.conn, l}
 	if l.raw == nil {
@@ -187,7 +187,7 @@ func (l *line) waiting() {
 	}
 }
 
-// watchedConn and watchedRaw tell when the reader waits.
+// watchedConn and watchedRaw call waits when the reader waits.
 type watchedConn struct {
 	net.Conn
 	line *line
@@ -286,8 +286,8 @@ var certificate = sync.OnceValue(func() tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 })
 
-// over has a reader read pieces from a line: none is read together with the next. The last
-// must end the reading.
+// over makes a reader read pieces from a line. Each piece is read before the next is written. The
+// last piece must end the reading.
 func over(t testing.TB, line *line, o Options, early []byte, pieces ...[]byte) heard {
 	t.Helper()
 	var l listener

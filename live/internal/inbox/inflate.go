@@ -6,25 +6,24 @@ import (
 	"sync"
 )
 
-// Messages are decompressed here, and not with compress/flate, because of what a block of
-// deflate can cost. Its Huffman tables may take 30 bytes, and it may hold nothing else.
-// compress/flate takes 7 µs and 20 KB of memory for such a block, and does not tell its caller
-// how many there were. Here tables take no memory, and they are counted. Besides, all of a
-// message lies in memory, so no window has to be kept and copied.
+// Messages are not decompressed with compress/flate, because a block of deflate can cost much there.
+// A block may consist of its Huffman tables alone, in 30 bytes. compress/flate takes 7 µs and 20 KB
+// of memory for such a block, and does not tell its caller how many there were. Here tables take no
+// extra memory, and they are counted. Besides, the whole message lies in memory, so no window has to
+// be kept and copied.
 
-// deflateTail ends a compressed message: the four bytes that its sender left out (RFC
-// 7692, section 7.2.2), and an empty last block, so that the end can be told from a
-// message that was cut.
+// deflateTail ends a compressed message. It has the four bytes that the sender left out (RFC
+// 7692, section 7.2.2), and an empty last block. If that block is missing, the message was cut.
 var deflateTail = []byte("\x00\x00\xff\xff\x01\x00\x00\xff\xff")
 
 const (
-	// inflateStep is the first size of the output: small messages take no more.
+	// inflateStep is the first size of the output. It is enough for small messages.
 	inflateStep = 1 << 10
 
-	// tablesCost is what the Huffman tables of a block count for, in bytes of payload. A
-	// client can make the server build them at that rate and no faster: a microsecond each.
-	// A compressor makes new tables after 10 KB or more, and what comes out counts for more
-	// than this.
+	// tablesCost is how many bytes of payload the Huffman tables of a block count for. To build
+	// them takes a microsecond, and the client's rate bounds how often the server does that. An
+	// honest client does not notice: a compressor makes new tables after 10 KB or more, and so
+	// much output counts for more than the tables.
 	tablesCost = 256
 )
 
@@ -33,8 +32,9 @@ var (
 	errInflated   = &ProtocolError{codeTooBig, "a message that is larger than ReadLimit"}
 )
 
-// Inflate decompresses a message that is Compressed. cost is what it took, in bytes of payload.
-// The error is a *ProtocolError: the message is not deflate, was cut, or is larger than limit.
+// Inflate decompresses a message that is Compressed. cost is how many bytes of payload the work
+// counts for. The error is a *ProtocolError: the message is not deflate, was cut, or is larger than
+// limit.
 func (m *Message) Inflate(limit int) (cost int, err error) {
 	in := inflaters.Get().(*inflater)
 	defer inflaters.Put(in)
@@ -49,29 +49,29 @@ func (m *Message) Inflate(limit int) (cost int, err error) {
 	return cost, nil
 }
 
-// inflater decompresses one message (RFC 1951). It has 5 KB of tables, so there are as many
-// as goroutines that decompress at one time.
+// inflater decompresses one message (RFC 1951). It has 5 KB of tables. So there are only as many
+// inflaters as goroutines that decompress at the same time.
 type inflater struct {
 	bitReader
 	out    []byte
-	limit  int // bytes of out, at most
-	tables int // blocks with tables of their own
+	limit  int // how many bytes out may have
+	tables int // how many blocks had tables of their own
 
 	lengths   [maxLiterals + maxDistances]uint8 // of the codes of both tables
-	literals  huffman                           // while lengths are read: the codes of these
+	literals  huffman                           // while lengths are read, this is the table of their codes
 	distances huffman
 }
 
 var inflaters = sync.Pool{New: func() any { return new(inflater) }}
 
-// reset lets go of the message.
+// reset drops all references to the message.
 func (in *inflater) reset() {
 	in.bitReader = bitReader{}
 	in.out, in.tables = nil, 0
 }
 
-// all decompresses all blocks. One that says it is the last may stand in the middle (RFC 7692,
-// section 7.2.3.4).
+// all decompresses all blocks. A block that says that it is the last may stand in the middle (RFC
+// 7692, section 7.2.3.4).
 func (in *inflater) all() error {
 	for {
 		last, err := in.block()
@@ -138,6 +138,7 @@ func (in *inflater) stored() error {
 	return nil
 }
 
+// append appends a byte to the output.
 func (in *inflater) append(b byte) error {
 	if len(in.out) == cap(in.out) {
 		if err := in.reserve(1); err != nil {
@@ -163,15 +164,16 @@ func (in *inflater) reserve(n int) error {
 	return nil
 }
 
-// Symbols of a block's codes (section 3.2.5).
+// These are the symbols of a block's codes (section 3.2.5).
 const (
-	maxLiterals  = 286 // literals, the end of the block, and lengths
+	maxLiterals  = 286 // how many symbols there are for literals, the end of the block, and lengths
 	maxDistances = 30
 	endOfBlock   = 256
 	firstLength  = 257
 )
 
-// Lengths and distances are a least value, by their symbol, and some bits that follow.
+// A length or distance is the sum of a least value, which depends on the symbol, and of some bits
+// that follow.
 var (
 	leastLength = [maxLiterals - firstLength]uint16{3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59,
 		67, 83, 99, 115, 131, 163, 195, 227, 258}
@@ -183,7 +185,7 @@ var (
 		9, 9, 10, 10, 11, 11, 12, 12, 13, 13}
 )
 
-// coded decompresses a block to its end.
+// coded decompresses a block with Huffman codes to its end.
 func (in *inflater) coded(literals, distances *huffman) error {
 	for {
 		symbol := in.symbol(literals)
@@ -206,7 +208,8 @@ func (in *inflater) coded(literals, distances *huffman) error {
 	}
 }
 
-// repeat reads what follows the symbol of a length, and appends output that was there before.
+// repeat reads the rest of a length, and then a distance. It appends that many bytes of the output
+// that lie so far back.
 func (in *inflater) repeat(symbol int, distances *huffman) error {
 	more, ok := in.take(uint(lengthBits[symbol]))
 	length := int(leastLength[symbol]) + int(more)
@@ -224,16 +227,17 @@ func (in *inflater) repeat(symbol int, distances *huffman) error {
 	}
 	from, to := len(in.out)-distance, len(in.out)
 	in.out = in.out[:to+length]
-	for to < len(in.out) { // where both overlap the copies double
+	for to < len(in.out) { // if source and target overlap, each copy makes the next twice as long
 		to += copy(in.out[to:], in.out[from:to])
 	}
 	return nil
 }
 
-// lengthOrder is the order in which a block has the lengths of the codes of lengths.
+// A block with its own tables tells the length of each code. These lengths are coded too. lengthOrder
+// is the order in which the block tells the lengths of the codes for lengths.
 var lengthOrder = [...]uint8{16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15}
 
-// readTables reads the codes of a block that has its own (section 3.2.7).
+// readTables reads the codes of a block that has tables of its own (section 3.2.7).
 func (in *inflater) readTables() bool {
 	sizes, ok := in.take(5 + 5 + 4)
 	literals, distances, ordered := int(sizes&31)+257, int(sizes>>5&31)+1, int(sizes>>10)+4
@@ -254,7 +258,7 @@ func (in *inflater) readTables() bool {
 		in.distances.build(in.lengths[literals:literals+distances])
 }
 
-// readLengths reads n lengths, whose own codes are those of literals for now.
+// readLengths reads n lengths. in.literals has the codes for lengths meanwhile.
 func (in *inflater) readLengths(n int) bool {
 	for i := 0; i < n; {
 		symbol := in.symbol(&in.literals)
@@ -293,23 +297,24 @@ func (in *inflater) readLengths(n int) bool {
 	return true
 }
 
-// Codes are up to maxCode bits long. Those of up to shortCode are found in one step.
+// Codes have up to maxCode bits. A code of up to shortCode bits is found in one step.
 const (
 	maxCode   = 15
 	shortCode = 9
 )
 
-// huffman tells symbols by their codes (section 3.2.2).
+// huffman finds the symbols for codes (section 3.2.2).
 type huffman struct {
-	short     [1 << shortCode]uint16  // by the next bits: a symbol, and the length of its code in the lowest 4 bits
-	count     [maxCode + 1]uint16     // codes of each length
+	short     [1 << shortCode]uint16  // the index is the next bits; an entry is a symbol, and the length of its code in the lowest 4 bits
+	count     [maxCode + 1]uint16     // how many codes of each length there are
 	symbols   [maxLiterals + 2]uint16 // in the order of their codes
-	longCode  int                     // the first code that is longer than shortCode,
-	longIndex int                     // and the place of its symbol
+	longCode  int                     // the first code that is longer than shortCode
+	longIndex int                     // the index in symbols of the symbol of longCode
 }
 
-// build makes the table for codes of these lengths, 0 for a symbol that has none. It reports
-// whether they are the lengths of a code: one that is complete, or has no symbol or a single one.
+// build makes the tables for codes of these lengths. A length of 0 says that the symbol has no code.
+// build reports whether the lengths are valid: all codes are used, or there are no codes, or there is
+// a single code of one bit.
 func (h *huffman) build(lengths []uint8) bool {
 	h.count = [maxCode + 1]uint16{}
 	for _, n := range lengths {
@@ -317,7 +322,7 @@ func (h *huffman) build(lengths []uint8) bool {
 	}
 	used := len(lengths) - int(h.count[0])
 	h.count[0] = 0
-	unused := 1 // codes of length n that are no symbol's, nor begin with one
+	unused := 1 // how many codes of length n belong to no symbol, and do not begin with the code of one
 	var place [maxCode + 2]uint16
 	for n := 1; n <= maxCode; n++ {
 		unused = 2*unused - int(h.count[n])
@@ -339,8 +344,8 @@ func (h *huffman) build(lengths []uint8) bool {
 	return true
 }
 
-// fillShort makes the table of short codes. What tells the codes of up to n bits fills the first
-// 2^n entries; twice in a row it is what tells them with one bit more.
+// fillShort makes the table of short codes. The table for codes of up to n bits has 2^n entries. Two
+// copies of it are the table for n+1 bits, before the codes of n+1 bits are put in.
 func (h *huffman) fillShort() {
 	h.short[0], h.short[1] = 0, 0
 	code, index := 0, 0
@@ -359,7 +364,8 @@ func (h *huffman) fillShort() {
 	h.longCode, h.longIndex = code, index
 }
 
-// long finds a code that is not short in the next bits. The symbol is -1 if there is none.
+// long finds the symbol for the next bits if their code is longer than shortCode. The symbol is -1 if
+// there is no such code.
 func (h *huffman) long(next uint64) (symbol int, length uint) {
 	code := int(bits.Reverse16(uint16(next)) >> (16 - shortCode))
 	first, index := h.longCode, h.longIndex
@@ -374,7 +380,7 @@ func (h *huffman) long(next uint64) (symbol int, length uint) {
 	return -1, 0
 }
 
-// The codes of blocks that have none of their own (section 3.2.6).
+// These are the codes of blocks without tables of their own (section 3.2.6).
 var fixedLiterals, fixedDistances = fixedCodes()
 
 func fixedCodes() (literals, distances huffman) {
@@ -397,15 +403,15 @@ func fixedCodes() (literals, distances huffman) {
 	return literals, distances
 }
 
-// bitReader reads a message and its tail, from the lowest bit of each byte on.
+// bitReader reads the bits of a message and its tail. It begins with the lowest bit of each byte.
 type bitReader struct {
-	data []byte // not yet in next
+	data []byte // bytes that are not in next yet
 	tail []byte // comes after data
-	next uint64 // what comes next; bits above n are not to be used
-	n    uint   // bits of next
+	next uint64 // the next n bits; the bits above them must not be used
+	n    uint   // how many bits of next are valid
 }
 
-// fill has next hold 56 bits or more, if there are so many.
+// fill fills next to 56 bits or more. At the end there may be fewer.
 func (r *bitReader) fill() {
 	if len(r.data) >= 8 {
 		r.next |= binary.LittleEndian.Uint64(r.data) << r.n
@@ -426,7 +432,7 @@ func (r *bitReader) fill() {
 	}
 }
 
-// take reads n bits, 32 at most. ok is false if there are fewer.
+// take reads n bits, 32 at most. ok is false if there are fewer than n bits.
 func (r *bitReader) take(n uint) (value uint64, ok bool) {
 	if r.n < n {
 		r.fill()
@@ -440,7 +446,8 @@ func (r *bitReader) take(n uint) (value uint64, ok bool) {
 	return value, true
 }
 
-// symbol reads a symbol; -1 if there is none.
+// symbol reads a code and returns its symbol. It returns -1 if there is no such code, or not enough
+// bits.
 func (r *bitReader) symbol(h *huffman) int {
 	if r.n < maxCode {
 		r.fill()
@@ -464,9 +471,10 @@ func (r *bitReader) align() {
 	r.n &^= 7
 }
 
-// rest reads up to n bytes when next is empty: as many as lie together. There are none at the end.
+// rest is called when next is empty. It reads up to n bytes, as many as lie together in memory. At
+// the end it returns no bytes.
 func (r *bitReader) rest(n int) []byte {
-	r.next = 0 // what lies above n would be read twice
+	r.next = 0 // the bits above n are in data too, and would be read twice
 	if len(r.data) == 0 {
 		r.data, r.tail = r.tail, nil
 	}
@@ -475,5 +483,5 @@ func (r *bitReader) rest(n int) []byte {
 	return b
 }
 
-// atEnd reports whether all was read, after align.
+// atEnd is called after align. It reports whether all bits were read.
 func (r *bitReader) atEnd() bool { return r.n == 0 && len(r.data) == 0 && len(r.tail) == 0 }

@@ -51,7 +51,7 @@ func (d deflated) of(payload string) []byte {
 	return bytes.TrimSuffix(out.Bytes(), []byte("\x00\x00\xff\xff"))
 }
 
-// inflate returns the message, or the close code that its sender gets.
+// inflate returns the message. If it is invalid, inflate returns the close code for the client.
 func inflate(compressed []byte, limit int) (string, int) {
 	m := &Message{Data: bytes.Clone(compressed), Compressed: true}
 	_, err := m.Inflate(limit)
@@ -110,7 +110,7 @@ func TestInflateIsTheInverseOfDeflate(t *testing.T) {
 	t.Log(3*cases, "cases")
 }
 
-// The examples of RFC 7692, section 7.2.3.
+// These are the examples of RFC 7692, section 7.2.3.
 func TestExamplesOfTheRFC(t *testing.T) {
 	for _, example := range []struct {
 		section, in, want string
@@ -150,14 +150,14 @@ func TestWhatIsNotDeflate(t *testing.T) {
 			t.Errorf("%s: %q, code %d", name, got, code)
 		}
 	}
-	// One that was sent with its tail is all the same.
+	// A message that was sent with its tail is valid too.
 	if got, code := inflate([]byte("\xf2\x48\xcd\xc9\xc9\x07\x00\x00\x00\xff\xff\x00"), plenty); got != "Hello" || code != 0 {
 		t.Errorf("with two tails: %q, code %d", got, code)
 	}
 }
 
-// A message that was cut is not taken for a shorter one: it is no deflate, or what comes out
-// is no JSON.
+// A message that was cut is not taken for a shorter message. Either it is not deflate, or the
+// output is not JSON.
 func TestMessageThatWasCut(t *testing.T) {
 	texts := []string{
 		`"Hello"`, `{"topic":"chat","data":{"text":"hello, world","n":[1,2,3]}}`, `12345678`, `[` + strings.Repeat(`"lorem ipsum",`, 100) + `1]`,
@@ -194,7 +194,7 @@ func TestMessageThatWasCut(t *testing.T) {
 	t.Log(cases, "cases, of which", decoded, "were deflate")
 }
 
-// Last blocks may stand in the middle of a message, and refer to those before.
+// Last blocks may stand in the middle of a message. Later blocks may refer to the blocks before.
 func TestManyLastBlocks(t *testing.T) {
 	for n := range 30 {
 		in := strings.Repeat("\xf3\x48\xcd\xc9\xc9\x07\x00", n) + "\x00"
@@ -204,8 +204,8 @@ func TestManyLastBlocks(t *testing.T) {
 	}
 }
 
-// A bomb takes no more memory than a message of ReadLimit does, and its time is bounded by
-// that too.
+// A message that inflates to very many bytes takes no more memory than a message of ReadLimit.
+// That bounds its time too.
 func TestBombsAreBounded(t *testing.T) {
 	zeros := func(n int) []byte { return deflated{level: flate.BestCompression}.of(strings.Repeat("\x00", n)) }
 	bomb := zeros(8 << 20)
@@ -222,7 +222,8 @@ func TestBombsAreBounded(t *testing.T) {
 			if code != codeTooBig {
 				t.Errorf("%s, limit %d: code %d", name, limit, code)
 			}
-			// Sizes double, so all that was outgrown is as much again, and the input was cloned.
+			// Sizes double, so the outputs that became too small are as much again. The input was
+			// cloned too.
 			if most := 3*limit + len(in) + 100_000; took > most {
 				t.Errorf("%s, limit %d: %d bytes were allocated, want %d at most", name, limit, took, most)
 			}
@@ -231,7 +232,7 @@ func TestBombsAreBounded(t *testing.T) {
 	t.Logf("%d bytes become %d", len(bomb), 8<<20)
 }
 
-// After a message that fails the decompressor serves the next one.
+// After a message that is invalid, the same decompressor is used for the next message.
 func TestInflaterIsUsedAgain(t *testing.T) {
 	good := deflated{level: 6}.of(`{"topic":"t"}`)
 	for i := range 1000 {
@@ -256,7 +257,8 @@ func TestSmallCompressedMessageAllocatesLittle(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	// The output; and a decompressor now and then where sync.Pool forgets one of four.
+	// The output is one allocation. Under -race there may be a decompressor too, because sync.Pool
+	// drops one of four.
 	if allocs > 1 && !withRace || allocs > 5 {
 		t.Errorf("%v allocations", allocs)
 	}
@@ -265,7 +267,7 @@ func TestSmallCompressedMessageAllocatesLittle(t *testing.T) {
 	}
 }
 
-// blocks writes deflate by hand (RFC 1951): what no compressor makes.
+// blocks writes deflate by hand (RFC 1951), also such that no compressor makes.
 type blocks struct {
 	bytes []byte
 	next  uint64
@@ -281,14 +283,14 @@ func (b *blocks) put(value uint64, n uint) {
 	}
 }
 
-// end returns the message: an empty block follows that lacks its last four bytes.
+// end returns the message. It adds an empty block without its last four bytes.
 func (b *blocks) end() []byte {
 	b.put(0, 3)
 	b.put(0, (8-b.n)%8)
 	return b.bytes
 }
 
-// code is a symbol's code, to be put.
+// code is the code of a symbol, for put.
 type code struct {
 	bits   uint64
 	length uint
@@ -296,7 +298,7 @@ type code struct {
 
 func (b *blocks) putCode(c code) { b.put(c.bits, c.length) }
 
-// codesOf returns the codes that have these lengths (section 3.2.2).
+// codesOf returns the codes for these lengths (section 3.2.2).
 func codesOf(lengths []int) []code {
 	codes := make([]code, len(lengths))
 	value := 0
@@ -360,7 +362,7 @@ func (b *blocks) tables(literals, distances []int) {
 	}
 }
 
-// randomLengths returns the lengths of a complete code for so many of the symbols.
+// randomLengths returns the lengths of a complete code for a number of symbols.
 func randomLengths(random *rand.Rand, symbols, used, longest int) []int {
 	leaves := []int{0}
 	for len(leaves) < used {
@@ -380,7 +382,7 @@ func randomLengths(random *rand.Rand, symbols, used, longest int) []int {
 	return lengths
 }
 
-// Whatever the tables are, what comes out is what compress/flate makes of it.
+// With any tables, the output is the same as that of compress/flate.
 func TestInflateReadsAnyTables(t *testing.T) {
 	random := rand.New(rand.NewPCG(9, 10))
 	ended := make(map[int]int)
@@ -436,7 +438,7 @@ func TestInflateReadsAnyTables(t *testing.T) {
 	}
 }
 
-// manyTables returns a message of about so many bytes that is all tables.
+// manyTables returns a message of about a given size that consists of tables.
 func manyTables(size int, tables func() (literals, distances []int)) (in []byte, n int) {
 	var b blocks
 	literals, distances := tables()
@@ -448,7 +450,7 @@ func manyTables(size int, tables func() (literals, distances []int)) (in []byte,
 	return b.end(), n
 }
 
-// smallTables and deepTables are the cheapest to send, and the dearest to build.
+// smallTables cost the client least to send. deepTables cost the server most to build.
 func smallTables() (literals, distances []int) {
 	literals = make([]int, 257)
 	literals[endOfBlock] = 1
@@ -470,7 +472,7 @@ func deepTables() (literals, distances []int) {
 	return literals, []int{1}
 }
 
-// Tables that a client sends count for what they cost, and take no memory.
+// The tables that a client sends count for the time that they cost, and take no memory.
 func TestTablesOfBlocksCount(t *testing.T) {
 	for name, tables := range map[string]func() (literals, distances []int){"small": smallTables, "deep": deepTables} {
 		t.Run(name, func(t *testing.T) {
@@ -495,7 +497,7 @@ func TestTablesOfBlocksCount(t *testing.T) {
 	}
 }
 
-// What a compressor makes costs its size, the larger of both.
+// A message of a compressor counts for its size: before or after compression, whichever is larger.
 func TestHonestMessageCostsItsSize(t *testing.T) {
 	for name, payload := range payloads() {
 		for level := flate.HuffmanOnly; level <= flate.BestCompression; level++ {

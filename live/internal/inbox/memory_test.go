@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// A header may promise what it likes: memory grows with what comes.
+// A header may tell any length. Memory grows only with the bytes that come.
 func TestMemoryGrowsWithWhatComes(t *testing.T) {
 	const promised = 1 << 40
 	for _, limit := range []int{promised, 8 << 20} {
@@ -35,7 +35,7 @@ func TestMemoryGrowsWithWhatComes(t *testing.T) {
 				if m, err := r.Next(); m != nil || endOf(err) != "lost" {
 					t.Errorf("%v, %v", m, err)
 				}
-				// What was outgrown is garbage; append's steps are a quarter.
+				// Buffers that became too small are garbage. append grows by a quarter.
 				if took := allocated() - before; !withRace && took > uint64(8*len(in)+100_000) {
 					t.Errorf("limit %d, in pieces of %d, fragments %v: %d bytes were allocated for %d", limit, size, fragmented, took, len(in))
 				}
@@ -51,8 +51,8 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
-// A reader that waits for the next frame holds no buffer, and with a handle it holds none while
-// it waits for payload either. What came with the handshake is not held when it has been read.
+// A reader that waits for the next frame holds no buffer. With a handle it holds none while it
+// waits for payload either. Bytes that came with the handshake are not held after they were read.
 func TestIdleReaderHoldsNoBuffer(t *testing.T) {
 	long := frameOf(text, strings.Repeat("x", 100_000))
 	steps := []struct {
@@ -135,8 +135,8 @@ func TestIdleReaderHoldsNoBuffer(t *testing.T) {
 	}
 }
 
-// An ended session stores nothing that its client still sends, tells nobody of it, and sees
-// the close frame.
+// A session that has ended stores no bytes that its client still sends, and makes no calls for
+// them. It still reads the close frame.
 func TestAfterEndOnlyTheCloseFrameCounts(t *testing.T) {
 	long := strings.Repeat("x", 100_000)
 	rest := join(
@@ -195,7 +195,7 @@ func TestAfterEndOnlyTheCloseFrameCounts(t *testing.T) {
 	}
 }
 
-// A session that ends within a message is not asked for space, and not charged, any more.
+// When a session ends within a message, it is no longer asked for space and no longer charged.
 func TestAfterEndNobodyIsAsked(t *testing.T) {
 	in := join(frameOf(text, strings.Repeat("x", 100_000)), frameOf(ping, "p"), frameOf(text, "abc"), closeFrame(1000, ""))
 	var l listener
@@ -237,7 +237,7 @@ func TestEndRacesWithNext(t *testing.T) {
 	}
 }
 
-// A fault after the end is seen too, and ends the reading.
+// A protocol error after the end also ends the reading.
 func TestFaultAfterEnd(t *testing.T) {
 	var l listener
 	var r Reader
@@ -248,8 +248,8 @@ func TestFaultAfterEnd(t *testing.T) {
 	}
 }
 
-// A message that waits for the application holds little more than its bytes, though the
-// memory of a long one was there to be used again.
+// A message that waits for the application holds little more memory than its bytes, even if the
+// memory of a long message was free.
 func TestMessagesThatWaitHoldLittleMoreThanTheirBytes(t *testing.T) {
 	long := strings.Repeat("x", 30_000)
 	for _, test := range []struct {
@@ -288,7 +288,7 @@ func TestMessagesThatWaitHoldLittleMoreThanTheirBytes(t *testing.T) {
 	}
 }
 
-// A small message allocates nothing when its predecessor was released, and a ping nothing.
+// A small message allocates no memory if an earlier message was released. A ping allocates none.
 func TestSmallMessagesAllocateNothing(t *testing.T) {
 	for name, early := range map[string]bool{"read": false, "with the handshake": true} {
 		t.Run(name, func(t *testing.T) {
@@ -316,7 +316,8 @@ func TestSmallMessagesAllocateNothing(t *testing.T) {
 					m.Release()
 				}
 			})
-			// A few for the whole run. With the race detector sync.Pool forgets one of four.
+			// There may be a few allocations in the whole run. With the race detector sync.Pool
+			// drops one element of four.
 			if bound := map[bool]float64{true: 3 * n, false: 10}[withRace]; allocs > bound {
 				t.Errorf("%v allocations for %d messages", allocs, 2*n)
 			}
@@ -324,15 +325,15 @@ func TestSmallMessagesAllocateNothing(t *testing.T) {
 	}
 }
 
-// counter is a session that allocates nothing.
+// counter is a session whose methods allocate no memory.
 type counter struct{ pings int }
 
 func (c *counter) Ping([]byte)        { c.pings++ }
 func (c *counter) Charge(_, _, _ int) {}
 func (c *counter) Admit(int)          {}
 
-// A connection without a handle, such as TLS, is read in as few reads as the others: one more
-// for each burst.
+// A connection without a handle, such as TLS, takes few reads too: one more for each burst than
+// other connections.
 func TestBurstIsReadInFewReads(t *testing.T) {
 	for _, size := range []int{9, 100, 200, 4000, 20_000} {
 		for _, ended := range []bool{false, true} {

@@ -6,11 +6,11 @@ import (
 	"unicode/utf8"
 )
 
-// The rules of RFC 6455 a second time, as one function of all bytes that a client has sent:
-// the oracle of the tests whose input nobody has written by hand.
+// This is a second implementation of the rules of RFC 6455, as one function of all bytes that a
+// client has sent. It is the oracle for tests with random input.
 
-// judge says what a reader has to make of a connection that carries in and then ends. The
-// charges are those of complete frames.
+// judge returns what a reader must report for a connection that carries in and then ends. It
+// counts the charges of complete frames only.
 func judge(in []byte, o Options) (h heard, why string) {
 	var message []byte
 	within, compressed := false, false
@@ -112,7 +112,8 @@ func (h heard) ends(how string) heard {
 	return h
 }
 
-// judgeClose is section 5.5.1 with section 7.4. 1012 to 1014 are in the registry of close codes.
+// judgeClose follows section 5.5.1 with section 7.4. The codes 1012 to 1014 are in the registry of
+// close codes.
 func judgeClose(payload []byte) (end, why string) {
 	if len(payload) == 0 {
 		return "close 1005 ", "a close frame"

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// paced is a reader in false time, and the client that it reads.
+// paced is a reader in the time of synctest, with its client.
 type paced struct {
 	listener
 	r    Reader
@@ -18,7 +18,7 @@ type paced struct {
 	at   time.Time // when the reading ended
 }
 
-// pace runs f with false time, beside a reader.
+// pace runs f in the time of synctest, beside a reader.
 func pace(t *testing.T, early []byte, f func(t *testing.T, p *paced)) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -30,7 +30,7 @@ func pace(t *testing.T, early []byte, f func(t *testing.T, p *paced)) {
 	})
 }
 
-// read reads to the end, as the reader's goroutine.
+// read reads to the end. It runs in the reader's goroutine.
 func (p *paced) read() {
 	go func() {
 		h := p.readAll(&p.r)
@@ -39,7 +39,7 @@ func (p *paced) read() {
 	}()
 }
 
-// trickle writes b in steps, as the client, until it has all or the reader has ended.
+// trickle writes b as the client, in steps. It ends when all is written or the reader has ended.
 func (p *paced) trickle(b []byte, step int, every time.Duration) (h heard, ended bool) {
 	for len(b) > 0 {
 		time.Sleep(every)
@@ -63,7 +63,7 @@ func (p *paced) trickle(b []byte, step int, every time.Duration) (h heard, ended
 	}
 }
 
-// A message may take half a minute, and then as long as 8 KB/s takes.
+// A message may take half a minute, and besides as long as it takes at 8 KB/s.
 func TestMessageMayNotComeTooSlowly(t *testing.T) {
 	inFragments := func(n, size int) []byte {
 		b := frameOf(begin, "")
@@ -118,7 +118,7 @@ func slicesOf(b []byte, n int) [][]byte {
 	return all
 }
 
-// The time for which the server does not read is not the client's.
+// The time in which the server does not read does not count for the pace of a message.
 func TestPausesDoNotCountForThePace(t *testing.T) {
 	for name, pauseIn := range map[string]func(p *paced, pause func()){
 		"charge": func(p *paced, pause func()) { p.charged = func(int, int) { pause() } },
@@ -149,8 +149,7 @@ func TestPausesDoNotCountForThePace(t *testing.T) {
 	}
 }
 
-// A message that came with the handshake is no slower because the session was made to look
-// silent.
+// Age does not make a message slower that came with the handshake.
 func TestAgeDoesNotCountForThePace(t *testing.T) {
 	in := join(frameOf(begin, "a"), frameOf(last, "b"), closeFrame(1000, ""))
 	for n := range in {
@@ -165,7 +164,7 @@ func TestAgeDoesNotCountForThePace(t *testing.T) {
 	}
 }
 
-// Idle is the time since the last byte, whatever it belongs to, and 0 in a pause.
+// Idle returns the time since the last byte of any frame. In a pause it returns 0.
 func TestIdleIsTheSilenceOfTheClient(t *testing.T) {
 	pace(t, nil, func(t *testing.T, p *paced) {
 		idle := func(what string, want time.Duration) {
@@ -209,7 +208,8 @@ func TestIdleIsTheSilenceOfTheClient(t *testing.T) {
 	})
 }
 
-// A client that floods a session that has ended costs no CPU, and its close frame is seen.
+// If the client of an ended session goes on sending, that costs no CPU. Its close frame is still
+// read.
 func TestFloodOfAnEndedSessionIsReadSlowly(t *testing.T) {
 	pace(t, nil, func(t *testing.T, p *paced) {
 		p.read()

@@ -1,9 +1,9 @@
-// Package inbox is the way from a client's socket to its session: it reads frames (RFC
-// 6455), answers to control frames at once, and hands over complete messages.
+// Package inbox is the way from a client's socket to its session. It reads frames (RFC
+// 6455), reports control frames at once, and hands over complete messages.
 //
-// One goroutine reads. It waits with a shallow stack and without a buffer, so that an
-// idle session costs little more than the goroutine's least stack. It never runs code
-// of the application.
+// One goroutine reads. It waits with a shallow stack and without a buffer. So an idle
+// session costs little more than the smallest stack of a goroutine. The goroutine never runs
+// code of the application.
 package inbox
 
 import (
@@ -21,14 +21,14 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// Handler is the session, as its reader sees it. All methods are called by the goroutine
-// that reads.
+// Handler has the methods of a session that its reader needs. The goroutine that reads calls
+// them.
 type Handler interface {
 	// Ping is called for a ping; payload is valid during the call.
 	Ping(payload []byte)
 
-	// Charge counts what was read: frames, bytes of payload, and the reads that brought them.
-	// It may wait, with Reader.Pause before and Reader.Resume after.
+	// Charge counts the frames and the bytes of payload that were read, and the reads that
+	// brought them. It may wait. Then it calls Reader.Pause before and Reader.Resume after.
 	Charge(reads, frames, bytes int)
 
 	// Admit waits until the session has space for a message that has grown to size
@@ -36,59 +36,59 @@ type Handler interface {
 	Admit(size int)
 }
 
-// Options are what a Reader needs to know of its session.
+// Options are the settings of a Reader.
 type Options struct {
-	ReadLimit  int  // bytes of a message, at most
+	ReadLimit  int  // how many bytes a message may have
 	Compressed bool // the client may send compressed messages (RFC 7692)
 }
 
-// Reader reads the frames of one connection. It is made with Init; Next, and what calls
-// the Handler, belong to one goroutine.
+// Reader reads the frames of one connection. It is made with Init. One goroutine calls Next, Pause,
+// Resume and Drain. Any goroutine may call the other methods.
 type Reader struct {
 	conn    net.Conn
-	raw     syscall.RawConn // nil: conn is no plain socket
-	try     func(fd uintptr) bool
+	raw     syscall.RawConn       // nil: conn is no plain socket
+	try     func(fd uintptr) bool // the method readNow
 	handler Handler
 	options Options
 
-	early  []byte   // what the HTTP server had read past the handshake; nil: nothing is left
-	buf    *readBuf // nil: nothing was read ahead
-	short  [16]byte // where a connection that is no plain socket is waited for
-	failed error    // of a read of raw
+	early   []byte   // bytes after the handshake that the HTTP server had read; nil: none are left
+	buf     *readBuf // bytes that were read ahead; nil: there are none
+	short   [16]byte // the buffer in which a connection that is no plain socket waits
+	readErr error    // of a read of raw
 
 	frame dataFrame // the data frame whose payload is being read
-	msg   *Message  // the message whose frames are being read; nil: none
-	began int64     // when its first header was read, later by the pauses since
-	owed  charge    // what was read and not yet charged
+	msg   *Message  // the message whose frames are being read; nil: there is none
+	began int64     // when the first header of msg was read, plus the pauses since then
+	owed  charge    // for frames, bytes and reads that were not charged yet
 
 	heard  atomic.Int64 // when the peer was last heard, on the clock of package clock
 	paused atomic.Int64 // since when the server does not read; 0: it reads
-	ended  atomic.Bool  // nothing but a close frame matters any more
-	skips  int          // reads since then
+	ended  atomic.Bool  // the session has ended, and only a close frame still matters
+	skips  int          // how many reads were made since ended is true
 }
 
-// charge is what Handler.Charge is told.
+// charge has the arguments of Handler.Charge.
 type charge struct{ reads, frames, bytes int }
 
 // dataFrame is a text, binary or continuation frame.
 type dataFrame struct {
-	open   bool // its header was read, its payload not all
+	open   bool // the header was read, but not the whole payload
 	fin    bool
-	left   uint64 // bytes of payload still to come
+	left   uint64 // how many bytes of payload are still to come
 	mask   [4]byte
-	maskAt int
+	maskAt int // the index in mask for the next byte of payload
 }
 
 // Message is one message of a client.
 type Message struct {
 	Data       []byte
-	Compressed bool     // Inflate must be called first
-	Binary     bool     // its frame said so
-	Next       *Message // for the queue of the session
+	Compressed bool     // Inflate must be called before Data is used
+	Binary     bool     // the message has a binary frame, not a text frame
+	Next       *Message // the next message in the queue of the session
 }
 
-// ProtocolError is a breach of RFC 6455 or of a limit by the client, with the close code
-// that tells it so.
+// ProtocolError says that the client broke a rule of RFC 6455 or a limit. Code is the close code
+// that tells the client.
 type ProtocolError struct {
 	Code int
 	Text string
@@ -98,7 +98,7 @@ func (e *ProtocolError) Error() string {
 	return fmt.Sprintf("the client broke the protocol: %s (close code %d)", e.Text, e.Code)
 }
 
-// CloseError is the close frame of the client. Code is 1005 if it had none.
+// CloseError is the close frame of the client. Code is NoCode if the frame had no code.
 type CloseError struct {
 	Code   int
 	Reason string
@@ -109,7 +109,7 @@ func (e *CloseError) Error() string { return fmt.Sprintf("close frame %d %q", e.
 // NoCode stands for a close frame without a code (RFC 6455, section 7.1.5).
 const NoCode = 1005
 
-// Close codes of protocol errors (RFC 6455, section 7.4.1).
+// These are the close codes of protocol errors (RFC 6455, section 7.4.1).
 const (
 	codeProtocol = 1002
 	codeInvalid  = 1007 // not UTF-8, or not deflate
@@ -118,31 +118,31 @@ const (
 )
 
 const (
-	// slowGrace is how long a message may take however slowly it comes, and slowRate,
-	// in bytes a second, how fast it must come on average after that: a message that
-	// never ends would otherwise hold its memory for ever. 8 KB/s is an old phone.
+	// A message may take slowGrace, even if it comes slowly. It may take one second more for
+	// every slowRate bytes that have come. Otherwise a message that never ends would hold its
+	// memory for ever. An old phone sends 8 KB/s.
 	slowGrace = 30 * time.Second
 	slowRate  = 8 << 10
 
-	// firstGrowth is the capacity of a message that does not come in one piece; it
-	// doubles from there with what has come, whatever the frame's header promised.
+	// firstGrowth is the first capacity of a message that does not come in one piece. The
+	// capacity doubles as bytes come, whatever length the frame's header says.
 	firstGrowth = 8 << 10
 
-	// A message in the session's inbox counts for its bytes, so its memory may be at most
+	// A message in the session's inbox counts for its bytes. So its memory may be at most
 	// maxShort, or maxWaste times its bytes. The memory of a message that grew past
-	// maxPooled is not kept for the next one.
+	// maxPooled is not used again for another message.
 	maxShort  = 4 << 10
 	maxWaste  = 4
 	maxPooled = 64 << 10
 
-	// Of a session that has ended only the close frame matters. After freeSkips reads the
-	// reader sleeps skipPause before each read, so that a client that goes on sending
+	// When a session has ended, only the close frame of the client matters. After freeSkips
+	// reads the reader sleeps skipPause before each read, so that a client that goes on sending
 	// costs no CPU.
 	freeSkips = 64
 	skipPause = 2 * time.Millisecond
 )
 
-// readBuf holds what was read and not yet looked at: bytes[from:to].
+// readBuf holds bytes that were read ahead, and were not parsed yet: bytes[from:to].
 type readBuf struct {
 	from, to int
 	bytes    [4096]byte
@@ -150,13 +150,14 @@ type readBuf struct {
 
 var readBufs = sync.Pool{New: func() any { return new(readBuf) }}
 
-// Messages up to maxShort, and longer ones, which short ones must not get.
+// Messages up to maxShort and longer messages have a pool each. A short message must not get the
+// memory of a long one.
 var (
 	shortMessages = sync.Pool{New: func() any { return new(Message) }}
 	longMessages  = sync.Pool{New: func() any { return new(Message) }}
 )
 
-// Release gives the message's memory back. Nobody may use it afterwards.
+// Release gives the message's memory back. The message must not be used afterwards.
 func (m *Message) Release() {
 	*m = Message{Data: m.Data[:0]}
 	switch size := cap(m.Data); {
@@ -167,8 +168,8 @@ func (m *Message) Release() {
 	}
 }
 
-// trimmed returns the message, which is complete, with memory that is not much more than it
-// needs. What it had may be from a message that was many times as long.
+// trimmed returns a complete message with little more memory than it needs. Its memory may have been
+// that of a message that was many times as long.
 func (m *Message) trimmed() *Message {
 	if cap(m.Data) <= max(maxShort, maxWaste*len(m.Data)) {
 		return m
@@ -178,8 +179,8 @@ func (m *Message) trimmed() *Message {
 	return small
 }
 
-// Init prepares the reader of conn, whose handle is raw if it is a plain socket. early is
-// what was read from it already.
+// Init prepares the reader of conn. raw is the handle of conn if that is a plain socket, else nil.
+// early has the bytes that were read from conn already.
 func (r *Reader) Init(conn net.Conn, raw syscall.RawConn, early []byte, h Handler, o Options) {
 	r.conn, r.raw, r.early, r.handler, r.options = conn, raw, early, h, o
 	if raw != nil {
@@ -188,7 +189,7 @@ func (r *Reader) Init(conn net.Conn, raw syscall.RawConn, early []byte, h Handle
 	r.heard.Store(clock.Now())
 }
 
-// Idle returns how long the peer has been silent, or 0 while the server does not listen.
+// Idle returns how long the peer has been silent. It returns 0 while the server does not read.
 func (r *Reader) Idle() time.Duration {
 	if r.paused.Load() != 0 {
 		return 0
@@ -199,11 +200,11 @@ func (r *Reader) Idle() time.Duration {
 // Heard returns when the peer was last heard, on the clock of package clock.
 func (r *Reader) Heard() int64 { return r.heard.Load() }
 
-// Age makes the peer look as if it had last sent something that long ago.
+// Age moves the time at which the peer was last heard back by d.
 func (r *Reader) Age(d time.Duration) { r.heard.Add(-int64(d)) }
 
-// Pause says that the server does not read for now: the time is its own, and no silence
-// of the client. The goroutine that reads calls it, and Resume.
+// Pause says that the server does not read for now. That time does not count as silence of the
+// client. Only the goroutine that reads calls Pause and Resume.
 func (r *Reader) Pause() { r.paused.Store(clock.Now()) }
 
 // Resume ends a pause.
@@ -214,12 +215,12 @@ func (r *Reader) Resume() {
 	r.paused.Store(0)
 }
 
-// End says that the session has ended: from now on Next returns no message, stores
-// nothing, and waits for the client's close frame.
+// End says that the session has ended. From then on Next returns no message and stores no bytes. It
+// waits for the client's close frame.
 func (r *Reader) End() { r.ended.Store(true) }
 
-// Next waits for the next message, which then is the caller's. The error is a
-// *CloseError, a *ProtocolError, or the connection's; nothing can be read after it.
+// Next waits for the next message. The message then belongs to the caller. The error is a
+// *CloseError, a *ProtocolError, or the connection's. After an error, Next must not be called again.
 func (r *Reader) Next() (*Message, error) {
 	for {
 		var done *Message
@@ -239,7 +240,7 @@ func (r *Reader) Next() (*Message, error) {
 	}
 }
 
-// release gives up what an ended connection held.
+// release gives up the memory of a connection that has ended.
 func (r *Reader) release() {
 	if r.buf != nil {
 		r.buf.from, r.buf.to = 0, 0
@@ -249,7 +250,7 @@ func (r *Reader) release() {
 	r.early, r.msg = nil, nil
 }
 
-// The first two bytes of a frame (RFC 6455, section 5.2).
+// These are the parts of the first two bytes of a frame (RFC 6455, section 5.2).
 const (
 	finBit    = 0x80
 	rsv1Bit   = 0x40
@@ -270,7 +271,7 @@ const (
 
 func broken(text string) error { return &ProtocolError{codeProtocol, text} }
 
-// header reads the header of the next frame, and all of a control frame.
+// header reads the header of the next frame. If it is a control frame, header reads all of it.
 func (r *Reader) header() error {
 	b, err := r.need(2)
 	if err != nil {
@@ -324,14 +325,14 @@ func (r *Reader) header() error {
 		r.msg.Binary = op == opBinary
 		r.began = r.heard.Load()
 		if len(r.early) > 0 {
-			r.began = clock.Now() // Age may have put back when the peer was heard
+			r.began = clock.Now() // Age may have moved the time at which the peer was heard
 		}
 	}
 	r.skip(size)
 	return r.checkSize()
 }
 
-// checkFirst checks what the first two bytes of a frame say.
+// checkFirst checks the first two bytes of a frame.
 func (r *Reader) checkFirst(first, second byte) error {
 	op := first & opcode
 	switch {
@@ -361,6 +362,7 @@ func (r *Reader) checkFirst(first, second byte) error {
 	return nil
 }
 
+// checkSize ends a message that is larger than ReadLimit.
 func (r *Reader) checkSize() error {
 	if r.frame.left > uint64(r.options.ReadLimit-len(r.msg.Data)) {
 		return &ProtocolError{codeTooBig, "a message that is larger than ReadLimit"}
@@ -368,7 +370,7 @@ func (r *Reader) checkSize() error {
 	return nil
 }
 
-// control deals with a ping, a pong or a close frame; b is all of it.
+// control handles a ping, a pong or a close frame. b is the whole frame.
 func (r *Reader) control(op byte, b []byte) error {
 	payload := b[6:]
 	for i := range payload {
@@ -384,7 +386,7 @@ func (r *Reader) control(op byte, b []byte) error {
 		err = closeError(payload)
 	}
 	r.skip(len(b))
-	r.settle()
+	r.chargeOwed()
 	if err == nil && r.msg != nil {
 		err = r.checkPace() // a message whose next fragment never comes
 	}
@@ -409,8 +411,9 @@ func closeError(payload []byte) error {
 	return &CloseError{Code: code, Reason: string(payload[2:])}
 }
 
-// mayClose reports whether a close frame may carry a code: those of the RFC and of its
-// registry (section 7.4.2 and 11.7) that are not for local use, and applications' own.
+// mayClose reports whether a close frame may carry a code. It may carry the codes of the RFC and of
+// its registry (sections 7.4.2 and 11.7), except those for local use. It may also carry the codes of
+// applications.
 func mayClose(code int) bool {
 	switch {
 	case code >= 1000 && code <= 1003, code >= 1007 && code <= 1014:
@@ -419,8 +422,8 @@ func mayClose(code int) bool {
 	return code >= 3000 && code <= 4999
 }
 
-// payload reads some of the payload of the open data frame. It returns the message when
-// this was its last byte.
+// payload reads some of the payload of the open data frame. If that completes a message, it returns
+// the message.
 func (r *Reader) payload() (*Message, error) {
 	f := &r.frame
 	if f.left > 0 {
@@ -435,7 +438,7 @@ func (r *Reader) payload() (*Message, error) {
 		return nil, r.checkPace()
 	}
 	f.open = false
-	r.settle()
+	r.chargeOwed()
 	if !f.fin {
 		return nil, r.checkPace()
 	}
@@ -444,11 +447,12 @@ func (r *Reader) payload() (*Message, error) {
 	return m.trimmed(), nil
 }
 
-// readPayload appends to the message what there is of the open frame, unmasked.
+// readPayload appends to the message, unmasked, the bytes of the open frame that are there. If there
+// are none it waits. It returns how many bytes it has taken.
 func (r *Reader) readPayload() (int, error) {
 	f, m := &r.frame, r.msg
 	if len(m.Data) >= firstGrowth && !r.ended.Load() {
-		r.settle()
+		r.chargeOwed()
 		r.handler.Admit(len(m.Data))
 	}
 	have := r.ahead()
@@ -473,14 +477,14 @@ func (r *Reader) readPayload() (int, error) {
 	return n, nil
 }
 
-// readDirect reads the payload of a long frame into the message, past the buffer.
+// readDirect reads the payload of a long frame into the message, without the buffer.
 func (r *Reader) readDirect() (int, error) {
-	r.settle()
+	r.chargeOwed()
 	f, m := &r.frame, r.msg
 	from := len(m.Data)
 	if cap(m.Data)-from < firstGrowth/2 {
 		most := uint64(r.options.ReadLimit)
-		if f.fin { // a fragment gets more, or each would copy all that came before
+		if f.fin { // if another fragment follows there is more space, or that would copy all that came before
 			most = uint64(from) + f.left
 		}
 		size := min(uint64(max(2*from, firstGrowth)), most)
@@ -500,6 +504,7 @@ func (r *Reader) readDirect() (int, error) {
 	return n, nil
 }
 
+// unmask unmasks the next bytes of the frame, in place (RFC 6455, section 5.3).
 func (f *dataFrame) unmask(b []byte) {
 	i := f.maskAt
 	f.maskAt = (i + len(b)) & 3
@@ -514,7 +519,7 @@ func (f *dataFrame) unmask(b []byte) {
 	}
 }
 
-// checkPace ends a message that never ends.
+// checkPace returns an error if the message comes too slowly.
 func (r *Reader) checkPace() error {
 	took := r.heard.Load() - r.began
 	if took > int64(slowGrace)+int64(len(r.msg.Data))*int64(time.Second)/slowRate {
@@ -523,8 +528,8 @@ func (r *Reader) checkPace() error {
 	return nil
 }
 
-// settle has the session count what was read.
-func (r *Reader) settle() {
+// chargeOwed charges for the frames, bytes and reads that were not charged yet.
+func (r *Reader) chargeOwed() {
 	owed := r.owed
 	if owed == (charge{}) || r.ended.Load() {
 		return
@@ -533,7 +538,7 @@ func (r *Reader) settle() {
 	r.handler.Charge(owed.reads, owed.frames, owed.bytes)
 }
 
-// ahead returns what was read and not yet looked at.
+// ahead returns the bytes that were read ahead, and were not parsed yet.
 func (r *Reader) ahead() []byte {
 	if len(r.early) > 0 {
 		return r.early
@@ -560,7 +565,8 @@ func (r *Reader) skip(n int) {
 	}
 }
 
-// need returns at least n bytes of ahead, which may be no more than a buffer holds.
+// need returns at least n bytes of ahead. It waits until they are there. n is at most the size of a
+// buffer.
 func (r *Reader) need(n int) ([]byte, error) {
 	for {
 		if have := r.ahead(); len(have) >= n {
@@ -574,13 +580,13 @@ func (r *Reader) need(n int) ([]byte, error) {
 
 // fill waits for more bytes.
 func (r *Reader) fill() error {
-	r.settle()
+	r.chargeOwed()
 	if r.ended.Load() {
 		if r.skips++; r.skips > freeSkips {
 			time.Sleep(skipPause)
 		}
 	}
-	if len(r.early) > 0 { // less than a header or a control frame, or need had not called
+	if len(r.early) > 0 { // need has called: early has a part of a header or of a control frame
 		r.buf = readBufs.Get().(*readBuf)
 		r.buf.to = copy(r.buf.bytes[:], r.early)
 		r.early = nil
@@ -588,23 +594,23 @@ func (r *Reader) fill() error {
 	return r.read()
 }
 
-// read reads into the buffer. An idle connection should hold no buffer. So a plain socket
-// is waited for with RawConn, and any other connection with a read of 16 bytes. Within a
-// payload, and after End, such a connection is read into the buffer directly, because reads
-// of 16 bytes would be too many.
+// read waits for bytes and reads them into the buffer. An idle connection should hold no buffer. So
+// read waits for a plain socket with RawConn, and for any other connection with a read of 16 bytes.
+// Within a payload, and after End, it reads from such a connection into the buffer directly, because
+// otherwise there would be too many reads of 16 bytes.
 func (r *Reader) read() error {
 	if r.buf == nil && r.raw != nil {
-		r.raw.Read(r.try) // if the connection was closed, that shows again below
+		r.raw.Read(r.try) // if the connection was closed, readConn below returns that error
 		if r.buf != nil {
 			r.owed.reads++
 			return nil
 		}
-		if r.failed != nil {
-			return &net.OpError{Op: "read", Net: r.conn.RemoteAddr().Network(), Addr: r.conn.RemoteAddr(), Err: r.failed}
+		if r.readErr != nil {
+			return &net.OpError{Op: "read", Net: r.conn.RemoteAddr().Network(), Addr: r.conn.RemoteAddr(), Err: r.readErr}
 		}
 	}
 	if r.buf == nil && r.raw == nil && !r.frame.open && !r.ended.Load() {
-		n, err := r.readConn(r.short[:]) // not charged: it begins a frame, which is
+		n, err := r.readConn(r.short[:]) // not charged, because it begins a frame, which is charged
 		if err != nil {
 			return err
 		}
@@ -627,11 +633,11 @@ func (r *Reader) read() error {
 	return err
 }
 
-// maxEmptyReads is how often a Read may return neither a byte nor an error, which means
-// that nothing has happened.
+// maxEmptyReads is how often in a row a Read may return neither a byte nor an error. An io.Reader may
+// do that, and it has no meaning.
 const maxEmptyReads = 100
 
-// readConn reads a byte or more, or returns an error.
+// readConn reads at least one byte, or returns an error.
 func (r *Reader) readConn(p []byte) (int, error) {
 	for range maxEmptyReads {
 		n, err := r.conn.Read(p)
@@ -646,7 +652,7 @@ func (r *Reader) readConn(p []byte) (int, error) {
 	return 0, io.ErrNoProgress
 }
 
-// Drain reads and drops what still comes, until the connection ends.
+// Drain reads and drops bytes until the connection ends.
 func (r *Reader) Drain() {
 	b := readBufs.Get().(*readBuf)
 	defer readBufs.Put(b)

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// plenty is a ReadLimit that a test does not mean to reach.
+// plenty is a ReadLimit for tests that do not reach it.
 const plenty = 1 << 20
 
-// differ says how two readings differ, or nothing. What was charged counts only if the
-// connection ended as it should: after a fault it does not matter.
+// differ returns a text that says how two results differ, or "". Charges are compared only if the
+// connection ended as it should. After a protocol error they do not matter.
 func differ(got, want heard) string {
 	if !strings.HasPrefix(want.end, "close") {
 		got.frames, got.bytes, want.frames, want.bytes = 0, 0, 0, 0
@@ -30,7 +30,8 @@ func differ(got, want heard) string {
 	return fmt.Sprintf("got  %.500q\nwant %.500q", fmt.Sprintf("%+v", got), fmt.Sprintf("%+v", want))
 }
 
-// Each rule of RFC 6455, section 5, in a connection of its own, which begins with a message.
+// Each rule of RFC 6455, section 5, is tested on a connection of its own, which begins with a
+// message.
 func TestRulesOfFrames(t *testing.T) {
 	const (
 		good   = "good"
@@ -149,7 +150,7 @@ func TestRulesOfFrames(t *testing.T) {
 	t.Log(2*len(tests), "cases")
 }
 
-// All first bytes with lengths of every form, within a message and outside.
+// All first bytes are tested, with lengths of every form, within a message and between messages.
 func TestFirstBytesAreJudgedAsTheRFCSays(t *testing.T) {
 	cases := 0
 	for first := range 256 {
@@ -267,7 +268,7 @@ var conversation = join(
 
 var conversing = Options{ReadLimit: plenty, Compressed: true}
 
-// Wherever TCP cuts it, and over whatever connection it comes, a conversation stays the same.
+// A conversation is the same wherever TCP cuts it, and over every kind of connection.
 func TestFramesAreCutAnywhere(t *testing.T) {
 	want, _ := judge(conversation, conversing)
 	if want.end != "close 4000 the end" || len(want.messages) != 7 {
@@ -287,7 +288,7 @@ func TestFramesAreCutAnywhere(t *testing.T) {
 	})
 }
 
-// Of a conversation that ends early all is heard that was complete.
+// If a conversation ends early, all its complete messages are reported.
 func TestConversationThatEndsEarly(t *testing.T) {
 	for n := range len(conversation) {
 		want, _ := judge(conversation[:n], conversing)
@@ -300,7 +301,7 @@ func TestConversationThatEndsEarly(t *testing.T) {
 	}
 }
 
-// What the HTTP server has read past the handshake may end anywhere.
+// The bytes that the HTTP server has read after the handshake may end anywhere.
 func TestBytesReadWithTheHandshake(t *testing.T) {
 	want, _ := judge(conversation, conversing)
 	overAll(t, func(t *testing.T, l *line) {
@@ -314,7 +315,7 @@ func TestBytesReadWithTheHandshake(t *testing.T) {
 			}
 		}
 	})
-	// More of it than a buffer holds, in messages that are longer than a buffer too.
+	// The bytes do not fit in a buffer, and some messages are longer than a buffer.
 	long := join(frameOf(text, strings.Repeat("l", 10_000)), frameOf(begin, strings.Repeat("m", 5000)), frameOf(last, strings.Repeat("n", 5000)), conversation)
 	want, _ = judge(long, conversing)
 	for n := 0; n <= len(long); n += 61 {
@@ -355,7 +356,7 @@ func TestLongMessagesInPieces(t *testing.T) {
 	}
 }
 
-// Connections that nobody has thought of: mostly valid frames, cut anywhere.
+// Random conversations have mostly valid frames, and are cut anywhere.
 func TestRandomConversations(t *testing.T) {
 	const rounds = 10_000
 	random := rand.New(rand.NewPCG(3, 4))
@@ -448,7 +449,7 @@ func randomConversation(random *rand.Rand) []byte {
 	return append(b, closeFrame(1000, "")...)
 }
 
-// asked is a script that tells when it is read, and counts.
+// asked is a script that calls before in front of each read, and counts the bytes.
 type asked struct {
 	script
 	before func()
@@ -462,7 +463,7 @@ func (a *asked) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// What was read is charged before the reader waits for more.
+// Frames and bytes are charged before the reader waits for more.
 func TestAllIsChargedBeforeTheReaderWaits(t *testing.T) {
 	in := join(frameOf(text, "abc"), frameOf(ping, "p"), frameOf(begin, "ab"), frameOf(last, "c"),
 		frameOf(text, strings.Repeat("x", 10_000)), conversation)
@@ -484,7 +485,7 @@ func TestAllIsChargedBeforeTheReaderWaits(t *testing.T) {
 	}
 }
 
-// Of a long frame each part is charged when it has been read.
+// Each part of a long frame is charged when it was read.
 func TestLongFrameIsChargedInParts(t *testing.T) {
 	in := frameOf(text, strings.Repeat("x", 20_000))
 	const header = 8
@@ -504,8 +505,9 @@ func TestLongFrameIsChargedInParts(t *testing.T) {
 	}
 }
 
-// A read costs the server more than a byte does, so each is charged. Without a handle the read
-// with which a frame begins is not: another follows it, for the rest of the frame.
+// A read costs the server more than a byte does, so each read is charged. Without a handle, the
+// read with which a frame begins is not charged, because another read follows for the rest of the
+// frame.
 func TestEachReadIsCharged(t *testing.T) {
 	for _, test := range []struct {
 		name            string
@@ -540,7 +542,7 @@ func TestEachReadIsCharged(t *testing.T) {
 	}
 }
 
-// A session is asked whether it has space for what a message has grown to, from 8 KB on.
+// From 8 KB on, a session is asked whether it has space for the size to which a message has grown.
 func TestLongMessageIsAdmittedInSteps(t *testing.T) {
 	const size = 200_000
 	in := join(frameOf(begin, strings.Repeat("a", size/2)), frameOf(last, strings.Repeat("b", size/2)))
@@ -568,7 +570,7 @@ func TestLongMessageIsAdmittedInSteps(t *testing.T) {
 	}
 }
 
-// The reason why a connection was lost reaches the session.
+// The session learns why a connection was lost.
 func TestLostConnectionSaysWhy(t *testing.T) {
 	for name, raw := range map[string]bool{"handle": true, "no handle": false} {
 		for _, after := range [][]byte{nil, frameOf(begin, "x"), frameOf(text, "xyz")[:7], frameOf(text, "xyz")[:1], frameOf(text, strings.Repeat("x", 10_000))[:5000]} {
@@ -620,7 +622,7 @@ func isReset(err error) bool {
 	return errors.As(err, &op) && op.Op == "read" && errors.Is(err, syscall.ECONNRESET)
 }
 
-// Drain reads until the end, and notes that it hears something.
+// Drain reads until the end, and updates the time at which the client was heard.
 func TestDrainReadsToTheEnd(t *testing.T) {
 	overAll(t, func(t *testing.T, l *line) {
 		var r Reader
@@ -644,8 +646,8 @@ func TestDrainReadsToTheEnd(t *testing.T) {
 	})
 }
 
-// A Read may return nothing, without an error: then nothing has happened. One that goes on
-// doing so ends the connection.
+// A Read may return no byte and no error. That has no meaning. If a connection goes on doing so,
+// the reading ends.
 func TestReadsThatReturnNothing(t *testing.T) {
 	var pieces [][]byte
 	for piece := range slices.Chunk(conversation, 5) {

@@ -2,5 +2,5 @@
 
 package inbox
 
-// readNow is not called here: no connection has a handle.
+// readNow is not called on this system, because no connection has a handle.
 func (r *Reader) readNow(uintptr) bool { return true }

@@ -10,7 +10,7 @@ import (
 
 const hasHandles = false
 
-// withHandle returns pieces as a connection, which has no handle here.
+// withHandle returns a connection with the pieces. It has no handle on this system.
 func withHandle(_ testing.TB, pieces [][]byte) (net.Conn, syscall.RawConn) {
 	return &script{pieces: pieces}, nil
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// readNow reads what the socket has, or reports that it has to be waited for.
+// readNow reads the bytes that the socket has. It returns false if there are none. Then the caller
+// waits for the socket.
 func (r *Reader) readNow(fd uintptr) bool {
 	buf := readBufs.Get().(*readBuf)
 	for {
@@ -24,9 +25,9 @@ func (r *Reader) readNow(fd uintptr) bool {
 		case err == syscall.EAGAIN:
 			readBufs.Put(buf)
 			return false
-		default: // The end shows again in the next Read of the connection. An error does not.
+		default: // the next Read of the connection returns the end again, but not an error
 			readBufs.Put(buf)
-			r.failed = err
+			r.readErr = err
 			return true
 		}
 	}

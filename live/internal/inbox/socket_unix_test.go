@@ -11,8 +11,8 @@ import (
 
 const hasHandles = true
 
-// handled is a script behind a handle: a pipe of the kernel, into which the next piece is
-// written when there is nothing to be read.
+// handled is a script with a handle. It is a pipe of the kernel. When the pipe is empty, the next
+// piece is written.
 type handled struct {
 	net.Conn
 	near, far int
@@ -20,10 +20,10 @@ type handled struct {
 	ended     bool
 }
 
-// mostOfPiece is what every kernel's pipe takes.
+// mostOfPiece is how many bytes the pipe of every kernel takes.
 const mostOfPiece = 4096
 
-// withHandle returns pieces as a connection and its handle.
+// withHandle returns a connection with the pieces, and its handle.
 func withHandle(t testing.TB, pieces [][]byte) (net.Conn, syscall.RawConn) {
 	t.Helper()
 	var fds [2]int
@@ -76,7 +76,7 @@ func (h *handled) Read(b []byte) (int, error) {
 
 func (h *handled) RemoteAddr() net.Addr { return &net.UnixAddr{} }
 
-// pipeHandle is the handle of a handled.
+// pipeHandle is the handle of a pipe.
 type pipeHandle struct{ *handled }
 
 func (h pipeHandle) Read(try func(fd uintptr) bool) error {

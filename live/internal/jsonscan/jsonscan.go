@@ -1,9 +1,8 @@
 // Package jsonscan checks quickly that bytes are one JSON value (RFC 8259) in UTF-8. It
 // also walks through members and elements of a valid value, and quotes strings.
 //
-// Every publication is checked once. With encoding/json the check would cost as much as
-// the fan-out in a burst to few sessions: it calls a function for each byte, and does not
-// check UTF-8 at all.
+// Every publication is checked once. encoding/json calls a function for each byte, and does not
+// check UTF-8 at all. In a burst to few sessions its check would cost as much as the fan-out.
 package jsonscan
 
 import (
@@ -13,25 +12,25 @@ import (
 	"unicode/utf8"
 )
 
-// Valid reports whether b is one JSON value, with white space around it, and
-// UTF-8. It nests as deep as encoding/json lets it, 10,000 levels.
+// Valid reports whether b is one JSON value in UTF-8. White space may stand around
+// it. It may nest 10,000 levels deep, as encoding/json allows.
 func Valid(b []byte) bool {
 	if end := Value(b, 0); end >= 0 && space(b, end) == len(b) {
 		return true
 	}
-	// Wrong, or deeper than the scanner goes.
+	// b is not valid, or nests deeper than maxDepth.
 	return json.Valid(b) && utf8.Valid(b)
 }
 
-// maxDepth is how deep Value goes: as many levels as a word has bits.
+// maxDepth is how many levels Value can follow: as many as a word has bits.
 const maxDepth = 64
 
-// Value returns the index after the JSON value that begins at i, white space
-// before it skipped, or -1 if there is none, it is not UTF-8 or it nests deeper
-// than 64 levels.
+// Value skips white space, and returns the index after the JSON value that begins
+// there. It returns -1 if there is no value, or the value is not UTF-8 or nests
+// deeper than 64 levels.
 func Value(b []byte, i int) int {
 	depth := 0
-	objects := uint64(0) // a bit for each level, the innermost lowest: 1 for an object
+	objects := uint64(0) // has a bit for each level, the lowest for the innermost level; 1: the level is an object
 	for {
 		i = space(b, i)
 		if i == len(b) {
@@ -65,7 +64,7 @@ func Value(b []byte, i int) int {
 			return -1
 		}
 		if !opened {
-			// Close what ends here, and go on after a comma.
+			// Close the arrays and objects that end here, and go on after a comma.
 			for comma := false; !comma; {
 				if depth == 0 {
 					return i
@@ -110,6 +109,7 @@ func key(b []byte, i int) int {
 	return i + 1
 }
 
+// space returns the index after the white space at i.
 func space(b []byte, i int) int {
 	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\t' || b[i] == '\r') {
 		i++
@@ -117,6 +117,7 @@ func space(b []byte, i int) int {
 	return i
 }
 
+// literal returns the index after the literal want at i, or -1.
 func literal(b []byte, i int, want string) int {
 	if len(b)-i < len(want) || string(b[i:i+len(want)]) != want {
 		return -1
@@ -124,21 +125,21 @@ func literal(b []byte, i int, want string) int {
 	return i + len(want)
 }
 
-// Eight bytes at a time: each constant has its byte in every place.
+// plain checks eight bytes at a time. Each of these constants has one byte in all eight places.
 const (
-	ones   = 0x0101010101010101
-	highs  = 0x80 * ones
-	quotes = '"' * ones
-	slants = '\\' * ones
-	spaces = ' ' * ones
+	ones        = 0x0101010101010101
+	highBits    = 0x80 * ones
+	quotes      = '"' * ones
+	backslashes = '\\' * ones
+	spaces      = ' ' * ones
 )
 
-// plain returns how many of the next eight bytes are ASCII that needs no look: no
-// quote, backslash or control character. A byte's high bit is set in the mask if
-// it does; a borrow may set it in higher bytes too, so the lowest alone counts.
-func plain(x uint64) int {
-	quote, slant := x^quotes, x^slants
-	mask := (x | (x-spaces)&^x | (quote-ones)&^quote | (slant-ones)&^slant) & highs
+// plain returns how many of the next eight bytes are plain ASCII: no quote, backslash or control
+// character. In mask, the high bit of a byte is set if the byte is not plain. A borrow of the
+// subtractions may also set the high bits of later bytes, so only the first set bit counts.
+func plain(word uint64) int {
+	quote, backslash := word^quotes, word^backslashes // a quote or backslash becomes a zero byte
+	mask := (word | (word-spaces)&^word | (quote-ones)&^quote | (backslash-ones)&^backslash) & highBits
 	return bits.TrailingZeros64(mask) / 8
 }
 

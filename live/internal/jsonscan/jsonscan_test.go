@@ -29,7 +29,7 @@ func check(t *testing.T, b []byte) {
 	if got := Valid(b); got != want {
 		t.Fatalf("%.80q: %v, want %v", b, got, want)
 	}
-	// The scanner alone accepts nothing that is wrong.
+	// Everything that the scanner accepts is valid.
 	if end := Value(b, 0); end >= 0 && !(json.Valid(b[:end]) && utf8.Valid(b[:end])) {
 		t.Fatalf("%.80q: a value of %d bytes", b, end)
 	}
@@ -44,7 +44,7 @@ func TestAgreesWithEncodingJSON(t *testing.T) {
 	}
 }
 
-// Each byte of a string, at each place of a word.
+// Each byte is tested in a string, at each place of a word.
 func TestEveryByteAtEveryPlace(t *testing.T) {
 	for c := range 256 {
 		for at := range 20 {

@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// Members calls f for each member of the object that b is, with its name and its value,
-// until f returns false. The name is valid during the call. b must be valid, and may have
-// white space around it. It allocates nothing, unless a name has an escape: then it
-// allocates once, or a little more for names that are longer and longer.
+// Members calls f for each member of an object, with its name and its value, until f returns
+// false. The name is valid only during the call. b must be a valid object, and may have white space
+// around it. Members allocates memory only for names with an escape: once, and again if a later such
+// name is longer.
 func Members(b []byte, f func(name, value []byte) bool) {
 	var decoded []byte // the last name that had an escape
 	for i := space(b, space(b, 0)+1); b[i] != '}'; {
@@ -32,8 +32,8 @@ func Members(b []byte, f func(name, value []byte) bool) {
 	}
 }
 
-// Elements calls f for each element of the array that b is, until f returns false. b
-// must be valid, and may have white space around it.
+// Elements calls f for each element of an array, until f returns false. b must be a
+// valid array, and may have white space around it.
 func Elements(b []byte, f func(value []byte) bool) {
 	for i := space(b, space(b, 0)+1); b[i] != ']'; {
 		end := skip(b, i)
@@ -46,8 +46,8 @@ func Elements(b []byte, f func(value []byte) bool) {
 	}
 }
 
-// Kind returns the first byte of the value that b is, which tells its type; 0 if there
-// is none.
+// Kind returns the first byte of a value. The byte tells the type of the value. Kind returns 0 if
+// there is no value.
 func Kind(b []byte) byte {
 	if i := space(b, 0); i < len(b) {
 		return b[i]
@@ -55,8 +55,8 @@ func Kind(b []byte) byte {
 	return 0
 }
 
-// skip returns the index after the value that begins at i, in valid JSON. It goes as
-// deep as the value does, in constant memory.
+// skip returns the index after the value that begins at i, in valid JSON. It can follow any number
+// of levels, in constant memory.
 func skip(b []byte, i int) int {
 	for depth := 0; ; {
 		switch b[i] {
@@ -81,6 +81,7 @@ func skip(b []byte, i int) int {
 	}
 }
 
+// endsScalar reports whether c cannot be part of a number or a literal, and so ends it.
 func endsScalar(c byte) bool {
 	switch c {
 	case ',', ']', '}', ' ', '\n', '\t', '\r':
@@ -109,9 +110,9 @@ func skipString(b []byte, i int) int {
 	}
 }
 
-// appendDecoded appends what the inside of a valid string stands for.
+// appendDecoded decodes the inside of a valid string, without its quotes, and appends the text.
 func appendDecoded(b, inner []byte) []byte {
-	b = slices.Grow(b, len(inner)) // nothing grows when it is decoded
+	b = slices.Grow(b, len(inner)) // the text is never longer than the string
 	for {
 		n := bytes.IndexByte(inner, '\\')
 		if n < 0 {
@@ -134,7 +135,7 @@ func appendDecoded(b, inner []byte) []byte {
 		case 'u':
 			r := hexValue(inner)
 			inner = inner[4:]
-			if utf16.IsSurrogate(r) { // half of a character, or of none: then it is U+FFFD
+			if utf16.IsSurrogate(r) { // half of a character; without the other half it becomes U+FFFD
 				half := r
 				r = utf8.RuneError
 				if len(inner) >= 6 && inner[0] == '\\' && inner[1] == 'u' {
@@ -150,7 +151,7 @@ func appendDecoded(b, inner []byte) []byte {
 	}
 }
 
-// hexValue returns what the four hexadecimal digits at the beginning of b stand for.
+// hexValue returns the value of the four hexadecimal digits at the beginning of b.
 func hexValue(b []byte) (r rune) {
 	for _, c := range b[:4] {
 		digit := c - '0'
@@ -162,8 +163,8 @@ func hexValue(b []byte) (r rune) {
 	return r
 }
 
-// AppendQuoted appends text, which is UTF-8, to b as a JSON string. It escapes what must
-// be escaped and nothing else: text that is JSON itself grows by its quotes.
+// AppendQuoted appends text to b as a JSON string. text must be UTF-8. AppendQuoted escapes only the
+// characters that must be escaped: quotes, backslashes and control characters.
 func AppendQuoted(b, text []byte) []byte {
 	b = append(b, '"')
 	from := 0

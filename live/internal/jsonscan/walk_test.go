@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// members is what encoding/json makes of an object: the oracle.
+// members reads an object with encoding/json. It is the oracle.
 func members(t *testing.T, b []byte) map[string]string {
 	t.Helper()
 	var m map[string]json.RawMessage
@@ -82,8 +82,9 @@ func TestWalkingAllocatesNothing(t *testing.T) {
 	}
 }
 
-// Names with escapes are decoded without encoding/json, which takes half a microsecond and two
-// allocations for each. (With the race detector slices.Grow takes two, once.)
+// Names with escapes are decoded without encoding/json. That would take half a microsecond and two
+// allocations for each name. With the race detector, the first name takes two allocations in
+// slices.Grow.
 func TestNamesWithEscapesAllocateLittle(t *testing.T) {
 	for _, name := range []string{`\\`, `\u006fp`, `\ud83d\ude00`, `topic\/` + strings.Repeat("x", 1000)} {
 		b := []byte("{" + strings.Repeat(`"`+name+`":0,`, 1000) + `"":0}`)
@@ -105,7 +106,7 @@ func TestNamesWithEscapesAllocateLittle(t *testing.T) {
 	}
 }
 
-// Each escape, and each way in which two meet, stands for what encoding/json takes it for.
+// Each escape, and each pair of escapes, is decoded as encoding/json decodes it.
 func TestEscapesInNames(t *testing.T) {
 	var names []string
 	for c := range 1 << 16 {

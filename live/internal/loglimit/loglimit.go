@@ -1,5 +1,5 @@
-// Package loglimit logs what clients and brokers cause at a bounded rate. They could fill a disk
-// otherwise.
+// Package loglimit bounds the rate of log lines that clients and brokers cause. Otherwise they could
+// fill a disk.
 package loglimit
 
 import (
@@ -11,10 +11,11 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// burst lines with one message text are logged at once, and one each every after that.
+// Lines are counted by their message text. The first burst lines with a text are logged at once.
+// After that one line is logged in every interval.
 const (
-	burst = 10
-	every = time.Second
+	burst    = 10
+	interval = time.Second
 )
 
 // Limiter counts lines by their message text. The zero value is ready for use.
@@ -24,13 +25,14 @@ type Limiter struct {
 }
 
 type kind struct {
-	left    int   // lines that may be logged now
+	left    int   // how many lines may be logged now
 	at      int64 // when left was last counted, on the clock of package clock
-	leftOut int   // lines that were not logged since the last one that was
+	leftOut int   // how many lines were not logged since the last line that was logged
 }
 
-// Log logs a message, which must be a constant, unless there were too many of it. The next one
-// then says how many were left out.
+// Log logs a line, unless there were too many with the same message. The next line that is logged
+// then says how many were left out. message must be a constant, because the Limiter keeps all
+// messages.
 func (l *Limiter) Log(logger *slog.Logger, level slog.Level, message string, args ...any) {
 	if !logger.Enabled(context.Background(), level) {
 		return
@@ -45,8 +47,8 @@ func (l *Limiter) Log(logger *slog.Logger, level slog.Level, message string, arg
 	logger.Log(context.Background(), level, message, args...)
 }
 
-// allow reports whether a line may be logged, and how many were left out since the last one
-// that was.
+// allow reports whether a line may be logged, and how many were left out since the last line that
+// was logged.
 func (l *Limiter) allow(message string) (leftOut int, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -59,9 +61,9 @@ func (l *Limiter) allow(message string) (leftOut int, ok bool) {
 		k = &kind{left: burst, at: now}
 		l.kinds[message] = k
 	}
-	if more := (now - k.at) / int64(every); more > 0 {
+	if more := (now - k.at) / int64(interval); more > 0 {
 		k.left = int(min(int64(k.left)+more, burst))
-		k.at += more * int64(every)
+		k.at += more * int64(interval)
 	}
 	if k.left == 0 {
 		k.leftOut++

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// lines is a logger's handler that keeps what is logged at Info or above.
+// lines is a slog.Handler that keeps the lines at Info or above.
 type lines struct {
 	slog.Handler
 	all *[]string
@@ -24,8 +24,8 @@ func (l lines) Handle(_ context.Context, r slog.Record) error {
 	return nil
 }
 
-// Ten lines of a kind at once, then one a second, with how many were left out; other kinds
-// are counted apart, and what is not logged does not count.
+// Ten lines with one message are logged at once, then one in a second, with how many were left
+// out. Other messages are counted apart. Lines below the logger's level do not count.
 func TestLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var all []string

@@ -1,12 +1,12 @@
-// Package outbox is the way from a session's publications to its socket: a
-// bounded queue for each session, and a few writers, shared by all sessions,
-// that send everything a session has queued in one write.
+// Package outbox is the way from a session's publications to its socket. Each session has a bounded
+// queue. All sessions share a few writers. A writer sends everything that a session has queued in
+// one write.
 //
-// A box is in one of three states. Idle: nothing is queued, and the box has no goroutine, no
-// timer and no buffer. Listed: something is queued, and the box is on the writers' list. Owned: a
-// writer, or the goroutine of a socket that was full, is writing. A box is listed once, and has
-// one owner. So its bytes go out in the order in which they were queued, and only the owner
-// touches the socket's write side.
+// A box is in one of three states. Idle: no frame is queued, and the box has no goroutine, no
+// timer and no buffer. Listed: frames are queued, and the box is on the writers' list. Owned: a
+// writer, or the goroutine of a socket that was full, is writing. A box is on the list at most once,
+// and has at most one owner. So its bytes go out in the order in which they were queued, and only
+// the owner writes to the socket.
 package outbox
 
 import (
@@ -22,8 +22,8 @@ import (
 )
 
 var (
-	// ErrFull says that the queue has no space for a frame, even after all frames that
-	// may be dropped were dropped.
+	// ErrFull says that the queue has no space for a frame, not even after other frames were
+	// dropped for it.
 	ErrFull = errors.New("outbox: queue full")
 
 	// ErrClosed says that the box takes no more frames.
@@ -34,53 +34,53 @@ var (
 type Box struct {
 	// The fields that a fan-out touches come first, so that they are in one line of the CPU's
 	// cache.
-	mu      sync.Mutex // guards the fields from here to pingAt; no lock is taken under it
-	queue   *queue     // nil: nothing waits
-	frames  int        // waiting or being written
-	bytes   int        // the same, in bytes
+	mu      sync.Mutex // guards the fields from here to pingAt, except writers and next; no lock is taken under it
+	queue   *queue     // frames that wait; nil: there are none
+	frames  int        // how many wait or are being written
+	bytes   int        // of these frames
 	busy    bool       // listed or owned
-	dead    bool       // the connection is closed, everything was dropped
+	dead    bool       // the connection is closed, and all frames were dropped
 	ping    bool       // a ping is due
 	ending  ending
 	writers *Writers // set by Init, like conn, raw, tcp and owner
-	next    *Box     // on the writers' list; guarded by its lock
+	next    *Box     // the next box on the writers' list; guarded by Writers.mu
 
-	flying     flight         // being written
-	droppable  dropped        // the waiting frames that may be dropped
+	flying     flight         // taken from the queue and being written
+	droppable  dropped        // counts the waiting frames that may be dropped
 	aside      []*frame.Frame // frames that have stepped aside, one for each tag and key; see displace.go
-	asideBytes int            // bytes of the frames in aside
-	rest       []byte         // what the socket left of the last write
+	asideBytes int            // of the frames in aside
+	rest       []byte         // bytes of the last write that the socket did not take
 	pongs      []byte         // pongs that are due
 	space      chan struct{}  // closed when there is space again; nil: nobody waits for it
-	wrote      uint64         // bytes that the socket took
-	timer      *time.Timer    // looks after a closing
+	wrote      uint64         // how many bytes the socket took
+	timer      *time.Timer    // checks a closing; nil: the box does not close
 	closing    closingState
 	ended      chan struct{} // closed when the write side is shut or dead; nil until Shut
-	pingAt     int64         // when the last ping was written; 0: it still has to be
+	pingAt     int64         // when the last ping was written; 0: it was not written yet
 
 	compact  bool         // the peer takes compressed frames; set by Compress
-	silent   bool         // the peer is told of no gap; set by HideGaps
-	greeting bool         // the first frame was not sent yet; set by GreetFirst
-	slow     bool         // the socket was full once, or is no plain one; the owner's
-	acks     bool         // the kernel tells what the peer has taken; the owner's
+	silent   bool         // the peer is not told of gaps; set by HideGaps
+	greeting bool         // the first frame was not sent yet; set by GreetFirst and cleared by the box's owner
+	slow     bool         // the socket was full once, or is not plain; only the box's owner uses it
+	acks     bool         // the kernel tells how much the peer has taken; only the box's owner uses it
 	pinging  *frame.Frame // the frame that Ping sends; set by PingWith
 	conn     net.Conn
 	raw      syscall.RawConn // nil: conn is no plain socket
-	tcp      syscall.RawConn // the socket, below TLS too; nil: none is known
-	owner    Owner
+	tcp      syscall.RawConn // the TCP socket, also that below TLS; nil: it is not known
+	owner    Owner           // the session; not to be confused with the goroutine that owns the box
 }
 
 // Owner is the session of a box.
 type Owner interface {
-	// WriteFailed is called when writing fails, once at most, by the goroutine that
-	// wrote, before the connection is closed.
+	// WriteFailed is called when writing fails, at most once. The goroutine that wrote calls it
+	// before the connection is closed.
 	WriteFailed(err error)
 
 	// Heard returns when the peer last sent something, on the clock of package clock.
 	Heard() int64
 }
 
-// flight counts what the owner of a box took from the queue and has not yet written. The bytes
+// flight counts the frames that the owner of a box took from the queue and has not yet written. The bytes
 // count as queued until they are written. The frames do not, because one write of small frames may
 // empty a whole queue.
 type flight struct {
@@ -95,14 +95,14 @@ type ending uint8
 
 const (
 	open     ending = iota
-	closing         // a close frame was queued: no more data
-	shutting        // when the queue is empty, no more bytes at all
+	closing         // a close frame was queued: no more frames are added
+	shutting        // the write side is shut when the queue is empty
 	shut            // the write side is shut
 )
 
-// maxPongs bounds the pongs that wait, in bytes: thirty of the longest. A client that sends more
-// pings at once gets the pongs of the newest. RFC 6455, section 5.5.3, allows a server to answer
-// only those.
+// maxPongs bounds the pongs that wait, in bytes: thirty of the longest pongs fit. If a client sends
+// more pings at once, the server answers only the newest of them. RFC 6455, section 5.5.3, allows
+// that.
 const maxPongs = 4 << 10
 
 // Init makes b the outbox of a connection.
@@ -116,34 +116,36 @@ func (b *Box) Init(w *Writers, conn net.Conn, owner Owner) {
 	}
 }
 
-// Compress has frames sent in their compressed form, where they have one. It must
+// Compress makes the box send the compressed form of frames that have one. It must
 // be called before the first Add.
 func (b *Box) Compress() { b.compact = true }
 
-// HideGaps is for a peer that knows no gap frame: it is not told where frames were dropped. It
+// HideGaps is for a peer that knows no gap frame. The peer is not told where frames were dropped. It
 // must be called before the first Add.
 func (b *Box) HideGaps() { b.silent = true }
 
-// PingWith has Ping send another frame than WebSocket's, for a peer that cannot see WebSocket's
-// pings. It must be called before the first Ping.
+// PingWith sets the frame that Ping sends instead of a WebSocket ping. It is for a peer that cannot
+// see WebSocket pings. It must be called before the first Ping.
 func (b *Box) PingWith(f *frame.Frame) { b.pinging = f }
 
-// GreetFirst has pings and pongs wait until the first frame that is added has been sent. It
-// must be called before that.
+// GreetFirst makes pings and pongs wait until the first frame was sent. It must be called before
+// the first Add.
 func (b *Box) GreetFirst() { b.greeting = true }
 
-// Add queues a frame. A session that was idle is put on the list, which the
-// caller hands to the writers when it has added to all sessions.
+// Add queues a frame. It puts a box that was idle on the list. When the caller has added the frame
+// to all boxes, it hands the list to the writers.
 //
-// A frame that does not fit takes the place of frames that may be dropped: first of frames with
-// its own tag, the oldest first, then of frames with other tags, but the newest of each of these
-// is not lost. Where frames were dropped, the peer is told of the gap before the next frame of
-// that tag. If there is still no space, the error is ErrFull.
+// A frame that does not fit takes the place of frames that may be dropped. First frames with its own
+// tag are dropped, the oldest first. Then frames with other tags are dropped, but not the newest
+// frame of each tag. If frames were dropped, the peer is told of the gap before the next frame of
+// their tag. If there is still no space, the error is ErrFull.
 //
-// If no frame waits, one frame of any size fits. Frames are shared, so it costs the session
-// nothing. A bound below the size of a publication would otherwise close every subscriber each
-// time.
+// If no frame waits, one frame of any size fits. It costs the session nothing, because sessions
+// share frames. Otherwise a publication that is larger than the bound would close the sessions of
+// all subscribers.
 func (b *Box) Add(f *frame.Frame, list *List) error { return b.add(f, list, false) }
+
+// add is Add. A patient caller waits for space if the error is ErrFull; see displace.
 
 func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 	b.mu.Lock()
@@ -179,7 +181,7 @@ func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err e
 		b.mu.Lock()
 		full := b.ending == open && !b.dead && !b.fits(f)
 		if full {
-			wait = b.awaitSpace() // something waits, so something will be written
+			wait = b.awaitSpace() // frames wait, so there will be space when they were written
 		}
 		b.mu.Unlock()
 		if full {
@@ -188,8 +190,9 @@ func (b *Box) AddOrWait(f *frame.Frame, list *List) (wait <-chan struct{}, err e
 	}
 }
 
-// HalfFree returns nil if frames that may not be dropped take at most half of the queue. Else it
-// returns a channel that is closed when that is so, or when the box is closed.
+// HalfFree returns nil if the frames that must not be dropped take at most half of the queue. If they
+// take more, it returns a channel. The channel is closed when they take at most half, or when the
+// box is closed.
 func (b *Box) HalfFree() <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -199,23 +202,23 @@ func (b *Box) HalfFree() <-chan struct{} {
 	return b.awaitSpace()
 }
 
-// Settle is called before a frame is queued that tells the client its position in a topic that may
-// drop frames: an answer, a gap, or publications that it asked for. The waiting frames of the tag,
-// or their gap, then come before that frame, and none of them comes later.
+// Settle is called before a frame that tells the client its position in a topic is queued: an
+// answer, a gap, or publications that the client asked for. The tag is that of the topic. All frames
+// with this tag that wait, or their gap, then come before that frame.
 func (b *Box) Settle(tag *frame.Tag) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.settleTag(tag)
 }
 
-// Queued returns how much waits, or is being written.
+// Queued returns how many frames and bytes wait or are being written.
 func (b *Box) Queued() (frames, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.frames, b.bytes
 }
 
-// Ping sends a ping ahead of the queue. If a ping waits already, no second one is sent.
+// Ping sends a ping ahead of the queue. If a ping waits already, no second ping is sent.
 func (b *Box) Ping() {
 	b.urgent(func() {
 		b.ping = true
@@ -224,7 +227,7 @@ func (b *Box) Ping() {
 }
 
 // PingSent returns when the last ping was written to the socket, on the clock of
-// package clock. ok is false if it still has to be.
+// package clock. ok is false if it was not written yet.
 func (b *Box) PingSent() (at int64, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -254,6 +257,7 @@ func (b *Box) Answer(f *frame.Frame) {
 // finPong is the first byte of a pong (RFC 6455, section 5.5.3).
 const finPong = 0x8a
 
+// urgent calls set with mu held, and has the box written. set makes a control frame due.
 func (b *Box) urgent(set func()) {
 	b.mu.Lock()
 	if b.ending != open || b.dead {
@@ -268,10 +272,10 @@ func (b *Box) urgent(set func()) {
 	}
 }
 
-// Close queues the last frames that the peer gets, beyond the bounds. The last of them is a close
-// frame. With discard, the queued frames are dropped, except for the rest of a frame that is
-// half sent. Without frames, Close only makes the box accept no more frames, because the peer has
-// gone. From then on a timer watches the connection: see closingState. Only the first call of
+// Close queues the last frames that the peer gets, even beyond the bounds. The last of them is a
+// close frame. If discard is true, the queued frames are dropped, except for the rest of a frame that
+// is half sent. If the peer has gone, the caller passes no frames. In all cases the box accepts no
+// more frames. From then on a timer checks the connection: see closingState. Only the first call of
 // Close has an effect.
 func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	b.mu.Lock()
@@ -300,9 +304,9 @@ func (b *Box) Close(discard bool, last ...*frame.Frame) {
 	}
 }
 
-// Shut lets the queue run empty and then shuts the write side, so that the
-// peer reads all that was sent and then the end. It takes no more frames. The
-// channel is closed when that is done, or the connection is closed. Shut is
+// Shut shuts the write side when the queue is empty. So the peer reads all that
+// was sent, and then the end. The box accepts no more frames. The channel is
+// closed when the write side is shut or the connection is closed. Shut is
 // called once.
 func (b *Box) Shut() <-chan struct{} {
 	b.mu.Lock()
@@ -324,7 +328,7 @@ func (b *Box) Shut() <-chan struct{} {
 // Raw returns the handle of a plain socket, or nil.
 func (b *Box) Raw() syscall.RawConn { return b.raw }
 
-// Kill closes the connection at once and drops what is queued.
+// Kill closes the connection at once and drops the queued frames.
 func (b *Box) Kill() {
 	b.mu.Lock()
 	first := !b.dead
@@ -344,14 +348,14 @@ func (b *Box) Kill() {
 	}
 }
 
-// fail gives up the connection. The owner is told the reason first. Otherwise the reader would
-// report first, that its connection was closed.
+// fail gives up the connection. It tells the owner the reason before it closes the connection.
+// Otherwise the reader would be the first to report, and only that the connection was closed.
 func (b *Box) fail(err error) {
 	b.owner.WriteFailed(err)
 	b.Kill()
 }
 
-// The rest is called with mu held.
+// The functions below are called with mu held, except fill, which takes it.
 
 func (b *Box) fits(f *frame.Frame) bool {
 	return b.queue == nil || b.writers.limits.fit(b.frames-b.flying.frames, b.bytes, f)
@@ -392,14 +396,14 @@ func (b *Box) push(f *frame.Frame) {
 	}
 }
 
-// uncount counts a waiting frame no more, because it leaves the queue.
+// uncount takes a waiting frame out of all counts, because it leaves the queue.
 func (b *Box) uncount(f *frame.Frame) {
 	b.frames -= f.Messages()
 	b.bytes -= f.Len()
 	b.countTaken(f)
 }
 
-// countTaken notes that a frame waits no more.
+// countTaken takes a frame out of droppable, because it waits no more.
 func (b *Box) countTaken(f *frame.Frame) {
 	if f.Tag != nil {
 		b.droppable.frames -= f.Messages()
@@ -436,8 +440,8 @@ func (b *Box) flushed() {
 	}
 }
 
-// shutWrite tells the peer that nothing follows. It does not wait: a socket
-// takes it like a byte, and TLS bounds it by the write deadline set here.
+// shutWrite tells the peer that no more bytes follow. It does not wait. A socket takes that as
+// quickly as a byte. TLS may take longer, but not longer than the write deadline that is set here.
 func (b *Box) shutWrite() {
 	b.ending = shut
 	half, ok := b.conn.(interface{ CloseWrite() error })
@@ -454,9 +458,9 @@ func (b *Box) shutWrite() {
 }
 
 // fill returns the bytes to write next. If the socket has left bytes of the last write, it returns
-// these. Else it returns control frames, and then as many queued frames as fit in buf, or one frame
-// alone that is larger than buf. It counts the bytes that it returned before as written. If
-// nothing is left it returns nil, and the box is idle.
+// these. Else it returns control frames, and then as many queued frames as fit in buf. A frame that
+// is larger than buf is returned alone. fill counts the bytes that it returned before as written. If
+// no bytes are left it returns nil, and the box is idle.
 func (b *Box) fill(buf []byte) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -505,6 +509,7 @@ func (b *Box) fill(buf []byte) []byte {
 	return buf
 }
 
+// form returns the frame in the form that the peer takes.
 func (b *Box) form(f *frame.Frame) []byte {
 	if b.compact {
 		return f.Compact()
@@ -512,7 +517,7 @@ func (b *Box) form(f *frame.Frame) []byte {
 	return f.Bytes()
 }
 
-// landed counts the flight as written.
+// landed counts the frames in flying as written.
 func (b *Box) landed() {
 	b.frames -= b.flying.frames
 	b.bytes -= b.flying.bytes

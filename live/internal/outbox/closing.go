@@ -6,28 +6,29 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// While a box closes, it waits for its peer as long as the peer takes bytes. Once the kernel
-// has all that was queued, the close frame last, a peer that takes nothing more for
-// CloseTimeout is given up. A peer that still sends has perhaps not seen the close frame,
-// which may lie in the buffer of a proxy, so it gets FlushTimeout.
+// While a box closes, it waits for its peer as long as the peer takes bytes. At some time the kernel
+// has all that was queued, with the close frame at the end. From then on a peer that takes no byte
+// for CloseTimeout is given up. If the peer still sends, it has perhaps not seen the close frame,
+// which may lie in the buffer of a proxy. Then the peer has FlushTimeout.
 //
-// A peer that takes a byte now and then cannot hold its session for ever: after
-// FlushTimeout it must take slowestFlush on average.
+// A peer that takes a byte now and then cannot hold its session for ever. It has FlushTimeout, and
+// one second more for every slowestFlush bytes that were queued.
 
-// slowestFlush is in bytes a second: the slowest of phones.
+// slowestFlush is in bytes a second: so much takes the slowest of phones.
 const slowestFlush = 1 << 10
 
 // closingChecks is how often a closing is checked within CloseTimeout.
 const closingChecks = 4
 
-// closingState is what a box knows of its closing. It is guarded by Box.mu.
+// closingState is the state of a box that closes. Its times are on the clock of package clock. It is
+// guarded by Box.mu.
 type closingState struct {
-	deadline  int64  // on the clock: whatever the peer takes
-	flushed   bool   // the kernel has all
-	flushedAt int64  // when it had
-	moved     int64  // when the peer last took something, or sent something
-	taken     uint64 // what it had taken then
-	heard     int64  // when it had last sent something then
+	deadline  int64  // when the peer is given up, even if it takes bytes
+	flushed   bool   // the kernel has all that was queued
+	flushedAt int64  // when flushed became true
+	moved     int64  // when the peer was last seen to take or send bytes
+	taken     uint64 // Box.taken at the last check
+	heard     int64  // Owner.Heard at the last check
 }
 
 // startClosing starts the timer that watches the closing; mu is held.
@@ -37,11 +38,11 @@ func (b *Box) startClosing() {
 	}
 	l := &b.writers.limits
 	b.closing.deadline = clock.Now() + int64(l.FlushTimeout) + int64(b.bytes)*int64(time.Second)/slowestFlush
-	b.timer = time.AfterFunc(l.CloseTimeout/closingChecks, b.lookAfter)
+	b.timer = time.AfterFunc(l.CloseTimeout/closingChecks, b.checkClosing)
 }
 
-// lookAfter is the timer's.
-func (b *Box) lookAfter() {
+// checkClosing kills the box if the peer has no more time. The timer calls it.
+func (b *Box) checkClosing() {
 	b.mu.Lock()
 	giveUp := !b.dead && !b.mayGoOn()
 	if !giveUp && !b.dead {
@@ -60,7 +61,7 @@ func (b *Box) mayGoOn() bool {
 		return false
 	}
 	if !c.flushed {
-		return true // the goroutine that writes notices that nothing is taken
+		return true // the goroutine that writes notices when the peer takes no bytes
 	}
 	taken, heard := b.taken(), b.owner.Heard()
 	if taken > c.taken || heard > c.heard && now-c.flushedAt < int64(b.writers.limits.FlushTimeout) {

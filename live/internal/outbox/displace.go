@@ -6,8 +6,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// A full queue drops frames to make space for another one. Only frames with a tag are
-// dropped: those of topics that allow it. The peer learns of it in the right place: the
+// A full queue drops frames to make space for a new frame. Only frames with a tag are
+// dropped. They belong to topics that allow it. The peer learns where frames are missing: the
 // next frame of the tag is sent after the tag's gap frame.
 //
 // What is said here of the frames of a tag holds for those with the same tag and key: a topic
@@ -15,16 +15,18 @@ import (
 //
 // The newest frame of a tag is not dropped for frames of other tags. It steps aside: it
 // leaves the queue for Box.aside, and is queued again when there is space. If a newer frame
-// of its tag comes first, that one replaces it. What has stepped aside counts for itself, and
-// is bounded like the bytes of the queue.
+// of its tag comes before that, the newer frame replaces it. The bytes of the frames that have
+// stepped aside have a bound of their own, as large as that of the queue.
 //
-// A frame must not step past what answers the client about its topic: see Settle.
+// A frame must not step past a frame that tells the client its position in the topic: see
+// Settle. So some frames keep their place (see frame.Frame.Staying): they are only dropped,
+// and their gap takes their place.
 //
 // All functions of this file are called with Box.mu held.
 
-// displace makes space for a frame. It returns the frame, after its gap if one is due; nil
-// if no space can be made. What keeps its place is not dropped for a patient caller, who can
-// wait for space.
+// displace makes space for a frame. It returns the frame to queue: after its gap, if frames of its
+// tag were dropped. It returns nil if no space can be made. A patient caller can wait for space.
+// For it, no frame that keeps its place is dropped.
 func (b *Box) displace(f *frame.Frame, patient bool) *frame.Frame {
 	if f.Tag != nil {
 		f = b.dropOwn(f)
@@ -37,7 +39,8 @@ func (b *Box) displace(f *frame.Frame, patient bool) *frame.Frame {
 	return f
 }
 
-// replaceAside drops the frame that has stepped aside and that f replaces, if there is one. It returns f, after its gap if a frame was dropped.
+// replaceAside drops an older frame that has stepped aside and that f replaces. It returns f: after
+// its gap, if there was such a frame.
 func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	if !b.forget(f) {
 		return f
@@ -49,8 +52,8 @@ func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	return f.AfterGap()
 }
 
-// forget drops the frame that has stepped aside and that another replaces. It reports whether
-// there was one.
+// forget drops the frame that has stepped aside and that another frame replaces. It reports whether
+// there was such a frame.
 func (b *Box) forget(by *frame.Frame) bool {
 	i := slices.IndexFunc(b.aside, by.Replaces)
 	if i < 0 {
@@ -71,8 +74,8 @@ func (b *Box) takeAside(i int) *frame.Frame {
 	return f
 }
 
-// settleTag queues what has stepped aside of a tag, beyond the bounds, and has all that waits of
-// it keep its place.
+// settleTag queues the frame with this tag that has stepped aside, even beyond the bounds. From then
+// on all waiting frames with this tag keep their place.
 func (b *Box) settleTag(tag *frame.Tag) {
 	ofTag := func(f *frame.Frame) bool { return f.Tag == tag }
 	for i := slices.IndexFunc(b.aside, ofTag); i >= 0; i = slices.IndexFunc(b.aside, ofTag) {
@@ -96,31 +99,31 @@ func (b *Box) comeBack() {
 	}
 }
 
-// dropOwn drops waiting frames with the tag of f, oldest first: as many as f needs to fit,
-// or all if only the latest counts. The gap then stands before the next frame of the tag
-// that still waits. If none does, dropOwn returns f after its gap, else f as it is.
+// dropOwn drops waiting frames with the tag of f, oldest first: as many as f needs to fit, or all
+// if the tag is Latest. The next frame of the tag that still waits then comes after the gap. If no
+// such frame waits, dropOwn returns f after its gap. Else it returns f as it is.
 func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	if b.queue == nil {
 		return f
 	}
 	waiting := b.queue.waiting()
 	kept := waiting[:0]
-	lost := false
-	adding := f // after its gap, while no frame that still waits has the gap before it
+	gapDue := false // frames were dropped, and no frame after them has the gap before it
+	adding := f     // the frame to queue: after its gap while gapDue
 	for _, old := range waiting {
 		own := f.Replaces(old) && !old.Stays()
 		if own && (f.Tag.Latest || !b.fits(adding)) {
 			b.uncount(old)
 			b.writers.dropped.Add(1)
-			lost = true
+			gapDue = true
 			if !b.silent {
 				adding = f.AfterGap()
 			}
 			continue
 		}
-		if own && lost {
+		if own && gapDue {
 			old = b.gapBefore(old)
-			lost, adding = false, f
+			gapDue, adding = false, f
 		}
 		kept = append(kept, old)
 	}
@@ -128,10 +131,13 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 	return adding
 }
 
-// dropOldest removes the oldest frame that has a tag from the queue. If no newer frame of its
-// tag waits it steps aside, or leaves its gap where it stood; else it is dropped. ok is false
-// if that cannot be: too much has stepped aside already, or the caller is patient and only
-// what keeps its place is left.
+// dropOldest removes the oldest frame that has a tag from the queue. If a newer frame with the same
+// tag and the same Stays waits, the oldest is dropped, and the newer frame comes after the gap. If
+// there is no such frame, the oldest steps aside. If it must keep its place, it is dropped instead,
+// and its gap takes that place.
+//
+// ok is false if the queue stays as it is. Then too many bytes have stepped aside already, or the
+// caller is patient and all frames that are left keep their place.
 func (b *Box) dropOldest(patient bool) (ok bool) {
 	waiting := b.queue.waiting()
 	i := slices.IndexFunc(waiting, func(f *frame.Frame) bool { return f.Tag != nil && !(patient && f.Stays()) })
@@ -151,7 +157,7 @@ func (b *Box) dropOldest(patient bool) (ok bool) {
 		b.uncount(f)
 		b.writers.dropped.Add(1)
 		if gap := f.Tag.Gap; gap != nil && !b.silent {
-			waiting[i] = gap // which has no tag, so that it is not dropped in its turn
+			waiting[i] = gap // a gap frame has no tag, so it is not dropped in its turn
 			b.frames += gap.Messages()
 			b.bytes += gap.Len()
 			return true

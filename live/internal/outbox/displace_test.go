@@ -9,8 +9,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// waiting returns what is queued, by the frames' payloads, and what has stepped aside, after
-// a comma; a gap stands before the frame that it is sent with.
+// waiting returns the payloads of the queued frames. After a comma come those of the frames that
+// have stepped aside. A gap stands before the frame that it is sent with.
 func waiting(b *Box) (queued, all string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -33,7 +33,8 @@ func waiting(b *Box) (queued, all string) {
 	return queued, queued + ", " + names(b.aside)
 }
 
-// stuckBox is a box that writes an empty frame, without an end.
+// stuckBox returns a box that is writing an empty frame. The write ends when the test lets the
+// connection go.
 func stuckBox(t *testing.T, limits Limits) (*Box, *stuck) {
 	conn := newStuck()
 	b := new(Box)
@@ -46,7 +47,8 @@ func stuckBox(t *testing.T, limits Limits) (*Box, *stuck) {
 	return b, conn
 }
 
-// tags gives frames their tags: a0 has tag a. Those of a big letter are never dropped.
+// tags makes frames with tags: the frame a0 has the tag a. A frame whose name begins with a
+// capital letter is never dropped.
 type tags struct {
 	latest bool
 	known  map[string]*frame.Tag
@@ -68,7 +70,8 @@ func (ts *tags) frame(name string) *frame.Frame {
 	return f
 }
 
-// Besides what waits an empty frame of two bytes is being written. Each other takes four.
+// Besides the frames that wait, an empty frame of two bytes is being written. Each frame that
+// waits takes four bytes.
 func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -136,8 +139,8 @@ func TestFullQueueDropsWhatMayBeDropped(t *testing.T) {
 	}
 }
 
-// When everything that the bound allows is being written, the next frame waits, and those
-// after that displace it.
+// When as many frames as the bound allows are being written, one more frame may wait. Later frames
+// replace it.
 func TestTheNewestWaitsBesideWhatIsBeingWritten(t *testing.T) {
 	b, conn := stuckBox(t, Limits{Frames: 1, Bytes: 1 << 20})
 	ts := tags{latest: true}
@@ -157,7 +160,7 @@ func TestTheNewestWaitsBesideWhatIsBeingWritten(t *testing.T) {
 	waitIdle(t, b)
 }
 
-// Whoever waits for space is woken when the queue is half empty, and when it is closed.
+// A caller that waits for space is woken when the queue is half empty, and when the box is closed.
 func TestSpaceIsTold(t *testing.T) {
 	b, conn := stuckBox(t, Limits{Frames: 3, Bytes: 1 << 20})
 	ts := tags{}
@@ -198,7 +201,7 @@ func TestSpaceIsTold(t *testing.T) {
 	close(conn.letGo)
 }
 
-// What has stepped aside is sent when there is space, in order with what is newer of its tag.
+// A frame that has stepped aside is sent when there is space, before newer frames of its tag.
 func TestWhatSteppedAsideComesBack(t *testing.T) {
 	tests := []struct{ name, added, want string }{
 		{"when there is space", "a0 b0 C0 D0", "C0 D0 a0 b0"},

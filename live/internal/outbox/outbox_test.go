@@ -22,7 +22,7 @@ const patience = 20 * time.Second
 
 var generous = Limits{Frames: 1 << 20, Bytes: 1 << 30, WriteTimeout: patience, FlushTimeout: patience, CloseTimeout: patience}
 
-// stuck is a connection that takes nothing until it is let go.
+// stuck is a connection whose Write does not return until the test closes letGo.
 type stuck struct {
 	net.Conn
 	entered chan struct{}
@@ -46,7 +46,7 @@ func (s *stuck) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// texts returns the payloads that were sent, none longer than 125 bytes.
+// texts returns the payloads that were sent. None is longer than 125 bytes.
 func (s *stuck) texts() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,7 +60,7 @@ func (s *stuck) texts() string {
 func (s *stuck) SetWriteDeadline(time.Time) error { return nil }
 func (s *stuck) Close() error                     { return nil }
 
-// testOwner is a session that notes why writing failed.
+// testOwner is a session that records why writing failed.
 type testOwner struct {
 	failed func(error)
 	heard  atomic.Int64
@@ -92,7 +92,7 @@ func add(b *Box, f *frame.Frame) error {
 	return err
 }
 
-// The bytes of what is being written count, so the bound holds at every moment.
+// The bytes that are being written count too, so the bound holds at every moment.
 func TestQueueIsBoundedBeforeTheAdd(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -135,7 +135,7 @@ func TestQueueIsBoundedBeforeTheAdd(t *testing.T) {
 	}
 }
 
-// An idle box is the struct and nothing else.
+// An idle box has no memory besides its struct.
 func waitIdle(t *testing.T, b *Box) {
 	t.Helper()
 	idle := func() bool {
@@ -150,7 +150,7 @@ func waitIdle(t *testing.T, b *Box) {
 	}
 }
 
-// hidden hides what a connection is, which forces the plain path.
+// hidden hides the type of a connection, so that it is not taken for a plain socket.
 type hidden struct{ net.Conn }
 
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
@@ -211,8 +211,8 @@ func readFrame(r *bufio.Reader) (first byte, payload []byte, err error) {
 	return head[0], payload, err
 }
 
-// Frames of all sizes, from several goroutines, with pings and pongs in between,
-// through a socket that takes little at a time.
+// Frames of all sizes come from several goroutines, with pings and pongs between them. The socket
+// takes few bytes at a time.
 func TestFramesAreWholeAndInOrder(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		for _, buffer := range []int{0, 16 << 10} {
@@ -293,8 +293,8 @@ func TestFramesAreWholeAndInOrder(t *testing.T) {
 	}
 }
 
-// What was queued before the close frame arrives, what comes after it does not,
-// and then the connection ends.
+// Frames that were queued before the close frame arrive. Later frames do not, and then the
+// connection ends.
 func TestCloseFrameIsTheLast(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		t.Run(fmt.Sprint("plain=", plain), func(t *testing.T) {
@@ -329,7 +329,7 @@ func TestCloseFrameIsTheLast(t *testing.T) {
 	}
 }
 
-// A queue that is dropped leaves no half frame on the wire.
+// If the queue is dropped while a frame is half sent, the rest of the frame is sent too.
 func TestDiscardKeepsFramesWhole(t *testing.T) {
 	c, far, _ := link(t, generous, false, 64<<10)
 	const n = 100
@@ -397,8 +397,8 @@ func TestFailureIsToldAndClosesTheConnection(t *testing.T) {
 	}
 }
 
-// Every ping is answered, up to as many as wait; a flood of them from a client that reads
-// no pongs costs no more than that.
+// Every ping is answered, up to the bound of pongs that wait. If a client sends many pings and
+// reads no pongs, the server holds no more than that.
 func TestPongsDoNotPileUp(t *testing.T) {
 	conn := newStuck()
 	c := newConn(NewWriters(generous), conn, func(error) {})
@@ -494,8 +494,8 @@ func TestAddAllocatesNothing(t *testing.T) {
 			frames, _ = c.Queued()
 		}
 	})
-	// One or two for each burst, its writer's goroutine, and a few under -race,
-	// where sync.Pool forgets at random; 64 would be one for each delivery.
+	// There are one or two allocations for each burst (the writer's goroutine), and a few under
+	// -race, where sync.Pool drops elements at random. 64 would be one for each delivery.
 	if allocs > 16 {
 		t.Errorf("%v allocations for 64 deliveries", allocs)
 	}

@@ -5,40 +5,44 @@ import (
 	"time"
 )
 
-// pace keeps the writers from starting too early. A burst of publications that
-// finds them idle would have its first message written to every session alone,
-// and the rest later: twice the writes, which are nearly all the cost. So after
-// a busy time in which writes carried several frames each, they hold back while
-// publications keep coming, for as long as that busy time lasted at most: what a
-// message is held up is what it would have waited behind the extra writes. A
-// single publication is never held up, since writes that carry one frame do not
-// make the next time wait.
+// pace keeps the writers from starting too early. Suppose that a burst of publications comes while
+// the writers are idle. If they started at once, they would write the first message to every session
+// alone, and the other messages later. That is twice as many writes, and writes are nearly all of
+// the cost.
+//
+// A busy time lasts from the start of the first writer to the end of the last. If the writes of a
+// busy time carried several frames each, the writers wait at the start of the next one, while
+// publications keep coming. They wait at most as long as the last busy time was. A message then waits
+// no longer than it would have waited for the extra writes.
+//
+// Publications that come one at a time do not wait, because their writes carry one frame each.
 type pace struct {
-	calls atomic.Int64 // publications made
+	calls atomic.Int64 // how many times Writers.Write was called: about once for each publication
 
-	// Guarded by Writers.mu; busy and deep are read by the first writer, which
-	// nobody changes them under.
-	began  time.Time
-	frames int // written since
-	writes int
+	// Guarded by Writers.mu. Without the lock, the first writer reads began, busy and deep: they
+	// do not change while it waits.
+	began  time.Time     // when the busy time began
+	frames int           // written since then
+	writes int           // the writes that carried these frames
 	busy   time.Duration // how long the last busy time was
-	deep   bool          // its writes carried several frames
+	deep   bool          // its writes carried several frames each
 }
 
 const (
-	// deepWrite is how many frames a write has carried on average when waiting
-	// would have paid.
+	// deepWrite is a number of frames. If writes carry more on average, it pays to wait before
+	// the next busy time.
 	deepWrite = 3
 
-	// maxHold bounds the wait: half a frame of a screen.
+	// maxHold bounds the wait. A screen shows a new picture every 16 ms; this is half of that.
 	maxHold = 8 * time.Millisecond
 
-	// grain is the pause between two looks. The kernel makes it up to a
+	// grain is the pause between two checks for new publications. The kernel makes it up to a
 	// millisecond when nothing else runs.
 	grain = 100 * time.Microsecond
 )
 
-// portionOfWork is what a writer has taken and done since it last came by.
+// portionOfWork holds the boxes that a writer has taken. It also counts the frames and writes since
+// the writer last took boxes.
 type portionOfWork struct {
 	boxes          List
 	frames, writes int
@@ -47,7 +51,7 @@ type portionOfWork struct {
 // begin is called when the first writer starts.
 func (p *pace) begin() { p.began = time.Now() }
 
-// hold waits while publications keep coming, if that pays.
+// hold waits while publications keep coming, if the last busy time says that this pays.
 func (p *pace) hold() {
 	if !p.deep {
 		return
@@ -62,7 +66,7 @@ func (p *pace) hold() {
 	}
 }
 
-// count adds what a writer has done.
+// count adds the frames and writes of a writer.
 func (p *pace) count(batch *batch) {
 	p.frames += batch.frames
 	p.writes += batch.writes

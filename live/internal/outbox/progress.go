@@ -1,34 +1,35 @@
 package outbox
 
-// What a peer has taken. On Linux the kernel tells how much a peer has acknowledged,
-// below TLS too. Elsewhere what the kernel has taken must do.
+// This file finds out how much a peer has taken. On Linux the kernel tells how many bytes a peer has
+// acknowledged, below TLS too. On other systems the bytes that the kernel has taken are counted
+// instead.
 
-// Progress returns how many bytes the peer has taken so far, and whether there are more
-// that it has not. Only differences of the first mean something.
+// Progress returns a number that rises when the peer takes bytes, and whether there are bytes that
+// the peer has not taken. Only the difference between two such numbers has a meaning.
 func (b *Box) Progress() (taken uint64, more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.taken(), b.bytes > 0 || unacknowledged(b.tcp) > 0
 }
 
-// HasLeft reports whether the peer has closed or reset the connection, as far as the kernel
-// tells: only on Linux.
+// HasLeft reports whether the peer has closed or reset the connection. Only the kernel of Linux tells
+// that. On other systems HasLeft returns false.
 func (b *Box) HasLeft() bool { return hasLeft(b.tcp) }
 
-// taken returns a number that rises when the peer takes something; mu is held.
+// taken returns a number that rises when the peer takes bytes; mu is held.
 //
-// A peer's kernel acknowledges what lies in its buffer before the peer reads it. When the
-// peer has read, it opens its window, and that counts as well. The next bytes may come much
-// later: a kernel does not fill a window that is less than a segment (64 KB on loopback) until its
-// timer runs out. That waits twice as long each time that it found the window shut, so
-// after a stall of seven seconds the peer may get nothing for six more.
+// A peer's kernel acknowledges the bytes in its buffer before the peer reads them. When the peer has
+// read, its kernel opens the window. That counts as well, because the next bytes may come much later:
+// our kernel waits with the next bytes until its timer runs out, if the window is less than a segment
+// (64 KB on loopback). Each time that it finds the window shut, the timer waits twice as long. So
+// after a stall of seven seconds the peer may get no bytes for six more seconds.
 func (b *Box) taken() uint64 {
 	if n, window, ok := acknowledged(b.tcp); ok {
-		return 2*n + window // what moves from the window to what is acknowledged counts
+		return 2*n + window // n counts twice, because the window shrinks by as much as n grows
 	}
 	return b.wrote
 }
 
-// unsentBytes is how much the kernel is asked to hold of what it has not yet sent, for a
-// socket that was full once. It would take megabytes, and a ping would wait behind them.
+// unsentBytes is how many unsent bytes the kernel is asked to hold at most, for a socket that was
+// full once. Without that the kernel would take megabytes, and a ping would wait behind them.
 const unsentBytes = 32 << 10

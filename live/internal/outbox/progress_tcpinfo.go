@@ -1,6 +1,6 @@
 //go:build linux && !386
 
-// On 386 package syscall has no getsockopt.
+// Package syscall has no getsockopt on 386.
 
 package outbox
 
@@ -11,21 +11,21 @@ import (
 )
 
 const (
-	// tcpi_bytes_acked stands at this offset of struct tcp_info, since Linux 4.1.
+	// bytesAckedOffset is the offset of tcpi_bytes_acked in struct tcp_info, since Linux 4.1.
 	bytesAckedOffset = 120
 
-	// tcpi_snd_wnd does, since Linux 5.4. A kernel that does not know it tells no window.
+	// sndWndOffset is the offset of tcpi_snd_wnd, since Linux 5.4. An older kernel tells no window.
 	sndWndOffset = 228
 
 	tcpClose     = 7 // TCP_CLOSE: the connection was reset
-	tcpCloseWait = 8 // TCP_CLOSE_WAIT: the peer has said all it will
+	tcpCloseWait = 8 // TCP_CLOSE_WAIT: the peer sends no more
 
 	tcpNotsentLowat = 25     // TCP_NOTSENT_LOWAT
 	siocOutq        = 0x5411 // SIOCOUTQ: bytes in the send queue that are not acknowledged
 )
 
-// acknowledged returns how many bytes the peer's kernel has acknowledged, and how many it
-// takes beyond these: its window.
+// acknowledged returns how many bytes the peer's kernel has acknowledged, and its window: how many
+// more bytes it takes.
 func acknowledged(raw syscall.RawConn) (n, window uint64, ok bool) {
 	if raw == nil {
 		return 0, 0, false
@@ -43,8 +43,8 @@ func acknowledged(raw syscall.RawConn) (n, window uint64, ok bool) {
 	return n, window, ok
 }
 
-// hasLeft reports whether the peer has closed or reset the connection. That is seen also
-// while nobody reads.
+// hasLeft reports whether the peer has closed or reset the connection. It also works while no
+// goroutine reads.
 func hasLeft(raw syscall.RawConn) (left bool) {
 	if raw == nil {
 		return false
@@ -59,7 +59,7 @@ func hasLeft(raw syscall.RawConn) (left bool) {
 	return left
 }
 
-// unacknowledged returns how many bytes the kernel holds for the peer.
+// unacknowledged returns how many bytes the kernel holds because the peer has not acknowledged them.
 func unacknowledged(raw syscall.RawConn) (n int) {
 	if raw == nil {
 		return 0
@@ -73,8 +73,8 @@ func unacknowledged(raw syscall.RawConn) (n int) {
 	return n
 }
 
-// limitUnsent bounds what the kernel holds and has not sent. Other than TCP sockets
-// refuse, and stay as they are.
+// limitUnsent bounds how many unsent bytes the kernel holds. Only TCP sockets know this option.
+// Other sockets refuse it, and stay as they are.
 func limitUnsent(raw syscall.RawConn) {
 	if raw == nil {
 		return

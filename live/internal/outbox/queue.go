@@ -6,22 +6,22 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// queue is a first-in, first-out list of frames. A box has one only while
-// something waits in it, so that an idle session holds none.
+// queue is a first-in, first-out list of frames. A box has a queue only while
+// frames wait, so an idle session takes no memory for it.
 type queue struct {
 	frames []*frame.Frame
-	head   int
+	head   int // the index of the oldest frame; the frames before it were taken
 }
 
-// A queue that grew past this goes to the garbage collector rather than back
-// to the pool, so that one slow session does not leave its memory to others.
+// maxPooledQueue is how many frames a queue in the pool has memory for at most. A larger queue goes
+// to the garbage collector. Otherwise the memory of one slow session would stay in use by others.
 const maxPooledQueue = 1024
 
 var queues = sync.Pool{New: func() any { return &queue{frames: make([]*frame.Frame, 0, 8)} }}
 
 func newQueue() *queue { return queues.Get().(*queue) }
 
-// release empties the queue and gives it back.
+// release empties the queue and gives it back to the pool.
 func (q *queue) release() {
 	if cap(q.frames) > maxPooledQueue {
 		return

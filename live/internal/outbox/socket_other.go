@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// rawConn returns nil: a non-blocking write is not to be had here without
-// leaving the runtime's poller, so every connection takes the plain path.
+// rawConn returns nil. On this system a write that does not block is not possible with the runtime's
+// poller. So a goroutine writes to every connection.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
 type batch struct {

@@ -7,9 +7,9 @@ import (
 	"syscall"
 )
 
-// rawConn returns the descriptor's handle of a plain socket, or nil for any
-// other connection. Only the very types of package net count: a type that
-// embeds one may have a Write of its own that must not be passed by.
+// rawConn returns the handle of a plain socket's descriptor, or nil for any other connection. Only
+// the types of package net themselves are plain sockets. A type that embeds one of them may have a
+// Write method of its own, which must be called.
 func rawConn(conn net.Conn) syscall.RawConn {
 	var sc syscall.Conn
 	switch c := conn.(type) {
@@ -27,16 +27,16 @@ func rawConn(conn net.Conn) syscall.RawConn {
 	return raw
 }
 
-// batch is what a writer has: a buffer, and its one write at a time. The
-// function value is made once, so that a write allocates nothing.
+// batch belongs to one writer. It has the writer's buffer, its boxes, and the write that it makes
+// now. The function value is made once, so that a write allocates no memory.
 type batch struct {
 	buf []byte
 	portionOfWork
 
-	p   []byte
-	n   int
+	p   []byte // the bytes of the write that is being made
+	n   int    // how many of them the socket has taken
 	err error
-	try func(fd uintptr) bool
+	try func(fd uintptr) bool // the method write
 }
 
 func newBatch(size int) *batch {
@@ -56,8 +56,8 @@ func (b *batch) writeNow(raw syscall.RawConn, p []byte) (int, error) {
 	return b.n, err
 }
 
-// write always reports that it is done: RawConn would otherwise wait for the
-// socket, which is the slow path's work.
+// write writes p once. It always returns true, which says that it is done. Otherwise RawConn would
+// wait for the socket. A goroutine of the box does that: see drain.
 func (b *batch) write(fd uintptr) bool {
 	for {
 		n, err := syscall.Write(int(fd), b.p)

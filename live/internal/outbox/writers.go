@@ -12,12 +12,12 @@ import (
 )
 
 const (
-	// batchBytes is how much one write carries at most: a burst of 64
-	// publications of a kilobyte. Larger frames go out alone, uncopied.
+	// batchBytes is how many bytes one write carries at most: a burst of 64
+	// publications of a kilobyte. A larger frame goes out alone, and is not copied.
 	batchBytes = 64 << 10
 
 	// slowBatchBytes is the same for a socket that was full or is not plain. A client that
-	// takes 2 KB/s takes so much within a write timeout.
+	// takes 2 KB/s takes so many bytes within a write timeout.
 	slowBatchBytes = 16 << 10
 )
 
@@ -25,26 +25,26 @@ const (
 type Limits struct {
 	Frames       int           // frames that wait
 	Bytes        int           // bytes that wait or are being written
-	WriteTimeout time.Duration // how long a socket may take nothing
-	FlushTimeout time.Duration // how long a box that closes has in any case; see closingState
+	WriteTimeout time.Duration // how long a socket may take no byte
+	FlushTimeout time.Duration // how long a peer that still takes or sends bytes has for a closing; see closing.go
 	CloseTimeout time.Duration // how long a peer may leave a close frame unanswered
 }
 
-// fit reports whether a frame may be added to what is queued already.
+// fit reports whether a frame fits besides the frames and bytes that are queued already.
 func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
 	return frames+f.Messages() <= l.Frames && bytes+f.Len() <= l.Bytes
 }
 
-// Writers send what the boxes have queued. There is at most one writing goroutine for each CPU.
+// Writers send the queued frames of the boxes. There is at most one writing goroutine for each CPU.
 // The goroutines start when a box has something to send, and end when no box has.
 type Writers struct {
 	limits  Limits
-	max     int
-	dropped atomic.Uint64 // frames that made space for others
+	max     int           // how many writers may run at the same time
+	dropped atomic.Uint64 // how many frames were dropped to make space for others
 
-	mu      sync.Mutex // guards what follows, and Box.next; no lock is taken under it
-	list    List       // boxes with something to send, longest waiting first
-	running int
+	mu      sync.Mutex // guards the fields below, and Box.next; no lock is taken under it
+	list    List       // boxes with frames to send; the box that has waited longest comes first
+	running int        // how many writers run
 	pace    pace
 }
 
@@ -53,7 +53,7 @@ func NewWriters(limits Limits) *Writers {
 	return &Writers{limits: limits, max: runtime.GOMAXPROCS(0)}
 }
 
-// Dropped returns how many frames made space for others in full queues.
+// Dropped returns how many frames were dropped in full queues to make space for others.
 func (w *Writers) Dropped() uint64 { return w.dropped.Load() }
 
 // List is a list of boxes that became busy. Its zero value is empty.
@@ -104,7 +104,7 @@ func (l *List) pop() *Box {
 	return b
 }
 
-// Write has the writers send what the boxes on the list have queued, and
+// Write makes the writers send the queued frames of the boxes on the list. It
 // empties the list.
 func (w *Writers) Write(list *List) {
 	w.pace.calls.Add(1)
@@ -120,11 +120,11 @@ func (w *Writers) Write(list *List) {
 	}
 	w.mu.Unlock()
 	if first {
-		go w.runFirst()
+		go w.runFirst() // ends when the list is empty
 	}
 }
 
-// WriteHere is Write in the caller's goroutine, without the writers.
+// WriteHere is Write, but it writes in the caller's goroutine, not in the writers'.
 func (w *Writers) WriteHere(list *List) {
 	if list.n == 0 {
 		return
@@ -145,6 +145,7 @@ func (w *Writers) write(b *Box) {
 
 var batches = sync.Pool{New: func() any { return newBatch(batchBytes) }}
 
+// runFirst is run for the writer that begins a busy time.
 func (w *Writers) runFirst() {
 	w.pace.hold()
 	w.run()
@@ -161,12 +162,12 @@ func (w *Writers) run() {
 	}
 }
 
-// portion is how many boxes a writer takes at a time. With so many the lock is seldom taken, and
-// other writers still find boxes.
+// portion is how many boxes a writer takes at a time. With so many boxes it seldom needs the lock,
+// and other writers still find boxes.
 const portion = 16
 
-// take moves boxes from the list to the batch, and starts another writer if
-// there is work for one. When there is none it says so, and the writer ends.
+// take moves boxes from the list to the batch. If boxes are left on the list, it starts another
+// writer. If the list was empty it returns false, and the caller must end.
 func (w *Writers) take(batch *batch) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -188,12 +189,12 @@ func (w *Writers) take(batch *batch) bool {
 	return true
 }
 
-// flush sends everything that is queued in one write that does not wait. If the socket does not
-// take everything, a goroutine sends the rest. A connection that is not a plain socket gets a
-// goroutine too.
+// flush sends the queued frames, as many as fit in the batch, in one write that does not wait. If
+// the socket does not take all bytes, a goroutine sends the rest. A connection that is not a plain
+// socket gets a goroutine too.
 func (b *Box) flush(batch *batch) {
 	if b.raw == nil {
-		go b.drain()
+		go b.drain() // ends when the queue is empty or writing has failed
 		return
 	}
 	bytes := b.fill(batch.buf)
@@ -208,15 +209,15 @@ func (b *Box) flush(batch *batch) {
 		b.fail(err)
 	case n < len(bytes):
 		b.keep(bytes[n:], n)
-		go b.drain()
+		go b.drain() // ends when the queue is empty or writing has failed
 	default:
-		b.settle(n)
+		b.finishWrite(n)
 	}
 }
 
-// settle counts what was written. If more was queued meanwhile, it puts the box at the end of the
-// list, so that one busy session does not hold up the others.
-func (b *Box) settle(wrote int) {
+// finishWrite counts a write that the socket has taken. If more frames were queued meanwhile, it puts
+// the box at the end of the list, so that one busy session does not hold up the others.
+func (b *Box) finishWrite(wrote int) {
 	b.mu.Lock()
 	b.wrote += uint64(wrote)
 	b.landed()
@@ -230,8 +231,8 @@ func (b *Box) settle(wrote int) {
 	}
 }
 
-// keep holds what the socket did not take. The bytes may stand in a batch
-// that is used again, so they are copied.
+// keep keeps the bytes that the socket did not take. It copies them, because they may lie in the
+// buffer of a batch, which is used again.
 func (b *Box) keep(rest []byte, wrote int) {
 	b.mu.Lock()
 	b.wrote += uint64(wrote)
@@ -243,8 +244,8 @@ func (b *Box) keep(rest []byte, wrote int) {
 
 var slowBatches = sync.Pool{New: func() any { return newBatch(slowBatchBytes) }}
 
-// drain writes, waiting for the socket, until the queue is empty or the peer took
-// nothing for WriteTimeout.
+// drain writes until the queue is empty. It waits for the socket, but gives up the connection when
+// the peer has taken no byte for WriteTimeout.
 func (b *Box) drain() {
 	if !b.slow {
 		b.slow = true
@@ -265,9 +266,9 @@ func (b *Box) drain() {
 	}
 }
 
-// writeWaiting writes all of p. It gives up a peer that takes nothing for WriteTimeout.
+// writeWaiting writes all of p. It returns an error if the peer takes no byte for WriteTimeout.
 func (b *Box) writeWaiting(p []byte) error {
-	defer b.conn.SetWriteDeadline(time.Time{}) // an expired one would fail the next write
+	defer b.conn.SetWriteDeadline(time.Time{}) // the next write would fail with an expired deadline
 	switch {
 	case b.raw != nil:
 		return b.writeInSteps(p)
@@ -287,14 +288,14 @@ func (b *Box) writeWaiting(p []byte) error {
 	return nil
 }
 
-// blindStep is how much is written at a time if the server cannot see how much the peer takes. A
-// client that takes 1 KB/s takes so much within WriteTimeout.
+// blindStep is how many bytes are written at a time if the server cannot see how much the peer takes.
+// A client that takes 1 KB/s takes so many within WriteTimeout.
 const blindStep = 4 << 10
 
 // writeChecks is how often a write is checked within WriteTimeout.
 const writeChecks = 4
 
-// writeInSteps writes to a plain socket, which a deadline does not harm.
+// writeInSteps writes to a plain socket. Such a socket can be used after a deadline has passed.
 func (b *Box) writeInSteps(p []byte) error {
 	timeout := b.writers.limits.WriteTimeout
 	stall := b.watchStall()
@@ -309,8 +310,8 @@ func (b *Box) writeInSteps(p []byte) error {
 	}
 }
 
-// writeWatched writes to a connection that is of no use after a deadline has passed, such as TLS. The
-// deadline is moved for as long as the peer takes something.
+// writeWatched writes to a connection that cannot be used after a deadline has passed, such as TLS.
+// The deadline is moved as long as the peer takes bytes.
 func (b *Box) writeWatched(p []byte) error {
 	b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
 	w := watches.Get().(*writeWatch)
@@ -325,11 +326,11 @@ func (b *Box) writeWatched(p []byte) error {
 // writeWatch watches one write at a time. Watches are reused, because nearly all writes end before
 // the first check.
 type writeWatch struct {
-	timer *time.Timer
+	timer *time.Timer // calls check
 
-	mu    sync.Mutex // guards what follows
-	box   *Box       // that is writing; nil: none is
-	stall *stall     // since the first check
+	mu    sync.Mutex // guards the fields below; taken before Box.mu
+	box   *Box       // whose write is watched; nil: there is no write
+	stall *stall     // made by the first check of a write; nil: there was no check yet
 }
 
 var watches = sync.Pool{New: func() any {
@@ -366,16 +367,17 @@ func (w *writeWatch) check() {
 		conn.SetWriteDeadline(time.Now())
 		return
 	}
-	// Later than the check that decides: what the peer takes shortly before that counts too.
+	// The deadline is later than the check that decides. So bytes that the peer takes shortly before
+	// that check count too.
 	conn.SetWriteDeadline(time.Now().Add(timeout))
 	w.timer.Reset(timeout / writeChecks)
 }
 
-// stall watches whether the peer of a box takes anything.
+// stall finds out for how long the peer of a box has taken no byte.
 type stall struct {
 	box   *Box
-	taken uint64
-	since time.Time // it has taken nothing
+	taken uint64    // Box.taken at the last check
+	since time.Time // the last time at which the peer was seen to take bytes
 }
 
 func (b *Box) watchStall() *stall {
@@ -384,8 +386,8 @@ func (b *Box) watchStall() *stall {
 	return &stall{box: b, taken: b.taken(), since: time.Now()}
 }
 
-// lasts reports whether the peer has taken nothing for WriteTimeout. n is how much the
-// kernel has taken since the last call.
+// lasts reports whether the peer has taken no byte for WriteTimeout. n is how many bytes the kernel
+// has taken since the last call.
 func (s *stall) lasts(n int) bool {
 	s.box.mu.Lock()
 	taken := s.box.taken()
@@ -393,10 +395,11 @@ func (s *stall) lasts(n int) bool {
 	if n > 0 || taken > s.taken {
 		s.since = time.Now()
 	}
-	s.taken = taken // also when a window got smaller: it opens again from there
+	s.taken = taken // also if it is less, because the window got smaller: the window opens again from there
 	return time.Since(s.since) >= s.box.writers.limits.WriteTimeout
 }
 
+// count counts bytes that the socket has taken.
 func (b *Box) count(n int) {
 	b.mu.Lock()
 	b.wrote += uint64(n)

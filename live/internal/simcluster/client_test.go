@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// client is a client of live.v1 as docs/protocol.md describes it, on connections in
-// memory. It notes all that it is told.
+// client is a client of live.v1 as docs/protocol.md describes it, on connections in memory. It
+// records all that the server tells it.
 type client struct {
 	id    int
 	lines int // that it has had
 
-	afterGaps bool // it asks for the newest together with what it missed
+	afterGaps bool // it asks for the newest publications together with those that it missed
 
 	mu     sync.Mutex // guards what follows
 	events []event
 	since  map[string]string // the newest position of each topic
 }
 
-// event is something that a client was told, or did.
+// event is a call of the client, or a frame of the server.
 type event struct {
 	time  time.Time
 	line  int
@@ -40,7 +40,7 @@ type event struct {
 	frame frame
 }
 
-// frame is what a server sends.
+// frame is a frame of the server.
 type frame struct {
 	Op        string
 	ID        uint64
@@ -78,7 +78,7 @@ func (e event) String() string {
 	return text + e.frame.Code
 }
 
-// brief returns the number in a publication, which may be large.
+// brief returns the number in a publication. The publication may be large.
 func brief[T string | []byte | json.RawMessage](data T) string {
 	return strings.TrimPrefix(strings.SplitN(string(data), ",", 2)[0], "[")
 }
@@ -99,7 +99,7 @@ type line struct {
 	nextID     uint64
 }
 
-// dial connects to a node's handler.
+// dial connects to the handler of a node.
 func (c *client) dial(node int, h http.Handler) (*line, error) {
 	near, far := net.Pipe()
 	c.lines++
@@ -154,7 +154,7 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return a.conn, bufio.NewReadWriter(bufio.NewReaderSize(a.conn, 16), bufio.NewWriterSize(a.conn, 16)), nil
 }
 
-// note notes an event.
+// note records an event.
 func (l *line) note(e event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -185,7 +185,7 @@ func (l *line) read(br *bufio.Reader) {
 	}
 }
 
-// take takes one frame.
+// take handles one frame of the server.
 func (l *line) take(payload []byte) error {
 	var f frame
 	if err := json.Unmarshal(payload, &f); err != nil {
@@ -234,8 +234,8 @@ func (l *line) keep(topic, at string) {
 	}
 }
 
-// subscribe asks for topics in one frame: from where the client was, and with the
-// newest if it has nothing, or is to have them after a gap too.
+// subscribe sends the operations for several topics in one frame. A client that has a position
+// resumes from it. It asks for the newest publications if it has none, or if afterGaps is true.
 func (l *line) subscribe(last int, topics ...string) {
 	var ops []map[string]any
 	for _, topic := range topics {
@@ -262,9 +262,9 @@ func (l *line) unsubscribe(topic string) {
 	l.send(map[string]any{"op": "unsubscribe", "id": id, "topic": topic})
 }
 
-// resume has the application subscribe the session, from where the client was: what
-// it missed then comes as publications, after a gap if it is not all. A client that
-// was nowhere yet does it itself. After a gap the newest come, if it is to have them.
+// resume makes the application subscribe the session, from the client's position. The publications
+// that the client missed then come as such, after a gap if they are not all. A client without a
+// position subscribes by itself. If afterGaps is true, the newest publications come after a gap.
 func (l *line) resume(last int, topic string) {
 	l.mu.Lock()
 	e := event{kind: "resume", topic: topic, since: l.since[topic]}
@@ -282,7 +282,7 @@ func (l *line) resume(last int, topic string) {
 	l.send(map[string]any{"op": "request", "id": id, "topic": topic, "data": map[string]any{"since": e.since, "last": e.last}})
 }
 
-// ask notes what is about to be asked; mu is held.
+// ask records an operation that is about to be sent; mu is held.
 func (l *line) ask(e event) uint64 {
 	l.nextID++
 	l.asked[l.nextID] = e
@@ -290,7 +290,8 @@ func (l *line) ask(e event) uint64 {
 	return l.nextID
 }
 
-// settled waits until all is answered, or the line has ended, or for so long.
+// settled waits until all operations are answered, or the connection has ended, but no longer than
+// a given time.
 func (l *line) settled(patience time.Duration) bool {
 	timeout := time.After(patience)
 	for {
@@ -310,7 +311,7 @@ func (l *line) settled(patience time.Duration) bool {
 	}
 }
 
-// has reports whether the line is subscribed to all topics.
+// has reports whether the connection is subscribed to all topics.
 func (l *line) has(topics []string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -322,20 +323,20 @@ func (l *line) has(topics []string) bool {
 	return true
 }
 
-// stall has the line read nothing for a while.
+// stall makes the client read no bytes for a while.
 func (l *line) stall(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.deafUntil = time.Now().Add(d)
 }
 
-// cut ends the line and waits until nothing of it is on its way.
+// cut ends the connection and waits until all its frames were handled.
 func (l *line) cut() {
 	l.conn.Close()
 	<-l.ended
 }
 
-// send writes a masked text frame, whose mask is zero.
+// send writes a text frame with a mask of zeros.
 func (l *line) send(v any) {
 	payload, err := json.Marshal(v)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package simcluster has a simulated cluster of brokers in memory. It delays, loses, doubles and
-// reorders deliveries, forgets, and gives old answers, as a seed says, and it knows the truth. It
-// is for tests of what a server makes of that, best in a testing/synctest bubble, where hours take
-// milliseconds.
+// Package simcluster simulates a cluster of brokers in memory. A seed says what goes wrong in it: it
+// delays, loses, doubles and reorders deliveries, forgets publications, and gives old answers. It also
+// knows which publications were really made. So a test can check what a server does with all that. In
+// a testing/synctest bubble hours take milliseconds.
 package simcluster

@@ -8,8 +8,7 @@ import (
 	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
-// A cluster in which a tenth of the deliveries is lost, and a server on one of its
-// nodes.
+// This cluster loses a tenth of the deliveries. A server uses one of its nodes.
 func ExampleSim() {
 	sim := simcluster.NewSim(1, 3, simcluster.Faults{
 		Loss:  0.1,

@@ -7,68 +7,69 @@ import (
 )
 
 // Faults says what goes wrong in a Sim, and how often. Chances are between 0 and
-// 1; durations are upper bounds, below which each case is drawn. The zero value is
-// a cluster in which nothing goes wrong and nothing takes time.
+// 1. A duration is an upper bound, and each case draws one below it. The zero value is
+// a cluster without faults, in which calls and deliveries take no time.
 type Faults struct {
-	// Delay is how long a delivery takes to arrive. Those of one topic stay in
-	// order, those of different topics do not.
+	// Delay is how long a delivery takes to arrive. Deliveries of one topic stay in
+	// order. Deliveries of different topics need not.
 	Delay time.Duration
 
-	// Latency is how long a call takes. What a call reads is as old as half of
-	// that.
+	// Latency is how long a call takes. The call reads or writes after half of that.
 	Latency time.Duration
 
-	// Interest is how long it takes after Subscribe until other nodes know of it
-	// and what they publish comes.
+	// Interest is how long it takes after Subscribe until other nodes know of it.
+	// Only later publications of other nodes come.
 	Interest time.Duration
 
-	// Lag is how far the copies that answer Read and Tail are behind.
+	// Lag is how much the copies that answer Read and Tail lag.
 	Lag time.Duration
 
-	// Cut is the chance that a page ends early, as a page does that would be too large
-	// for memory: a page of Read after one publication or more, one of Tail after 128 kB
-	// or more. A tail of a copy that lags is not cut, and is empty if it is as large.
+	// Cut is the chance that a page ends early, as if it were too large for memory.
+	// A page of Read ends after one publication or more, a page of Tail after 128 kB
+	// or more. A tail of a copy that lags is not cut, but if it is that large it is
+	// empty.
 	Cut float64
 
 	// Loss, Duplicate and Overtake are the chances that a delivery to one node is
-	// lost, comes twice, or comes before the one that it should follow.
+	// lost, comes twice, or comes before the delivery that it should follow.
 	Loss, Duplicate, Overtake float64
 
-	// NoPrev is the chance that a publication does not name the one before it.
+	// NoPrev is the chance that the Prev of a delivered publication is 0.
 	NoPrev float64
 
 	// Announce is the chance that Lost is called after a loss.
 	Announce float64
 
-	// Refuse is the chance that a call fails. A publication is not taken then.
+	// Refuse is the chance that a call fails and has no effect.
 	Refuse float64
 
-	// Unsure is the chance that a publication is taken, and Publish fails all the
-	// same.
+	// Unsure is the chance that Publish returns an error although the publication
+	// was made.
 	Unsure float64
 
-	// Cuts is how many times a node is cut off: nothing that others publish
-	// reaches it; and, half of these times, it can call nothing either. Outages
-	// is how many times no node can call anything. Each takes up to Break.
+	// Cuts is how many times a node is cut off. Then no publication reaches it. Half
+	// of these times its calls fail too. Outages is how many times the calls of all
+	// nodes fail. Each of these takes up to Break.
 	Cuts, Outages int
 	Break         time.Duration
 
-	// Trims is how many times the older part of the histories is dropped, or all
-	// of it; Resets how many times histories are lost, and begin in another
-	// epoch; Ends how many times they lose their newest publications, and go on in
-	// another epoch with what is left.
+	// Trims is how many times histories lose their oldest publications, or all of
+	// them. Resets is how many times histories are lost, and begin again in another
+	// epoch. Ends is how many times they lose their newest publications, and go on in
+	// another epoch with the other publications.
 	Trims, Resets, Ends int
 
-	// Within is the time after NewSim in which the faults fall that are counted.
+	// Within is the time after NewSim in which Cuts, Outages, Trims, Resets and Ends
+	// happen.
 	Within time.Duration
 
 	// Sparse lets offsets grow by more than one.
 	Sparse bool
 }
 
-// RandomFaults draws faults that fit a test of some seconds: a few kinds, rarely
-// all, so that each is also met without the noise of the others. One seed in
-// eight has none that loses or forgets anything.
+// RandomFaults draws faults that fit a test of some seconds. It draws a few kinds, and rarely
+// all, so that each kind also happens without the noise of the others. One seed in
+// eight has only faults that lose no deliveries and no history.
 func RandomFaults(seed uint64, within time.Duration) Faults {
 	r := source(seed, "faults")
 	some := func(p float64, most time.Duration) time.Duration {
@@ -121,8 +122,8 @@ func RandomFaults(seed uint64, within time.Duration) Faults {
 	return f
 }
 
-// source returns random numbers that depend on the seed and the words alone: what
-// happens in one place does not change what happens in another.
+// source returns random numbers that depend only on the seed and the words. So the faults
+// in one place do not change the faults in another.
 func source(seed uint64, words ...any) *rand.Rand {
 	h := fnv.New64a()
 	var b [8]byte
@@ -145,9 +146,10 @@ func source(seed uint64, words ...any) *rand.Rand {
 	return rand.New(rand.NewPCG(h.Sum64(), seed))
 }
 
-// A span is a time in which something does not work.
+// span is a time in which calls or deliveries fail.
 type span struct{ from, to time.Time }
 
+// during reports whether t lies in one of the spans.
 func during(spans []span, t time.Time) bool {
 	for _, s := range spans {
 		if !t.Before(s.from) && t.Before(s.to) {

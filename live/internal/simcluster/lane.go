@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// lane does jobs one after another, each when it is due. It has a goroutine only
-// while a job is being done.
+// lane runs jobs one after another, each when it is due: it carries the deliveries of one topic to
+// one node. It has a goroutine only while a job runs.
 type lane struct {
-	mu   sync.Mutex
-	jobs []job // by due time
-	busy bool  // a timer is set for the first job, or one is being done
+	mu   sync.Mutex // guards the fields below
+	jobs []job      // in the order in which they are due
+	busy bool       // a timer is set for the first job, or a job runs
 }
 
 type job struct {
@@ -18,8 +18,8 @@ type job struct {
 	do  func()
 }
 
-// add has a job done after a while, and not before those that were added earlier;
-// one that overtakes is done just before the last of these, if that still waits.
+// add makes the lane run a job after a time, but not before the jobs that were added earlier. If
+// overtake is true, the job changes places with the job that was added last, if that still waits.
 func (l *lane) add(after time.Duration, overtake bool, do func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -40,7 +40,7 @@ func (l *lane) add(after time.Duration, overtake bool, do func()) {
 	}
 }
 
-// work does what is due.
+// work runs the jobs that are due, and sets the timer for the next job.
 func (l *lane) work() {
 	for {
 		l.mu.Lock()

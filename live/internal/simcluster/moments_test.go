@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,66 +14,14 @@ import (
 	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
-// Moments that chance seldom hits. In each something happens just while the server
-// waits for its broker, and the oracle looks at what the client is told.
+// The tests of this file make things happen just while the server waits for its broker. Random
+// tests seldom do that. The oracle checks what the client is told.
 
-// all is everything that a broker can be.
-type all interface {
-	live.Broker
-	broker.Recoverer
-	broker.Bus
-}
-
-// interfered is a broker of which a test changes deliveries and positions.
-type interfered struct {
-	all
-	sink    broker.Sink                                   // after Start
-	deliver func(sink broker.Sink, p *broker.Publication) // nil: as it is
-	last    func(at live.Position) live.Position          // nil: as it is
-	read    func(p *broker.Page)                          // nil: as it is
-}
-
-type interferedSink struct {
-	broker.Sink
-	b *interfered
-}
-
-func (s interferedSink) Deliver(p *broker.Publication) {
-	if s.b.deliver == nil {
-		s.Sink.Deliver(p)
-		return
-	}
-	c := *p
-	s.b.deliver(s.Sink, &c)
-}
-
-func (b *interfered) Start(s broker.Sink) {
-	b.sink = s
-	b.all.Start(interferedSink{s, b})
-}
-
-func (b *interfered) Last(ctx context.Context, topic string) (live.Position, error) {
-	at, err := b.all.Last(ctx, topic)
-	if b.last != nil && err == nil {
-		at = b.last(at)
-	}
-	return at, err
-}
-
-func (b *interfered) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
-	page, err := b.all.Read(ctx, topic, after, upto, limit)
-	if b.read != nil {
-		page.Publications = slices.Clone(page.Publications)
-		b.read(&page)
-	}
-	return page, err
-}
-
-// stage is a server on a broker that can be interfered with, and a client.
+// stage has a server, whose broker a test can alter, and a client.
 type stage struct {
 	*testing.T
 	sim    *simcluster.Sim
-	broker *interfered
+	broker *simcluster.Altered
 	server *live.Server
 	client *client
 }
@@ -84,7 +31,7 @@ type stage struct {
 func play(t *testing.T, history int, scene func(s *stage)) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{T: t, sim: simcluster.NewSim(1, 1, simcluster.Faults{}), client: &client{since: make(map[string]string)}}
-		s.broker = &interfered{all: s.sim.Node(0).(all)}
+		s.broker = &simcluster.Altered{All: s.sim.Node(0).(simcluster.All)}
 		s.server = live.New(live.Options{
 			Broker:       s.broker,
 			Topics:       func(string) live.TopicOptions { return live.TopicOptions{History: history} },
@@ -108,8 +55,8 @@ func (s *stage) publish(from, to int) {
 	}
 }
 
-// attend has the client subscribe, after the publication at a place in the log if
-// that is not 0, and stay for a while.
+// attend makes the client subscribe, calls stay, and then checks what the client was told. after is
+// how many publications of the log the client has already; 0: it subscribes for the first time.
 func (s *stage) attend(after int, stay func()) {
 	if after > 0 {
 		s.client.since["t"] = s.sim.Log("t")[after-1].Position.String()
@@ -138,10 +85,10 @@ func (s *stage) attend(after int, stay func()) {
 	}
 }
 
-// once has f run after the first Read, before its answer arrives.
+// once makes f run after the first Read, before its answer arrives.
 func (s *stage) once(f func()) {
 	var done atomic.Bool
-	s.broker.read = func(*broker.Page) {
+	s.broker.OnPage = func(*broker.Page) {
 		if !done.Swap(true) {
 			f()
 			time.Sleep(time.Second)
@@ -169,12 +116,12 @@ func TestRingMovesOnWhileHistoryIsRead(t *testing.T) {
 func TestLossIsAnnouncedDuringARepair(t *testing.T) {
 	play(t, 100, func(s *stage) {
 		var deaf, slow atomic.Bool
-		s.broker.deliver = func(sink broker.Sink, p *broker.Publication) {
+		s.broker.OnDeliver = func(sink broker.Sink, p *broker.Publication) {
 			if !deaf.Load() {
 				sink.Deliver(p)
 			}
 		}
-		s.broker.last = func(at live.Position) live.Position {
+		s.broker.OnLast = func(at live.Position) live.Position {
 			if slow.Load() {
 				time.Sleep(100 * time.Millisecond)
 			}
@@ -183,12 +130,12 @@ func TestLossIsAnnouncedDuringARepair(t *testing.T) {
 		s.attend(5, func() {
 			time.Sleep(10 * time.Second) // the checks after the beginning are over
 			slow.Store(true)
-			s.broker.sink.Lost("t", nil)
-			time.Sleep(50 * time.Millisecond) // the position is on its way
+			s.broker.Sink.Lost("t", nil)
+			time.Sleep(50 * time.Millisecond) // the server has asked for the position and waits
 			deaf.Store(true)
 			s.publish(6, 6)
 			time.Sleep(10 * time.Millisecond)
-			s.broker.sink.Lost("t", nil)
+			s.broker.Sink.Lost("t", nil)
 		})
 	})
 }

@@ -21,13 +21,14 @@ type simNode struct {
 	onBroadcast func([]byte)
 	interests   map[string]*interest
 	lanes       map[string]*lane
-	deaf, cut   []span
+	deaf        []span // when nothing reaches the node
+	cut         []span // when calls of the node fail
 	closed      bool
 }
 
-// interest is a topic's subscription at a node.
+// interest is the subscription of a node to a topic.
 type interest struct {
-	known time.Time // to other nodes from then on
+	known time.Time // from then on other nodes know of it
 }
 
 func (n *simNode) Start(s broker.Sink) {
@@ -101,7 +102,7 @@ func (n *simNode) Close(context.Context) error {
 	return nil
 }
 
-// Keeps reports true, but for topics that are published without history.
+// Keeps returns false for topics that are published without history. For others it returns true.
 func (n *simNode) Keeps(topic string) bool {
 	n.sim.mu.Lock()
 	defer n.sim.mu.Unlock()
@@ -161,7 +162,7 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (broker.Pag
 			reach = kept[most-1].Offset
 		}
 	} else if bytesOf(kept) >= broker.MinTailBytes {
-		// It would be taken for the oldest part of a tail that was cut.
+		// The caller would think that this large page was cut, and that the newest part is missing.
 		kept, reach = nil, kept[0].Offset-1
 	}
 	page := e.pageOf(kept, reach)
@@ -195,8 +196,7 @@ func (n *simNode) Broadcast(ctx context.Context, b []byte) error {
 	return n.answer(ctx, r)
 }
 
-// call is the way of a call to where it is carried out, which may be long or
-// blocked.
+// call is the first half of a call: the way to the cluster. It may take a while, or fail.
 func (n *simNode) call(ctx context.Context, kind, topic string) (chances, error) {
 	s := n.sim
 	s.mu.Lock()
@@ -229,7 +229,7 @@ func (n *simNode) call(ctx context.Context, kind, topic string) (chances, error)
 	return r, nil
 }
 
-// answer is the way back.
+// answer is the second half of a call: the way back.
 func (n *simNode) answer(ctx context.Context, r chances) error {
 	n.sim.mu.Lock()
 	latency := upTo(r, n.sim.faults.Latency) / 2
@@ -245,8 +245,8 @@ func (n *simNode) answer(ctx context.Context, r chances) error {
 	return nil
 }
 
-// carry brings a publication of another node, or of this one, to this node, or
-// does not; sim.mu is held.
+// carry puts a publication of any node on its way to this node. It may be lost. sim.mu is
+// held.
 func (n *simNode) carry(from *simNode, p *broker.Publication) {
 	s := n.sim
 	in := n.interests[p.Topic]
@@ -283,7 +283,7 @@ func (n *simNode) carry(from *simNode, p *broker.Publication) {
 	}
 }
 
-// arrive hands a publication over, if it is still wanted.
+// arrive hands a publication over, if the node is still subscribed.
 func (n *simNode) arrive(in *interest, p *broker.Publication) {
 	n.sim.mu.Lock()
 	wanted := n.interests[p.Topic] == in
@@ -297,6 +297,7 @@ func (n *simNode) arrive(in *interest, p *broker.Publication) {
 	}
 }
 
+// hears reports whether broadcasts reach the node now.
 func (n *simNode) hears() bool {
 	n.sim.mu.Lock()
 	defer n.sim.mu.Unlock()

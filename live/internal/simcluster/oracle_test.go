@@ -9,16 +9,16 @@ import (
 	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
-// oracle compares what a client was told of one topic with the true log. It knows
-// nothing of how servers work, only what docs/protocol.md promises.
+// oracle compares the frames that a client got for one topic with the topic's log. It knows only
+// the promises of docs/protocol.md, not how servers work.
 type oracle struct {
 	sim   *simcluster.Sim
 	topic string
 	log   []simcluster.Entry
 	place map[string]int // of data in the log
 
-	// prompt is how late a publication may come to a client that is subscribed,
-	// counted from when nothing stands in its way any more.
+	// prompt is how late a publication may come to a client that is subscribed. The time counts
+	// from when nothing prevents the delivery any more.
 	prompt time.Duration
 	free   time.Time
 
@@ -26,7 +26,7 @@ type oracle struct {
 	notices     int // of gaps
 	falseAlarms []string
 
-	// What the client knows.
+	// These fields have the state of the client.
 	begun      bool // it has a position
 	subscribed bool
 	since      time.Time
@@ -47,7 +47,7 @@ func (o *oracle) fail(e event, format string, args ...any) {
 	o.wrong = append(o.wrong, fmt.Sprintf("%s: %s", e, fmt.Sprintf(format, args...)))
 }
 
-// judge goes through a client's events.
+// judge checks the events of a client.
 func (o *oracle) judge(events []event) {
 	for i, e := range events {
 		switch {
@@ -78,7 +78,7 @@ func (o *oracle) judge(events []event) {
 	}
 }
 
-// end checks that a client which has stayed has everything.
+// end checks that a client that has stayed has every publication.
 func (o *oracle) end(client int) {
 	o.skipLost(len(o.log))
 	switch {
@@ -113,7 +113,7 @@ func (o *oracle) reply(e event, later []event) {
 	o.move(e)
 }
 
-// start returns the place where the messages of a reply begin.
+// start returns the place in the log at which the messages of a reply begin.
 func (o *oracle) start(e event, at int) int {
 	if len(e.frame.Messages) > 0 {
 		if place, ok := o.place[string(e.frame.Messages[0].Data)]; ok && place < at {
@@ -123,8 +123,8 @@ func (o *oracle) start(e event, at int) int {
 	return at - len(e.frame.Messages)
 }
 
-// lostTo reports whether an epoch lacks a place of the log, since it was lost with the end of
-// the history before that epoch began.
+// lostTo reports whether an epoch lacks the publication at a place of the log, because the history
+// lost its end before that epoch began.
 func (o *oracle) lostTo(epoch string, place int) bool {
 	lost := o.log[place].Lost
 	return !lost.IsZero() && !o.sim.Since(o.topic, epoch).Before(lost)
@@ -136,7 +136,7 @@ func (o *oracle) messages(e event) {
 	}
 }
 
-// message is the next publication.
+// message checks the next publication.
 func (o *oracle) message(e event, data, at string) {
 	place, known := o.place[data]
 	switch {
@@ -160,7 +160,7 @@ func (o *oracle) message(e event, data, at string) {
 	o.move(e)
 }
 
-// skipLost goes on to a place, as far as the client's epoch lacks what lies before it.
+// skipLost moves on to a place, but only past publications that the client's epoch lacks.
 func (o *oracle) skipLost(place int) {
 	for o.next < place && o.lostTo(o.epoch, o.next) {
 		o.next++
@@ -180,7 +180,7 @@ func (o *oracle) lateness(e event) {
 	}
 }
 
-// newest checks the newest messages, up to a place, for which a client has asked.
+// newest checks the newest messages, up to a place. The client has asked for them.
 func (o *oracle) newest(e event, at int, later []event) {
 	if len(e.frame.Messages) > e.last {
 		o.fail(e, "more messages than it asked for")
@@ -206,8 +206,9 @@ func (o *oracle) newest(e event, at int, later []event) {
 	}
 }
 
-// endOfAnswer returns the place where an answer ends that may go on as publications. If the
-// line or the subscription ended before the first new publication, that is where the log ended.
+// endOfAnswer returns the place in the log at which an answer ends. Publications may be part of
+// the answer. If the connection or the subscription ended before the first new publication, the
+// answer ends where the log ended.
 func (o *oracle) endOfAnswer(e event, at int, later []event) int {
 	end := at
 	for _, next := range later {
@@ -227,7 +228,7 @@ func (o *oracle) endOfAnswer(e event, at int, later []event) int {
 	return max(end, o.lengthAt(e.time))
 }
 
-// notice is the word that something was lost: it goes on at a later place.
+// notice checks a gap: the client goes on at a later place.
 func (o *oracle) notice(e event, at int) {
 	o.notices++
 	if !o.excused(e) {
@@ -241,8 +242,8 @@ func (o *oracle) notice(e event, at int) {
 	}
 }
 
-// excused reports whether there may be a gap: something that the client lacks was
-// dropped, its epoch has ended, or the node could not ask.
+// excused reports whether a gap is allowed: because a publication that the client lacks was
+// dropped, because its epoch has ended, or because the node could not ask.
 func (o *oracle) excused(e event) bool {
 	if o.sim.Epoch(o.topic, e.time) != o.epoch {
 		return true
@@ -262,7 +263,7 @@ func (o *oracle) excused(e event) bool {
 	return false
 }
 
-// at returns the place in the log of what follows a position.
+// at returns the place in the log of the publication that follows a position.
 func (o *oracle) at(e event, text string) (place int, ok bool) {
 	p, err := live.ParsePosition(text)
 	if err != nil || text == "" {
@@ -281,7 +282,7 @@ func (o *oracle) at(e event, text string) (place int, ok bool) {
 	return place, true
 }
 
-// move notes the epoch of the client's position.
+// move records the epoch of the client's position.
 func (o *oracle) move(e event) {
 	text := e.frame.At
 	if n := len(e.frame.Messages); text == "" && n > 0 {

@@ -13,56 +13,57 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// Sim is a simulated cluster: brokers in memory, one a node, with a history that
-// all share and faults between them. What a node is told may be late, twice or
-// never; Log says what is true.
+// Sim is a simulated cluster. Each node has a broker in memory. All nodes share the
+// histories, and there are faults between them. A delivery may be late, may come twice
+// or never. Log returns the publications that were really made.
 //
-// All chance comes from the seed. In a testing/synctest bubble, with one goroutine
-// at work at a time, equal seeds give equal runs. A call may sleep, but no lock is
-// held meanwhile, nor while a Sink is called.
+// All random numbers come from the seed. In a testing/synctest bubble, with one goroutine
+// at work at a time, equal seeds give equal runs. No lock is held while a call sleeps, or
+// while a Sink is called.
 type Sim struct {
 	seed   uint64
 	faults Faults
 	nodes  []*simNode
 	start  time.Time
 
-	mu      sync.Mutex // guards what follows, and the nodes' fields
+	mu      sync.Mutex // guards the fields below, and the nodes' fields
 	topics  map[string]*simTopic
-	names   []string // of topics, in the order in which they were met
-	rolls   map[string]int
+	names   []string       // of topics, in the order in which they were first used
+	rolls   map[string]int // how many random sources roll has made, by its arguments
 	outages []span
 	journal []Incident
 	healed  bool
 }
 
-// Entry is a publication in the true log of a topic.
+// Entry is a publication in the log of a topic.
 type Entry struct {
 	*broker.Publication
 
-	// Gone is when the history dropped it, by its rules or by a fault; zero: it
-	// has it still. It may lie ahead.
+	// Gone is when the history drops the publication, because of its rules or of a fault.
+	// The zero time stands for never. It may lie in the future.
 	Gone time.Time
 
-	// Lost is when the history lost it together with all after it; zero: it did not. The
-	// epoch that began then lacks it, and goes on with what lay before it.
+	// Lost is when the history lost this publication and all later ones. The zero time
+	// stands for never. At that time another epoch began, which goes on with the
+	// publications before this one.
 	Lost time.Time
 
-	origin *Entry // what it is a copy of; nil: it is none
+	origin *Entry // the entry of which this is a copy; nil: this is no copy
 }
 
-// Incident is something that went wrong.
+// Incident is a fault that happened.
 type Incident struct {
 	Time  time.Time
-	Node  int    // -1: everywhere
-	Topic string // "": all
+	Node  int    // -1: all nodes
+	Topic string // "": all topics
 	What  string // "lost", "refused", "cut", …
 }
 
-// simTopic is the truth about a topic.
+// simTopic has all publications of a topic.
 type simTopic struct {
 	name      string
-	eras      []*era
-	forgetful bool // it was last published without history
+	eras      []*era // the oldest first
+	forgetful bool   // the newest publication was made without history
 }
 
 // era is the time of one epoch.
@@ -70,12 +71,12 @@ type era struct {
 	epoch   string
 	from    time.Time
 	base    uint64   // the offset before the first publication
-	old     []*Entry // copies of what it took over from the epoch before it
-	entries []*Entry
+	old     []*Entry // copies of the publications that it took over from the epoch before it
+	entries []*Entry // the publications that were made in it
 }
 
-// NewSim returns a cluster of nodes whose faults, and all chance, come from the
-// seed. The faults that are counted begin now.
+// NewSim returns a cluster of nodes. All random numbers come from the seed. The time
+// Faults.Within begins now.
 func NewSim(seed uint64, nodes int, faults Faults) *Sim {
 	s := &Sim{
 		seed:   seed,
@@ -91,11 +92,11 @@ func NewSim(seed uint64, nodes int, faults Faults) *Sim {
 	return s
 }
 
-// Node returns the broker of a node: a broker.Recoverer and a broker.Bus too. It is the
-// same one each time.
+// Node returns the broker of a node. It is also a broker.Recoverer and a broker.Bus. Node always
+// returns the same broker for the same node.
 func (s *Sim) Node(i int) live.Broker { return s.nodes[i] }
 
-// Heal ends all faults. What is on its way still arrives; what was lost stays so.
+// Heal ends all faults. Deliveries on their way still arrive. Deliveries that were lost stay lost.
 func (s *Sim) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +109,7 @@ func (s *Sim) Heal() {
 	s.note(-1, "", "healed")
 }
 
-// Reset loses the history of a topic, which begins another epoch.
+// Reset makes a topic lose its history. Another epoch begins.
 func (s *Sim) Reset(topic string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,8 +117,8 @@ func (s *Sim) Reset(topic string) {
 	s.note(-1, topic, "reset")
 }
 
-// LoseEnd has the history of a topic lose its newest publications, n at most. Another epoch
-// begins with what is left.
+// LoseEnd makes the history of a topic lose its newest publications, n at most. Another epoch
+// begins with the other publications.
 func (s *Sim) LoseEnd(topic string, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -125,8 +126,8 @@ func (s *Sim) LoseEnd(topic string, n int) {
 	s.note(-1, topic, "end lost")
 }
 
-// Log returns every publication that was ever taken on a topic, in order, through
-// all epochs.
+// Log returns every publication that was ever made on a topic with history, of all epochs, in
+// order.
 func (s *Sim) Log(topic string) []Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -148,8 +149,8 @@ func (s *Sim) Epoch(topic string, at time.Time) string {
 	return s.topic(topic).at(at).epoch
 }
 
-// Find returns how many publications of a topic's true log are not after a
-// position; ok is false for a position of no epoch of the topic.
+// Find returns how many publications of a topic's log lie at or before a position. ok is
+// false if the topic never had the epoch of the position.
 func (s *Sim) Find(topic string, p live.Position) (n int, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,10 +176,10 @@ func (s *Sim) Find(topic string, p live.Position) (n int, ok bool) {
 	return 0, false
 }
 
-// placeAfter returns how many publications of the log are not after an offset of what an epoch
-// has taken over.
+// placeAfter returns how many publications of the log lie at or before an offset. old has the
+// publications that an epoch has taken over, and the offset is one of theirs.
 func (t *simTopic) placeAfter(old []*Entry, offset uint64) (n int) {
-	i := 0 // how many of them are not after it
+	i := 0 // how many of old lie at or before the offset
 	for i < len(old) && old[i].Offset <= offset {
 		i++
 	}
@@ -208,26 +209,26 @@ func (s *Sim) Since(topic, epoch string) time.Time {
 	return time.Time{}
 }
 
-// Topics returns what a node is subscribed to, in order.
+// Topics returns the topics to which a node is subscribed, sorted.
 func (s *Sim) Topics(node int) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.nodes[node].interests))
 }
 
-// Incidents returns what went wrong so far.
+// Incidents returns the faults that have happened so far.
 func (s *Sim) Incidents() []Incident {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.journal)
 }
 
-// note is called with mu held.
+// note records an incident; mu is held.
 func (s *Sim) note(node int, topic, what string) {
 	s.journal = append(s.journal, Incident{time.Now(), node, topic, what})
 }
 
-// schedule plans the faults that are counted.
+// schedule draws the times of the faults that Faults.Within bounds.
 func (s *Sim) schedule() {
 	f := s.faults
 	r := source(s.seed, "schedule")
@@ -260,7 +261,7 @@ func (s *Sim) schedule() {
 	}
 }
 
-// trim drops a part of each history.
+// trim drops the oldest publications of most histories.
 func (s *Sim) trim(i int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -280,7 +281,7 @@ func (s *Sim) trim(i int) {
 	}
 }
 
-// reset loses histories.
+// reset makes most topics lose their histories.
 func (s *Sim) reset(i int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -295,7 +296,7 @@ func (s *Sim) reset(i int) {
 	}
 }
 
-// loseEnds has histories lose their newest publications.
+// loseEnds makes most histories lose their newest publications.
 func (s *Sim) loseEnds(i int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -310,8 +311,8 @@ func (s *Sim) loseEnds(i int) {
 	}
 }
 
-// loseEnd begins an epoch with all but the newest n publications of the one before it, whose
-// offsets it gives to others; mu is held.
+// loseEnd begins an epoch with the publications of the epoch before it, except the newest n. The
+// offsets of those n are used again for later publications. mu is held.
 func (s *Sim) loseEnd(t *simTopic, n int) {
 	before := t.eras[len(t.eras)-1]
 	now := time.Now()
@@ -352,13 +353,13 @@ func (s *Sim) begin(t *simTopic) {
 			entry.Gone = e.from
 		}
 		if r.IntN(2) == 0 {
-			e.base = old.last() // where the old one ended, which may look like its continuation
+			e.base = old.last() // so that the new epoch looks as if it continued the old one
 		}
 	}
 	t.eras = append(t.eras, e)
 }
 
-// topic returns a topic, and makes it if need be; mu is held.
+// topic returns a topic, and makes it if there is none with this name; mu is held.
 func (s *Sim) topic(name string) *simTopic {
 	t := s.topics[name]
 	if t == nil {
@@ -383,6 +384,7 @@ func (t *simTopic) at(now time.Time) *era {
 // last returns the newest offset.
 func (e *era) last() uint64 { return e.lastAt(time.Now()) }
 
+// lastAt returns the offset that was the newest at a time.
 func (e *era) lastAt(now time.Time) uint64 {
 	last := e.base
 	for _, entry := range e.entries {
@@ -393,7 +395,7 @@ func (e *era) lastAt(now time.Time) uint64 {
 	return last
 }
 
-// kept returns what the history holds at a time, oldest first.
+// kept returns the publications that the history has at a time, oldest first.
 func (e *era) kept(now time.Time) []*Entry {
 	var kept []*Entry
 	for _, entry := range e.all() {
@@ -404,7 +406,7 @@ func (e *era) kept(now time.Time) []*Entry {
 	return kept
 }
 
-// first returns what is in the log.
+// first returns the entry in the log: e, or the entry of which e is a copy.
 func (e *Entry) first() *Entry {
 	if e.origin != nil {
 		return e.origin
@@ -414,7 +416,7 @@ func (e *Entry) first() *Entry {
 
 func (e *Entry) goneAt(now time.Time) bool { return !e.Gone.IsZero() && !e.Gone.After(now) }
 
-// take adds a publication to the truth; mu is held.
+// take adds a publication to its topic, and gives it a position; mu is held.
 func (s *Sim) take(r chances, t *simTopic, p *broker.Publication, o broker.PublishOptions) {
 	t.forgetful = o.History <= 0
 	if t.forgetful {
@@ -428,7 +430,7 @@ func (s *Sim) take(r chances, t *simTopic, p *broker.Publication, o broker.Publi
 	}
 	p.Position = live.Position{Epoch: e.epoch, Offset: e.last() + step}
 	if len(kept) > 0 {
-		p.Prev = kept[len(kept)-1].Offset // who keeps nothing of it knows nothing of it
+		p.Prev = kept[len(kept)-1].Offset // 0 if the history keeps no publication, as a real broker would say
 	}
 	entry := &Entry{Publication: p}
 	if o.HistoryAge > 0 {
@@ -440,7 +442,8 @@ func (s *Sim) take(r chances, t *simTopic, p *broker.Publication, o broker.Publi
 	}
 }
 
-// read returns what a copy of a history has that lags by so much; mu is held.
+// read returns the publications in a copy of the history that lags, and the time of that copy; mu is
+// held.
 func (t *simTopic) read(lag time.Duration) (*era, []*Entry, time.Time) {
 	then := time.Now().Add(-lag)
 	e := t.at(then)
@@ -456,7 +459,7 @@ func (e *era) pageOf(entries []*Entry, reach uint64) broker.Page {
 	return page
 }
 
-// cut returns how many of so many publications a page has; mu is held.
+// cut returns how many publications a page has that would have all without a fault; mu is held.
 func (s *Sim) cut(r chances, all int) int {
 	if all < 2 || s.faults.Cut == 0 || r.Float64() >= s.faults.Cut {
 		return all
@@ -464,8 +467,8 @@ func (s *Sim) cut(r chances, all int) int {
 	return 1 + int(r.Int64N(int64(all)))
 }
 
-// atLeast returns how many entries are a number of them, or more so that they are large
-// enough for a tail that is cut.
+// atLeast returns number, or a larger number of entries, so that they have the least size of a tail
+// that is cut.
 func atLeast(number int, entries []*Entry) int {
 	for number < len(entries) && bytesOf(entries[:number]) < broker.MinTailBytes {
 		number++
@@ -480,7 +483,7 @@ func bytesOf(entries []*Entry) (bytes int) {
 	return bytes
 }
 
-// complete reports whether nothing was dropped between two offsets.
+// complete reports whether the history has all publications between two offsets.
 func (e *era) complete(after, upto uint64, now time.Time) bool {
 	for _, entry := range e.all() {
 		if entry.Offset > after && entry.Offset <= upto && entry.goneAt(now) {
@@ -505,7 +508,7 @@ func (s *Sim) roll(kind string, node int, topic string) chances {
 	return source(s.seed, key, s.rolls[key])
 }
 
-// upTo draws a duration, so fine that hardly two are equal.
+// upTo draws a duration of at most most, in nanoseconds, so that two are hardly ever equal.
 func upTo(r chances, most time.Duration) time.Duration {
 	if most <= 0 {
 		return 0
@@ -514,14 +517,14 @@ func upTo(r chances, most time.Duration) time.Duration {
 }
 
 var (
-	errClosed  = errors.New("brokertest: closed")
-	errCut     = errors.New("brokertest: node is cut off")
-	errOutage  = errors.New("brokertest: outage")
-	errRefused = errors.New("brokertest: refused")
-	errUnsure  = errors.New("brokertest: no answer")
+	errClosed  = errors.New("simcluster: closed")
+	errCut     = errors.New("simcluster: node is cut off")
+	errOutage  = errors.New("simcluster: outage")
+	errRefused = errors.New("simcluster: refused")
+	errUnsure  = errors.New("simcluster: no answer")
 )
 
-// sleep waits, unless ctx ends before.
+// sleep waits for d, or until ctx ends. The error is that of ctx.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 || ctx.Err() != nil {
 		return ctx.Err()

@@ -28,9 +28,9 @@ var (
 	simSeed  = flag.Uint64("sim.seed", 0, "run this seed alone, and print what happened")
 )
 
-// Clients hop between the nodes of a faulty cluster, with the position that they
-// have, while others publish. Each gets the true log from its first position on,
-// once and in order, or is told of a gap where it lacks something.
+// Clients move between the nodes of a cluster with faults, and take their positions along, while
+// others publish. Each client gets the log from its first position on, once and in order. If it
+// lacks a publication, it is told of a gap.
 func TestNothingIsLostInSilence(t *testing.T) {
 	if *simSeed != 0 {
 		r := runWorld(t, *simSeed)
@@ -60,7 +60,7 @@ func TestNothingIsLostInSilence(t *testing.T) {
 	}
 }
 
-// totals sums the results up.
+// totals has the sums of all results.
 type totals struct {
 	mu                   sync.Mutex
 	worlds, failed       int
@@ -91,7 +91,7 @@ func (s *totals) String() string {
 		s.worlds, s.failed, s.deliveries, s.resumed, s.newest, s.notices, s.falseAlarms)
 }
 
-// result is what became of one seed.
+// result is the result of one seed.
 type result struct {
 	seed        uint64
 	wrong       []string
@@ -103,8 +103,8 @@ type result struct {
 	story       string
 }
 
-// hangs is how long a seed may take. One that takes longer has a goroutine that
-// waits for a lock, or never rests: neither lets time go on in a bubble.
+// hangs is how long a seed may take. If a seed takes longer, one of its goroutines waits for a
+// lock, or never waits at all. In both cases the time in a bubble stands still.
 const hangs = 30 * time.Second
 
 // runWorld runs one seed in a bubble of its own.
@@ -133,7 +133,7 @@ func runWorld(t *testing.T, seed uint64) (r *result) {
 	return r
 }
 
-// world is one seed's cluster, publishers and clients.
+// world has the cluster, the publishers and the clients of one seed.
 type world struct {
 	seed    uint64
 	rand    *rand.Rand
@@ -192,7 +192,7 @@ func newWorld(seed uint64) *world {
 	return w
 }
 
-// resume subscribes a session for a client that asks the application to.
+// resume subscribes a session when its client asks the application for that.
 func (w *world) resume(node int, s *live.Session, topic string, data []byte) error {
 	var from struct {
 		Since string
@@ -208,7 +208,7 @@ func (w *world) resume(node int, s *live.Session, topic string, data []byte) err
 	return w.servers[node].Subscribe(s, topic, live.Since(p), live.Last(from.Last))
 }
 
-// periodic is a time in which every server has compared its topics with the history.
+// periodic is a time within which every server compares its topics with the history.
 const periodic = 70 * time.Second
 
 func (w *world) run() {
@@ -259,13 +259,12 @@ func (w *world) run() {
 
 func (w *world) over() bool { return time.Since(w.start) >= w.active }
 
-// pause waits up to most, and not past the end.
+// pause waits for a random time up to most, but not past the end.
 func (w *world) pause(r *rand.Rand, most time.Duration) {
 	time.Sleep(min(time.Duration(r.Int64N(int64(most))), w.active-time.Since(w.start)))
 }
 
-// publish publishes until some time after the clients have
-// settled.
+// publish publishes until some time after the clients have settled.
 func (w *world) publish(r *rand.Rand) {
 	most := time.Duration(20+r.IntN(600)) * time.Millisecond
 	end := w.active + time.Duration(r.Int64N(int64(time.Second)))
@@ -278,7 +277,7 @@ func (w *world) publish(r *rand.Rand) {
 	}
 }
 
-// burst publishes one message, or some within milliseconds.
+// burst publishes one message, or several within milliseconds.
 func (w *world) burst(r *rand.Rand) {
 	s, topic := w.servers[r.IntN(len(w.servers))], w.topics[r.IntN(len(w.topics))]
 	for range max(1, r.IntN(20)-12) {
@@ -287,7 +286,8 @@ func (w *world) burst(r *rand.Rand) {
 	}
 }
 
-// publishOne publishes a number; whether that worked the log will say.
+// publishOne publishes a number. It ignores errors, because the log tells whether the publication
+// was made.
 func (w *world) publishOne(s *live.Server, topic string) {
 	data := fmt.Append(nil, w.numbers.Add(1))
 	if w.size > 0 {
@@ -296,7 +296,7 @@ func (w *world) publishOne(s *live.Server, topic string) {
 	s.Publish(topic, data)
 }
 
-// hop is what a client does while things go wrong.
+// hop is a client's behaviour while faults happen.
 func (w *world) hop(c *client, r *rand.Rand) {
 	last := []int{0, 2, 5, 20, 200}[r.IntN(5)]
 	w.pause(r, time.Second)
@@ -325,8 +325,8 @@ func (w *world) hop(c *client, r *rand.Rand) {
 	}
 }
 
-// settle is what it does when all is well again: it stays, and comes back if it
-// must.
+// settle is a client's behaviour after the faults have ended. It stays connected, and comes back
+// if the connection ends.
 func (w *world) settle(c *client, r *rand.Rand, stay chan struct{}) {
 	node := r.IntN(len(w.servers))
 	for {
@@ -357,9 +357,9 @@ func (w *world) connect(c *client, node int) *line {
 	return l
 }
 
-// prompt is how late a publication may come. A loss that the broker announces is
-// repaired at once, or when the node can be reached again, and so is one that comes
-// of a subscription that the others did not know of yet; any other, when the server
+// prompt is how late a publication may come. A loss that the broker announces is repaired at once,
+// or when the node can be reached again. The same holds for a publication that is missing because
+// other nodes did not yet know of the subscription. Any other loss is repaired when the server
 // compares positions.
 func (w *world) prompt() (time.Duration, time.Time) {
 	f := w.faults
@@ -372,7 +372,7 @@ func (w *world) prompt() (time.Duration, time.Time) {
 	return 5 * time.Second, w.start
 }
 
-// judge asks the oracle about every client and topic.
+// judge lets the oracle check every client and topic.
 func (w *world) judge() *result {
 	r := &result{seed: w.seed}
 	for len(w.wrong) > 0 {
@@ -411,7 +411,7 @@ func (w *world) judge() *result {
 	return r
 }
 
-// story tells everything that happened, in order.
+// story returns a text with all events, in order.
 func (w *world) story() string {
 	type line struct {
 		time time.Time

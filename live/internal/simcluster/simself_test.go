@@ -14,7 +14,7 @@ import (
 	"github.com/livetopic/livetopic/live/internal/simcluster"
 )
 
-// tape is a Sink that writes down what it gets.
+// tape is a Sink that records its calls.
 type tape struct {
 	mu  sync.Mutex
 	got []string
@@ -32,8 +32,8 @@ func (t *tape) Lost(topic string, cause error) {
 	t.got = append(t.got, fmt.Sprint("lost ", topic, cause))
 }
 
-// record runs a cluster of two, publishes at one and returns what the other got,
-// and what was true.
+// record runs a cluster of two nodes, and publishes at one of them. It returns the deliveries at
+// the other node, and the log.
 func record(t *testing.T, seed uint64, faults simcluster.Faults) (got, log, incidents []string) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
@@ -80,7 +80,7 @@ func TestEqualSeedsGiveEqualRuns(t *testing.T) {
 	}
 }
 
-// Each fault happens, and no other.
+// Each fault happens if it is asked for, and no other fault happens.
 func TestFaultsHappen(t *testing.T) {
 	const within = time.Second
 	for _, c := range []struct {
@@ -151,7 +151,7 @@ func TestFaultsHappen(t *testing.T) {
 	}
 }
 
-// The copies that answer reads lag, and say how far they reach; Last does not.
+// The copies that answer reads lag, and the pages say how far they reach. Last does not lag.
 func TestCopiesLag(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := simcluster.NewSim(1, 1, simcluster.Faults{Lag: 100 * time.Millisecond})
@@ -185,7 +185,8 @@ func TestCopiesLag(t *testing.T) {
 	})
 }
 
-// Pages end early, and say where: who reads on from there gets all, once and in order.
+// Pages end early, and say where. A caller that reads on from there gets all publications, once
+// and in order.
 func TestPagesAreCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := simcluster.NewSim(1, 1, simcluster.Faults{Cut: 0.5, Sparse: true})
@@ -241,7 +242,7 @@ func TestPagesAreCut(t *testing.T) {
 	})
 }
 
-// After Heal a call works and a delivery comes.
+// After Heal calls succeed and deliveries come.
 func TestHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sim := simcluster.NewSim(3, 2, simcluster.Faults{
