@@ -352,6 +352,22 @@ func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta 
 // maxEnded bounds how many ended epochs a process remembers.
 const maxEnded = 16
 
+// beginEpoch forgets what is known of an epoch that has ended, here or at another node; "": there
+// was none. The process remembers its name, since an answer that is out of date must not bring it
+// back. asked is when the leader was asked for the state of the new epoch. st.mu is held.
+func (st *stream) beginEpoch(ended string, asked time.Time) {
+	all, endedAt := st.proof.endedEpochs, st.proof.endedAt
+	if ended != "" && !slices.Contains(all, ended) {
+		all, endedAt = append(slices.Clone(all), ended), time.Now()
+	}
+	st.proof = proof{
+		mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
+		endedEpochs: all[max(len(all)-maxEnded, 0):],
+		endedAt:     endedAt,
+	}
+	st.newestSequence = 0
+}
+
 // endEpoch gives a stream another epoch, and tells the live server and the other nodes.
 func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why string) (*jetstream.StreamInfo, error) {
 	before, asked := st.epochOf(info), time.Now()
@@ -364,13 +380,7 @@ func (st *stream) endEpoch(ctx context.Context, info *jetstream.StreamInfo, why 
 		return nil, err
 	}
 	st.mu.Lock()
-	ended := append(st.proof.endedEpochs, before)
-	st.proof = proof{
-		mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
-		endedEpochs: ended[max(len(ended)-maxEnded, 0):],
-		endedAt:     time.Now(),
-	}
-	st.newestSequence = 0
+	st.beginEpoch(before, asked)
 	st.mu.Unlock()
 	b := st.broker
 	b.logger.Warn("natsbroker: a stream may have lost publications; clients that resume are told of a gap",

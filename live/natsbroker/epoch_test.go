@@ -553,6 +553,35 @@ func TestAnswersThatComeTooLate(t *testing.T) {
 	}
 }
 
+// An answer of an epoch that has ended comes late, or a leader that is behind gives it. It does
+// not replace what is known of the epoch that came after, whichever node has begun that epoch.
+func TestAnswersOfAnEndedEpochChangeNothing(t *testing.T) {
+	answer := func(epoch string, last uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{
+			Config: jetstream.StreamConfig{Metadata: map[string]string{metaEpoch: epoch}},
+			State:  jetstream.StreamState{LastSeq: last, Msgs: last},
+		}
+	}
+	st := &stream{memory: newMemory()}
+	now := time.Now()
+	st.learn(answer("first", 5), now)
+	st.learn(answer("second", 100), now.Add(2*time.Second))
+	known := st.newestSeen()
+	for name, late := range map[string]struct {
+		answer *jetstream.StreamInfo
+		asked  time.Time
+	}{
+		"of the ended epoch, asked for before": {answer("first", 50), now.Add(time.Second)},
+		"of the ended epoch, asked for later":  {answer("first", 50), now.Add(3 * time.Second)},
+		"of an unknown epoch":                  {answer("third", 50), now.Add(time.Second)},
+	} {
+		st.learn(late.answer, late.asked)
+		if got := st.newestSeen(); got.epoch != known.epoch || got.sequence != known.sequence {
+			t.Errorf("%s: %+v, want %+v", name, got, known)
+		}
+	}
+}
+
 // NATS does not answer a question about a stream. Others who wait for the same answer wait no
 // longer than their context lasts, and Close does not wait either. A publication needs no new
 // answer.

@@ -122,12 +122,10 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 		if !now.askedAt.After(st.state.askedAt) {
 			return now
 		}
-		st.newestSequence = 0
-		st.proof = proof{
-			mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
-			endedEpochs: st.proof.endedEpochs,
-			endedAt:     st.proof.endedAt,
+		if slices.Contains(st.proof.endedEpochs, now.epoch) {
+			return now // a comparison has yet to tell whether this epoch is back
 		}
+		st.beginEpoch(st.state.epoch, asked)
 	}
 	if now.askedAt.After(st.state.askedAt) {
 		st.state, st.created = now, info.Created
