@@ -45,6 +45,7 @@ type proof struct {
 	mustCompare    bool       // the stream must be compared before new messages are noted
 	sequenceReused bool       // a sequence was given twice
 	loss           *lossCheck // answers with less than was seen; nil: there was none
+	setBack        *lossCheck // answers of an epoch that has ended; nil: there was none
 	endedEpochs    []string   // epochs that have ended, newest last
 	endedAt        time.Time  // when the newest of them ended
 }
@@ -193,12 +194,15 @@ func (st *stream) compareProof(ctx context.Context, info *jetstream.StreamInfo, 
 	if !same || seen.sequence <= info.State.LastSeq {
 		st.proof.loss = nil
 	}
+	if !slices.Contains(known.endedEpochs, epoch) {
+		st.proof.setBack = nil
+	}
 	st.mu.Unlock()
 	switch {
 	case slices.Contains(known.endedEpochs, epoch) && seen.askedAt.Before(known.endedAt):
 		return "", fmt.Errorf("%w: its epoch has just ended", broker.ErrUnavailable)
 	case slices.Contains(known.endedEpochs, epoch):
-		return "its metadata has an epoch that had ended", nil
+		return st.confirmSetBack(info)
 	case !same:
 		return "", nil
 	case known.sequenceReused:
@@ -234,6 +238,21 @@ func (st *stream) confirmLoss(info *jetstream.StreamInfo, seen uint64) (why stri
 		return "", fmt.Errorf("%w: it ends at %d, and had %d", broker.ErrUnavailable, info.State.LastSeq, seen)
 	}
 	return fmt.Sprintf("it ends at %d, and had %d", info.State.LastSeq, seen), nil
+}
+
+// confirmSetBack says why a stream has an epoch that had ended. In a cluster the answer may come
+// from a leader that was just elected and has not read the newest metadata yet, so there it must
+// last: see lossCheck.
+func (st *stream) confirmSetBack(info *jetstream.StreamInfo) (why string, err error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.proof.setBack == nil {
+		st.proof.setBack = new(lossCheck)
+	}
+	if len(replicas(info)) > 0 && !st.proof.setBack.sawLess() {
+		return "", fmt.Errorf("%w: its metadata has an epoch that had ended", broker.ErrUnavailable)
+	}
+	return "its metadata has an epoch that had ended", nil
 }
 
 // countEvery is how often a server that is alone counts the missing messages of its streams. If

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -653,6 +654,37 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 	if err != nil || third.Epoch == first.Epoch || third.Epoch == second.Epoch {
 		t.Errorf("%v, then %v, then %v, %v", first, second, third, err)
 	}
+}
+
+// In a cluster a leader that was just elected may not know the newest epoch yet. Its answer is
+// believed only if it lasts.
+func TestEpochThatIsSetBackMustLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alone := &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: "a"}}
+		cluster := &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{}, {}}}}
+		ask := func(st *stream, info *jetstream.StreamInfo) (string, error) {
+			return st.compareProof(t.Context(), info, seen{askedAt: time.Now()})
+		}
+		ended := func(info *jetstream.StreamInfo) *stream {
+			st := &stream{memory: newMemory()}
+			st.beginEpoch(st.epochOf(info), time.Now())
+			time.Sleep(time.Second)
+			return st
+		}
+		if why, err := ask(ended(alone), alone); why == "" || err != nil {
+			t.Errorf("a server that is alone: %q, %v", why, err)
+		}
+		st := ended(cluster)
+		for range 3 {
+			if why, err := ask(st, cluster); why != "" || !errors.Is(err, live.ErrUnavailable) {
+				t.Errorf("before it has lasted: %q, %v", why, err)
+			}
+			time.Sleep(leaseTime / 3)
+		}
+		if why, err := ask(st, cluster); why == "" || err != nil {
+			t.Errorf("after it has lasted: %q, %v", why, err)
+		}
+	})
 }
 
 // A node tells the others when a stream has another epoch.

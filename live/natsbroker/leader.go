@@ -42,7 +42,7 @@ func deposed(info *jetstream.StreamInfo) error {
 }
 
 // lossCheck tells a stream that has lost messages from a leader that was cut off and is back.
-// Both answer with less than was seen before. Such answers are believed after they have lasted
+// Both answer with less than was seen before, or with an epoch that has ended. Such answers are believed after they have lasted
 // longer than such a leader can take itself for the leader. The zero value has seen no such
 // answer.
 type lossCheck struct {
