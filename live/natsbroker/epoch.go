@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // A stream that has lost its end gives the sequences of the lost messages to other
@@ -46,6 +47,7 @@ type proof struct {
 	sequenceReused bool       // a sequence was given twice
 	loss           *lossCheck // answers with less than was seen; nil: there was none
 	setBack        *lossCheck // answers of an epoch that has ended; nil: there was none
+	restart        restart    // the start of the NATS server that nobody has vouched for
 	endedEpochs    []string   // epochs that have ended, newest last
 	endedAt        time.Time  // when the newest of them ended
 }
@@ -122,7 +124,7 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 		why, err = st.compareProof(ctx, info, *seen)
 	}
 	if err == nil && why == "" && !made {
-		why = st.compareServer(info)
+		why, err = st.compareServer(info)
 	}
 	if err != nil {
 		return nil, err
@@ -311,14 +313,39 @@ func (st *stream) isOther(ctx context.Context, info *jetstream.StreamInfo, seque
 
 // compareServer says that a NATS server which is alone has restarted since it last had the
 // whole stream, if this process has not seen the stream before. So clients are told of a gap,
-// perhaps without need, when the application and NATS restart at the same time.
-func (st *stream) compareServer(info *jetstream.StreamInfo) (why string) {
-	if start := st.serverStart(info); start == "" || st.found.Load() {
-		return ""
-	} else if before := info.Config.Metadata[metaServer]; before != "" && before != start {
-		return "NATS was restarted, and no process is left that knew where the stream ended"
+// perhaps without need, when the application and NATS restart at the same time. Other instances
+// may have seen the stream, and have the time othersWithin to note that it is whole.
+func (st *stream) compareServer(info *jetstream.StreamInfo) (why string, err error) {
+	start, before := st.serverStart(info), info.Config.Metadata[metaServer]
+	if start == "" || st.found.Load() || before == "" || before == start {
+		return "", nil
 	}
-	return ""
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.proof.restart.age(start) < othersWithin {
+		return "", fmt.Errorf("%w: NATS was restarted, and other instances may still say that the stream is whole", broker.ErrUnavailable)
+	}
+	return "NATS was restarted, and no process is left that knew where the stream ended", nil
+}
+
+// othersWithin is how long an instance that has not seen a stream waits for the instances that
+// have. These try to connect to a restarted NATS ten times a second.
+const othersWithin = time.Second
+
+// restart is a start of a NATS server that an instance has noticed and nobody has vouched for.
+// The zero value has noticed none.
+type restart struct {
+	server    string // what serverStart returns
+	noticedAt int64  // on the clock of package clock
+}
+
+// age returns how long ago the start of a server was first noticed. The start of another server
+// replaces it.
+func (r *restart) age(server string) time.Duration {
+	if r.server != server {
+		r.server, r.noticedAt = server, clock.Now()
+	}
+	return time.Duration(clock.Now() - r.noticedAt)
 }
 
 // serverStart returns the ID of the NATS server's process that has the stream; "": it is not

@@ -341,6 +341,44 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	}
 }
 
+// An instance starts together with its NATS, and connects before the instances that have seen the
+// stream. It lets them say that the stream is whole.
+func TestNewcomerWaitsForThoseThatHaveSeenTheStream(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	proxy := newLink(t, strings.TrimPrefix(e.srv.ClientURL(), "nats://"))
+	b := open(t, Options{Servers: []string{"nats://" + proxy.addr()}, Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.set(linkCut)
+	e.stop()
+	e.start(t)
+	newcomer := connectingTo(t, e.srv.ClientURL())
+	proxy.set(linkOK)
+	for name, b := range map[string]*Broker{"the newcomer": newcomer, "the instance before it": b} {
+		var now live.Position
+		waitFor(t, "a position", func() bool { now, err = b.Last(t.Context(), room); return err == nil })
+		if now.Epoch != at.Epoch {
+			t.Errorf("%s is at %v, and the publication was at %v", name, now, at)
+		}
+	}
+}
+
+// connectingTo returns a broker that has asked for its stream, and need not be ready.
+func connectingTo(t *testing.T, url string) *Broker {
+	t.Helper()
+	b, err := New(Options{Servers: []string{url}, Streams: []StreamConfig{chat}, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	waitFor(t, "the first answer", func() bool { return (*b.streams.list.Load())[0].makeErr.Load() != nil })
+	return b
+}
+
 // Messages that arrive after a reconnect do not hide what was seen before.
 func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	p := proof{}
