@@ -69,15 +69,34 @@ func (st *stream) requireComparison() {
 
 // compareStreams compares the streams after the connection to NATS was down, even if no client
 // asks for them. A later process can only believe what this comparison leaves in the notes and
-// the metadata: see compareServer.
+// the metadata: see compareServer. While the connection is up, a stream that does not answer is
+// asked again.
 func (b *Broker) compareStreams() {
-	for _, st := range b.streams.every() {
-		if st.found.Load() {
-			ctx, cancel := context.WithTimeout(b.ctx, b.opts.PublishTimeout)
-			st.stateSince(ctx, time.Now())
-			cancel()
+	since := time.Now()
+	todo := b.streams.every()
+	for wait := compareFirst; b.nc.IsConnected(); wait = min(2*wait, compareLast) {
+		todo = slices.DeleteFunc(todo, func(st *stream) bool { return st.comparedSince(b.ctx, since) })
+		if len(todo) == 0 || !sleep(b.ctx, wait) {
+			return
 		}
 	}
+}
+
+// compareFirst and compareLast bound the pauses between two attempts to compare a stream. A NATS
+// server that starts needs some tenths of a second for its streams. A cluster without a leader
+// may need minutes, and one question every two seconds does not disturb it.
+const compareFirst, compareLast = 100 * time.Millisecond, 2 * time.Second
+
+// comparedSince compares a stream. It reports false if NATS did not answer. A stream that was
+// never found is left out: whoever finds it compares it.
+func (st *stream) comparedSince(ctx context.Context, since time.Time) bool {
+	if !st.found.Load() {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout) // the other streams wait meanwhile
+	defer cancel()
+	_, err := st.stateSince(ctx, since)
+	return err == nil || !errors.Is(unavailable(err), broker.ErrUnavailable)
 }
 
 // givenTwice notes that a sequence of an epoch was given to two publications.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -365,6 +366,43 @@ func TestNewcomerWaitsForThoseThatHaveSeenTheStream(t *testing.T) {
 			t.Errorf("%s is at %v, and the publication was at %v", name, now, at)
 		}
 	}
+}
+
+// A stream cannot be asked yet when NATS is back. When it answers at last, the broker notes that it is
+// whole, even if no client asks for the stream.
+func TestStreamThatAnswersLateIsCompared(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	port := e.srv.Addr().(*net.TCPAddr).Port
+	e.stop()
+	s := runServer(t, func(o *server.Options) { o.Port, o.JetStream = port, false })
+	asked := make(chan struct{}, 1)
+	spy := jetStreamOf(t, s.ClientURL()).Conn()
+	if _, err := spy.Subscribe("$JS.API.STREAM.INFO.CHAT", func(m *nats.Msg) {
+		m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`))
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("the broker did not ask")
+	}
+	spy.Close()
+	if err := s.EnableJetStream(&server.JetStreamConfig{StoreDir: e.dir}); err != nil {
+		t.Fatal(err)
+	}
+	js := jetStreamOf(t, s.ClientURL())
+	waitFor(t, "the broker to note what it has seen", func() bool {
+		there, err := js.Stream(t.Context(), "CHAT")
+		return err == nil && there.CachedInfo().Config.Metadata[metaServer] == s.ID()
+	})
 }
 
 // connectingTo returns a broker that has asked for its stream, and need not be ready.
