@@ -157,15 +157,18 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 		return nil, err
 	}
 	epoch := st.epochOf(info)
+	st.onlyHere.Store(n != nil && st.isOnlyHere(info))
 	switch {
 	case n == nil:
 	case epoch == st.noteEpoch:
-		n.counted(info.State.LastSeq, uint64(info.State.NumDeleted))
+		n.counted(st.countOf(info))
 	case why != "" || seen.askedAt.After(st.noteBegan):
 		// The epoch has ended, here or at another node, or the stream was made again. From here
 		// on the note belongs to this epoch. A greater sequence of another epoch would look like
 		// a loss to the next process.
-		if err := n.begin(note{sequence: info.State.LastSeq, countedTo: info.State.LastSeq, deleted: uint64(info.State.NumDeleted)}); err != nil {
+		first := note{sequence: info.State.LastSeq}
+		first.countedTo, first.deleted = st.countOf(info)
+		if err := n.begin(first); err != nil {
 			return nil, fmt.Errorf("the note of its end: %w", err)
 		}
 		st.noteFile.Store(n)
@@ -195,7 +198,7 @@ func (st *stream) compareNote(ctx context.Context, info *jetstream.StreamInfo, m
 		why, err = st.confirmLoss(info, known.sequence)
 		return n, why, err
 	}
-	if allowed := known.deleted + (max(state.LastSeq, known.countedTo) - known.countedTo); known.sequence > 0 && len(replicas(info)) == 0 && uint64(state.NumDeleted) > allowed {
+	if allowed := known.deleted + (max(state.LastSeq, known.countedTo) - known.countedTo); known.sequence > 0 && st.isOnlyHere(info) && uint64(state.NumDeleted) > allowed {
 		return n, fmt.Sprintf("it lacks %d messages, and had lacked %d: its files are damaged", state.NumDeleted, known.deleted), nil
 	}
 	if known.timedSequence > 0 {
@@ -276,15 +279,15 @@ func (st *stream) confirmSetBack(info *jetstream.StreamInfo) (why string, err er
 	return "its metadata has an epoch that had ended", nil
 }
 
-// countEvery is how often a server that is alone counts the missing messages of its streams. If
-// a file is damaged less than this time after the last publication, the loss is found only if
-// it is larger than the number of messages that were not yet counted.
+// countEvery is how often a server counts the missing messages of the streams that only it has.
+// If a file is damaged less than this time after the last publication, the loss is found only if
+// it is larger than the number of messages that were not yet counted. If the process is killed
+// less than this time after messages were deleted on purpose, they look like a loss, and clients
+// are told of a gap.
 const countEvery = time.Second
 
-// countsMessages reports whether the streams are only in files of this server.
-func (b *Broker) countsMessages() bool {
-	return b.server != nil && b.server.notes() != nil && b.opts.Cluster == nil
-}
+// countsMessages reports whether this server may have streams that no other server has.
+func (b *Broker) countsMessages() bool { return b.server != nil && b.server.notes() != nil }
 
 // countMessages updates the counts in the notes, until Close.
 func (b *Broker) countMessages() {
@@ -293,15 +296,35 @@ func (b *Broker) countMessages() {
 	}
 }
 
-// countOnce counts the missing messages of each stream that has grown since its last count.
+// countOnce counts the missing messages of each stream that only this server has. Messages may
+// have been deleted even if nothing was published.
 func (b *Broker) countOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, countEvery)
 	defer cancel()
 	for _, st := range b.streams.every() {
-		if n := st.noteFile.Load(); n != nil && n.isBehind() {
+		if st.onlyHere.Load() {
 			st.stateSince(ctx, time.Now()) // also compares and updates the note
 		}
 	}
+}
+
+// countOf returns the last sequence of a stream, and how many messages before it are missing. It
+// returns zeros for a stream that other servers have too, or instead. They may delete messages
+// while this server is down, so a count would prove nothing.
+func (st *stream) countOf(info *jetstream.StreamInfo) (last, deleted uint64) {
+	if !st.isOnlyHere(info) {
+		return 0, 0
+	}
+	return info.State.LastSeq, uint64(info.State.NumDeleted)
+}
+
+// isOnlyHere reports whether the embedded server has the only copy of a stream.
+func (st *stream) isOnlyHere(info *jetstream.StreamInfo) bool {
+	server := st.broker.server
+	if server == nil || len(replicas(info)) > 0 || info.Config.Replicas > 1 {
+		return false
+	}
+	return info.Cluster == nil || info.Cluster.Leader == server.store.node
 }
 
 func replicas(info *jetstream.StreamInfo) []*jetstream.PeerInfo {

@@ -203,6 +203,146 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
+// Messages are deleted on purpose while nothing is published. That is no damage, whether the
+// process then stops or is killed.
+func TestDeletedMessagesAreNoDamage(t *testing.T) {
+	lowered := Options{Streams: chatStream(StreamConfig{MaxMsgsPerTopic: 2})}
+	for name, remove := range map[string]func(t *testing.T, b *Broker, o Options) *Broker{
+		"by an administrator": func(t *testing.T, b *Broker, o Options) *Broker {
+			there, err := b.js.Stream(t.Context(), "CHAT")
+			if err == nil {
+				err = there.Purge(t.Context(), jetstream.WithPurgeSubject(roomStored), jetstream.WithPurgeKeep(2))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"by EnsureStream": func(t *testing.T, b *Broker, o Options) *Broker {
+			if err := b.EnsureStream(t.Context(), lowered.Streams[0]); err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"by a lower bound at a start": func(t *testing.T, b *Broker, o Options) *Broker {
+			b.Close(t.Context())
+			o.Streams = lowered.Streams
+			return open(t, o)
+		},
+	} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", killed: ", killed), func(t *testing.T) {
+				o := Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}}
+				b := open(t, o)
+				var before live.Position
+				for _, topic := range append([]string{"chat.first"}, strings.Fields(strings.Repeat(room+" ", 20))...) {
+					var err error
+					if before, err = b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				noteOf := func(b *Broker) note { return (*b.streams.list.Load())[0].noteFile.Load().known() }
+				waitFor(t, "the messages to be counted", func() bool { return noteOf(b).countedTo == 21 })
+				b = remove(t, b, o)
+				if killed {
+					waitFor(t, "the missing messages to be counted", func() bool { return noteOf(b).deleted == 18 })
+				}
+				b.Close(t.Context())
+				if at, err := open(t, o).Last(t.Context(), room); err != nil || at.Epoch != before.Epoch {
+					t.Errorf("the position was %v, and is %v, %v", before, at, err)
+				}
+			})
+		}
+	}
+}
+
+// Only a server that has the only copy of a stream can take missing messages for damage. Other
+// servers delete messages while it is down.
+func TestMissingMessagesOfOtherServersAreNoDamage(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
+	st := (*b.streams.list.Load())[0]
+	node := b.server.store.node
+	for _, c := range []struct {
+		name    string
+		copies  int
+		cluster *jetstream.ClusterInfo
+		damage  bool
+	}{
+		{"a server that is alone", 1, nil, true},
+		{"the only copy is here", 1, &jetstream.ClusterInfo{Leader: node}, true},
+		{"the only copy is elsewhere", 1, &jetstream.ClusterInfo{Leader: "another"}, false},
+		{"three copies", 3, &jetstream.ClusterInfo{Leader: node, Replicas: []*jetstream.PeerInfo{{}, {}}}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			info := &jetstream.StreamInfo{Config: jetstream.StreamConfig{Replicas: c.copies}, Cluster: c.cluster,
+				State: jetstream.StreamState{LastSeq: 100, NumDeleted: 10}}
+			n, err := st.renote(note{sequence: 100}, info)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info.State.NumDeleted = 20
+			if _, why, err := st.compareNote(t.Context(), info, false); err != nil || (why != "") != c.damage {
+				t.Errorf("noted %+v, and 20 are missing: %q, %v", n.known(), why, err)
+			}
+		})
+	}
+}
+
+// The node of a cluster that has the only copy of a stream counts its missing messages. The other
+// nodes do not.
+func TestNodeWithTheOnlyCopyCounts(t *testing.T) {
+	t.Parallel()
+	nodes := openCluster(t, 3)
+	one := StreamConfig{Name: "ONE", Subjects: []string{"one.>"}, Replicas: 1}
+	for _, b := range nodes {
+		if err := b.EnsureStream(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		for _, topic := range []string{"one.a", "one.b"} {
+			if _, err := nodes[0].Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there, err := nodes[0].js.Stream(t.Context(), "ONE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := there.Purge(t.Context(), jetstream.WithPurgeSubject("live.s.one.b")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := there.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range nodes {
+		known := func() note {
+			_, st := b.streamOf("one.a")
+			return st.noteFile.Load().known()
+		}
+		if b.server.store.node == info.Cluster.Leader {
+			waitFor(t, "the node with the copy to count", func() bool { return known().deleted == uint64(info.State.NumDeleted) })
+		} else if got := known(); got.deleted != 0 || got.countedTo != 0 {
+			t.Errorf("a node without a copy has counted: %+v", got)
+		}
+	}
+	if info.State.NumDeleted == 0 {
+		t.Error("no message is missing")
+	}
+}
+
+// renote begins the stream's note again, as a process before this one has left it.
+func (st *stream) renote(first note, info *jetstream.StreamInfo) (*noteFile, error) {
+	n := st.noteFile.Swap(nil)
+	if n == nil {
+		n, _, _ = st.broker.server.notes().open(st.config.Name)
+	}
+	first.countedTo, first.deleted = st.countOf(info)
+	return n, n.begin(first)
+}
+
 // elsewhere is a NATS server that a test stops and starts with one address and store.
 type elsewhere struct {
 	dir string
@@ -558,7 +698,7 @@ func TestStreamThatIsMadeAgainIsNoLoss(t *testing.T) {
 	if known := st.noteFile.Load().known(); known.sequence != 1 || st.newestSeen().sequence != 1 {
 		t.Errorf("the note is %+v, and %d was seen", known, st.newestSeen().sequence)
 	}
-	waitFor(t, "the messages to be counted", func() bool { return !st.noteFile.Load().isBehind() })
+	waitFor(t, "the messages to be counted", func() bool { return st.noteFile.Load().known().countedTo == 1 })
 	b.Close(t.Context())
 	if now, err := open(t, o).Last(t.Context(), room); err != nil || now != before {
 		t.Errorf("after another start the position is %v, %v, and was %v", now, err, before)

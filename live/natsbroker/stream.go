@@ -43,6 +43,7 @@ type memory struct {
 
 	noteFile  atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
 	noteEpoch string                   // the epoch to which the note belongs; guarded by comparing
+	onlyHere  atomic.Bool              // the stream has a note, and the embedded server has the only copy
 	noteBegan time.Time                // when the note began with that epoch; guarded by comparing
 
 	mu             sync.Mutex // guards the fields below
