@@ -232,6 +232,21 @@ func (o *Options) check() error {
 			return err
 		}
 	}
+	return o.checkOverlaps()
+}
+
+// checkOverlaps returns an error if two streams cover the same topics, which NATS does not take.
+func (o *Options) checkOverlaps() error {
+	for i, a := range o.Streams {
+		for _, b := range o.Streams[i+1:] {
+			for _, subject := range a.Subjects {
+				if other, ok := overlapping(subject, b.Subjects); ok {
+					return fmt.Errorf("natsbroker: the Subjects %q of stream %q and %q of stream %q cover the same topics; give each topic one stream",
+						subject, a.Name, other, b.Name)
+				}
+			}
+		}
+	}
 	return nil
 }
 
@@ -262,6 +277,11 @@ func (c *StreamConfig) check() error {
 	for _, s := range c.Subjects {
 		if _, err := encodePattern(s); err != nil {
 			return fmt.Errorf("natsbroker: stream %q: %w", c.Name, err)
+		}
+	}
+	for i, s := range c.Subjects {
+		if other, ok := overlappingInStream(s, c.Subjects[i+1:]); ok {
+			return fmt.Errorf("natsbroker: stream %q: its Subjects %q and %q cover the same topics, which NATS does not take; remove or narrow one", c.Name, s, other)
 		}
 	}
 	return c.checkBounds()
