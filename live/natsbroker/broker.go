@@ -120,6 +120,9 @@ func New(o Options) (*Broker, error) {
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
 	}
+	if b.server == nil || b.opts.Cluster != nil {
+		b.tasks.Go(b.compareRegularly) // ends with Close
+	}
 	if err := b.ensureAtStart(); err != nil {
 		b.Close(context.Background())
 		return nil, err

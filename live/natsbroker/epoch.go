@@ -90,7 +90,7 @@ const compareFirst, compareLast = 100 * time.Millisecond, 2 * time.Second
 // comparedSince compares a stream. It reports false if NATS did not answer. A stream that was
 // never found is left out: whoever finds it compares it.
 func (st *stream) comparedSince(ctx context.Context, since time.Time) bool {
-	if !st.found.Load() {
+	if st.newestSeen().epoch == "" {
 		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout) // the other streams wait meanwhile
@@ -420,21 +420,46 @@ func (st *stream) noteServer(ctx context.Context, info *jetstream.StreamInfo) (*
 	return st.setMeta(ctx, info, map[string]string{metaServer: start})
 }
 
+// setMeta changes the metadata of a stream that was compared. JetStream has no change that depends
+// on what was read, so another instance may write at the same time. setMeta reads the stream again
+// just before it writes, and writes nothing if the epoch is another by now. If two instances still
+// write at once, the later one may bring back the epoch that the earlier one has ended. The
+// earlier one finds that within compareEvery, and ends the epoch again.
 func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta map[string]string) (*jetstream.StreamInfo, error) {
-	if err := st.checkOwner(info.Config); err != nil {
+	there, err := st.broker.js.Stream(ctx, st.config.Name)
+	if err != nil {
 		return nil, err
 	}
-	config := info.Config
+	now := there.CachedInfo()
+	if err := st.checkOwner(now.Config); err != nil {
+		return nil, err
+	}
+	if st.epochOf(now) != st.epochOf(info) {
+		return nil, fmt.Errorf("%w: another instance has just given it another epoch", broker.ErrUnavailable)
+	}
+	config := now.Config
 	config.Metadata = maps.Clone(config.Metadata)
 	if config.Metadata == nil {
 		config.Metadata = make(map[string]string)
 	}
 	maps.Copy(config.Metadata, meta)
-	there, err := st.broker.js.UpdateStream(ctx, config)
-	if err != nil {
+	if there, err = st.broker.js.UpdateStream(ctx, config); err != nil {
 		return nil, err
 	}
 	return there.CachedInfo(), nil
+}
+
+// compareEvery is how often a broker whose streams others change too compares them, even if no
+// client asks for them.
+const compareEvery = 10 * time.Second
+
+// compareRegularly compares the streams until Close.
+func (b *Broker) compareRegularly() {
+	for sleep(b.ctx, compareEvery) {
+		for _, st := range b.streams.every() {
+			st.comparedSince(b.ctx, time.Now().Add(-compareEvery))
+		}
+	}
 }
 
 // maxEnded bounds how many ended epochs a process remembers.

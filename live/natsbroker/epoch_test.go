@@ -872,6 +872,50 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 	}
 }
 
+// Two instances change the metadata at once. The later one does not undo the epoch that the
+// earlier one has begun.
+func TestMetadataOfAnotherEpochIsNotWritten(t *testing.T) {
+	s := startServer(t)
+	o := Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}}
+	a, b := open(t, o), open(t, o)
+	st := (*b.streams.list.Load())[0]
+	there, err := b.js.Stream(t.Context(), "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := there.CachedInfo()
+	ender := (*a.streams.list.Load())[0]
+	ender.givenTwice(ender.newestSeen().epoch)
+	if _, err := a.Last(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	after := configOf(t, b.js, "CHAT").Metadata[metaEpoch]
+	if _, err := st.setMeta(t.Context(), before, map[string]string{metaServer: "x"}); after == "" || !errors.Is(err, live.ErrUnavailable) {
+		t.Errorf("after epoch %q began: %v", after, err)
+	}
+	if is := configOf(t, b.js, "CHAT").Metadata; is[metaEpoch] != after || is[metaServer] == "x" {
+		t.Errorf("the metadata is %v", is)
+	}
+}
+
+// Another instance brings an ended epoch back into the metadata. The instance that has ended it
+// finds that, even if no client asks for the stream.
+func TestEpochThatIsBroughtBackIsFound(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
+	before := configOf(t, b.js, "CHAT")
+	st := (*b.streams.list.Load())[0]
+	st.givenTwice(st.newestSeen().epoch)
+	if _, err := b.Last(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.js.UpdateStream(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "another epoch", func() bool { return configOf(t, b.js, "CHAT").Metadata[metaEpoch] != "" })
+}
+
 // In a cluster a leader that was just elected may not know the newest epoch yet. Its answer is
 // believed only if it lasts.
 func TestEpochThatIsSetBackMustLast(t *testing.T) {
