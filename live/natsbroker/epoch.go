@@ -26,14 +26,14 @@ import (
 //   - It gave a sequence twice.
 //   - Its machine lost power before all acknowledged messages were on the disk.
 //   - It lacks messages in its middle that it had: one of its files was damaged.
-//   - It is on a NATS server that is alone and has restarted, and no process is left that saw
-//     the stream before.
+//   - It is on a NATS elsewhere that is one server and has restarted, or on a cluster where it
+//     has another leader, and no process is left that saw the stream before.
 //
 // The epoch is in the metadata of the stream, since all nodes must agree on it.
 
 const (
 	metaEpoch  = "livetopic-epoch"  // differs for each history of the stream
-	metaServer = "livetopic-server" // the ID of the NATS server's process that last had the whole stream
+	metaServer = "livetopic-server" // the NATS server's process or the leader that last had the whole stream; see serverStart
 )
 
 var errEndLost = errors.New("natsbroker: a stream has lost its end")
@@ -47,7 +47,7 @@ type proof struct {
 	sequenceReused bool       // a sequence was given twice
 	loss           *lossCheck // answers with less than was seen; nil: there was none
 	setBack        *lossCheck // answers of an epoch that has ended; nil: there was none
-	restart        restart    // the start of the NATS server that nobody has vouched for
+	restart        restart    // the restart or election at NATS that nobody has vouched for
 	endedEpochs    []string   // epochs that have ended, newest last
 	endedAt        time.Time  // when the newest of them ended
 }
@@ -143,7 +143,7 @@ func (st *stream) compare(ctx context.Context, info *jetstream.StreamInfo, seen 
 		why, err = st.compareProof(ctx, info, *seen)
 	}
 	if err == nil && why == "" && !made {
-		why, err = st.compareServer(info)
+		why, err = st.compareServer(ctx, info)
 	}
 	if err != nil {
 		return nil, err
@@ -308,6 +308,26 @@ func (b *Broker) countOnce(ctx context.Context) {
 	}
 }
 
+// compareAtEnd brings the notes and the metadata up to date, so that the next process finds no
+// change that this one has not seen.
+func (b *Broker) compareAtEnd(ctx context.Context) {
+	if b.server != nil {
+		b.countOnce(ctx)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastCompare)
+	defer cancel()
+	for _, st := range b.streams.every() {
+		if st.found.Load() {
+			st.stateSince(ctx, time.Now())
+		}
+	}
+}
+
+// lastCompare bounds what a Close waits for the streams of a NATS elsewhere. They answer within
+// milliseconds, unless they have no leader.
+const lastCompare = time.Second
+
 // countOf returns the last sequence of a stream, and how many messages before it are missing. It
 // returns zeros for a stream that other servers have too, or instead. They may delete messages
 // while this server is down, so a count would prove nothing.
@@ -353,49 +373,74 @@ func (st *stream) isOther(ctx context.Context, info *jetstream.StreamInfo, seque
 	return err == nil && m != nil && m.Sequence <= sequence && m.Time.After(at), err
 }
 
-// compareServer says that a NATS server which is alone has restarted since it last had the
-// whole stream, if this process has not seen the stream before. So clients are told of a gap,
-// perhaps without need, when the application and NATS restart at the same time. Other instances
-// may have seen the stream, and have the time othersWithin to note that it is whole.
-func (st *stream) compareServer(info *jetstream.StreamInfo) (why string, err error) {
+// compareServer says that nobody can tell whether a stream on a NATS elsewhere is whole. This
+// process has not seen the stream before, and since somebody last had the whole stream, the server
+// has restarted, or the stream has another leader. Perhaps nothing is lost, but the servers may all
+// have lost power. So clients are told of a gap, perhaps without need, when the leader changes while
+// no instance of the application runs. Other instances are asked, and have the time othersWithin to
+// note that the stream is whole.
+func (st *stream) compareServer(ctx context.Context, info *jetstream.StreamInfo) (why string, err error) {
 	start, before := st.serverStart(info), info.Config.Metadata[metaServer]
 	if start == "" || st.found.Load() || before == "" || before == start {
 		return "", nil
 	}
 	st.mu.Lock()
-	defer st.mu.Unlock()
-	if st.proof.restart.age(start) < othersWithin {
-		return "", fmt.Errorf("%w: NATS was restarted, and other instances may still say that the stream is whole", broker.ErrUnavailable)
+	age := st.proof.restart.age(start)
+	st.mu.Unlock()
+	if age >= othersWithin {
+		return "NATS was restarted or has elected another leader, and no process is left that knew where the stream ended", nil
 	}
-	return "NATS was restarted, and no process is left that knew where the stream ended", nil
+	if err := st.broker.broadcast(ctx, broadcastCompare, nil); err != nil {
+		return "", err
+	}
+	return "", fmt.Errorf("%w: NATS was restarted or has elected another leader, and other instances may still say that the stream is whole", broker.ErrUnavailable)
+}
+
+// askedToCompare handles the broadcast of an instance that wants to know whether its streams are
+// whole.
+func (b *Broker) askedToCompare(from string, _ []byte) {
+	if from == b.name {
+		return
+	}
+	select {
+	case b.compareNow <- struct{}{}:
+	default: // a comparison is due already
+	}
 }
 
 // othersWithin is how long an instance that has not seen a stream waits for the instances that
 // have. These try to connect to a restarted NATS ten times a second.
 const othersWithin = time.Second
 
-// restart is a start of a NATS server that an instance has noticed and nobody has vouched for.
-// The zero value has noticed none.
+// restart is a start of a NATS server, or the election of a leader, that an instance has noticed
+// and nobody has vouched for. The zero value has noticed none.
 type restart struct {
-	server    string // what serverStart returns
+	start     string // what serverStart returns
 	noticedAt int64  // on the clock of package clock
 }
 
-// age returns how long ago the start of a server was first noticed. The start of another server
-// replaces it.
-func (r *restart) age(server string) time.Duration {
-	if r.server != server {
-		r.server, r.noticedAt = server, clock.Now()
+// age returns how long ago a start was first noticed. Another start replaces it.
+func (r *restart) age(start string) time.Duration {
+	if r.start != start {
+		r.start, r.noticedAt = start, clock.Now()
 	}
 	return time.Duration(clock.Now() - r.noticedAt)
 }
 
-// serverStart returns the ID of the NATS server's process that has the stream; "": it is not
-// known, or there are several.
+// serverStart returns what tells whether a stream on a NATS elsewhere may have lost its end since
+// somebody saw it. For a server that is alone it is the ID of its process. For a cluster it is when
+// the stream's leader was elected: as long as one node leads, it has all that was acknowledged.
+// "": nobody can tell, or notes beside the streams tell it better.
 func (st *stream) serverStart(info *jetstream.StreamInfo) string {
 	nc := st.broker.nc
-	if st.broker.server != nil || nc.ConnectedClusterName() != "" || len(replicas(info)) > 0 {
+	if st.broker.server != nil {
 		return ""
+	}
+	if c := info.Cluster; c != nil && c.LeaderSince != nil {
+		return c.Leader + " since " + c.LeaderSince.UTC().Format(time.RFC3339Nano)
+	}
+	if nc.ConnectedClusterName() != "" || len(replicas(info)) > 0 {
+		return "" // the only copy in a cluster, or an old NATS server
 	}
 	if info.Cluster != nil && info.Cluster.Leader != nc.ConnectedServerName() {
 		return "" // the stream is behind a leaf node
@@ -411,7 +456,8 @@ func (st *stream) markServer(c *jetstream.StreamConfig) {
 	}
 }
 
-// noteServer writes into the metadata which process of its NATS server has the whole stream.
+// noteServer writes into the metadata which process of its NATS server, or which leader, has the
+// whole stream.
 func (st *stream) noteServer(ctx context.Context, info *jetstream.StreamInfo) (*jetstream.StreamInfo, error) {
 	start := st.serverStart(info)
 	if start == "" || info.Config.Metadata[metaServer] == start {
@@ -450,14 +496,25 @@ func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta 
 }
 
 // compareEvery is how often a broker whose streams others change too compares them, even if no
-// client asks for them.
+// client asks for them. If all instances are killed less than this time after a NATS elsewhere has
+// elected another leader, clients are told of a gap.
 const compareEvery = 10 * time.Second
 
-// compareRegularly compares the streams until Close.
+// compareRegularly compares the streams until Close: every compareEvery, and when another instance
+// asks for it.
 func (b *Broker) compareRegularly() {
-	for sleep(b.ctx, compareEvery) {
+	for {
+		var since time.Time
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-b.compareNow:
+			since = time.Now()
+		case <-time.After(compareEvery):
+			since = time.Now().Add(-compareEvery)
+		}
 		for _, st := range b.streams.every() {
-			st.comparedSince(b.ctx, time.Now().Add(-compareEvery))
+			st.comparedSince(b.ctx, since)
 		}
 	}
 }

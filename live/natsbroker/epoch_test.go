@@ -557,6 +557,118 @@ func connectingTo(t *testing.T, url string) *Broker {
 	return b
 }
 
+// elsewhereCluster are three NATS servers that a test stops and starts.
+type elsewhereCluster struct {
+	dirs  [3]string
+	ports [3]int // of the clients; 0: not started yet
+	addrs []string
+	srvs  [3]*server.Server
+}
+
+func newElsewhereCluster(t *testing.T) *elsewhereCluster {
+	c := &elsewhereCluster{addrs: freeAddresses(t, 3)}
+	for i := range c.dirs {
+		c.dirs[i] = t.TempDir()
+	}
+	c.start(t)
+	return c
+}
+
+func (c *elsewhereCluster) start(t *testing.T) {
+	t.Helper()
+	for i := range c.srvs {
+		c.srvs[i] = runServer(t, func(o *server.Options) {
+			o.ServerName, o.StoreDir = fmt.Sprint("n", i), c.dirs[i]
+			if c.ports[i] != 0 {
+				o.Port = c.ports[i]
+			}
+			host, port, _ := net.SplitHostPort(c.addrs[i])
+			o.Cluster.Name, o.Cluster.Host = "elsewhere", host
+			o.Cluster.Port, _ = strconv.Atoi(port)
+			o.Routes = server.RoutesFromStr("nats://" + strings.Join(c.addrs, ",nats://"))
+		})
+		c.ports[i] = c.srvs[i].Addr().(*net.TCPAddr).Port
+	}
+}
+
+func (c *elsewhereCluster) stop() {
+	for _, s := range c.srvs {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+func (c *elsewhereCluster) options() Options {
+	var urls []string
+	for _, s := range c.srvs {
+		urls = append(urls, s.ClientURL())
+	}
+	return Options{Servers: urls, Streams: chatStream(StreamConfig{Replicas: 3})}
+}
+
+// All servers of a NATS elsewhere restart. Nobody can tell whether they have lost the end of a
+// stream, unless an instance of the application has seen it. As long as one node leads, or an
+// instance runs, the epoch stays.
+func TestClusterThatIsStartedAnew(t *testing.T) {
+	t.Parallel()
+	c := newElsewhereCluster(t)
+	b := open(t, c.options())
+	b.Start(discard{})
+	first, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch := func(b *Broker) (epoch string) {
+		t.Helper()
+		waitFor(t, "a position", func() bool {
+			at, err := b.Last(t.Context(), room)
+			epoch = at.Epoch
+			return err == nil
+		})
+		return epoch
+	}
+	leader := func() string {
+		there, err := b.js.Stream(t.Context(), "CHAT")
+		if err != nil || there.CachedInfo().Cluster.LeaderSince == nil {
+			return ""
+		}
+		return there.CachedInfo().Cluster.LeaderSince.String()
+	}
+
+	before := leader()
+	stepDown(t, b)
+	waitFor(t, "another leader", func() bool { now := leader(); return now != "" && now != before })
+	if got := epoch(open(t, c.options())); got != first.Epoch {
+		t.Errorf("another leader, and an instance that knows of it: epoch %s, not %s", got, first.Epoch)
+	}
+	b.Close(t.Context())
+	b = open(t, c.options())
+	b.Start(discard{})
+	if got := epoch(b); got != first.Epoch {
+		t.Errorf("the instance restarts: epoch %s, not %s", got, first.Epoch)
+	}
+	c.stop()
+	c.start(t)
+	if got := epoch(b); got != first.Epoch {
+		t.Errorf("the servers restart while an instance runs: epoch %s, not %s", got, first.Epoch)
+	}
+	b.Close(t.Context())
+	c.stop()
+	c.start(t)
+	if got := epoch(open(t, c.options())); got == first.Epoch {
+		t.Error("the servers restart while no instance runs, and the epoch is the same")
+	}
+}
+
+// stepDown makes the leader of the stream CHAT give up.
+func stepDown(t *testing.T, b *Broker) {
+	t.Helper()
+	m, err := b.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN.CHAT", nil, patience)
+	if err != nil || strings.Contains(string(m.Data), `"error"`) {
+		t.Fatalf("%v, %s", err, m.Data)
+	}
+}
+
 // Messages that arrive after a reconnect do not hide what was seen before.
 func TestProofIsKeptUntilItIsCompared(t *testing.T) {
 	p := proof{}

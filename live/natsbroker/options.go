@@ -40,7 +40,10 @@ type Options struct {
 	// Servers are the URLs of a NATS that runs elsewhere, as "nats://10.0.0.1:4222". Then no
 	// server is embedded. NATS may start after the broker. If this NATS is a single server, and
 	// restarts while no instance of the application runs, clients that resume are told of a
-	// gap: no process can tell whether the streams are whole.
+	// gap: no process can tell whether the streams are whole. The same holds if it is a
+	// cluster, and a stream gets another leader while no instance runs. In a cluster with
+	// a NATS older than 2.12, and for a stream with one copy in a cluster, a loss while no
+	// instance runs is not noticed.
 	Servers []string
 
 	// Connect has more options for the connection to Servers, such as credentials and TLS. The
