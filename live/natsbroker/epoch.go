@@ -359,7 +359,9 @@ func replicas(info *jetstream.StreamInfo) []*jetstream.PeerInfo {
 const looksBack = 64
 
 // isOther reports whether the stream has another message than the one that was seen at a
-// sequence. If that message is missing, isOther looks for a newer one just before it.
+// sequence. If that message is missing, the messages just before it tell: they are newer than it if
+// they were stored after a loss. They cannot tell if the server's clock was set back among them, or
+// since. Then isOther reports true as well: a gap too many is better than a hole.
 func (st *stream) isOther(ctx context.Context, info *jetstream.StreamInfo, sequence uint64, at time.Time) (bool, error) {
 	m, err := st.leaderGet(ctx, getRequest{Sequence: sequence})
 	if err != nil || m != nil {
@@ -368,9 +370,21 @@ func (st *stream) isOther(ctx context.Context, info *jetstream.StreamInfo, seque
 	if len(replicas(info)) > 0 {
 		return false, nil // one leader's clock may be behind the clock of another
 	}
+	if info.TimeStamp.Before(at) && !info.TimeStamp.IsZero() {
+		return true, nil
+	}
+	var before time.Time
 	from := max(sequence, looksBack) - looksBack + 1
-	m, err = st.leaderGet(ctx, getRequest{Sequence: from, NextFor: st.subject(">")})
-	return err == nil && m != nil && m.Sequence <= sequence && m.Time.After(at), err
+	for {
+		m, err := st.leaderGet(ctx, getRequest{Sequence: from, NextFor: st.subject(">")})
+		if err != nil || m == nil || m.Sequence > sequence {
+			return false, err
+		}
+		if m.Time.After(at) || m.Time.Before(before) {
+			return true, nil
+		}
+		before, from = m.Time, m.Sequence+1
+	}
 }
 
 // compareServer says that nobody can tell whether a stream on a NATS elsewhere is whole. This

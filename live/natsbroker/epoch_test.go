@@ -2,6 +2,7 @@ package natsbroker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -555,6 +557,60 @@ func connectingTo(t *testing.T, url string) *Broker {
 	t.Cleanup(func() { b.Close(context.Background()) })
 	waitFor(t, "the first answer", func() bool { return (*b.streams.list.Load())[0].makeErr.Load() != nil })
 	return b
+}
+
+// The message that was seen last is missing. The messages before it, and the clock of the server,
+// tell whether its sequence was given again. If the clock was set back, that is assumed.
+func TestMissingMessageMayBeAnother(t *testing.T) {
+	f, url := newFakeStream(t)
+	b := open(t, Options{Servers: []string{url}})
+	st := newStream(b, chat)
+	seenAt := time.Unix(1000, 0).UTC()
+	var messages atomic.Pointer[map[uint64]int] // seconds from seenAt, by sequence
+	if _, err := f.nc.Subscribe("$JS.API.STREAM.MSG.GET.CHAT", func(m *nats.Msg) {
+		var ask getRequest
+		if err := json.Unmarshal(m.Data, &ask); err != nil {
+			t.Error(err)
+		}
+		for sequence := ask.Sequence; sequence <= 120; sequence++ {
+			if seconds, ok := (*messages.Load())[sequence]; ok {
+				stored, _ := seenAt.Add(time.Duration(seconds) * time.Second).MarshalText()
+				m.Respond(fmt.Appendf(nil, `{"message":{"seq":%d,"time":"%s"}}`, sequence, stored))
+				return
+			} else if ask.NextFor == "" {
+				break
+			}
+		}
+		m.Respond([]byte(`{"error":{"code":404,"err_code":10037,"description":"no message found"}}`))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name     string
+		messages map[uint64]int
+		now      int // the clock of the server, in seconds from seenAt
+		other    bool
+	}{
+		{"it is there", map[uint64]int{100: 0}, 60, false},
+		{"another is there", map[uint64]int{100: 1}, 60, true},
+		{"deleted on purpose", map[uint64]int{50: -9, 98: -2, 99: -1, 101: 5}, 60, false},
+		{"all were deleted", nil, 60, false},
+		{"stored after a loss", map[uint64]int{98: 8, 99: 9}, 60, true},
+		{"stored after a loss of fewer messages", map[uint64]int{50: -9, 90: -5, 99: 9}, 60, true},
+		{"stored after a loss, with the clock set back", map[uint64]int{90: -5, 95: -500, 99: -490}, 60, true},
+		{"the clock is still set back", map[uint64]int{99: -1}, -60, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			messages.Store(&c.messages)
+			info := &jetstream.StreamInfo{TimeStamp: seenAt.Add(time.Duration(c.now) * time.Second)}
+			if other, err := st.isOther(t.Context(), info, 100, seenAt); err != nil || other != c.other {
+				t.Errorf("it is another: %v, %v", other, err)
+			}
+		})
+	}
 }
 
 // elsewhereCluster are three NATS servers that a test stops and starts.
