@@ -515,20 +515,24 @@ func (st *stream) setMeta(ctx context.Context, info *jetstream.StreamInfo, meta 
 const compareEvery = 10 * time.Second
 
 // compareRegularly compares the streams until Close: every compareEvery, and when another instance
-// asks for it.
+// asks for it. If a stream does not answer, or its answer must last to be believed, the streams are
+// compared again soon: see lossCheck.
 func (b *Broker) compareRegularly() {
-	for {
+	for wait := compareEvery; ; {
 		var since time.Time
 		select {
 		case <-b.ctx.Done():
 			return
 		case <-b.compareNow:
 			since = time.Now()
-		case <-time.After(compareEvery):
+		case <-time.After(wait):
 			since = time.Now().Add(-compareEvery)
 		}
+		wait = compareEvery
 		for _, st := range b.streams.every() {
-			st.comparedSince(b.ctx, since)
+			if !st.comparedSince(b.ctx, since) {
+				wait = compareLast
+			}
 		}
 	}
 }

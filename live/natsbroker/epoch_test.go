@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -694,9 +695,11 @@ func TestClusterThatIsStartedAnew(t *testing.T) {
 	before := leader()
 	stepDown(t, b)
 	waitFor(t, "another leader", func() bool { now := leader(); return now != "" && now != before })
-	if got := epoch(open(t, c.options())); got != first.Epoch {
+	newcomer := open(t, c.options())
+	if got := epoch(newcomer); got != first.Epoch {
 		t.Errorf("another leader, and an instance that knows of it: epoch %s, not %s", got, first.Epoch)
 	}
+	newcomer.Close(t.Context())
 	b.Close(t.Context())
 	b = open(t, c.options())
 	b.Start(discard{})
@@ -711,9 +714,23 @@ func TestClusterThatIsStartedAnew(t *testing.T) {
 	b.Close(t.Context())
 	c.stop()
 	c.start(t)
-	if got := epoch(open(t, c.options())); got == first.Epoch {
+	b = open(t, c.options())
+	if got := epoch(b); got == first.Epoch {
 		t.Error("the servers restart while no instance runs, and the epoch is the same")
 	}
+
+	// Another instance brings the ended epoch back. No client asks for the stream.
+	present := configOf(t, b.js, "CHAT")
+	ended := present
+	ended.Metadata = maps.Clone(ended.Metadata)
+	delete(ended.Metadata, metaEpoch)
+	if _, err := b.js.UpdateStream(t.Context(), ended); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a third epoch", func() bool {
+		now := configOf(t, b.js, "CHAT").Metadata[metaEpoch]
+		return now != "" && now != present.Metadata[metaEpoch]
+	})
 }
 
 // stepDown makes the leader of the stream CHAT give up.
