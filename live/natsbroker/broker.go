@@ -65,6 +65,8 @@ type Broker struct {
 	scans scans
 	cache readCache
 
+	compareNow chan struct{} // has space for one request to compare the streams
+
 	ctx          context.Context // ends with Close; for all goroutines
 	cancel       context.CancelFunc
 	tasks        sync.WaitGroup
@@ -99,7 +101,8 @@ func New(o Options) (*Broker, error) {
 		logger: o.Logger,
 		name:   nuid.Next(),
 
-		started: make(chan struct{}),
+		started:    make(chan struct{}),
+		compareNow: make(chan struct{}, 1),
 	}
 	b.ctx, b.cancel = context.WithCancel(context.Background())
 	if err := b.connect(); err != nil {
@@ -117,8 +120,12 @@ func New(o Options) (*Broker, error) {
 		o.Conn.SetErrorHandler(b.connectionError)
 	}
 	b.onBroadcast(broadcastEpoch, b.epochEnded)
+	b.onBroadcast(broadcastCompare, b.askedToCompare)
 	if b.countsMessages() {
 		b.tasks.Go(b.countMessages) // ends with Close
+	}
+	if b.server == nil || b.opts.Cluster != nil {
+		b.tasks.Go(b.compareRegularly) // ends with Close
 	}
 	if err := b.ensureAtStart(); err != nil {
 		b.Close(context.Background())
@@ -302,8 +309,8 @@ func (b *Broker) Close(ctx context.Context) error {
 	if b.closed.Swap(true) {
 		return nil
 	}
-	if b.countsMessages() && b.nc.IsConnected() {
-		b.countOnce(ctx)
+	if b.nc.IsConnected() {
+		b.compareAtEnd(ctx)
 	}
 	b.cancel()
 	ended := make(chan error, 1)

@@ -39,6 +39,8 @@ func (bus *bus) init(b *Broker) {
 const (
 	broadcastServer = "live"             // of the servers that use these brokers
 	broadcastEpoch  = "natsbroker.epoch" // says that a stream has another epoch
+
+	broadcastCompare = "natsbroker.compare" // asks the others to compare their streams and to note that these are whole
 )
 
 // OnBroadcast implements broker.Bus.

@@ -1,6 +1,7 @@
 package natsbroker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,10 +52,10 @@ func (b *Broker) watchConnection() {
 			} else if !now && connected {
 				b.streams.requireComparison() // what arrives next must not hide a loss
 				b.denials.forget()
-				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", b.nc.LastError())
+				b.logger.Log(b.ctx, b.unlessRestarting(slog.LevelWarn), "natsbroker: not connected", "err", cmp.Or(b.nc.LastError(), nats.ErrDisconnected))
 			}
 			if status == nats.CLOSED {
-				b.logger.Error("natsbroker: the connection is closed for good; make a new broker", "err", b.nc.LastError())
+				b.logger.Error("natsbroker: the connection is closed for good; make a new broker", "err", cmp.Or(b.nc.LastError(), nats.ErrConnectionClosed))
 			}
 			connected = now
 		case <-ticker.C:
@@ -183,5 +184,9 @@ func (b *Broker) notConnected() error {
 	case err == nil:
 		err = nats.ErrDisconnected
 	}
-	return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	if b.server != nil {
+		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	}
+	// These URLs have no passwords.
+	return fmt.Errorf("%w: no connection to %s: %w", broker.ErrUnavailable, strings.Join(b.nc.Servers(), ", "), err)
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -115,6 +116,61 @@ func TestPublishIsHonestWhileNATSIsAway(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What is said of a NATS that is away names its servers, without the passwords, and a reason.
+func TestAbsentNATSIsNamed(t *testing.T) {
+	s := startServer(t)
+	proxy := newLink(t, strings.TrimPrefix(s.ClientURL(), "nats://"))
+	var log textLog
+	b := open(t, Options{Servers: []string{"nats://ana:secret@" + proxy.addr()}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b.Start(devNull{})
+	waitFor(t, "a line in the log", func() bool { // the broker may not watch its connection yet when it is cut first
+		proxy.set(linkOK)
+		waitFor(t, "the connection", b.nc.IsConnected)
+		proxy.set(linkCut)
+		waitFor(t, "its end", func() bool { return !b.nc.IsConnected() })
+		return strings.Contains(log.String(), "not connected")
+	})
+	if strings.Contains(log.String(), "<nil>") {
+		t.Errorf("logged: %s", log.String())
+	}
+	_, err := b.Publish(t.Context(), "plain", []byte("1"), broker.PublishOptions{})
+	wantNamed(t, err, proxy.addr())
+
+	down, err := New(Options{Servers: []string{"nats://ana:secret@127.0.0.1:1"}, Streams: []StreamConfig{chat}, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { down.Close(context.Background()) })
+	wantNamed(t, notReady(down), "127.0.0.1:1")
+	wantNamed(t, down.Broadcast(t.Context(), nil), "127.0.0.1:1")
+}
+
+// wantNamed checks that an error names a server without its password.
+func wantNamed(t *testing.T, err error, addr string) {
+	t.Helper()
+	if !errors.Is(err, live.ErrUnavailable) || !strings.Contains(err.Error(), "nats://"+addr) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the error is %v; want one that names %s and no password", err, addr)
+	}
+}
+
+// textLog keeps what a slog.TextHandler writes.
+type textLog struct {
+	mu    sync.Mutex
+	lines strings.Builder
+}
+
+func (l *textLog) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.Write(b)
+}
+
+func (l *textLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lines.String()
 }
 
 // The password is wrong at first. After it is corrected at the server, the broker works without

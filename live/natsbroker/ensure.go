@@ -194,6 +194,9 @@ func (st *stream) make(ctx context.Context, change bool) error {
 			return st.explainNotMade(ctx, err)
 		}
 		info = there.CachedInfo()
+		if n := st.noteFile.Load(); n != nil {
+			n.counted(st.countOf(info)) // a lower bound has deleted messages
+		}
 		st.broker.logger.Info("natsbroker: stream changed", "stream", st.config.Name)
 	}
 	st.learn(info, seen.askedAt)

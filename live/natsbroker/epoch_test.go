@@ -2,15 +2,20 @@ package natsbroker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -201,6 +206,146 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 	}
 }
 
+// Messages are deleted on purpose while nothing is published. That is no damage, whether the
+// process then stops or is killed.
+func TestDeletedMessagesAreNoDamage(t *testing.T) {
+	lowered := Options{Streams: chatStream(StreamConfig{MaxMsgsPerTopic: 2})}
+	for name, remove := range map[string]func(t *testing.T, b *Broker, o Options) *Broker{
+		"by an administrator": func(t *testing.T, b *Broker, o Options) *Broker {
+			there, err := b.js.Stream(t.Context(), "CHAT")
+			if err == nil {
+				err = there.Purge(t.Context(), jetstream.WithPurgeSubject(roomStored), jetstream.WithPurgeKeep(2))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"by EnsureStream": func(t *testing.T, b *Broker, o Options) *Broker {
+			if err := b.EnsureStream(t.Context(), lowered.Streams[0]); err != nil {
+				t.Fatal(err)
+			}
+			return b
+		},
+		"by a lower bound at a start": func(t *testing.T, b *Broker, o Options) *Broker {
+			b.Close(t.Context())
+			o.Streams = lowered.Streams
+			return open(t, o)
+		},
+	} {
+		for _, killed := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", killed: ", killed), func(t *testing.T) {
+				o := Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}}
+				b := open(t, o)
+				var before live.Position
+				for _, topic := range append([]string{"chat.first"}, strings.Fields(strings.Repeat(room+" ", 20))...) {
+					var err error
+					if before, err = b.Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				noteOf := func(b *Broker) note { return (*b.streams.list.Load())[0].noteFile.Load().known() }
+				waitFor(t, "the messages to be counted", func() bool { return noteOf(b).countedTo == 21 })
+				b = remove(t, b, o)
+				if killed {
+					waitFor(t, "the missing messages to be counted", func() bool { return noteOf(b).deleted == 18 })
+				}
+				b.Close(t.Context())
+				if at, err := open(t, o).Last(t.Context(), room); err != nil || at.Epoch != before.Epoch {
+					t.Errorf("the position was %v, and is %v, %v", before, at, err)
+				}
+			})
+		}
+	}
+}
+
+// Only a server that has the only copy of a stream can take missing messages for damage. Other
+// servers delete messages while it is down.
+func TestMissingMessagesOfOtherServersAreNoDamage(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir(), Streams: []StreamConfig{chat}})
+	st := (*b.streams.list.Load())[0]
+	node := b.server.store.node
+	for _, c := range []struct {
+		name    string
+		copies  int
+		cluster *jetstream.ClusterInfo
+		damage  bool
+	}{
+		{"a server that is alone", 1, nil, true},
+		{"the only copy is here", 1, &jetstream.ClusterInfo{Leader: node}, true},
+		{"the only copy is elsewhere", 1, &jetstream.ClusterInfo{Leader: "another"}, false},
+		{"three copies", 3, &jetstream.ClusterInfo{Leader: node, Replicas: []*jetstream.PeerInfo{{}, {}}}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			info := &jetstream.StreamInfo{Config: jetstream.StreamConfig{Replicas: c.copies}, Cluster: c.cluster,
+				State: jetstream.StreamState{LastSeq: 100, NumDeleted: 10}}
+			n, err := st.renote(note{sequence: 100}, info)
+			if err != nil {
+				t.Fatal(err)
+			}
+			info.State.NumDeleted = 20
+			if _, why, err := st.compareNote(t.Context(), info, false); err != nil || (why != "") != c.damage {
+				t.Errorf("noted %+v, and 20 are missing: %q, %v", n.known(), why, err)
+			}
+		})
+	}
+}
+
+// The node of a cluster that has the only copy of a stream counts its missing messages. The other
+// nodes do not.
+func TestNodeWithTheOnlyCopyCounts(t *testing.T) {
+	t.Parallel()
+	nodes := openCluster(t, 3)
+	one := StreamConfig{Name: "ONE", Subjects: []string{"one.>"}, Replicas: 1}
+	for _, b := range nodes {
+		if err := b.EnsureStream(t.Context(), one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 20 {
+		for _, topic := range []string{"one.a", "one.b"} {
+			if _, err := nodes[0].Publish(t.Context(), topic, []byte("1"), broker.PublishOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there, err := nodes[0].js.Stream(t.Context(), "ONE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := there.Purge(t.Context(), jetstream.WithPurgeSubject("live.s.one.b")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := there.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range nodes {
+		known := func() note {
+			_, st := b.streamOf("one.a")
+			return st.noteFile.Load().known()
+		}
+		if b.server.store.node == info.Cluster.Leader {
+			waitFor(t, "the node with the copy to count", func() bool { return known().deleted == uint64(info.State.NumDeleted) })
+		} else if got := known(); got.deleted != 0 || got.countedTo != 0 {
+			t.Errorf("a node without a copy has counted: %+v", got)
+		}
+	}
+	if info.State.NumDeleted == 0 {
+		t.Error("no message is missing")
+	}
+}
+
+// renote begins the stream's note again, as a process before this one has left it.
+func (st *stream) renote(first note, info *jetstream.StreamInfo) (*noteFile, error) {
+	n := st.noteFile.Swap(nil)
+	if n == nil {
+		n, _, _ = st.broker.server.notes().open(st.config.Name)
+	}
+	first.countedTo, first.deleted = st.countOf(info)
+	return n, n.begin(first)
+}
+
 // elsewhere is a NATS server that a test stops and starts with one address and store.
 type elsewhere struct {
 	dir string
@@ -314,7 +459,13 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 		})
 		return epoch
 	}
-	if got := epoch(open(t, o)); got != at.Epoch {
+	newcomer := func() string {
+		t.Helper()
+		b := open(t, o)
+		defer b.Close(t.Context())
+		return epoch(b)
+	}
+	if got := newcomer(); got != at.Epoch {
 		t.Errorf("a second broker: epoch %s, not %s", got, at.Epoch)
 	}
 	b.Start(discard{})
@@ -327,16 +478,271 @@ func TestNATSThatIsStartedAnew(t *testing.T) {
 	if got := epoch(b); got != at.Epoch {
 		t.Errorf("the broker that was there: epoch %s, not %s", got, at.Epoch)
 	}
-	if got := epoch(open(t, o)); got != at.Epoch {
+	if got := newcomer(); got != at.Epoch {
 		t.Errorf("a broker after it: epoch %s, not %s", got, at.Epoch)
 	}
 	b.Close(t.Context())
-	for range 2 { // the broker of the line above has ended too
-		e.stop()
-		e.start(t)
-	}
-	if got := epoch(open(t, o)); got == at.Epoch {
+	e.stop()
+	e.start(t)
+	if got := newcomer(); got == at.Epoch {
 		t.Error("nobody was there, and the epoch is the same")
+	}
+}
+
+// An instance starts together with its NATS, and connects before the instances that have seen the
+// stream. It lets them say that the stream is whole.
+func TestNewcomerWaitsForThoseThatHaveSeenTheStream(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	proxy := newLink(t, strings.TrimPrefix(e.srv.ClientURL(), "nats://"))
+	b := open(t, Options{Servers: []string{"nats://" + proxy.addr()}, Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	at, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy.set(linkCut)
+	e.stop()
+	e.start(t)
+	newcomer := connectingTo(t, e.srv.ClientURL())
+	proxy.set(linkOK)
+	for name, b := range map[string]*Broker{"the newcomer": newcomer, "the instance before it": b} {
+		var now live.Position
+		waitFor(t, "a position", func() bool { now, err = b.Last(t.Context(), room); return err == nil })
+		if now.Epoch != at.Epoch {
+			t.Errorf("%s is at %v, and the publication was at %v", name, now, at)
+		}
+	}
+}
+
+// A stream cannot be asked yet when NATS is back. When it answers at last, the broker notes that it is
+// whole, even if no client asks for the stream.
+func TestStreamThatAnswersLateIsCompared(t *testing.T) {
+	e := &elsewhere{dir: t.TempDir()}
+	e.start(t)
+	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})
+	b.Start(discard{})
+	port := e.srv.Addr().(*net.TCPAddr).Port
+	e.stop()
+	s := runServer(t, func(o *server.Options) { o.Port, o.JetStream = port, false })
+	asked := make(chan struct{}, 1)
+	spy := jetStreamOf(t, s.ClientURL()).Conn()
+	if _, err := spy.Subscribe("$JS.API.STREAM.INFO.CHAT", func(m *nats.Msg) {
+		m.Respond([]byte(`{"error":{"code":503,"err_code":10008,"description":"JetStream system temporarily unavailable"}}`))
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("the broker did not ask")
+	}
+	spy.Close()
+	if err := s.EnableJetStream(&server.JetStreamConfig{StoreDir: e.dir}); err != nil {
+		t.Fatal(err)
+	}
+	js := jetStreamOf(t, s.ClientURL())
+	waitFor(t, "the broker to note what it has seen", func() bool {
+		there, err := js.Stream(t.Context(), "CHAT")
+		return err == nil && there.CachedInfo().Config.Metadata[metaServer] == s.ID()
+	})
+}
+
+// connectingTo returns a broker that has asked for its stream, and need not be ready.
+func connectingTo(t *testing.T, url string) *Broker {
+	t.Helper()
+	b, err := New(Options{Servers: []string{url}, Streams: []StreamConfig{chat}, Logger: quiet()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close(context.Background()) })
+	waitFor(t, "the first answer", func() bool { return (*b.streams.list.Load())[0].makeErr.Load() != nil })
+	return b
+}
+
+// The message that was seen last is missing. The messages before it, and the clock of the server,
+// tell whether its sequence was given again. If the clock was set back, that is assumed.
+func TestMissingMessageMayBeAnother(t *testing.T) {
+	f, url := newFakeStream(t)
+	b := open(t, Options{Servers: []string{url}})
+	st := newStream(b, chat)
+	seenAt := time.Unix(1000, 0).UTC()
+	var messages atomic.Pointer[map[uint64]int] // seconds from seenAt, by sequence
+	if _, err := f.nc.Subscribe("$JS.API.STREAM.MSG.GET.CHAT", func(m *nats.Msg) {
+		var ask getRequest
+		if err := json.Unmarshal(m.Data, &ask); err != nil {
+			t.Error(err)
+		}
+		for sequence := ask.Sequence; sequence <= 120; sequence++ {
+			if seconds, ok := (*messages.Load())[sequence]; ok {
+				stored, _ := seenAt.Add(time.Duration(seconds) * time.Second).MarshalText()
+				m.Respond(fmt.Appendf(nil, `{"message":{"seq":%d,"time":"%s"}}`, sequence, stored))
+				return
+			} else if ask.NextFor == "" {
+				break
+			}
+		}
+		m.Respond([]byte(`{"error":{"code":404,"err_code":10037,"description":"no message found"}}`))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name     string
+		messages map[uint64]int
+		now      int // the clock of the server, in seconds from seenAt
+		other    bool
+	}{
+		{"it is there", map[uint64]int{100: 0}, 60, false},
+		{"another is there", map[uint64]int{100: 1}, 60, true},
+		{"deleted on purpose", map[uint64]int{50: -9, 98: -2, 99: -1, 101: 5}, 60, false},
+		{"all were deleted", nil, 60, false},
+		{"stored after a loss", map[uint64]int{98: 8, 99: 9}, 60, true},
+		{"stored after a loss of fewer messages", map[uint64]int{50: -9, 90: -5, 99: 9}, 60, true},
+		{"stored after a loss, with the clock set back", map[uint64]int{90: -5, 95: -500, 99: -490}, 60, true},
+		{"the clock is still set back", map[uint64]int{99: -1}, -60, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			messages.Store(&c.messages)
+			info := &jetstream.StreamInfo{TimeStamp: seenAt.Add(time.Duration(c.now) * time.Second)}
+			if other, err := st.isOther(t.Context(), info, 100, seenAt); err != nil || other != c.other {
+				t.Errorf("it is another: %v, %v", other, err)
+			}
+		})
+	}
+}
+
+// elsewhereCluster are three NATS servers that a test stops and starts.
+type elsewhereCluster struct {
+	dirs  [3]string
+	ports [3]int // of the clients; 0: not started yet
+	addrs []string
+	srvs  [3]*server.Server
+}
+
+func newElsewhereCluster(t *testing.T) *elsewhereCluster {
+	c := &elsewhereCluster{addrs: freeAddresses(t, 3)}
+	for i := range c.dirs {
+		c.dirs[i] = t.TempDir()
+	}
+	c.start(t)
+	return c
+}
+
+func (c *elsewhereCluster) start(t *testing.T) {
+	t.Helper()
+	for i := range c.srvs {
+		c.srvs[i] = runServer(t, func(o *server.Options) {
+			o.ServerName, o.StoreDir = fmt.Sprint("n", i), c.dirs[i]
+			if c.ports[i] != 0 {
+				o.Port = c.ports[i]
+			}
+			host, port, _ := net.SplitHostPort(c.addrs[i])
+			o.Cluster.Name, o.Cluster.Host = "elsewhere", host
+			o.Cluster.Port, _ = strconv.Atoi(port)
+			o.Routes = server.RoutesFromStr("nats://" + strings.Join(c.addrs, ",nats://"))
+		})
+		c.ports[i] = c.srvs[i].Addr().(*net.TCPAddr).Port
+	}
+}
+
+func (c *elsewhereCluster) stop() {
+	for _, s := range c.srvs {
+		s.Shutdown()
+		s.WaitForShutdown()
+	}
+}
+
+func (c *elsewhereCluster) options() Options {
+	var urls []string
+	for _, s := range c.srvs {
+		urls = append(urls, s.ClientURL())
+	}
+	return Options{Servers: urls, Streams: chatStream(StreamConfig{Replicas: 3})}
+}
+
+// All servers of a NATS elsewhere restart. Nobody can tell whether they have lost the end of a
+// stream, unless an instance of the application has seen it. As long as one node leads, or an
+// instance runs, the epoch stays.
+func TestClusterThatIsStartedAnew(t *testing.T) {
+	t.Parallel()
+	c := newElsewhereCluster(t)
+	b := open(t, c.options())
+	b.Start(discard{})
+	first, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	epoch := func(b *Broker) (epoch string) {
+		t.Helper()
+		waitFor(t, "a position", func() bool {
+			at, err := b.Last(t.Context(), room)
+			epoch = at.Epoch
+			return err == nil
+		})
+		return epoch
+	}
+	leader := func() string {
+		there, err := b.js.Stream(t.Context(), "CHAT")
+		if err != nil || there.CachedInfo().Cluster.LeaderSince == nil {
+			return ""
+		}
+		return there.CachedInfo().Cluster.LeaderSince.String()
+	}
+
+	before := leader()
+	stepDown(t, b)
+	waitFor(t, "another leader", func() bool { now := leader(); return now != "" && now != before })
+	newcomer := open(t, c.options())
+	if got := epoch(newcomer); got != first.Epoch {
+		t.Errorf("another leader, and an instance that knows of it: epoch %s, not %s", got, first.Epoch)
+	}
+	newcomer.Close(t.Context())
+	b.Close(t.Context())
+	b = open(t, c.options())
+	b.Start(discard{})
+	if got := epoch(b); got != first.Epoch {
+		t.Errorf("the instance restarts: epoch %s, not %s", got, first.Epoch)
+	}
+	c.stop()
+	c.start(t)
+	if got := epoch(b); got != first.Epoch {
+		t.Errorf("the servers restart while an instance runs: epoch %s, not %s", got, first.Epoch)
+	}
+	b.Close(t.Context())
+	c.stop()
+	c.start(t)
+	b = open(t, c.options())
+	if got := epoch(b); got == first.Epoch {
+		t.Error("the servers restart while no instance runs, and the epoch is the same")
+	}
+
+	// Another instance brings the ended epoch back. No client asks for the stream.
+	present := configOf(t, b.js, "CHAT")
+	ended := present
+	ended.Metadata = maps.Clone(ended.Metadata)
+	delete(ended.Metadata, metaEpoch)
+	if _, err := b.js.UpdateStream(t.Context(), ended); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "a third epoch", func() bool {
+		now := configOf(t, b.js, "CHAT").Metadata[metaEpoch]
+		return now != "" && now != present.Metadata[metaEpoch]
+	})
+}
+
+// stepDown makes the leader of the stream CHAT give up.
+func stepDown(t *testing.T, b *Broker) {
+	t.Helper()
+	m, err := b.nc.Request("$JS.API.STREAM.LEADER.STEPDOWN.CHAT", nil, patience)
+	if err != nil || strings.Contains(string(m.Data), `"error"`) {
+		t.Fatalf("%v, %s", err, m.Data)
 	}
 }
 
@@ -481,7 +887,7 @@ func TestStreamThatIsMadeAgainIsNoLoss(t *testing.T) {
 	if known := st.noteFile.Load().known(); known.sequence != 1 || st.newestSeen().sequence != 1 {
 		t.Errorf("the note is %+v, and %d was seen", known, st.newestSeen().sequence)
 	}
-	waitFor(t, "the messages to be counted", func() bool { return !st.noteFile.Load().isBehind() })
+	waitFor(t, "the messages to be counted", func() bool { return st.noteFile.Load().known().countedTo == 1 })
 	b.Close(t.Context())
 	if now, err := open(t, o).Last(t.Context(), room); err != nil || now != before {
 		t.Errorf("after another start the position is %v, %v, and was %v", now, err, before)
@@ -550,6 +956,35 @@ func TestAnswersThatComeTooLate(t *testing.T) {
 	st.learn(info, asked.askedAt)
 	if known := st.newestSeen(); known.epoch != now.Epoch || known.sequence != 3 || st.proof.timedSequence != 3 {
 		t.Errorf("after an answer of the ended epoch %+v and %+v are known", known, st.proof)
+	}
+}
+
+// An answer of an epoch that has ended comes late, or a leader that is behind gives it. It does
+// not replace what is known of the epoch that came after, whichever node has begun that epoch.
+func TestAnswersOfAnEndedEpochChangeNothing(t *testing.T) {
+	answer := func(epoch string, last uint64) *jetstream.StreamInfo {
+		return &jetstream.StreamInfo{
+			Config: jetstream.StreamConfig{Metadata: map[string]string{metaEpoch: epoch}},
+			State:  jetstream.StreamState{LastSeq: last, Msgs: last},
+		}
+	}
+	st := &stream{memory: newMemory()}
+	now := time.Now()
+	st.learn(answer("first", 5), now)
+	st.learn(answer("second", 100), now.Add(2*time.Second))
+	known := st.newestSeen()
+	for name, late := range map[string]struct {
+		answer *jetstream.StreamInfo
+		asked  time.Time
+	}{
+		"of the ended epoch, asked for before": {answer("first", 50), now.Add(time.Second)},
+		"of the ended epoch, asked for later":  {answer("first", 50), now.Add(3 * time.Second)},
+		"of an unknown epoch":                  {answer("third", 50), now.Add(time.Second)},
+	} {
+		st.learn(late.answer, late.asked)
+		if got := st.newestSeen(); got.epoch != known.epoch || got.sequence != known.sequence {
+			t.Errorf("%s: %+v, want %+v", name, got, known)
+		}
 	}
 }
 
@@ -624,6 +1059,81 @@ func TestEndedEpochStaysEnded(t *testing.T) {
 	if err != nil || third.Epoch == first.Epoch || third.Epoch == second.Epoch {
 		t.Errorf("%v, then %v, then %v, %v", first, second, third, err)
 	}
+}
+
+// Two instances change the metadata at once. The later one does not undo the epoch that the
+// earlier one has begun.
+func TestMetadataOfAnotherEpochIsNotWritten(t *testing.T) {
+	s := startServer(t)
+	o := Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}}
+	a, b := open(t, o), open(t, o)
+	st := (*b.streams.list.Load())[0]
+	there, err := b.js.Stream(t.Context(), "CHAT")
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := there.CachedInfo()
+	ender := (*a.streams.list.Load())[0]
+	ender.givenTwice(ender.newestSeen().epoch)
+	if _, err := a.Last(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	after := configOf(t, b.js, "CHAT").Metadata[metaEpoch]
+	if _, err := st.setMeta(t.Context(), before, map[string]string{metaServer: "x"}); after == "" || !errors.Is(err, live.ErrUnavailable) {
+		t.Errorf("after epoch %q began: %v", after, err)
+	}
+	if is := configOf(t, b.js, "CHAT").Metadata; is[metaEpoch] != after || is[metaServer] == "x" {
+		t.Errorf("the metadata is %v", is)
+	}
+}
+
+// Another instance brings an ended epoch back into the metadata. The instance that has ended it
+// finds that, even if no client asks for the stream.
+func TestEpochThatIsBroughtBackIsFound(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
+	before := configOf(t, b.js, "CHAT")
+	st := (*b.streams.list.Load())[0]
+	st.givenTwice(st.newestSeen().epoch)
+	if _, err := b.Last(t.Context(), room); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.js.UpdateStream(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "another epoch", func() bool { return configOf(t, b.js, "CHAT").Metadata[metaEpoch] != "" })
+}
+
+// In a cluster a leader that was just elected may not know the newest epoch yet. Its answer is
+// believed only if it lasts.
+func TestEpochThatIsSetBackMustLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		alone := &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: "a"}}
+		cluster := &jetstream.StreamInfo{Cluster: &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{}, {}}}}
+		ask := func(st *stream, info *jetstream.StreamInfo) (string, error) {
+			return st.compareProof(t.Context(), info, seen{askedAt: time.Now()})
+		}
+		ended := func(info *jetstream.StreamInfo) *stream {
+			st := &stream{memory: newMemory()}
+			st.beginEpoch(st.epochOf(info), time.Now())
+			time.Sleep(time.Second)
+			return st
+		}
+		if why, err := ask(ended(alone), alone); why == "" || err != nil {
+			t.Errorf("a server that is alone: %q, %v", why, err)
+		}
+		st := ended(cluster)
+		for range 3 {
+			if why, err := ask(st, cluster); why != "" || !errors.Is(err, live.ErrUnavailable) {
+				t.Errorf("before it has lasted: %q, %v", why, err)
+			}
+			time.Sleep(leaseTime / 3)
+		}
+		if why, err := ask(st, cluster); why == "" || err != nil {
+			t.Errorf("after it has lasted: %q, %v", why, err)
+		}
+	})
 }
 
 // A node tells the others when a stream has another epoch.

@@ -17,13 +17,17 @@ const leaseTime = 3 * time.Second
 
 // deposed returns an error if a stream's information may be out of date. A leader that is cut
 // off still takes itself for the leader for up to twenty seconds. A copy that has heard from no
-// leader for ten seconds answers too.
+// leader for ten seconds answers too. So does a node that has just started and has not joined
+// the other copies yet: it names itself as the leader, and names no other copy.
 func deposed(info *jetstream.StreamInfo) error {
 	if info.Cluster == nil {
 		return nil
 	}
 	if info.Cluster.Leader == "" {
 		return fmt.Errorf("%w: it has no leader", broker.ErrUnavailable)
+	}
+	if info.Config.Replicas > 1 && len(info.Cluster.Replicas) == 0 {
+		return fmt.Errorf("%w: node %s has not joined the other copies of it yet", broker.ErrUnavailable, info.Cluster.Leader)
 	}
 	heard := 1 // the leader itself
 	for _, r := range info.Cluster.Replicas {
@@ -38,7 +42,7 @@ func deposed(info *jetstream.StreamInfo) error {
 }
 
 // lossCheck tells a stream that has lost messages from a leader that was cut off and is back.
-// Both answer with less than was seen before. Such answers are believed after they have lasted
+// Both answer with less than was seen before, or with an epoch that has ended. Such answers are believed after they have lasted
 // longer than such a leader can take itself for the leader. The zero value has seen no such
 // answer.
 type lossCheck struct {

@@ -21,20 +21,22 @@ func TestWhoMayAnswerForAStream(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name    string
+		copies  int
 		cluster *jetstream.ClusterInfo
 		may     bool
 	}{
-		{"a server that is alone", nil, true},
-		{"the only copy", &jetstream.ClusterInfo{Leader: "a"}, true},
-		{"a leader that hears all", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Second)}, true},
-		{"a leader that hears a majority", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Minute)}, true},
-		{"a leader that was just elected", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(0, 0)}, true},
-		{"a leader that is cut off", &jetstream.ClusterInfo{Leader: "a", Replicas: peers(leaseTime, leaseTime)}, false},
-		{"a leader whose others are gone", &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Offline: true}, {Offline: true}}}, false},
-		{"a copy that hears all, and no leader", &jetstream.ClusterInfo{Replicas: peers(time.Second, time.Second, time.Second)}, false},
+		{"a server that is alone", 1, nil, true},
+		{"the only copy", 1, &jetstream.ClusterInfo{Leader: "a"}, true},
+		{"a node that has not joined the other copies", 3, &jetstream.ClusterInfo{Leader: "a"}, false},
+		{"a leader that hears all", 3, &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Second)}, true},
+		{"a leader that hears a majority", 3, &jetstream.ClusterInfo{Leader: "a", Replicas: peers(time.Second, time.Minute)}, true},
+		{"a leader that was just elected", 3, &jetstream.ClusterInfo{Leader: "a", Replicas: peers(0, 0)}, true},
+		{"a leader that is cut off", 3, &jetstream.ClusterInfo{Leader: "a", Replicas: peers(leaseTime, leaseTime)}, false},
+		{"a leader whose others are gone", 3, &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Offline: true}, {Offline: true}}}, false},
+		{"a copy that hears all, and no leader", 3, &jetstream.ClusterInfo{Replicas: peers(time.Second, time.Second, time.Second)}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			err := deposed(&jetstream.StreamInfo{Cluster: c.cluster})
+			err := deposed(&jetstream.StreamInfo{Config: jetstream.StreamConfig{Replicas: c.copies}, Cluster: c.cluster})
 			if c.may && err != nil || !c.may && !errors.Is(err, live.ErrUnavailable) {
 				t.Errorf("%v", err)
 			}

@@ -137,7 +137,7 @@ type note struct {
 	sequence      uint64 // the greatest sequence
 	timedSequence uint64 // the greatest sequence whose time is known; 0: there is none
 	timedAt       int64  // when that message was stored, in Unix nanoseconds
-	countedTo     uint64 // the last sequence when the messages were last counted
+	countedTo     uint64 // the last sequence when the messages were last counted; 0: they are not counted
 	deleted       uint64 // the messages that were missing before countedTo then
 }
 
@@ -218,13 +218,6 @@ func (n *noteFile) counted(last, deleted uint64) {
 		n.note.countedTo, n.note.deleted = last, deleted
 		n.write()
 	}
-}
-
-// isBehind reports whether the stream has more messages than when they were last counted.
-func (n *noteFile) isBehind() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.note.countedTo < n.note.sequence
 }
 
 // begin replaces the note, after the stream was compared with the former note. It syncs the

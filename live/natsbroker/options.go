@@ -40,7 +40,10 @@ type Options struct {
 	// Servers are the URLs of a NATS that runs elsewhere, as "nats://10.0.0.1:4222". Then no
 	// server is embedded. NATS may start after the broker. If this NATS is a single server, and
 	// restarts while no instance of the application runs, clients that resume are told of a
-	// gap: no process can tell whether the streams are whole.
+	// gap: no process can tell whether the streams are whole. The same holds if it is a
+	// cluster, and a stream gets another leader while no instance runs. In a cluster with
+	// a NATS older than 2.12, and for a stream with one copy in a cluster, a loss while no
+	// instance runs is not noticed.
 	Servers []string
 
 	// Connect has more options for the connection to Servers, such as credentials and TLS. The
@@ -254,6 +257,21 @@ func (o *Options) check() error {
 			return err
 		}
 	}
+	return o.checkOverlaps()
+}
+
+// checkOverlaps returns an error if two streams cover the same topics, which NATS does not take.
+func (o *Options) checkOverlaps() error {
+	for i, a := range o.Streams {
+		for _, b := range o.Streams[i+1:] {
+			for _, subject := range a.Subjects {
+				if other, ok := overlapping(subject, b.Subjects); ok {
+					return fmt.Errorf("natsbroker: the Subjects %q of stream %q and %q of stream %q cover the same topics; give each topic one stream",
+						subject, a.Name, other, b.Name)
+				}
+			}
+		}
+	}
 	return nil
 }
 
@@ -284,6 +302,11 @@ func (c *StreamConfig) check() error {
 	for _, s := range c.Subjects {
 		if _, err := encodePattern(s); err != nil {
 			return fmt.Errorf("natsbroker: stream %q: %w", c.Name, err)
+		}
+	}
+	for i, s := range c.Subjects {
+		if other, ok := overlappingInStream(s, c.Subjects[i+1:]); ok {
+			return fmt.Errorf("natsbroker: stream %q: its Subjects %q and %q cover the same topics, which NATS does not take; remove or narrow one", c.Name, s, other)
 		}
 	}
 	return c.checkBounds()

@@ -46,6 +46,7 @@ type memory struct {
 
 	noteFile  atomic.Pointer[noteFile] // the note beside the stream; nil: it has none
 	noteEpoch string                   // the epoch to which the note belongs; guarded by comparing
+	onlyHere  atomic.Bool              // the stream has a note, and the embedded server has the only copy
 	noteBegan time.Time                // when the note began with that epoch; guarded by comparing
 
 	mu             sync.Mutex // guards the fields below
@@ -160,12 +161,10 @@ func (st *stream) learn(info *jetstream.StreamInfo, asked time.Time) streamState
 		if !now.askedAt.After(st.state.askedAt) {
 			return now
 		}
-		st.newestSequence = 0
-		st.proof = proof{
-			mustCompare: st.proof.mustCompare && !asked.After(st.expiredAt),
-			endedEpochs: st.proof.endedEpochs,
-			endedAt:     st.proof.endedAt,
+		if slices.Contains(st.proof.endedEpochs, now.epoch) {
+			return now // a comparison has yet to tell whether this epoch is back
 		}
+		st.beginEpoch(st.state.epoch, asked)
 	}
 	if now.askedAt.After(st.state.askedAt) {
 		st.state, st.created = now, info.Created

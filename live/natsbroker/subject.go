@@ -194,3 +194,45 @@ func cutToken(s *string) (token string, more bool) {
 	*s = rest
 	return token, more
 }
+
+// overlapping returns the first of the other patterns that covers a topic which the pattern covers
+// too. An invalid pattern covers none.
+func overlapping(pattern string, others []string) (other string, ok bool) {
+	return overlap(pattern, others, subjectsCollide)
+}
+
+// overlappingInStream is overlapping within one stream. Two patterns of a stream may share a whole
+// subject, since the stream stores it only once. So "chat.room" and "chat:room" do not overlap.
+func overlappingInStream(pattern string, others []string) (other string, ok bool) {
+	return overlap(pattern, others, func(a, b string) bool { return a != b && subjectsCollide(a, b) })
+}
+
+func overlap(pattern string, others []string, collide func(a, b string) bool) (other string, ok bool) {
+	subjects, _ := encodePattern(pattern)
+	for _, other := range others {
+		theirs, _ := encodePattern(other)
+		for _, a := range subjects {
+			if slices.ContainsFunc(theirs, func(b string) bool { return collide(a, b) }) {
+				return other, true
+			}
+		}
+	}
+	return "", false
+}
+
+// subjectsCollide reports whether two NATS patterns cover a common subject.
+func subjectsCollide(a, b string) bool {
+	for {
+		p, moreP := cutToken(&a)
+		q, moreQ := cutToken(&b)
+		switch {
+		case p == ">" || q == ">":
+			return true
+		case p != "*" && q != "*" && p != q || moreP != moreQ:
+			// "a.>" does not collide with "a". "a.*" collides with nothing of another length.
+			return false
+		case !moreP:
+			return true
+		}
+	}
+}

@@ -172,3 +172,54 @@ func FuzzMatches(f *testing.F) {
 		}
 	})
 }
+
+func TestPatternsThatOverlap(t *testing.T) {
+	for _, c := range []struct {
+		a, b     string
+		inStream bool // they overlap within one stream
+		overlap  bool // they overlap in two streams
+	}{
+		{"chat.>", "chat.room", true, true},
+		{"chat.>", "chat:room", true, true},
+		{"chat.>", "chat", false, false},
+		{"chat.*", "*.room", true, true},
+		{"chat.*", "chat.room.1", false, false},
+		{"*.a", "*.b", false, false},
+		{"chat.room", "chat:room", false, true},
+		{"chat.room", "chat.room", false, true},
+		{"a.>", "b.>", false, false},
+	} {
+		for _, pair := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
+			if _, ok := overlappingInStream(pair[0], []string{"x.y.z", pair[1]}); ok != c.inStream {
+				t.Errorf("%q in one stream: %t", pair, ok)
+			}
+			if _, ok := overlapping(pair[0], []string{"x.y.z", pair[1]}); ok != c.overlap {
+				t.Errorf("%q in two streams: %t", pair, ok)
+			}
+		}
+	}
+}
+
+// subjectsCollide agrees with the NATS server.
+func FuzzSubjectsCollide(f *testing.F) {
+	for _, seed := range [][2]string{{"a.*", "*.b"}, {"a.>", "a"}, {">", "a.>"}, {"a.*", "a.>"}, {"a.b", "a:b"}, {"*.a.>", "b.*"}} {
+		f.Add(seed[0], seed[1])
+	}
+	f.Fuzz(func(t *testing.T, a, b string) {
+		as, err := encodePattern(a)
+		if err != nil {
+			return
+		}
+		bs, err := encodePattern(b)
+		if err != nil {
+			return
+		}
+		for _, a := range as {
+			for _, b := range bs {
+				if got, want := subjectsCollide(a, b), server.SubjectsCollide(a, b); got != want {
+					t.Fatalf("%q and %q collide: %v, the server says %v", a, b, got, want)
+				}
+			}
+		}
+	})
+}
