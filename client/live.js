@@ -124,7 +124,8 @@ export class LiveClient {
   }
 
   publish(topic, data, options) {
-    return this.#call({ op: "publish", topic, data: data ?? null }, "at", options);
+    const uid = options?.uid ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+    return this.#call({ op: "publish", topic, data: data ?? null, uid }, "at", options);
   }
 
   request(topic, data, options) {
@@ -243,16 +244,19 @@ export class LiveClient {
   }
 
   #lost({ code, reason }) {
-    const { backoff, random = Math.random, stableAfter = 5_000 } = this.#options;
+    const { backoff, random = Math.random, stableAfter = 5_000, maxBuffered = 64 } = this.#options;
     const { min = 500, max = 20_000 } = backoff;
     const ending = code + reason;
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
+    const final = /^40|^1000[^]/.test(ending); // a proxy closes with 1000, but gives no reason
+    const fault = /^10(08|09|11)/.test(ending); // perhaps of what we sent
+    const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
+    this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
     this.#settle("disconnected", "connection lost");
     for (const wanted of this.#wanted.values()) wanted.state = "idle";
-    // A proxy closes with 1000, but gives no reason.
-    if (/^40|^1000[^]/.test(ending)) {
+    if (final) {
       this.#finish({ code, reason });
     } else {
       const [, within = this.#window] = /^101[23][^]*within (\d+) ms/.exec(ending) ?? [];
@@ -358,10 +362,10 @@ export class LiveClient {
         signal?.removeEventListener("abort", abort);
         this.#buffer.delete(entry);
         if (this.#asked.has(id)) this.#asked.set(id, undefined); // its answer is still due
-        if (reply instanceof Error) failed(Object.assign(reply, { topic }));
+        if (reply instanceof Error) failed(Object.assign(reply, { topic, sent: entry.sent }));
         else done(reply[answer]);
       };
-      const entry = { id, frame: encode({ id, ...question }), settle, wait, parts: [] };
+      const entry = { id, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
       const abort = () => settle(new LiveError("aborted", "aborted"));
       wait();
       signal?.addEventListener("abort", abort);
@@ -394,6 +398,7 @@ export class LiveClient {
     if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; at most ${this.#largest}`);
     if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
     if (!settle || this.#v1) {
+      entry.sent = true;
       if (settle) this.#asked.set(id, entry);
       return this.#write(frame);
     }
@@ -501,7 +506,7 @@ export class LiveClient {
       else if (typeof frame.topic === "string") this.#deliver(frame);
       else throw frame;
     } catch {
-      this.#answer(frame?.op && frame.id, badMessage());
+      this.#answer(frame?.op && frame.id, new LiveError("bad_message", "the server sent a bad message"));
     }
     if (this.#state === "connecting") this.#opened();
   }
@@ -541,8 +546,11 @@ export class LiveClient {
     asked?.settle(answer);
   }
 
+  /** Ends what waits for an answer, but not what waits to be sent again. */
   #settle(code, text) {
-    for (const id of this.#asked.keys()) this.#answer(id, new LiveError(code, text));
+    const asked = [...this.#asked.values()];
+    this.#asked.clear();
+    for (const entry of asked) if (!this.#buffer.has(entry)) entry?.settle(new LiveError(code, text));
   }
 
   #deliver(message) {
@@ -635,7 +643,6 @@ class Listeners extends Map {
 
 const ignore = () => {};
 const lastResort = (err) => (globalThis.reportError ?? console.error)(err);
-const badMessage = () => new LiveError("bad_message", "the server sent a bad message");
 const unsupported = (op) => new LiveError("unsupported", `the plain wire has no ${op}`);
 
 /** A clock that nobody can set. It may stop in sleep. */
