@@ -101,14 +101,29 @@ export declare class LiveClient<Topics = Untyped> {
    * Without a connection, the publication waits in the same buffer as messages of `send`, up to its timeout; see
    * {@link CallOptions}.
    *
-   * Rejects with a {@link LiveError} that names the topic, or with the TypeErrors of `send`. After `timeout` and
-   * `disconnected`, the server may or may not have the publication. The client never sends it a second time.
+   * If the connection breaks before the answer, the publication waits again, and is sent on the next connection, before newer
+   * ones. Its `uid` tells the server that it is the same. On a topic with history it is published once; see
+   * {@link PublishOptions}. On a topic without history it may be published twice, and so it may by a server that does not know
+   * `uid`. The application's OnPublish is called each time.
+   *
+   * It is not sent again, and rejects with `disconnected`, in these cases:
+   *
+   * - The option `offline` is `fail`.
+   * - `maxBuffered` messages and operations wait already.
+   * - The server has ended the client for good.
+   * - The close code is 1008, 1009 or 1011. The publication may be what made the server close the connection.
+   *
+   * Rejects with a {@link LiveError} that names the topic, or with the TypeErrors of `send`. If `sent` of the error is false,
+   * the publication was not made. If it is true and the code is `timeout`, `disconnected`, `aborted` or `closed`, the server
+   * may or may not have the publication. An error that the server answers rejects at once, also `unavailable`. In both cases
+   * the page may publish again, with the same `uid`.
    */
-  publish(topic: AnyTopic<Topics>, data?: unknown, options?: CallOptions | null): Promise<string | undefined>;
-  publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: CallOptions | null): Promise<string | undefined>;
+  publish(topic: AnyTopic<Topics>, data?: unknown, options?: PublishOptions | null): Promise<string | undefined>;
+  publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: PublishOptions | null): Promise<string | undefined>;
 
   /**
-   * Asks the application's OnRequest, and resolves with its answer. Waits without a connection and rejects as `publish` does.
+   * Asks the application's OnRequest, and resolves with its answer. Waits without a connection as `publish` does, but is never
+   * sent a second time: if the connection breaks before the answer, it rejects with `disconnected`.
    *
    * If no answer has come after 10 s, it rejects with `timeout`, and a later answer is ignored. OnRequest may have done its
    * work all the same. For a slow OnRequest, set a longer `timeout`; see {@link CallOptions}.
@@ -117,7 +132,7 @@ export declare class LiveClient<Topics = Untyped> {
 
   /**
    * Resolves with the newest publications of a topic, the oldest of them first. The topic need not be subscribed. Waits
-   * without a connection and rejects as `publish` does.
+   * without a connection and rejects as `request` does.
    *
    * @param limit The largest number of publications, up to 1000. Default 100.
    */
@@ -259,8 +274,8 @@ export interface SubscribeOptions {
 
 export interface CallOptions {
   /**
-   * The call rejects with `timeout` after this many milliseconds, which include the wait for a connection. A large answer
-   * comes in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`, or any
+   * The call rejects with `timeout` after this many milliseconds, which include the wait for a connection, and all that a
+   * publication needs to be sent again. A large answer comes in parts, and each part starts the time anew. Default 10000: a person has given up by then. `Infinity`, or any
    * number from 2³¹ on: no timeout. With a negative number or NaN the call rejects at once.
    */
   timeout?: number | null | undefined;
@@ -270,6 +285,17 @@ export interface CallOptions {
 
   /** If there is no connection, `queue` waits (see `maxBuffered`) and `fail` rejects with `offline`. Default `queue`. */
   offline?: "queue" | "fail" | null | undefined;
+}
+
+export interface PublishOptions extends CallOptions {
+  /**
+   * The name of the publication: a string of at most 64 bytes that no other publication has. On a topic with history the server
+   * makes publications of one user with the same `uid` once, if they come within two minutes. So a page can keep an unsent
+   * publication with its `uid`, and publish it again after a reload.
+   *
+   * Default: 128 random bits, from `crypto.getRandomValues`. Browsers and Node from 19 on have it.
+   */
+  uid?: string | null | undefined;
 }
 
 /**
@@ -335,7 +361,7 @@ export interface StateEvent extends Partial<Ending> {
   attempt: number;
   /** `waiting`: milliseconds until the next attempt. */
   retryIn?: number;
-  /** `closed`: the number of messages and operations that waited and will never be sent. */
+  /** `closed`: the number of messages and operations that waited to be sent, or to be sent again. */
   unsent?: number;
 }
 
@@ -426,8 +452,8 @@ export interface Options {
 
   /**
    * The largest number of messages and operations that wait while there is no connection. Default 64: enough for the actions
-   * of a person during a short loss, and few enough that a reconnect does not flood the server. 0: nothing waits, and
-   * messages and operations without a connection fail with `buffer_full`.
+   * of a person during a short loss, and few enough that a reconnect does not flood the server. Publications that wait to be
+   * sent again count too. 0: nothing waits, and messages and operations without a connection fail with `buffer_full`.
    */
   maxBuffered?: number | null | undefined;
 
@@ -475,9 +501,10 @@ export interface SocketLike {
  * Codes of the client:
  *
  * - `closed`: the client has ended; connect again. If the server ended it, the text has the code and the reason.
- * - `timeout`: no answer in time. If the operation was sent, the server may or may not have carried it out.
+ * - `timeout`: no answer in time. If the operation was sent (see `sent` of the error), the server may or may not have carried
+ *   it out.
  * - `disconnected`: the operation was sent, and the connection broke before the answer. The server may or may not have
- *   carried it out.
+ *   carried it out. A publication is mostly sent again instead; see {@link LiveClient.publish}.
  * - `offline`: not sent, as there is no connection and the option `offline` is `fail`.
  * - `buffer_full`: not sent. Without a connection, `maxBuffered` messages and operations already wait. With one, too many
  *   bytes are unsent (see `maxUnsent`).
@@ -515,4 +542,9 @@ export declare class LiveError extends Error {
   readonly code: LiveErrorCode;
   /** The topic of the failed operation or subscription. Undefined if `ready` rejects with `aborted` or `closed`. */
   readonly topic?: string | undefined;
+  /**
+   * Whether the operation was sent to the server, at least once. If not, it was not carried out, and never will be. Undefined
+   * if the error is not that of a `publish`, `request` or `history`.
+   */
+  readonly sent?: boolean | undefined;
 }

@@ -124,7 +124,8 @@ export class LiveClient {
   }
 
   publish(topic, data, options) {
-    return this.#call({ op: "publish", topic, data: data ?? null }, "at", options);
+    const uid = options?.uid ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
+    return this.#call({ op: "publish", topic, data: data ?? null, uid }, "at", options);
   }
 
   request(topic, data, options) {
@@ -243,19 +244,19 @@ export class LiveClient {
   }
 
   #lost({ code, reason }) {
-    const { backoff, random = Math.random, stableAfter = 5_000 } = this.#options;
+    const { backoff, random = Math.random, stableAfter = 5_000, maxBuffered = 64 } = this.#options;
     const { min = 500, max = 20_000 } = backoff;
     const ending = code + reason;
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
-    for (const [id, { entry }] of this.#asked) {
-      if (entry && this.#asked.delete(id)) this.#buffer.add(entry); // the server knows it by its uid
-    }
+    const final = /^40|^1000[^]/.test(ending); // a proxy closes with 1000, but gives no reason
+    const fault = /^10(08|09|11)/.test(ending); // perhaps of what we sent
+    const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
+    this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
     this.#settle("disconnected", "connection lost");
     for (const wanted of this.#wanted.values()) wanted.state = "idle";
-    // A proxy closes with 1000, but gives no reason.
-    if (/^40|^1000[^]/.test(ending)) {
+    if (final) {
       this.#finish({ code, reason });
     } else {
       const [, within = this.#window] = /^101[23][^]*within (\d+) ms/.exec(ending) ?? [];
@@ -353,28 +354,18 @@ export class LiveClient {
       const id = ++this.#id;
       let timer = 0;
       const wait = () => {
+        clearTimeout(timer);
         if (!(timeout >= 2 ** 31)) timer = setTimeout(() => settle(new LiveError("timeout", `no answer within ${timeout} ms`)), timeout);
       };
-      const parts = [];
       const settle = (reply) => {
         clearTimeout(timer);
-        parts.push(reply);
-        if (reply.more) return wait();
         signal?.removeEventListener("abort", abort);
         this.#buffer.delete(entry);
-        if (this.#asked.has(id)) this.#asked.set(id, ignore);
-        try {
-          if (reply instanceof Error) throw reply;
-          const text = parts.map((part) => part.text).join("");
-          if (text) reply.data = JSON.parse(text);
-          reply.messages = parts.flatMap((part) => part.messages ?? []).map(present);
-          done(reply[answer]);
-        } catch (/** @type {any} */ err) {
-          failed(Object.assign(err instanceof SyntaxError ? badMessage() : err, { topic }));
-        }
+        if (this.#asked.has(id)) this.#asked.set(id, undefined); // its answer is still due
+        if (reply instanceof Error) failed(Object.assign(reply, { topic, sent: entry.sent }));
+        else done(reply[answer]);
       };
-      const entry = { id, settle, frame: encode({ id, ...question }) };
-      if (question.uid && offline !== "fail") settle.entry = entry;
+      const entry = { id, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
       const abort = () => settle(new LiveError("aborted", "aborted"));
       wait();
       signal?.addEventListener("abort", abort);
@@ -406,9 +397,9 @@ export class LiveClient {
     const length = size(frame);
     if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; at most ${this.#largest}`);
     if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
-    entry.sent = true;
     if (!settle || this.#v1) {
-      if (settle) this.#asked.set(id, settle);
+      entry.sent = true;
+      if (settle) this.#asked.set(id, entry);
       return this.#write(frame);
     }
     const { op, topic, data } = JSON.parse(frame);
@@ -424,15 +415,14 @@ export class LiveClient {
       const { topic, at: since, last, known } = wanted;
       if (wanted.state !== "idle") continue;
       wanted.state = "asked";
-      wanted.text = "";
       clearTimeout(wanted.timer);
       if (this.#v1) {
         const id = ++this.#id;
-        this.#asked.set(id, (reply) => this.#joined(wanted, reply));
+        this.#asked.set(id, { settle: (reply) => this.#joined(wanted, reply), parts: [] });
         batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
       } else {
         this.#tellPlainly("subscribe", topic);
-        this.#joined(wanted, { op: "reply" });
+        this.#joined(wanted, { op: "reply", messages: [] });
       }
     }
     while (batch.length) this.#tellAll(batch.splice(0, MAX_BATCH));
@@ -463,17 +453,14 @@ export class LiveClient {
       }
       return this.#report(reply);
     }
-    wanted.text += reply.text ?? "";
-    if (reply.more) return;
-    const state = wanted.text ? JSON.parse(wanted.text) : reply.state;
     wanted.state = "on";
     wanted.known = true;
     wanted.failures = 0;
-    if (state !== undefined) this.#events.call("state " + topic, this.#report, state, reply.at);
+    if (reply.state !== undefined) this.#events.call("state " + topic, this.#report, reply.state, reply.at);
     else if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
-    for (const message of reply.messages ?? []) {
+    for (const message of reply.messages) {
       if (this.#wanted.get(topic) !== wanted) return;
-      this.#deliver({ topic, ...present(message), recovered: true });
+      this.#deliver({ topic, ...message, recovered: true });
     }
     wanted.at = reply.at;
     wanted.settle();
@@ -519,7 +506,7 @@ export class LiveClient {
       else if (typeof frame.topic === "string") this.#deliver(frame);
       else throw frame;
     } catch {
-      this.#answer(frame?.op && frame.id, badMessage());
+      this.#answer(frame?.op && frame.id, new LiveError("bad_message", "the server sent a bad message"));
     }
     if (this.#state === "connecting") this.#opened();
   }
@@ -544,15 +531,26 @@ export class LiveClient {
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
   }
 
+  /** The last part of an answer gets the text and the messages of all. */
   #answer(id, answer) {
-    const settle = this.#asked.get(id);
-    if (settle) settle(answer);
-    else if (!id && !answer.op) this.#report(answer);
-    if (!answer.more) this.#asked.delete(id);
+    const asked = this.#asked.get(id);
+    if (!id && !answer.op) this.#report(answer);
+    asked?.parts.push(answer);
+    if (answer.more) return asked?.wait?.();
+    if (asked && answer.op) {
+      const text = asked.parts.map((part) => part.text).join("");
+      if (text) answer.data = answer.state = JSON.parse(text);
+      answer.messages = asked.parts.flatMap((part) => [...(part.messages ?? [])]).map(present);
+    }
+    this.#asked.delete(id);
+    asked?.settle(answer);
   }
 
+  /** Ends what waits for an answer, but not what waits to be sent again. */
   #settle(code, text) {
-    for (const id of this.#asked.keys()) this.#answer(id, new LiveError(code, text));
+    const asked = [...this.#asked.values()];
+    this.#asked.clear();
+    for (const entry of asked) if (!this.#buffer.has(entry)) entry?.settle(new LiveError(code, text));
   }
 
   #deliver(message) {
@@ -593,7 +591,6 @@ export class LiveClient {
 
 class Wanted {
   state = "idle"; // or "asked", "on"
-  text = ""; // of a large state
   callers = 0;
   known = false; // was on before
   failures = 0;
@@ -646,7 +643,6 @@ class Listeners extends Map {
 
 const ignore = () => {};
 const lastResort = (err) => (globalThis.reportError ?? console.error)(err);
-const badMessage = () => new LiveError("bad_message", "the server sent a bad message");
 const unsupported = (op) => new LiveError("unsupported", `the plain wire has no ${op}`);
 
 /** A clock that nobody can set. It may stop in sleep. */

@@ -32,7 +32,7 @@ for (const [op, ask] of Object.entries(questions)) {
 
     test("the patience with the server's pings still ends it", async () => {
       const client = startV1(outside);
-      const code = codeOf(ask(client.live, { timeout: Infinity }));
+      const code = codeOf(ask(client.live, { timeout: Infinity, offline: "fail" }));
       outside.clock.advance(4_000);
       outside.page.fire("focus");
       outside.clock.advance(30_000);

@@ -1,4 +1,5 @@
 // Fakes that a test controls: time, sockets and the page.
+import assert from "node:assert/strict";
 import { setMaxListeners } from "node:events";
 import { afterEach, beforeEach } from "node:test";
 import { setFlagsFromString } from "node:v8";
@@ -101,6 +102,18 @@ export async function until(condition, pause = (next) => setTimeout(next, 1)) {
 
 /** The code of the error that a promise rejects with. */
 export const codeOf = (promise) => promise.then(() => "none", (err) => err.code);
+
+const uids = new Set();
+
+/** Returns frames without the uids of publications, and checks that each publication has one of its own. */
+export function withoutUids(frames) {
+  return frames.map(({ uid, ...frame }) => {
+    assert.equal(uid !== undefined, frame.op === "publish", "publications have a uid, and nothing else has");
+    if (uid) assert.ok(typeof uid === "string" && uid.length <= 64 && !uids.has(uid), `the uid ${uid}`);
+    uids.add(uid);
+    return frame;
+  });
+}
 
 export class FakeSocket {
   readyState = 0;

@@ -115,22 +115,24 @@ describe("what cannot fit", () => {
   });
 
   for (const [op, ask] of [
-    ["publish", (live, data) => live.publish("a", data)],
+    ["publish", (live, data, uid) => live.publish("a", data, { uid })],
     ["request", (live, data) => live.request("a", data)],
   ]) {
+    const uid = op === "publish" ? "u" : undefined;
+
     /** The size of a frame with empty data. */
-    const overhead = bytes(JSON.stringify({ id: 1, op, topic: "a", data: "" }));
+    const overhead = bytes(JSON.stringify({ id: 1, op, topic: "a", data: "", uid }));
 
     for (const [name, character, size] of [["a", "a", 1], ["ü", "ü", 2], ["☃", "☃", 3], ["🔑", "🔑", 4], ["a quote", '"', 2]]) {
       test(`of a ${op} is counted in bytes: ${name}`, async () => {
         const fits = character.repeat(Math.floor(500 / size));
         const largest = overhead + fits.length / character.length * size;
         const client = greeted(largest);
-        const answer = ask(client.live, fits);
+        const answer = ask(client.live, fits, uid);
         assert.equal(bytes(client.socket.texts[0]), largest);
         client.socket.reply(op, "a");
         await answer;
-        await assert.rejects(ask(client.live, fits + "a"), (err) => err.name === "LiveError" && err.code === "too_big" && err.topic === "a");
+        await assert.rejects(ask(client.live, fits + "a", uid), (err) => err.name === "LiveError" && err.code === "too_big" && err.topic === "a");
         assert.equal(client.socket.texts.length, 1);
       });
     }

@@ -42,7 +42,7 @@ async function lives({ client, pending }, frame) {
   const answer = live.request("z", 1);
   client.socket.reply("request", "z", { data: 2 });
   assert.equal(await answer, 2, said());
-  for (const { op, id } of client.socket.heard()) if (op === "subscribe") client.socket.sayFrame({ op: "reply", id });
+  for (const { op, id } of client.socket.heard()) if (op === "subscribe" || op === "publish") client.socket.sayFrame({ op: "reply", id });
   await settled();
   assert.equal(pending.size, 0, said());
   live.close();

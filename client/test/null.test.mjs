@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { connect } from "../live.js";
-import { codeOf, FakeSocket, setUp, settled, start, startOpen, startV1 } from "./fakes.mjs";
+import { codeOf, FakeSocket, setUp, settled, start, startOpen, startV1, withoutUids } from "./fakes.mjs";
 
 const outside = setUp();
 
@@ -84,11 +84,11 @@ describe("an option that is null", () => {
     ["history", (live, options) => live.history("a", null, options), { limit: 100 }],
   ]) {
     test(`of a ${op} is as if it were not there`, async () => {
-      for (const options of [null, { timeout: null, signal: null, offline: null }]) {
+      for (const options of [null, { timeout: null, signal: null, offline: null, uid: null }]) {
         const client = startV1(outside);
         client.socket.sayFrame({ op: "hello", ping: 0 });
         const code = codeOf(ask(client.live, options));
-        assert.deepEqual(client.socket.sent, [{ id: 1, op, topic: "a", ...sent }]);
+        assert.deepEqual(withoutUids(client.socket.sent), [{ id: 1, op, topic: "a", ...sent }]);
         outside.clock.advance(9_999);
         await settled();
         outside.clock.advance(1);
@@ -166,7 +166,7 @@ describe("a member that is null in a frame", () => {
 
   test("of an answer", async () => {
     for (const [ask, members, nulls, value] of [
-      [(live) => live.publish("b"), {}, ["at", "text", "more", "messages"], undefined],
+      [(live) => live.publish("b", null, { uid: "u" }), {}, ["at", "text", "more", "messages"], undefined],
       [(live) => live.request("b"), { data: [1] }, ["text", "more", "at"], [1]],
       [(live) => live.request("b"), { data: null }, ["text"], null],
       [(live) => live.request("b"), {}, ["text", "more"], undefined],

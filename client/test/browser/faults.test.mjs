@@ -147,6 +147,23 @@ test("what is asked of a server that is killed is answered with an error", async
   assert.equal(await answer, "disconnected");
 });
 
+test("what was published when the connection broke before the answer is there once, and its place is told", async () => {
+  const page = await open("a");
+  network.mute();
+  const places = page.evaluate(() => Promise.all([live.publish("ticks", 1), live.publish("ticks", 2)]));
+  const other = await open("b");
+  await heardAll(other, 2); // the server has both
+  assert.deepEqual(await page.evaluate(() => heard), []);
+  network.drop();
+
+  const told = await places;
+  const kept = await page.evaluate(() => live.history("ticks"));
+  assert.deepEqual(kept, told.map((at, n) => ({ data: n + 1, at })));
+  const last = await page.evaluate(() => live.publish("ticks", 3).then(() => 3));
+  await heardAll(page, last);
+  await heardAll(other, last);
+});
+
 chromiumTest("a server that says nothing any more is left after its ping is overdue", async () => {
   const page = await open("a", { clock: true });
   await tick();

@@ -130,6 +130,11 @@ export class Network {
     }
   }
 
+  /** Keeps from every page what the server sends. What the pages send goes on. */
+  mute() {
+    for (const { far } of this.#connections) far.unpipe();
+  }
+
   /** Cuts every connection behind the proxy. The page does not see this: its connections are half open. */
   strand() {
     for (const connection of this.#connections) {

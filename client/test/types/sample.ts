@@ -9,6 +9,7 @@ import type {
   Options,
   Outgoing,
   Past,
+  PublishOptions,
   SocketLike,
   State,
   StateEvent,
@@ -106,6 +107,9 @@ async function ask(): Promise<[string | undefined, string[], unknown]> {
   const rooms = await live.request<string[]>("rooms", { prefix: past[0]?.at }, calling);
   await live.history("chat", null, null);
   await live.history("chat", null, { timeout: null, signal: null, offline: null });
+  const publishing: PublishOptions = { ...calling, uid: "draft 7" };
+  await live.publish("chat", 1, publishing).catch((err: LiveError) => err.code === "timeout" && err.sent === false);
+  await live.publish("chat", 1, { uid: null });
   return [await live.publish("chat", past), rooms, await live.request("anything")];
 }
 
@@ -148,6 +152,10 @@ live.subscribe("chat");
 live.subscribe("chat", () => {}, { since: 7 });
 // @ts-expect-error: there is no such way
 live.publish("chat", 1, { offline: "drop" });
+// @ts-expect-error: a uid is a string
+live.publish("chat", 1, { uid: 1 });
+// @ts-expect-error: only publications have a uid
+live.request("chat", 1, { uid: "draft 7" });
 // @ts-expect-error: what is in a query is a string
 connect("/live", { query: { page: 7 } });
 // @ts-expect-error: a token is a string
