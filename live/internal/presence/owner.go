@@ -96,7 +96,7 @@ func (t *Table) Leave(ref uint64, now int64) {
 	o.count--
 	o.busy = now
 	t.note(ref, opLeave, now)
-	if o.count < len(o.entries)/2 {
+	if o.count < (len(o.entries)+1)/2 {
 		o.compact()
 	}
 }

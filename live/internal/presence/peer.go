@@ -69,6 +69,9 @@ func (t *Table) hearOwner(m *message, now int64) {
 }
 
 func (t *Table) hearDelta(p *peer, m *message, now int64) {
+	if m.seq == 1 && p.sync == 0 { // there is nothing before it that would have to be fetched
+		p.begun, p.synced, p.sync = true, true, 1
+	}
 	switch {
 	case p.begun && m.seq <= p.applied:
 	case p.begun && m.seq == p.applied+1:

@@ -285,7 +285,7 @@ func seeds() uint64 {
 	if testing.Short() {
 		return 300
 	}
-	return 3000
+	return 2000
 }
 
 // Whatever was lost, doubled, delayed, cut, stopped or killed: ten seconds after the last fault
