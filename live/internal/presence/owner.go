@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"bytes"
 	"slices"
 	"time"
 )
@@ -70,7 +71,8 @@ func (t *Table) Enter(topic, member string, info []byte, now int64) (ref uint64)
 
 // Change gives an entry of this server another info.
 func (t *Table) Change(ref uint64, info []byte, now int64) {
-	if i, ok := t.own.find(ref); ok {
+	i, ok := t.own.find(ref)
+	if ok && !bytes.Equal(t.own.entries[i].entry.info, info) {
 		t.change(t.own.entries[i].entry, info)
 		t.note(ref, opChange, now)
 	}
