@@ -182,6 +182,7 @@ func TestSessionsWithoutAUserAreMembersOfTheirOwn(t *testing.T) {
 	enter(t, h, "", "")
 	enter(t, h, "", "")
 	enter(t, h, ":x", "")
+	livetest.Eventually(t, "all are present", func() bool { return h.PresenceCount("t") == 3 }) // a reply comes a moment before
 	all := h.Presence("t")
 	if len(all) != 3 || all[0].ID == all[1].ID || h.PresenceCount("t") != 3 {
 		t.Fatalf("%+v", all)
@@ -298,17 +299,17 @@ func TestStormOfJoinsIsAHandfulOfFrames(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes some seconds")
 	}
-	const n = 1000
+	const n = 2000
 	o := visible
 	o.PresenceLimit = 2 * n
 	h := livetest.Hosting{}.Start(t, present(o))
 	all := make([]*viewer, n)
+	begun := time.Now()
 	livetest.Each(20, func(worker int) {
 		for i := worker; i < n; i += 20 {
 			all[i] = enter(t, h, fmt.Sprint("user ", i), "")
 		}
 	})
-	begun := time.Now()
 	most, total := 0, 0
 	for _, v := range all {
 		for v.count < n || v.part {
@@ -316,9 +317,11 @@ func TestStormOfJoinsIsAHandfulOfFrames(t *testing.T) {
 		}
 		most, total = max(most, v.frames), total+v.frames
 	}
-	t.Logf("%d joins: %d frames each at most, %.1f on average; the last has seen all after %v", n, most, float64(total)/n, time.Since(begun))
-	if most > 40 {
-		t.Errorf("a client got %d frames", most)
+	took := time.Since(begun)
+	t.Logf("%d joins: %d frames each at most, %.1f on average; all have seen all after %v", n, most, float64(total)/n, took)
+	// At the beginning, with few clients, differences come every 100 ms; then less and less often.
+	if handful := 10 + int(took/(500*time.Millisecond)); most > handful {
+		t.Errorf("a client got %d frames, want %d at most", most, handful)
 	}
 }
 
@@ -337,9 +340,9 @@ func TestWhoMaySeePresence(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := livetest.Hosting{}.Start(t, present(live.TopicOptions{Presence: test.presence}))
 			anna := enter(t, h, "anna", "")
-			if want := test.presence != live.PresenceOff; (h.PresenceCount("t") == 1) != want {
-				t.Errorf("%d are present", h.PresenceCount("t"))
-			}
+			livetest.Eventually(t, "she is present, or is not", func() bool {
+				return (h.PresenceCount("t") == 1) == (test.presence != live.PresenceOff)
+			})
 			if test.state != "" {
 				f := anna.Next()
 				if f.Count != nil && *f.Count == 0 || f.Members != nil && len(f.Members) == 0 {

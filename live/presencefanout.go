@@ -26,9 +26,9 @@ const (
 	defaultPresenceLimit = 500
 
 	// watcherPause is how much time between two differences each watching session adds: a topic
-	// costs 4,000 deliveries of differences a second at most, until the pause is
+	// costs 2,000 deliveries of differences a second at most, until the pause is
 	// maxPresencePause. The least pause, minPresencePause, is what a person takes for at once.
-	watcherPause     = 250 * time.Microsecond
+	watcherPause     = 500 * time.Microsecond
 	minPresencePause = 100 * time.Millisecond
 	maxPresencePause = 5 * time.Second
 )
