@@ -207,13 +207,24 @@ func (p *presenceState) use() *presence.Table {
 	return p.table
 }
 
+// figures are for Stats.
+func (p *presenceState) figures() (present, peers int, junk uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.table == nil {
+		return 0, 0, 0
+	}
+	return p.table.Own(), p.table.Peers(), p.table.Junk()
+}
+
 // isAlone reports whether no other server can use the same Broker.
 func (p *presenceState) isAlone() bool {
 	_, isBus := p.server.opts.Broker.(broker.Bus)
 	return !isBus || p.server.topics.inProcess
 }
 
-// set makes a session present, or changes its info. The session is open, and its mu is held.
+// set makes a session present, or changes its info. The caller holds the session's mu, and has seen that the session is
+// open; or it holds the mu of a topic to which the session is subscribed, and which the session has to leave when it ends.
 func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

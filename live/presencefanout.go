@@ -1,6 +1,7 @@
 package live
 
 import (
+	"maps"
 	"time"
 
 	"github.com/livetopic/livetopic/live/internal/frame"
@@ -153,7 +154,7 @@ func (p *presenceState) tell(t *topic, d *presence.Diff, count int) {
 // tellCount sends the number of members; topic.mu is held.
 func (p *presenceState) tellCount(t *topic, count int) {
 	t.watching.count = count
-	clear(t.watching.pending)
+	maps.DeleteFunc(t.watching.pending, func(sub *subscription, _ uint64) bool { return !sub.awaitsReply() })
 	p.fanOut(t, p.finish([]*frame.Frame{countFrame(t, count)}))
 }
 
@@ -207,10 +208,7 @@ func (p *presenceState) sendStates(t *topic) {
 	parts := make(map[uint64]statePart) // by the Order after which they begin; sessions share them
 	var ready outbox.List
 	for sub, after := range w.pending {
-		if sub.behind != nil && sub.behind.reply != nil {
-			continue // the answer to its subscribe comes first
-		}
-		if !sub.session.out.IsHalfFree() {
+		if sub.awaitsReply() || !sub.session.out.IsHalfFree() {
 			continue
 		}
 		part, made := parts[after]
@@ -227,6 +225,12 @@ func (p *presenceState) sendStates(t *topic) {
 		}
 	}
 	p.server.writers.Write(&ready)
+}
+
+// awaitsReply reports whether the answer to a client's subscribe is still to come. Nothing of the
+// topic comes before it. topic.mu is held.
+func (sub *subscription) awaitsReply() bool {
+	return sub.behind != nil && sub.behind.reply != nil
 }
 
 // statePart is a part of a topic's state.
