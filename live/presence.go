@@ -223,8 +223,9 @@ func (p *presenceState) isAlone() bool {
 	return !isBus || p.server.topics.inProcess
 }
 
-// set makes a session present, or changes its info. The caller holds the session's mu, and has seen that the session is
-// open; or it holds the mu of a topic to which the session is subscribed, and which the session has to leave when it ends.
+// set makes a session present, or changes its info. The caller holds the session's mu, and has seen
+// that the session is open. Or it holds the mu of a topic to which the session is subscribed, and
+// which the session leaves after that when it ends.
 func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

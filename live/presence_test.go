@@ -274,7 +274,8 @@ func TestSlowClientGetsTheStateAgain(t *testing.T) {
 	h := livetest.Hosting{Buffer: livetest.SmallBuffer}.Start(t, opts)
 	c := h.Connect(t, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer, Header: http.Header{"User": {"slow"}}}).Greeted()
 	slow := &viewer{Client: c, t: t}
-	slow.Send(`{"op":"subscribe","id":1,"topic":"t","unseen":true}`)
+	slow.Send(`[{"op":"subscribe","id":1,"topic":"off"},{"op":"subscribe","id":2,"topic":"t","unseen":true}]`)
+	slow.Next()
 	slow.Next()
 	busy := enter(t, h, "busy", `,"unseen":true`)
 	info := ""
@@ -285,6 +286,9 @@ func TestSlowClientGetsTheStateAgain(t *testing.T) {
 			busy.take(busy.Next())
 		}
 	}
+	for range 3 { // there is space for them: presence takes half of a queue at most
+		h.Publish("off", []byte("1"))
+	}
 	slow.Attend()
 	slow.sees(map[string]string{"busy": "[" + info + "]"})
 	if slow.frames >= busy.frames {
@@ -292,6 +296,37 @@ func TestSlowClientGetsTheStateAgain(t *testing.T) {
 	}
 	if n := h.Stats().Sessions; n != 2 {
 		t.Errorf("%d sessions", n)
+	}
+}
+
+// However long the answer to a subscribe takes, nothing of the topic comes before it.
+func TestPresenceWaitsForTheReply(t *testing.T) {
+	t.Parallel()
+	for name, presence := range map[string]live.Presence{"visible": live.PresenceVisible, "counted": live.PresenceCounted} {
+		t.Run(name, func(t *testing.T) {
+			asked, goOn := make(chan bool, 1), make(chan bool)
+			opts := present(live.TopicOptions{Presence: presence, Snapshot: func(context.Context, string) (any, error) {
+				asked <- true
+				<-goOn
+				return 1, nil
+			}})
+			h := livetest.Hosting{}.Start(t, opts)
+			anna, bert := watcher(t, h, "anna"), watcher(t, h, "bert")
+			anna.Send(livetest.SubscribeTo(1, "t"))
+			livetest.Receive(t, asked)
+			for i := range 5 {
+				bert.Send(livetest.Operation([]string{"present", "absent"}[i%2], 1, "t"))
+				bert.Answer()
+				time.Sleep(60 * time.Millisecond)
+			}
+			close(goOn)
+			if f := anna.Next(); f.Op != "reply" {
+				t.Errorf("the first frame is %s", f.Raw)
+			}
+			if f := anna.Next(); f.Op != "presence" {
+				t.Errorf("the second frame is %s", f.Raw)
+			}
+		})
 	}
 }
 

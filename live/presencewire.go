@@ -86,19 +86,20 @@ func differenceFrames(t *topic, d *presence.Diff, size int) []*frame.Frame {
 	joined, changed, left := d.Joined, d.Changed, d.Left
 	for len(joined)+len(changed)+len(left) > 0 {
 		b := presenceHead(t)
+		empty := len(b)
+		hasSpace := func() bool { return len(b) < size || len(b) == empty } // each frame has something, however long the topic
 		take := func(name string, from *[]presence.Member) {
-			if free := size - len(b); len(*from) > 0 && (free > 0 || len(frames) == 0) {
+			if len(*from) > 0 && hasSpace() {
 				var first []presence.Member
-				first, *from = cutMembers(*from, free)
+				first, *from = cutMembers(*from, size-len(b))
 				b = appendMembers(b, name, first)
 			}
 		}
-		empty := len(b)
 		take("joined", &joined)
 		if len(joined) == 0 {
 			take("changed", &changed)
 		}
-		if len(joined)+len(changed) == 0 && len(left) > 0 && (len(b) < size || len(b) == empty) {
+		if len(joined)+len(changed) == 0 && len(left) > 0 && hasSpace() {
 			b, left = appendLeft(b, left, size)
 		}
 		frames = append(frames, frame.Text(b, []byte{'}'}))
