@@ -16,6 +16,7 @@ import (
 const (
 	typeApp        = 'a' // of the application: a kind, and data
 	typeDisconnect = 'd' // DisconnectUser: the user, and the reason
+	typePresence   = 'p' // of package presence: nothing, and a message
 )
 
 func encodeBroadcast(typ byte, first string, second []byte) []byte {
@@ -104,5 +105,7 @@ func (s *Server) hear(b []byte) {
 		}
 	case typ == typeDisconnect:
 		s.disconnectUser(first, string(second))
+	case typ == typePresence:
+		s.presence.hear(second)
 	}
 }

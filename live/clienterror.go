@@ -74,6 +74,8 @@ func (s *Session) clientError(err error) *ClientError {
 		return &ClientError{"too_many_topics", "too many topics"}
 	case errors.Is(err, ErrNoHistory):
 		return &ClientError{"no_history", "the topic keeps no history"}
+	case errors.Is(err, ErrNoPresence):
+		return &ClientError{"no_presence", "the topic does not tell who is present"}
 	case errors.Is(err, ErrInvalidData):
 		return errBadRequest
 	case errors.Is(err, ErrTooLarge):

@@ -50,6 +50,13 @@
 // the server reads its frames while callbacks run, and a client that takes what it is sent
 // counts as alive.
 //
+// # Who is present
+//
+// A topic whose TopicOptions.Presence is not PresenceOff has members: the users who are
+// subscribed to it, on any server. Server.Presence returns them, ListenPresence tells who joins and
+// leaves, and clients see them if the topic is PresenceVisible. A user who comes back within
+// PresenceGrace has not left. A server that is killed is noticed within ten seconds.
+//
 // # What is on the wire
 //
 // Each text frame holds one JSON object, {"topic":…,"data":…}, in both directions. The server

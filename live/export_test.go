@@ -25,3 +25,18 @@ func RunWorker(s *Server) (release func()) {
 	s.workers.run(sess)
 	return func() { close(wait) }
 }
+
+// PresenceRuns reports whether the goroutine of presence runs.
+func PresenceRuns(s *Server) bool {
+	s.presence.mu.Lock()
+	defer s.presence.mu.Unlock()
+	return s.presence.running
+}
+
+// PresenceLeft counts what is held of sessions for presence.
+func PresenceLeft(s *Server) int {
+	p := &s.presence
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.refs) + len(p.extras) + len(p.busy) + len(p.listeners)
+}

@@ -45,6 +45,8 @@ type operation struct {
 	data     json.RawMessage
 	since    string
 	uid      string
+	info     json.RawMessage // null or absent: nil
+	unseen   bool
 	last     int
 	limit    int
 }
@@ -63,7 +65,7 @@ const maxID = 1<<53 - 1
 // member that is null counts as absent; only data may be null. ok is false if a member is of the
 // wrong kind; op.id is set even then, if it is valid. isOp is false for a plain message.
 func parseOperation(raw []byte) (op operation, isOp, ok bool) {
-	var kind, id, topic, since, last, limit, uid []byte
+	var kind, id, topic, since, last, limit, uid, unseen []byte
 	jsonscan.Members(raw, func(name, value []byte) bool {
 		switch string(name) {
 		case "op":
@@ -82,6 +84,12 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 			limit = value
 		case "uid":
 			uid = value
+		case "info":
+			if present(value) {
+				op.info = value
+			}
+		case "unseen":
+			unseen = value
 		}
 		return true
 	})
@@ -121,6 +129,10 @@ func parseOperation(raw []byte) (op operation, isOp, ok bool) {
 	ok = ok && len(op.uid) <= maxUID
 	readNumber(last, &op.last)
 	readNumber(limit, &op.limit)
+	if present(unseen) {
+		op.unseen = string(unseen) == "true"
+		ok = ok && (op.unseen || string(unseen) == "false")
+	}
 	return op, true, ok
 }
 
@@ -242,7 +254,7 @@ func (s *Session) operate(raw []byte) {
 		s.fail(op.id, op.topic, errBadRequest)
 		return
 	}
-	op.data = bytes.Clone(op.data) // the application may keep it
+	op.data, op.info = bytes.Clone(op.data), bytes.Clone(op.info) // the application may keep them
 	var reply answer
 	var err error
 	s.call(known.callback, func() {
@@ -270,15 +282,21 @@ var operations = map[string]struct {
 	do       func(*Session, *operation) (answer, error)
 }{
 	"subscribe":   {"OnSubscribe", (*Session).opSubscribe},
-	"unsubscribe": {"", (*Session).opUnsubscribe},
+	"unsubscribe": {"OnUnsubscribe", (*Session).opUnsubscribe},
 	"publish":     {"OnPublish", (*Session).opPublish},
 	"request":     {"OnRequest", (*Session).opRequest},
 	"history":     {"OnSubscribe", (*Session).opHistory},
+	"present":     {"OnPresence", (*Session).opPresent},
+	"absent":      {"", (*Session).opAbsent},
+	"presence":    {"OnSubscribe", (*Session).opPresence},
 }
 
 func (s *Session) opUnsubscribe(op *operation) (answer, error) {
-	if err := s.server.Unsubscribe(s, op.topic); err != nil {
+	if err := s.server.checkTopic(op.topic); err != nil {
 		return nil, err
+	}
+	if told := s.server.opts.OnUnsubscribe; s.server.topics.unsubscribe(s, op.topic) && told != nil {
+		told(s, op.topic)
 	}
 	return func() { s.reply(op.id, "") }, nil
 }
@@ -291,8 +309,15 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 	if err := s.mayRead(op.topic); err != nil {
 		return nil, err
 	}
+	var info []byte
+	if op.info != nil {
+		if info, err = s.mayBePresent(op); err != nil {
+			return nil, err
+		}
+	}
 	asked, keyed := op.since != "", s.server.topics.options(op.topic).Keyed
-	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest), pays: true}
+	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest), pays: true,
+		unseen: op.unseen, hasInfo: op.info != nil, info: info}
 	if op.id != 0 {
 		o.reply = func(at Position, recovered bool, messages []byte) *frame.Frame {
 			return s.subscribeReply(op.id, at, asked, recovered, keyed, messages, asked && recovered || o.last > 0)
@@ -302,6 +327,9 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 		}
 	}
 	c, err := s.server.subscribe(s.ctx, s, op.topic, o)
+	if err == nil && o.hasInfo { // if it was subscribed before, it has another info still
+		err = s.setPresence(op.topic, info)
+	}
 	if err != nil || c == nil {
 		return nil, err
 	}

@@ -159,7 +159,7 @@ func TestEachOperationIsAnswered(t *testing.T) {
 		{`{"op":"subscribe","id":19,"topic":"chat:a","last":2}`,
 			`{"op":"reply","id":19,"at":"E.4","messages":[{"at":"E.3"},{"data":null,"at":"E.4"}]}`},
 		{`{"op":"frobnicate","id":20}`, `{"op":"error","id":20,"code":"unknown_op","message":"there is no such operation"}`},
-		{`{"op":"presence","id":21,"topic":"t"}`, `{"op":"error","id":21,"topic":"t","code":"unknown_op","message":"there is no such operation"}`},
+		{`{"op":"presence","id":21,"topic":"t"}`, `{"op":"error","id":21,"topic":"t","code":"no_presence","message":"the topic does not tell who is present"}`},
 	} {
 		livetest.Same(t, test.send, c.Do(test.send).Raw, test.want)
 	}

@@ -49,6 +49,18 @@ type Options struct {
 	// a context, does not refuse: the client is told "unavailable", and asks again later.
 	OnSubscribe func(ctx context.Context, s *Session, topic string) error
 
+	// OnUnsubscribe is called when a subscription has ended because its client has asked for
+	// that, or has gone. Server.Unsubscribe does not call it. For a session that has ended it is
+	// called before OnClose. nil: nothing is called.
+	OnUnsubscribe func(s *Session, topic string)
+
+	// OnPresence decides whether a live.v1 client may be present in a topic with an info of its
+	// own, such as "is typing"; see Presence. info is valid JSON, or nil, and has 1 KB at most.
+	// OnPresence returns the info that the others see: the same, or one to which the application
+	// has added something. An error refuses the client, as for OnSubscribe. nil: no client may.
+	// A client that only subscribes is present without OnPresence being called.
+	OnPresence func(ctx context.Context, s *Session, topic string, info []byte) ([]byte, error)
+
 	// OnPublish decides in the same way whether a live.v1 client may publish data to a topic.
 	// data is valid JSON, or nil. OnPublish returns the data that is published: the same, or
 	// data to which the application has added something, such as the author. A client may repeat
@@ -105,6 +117,12 @@ type Options struct {
 	// itself if that is a string, or else the result of its method UserID() string. A
 	// Value that is neither, or is a nil pointer, has no user.
 	UserID func(value any) string
+
+	// PresenceGrace is how long a session that has ended is still shown as present, on all
+	// servers, so that somebody who loads a page again, or loses the connection for a moment,
+	// neither leaves nor joins. 0: 3 s, which a page needs to load and connect again. Negative:
+	// not at all.
+	PresenceGrace time.Duration
 
 	// Logger gets what an operator should know. Above debug level nothing is logged for
 	// each message. Payloads are never logged. nil: slog.Default().
@@ -230,6 +248,9 @@ func (o Options) withDefaults() Options {
 		o.PingInterval = 25 * time.Second
 	}
 	setDefault(&o.PingTimeout, 10*time.Second)
+	if o.PresenceGrace == 0 {
+		o.PresenceGrace = 3 * time.Second
+	}
 	if o.IDGenerator == nil {
 		o.IDGenerator = randomID
 	}
@@ -246,7 +267,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// withDefaults has topics with a Snapshot and keyed topics keep history.
+// withDefaults has topics with a Snapshot and keyed topics keep history, and gives presence a limit.
 func withDefaults(topics func(string) TopicOptions) func(string) TopicOptions {
 	if topics == nil {
 		return func(string) TopicOptions { return TopicOptions{} }
@@ -263,6 +284,7 @@ func withDefaults(topics func(string) TopicOptions) func(string) TopicOptions {
 		case o.Snapshot != nil:
 			o.History = snapshotHistory
 		}
+		setDefault(&o.PresenceLimit, defaultPresenceLimit)
 		return o
 	}
 }
@@ -333,6 +355,14 @@ type TopicOptions struct {
 	// "internal", or "unavailable" if the error wraps ErrUnavailable or that of a context, and
 	// asks again later. nil: the topic has no state. With a Snapshot, a History of 0 means 256.
 	Snapshot func(ctx context.Context, topic string) (any, error)
+
+	// Presence says whether servers keep track of who is in the topic, and what clients see of
+	// it. Whoever OnSubscribe lets in sees the same.
+	Presence Presence
+
+	// PresenceLimit is how many members clients are told of one by one. If there are more, they
+	// are told the number. 0: 500, which nobody reads, and which take some 30 KB.
+	PresenceLimit int
 }
 
 // Overflow says what the server does with a publication for a client whose queue is full.

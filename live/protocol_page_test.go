@@ -9,6 +9,7 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -77,6 +78,7 @@ func pageBlocks(t testing.TB) []block {
 type pageServer struct {
 	*live.Server
 	client *livetest.Client
+	at     livetest.Endpoint
 	epoch  string
 }
 
@@ -88,11 +90,25 @@ func newPageServer(t testing.TB, history int) *pageServer {
 	opts := livetest.Permissive()
 	opts.Topics = func(topic string) live.TopicOptions {
 		o := live.TopicOptions{History: history, Keyed: topic == "cursors"}
+		switch topic {
+		case "room":
+			o.Presence = live.PresenceVisible
+		case "hall":
+			o.Presence = live.PresenceCounted
+		}
 		if topic == "tasks" {
 			o.Snapshot = func(context.Context, string) (any, error) { return []byte(`{"tasks":["buy milk"]}`), nil }
 		}
 		return o
 	}
+	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
+		if user := r.Header.Get("User"); user != "" {
+			return user, nil
+		}
+		return "anna", nil
+	}
+	opts.OnPresence = func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil }
+	opts.PresenceGrace = -1
 	opts.OnRequest = func(_ context.Context, _ *live.Session, topic string, data []byte) (any, error) {
 		var question struct{ Prefix string }
 		if json.Unmarshal(data, &question) != nil || topic != "rooms" || question.Prefix != "g" {
@@ -107,7 +123,8 @@ func newPageServer(t testing.TB, history int) *pageServer {
 		return nil
 	}
 	p := &pageServer{Server: livetest.NewServer(t, opts)}
-	p.client = livetest.DialV1(t, livetest.Serve(t, p.Server.Handler()))
+	p.at = livetest.Serve(t, p.Server.Handler())
+	p.client = livetest.DialV1(t, p.at)
 	livetest.PublishNumbers(t, p.Server, "chat:general", 1, pageAt-2)
 	p.Publish("chat:general", []byte(`{"text":"a"}`))
 	p.Publish("chat:general", []byte(`{"text":"b"}`))
@@ -124,6 +141,9 @@ func newPageServer(t testing.TB, history int) *pageServer {
 
 // answerTo sends an example, with positions of this server.
 func (p *pageServer) answerTo(b block) livetest.Frame {
+	if b.op.Op == "presence" {
+		p.client.Must(livetest.SubscribeTo(99, b.op.Topic))
+	}
 	text := b.text
 	if b.op.Since != "" {
 		_, offset, _ := strings.Cut(b.op.Since, ".")
@@ -221,6 +241,37 @@ var exampleOf = map[string]func(t *testing.T, b block) string{
 			}
 		}
 	},
+	"presence": func(t *testing.T, b block) string {
+		p := newPageServer(t, 0)
+		connect := func(user string) *livetest.Client {
+			c := livetest.Connect(t, p.at, livetest.Dialing{V1: true, Header: http.Header{"User": {user}}}).Attend().Greeted()
+			c.Must(livetest.SubscribeTo(1, b.frame.Topic))
+			return c
+		}
+		typing := connect("anna")
+		typing.Send(livetest.Operation("present", 2, b.frame.Topic, "info", map[string]bool{"typing": true}))
+		typing.Answer()
+		if b.frame.Count == nil {
+			connect("anna")
+		}
+		bert := connect("bert")
+		p.client.Send(livetest.Operation("subscribe", 3, b.frame.Topic, "unseen", true))
+		p.client.Answer()
+		state := p.client.Next()
+		if b.frame.Joined == nil {
+			return state.Raw
+		}
+		typing.Drop()
+		bert.Drop()
+		connect("carl")
+		all := livetest.Frame{} // what comes, as if it were in one frame
+		for len(all.Joined)+len(all.Changed)+len(all.Left) < 3 {
+			f := p.client.Next()
+			all.Joined, all.Changed, all.Left = append(all.Joined, f.Joined...), append(all.Changed, f.Changed...), append(all.Left, f.Left...)
+		}
+		text, _ := json.Marshal(map[string]any{"op": "presence", "topic": "room", "joined": all.Joined, "changed": all.Changed, "left": all.Left})
+		return string(text)
+	},
 	"ping": func(t *testing.T, b block) string {
 		opts := livetest.Permissive()
 		opts.PingInterval = 50 * time.Millisecond
@@ -306,11 +357,16 @@ func TestPartsOnTheProtocolPage(t *testing.T) {
 			if f.IsPublication() && f.WasRecovered() {
 				messages = append(messages, livetest.Past{Data: f.Data, At: f.At})
 			}
-			if first.More && (f.ID != first.ID || f.More != (i < len(parts)-1)) {
+			if first.Messages != nil && first.More && (f.ID != first.ID || f.More != (i < len(parts)-1)) {
 				t.Errorf("part %d of a history is %s", i, f.Raw)
 			}
 		}
 		switch {
+		case slices.ContainsFunc(parts, func(f livetest.Frame) bool { return f.Op == "presence" }):
+			shown["presence"] = true
+			if !first.More || first.Continued || last.More || !last.Continued {
+				t.Errorf("%s … %s is no state in parts", first.Raw, last.Raw)
+			}
 		case first.Op == "part":
 			shown["request"] = true
 			if last.Op != "reply" || last.ID != first.ID || text != string(want.Data) {
@@ -328,8 +384,8 @@ func TestPartsOnTheProtocolPage(t *testing.T) {
 			livetest.Check(t, "what was missed", listOf(messages), listOf(want.Messages))
 		}
 	}
-	if len(shown) != 3 {
-		t.Errorf("the page shows parts of %v, want those of a request, a history and a subscribe", shown)
+	if len(shown) != 4 {
+		t.Errorf("the page shows parts of %v, want those of a request, a history, a subscribe and presence", shown)
 	}
 }
 
@@ -457,6 +513,7 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 		`{"op":"subscribe","id":1,"topic":"another"}`,
 		`{"op":"history","id":1,"topic":"t","limit":1}`,
 		`{"op":"request","id":1,"topic":"t"}`,
+		`{"op":"presence","id":1,"topic":"t"}`,
 	} {
 		sent[c.Do(op).Code] = true
 	}

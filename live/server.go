@@ -31,6 +31,7 @@ type Server struct {
 	logs       loglimit.Limiter
 	loggedOnce sync.Map // message texts
 	broadcasts broadcasts
+	presence   presenceState
 	closed     atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
 	// running counts the handshakes, and of each session its reading, its leaving, its worker
@@ -74,6 +75,7 @@ func New(opts Options) *Server {
 		revocations: make(map[string]revocation),
 	}
 	s.topics = newTopics(s)
+	s.presence.init(s)
 	if bus, ok := opts.Broker.(broker.Bus); ok {
 		bus.OnBroadcast(s.hear)
 	}

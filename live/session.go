@@ -219,7 +219,8 @@ func (c *closing) frames(w wire) []*frame.Frame {
 // leave takes the session out of every topic and then tells the application.
 func (s *Session) leave() {
 	defer s.server.running.Done()
-	s.server.topics.leave(s)
+	left := s.server.topics.leave(s)
+	s.server.presence.leaveAll(s)
 	s.mu.Lock()
 	listeners := slices.Collect(maps.Keys(s.listeners))
 	s.mu.Unlock()
@@ -227,6 +228,11 @@ func (s *Session) leave() {
 		l.Unsubscribe()
 	}
 	s.server.remove(s)
+	if onUnsubscribe := s.server.opts.OnUnsubscribe; onUnsubscribe != nil {
+		for _, sub := range left {
+			s.call("OnUnsubscribe", func() { onUnsubscribe(s, sub.topic.name) })
+		}
+	}
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
 	}

@@ -37,6 +37,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 
 	s.closeAll(ctx)
 	err := s.await(ctx)
+	s.presence.stop()
 
 	if s.closed.Swap(true) {
 		return err
@@ -57,6 +58,7 @@ func (s *Server) closeAll(ctx context.Context) {
 	sessions := s.snapshot()
 	rand.Shuffle(len(sessions), func(i, j int) { sessions[i], sessions[j] = sessions[j], sessions[i] })
 	window := shutdownWindow(ctx, len(sessions))
+	s.presence.drain(window)
 	start := time.Now()
 	for i, sess := range sessions {
 		due := window * time.Duration(i) / time.Duration(len(sessions))

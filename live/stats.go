@@ -25,6 +25,10 @@ type Stats struct {
 
 	Snapshots uint64 // calls of TopicOptions.Snapshot; many clients share one
 
+	Present      int    // how many times a session of this server is present in a topic
+	Peers        int    // other servers that have told who is present at them
+	PresenceJunk uint64 // broadcasts about presence that were not to be understood, and were ignored
+
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
@@ -58,8 +62,12 @@ func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	sessions := len(s.sessions)
 	s.mu.Unlock()
+	present, peers, junk := s.presence.figures()
 	c := &s.counters
 	return Stats{
+		Present:       present,
+		Peers:         peers,
+		PresenceJunk:  junk,
 		Sessions:      sessions,
 		Topics:        int(s.topics.count.Load()),
 		Subscriptions: int(s.topics.subscriptions.Load()),

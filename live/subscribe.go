@@ -33,6 +33,9 @@ type subscribing struct {
 	resume  bool
 	last    int
 	pays    bool // a client asks, and what is read for it counts for its rate
+	unseen  bool // the session is not made present
+	hasInfo bool // it is made present with info
+	info    []byte
 
 	// nil: the application subscribes the session. There is no answer, only publications.
 	reply      replyFunc
@@ -169,13 +172,13 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 			}
 		}
 		if known == nil {
-			_, err = ts.add(t, s)
+			_, err = ts.join(t, s, &o)
 		}
 		return attached{}, err
 	}
 	sub := known
 	if sub == nil {
-		if sub, err = ts.add(t, s); err != nil {
+		if sub, err = ts.join(t, s, &o); err != nil {
 			return attached{}, err
 		}
 	}

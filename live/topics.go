@@ -24,7 +24,8 @@ import (
 //	topic.mu
 //	shard.mu
 //	Session.mu
-//	listener.mu
+//	presenceState.mu
+//	listener.mu, presenceListener.mu
 //	Server.mu
 //
 // Under each of these locks, one of the following may be taken. No other lock is taken under it:
@@ -100,6 +101,7 @@ type topic struct {
 	state       *topicState         // the newest; nil: there is no state that can be used again
 	behindCount int                 // how many subscriptions of subs catch up
 	newest      *broker.Publication // for subscriptions that catch up, if the topic keeps no history and drops publications
+	watching    *watching           // nil: no session is told who is present
 }
 
 // subscriber is a subscription with its session's outbox beside it. A fan-out walks over
@@ -336,25 +338,37 @@ func (ts *topics) add(t *topic, s *Session) (*subscription, error) {
 	return sub, nil
 }
 
-// unsubscribe removes the session from the topic, if it is there.
-func (ts *topics) unsubscribe(s *Session, name string) {
+// join is add for a subscription that makes the session present.
+func (ts *topics) join(t *topic, s *Session, o *subscribing) (*subscription, error) {
+	sub, err := ts.add(t, s)
+	if err == nil && t.opts.Presence != PresenceOff {
+		ts.server.presence.arrived(sub, o)
+	}
+	return sub, err
+}
+
+// unsubscribe removes the session from the topic. It reports whether the session was there.
+func (ts *topics) unsubscribe(s *Session, name string) bool {
 	t := ts.find(name)
 	if t == nil {
-		return
+		return false
 	}
 	t.mu.Lock()
 	defer ts.unlock(t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if sub := s.subs.find(name); sub != nil && sub.topic == t {
-		s.subs.remove(sub)
-		ts.remove(sub)
+	sub := s.subs.find(name)
+	if sub == nil || sub.topic != t {
+		return false
 	}
+	s.subs.remove(sub)
+	ts.remove(sub)
+	return true
 }
 
 // leave removes a closed session from all its topics. Nothing is added to the set of a closed
-// session, so it stays empty.
-func (ts *topics) leave(s *Session) {
+// session, so it stays empty. It returns the subscriptions that have ended.
+func (ts *topics) leave(s *Session) []*subscription {
 	s.mu.Lock()
 	subs := s.subs.take()
 	s.mu.Unlock()
@@ -363,11 +377,15 @@ func (ts *topics) leave(s *Session) {
 		ts.remove(sub)
 		ts.unlock(sub.topic)
 	}
+	return subs
 }
 
 // remove takes sub out of its topic's slice; topic.mu is held.
 func (ts *topics) remove(sub *subscription) {
 	ts.goLive(sub) // the goroutine that catches up for it notices
+	if sub.topic.opts.Presence != PresenceOff {
+		ts.server.presence.departed(sub)
+	}
 	if sub.topic.tag != nil {
 		sub.session.out.Settle(sub.topic.tag)
 	}

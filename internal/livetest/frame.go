@@ -111,7 +111,22 @@ type Frame struct {
 	Within    int             `json:"within"`
 	Largest   int             `json:"largest"`
 
+	// Of presence.
+	Members   []Member `json:"members"` // nil: there is no such member
+	Continued bool     `json:"continued"`
+	Joined    []Member `json:"joined"`
+	Changed   []Member `json:"changed"`
+	Left      []string `json:"left"`
+	Count     *int     `json:"count"`
+	Member    string   `json:"member"`
+
 	err error // why a text frame is none of the protocol
+}
+
+// Member is who is present in a topic.
+type Member struct {
+	ID       string            `json:"id"`
+	Sessions []json.RawMessage `json:"sessions"`
 }
 
 // Past is a publication in a reply.
@@ -171,8 +186,18 @@ func (f Frame) misuse() error {
 		return errors.New("a removal has a key, and no data")
 	case f.Keyed && f.Op != "reply":
 		return errors.New("keyed is for a reply")
-	case f.More && (f.Op != "reply" || f.Messages == nil):
-		return errors.New("more is for a reply with messages")
+	case f.More && (f.Op != "reply" || f.Messages == nil) && f.Members == nil:
+		return errors.New("more is for a reply with messages, and for members")
+	case f.Members != nil && (f.Op != "reply" && f.Op != "presence" || f.Count != nil):
+		return errors.New("members are for a reply and for presence, without a count")
+	case f.Joined != nil && len(f.Joined) == 0, f.Changed != nil && len(f.Changed) == 0, f.Left != nil && len(f.Left) == 0:
+		return errors.New("a difference has an empty list")
+	case f.Joined != nil || f.Changed != nil || f.Left != nil || f.Continued:
+		if f.Op != "presence" || f.Members == nil == f.Continued {
+			return errors.New("a difference and continued members are for presence")
+		}
+	case f.Op == "presence" && f.Members == nil && f.Count == nil:
+		return errors.New("presence has members, a count or a difference")
 	case f.Text != nil && f.Op != "part" && f.Op != "reply":
 		return errors.New("text is for a part and a reply")
 	case f.State != nil && (f.Op != "reply" || f.At == "" || f.Messages != nil):

@@ -1,0 +1,210 @@
+package presence
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"time"
+)
+
+// maxEarly bounds the deltas that are kept because one before them is missing. It is more than
+// a second's worth; the others are asked for.
+const maxEarly = 64
+
+// peer is another owner, and what is known of its entries.
+//
+// The peer is known completely if synced is set: its entries are those after the delta applied.
+// Else chunks are being fetched. Then the entries up to cursor are known as of the delta applied,
+// and so are changes of later entries.
+type peer struct {
+	heard   int64 // when something came from it last
+	entries map[uint64]*entry
+	linger  time.Duration // how long its entries are shown that end; 0: the grace
+
+	begun   bool                // a first chunk has come, so applied and cursor are valid
+	synced  bool                // all entries are known
+	applied uint64              // deltas up to this one were applied
+	newest  uint64              // the greatest number of a delta that is known
+	early   map[uint64]*message // deltas after applied that came before their turn
+	cursor  uint64              // entries up to this ref were fetched
+	sync    uint32              // number of the fetch; entries that it has confirmed have the same
+
+	askAt int64 // not before this time is it asked again
+}
+
+// needs reports whether the owner must be asked for something.
+func (p *peer) needs() bool { return !p.begun || !p.synced || p.applied < p.newest }
+
+// hearOwner takes a delta, a beat or a chunk of another owner.
+func (t *Table) hearOwner(m *message, now int64) {
+	p := t.peers[m.from]
+	if p == nil {
+		if m.kind == kindBeat && m.count == 0 {
+			return // it has nothing to tell
+		}
+		if len(t.peers) == maxPeers {
+			t.junk++
+			return
+		}
+		p = &peer{entries: make(map[uint64]*entry), askAt: now}
+		t.peers[m.from] = p
+	}
+	p.heard = now
+	switch m.kind {
+	case kindDelta:
+		p.linger = m.linger
+		p.newest = max(p.newest, m.seq)
+		t.hearDelta(p, m, now)
+	case kindBeat:
+		p.linger = m.linger
+		p.newest = max(p.newest, m.seq)
+		if p.synced && p.applied == m.seq && uint64(len(p.entries)) != m.count {
+			p.begun, p.synced, p.cursor = false, false, 0 // something is wrong with what is known
+			p.early = nil
+		}
+	case kindChunk:
+		p.newest = max(p.newest, m.seq)
+		t.hearChunk(p, m, now)
+	}
+}
+
+func (t *Table) hearDelta(p *peer, m *message, now int64) {
+	if m.seq == 1 && p.sync == 0 { // there is nothing before it that would have to be fetched
+		p.begun, p.synced, p.sync = true, true, 1
+	}
+	switch {
+	case p.begun && m.seq <= p.applied:
+	case p.begun && m.seq == p.applied+1:
+		t.apply(p, m, now)
+		t.applyEarly(p, now)
+	case len(p.early) < maxEarly:
+		if p.early == nil {
+			p.early = make(map[uint64]*message)
+		}
+		p.early[m.seq] = m
+	}
+}
+
+// applyEarly applies the deltas whose turn has come.
+func (t *Table) applyEarly(p *peer, now int64) {
+	for seq := range p.early {
+		if seq <= p.applied {
+			delete(p.early, seq)
+		}
+	}
+	for m := p.early[p.applied+1]; m != nil; m = p.early[p.applied+1] {
+		delete(p.early, m.seq)
+		t.apply(p, m, now)
+	}
+	if len(p.early) == 0 {
+		p.early = nil
+	}
+}
+
+func (t *Table) apply(p *peer, m *message, now int64) {
+	p.applied = m.seq
+	p.askAt = now // there was progress: whatever else is missing may be asked for at once
+	for i := range m.ops {
+		o := &m.ops[i]
+		e := p.entries[o.ref]
+		switch {
+		case o.code == opEnter:
+			t.put(p, o, now)
+		case e == nil: // it is not fetched yet
+		case o.code == opChange:
+			t.change(e, o.info)
+		case o.code == opLeave:
+			delete(p.entries, o.ref)
+			t.end(e, t.untilFor(now, p.linger))
+		}
+	}
+}
+
+// put adds an entry, or confirms it.
+func (t *Table) put(p *peer, o *op, now int64) {
+	e := p.entries[o.ref]
+	if e != nil && (e.room.topic != o.topic || e.member.id != o.member) { // no owner does that
+		t.end(e, 0)
+		e = nil
+	}
+	if e == nil {
+		e = t.show(o.ref, o.topic, o.member, o.info)
+		p.entries[o.ref] = e
+	} else {
+		t.change(e, o.info)
+	}
+	e.sync = p.sync
+}
+
+// hearChunk takes a chunk, which may be an answer to another server.
+func (t *Table) hearChunk(p *peer, m *message, now int64) {
+	switch {
+	case m.after == 0 && (!p.begun || m.seq > p.applied):
+		p.begun, p.synced, p.applied = true, false, m.seq
+		p.sync++
+	case p.begun && !p.synced && m.after == p.cursor && m.seq == p.applied:
+		if m.after == 0 {
+			p.sync++
+		}
+	default:
+		return
+	}
+	for i := range m.ops {
+		t.put(p, &m.ops[i], now)
+	}
+	p.cursor = m.upto
+	if m.last {
+		t.synced(p, now)
+	}
+	p.askAt = now
+	if !m.pause {
+		p.askAt = now + int64(askEvery) // more comes without being asked for
+	}
+	t.applyEarly(p, now)
+}
+
+// synced ends a fetch: entries that it has not confirmed have ended, unnoticed.
+func (t *Table) synced(p *peer, now int64) {
+	p.synced = true
+	for ref, e := range p.entries {
+		if e.sync != p.sync {
+			delete(p.entries, ref)
+			t.end(e, t.untilFor(now, p.linger))
+		}
+	}
+}
+
+// ask sends the questions that are due.
+func (t *Table) ask(now int64) {
+	incs := slices.SortedFunc(maps.Keys(t.peers), func(a, b Incarnation) int { return bytes.Compare(a[:], b[:]) })
+	for _, inc := range incs { // sorted, so that a test can be repeated
+		p := t.peers[inc]
+		if !p.needs() || now < p.askAt {
+			continue
+		}
+		want := &message{kind: kindWant, to: inc}
+		switch {
+		case !p.begun:
+		case p.applied < p.newest:
+			want.since = p.applied + 1
+		default:
+			want.after = p.cursor
+		}
+		t.send(want)
+		p.askAt = now + int64(askEvery)
+	}
+}
+
+// dropSilent removes owners that are silent. Their entries are not shown for the grace: their
+// users have been gone for longer.
+func (t *Table) dropSilent(now int64) {
+	for inc, p := range t.peers {
+		if now-p.heard < int64(DeadAfter) {
+			continue
+		}
+		for _, e := range p.entries {
+			t.end(e, 0)
+		}
+		delete(t.peers, inc)
+	}
+}

@@ -1,0 +1,395 @@
+package live
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
+	"github.com/livetopic/livetopic/live/internal/presence"
+)
+
+// Presence says whether servers keep track of who is in a topic, and what clients see of it. A
+// session is present in a topic while it is subscribed, or after SetPresence.
+type Presence int
+
+const (
+	// PresenceOff: nobody is present.
+	PresenceOff Presence = iota
+
+	// PresencePrivate: only the application sees who is present, with Server.Presence and
+	// ListenPresence.
+	PresencePrivate
+
+	// PresenceCounted: clients of live.v1 that are subscribed see how many members there are.
+	PresenceCounted
+
+	// PresenceVisible: clients of live.v1 that are subscribed see who is present, with UserID and
+	// info of every session. In a topic with more members than PresenceLimit they see how many
+	// there are.
+	PresenceVisible
+)
+
+// Member is a user who is present in a topic, or a session without a user.
+type Member struct {
+	// ID is what clients of live.v1 know the member by. It is the UserID, or begins with ':'.
+	ID string
+
+	// UserID is the user, as Options.UserID told. "": the member is one session without a user.
+	UserID string
+
+	// Sessions has an element for each session of the user in this topic, on any server.
+	Sessions []MemberSession
+}
+
+// MemberSession is a session of a Member.
+type MemberSession struct {
+	Info json.RawMessage // what SetPresence set last; nil: nothing. It must not be changed
+}
+
+// ErrNoPresence is wrapped by the error for a topic whose TopicOptions.Presence is PresenceOff.
+var ErrNoPresence = errors.New("live: topic has no presence")
+
+func errNoPresence(topic string) error { return fmt.Errorf("%w: %q", ErrNoPresence, topic) }
+
+// Presence returns who is present in a topic, on all servers of the Broker, in the order of the
+// IDs. A session that has ended is there until PresenceGrace is over. What other servers have to
+// tell takes some tens of milliseconds as a rule. A server that is killed, or cut off, is noticed
+// within ten seconds.
+func (s *Server) Presence(topic string) []Member {
+	p := &s.presence
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.table == nil {
+		return nil
+	}
+	return membersOf(p.table.Members(topic))
+}
+
+// PresenceCount returns how many members Presence would return. It costs the same however many
+// they are.
+func (s *Server) PresenceCount(topic string) int {
+	p := &s.presence
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.table == nil {
+		return 0
+	}
+	return p.table.Count(topic)
+}
+
+// SetPresence makes the session present in a topic, whether it is subscribed or not, with an info
+// that is marshalled to JSON; JSON in a []byte stays as it is, and nil is no info. If the session is
+// present already, only the info changes. OnSubscribe may call SetPresence to give a session
+// its info before others see it.
+//
+// A session stops being present when it is unsubscribed from the topic, with ClearPresence, and
+// when it ends.
+//
+// The error is ErrSessionClosed if the session has ended. It wraps ErrNoPresence, ErrInvalidTopic
+// or ErrInvalidData, or ErrTooLarge if the info has more than 1 KB, or those of all topics of the
+// session together more than 64 KB. It wraps ErrTooManyTopics if the session is present in 100
+// topics without being subscribed.
+func (s *Session) SetPresence(topic string, info any) error {
+	var data []byte
+	if info != nil {
+		var err error
+		if data, err = marshal(info); err != nil {
+			return err
+		}
+		data = bytes.Clone(data)
+	}
+	return s.setPresence(topic, data)
+}
+
+// setPresence is SetPresence for JSON that nobody changes.
+func (s *Session) setPresence(topic string, info []byte) error {
+	if err := s.server.checkTopic(topic); err != nil {
+		return err
+	}
+	if s.server.opts.Topics(topic).Presence == PresenceOff {
+		return errNoPresence(topic)
+	}
+	if err := checkInfo(info); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrSessionClosed
+	}
+	return s.server.presence.set(s, topic, info, s.subs.find(topic) != nil)
+}
+
+// ClearPresence makes the session not present in a topic. If it is subscribed it stays so, unseen.
+func (s *Session) ClearPresence(topic string) {
+	s.server.presence.leave(s, topic)
+}
+
+// Unseen makes Subscribe not make the session present.
+func Unseen() SubscribeOption {
+	return func(o *subscribing) { o.unseen = true }
+}
+
+const (
+	// maxInfo bounds an info. Every server holds it, and every client that watches gets it.
+	maxInfo = 1 << 10
+
+	// maxInfos bounds the infos of one session together. A client that is present in many topics
+	// would else cost every server megabytes.
+	maxInfos = 64 << 10
+
+	// maxElsewhere bounds in how many topics a session is present without being subscribed.
+	// Subscriptions have a bound of their own.
+	maxElsewhere = 100
+)
+
+func checkInfo(info []byte) error {
+	if len(info) > maxInfo {
+		return fmt.Errorf("%w: the info has %d bytes, and may have %d", ErrTooLarge, len(info), maxInfo)
+	}
+	return broker.CheckData(info)
+}
+
+// presenceState is what a server knows of who is present where.
+type presenceState struct {
+	server *Server
+	wakes  chan struct{} // holds one if something must be done soon
+
+	mu        sync.Mutex // guards what follows; see topics for the order of locks
+	table     *presence.Table
+	running   bool                     // run does what is due
+	stopped   bool                     // by Shutdown
+	ended     chan struct{}            // closed when run has ended after stopped
+	refs      map[presentKey]uint64    // the entries of this server's sessions in table
+	extras    map[*Session]*extraInfos // only of sessions that have some
+	busy      map[string]bool          // topics with something to tell; true: members may have changed
+	listeners map[string][]*presenceListener
+}
+
+// presentKey names the presence of a session in a topic.
+type presentKey struct {
+	session *Session
+	topic   string
+}
+
+// extraInfos is what most sessions do not have.
+type extraInfos struct {
+	bytes     int      // of the session's infos in all topics
+	elsewhere []string // topics in which it is present without being subscribed
+}
+
+func (p *presenceState) init(s *Server) {
+	p.server = s
+	p.wakes = make(chan struct{}, 1)
+	p.refs = make(map[presentKey]uint64)
+	p.extras = make(map[*Session]*extraInfos)
+	p.busy = make(map[string]bool)
+	p.listeners = make(map[string][]*presenceListener)
+}
+
+// use returns the table, which is made when it is used first; mu is held.
+func (p *presenceState) use() *presence.Table {
+	if p.table == nil {
+		c := presence.Config{Grace: max(p.server.opts.PresenceGrace, 0), Alone: p.isAlone()}
+		rand.Read(c.Self[:]) // never fails
+		p.table = presence.New(c)
+	}
+	return p.table
+}
+
+// figures are for Stats.
+func (p *presenceState) figures() (present, peers int, junk uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.table == nil {
+		return 0, 0, 0
+	}
+	return p.table.Own(), p.table.Peers(), p.table.Junk()
+}
+
+// isAlone reports whether no other server can use the same Broker.
+func (p *presenceState) isAlone() bool {
+	_, isBus := p.server.opts.Broker.(broker.Bus)
+	return !isBus || p.server.topics.inProcess
+}
+
+// set makes a session present, or changes its info. The caller holds the session's mu, and has seen
+// that the session is open. Or it holds the mu of a topic to which the session is subscribed, and
+// which the session leaves after that when it ends.
+func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bool) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	table, now := p.use(), clock.Now()
+	key := presentKey{s, topic}
+	ref, known := p.refs[key]
+	before := 0
+	if known {
+		before = len(table.Info(ref))
+	}
+	extra := p.extras[s]
+	if extra == nil {
+		extra = &extraInfos{}
+	}
+	id := memberID(s)
+	switch {
+	case extra.bytes+len(info)-before > maxInfos:
+		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
+	case len(topic)+len(id)+len(info) > presence.MaxEntry:
+		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
+	case !known && !subscribed && len(extra.elsewhere) == maxElsewhere:
+		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
+	}
+	extra.bytes += len(info) - before
+	switch {
+	case known:
+		table.Change(ref, info, now)
+	default:
+		p.refs[key] = table.Enter(topic, id, info, now)
+		if !subscribed {
+			extra.elsewhere = append(extra.elsewhere, topic)
+		}
+	}
+	p.keepExtra(s, extra)
+	p.wake()
+	return nil
+}
+
+// arrived notes that a session has subscribed; its topic's mu is held. It stays as present as it is
+// if it is present already.
+func (p *presenceState) arrived(sub *subscription, o *subscribing) {
+	t := sub.topic
+	if sub.wire == wireV1 && t.opts.Presence >= PresenceCounted {
+		p.watch(t, sub)
+	}
+	p.mu.Lock()
+	ref, known := p.refs[presentKey{sub.session, t.name}]
+	if known {
+		p.forgetElsewhere(sub.session, t.name)
+	}
+	info := o.info
+	if known && !o.hasInfo {
+		info = p.table.Info(ref)
+	}
+	p.mu.Unlock()
+	if o.unseen && !known {
+		return
+	}
+	if err := p.set(sub.session, t.name, info, true); err != nil {
+		p.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", t.name, "session", sub.session.id, "err", err)
+	}
+}
+
+// departed notes that a session is unsubscribed; its topic's mu is held.
+func (p *presenceState) departed(sub *subscription) {
+	t := sub.topic
+	if sub.wire == wireV1 && t.opts.Presence >= PresenceCounted {
+		p.unwatch(t, sub)
+	}
+	p.leave(sub.session, t.name)
+}
+
+// leave makes a session not present in a topic.
+func (p *presenceState) leave(s *Session, topic string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaveLocked(s, topic)
+}
+
+func (p *presenceState) leaveLocked(s *Session, topic string) {
+	key := presentKey{s, topic}
+	ref, known := p.refs[key]
+	if !known {
+		return
+	}
+	delete(p.refs, key)
+	if extra := p.extras[s]; extra != nil {
+		extra.bytes -= len(p.table.Info(ref))
+		p.keepExtra(s, extra)
+	}
+	p.forgetElsewhere(s, topic)
+	p.table.Leave(ref, clock.Now())
+	p.wake()
+}
+
+// leaveAll is called when a session has ended and is unsubscribed from all topics.
+func (p *presenceState) leaveAll(s *Session) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	extra := p.extras[s]
+	if extra == nil {
+		return
+	}
+	for _, topic := range slices.Clone(extra.elsewhere) {
+		p.leaveLocked(s, topic)
+	}
+	delete(p.extras, s)
+}
+
+func (p *presenceState) forgetElsewhere(s *Session, topic string) {
+	extra := p.extras[s]
+	if extra == nil {
+		return
+	}
+	if i := slices.Index(extra.elsewhere, topic); i >= 0 {
+		extra.elsewhere = slices.Delete(extra.elsewhere, i, i+1)
+		p.keepExtra(s, extra)
+	}
+}
+
+func (p *presenceState) keepExtra(s *Session, extra *extraInfos) {
+	if extra.bytes > 0 || len(extra.elsewhere) > 0 {
+		p.extras[s] = extra
+	} else {
+		delete(p.extras, s)
+	}
+}
+
+// memberID returns what a session's member is called. Sessions without a user are members of their
+// own. Their IDs tell nobody the ID of the session, which a program may treat as a secret.
+func memberID(s *Session) string {
+	switch {
+	case s.user == "":
+		sum := sha256.Sum256([]byte(s.id))
+		return ":" + base64.RawURLEncoding.EncodeToString(sum[:12])
+	case s.user[0] == ':':
+		return ":" + strings.ToValidUTF8(s.user, "\uFFFD")
+	}
+	return strings.ToValidUTF8(s.user, "\uFFFD")
+}
+
+// userOf returns the user of a member.
+func userOf(id string) string {
+	switch {
+	case strings.HasPrefix(id, "::"):
+		return id[1:]
+	case strings.HasPrefix(id, ":"):
+		return ""
+	}
+	return id
+}
+
+func memberOf(m presence.Member) Member {
+	sessions := make([]MemberSession, len(m.Sessions))
+	for i, info := range m.Sessions {
+		sessions[i].Info = info
+	}
+	return Member{ID: m.ID, UserID: userOf(m.ID), Sessions: sessions}
+}
+
+func membersOf(all []presence.Member) []Member {
+	members := make([]Member, len(all))
+	for i, m := range all {
+		members[i] = memberOf(m)
+	}
+	return members
+}
