@@ -12,6 +12,7 @@ import (
 
 	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/inbox"
+	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
 // Refusals of a handshake that are known beforehand.
@@ -132,6 +133,7 @@ func (sess *Session) agree(r *http.Request) headers {
 // handler returns, and its buffers and goroutine with it.
 func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) {
 	s := sess.server
+	sess.out, sess.in = new(outbox.Box), new(inbox.Reader)
 	sess.out.Init(s.writers, conn, (*writing)(sess))
 	sess.in.Init(conn, sess.out.Raw(), ahead, (*reading)(sess), inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
 	if sess.wire == wireV1 {
