@@ -315,5 +315,7 @@ func (s *Server) readEnded(sess *Session) {
 func randomID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	var id [2 * len(b)]byte
+	hex.Encode(id[:], b[:])
+	return string(id[:])
 }
