@@ -12,6 +12,7 @@ import (
 
 	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/inbox"
+	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
 // These are the refusals of a handshake whose text does not depend on the request.
@@ -78,7 +79,8 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if !hijackable(w) { // after OnAuth, so that a test of OnAuth can use a ResponseRecorder of httptest
 		return refuse(w, errNotHijackable)
 	}
-	conn, ahead, err := switchProtocols(w, sess.agree(r))
+	var own [maxHeaders]string // on the stack
+	conn, ahead, err := switchProtocols(w, sess.agree(r, own[:0]))
 	if err != nil {
 		refuse(w, errNotHijackable)
 		return err
@@ -110,12 +112,11 @@ func (sess *Session) identify(r *http.Request) error {
 	return nil
 }
 
-// agree chooses the subprotocol and the compression. It returns the headers of the answer, which
+// agree chooses the subprotocol and the compression. It appends the headers of the answer that
 // tell the client.
-func (sess *Session) agree(r *http.Request) headers {
-	own := make(headers, 0, 10)
+func (sess *Session) agree(r *http.Request, own headers) headers {
 	own = append(own, "Upgrade", "websocket", "Connection", "Upgrade",
-		"Sec-WebSocket-Accept", acceptKey(r.Header.Get("Sec-WebSocket-Key")))
+		"Sec-WebSocket-Accept", acceptKey(r.Header.Get(headerKey)))
 	if offer := offeredSubprotocol(r.Header); offer != "" {
 		own = append(own, "Sec-WebSocket-Protocol", offer)
 		sess.wire = wireV1
@@ -133,6 +134,7 @@ func (sess *Session) agree(r *http.Request) headers {
 // returns, its goroutine ends and its buffers are freed.
 func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) {
 	s := sess.server
+	sess.out, sess.in = new(outbox.Box), new(inbox.Reader)
 	sess.out.Init(s.writers, conn, (*writing)(sess))
 	sess.in.Init(conn, sess.out.Raw(), ahead, (*reading)(sess), inbox.Options{ReadLimit: s.opts.ReadLimit, Compressed: sess.compressed})
 	if sess.wire == wireV1 {
@@ -191,9 +193,9 @@ func checkRequest(r *http.Request) error {
 		return errHTTP1
 	case !hasToken(r.Header, "Connection", "upgrade") || !hasToken(r.Header, "Upgrade", "websocket"):
 		return errUpgrade
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case r.Header.Get(headerVersion) != "13":
 		return errVersion
-	case !validKey(r.Header.Values("Sec-WebSocket-Key")):
+	case !validKey(r.Header.Values(headerKey)):
 		return errKey
 	}
 	return nil
@@ -214,8 +216,13 @@ func validKey(keys []string) bool {
 	if len(keys) != 1 {
 		return false
 	}
-	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
-	return err == nil && len(key) == 16
+	key := strings.TrimSpace(keys[0])
+	if len(key) != 24 { // 16 bytes in base64
+		return false
+	}
+	var decoded [18]byte // as many as 24 characters can stand for
+	n, err := base64.StdEncoding.Decode(decoded[:], []byte(key))
+	return err == nil && n == 16
 }
 
 // Token returns the token with which a client signs in. It is for OnAuth. The token is the
@@ -226,7 +233,7 @@ func Token(r *http.Request) string {
 	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
 		return strings.TrimSpace(token)
 	}
-	for _, line := range r.Header.Values("Sec-WebSocket-Protocol") {
+	for _, line := range r.Header.Values(headerProtocol) {
 		for offer := range strings.SplitSeq(line, ",") {
 			if coded, ok := strings.CutPrefix(strings.TrimSpace(offer), "live.token."); ok {
 				token, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(coded, "="))

@@ -173,12 +173,20 @@ func (s *Server) publishOptions(topic string, opts []PublishOption) broker.Publi
 // ErrTooManyTopics, or is the broker's. If the broker serves many servers, the first
 // subscription to a topic asks it, and waits for five seconds at most.
 func (s *Server) Subscribe(sess *Session, topic string, opts ...SubscribeOption) error {
+	_, err := s.subscribe(context.Background(), sess, topic, subscribeOptions(opts))
+	return err
+}
+
+// subscribeOptions is a function of its own for the same reason as publishOptions.
+func subscribeOptions(opts []SubscribeOption) subscribing {
+	if len(opts) == 0 {
+		return subscribing{}
+	}
 	var o subscribing
 	for _, opt := range opts {
 		opt(&o)
 	}
-	_, err := s.subscribe(context.Background(), sess, topic, o)
-	return err
+	return o
 }
 
 // subscribe returns the cursor that will answer the client. nil: the answer is queued already.
@@ -316,5 +324,7 @@ func (s *Server) readEnded(sess *Session) {
 func randomID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	var id [2 * len(b)]byte
+	hex.Encode(id[:], b[:])
+	return string(id[:])
 }

@@ -22,8 +22,10 @@ type Session struct {
 	user   string // Options.UserID; "": no user in particular
 	server *Server
 
-	out outbox.Box   // frames for the client
-	in  inbox.Reader // frames from the client
+	// These two are objects of their own because Go's collector scans objects up to 512 bytes in
+	// batches, and larger ones one by one.
+	out *outbox.Box   // frames for the client
+	in  *inbox.Reader // frames from the client
 
 	wire       wire // plain or live.v1
 	compressed bool // permessage-deflate was agreed

@@ -332,7 +332,7 @@ func (ts *topics) add(t *topic, s *Session) (*subscription, error) {
 		return nil, ErrSessionClosed
 	}
 	sub := &subscription{topic: t, session: s, wire: s.wire, index: int32(len(t.subs))}
-	t.subs = append(t.subs, subscriber{&s.out, sub})
+	t.subs = append(t.subs, subscriber{s.out, sub})
 	s.subs.add(sub)
 	ts.subscriptions.Add(1)
 	return sub, nil

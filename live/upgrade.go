@@ -12,16 +12,28 @@ import (
 
 // The end of the handshake: the answer 101, and the connection for the session.
 
+// Headers of the request, spelled as net/http keeps them. Another spelling costs an allocation
+// each time.
+const (
+	headerKey        = "Sec-Websocket-Key"
+	headerVersion    = "Sec-Websocket-Version"
+	headerProtocol   = "Sec-Websocket-Protocol"
+	headerExtensions = "Sec-Websocket-Extensions"
+)
+
 // acceptKey proves to the client that the server speaks WebSocket (RFC 6455, section
 // 4.2.2).
 func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(strings.TrimSpace(key) + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
+	text := append(make([]byte, 0, 60), strings.TrimSpace(key)...)
+	sum := sha1.Sum(append(text, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
+	var accept [28]byte
+	base64.StdEncoding.Encode(accept[:], sum[:])
+	return string(accept[:])
 }
 
 // offeredSubprotocol returns live.v1 as the client has written it, or "".
 func offeredSubprotocol(h http.Header) string {
-	for _, line := range h.Values("Sec-WebSocket-Protocol") {
+	for _, line := range h.Values(headerProtocol) {
 		for offer := range strings.SplitSeq(line, ",") {
 			if offer = strings.TrimSpace(offer); strings.EqualFold(offer, subprotocol) {
 				return offer
@@ -35,7 +47,7 @@ func offeredSubprotocol(h http.Header) string {
 // can take, or "" (RFC 7692, section 7.1). Neither side remembers earlier messages: a
 // window of 32 KB for each client would be the largest part of a session.
 func acceptDeflate(h http.Header) string {
-	for _, line := range h.Values("Sec-WebSocket-Extensions") {
+	for _, line := range h.Values(headerExtensions) {
 		for offer := range strings.SplitSeq(line, ",") {
 			if answer := acceptOffer(offer); answer != "" {
 				return answer
@@ -86,6 +98,9 @@ func windowBits(value string) bool {
 // headers are those of the answer that the handshake makes, in pairs.
 type headers []string
 
+// maxHeaders is the length of headers with everything that a handshake can agree on.
+const maxHeaders = 10
+
 // switchProtocols answers the handshake with 101, and takes the connection over. ahead is
 // what net/http had read past the handshake.
 //
@@ -131,9 +146,11 @@ func (own headers) answer(theirs http.Header) []byte {
 	head = append(head, "HTTP/1.1 101 Switching Protocols\r\n"...)
 	for i := 0; i < len(own); i += 2 {
 		head = append(append(append(append(head, own[i]...), ": "...), own[i+1]...), "\r\n"...)
-		theirs.Del(own[i])
 	}
 	if len(theirs) > 0 {
+		for i := 0; i < len(own); i += 2 {
+			theirs.Del(own[i])
+		}
 		b := bytes.NewBuffer(head)
 		theirs.Write(b)
 		head = b.Bytes()
