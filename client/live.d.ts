@@ -122,6 +122,15 @@ export declare class LiveClient<Topics = Untyped> {
   publish<Topic extends TopicOf<Topics>>(topic: Topic, data: Topics[Topic], options?: PublishOptions | null): Promise<string | undefined>;
 
   /**
+   * The newest value of each key of a topic, while it is subscribed. On a keyed topic (`TopicOptions.Keyed`) these are all keys
+   * that the topic has. The Map changes before the functions of `subscribe` are called for a message; read it there, and do not
+   * change it. Where the client must be sent all keys anew, each is first removed, and then comes again. A topic that is not
+   * subscribed has none.
+   */
+  keys<Data = unknown>(topic: AnyTopic<Topics>): ReadonlyMap<string, Data>;
+  keys<Topic extends TopicOf<Topics>>(topic: Topic): ReadonlyMap<string, Topics[Topic]>;
+
+  /**
    * Asks the application's OnRequest, and resolves with its answer. Waits without a connection as `publish` does, but is never
    * sent a second time: if the connection breaks before the answer, it rejects with `disconnected`.
    *
@@ -370,6 +379,10 @@ export interface Past<Data = unknown> {
   data: Data;
   /** Its position, if the topic keeps history. Opaque; for `since`. */
   at?: string;
+  /** Of which thing `data` is the newest value. */
+  key?: string;
+  /** True if the key has no value any more. There is no `data`. */
+  removed?: true;
 }
 
 /** A message from the server. */

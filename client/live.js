@@ -123,6 +123,10 @@ export class LiveClient {
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
   }
 
+  keys(topic) {
+    return this.#wanted.get(topic)?.keys ?? new Map();
+  }
+
   publish(topic, data, options) {
     const uid = options?.uid ?? crypto.getRandomValues(new Uint32Array(4)).join("-");
     return this.#call({ op: "publish", topic, data: data ?? null, uid }, "at", options);
@@ -456,7 +460,9 @@ export class LiveClient {
     wanted.state = "on";
     wanted.known = true;
     wanted.failures = 0;
+    wanted.keyed = reply.keyed;
     if (reply.state !== undefined) this.#events.call("state " + topic, this.#report, reply.state, reply.at);
+    else if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
     else if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
     for (const message of reply.messages) {
       if (this.#wanted.get(topic) !== wanted) return;
@@ -464,6 +470,11 @@ export class LiveClient {
     }
     wanted.at = reply.at;
     wanted.settle();
+  }
+
+  /** All keys follow: those that are gone meanwhile must not stay. */
+  #forgetKeys({ topic, keys }) {
+    for (const key of keys.keys()) this.#deliver({ topic, key, removed: true });
   }
 
   /** Asks for the state of a topic. */
@@ -524,7 +535,8 @@ export class LiveClient {
     if (op === "gap") {
       const wanted = this.#wanted.get(topic);
       if (at && wanted?.state === "on") wanted.at = at;
-      if (this.#events.has("state " + topic)) this.#renew(wanted);
+      if (wanted?.keyed) this.#forgetKeys(wanted);
+      else if (this.#events.has("state " + topic)) this.#renew(wanted);
       else this.#emit("gap", { topic, reason: "lost" });
     }
     if (op === "reply" || op === "part") this.#answer(id, frame);
@@ -554,10 +566,12 @@ export class LiveClient {
   }
 
   #deliver(message) {
-    const { topic, data, at } = message;
+    const { topic, data, at, key, removed } = message;
     const wanted = this.#wanted.get(topic);
     if (at && wanted?.state === "on") wanted.at = at;
     else if (at && (wanted?.at || wanted?.last)) return; // the answer will bring it
+    if (removed) wanted?.keys.delete(key);
+    else if (key) wanted?.keys.set(key, data);
     this.#emit("message", message);
     this.#topics.call(topic, this.#report, data, message);
   }
@@ -594,6 +608,8 @@ class Wanted {
   callers = 0;
   known = false; // was on before
   failures = 0;
+  keyed; // the topic is a table
+  keys = new Map(); // the newest value of each
   timer;
   settle;
 

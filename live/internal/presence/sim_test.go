@@ -19,7 +19,6 @@ type sim struct {
 	nodes []*simNode
 	mail  []letter
 	incs  uint64
-	log   []string
 
 	loss, double float64
 	delay        time.Duration // the longest
