@@ -99,6 +99,37 @@ func ExampleServer_Publish() {
 }
 
 // Send answers one client alone.
+// Everybody's cursor on one page: each user is a key, and only the newest place of a cursor matters.
+func ExampleKey() {
+	var server *live.Server
+	server = live.New(live.Options{
+		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
+		Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{Keyed: topic == "cursors", HistoryAge: time.Minute}
+		},
+		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
+			server.Publish("cursors", data, live.Key(s.UserID()))
+		},
+		OnClose: func(s *live.Session, err error) {
+			server.Remove("cursors", s.UserID())
+		},
+	})
+	server.Publish("cursors", []byte(`[1,2]`), live.Key("ann"))
+	server.Publish("cursors", []byte(`[3,4]`), live.Key("bob"))
+	server.Publish("cursors", []byte(`[5,6]`), live.Key("ann"))
+
+	places, err := server.History(context.Background(), "cursors", 100)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, m := range places {
+		fmt.Println(m.Key, string(m.Data))
+	}
+	// Output:
+	// bob [3,4]
+	// ann [5,6]
+}
+
 func ExampleSession_Send() {
 	live.New(live.Options{
 		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
