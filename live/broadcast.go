@@ -17,6 +17,9 @@ const (
 	typeApp        = 'a' // of the application: a kind, and data
 	typeDisconnect = 'd' // DisconnectUser: the user, and the reason
 	typePresence   = 'p' // of package presence: nothing, and a message
+
+	typeSubscribeUser   = 's' // SubscribeUser: the user, and the topic
+	typeUnsubscribeUser = 'u' // UnsubscribeUser: the same
 )
 
 func encodeBroadcast(typ byte, first string, second []byte) []byte {
@@ -105,6 +108,8 @@ func (s *Server) hear(b []byte) {
 		}
 	case typ == typeDisconnect:
 		s.disconnectUser(first, string(second))
+	case typ == typeSubscribeUser, typ == typeUnsubscribeUser:
+		s.addUserChange(userChange{user: first, topic: string(second), subscribe: typ == typeSubscribeUser})
 	case typ == typePresence:
 		s.presence.hear(second)
 	}

@@ -89,8 +89,7 @@ func (s *Server) maxHandshake() time.Duration {
 	return min(s.opts.AuthTimeout, math.MaxInt64-flushTimeout) + flushTimeout
 }
 
-// disconnectUser closes the sessions of a user on this server. It walks over all sessions: it
-// is seldom called, and an index would cost every session some bytes.
+// disconnectUser closes the sessions of a user on this server.
 func (s *Server) disconnectUser(user, reason string) {
 	if user == "" {
 		return
@@ -110,13 +109,7 @@ func (s *Server) revoke(user string, ending closing) []*Session {
 	if s.admitted > len(s.sessions) { // a handshake is under way
 		s.revocations[user] = revocation{ending, now}
 	}
-	var theirs []*Session
-	for _, sess := range s.sessions {
-		if sess.user == user {
-			theirs = append(theirs, sess)
-		}
-	}
-	return theirs
+	return s.sessionsOf(user)
 }
 
 // revokedSince reports whether a user was disconnected since a handshake began, and how
