@@ -141,7 +141,7 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
 	}
-	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except, Key: o.Key, Removed: o.Remove}
+	p := &broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except, Key: o.Key, Removed: o.Remove, TraceParent: o.TraceParent}
 	if o.History <= 0 {
 		if b.isRepeated(topic, o.ID) {
 			return Position{}, nil

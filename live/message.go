@@ -25,6 +25,10 @@ type Message struct {
 	// Removed says that the key has no value any more. Send does not look at it.
 	Removed bool `json:"-"`
 
+	// TraceParent is the trace in which the message was published, in messages of Listen and History;
+	// "": none is known. See Options.TraceParent. Send does not look at it.
+	TraceParent string `json:"-"`
+
 	// Position is that of the publication, in messages of Listen and History on a topic that
 	// keeps history. Send does not look at it.
 	Position Position `json:"-"`
@@ -32,7 +36,7 @@ type Message struct {
 
 // messageOf returns a publication as a message, whose data the caller may change.
 func messageOf(p *broker.Publication) Message {
-	return Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Key: p.Key, Removed: p.Removed, Position: p.Position}
+	return Message{Topic: p.Topic, Data: bytes.Clone(p.Data), Key: p.Key, Removed: p.Removed, TraceParent: p.TraceParent, Position: p.Position}
 }
 
 // encode returns the message as a frame. The error wraps ErrInvalidData or

@@ -75,6 +75,13 @@ type Options struct {
 	// error is sent as "internal".
 	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
 
+	// TraceParent returns the trace of a context, as the header traceparent of W3C Trace Context has it. It
+	// is called with the context of PublishContext, or of the operation of a client that publishes. With
+	// OpenTelemetry it is what propagation.TraceContext injects. The trace travels with the publication, also
+	// through NATS, to the messages of Listen and History; clients do not get it. nil, or "": there
+	// is none. FromPubSub does not carry it.
+	TraceParent func(ctx context.Context) string
+
 	// Topics returns the options of a topic. It is called when the topic gets its first
 	// subscriber, and for publications. It must always return the same options for the
 	// same topic. nil: every topic has the zero TopicOptions.

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"unicode/utf8"
 
@@ -54,6 +55,18 @@ func checkKey(o *broker.PublishOptions) error {
 		return fmt.Errorf("%w: only a keyed topic has keys to remove; see TopicOptions.Keyed", ErrNoKey)
 	}
 	return nil
+}
+
+// traceParent is the only form that W3C Trace Context, version 00, allows (section 3.2).
+var traceParent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+
+// validTraceParent returns a traceparent, or "" if it is none: a trace must not keep a publication
+// from being made.
+func validTraceParent(p string) string {
+	if traceParent.MatchString(p) {
+		return p
+	}
+	return ""
 }
 
 // PublishContext is Publish with a context, and returns the publication's position; zero on a

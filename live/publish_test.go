@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -243,5 +244,40 @@ func TestApplicationStampsTheAuthor(t *testing.T) {
 		if err != nil || len(all) != 1 || string(all[0].Data) != want {
 			t.Errorf("%s: %v, %v", topic, all, err)
 		}
+	}
+}
+
+const aTrace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+type traceKey struct{}
+
+// A listener can go on with the trace in which a message was published. What is no trace is left out.
+func TestTraceOfAPublicationReachesListeners(t *testing.T) {
+	t.Parallel()
+	server := livetest.NewServer(t, live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 10} },
+		TraceParent: func(ctx context.Context) string {
+			trace, _ := ctx.Value(traceKey{}).(string)
+			return trace
+		},
+	})
+	heard := make(chan live.Message, 10)
+	listening, err := server.Listen("t", func(m live.Message) { heard <- m })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listening.Unsubscribe()
+	traces := map[string]string{"": "", aTrace: aTrace, "no trace": "", aTrace + "\r\n": ""}
+	for trace, want := range traces {
+		if _, err := server.PublishContext(context.WithValue(t.Context(), traceKey{}, trace), "t", []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+		if m := livetest.Receive(t, heard); m.TraceParent != want {
+			t.Errorf("the trace %q comes as %q", trace, m.TraceParent)
+		}
+	}
+	messages, err := server.History(t.Context(), "t", 10)
+	if err != nil || !slices.ContainsFunc(messages, func(m live.Message) bool { return m.TraceParent == aTrace }) {
+		t.Errorf("the history has %v, %v", messages, err)
 	}
 }

@@ -79,6 +79,10 @@ type Publication struct {
 
 	// Except is the ID of a session that does not get it; "" for none.
 	Except string
+
+	// TraceParent is the trace in which it was published, as W3C Trace Context has it; "": none. A
+	// broker that cannot carry it leaves it out.
+	TraceParent string
 }
 
 // PublishOptions go with one publication to the Broker.
@@ -90,6 +94,9 @@ type PublishOptions struct {
 	// publication with the same ID within two minutes only once: for the second, Publish
 	// returns the position of the first.
 	ID string
+
+	// TraceParent is that of the publication.
+	TraceParent string
 
 	// Key and Remove are the Key and Removed of the publication.
 	Key    string

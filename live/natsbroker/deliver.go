@@ -81,6 +81,7 @@ const (
 	headerSubject  = "Nats-Subject"
 	headerMarker   = "Nats-Marker-Reason"
 	headerExcept   = "Live-Except"
+	headerTrace    = "traceparent" // as W3C Trace Context and OpenTelemetry name it
 )
 
 // deliver hands a message to the live server.
@@ -101,6 +102,7 @@ func (h *hub) deliver(m *nats.Msg) {
 	}
 	if len(m.Header) > 0 {
 		p.Except = exceptOf(m.Header)
+		p.TraceParent = last(m.Header, headerTrace)
 		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {
 			h.setPosition(in, st, p, m.Header)
 		}
@@ -143,6 +145,12 @@ func last(h nats.Header, key string) string {
 func setExcept(m *nats.Msg, except string) {
 	if except != "" {
 		m.Header.Set(headerExcept, url.PathEscape(except))
+	}
+}
+
+func setTrace(m *nats.Msg, traceParent string) {
+	if traceParent != "" {
+		m.Header.Set(headerTrace, traceParent)
 	}
 }
 

@@ -30,6 +30,7 @@ type message struct {
 	Time     time.Time `json:"time"`
 	data     []byte
 	except   string
+	trace    string // the traceparent
 	subject  string
 	removed  bool // it says that its key was removed
 	size     int  // bytes that the message takes in the stream, or a little more
@@ -149,7 +150,7 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 			at, _ := time.Parse(time.RFC3339Nano, last(m.Header, headerTime))
 			size := len(subject) + m.Size()
 			got.messages = append(got.messages, message{
-				Sequence: sequence, Time: at, data: m.Data, except: exceptOf(m.Header), size: size,
+				Sequence: sequence, Time: at, data: m.Data, except: exceptOf(m.Header), trace: last(m.Header, headerTrace), size: size,
 				subject: last(m.Header, headerSubject), removed: isRemoval(m.Header),
 			})
 		case "204": // the end of the batch
@@ -172,7 +173,7 @@ func appendPublication(page []*broker.Publication, topic string, m message) []*b
 	if broker.CheckData(m.data) != nil {
 		return page
 	}
-	p := &broker.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except}
+	p := &broker.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except, TraceParent: m.trace}
 	p.Offset = m.Sequence
 	if key, keyed := keyOf(m.subject); keyed {
 		p.Key, p.Removed = key, m.removed

@@ -45,12 +45,13 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broke
 	if err := b.mayPublish(subject); err != nil {
 		return broker.Position{}, err
 	}
-	if o.Except == "" {
+	if o.Except == "" && o.TraceParent == "" {
 		err = b.nc.Publish(subject, data)
 	} else {
 		m := nats.NewMsg(subject)
 		m.Data = data
 		setExcept(m, o.Except)
+		setTrace(m, o.TraceParent)
 		err = b.nc.PublishMsg(m)
 	}
 	if err != nil {
@@ -90,6 +91,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 	m.Header.Set(jetstream.MsgIDHeader, messageID(tokens, o.ID))
 	m.Header.Set(jetstream.ExpectedStreamHeader, st.config.Name)
 	setExcept(m, o.Except)
+	setTrace(m, o.TraceParent)
 	st.setKey(m, &o)
 	if err := st.mayPublish(m); err != nil {
 		return broker.Position{}, fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, err)
@@ -222,11 +224,10 @@ func (st *stream) sendOn(m *nats.Msg, sequence uint64) {
 	again.Data = m.Data
 	again.Header.Set(headerStream, st.config.Name)
 	again.Header.Set(headerSequence, strconv.FormatUint(sequence, 10))
-	if except := m.Header.Get(headerExcept); except != "" {
-		again.Header.Set(headerExcept, except)
-	}
-	if reason := m.Header.Get(headerMarker); reason != "" {
-		again.Header.Set(headerMarker, reason)
+	for _, header := range []string{headerExcept, headerTrace, headerMarker} {
+		if value := m.Header.Get(header); value != "" {
+			again.Header.Set(header, value)
+		}
 	}
 	if err := st.broker.nc.PublishMsg(again); err != nil {
 		st.broker.logger.Debug("natsbroker: a publication was not sent to the subscribers again", "stream", st.config.Name, "err", err)
