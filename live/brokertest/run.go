@@ -43,6 +43,10 @@ type Features struct {
 	// once, as broker.PublishOptions says.
 	IDs bool
 
+	// Keys: the broker keeps keyed topics, as broker.PublishOptions.Keyed says. The suite's keyed topic is
+	// named "keyed", and the sink that it starts the broker with says so as broker.Rules.
+	Keys bool
+
 	// Quiet is how long no publication must come before the suite believes that no more
 	// will come. 0: 50 ms.
 	Quiet time.Duration
@@ -84,6 +88,13 @@ func Run(t *testing.T, make func(t *testing.T) live.Broker, f Features) {
 	run(endings, alone)
 	if f.History {
 		run(histories, alone)
+	}
+	if f.Keys {
+		run(keyed, func(s *suite) {
+			for _, b := range nodes(s.T, 3) {
+				s.startKeyed(b)
+			}
+		})
 	}
 	if f.Nodes != nil {
 		run(spread, several)

@@ -14,7 +14,7 @@ import (
 func TestMemoryBroker(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return live.NewMemoryBroker(live.MemoryOptions{})
-	}, brokertest.Features{History: true, Bus: true, Local: true, IDs: true})
+	}, brokertest.Features{History: true, Bus: true, Local: true, IDs: true, Keys: true})
 }
 
 func TestFromPubSub(t *testing.T) {

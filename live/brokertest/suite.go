@@ -37,8 +37,18 @@ type node struct {
 // start starts a broker, and closes it at the end of the test.
 func (s *suite) start(b live.Broker) *node {
 	n := &node{Broker: b, s: s, rec: newRecorder(s.Local)}
+	return s.startWith(n, n.rec)
+}
+
+// startKeyed is start for the promises of keyed topics.
+func (s *suite) startKeyed(b live.Broker) *node {
+	n := &node{Broker: b, s: s, rec: newRecorder(s.Local)}
+	return s.startWith(n, keyedRules{n.rec})
+}
+
+func (s *suite) startWith(n *node, sink broker.Sink) *node {
 	s.nodes = append(s.nodes, n)
-	b.Start(n.rec)
+	n.Broker.Start(sink)
 	s.Cleanup(func() {
 		n.close()
 		n.rec.check(s.T)

@@ -63,13 +63,13 @@ func open(t testing.TB, o Options) *Broker {
 }
 
 func suiteFeatures(nodes func(t *testing.T, n int) []live.Broker) brokertest.Features {
-	return brokertest.Features{History: true, Bus: true, IDs: true, Topic: suiteTopic, Nodes: nodes}
+	return brokertest.Features{History: true, Bus: true, IDs: true, Keys: true, Topic: suiteTopic, Nodes: nodes}
 }
 
 func TestEmbeddedInMemory(t *testing.T) {
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return open(t, Options{Streams: suiteStreams()})
-	}, brokertest.Features{History: true, IDs: true, Topic: suiteTopic})
+	}, brokertest.Features{History: true, IDs: true, Keys: true, Topic: suiteTopic})
 }
 
 func TestEmbeddedOnDisk(t *testing.T) {
@@ -116,7 +116,7 @@ func TestClusterOfEmbedded(t *testing.T) {
 type tidy struct{ *Broker }
 
 func (b tidy) Close(ctx context.Context) error {
-	for _, st := range *b.streams.list.Load() {
+	for _, st := range b.streams.every() {
 		b.JetStream().DeleteStream(ctx, st.config.Name)
 	}
 	defer b.NATSConn().Close()
