@@ -473,7 +473,9 @@ export class LiveClient {
   }
 
   /** All keys follow: those that are gone meanwhile must not stay. */
-  #forgetKeys({ topic, keys }) {
+  #forgetKeys(wanted) {
+    const { topic, keys } = wanted;
+    wanted.at = undefined; // until all have come
     for (const key of keys.keys()) this.#deliver({ topic, key, removed: true });
   }
 

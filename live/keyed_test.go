@@ -34,6 +34,7 @@ func (tb *keyTable) take(f livetest.Frame) {
 		}
 	case f.Op == "gap":
 		tb.gaps++
+		tb.at = ""
 		tb.keys = make(map[string]string)
 	case f.IsPublication():
 		tb.set(f.Key, f.Data, f.Removed, "")
@@ -308,6 +309,35 @@ func TestKeyedTopicHasSoManyBytes(t *testing.T) {
 	if err != nil || len(messages) != n-1 {
 		t.Errorf("%d of %d keys are kept, %v", len(messages), n-1, err)
 	}
+}
+
+// The broker has dropped the topic's history for want of space. A key that clients still have can be
+// removed all the same.
+func TestKeyOfADroppedHistoryCanBeRemoved(t *testing.T) {
+	t.Parallel()
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Broker: live.NewMemoryBroker(live.MemoryOptions{MaxBytes: 20_000}),
+		Topics: func(topic string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger: livetest.Quiet,
+	}))
+	put(t, h, "a", "1")
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	for i := range 6 {
+		for _, topic := range []string{"other", "another", "third"} {
+			if err := h.Publish(topic, []byte(livetest.Padded(i, 1000)), live.Key(strconv.Itoa(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if messages, err := h.History(t.Context(), "k", 10); err != nil || len(messages) > 0 {
+		t.Fatalf("the history has %v, %v", messages, err)
+	}
+	if err := h.Remove("k", "a"); err != nil {
+		t.Fatal(err)
+	}
+	tb.follow(t, c, map[string]string{})
 }
 
 func TestKeyedTopicNeedsKeys(t *testing.T) {

@@ -213,14 +213,15 @@ func (b *MemoryBroker) stamp(h *history, p *broker.Publication) {
 }
 
 // prepareKey makes sure that a publication of a keyed topic can be made; both locks are held. done
-// says that it removes a key that has no value.
+// says that it removes a key that has no value. If the table may have forgotten the key, it is removed
+// again: clients may still have it.
 func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (done bool, err error) {
 	if h.keys == nil {
 		h.keys = newKeyTable(h.last)
 	}
 	known := h.keys.hasValue(p.Key)
 	switch {
-	case p.Removed && !known:
+	case p.Removed && !known && (h.keys.low == 0 || h.keys.find(p.Key) != nil):
 		p.Position = Position{Epoch: b.epoch, Offset: h.last}
 		return true, nil
 	case p.Removed:

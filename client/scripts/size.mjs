@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
-const LIMIT = 7830;
+const LIMIT = 7855;
 
 const source = readFileSync(new URL("../live.js", import.meta.url));
 const size = gzipSync(source, { level: 9 }).length;

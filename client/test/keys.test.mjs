@@ -67,6 +67,16 @@ describe("a keyed topic", () => {
     assert.deepEqual(keys(client), { bob: 2 });
   });
 
+  test("is asked for whole if the connection ends before all keys came anew", () => {
+    const client = startV1(outside);
+    follow(client);
+    answer(client, { at: "a.3", messages: [{ key: "ann", data: 1 }] });
+    client.socket.sayFrame({ op: "gap", topic: "cursors" });
+    say(client, { key: "bob", data: 2 });
+    reconnect(outside, client);
+    assert.equal(client.socket.sent.flat().at(-1).since, undefined);
+  });
+
   test("without a position is asked for whole again", () => {
     const client = startV1(outside);
     follow(client);

@@ -118,7 +118,7 @@ func (f *folded) follow(t testing.TB, h *livetest.Host, since string, want map[s
 	for at == "" || !maps.Equal(*f, want) {
 		m := c.Next()
 		if m.Op == "reply" && !m.WasRecovered() || m.Op == "gap" {
-			*f = folded{}
+			*f, at = folded{}, ""
 		}
 		for _, one := range m.Messages {
 			f.set(one.Key, string(one.Data), one.Removed)
