@@ -176,10 +176,20 @@ func (f *feed) safe() Position {
 	return f.at
 }
 
+// seenOf returns an offset up to which nothing is missing of a key. The table may have forgotten
+// removals that are newer than what it was last compared with. So keys.low says nothing of a key that
+// the table does not have.
+func (f *feed) seenOf(key string) uint64 {
+	if p := f.keys.find(key); p != nil {
+		return p.Offset
+	}
+	return f.compared
+}
+
 // receiveKey takes a delivery of a keyed topic; topic.mu is held.
 func (ts *topics) receiveKey(t *topic, p *broker.Publication) {
 	feed := t.feed
-	switch known := feed.keys.offsetOf(p.Key); {
+	switch known := feed.seenOf(p.Key); {
 	case p.Epoch == feed.at.Epoch && p.Offset <= known: // seen
 	case p.Epoch == feed.at.Epoch && p.Prev <= known:
 		ts.applyKey(t, p, delivered)
@@ -262,7 +272,7 @@ func (ts *topics) applyPage(t *topic, page broker.Page, last Position) error {
 	feed := t.feed
 	before := feed.compared
 	for _, p := range page.Publications {
-		if p.Offset > feed.keys.offsetOf(p.Key) {
+		if p.Offset > feed.seenOf(p.Key) {
 			ts.applyKey(t, p, fetched)
 		}
 	}

@@ -1,6 +1,7 @@
 package live_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,11 +9,13 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/broker"
 )
 
 // keyTable is what a client knows of a keyed topic.
@@ -502,3 +505,80 @@ func (nowhere) Publish(string, []byte) error                              { retu
 func (nowhere) Subscribe(string, func([]byte)) (live.Subscription, error) { return nowhere{}, nil }
 func (nowhere) Unsubscribe() error                                        { return nil }
 func (nowhere) Close() error                                              { return nil }
+
+// lossyKeys is a broker that loses the deliveries of one key when a test says so.
+type lossyKeys struct {
+	*live.MemoryBroker
+	inProcess bool
+	complete  bool                   // the history says that it remembers all removals
+	lost      atomic.Value           // the key, a string
+	onRead    atomic.Pointer[func()] // called once, by the next Read
+}
+
+func newLossyKeys() *lossyKeys {
+	return &lossyKeys{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+}
+
+func (b *lossyKeys) InProcess() bool { return b.inProcess }
+
+func (b *lossyKeys) Start(s broker.Sink) {
+	b.MemoryBroker.Start(lossyKeysSink{s, s.(broker.Rules), b})
+}
+
+func (b *lossyKeys) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	page, err := b.MemoryBroker.Read(ctx, topic, after, upto, limit)
+	page.Complete = page.Complete || b.complete
+	if f := b.onRead.Swap(nil); f != nil {
+		(*f)()
+	}
+	return page, err
+}
+
+type lossyKeysSink struct {
+	broker.Sink
+	broker.Rules
+	broker *lossyKeys
+}
+
+func (s lossyKeysSink) Deliver(p *broker.Publication) {
+	if s.broker.lost.Load() != p.Key {
+		s.Sink.Deliver(p)
+	}
+}
+
+func lossyKeysHost(t testing.TB, b *lossyKeys) *livetest.Host {
+	return livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Broker: b,
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger: livetest.Quiet,
+	}))
+}
+
+func remove(t testing.TB, h *livetest.Host, key string) {
+	t.Helper()
+	if err := h.Remove("k", key); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The delivery of a new key is lost. Then come so many removals that the table forgets some of them
+// before it is compared with the history.
+func TestLostKeyIsFoundAfterManyRemovals(t *testing.T) {
+	t.Parallel()
+	b := newLossyKeys()
+	b.complete = true
+	h := lossyKeysHost(t, b)
+	for i := range 300 {
+		put(t, h, strconv.Itoa(i), "1")
+	}
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	b.lost.Store("new")
+	put(t, h, "new", "1")
+	b.lost.Store("")
+	for i := range 300 {
+		remove(t, h, strconv.Itoa(i))
+	}
+	tb.follow(t, c, map[string]string{"new": "1"})
+}

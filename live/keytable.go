@@ -129,14 +129,6 @@ func (k *keyTable) find(key string) *broker.Publication {
 	return nil
 }
 
-// offsetOf returns an offset up to which nothing is missing of a key.
-func (k *keyTable) offsetOf(key string) uint64 {
-	if p := k.find(key); p != nil {
-		return p.Offset
-	}
-	return k.low
-}
-
 // hasValue reports whether a key has a value.
 func (k *keyTable) hasValue(key string) bool {
 	p := k.find(key)
