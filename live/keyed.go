@@ -360,7 +360,9 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) er
 		}
 		found, after = append(found, page.Publications...), page.Upto
 	}
-	t.feed.keys.learn(since.Offset, found)
+	if t.feed.keys.low == upto { // else the table has forgotten newer removals meanwhile
+		t.feed.keys.learn(since.Offset, found)
+	}
 	return nil
 }
 

@@ -582,3 +582,32 @@ func TestLostKeyIsFoundAfterManyRemovals(t *testing.T) {
 	}
 	tb.follow(t, c, map[string]string{"new": "1"})
 }
+
+// While the server asks the history for removals that a client has missed, so many keys are removed
+// that the table forgets some. The client must not be told that it has all removals.
+func TestRemovalsForgottenDuringAQuestionAreNoSilentLoss(t *testing.T) {
+	t.Parallel()
+	b := newLossyKeys()
+	b.inProcess = true
+	h := lossyKeysHost(t, b)
+	for i := range 300 {
+		put(t, h, strconv.Itoa(i), "1")
+	}
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	c.Drop()
+	livetest.Eventually(t, "the topic has no subscriber", func() bool { return h.Stats().Topics == 0 })
+	put(t, h, "new", "1")
+	var other keyTable
+	other.subscribe(t, livetest.DialV1(t, h.Endpoint))
+	removals := func() {
+		for i := range 300 {
+			remove(t, h, strconv.Itoa(i))
+		}
+	}
+	b.onRead.Store(&removals)
+	again := livetest.DialV1(t, h.Endpoint)
+	tb.subscribe(t, again)
+	tb.follow(t, again, map[string]string{"new": "1"})
+}
