@@ -190,6 +190,9 @@ func (f *feed) seenOf(key string) uint64 {
 func (ts *topics) receiveKey(t *topic, p *broker.Publication) {
 	feed := t.feed
 	switch known := feed.seenOf(p.Key); {
+	case ts.inProcess && p.Offset > feed.at.Offset+1: // the broker has dropped the table, and begun another
+		feed.park(p)
+		ts.startRepair(t)
 	case p.Epoch == feed.at.Epoch && p.Offset <= known: // seen
 	case p.Epoch == feed.at.Epoch && p.Prev <= known:
 		ts.applyKey(t, p, delivered)

@@ -611,3 +611,64 @@ func TestRemovalsForgottenDuringAQuestionAreNoSilentLoss(t *testing.T) {
 	tb.subscribe(t, again)
 	tb.follow(t, again, map[string]string{"new": "1"})
 }
+
+// The broker drops the table of a topic with subscribers for want of space. The clients are told, and
+// do not keep keys that nothing would end.
+func TestClientsAreToldThatATableWasDropped(t *testing.T) {
+	t.Parallel()
+	for _, then := range []string{"nothing follows", "a key follows"} {
+		t.Run(then, func(t *testing.T) {
+			t.Parallel()
+			h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+				Broker: live.NewMemoryBroker(live.MemoryOptions{MaxBytes: 20_000}),
+				Topics: func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+				Logger: livetest.Quiet,
+			}))
+			put(t, h, "old", "1")
+			c := livetest.DialV1(t, h.Endpoint)
+			var tb keyTable
+			tb.subscribe(t, c)
+			for i := range 6 {
+				for _, topic := range []string{"other", "another", "third"} {
+					if err := h.Publish(topic, []byte(livetest.Padded(i, 1000)), live.Key(strconv.Itoa(i))); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			want := map[string]string{}
+			if then == "a key follows" {
+				put(t, h, "new", "1")
+				want["new"] = "1"
+			}
+			tb.follow(t, c, want)
+			if tb.gaps != 1 {
+				t.Errorf("%d gaps", tb.gaps)
+			}
+		})
+	}
+}
+
+// A client was at the newest position of a table when that was dropped.
+func TestClientOfADroppedTableBeginsAnew(t *testing.T) {
+	t.Parallel()
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Broker: live.NewMemoryBroker(live.MemoryOptions{MaxTopics: 1}),
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger: livetest.Quiet,
+	}))
+	put(t, h, "a", "1")
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	c.Drop()
+	livetest.Eventually(t, "the topic has no subscriber", func() bool { return h.Stats().Topics == 0 })
+	if err := h.Publish("other", []byte("1"), live.Key("a")); err != nil {
+		t.Fatal(err)
+	}
+	if messages, err := h.History(t.Context(), "k", 10); err != nil || len(messages) > 0 {
+		t.Fatalf("the history has %v, %v", messages, err)
+	}
+	if f := tb.subscribe(t, livetest.DialV1(t, h.Endpoint)); f.WasRecovered() || len(tb.keys) > 0 {
+		t.Errorf("the reply is %s", f.Raw)
+	}
+}

@@ -3,6 +3,7 @@ package live
 import (
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -335,13 +336,24 @@ func (b *MemoryBroker) forget(h *history) {
 	h.place = nil
 	delete(b.histories, h.topic)
 	b.bytes -= h.bytes
-	if _, known := b.wanted[h.topic]; known {
-		b.wanted[h.topic] = h.last
-	} else {
+	last := h.last
+	if h.keys != nil {
+		last++ // all keys are gone, so a client that was at h.last misses that
+	}
+	if _, known := b.wanted[h.topic]; !known {
 		b.quiet--
-		b.forgotten = max(b.forgotten, h.last)
+		b.forgotten = max(b.forgotten, last)
+		return
+	}
+	b.wanted[h.topic] = last
+	if h.keys != nil {
+		go b.sink.Lost(h.topic, errTableDropped) // ends at once; it takes locks that come before mu
 	}
 }
+
+// errTableDropped tells the server that its subscribers have keys that the broker has no more. So
+// nothing would remove them when they are too old, and nothing would count them.
+var errTableDropped = errors.New("live: the keys of a topic were dropped for want of space; see MemoryOptions.MaxBytes")
 
 // makeRoom notes by how many bytes a history has grown. If this history then takes more than half
 // of MaxBytes, makeRoom drops its oldest publications. If all histories together take more than
