@@ -95,6 +95,11 @@ func (w *sweep) isAnswered() bool {
 	return !slices.ContainsFunc(w.runs, func(r slots) bool { return r.change == 0 })
 }
 
+// isFresh reports whether there are slots of which the client has nothing.
+func (w *sweep) isFresh() bool {
+	return slices.ContainsFunc(w.runs, func(r slots) bool { return r.fresh })
+}
+
 // collect returns what the client is sent next: as much as count and bytes allow, and one publication
 // at least if there is any. after is the sweep when it was sent. complete says that the client then
 // lacks nothing.
@@ -382,7 +387,7 @@ func (ts *topics) nextKeys(s *Session, sub *subscription) part {
 		count = maxPage // they share one frame
 	}
 	found, after, complete := c.sweep.collect(feed, count, bytes)
-	p := part{cursor: c, sweep: &after, change: feed.keys.changes, complete: complete, at: c.at, answer: c.upto > 0 && !c.sweep.isAnswered(), data: bytesOf(found)}
+	p := part{cursor: c, sweep: &after, change: feed.keys.changes, complete: complete, fresh: c.sweep.isFresh(), at: c.at, answer: c.upto > 0 && !c.sweep.isAnswered(), data: bytesOf(found)}
 	if after.isAnswered() {
 		p.at.Offset = max(p.at.Offset, after.offset())
 	}
@@ -421,7 +426,7 @@ func (ts *topics) frameKeys(s *Session, sub *subscription, p *part, found []*bro
 		}
 	}
 	for i, pub := range found {
-		if pub.Except != "" && pub.Except == s.id && !p.answer {
+		if pub.Except != "" && pub.Except == s.id && !p.answer && !p.fresh {
 			continue
 		}
 		f := frame.Publication{Data: pub.Data, Key: pub.Key, Removed: pub.Removed, Recovered: p.answer && s.wire == wireV1}

@@ -672,3 +672,34 @@ func TestClientOfADroppedTableBeginsAnew(t *testing.T) {
 		t.Errorf("the reply is %s", f.Raw)
 	}
 }
+
+// After a gap a client forgets its keys, also those that it was not sent since it had published them
+// itself. So it is sent these too.
+func TestAfterAGapAClientGetsItsOwnKeysToo(t *testing.T) {
+	t.Parallel()
+	b := newLossyKeys()
+	sessions := make(chan *live.Session, 1)
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		Broker:    b,
+		OnConnect: func(_ context.Context, s *live.Session) error { sessions <- s; return nil },
+		Topics:    func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger:    livetest.Quiet,
+	}))
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	if err := h.Publish("k", []byte("1"), live.Key("own"), live.Except(livetest.Receive(t, sessions))); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 300 { // the server misses more removals than the history remembers
+		key := strconv.Itoa(i)
+		b.lost.Store(key)
+		put(t, h, key, "1")
+		remove(t, h, key)
+	}
+	b.lost.Store("")
+	for tb.gaps == 0 {
+		tb.take(c.Next())
+	}
+	tb.follow(t, c, map[string]string{"own": "1"})
+}

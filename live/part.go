@@ -43,6 +43,7 @@ type part struct {
 	sweep    *sweep // the cursor's after this part
 	complete bool   // the client then lacks nothing ...
 	change   uint64 // ... up to this change
+	fresh    bool   // the client knows nothing of some keys: not even what it has published itself
 }
 
 // nextPart makes the next part of what a subscription has missed. If it has missed nothing
