@@ -380,7 +380,9 @@ func (ts *topics) nextKeys(s *Session, sub *subscription) part {
 	t, c := sub.topic, sub.cursor
 	feed := t.feed
 	if c.sweep.isLost(feed) {
+		next := c.sweep.next // else the last slots would never have their turn, if this happens again and again
 		c.at, c.gap, c.upto, c.sweep = Position{Epoch: feed.at.Epoch}, true, 0, feed.sweepAll()
+		c.sweep.next = next
 	}
 	count, bytes := s.partLimits()
 	if c.reply != nil {

@@ -703,3 +703,46 @@ func TestAfterAGapAClientGetsItsOwnKeysToo(t *testing.T) {
 	}
 	tb.follow(t, c, map[string]string{"own": "1"})
 }
+
+// While a client reads the table once, more keys are removed than the topic remembers. So it begins
+// anew again and again, and still every key has its turn.
+func TestEveryKeyHasItsTurnDespiteManyRemovals(t *testing.T) {
+	t.Parallel()
+	const keys = 1000
+	h := keyedHost(t, live.TopicOptions{History: 2 * keys}, livetest.SmallBuffer)
+	data := strconv.Quote(strings.Repeat("x", 60))
+	want := make(map[string]string)
+	for i := range keys {
+		want[strconv.Itoa(i)] = data
+		put(t, h, strconv.Itoa(i), data)
+	}
+	c := h.Connect(t, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer}).Attend().Greeted()
+	var tb keyTable
+	seen := make(map[string]bool)
+	for _, m := range tb.subscribe(t, c).Messages {
+		seen[m.Key] = true
+	}
+	c.Line.SetPace(40 << 10)
+	passing := 0
+	livetest.Eventually(t, "every key has come", func() bool {
+		for range 20 {
+			passing++
+			key := fmt.Sprint("passing-", passing)
+			put(t, h, key, data)
+			remove(t, h, key)
+		}
+		for c.Waiting() > 0 {
+			f := c.Next()
+			tb.take(f)
+			if want[f.Key] != "" {
+				seen[f.Key] = true
+			}
+		}
+		return len(seen) == keys
+	})
+	c.Line.SetPace(0)
+	tb.follow(t, c, want)
+	if tb.gaps == 0 {
+		t.Error("the client never began anew")
+	}
+}
