@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -92,7 +93,7 @@ func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
 // keyCounts remembers which keys exist, so that a publication seldom has to ask.
 type keyCounts struct {
 	mu    sync.Mutex
-	known map[string]struct{} // subjects that had a value
+	known map[string]int64 // from a subject that has a value to when that ends, on the clock of package clock
 }
 
 // maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes.
@@ -101,21 +102,26 @@ const maxKnownKeys = 100_000
 func (k *keyCounts) has(subject string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	_, known := k.known[subject]
-	return known
+	return clock.Now() < k.known[subject]
 }
 
-func (k *keyCounts) set(subject string, exists bool) {
+// set notes that a subject gets a value, which ends with its age; 0: it stays.
+func (k *keyCounts) set(subject string, age time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !exists {
-		delete(k.known, subject)
-		return
-	}
 	if k.known == nil || len(k.known) >= maxKnownKeys {
-		k.known = make(map[string]struct{})
+		k.known = make(map[string]int64)
 	}
-	k.known[subject] = struct{}{}
+	k.known[subject] = math.MaxInt64
+	if age > 0 {
+		k.known[subject] = clock.Now() + int64(age)
+	}
+}
+
+func (k *keyCounts) remove(subject string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.known, subject)
 }
 
 // prepareKey makes sure that a publication fits its stream: that of a keyed topic has a key, and the
@@ -130,16 +136,18 @@ func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broke
 	}
 	subject := st.publishSubject(tokens, o.Key)
 	if o.Remove {
-		st.known.set(subject, false)
+		st.known.remove(subject)
 		return nil
 	}
-	if o.History <= 0 || st.known.has(subject) {
+	if o.History <= 0 {
 		return nil
 	}
-	if err := st.mayAddKey(ctx, tokens, subject, o.History); err != nil {
-		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+	if !st.known.has(subject) {
+		if err := st.mayAddKey(ctx, tokens, subject, o.History); err != nil {
+			return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
+		}
 	}
-	st.known.set(subject, true)
+	st.known.set(subject, o.HistoryAge)
 	return nil
 }
 

@@ -158,6 +158,19 @@ func TestKeyedTopicHasSoManyKeys(t *testing.T) {
 	}
 }
 
+// A key that has ended at its age counts as a new one when it comes back.
+func TestKeysThatHaveEndedAreCountedAgain(t *testing.T) {
+	s := serve(t, open(t, Options{}), keyed(2, time.Second))
+	mustPut(t, s, "k", "a", "1")
+	mustPut(t, s, "k", "b", "1")
+	livetest.Eventually(t, "the keys have ended", func() bool { return len(valuesOf(t, s, "k")) == 0 })
+	mustPut(t, s, "k", "c", "1")
+	mustPut(t, s, "k", "d", "1")
+	if err := s.Publish("k", []byte("1"), live.Key("a")); !errors.Is(err, live.ErrTooManyKeys) {
+		t.Errorf("the third key: %v", err)
+	}
+}
+
 // NATS ends a value that is too old, and clients are told that its key is removed.
 func TestKeyThatIsNotRenewedIsRemoved(t *testing.T) {
 	s := serve(t, open(t, Options{}), keyed(0, time.Second))
