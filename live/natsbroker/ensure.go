@@ -243,6 +243,7 @@ func (st *stream) wanted(is jetstream.StreamConfig) jetstream.StreamConfig {
 	want.RePublish = &jetstream.RePublish{Source: st.subject(">"), Destination: st.deliverySubject(">")}
 	if c.Keyed {
 		want.MaxMsgsPerSubject = 1
+		want.Discard = jetstream.DiscardNew // no client would be told of a key that makes space for another
 		want.AllowMsgTTL, want.AllowRollup, want.DenyPurge = true, true, false
 		want.SubjectDeleteMarkerTTL = removalTTL
 	}

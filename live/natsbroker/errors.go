@@ -90,7 +90,7 @@ const (
 	adviceServer  = "the streams together have reached the limit of the NATS server; free space on its disk, raise its limit, or keep less with MaxBytes and MaxAge"
 	adviceAccount = "the streams together have reached the limit of the account; raise it, or keep less with MaxBytes and MaxAge"
 	adviceSize    = "lower StreamConfig.MaxBytes, or raise the limit of the account and the NATS server"
-	adviceDiscard = `somebody has set the stream's discard policy to "new"; set it to "old", or call EnsureStream`
+	adviceDiscard = `if the stream is keyed, raise its MaxBytes or MaxMsgs, or remove keys; else somebody has set the stream's discard policy to "new"; set it to "old", or call EnsureStream`
 	adviceEnable  = "enable JetStream on that NATS server, and for the account"
 )
 

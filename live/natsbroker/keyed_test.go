@@ -171,6 +171,33 @@ func TestKeysThatHaveEndedAreCountedAgain(t *testing.T) {
 	}
 }
 
+// A full stream refuses a new key, and drops no other for it: clients would not be told. Keys that are
+// there can be renewed and removed, and a removal makes space.
+func TestFullKeyedStreamRefusesNewKeys(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{{Name: "K", Subjects: []string{"k"}, Keyed: true, MaxBytes: 20_000}}})
+	s := serve(t, b, keyed(0, 0))
+	data := strconv.Quote(strings.Repeat("x", 1000))
+	n := 0
+	var err error
+	for ; err == nil && n < 40; n++ {
+		err = s.Publish("k", []byte(data), live.Key(strconv.Itoa(n)))
+	}
+	if !errors.Is(err, ErrFull) {
+		t.Errorf("after %d keys of 1 KB in 20 KB: %v", n, err)
+	}
+	n-- // the last was refused
+	mustPut(t, s, "k", "0", data)
+	if got := valuesOf(t, s, "k"); len(got) != n {
+		t.Errorf("%d of %d keys are kept", len(got), n)
+	}
+	for _, key := range []string{"0", "1"} {
+		if err := s.Remove("k", key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustPut(t, s, "k", "new", data)
+}
+
 // NATS ends a value that is too old, and clients are told that its key is removed.
 func TestKeyThatIsNotRenewedIsRemoved(t *testing.T) {
 	s := serve(t, open(t, Options{}), keyed(0, time.Second))
