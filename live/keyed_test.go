@@ -30,7 +30,7 @@ func (tb *keyTable) take(f livetest.Frame) {
 	switch {
 	case f.Op == "reply":
 		if !f.WasRecovered() || tb.keys == nil {
-			tb.keys = make(map[string]string)
+			tb.at, tb.keys = "", make(map[string]string)
 		}
 		for _, m := range f.Messages {
 			tb.set(m.Key, m.Data, m.Removed, m.At)
@@ -745,4 +745,33 @@ func TestEveryKeyHasItsTurnDespiteManyRemovals(t *testing.T) {
 	if tb.gaps == 0 {
 		t.Error("the client never began anew")
 	}
+}
+
+// A client asks for all keys anew, and its connection ends before it has them. The position that it had
+// before does not count any more, so it gets the others on its next connection.
+func TestClientThatIsCutWhileItBeginsAnewLacksNothing(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{}, 0)
+	want := make(map[string]string)
+	for i := range 500 {
+		want[strconv.Itoa(i)] = livetest.Padded(i, 500)
+		put(t, h, strconv.Itoa(i), want[strconv.Itoa(i)])
+	}
+	c := livetest.DialV1(t, h.Endpoint)
+	var tb keyTable
+	tb.subscribe(t, c)
+	tb.follow(t, c, want)
+	for tb.at == "" {
+		tb.take(c.Next())
+	}
+	c.Must(livetest.UnsubscribeFrom(2, "k"))
+	c.Send(livetest.SubscribeTo(3, "k"))
+	f, _ := c.Reply(3)
+	if tb.take(f); len(tb.keys) == len(want) {
+		t.Fatal("the reply has all keys, so nothing is tested")
+	}
+	c.Drop()
+	again := livetest.DialV1(t, h.Endpoint)
+	tb.subscribe(t, again)
+	tb.follow(t, again, want)
 }
