@@ -54,8 +54,9 @@ release-check: ## build and run programs outside the repository with the modules
 release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands that commit, tag and push
 	$(GO) run ./release prepare $(VERSION)
 
-soak: ## 1,000 slow clients on a topic that is published to twice as fast, for minutes
-	$(GO) test -tags soak -timeout 10m -run Thousand -v ./live
+SOAK ?= 10m
+soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); and 1,000 slow clients
+	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand' -v ./live -soak $(SOAK)
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each

@@ -74,10 +74,10 @@ func Padded(i, size int) string {
 	return fmt.Sprintf(`"%d %s"`, i, strings.Repeat("x", max(size-10, 0)))
 }
 
-// NumberOf returns the number in a string of Padded.
+// NumberOf returns a number, or the one in a string of Padded; -1: data is neither.
 func NumberOf(data []byte) int {
 	n := -1
-	fmt.Sscanf(string(data), `"%d `, &n)
+	fmt.Sscanf(strings.TrimPrefix(string(data), `"`), "%d", &n)
 	return n
 }
 

@@ -3,21 +3,21 @@ package livetest
 import (
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// scope is a part of a test. It can end before the test.
-type scope struct {
+// Scope is a part of a test. It can end before the test.
+type Scope struct {
 	testing.TB
 	cleanups []func()
 }
 
-func (s *scope) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
+func (s *Scope) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
-func (s *scope) end() {
+// End runs what Cleanup was given.
+func (s *Scope) End() {
 	for _, f := range s.cleanups {
 		f()
 	}
@@ -76,11 +76,7 @@ func (a *Ledger) Subscribed(f Frame) error {
 		a.Seen = now
 	case f.WasRecovered():
 		for _, m := range f.Messages {
-			n, err := strconv.Atoi(string(m.Data))
-			if err == nil {
-				err = a.Publication(n, m.At)
-			}
-			if err != nil {
+			if err := a.Publication(NumberOf(m.Data), m.At); err != nil {
 				return fmt.Errorf("resumed since %s: %w", a.Since, err)
 			}
 		}
@@ -107,6 +103,7 @@ type Roamer struct {
 	Topics   []string
 	Ledgers  map[string]*Ledger
 	Up, Down time.Duration // up to three times as long each
+	Slow     int           // bytes that its connection carries in a second; 0: as many as can
 	Calm     chan struct{} // closed when no line is cut any more
 	Done     func(*Roamer) bool
 	Take     func(*Roamer, Frame) error // a publication, or a gap
@@ -114,15 +111,23 @@ type Roamer struct {
 	Dials    atomic.Int64
 }
 
-// Roam connects again and again, until the client has got all publications.
+// Roam connects again and again, until the client has got all publications. It may take long for
+// that only while its connections are cut.
 func (r *Roamer) Roam() {
-	deadline := time.Now().Add(3 * Patience)
+	var deadline time.Time
 	for !r.Done(r) {
+		select {
+		case <-r.Calm:
+			if deadline.IsZero() {
+				deadline = time.Now().Add(3 * Patience)
+			}
+		default:
+		}
 		if err := r.visit(); err != nil {
 			r.T.Error(err)
 			return
 		}
-		if time.Now().After(deadline) {
+		if !deadline.IsZero() && time.Now().After(deadline) {
 			r.T.Errorf("after %d dials: %+v", r.Dials.Load(), r.Ledgers)
 			return
 		}
@@ -137,9 +142,10 @@ func (r *Roamer) between(d time.Duration) time.Duration { return d + rand.N(2*d)
 // visit is one connection, from its beginning until it is cut. It returns an error if the server
 // did something wrong.
 func (r *Roamer) visit() error {
-	s := &scope{TB: r.T}
-	defer s.end()
+	s := &Scope{TB: r.T}
+	defer s.End()
 	l := Through(s, r.At)
+	l.Slow(r.Slow)
 	cut := time.AfterFunc(r.between(r.Up), func() {
 		select {
 		case <-r.Calm:
