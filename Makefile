@@ -60,18 +60,9 @@ soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m)
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each
-	$(GO) test -run '^$$' -fuzz FuzzDecodeMessage -fuzztime $(FUZZTIME) ./live
-	$(GO) test -run '^$$' -fuzz FuzzOperations -fuzztime $(FUZZTIME) ./live
-	$(GO) test -run '^$$' -fuzz FuzzDecodeBroadcast -fuzztime $(FUZZTIME) ./live
-	$(GO) test -run '^$$' -fuzz FuzzParsePosition -fuzztime $(FUZZTIME) ./live
-	$(GO) test -run '^$$' -fuzz FuzzReader -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./live/internal/inbox
-	$(GO) test -run '^$$' -fuzz FuzzInflate -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./live/internal/inbox
-	$(GO) test -run '^$$' -fuzz FuzzWalk -fuzztime $(FUZZTIME) ./live/internal/jsonscan
-	$(GO) test -run '^$$' -fuzz FuzzAppendQuoted -fuzztime $(FUZZTIME) ./live/internal/jsonscan
-	$(GO) test -run '^$$' -fuzz FuzzEnvelope -fuzztime $(FUZZTIME) ./live/internal/frame
-	$(GO) test -run '^$$' -fuzz FuzzValid -fuzztime $(FUZZTIME) ./live/internal/jsonscan
-	cd live/natsbroker && $(GO) test -run '^$$' -fuzz FuzzEncode -fuzztime $(FUZZTIME) .
-	cd live/natsbroker && $(GO) test -run '^$$' -fuzz FuzzMatches -fuzztime $(FUZZTIME) .
+	@grep -rH --include='*_test.go' '^func Fuzz' live bench | sed -E 's|(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | while read dir name; do \
+		echo "$$name in $$dir"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
+	done
 
 cover: ## coverage of the root module, as a page in cover.html
 	$(GO) test -coverpkg ./... -coverprofile cover.out ./...
