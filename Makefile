@@ -60,7 +60,7 @@ soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m)
 
 FUZZTIME ?= 30s
 fuzz: ## fuzz every decoder, FUZZTIME (30s) each
-	@grep -rH --include='*_test.go' '^func Fuzz' live bench | sed -E 's|(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | while read dir name; do \
+	@grep -rH --include='*_test.go' '^func Fuzz' live bench internal | sed -E 's|(.*)/[^/]*:func (Fuzz[A-Za-z0-9]*).*|\1 \2|' | while read dir name; do \
 		echo "$$name in $$dir"; (cd $$dir && $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x .) || exit 1; \
 	done
 

@@ -22,6 +22,7 @@ func (s *Server) startSweeper() {
 	if s.opts.PingInterval < 0 || s.sweeper != nil {
 		return
 	}
+	s.swept = clock.Now()
 	s.sweeper = time.AfterFunc(s.sweepEvery(), s.sweep)
 }
 
@@ -33,12 +34,22 @@ func (s *Server) stopSweeper() {
 	}
 }
 
+// sweep checks all sessions. A walk that comes late means that this process stood still, or had no CPU.
+// Then the answers of clients lie in their sockets still, and silence says nothing.
 func (s *Server) sweep() {
+	every := s.sweepEvery()
+	s.mu.Lock()
+	late := clock.Now()-s.swept > 2*int64(every)
+	s.mu.Unlock()
 	for _, sess := range s.snapshot() {
-		sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, s.sweepEvery())
+		if late {
+			sess.watch.asked = false // so it is asked once more
+		}
+		sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, every)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.swept = clock.Now()
 	if s.sweeper != nil {
 		s.sweeper.Reset(s.sweepEvery())
 	}

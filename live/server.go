@@ -45,6 +45,7 @@ type Server struct {
 	admitted  int                   // open sessions, and handshakes that have a place reserved
 	perUser   map[string]int        // the same for each user; used only with MaxSessionsPerUser
 	sweeper   *time.Timer           // runs while there are sessions
+	swept     int64                 // when the last walk of the sweeper ended, on the clock
 	draining  bool                  // Shutdown was called
 
 	revocations map[string]revocation // recent ones, by user
