@@ -55,7 +55,7 @@ release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands tha
 	$(GO) run ./release prepare $(VERSION)
 
 SOAK ?= 10m
-soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); and 1,000 slow clients
+soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); and thousands at once
 	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand' -v ./live -soak $(SOAK)
 
 FUZZTIME ?= 30s

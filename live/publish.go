@@ -17,7 +17,8 @@ const maxPublicationID = 128
 // is not made if it comes within two minutes, and Publish returns as if it were. So a program that
 // does not know whether a Publish succeeded can repeat it. "" names nothing. Publish refuses an ID
 // of more than 128 bytes. On other topics only this server, if it has the broker in memory,
-// recognizes an ID.
+// recognizes an ID. A NATS server that starts anew knows the IDs of the publications that it still
+// has: of a keyed topic, those of the newest values.
 func ID(id string) PublishOption {
 	return func(p *publishing) { p.ID = id }
 }

@@ -1,4 +1,4 @@
-//go:build soak
+//go:build soak && unix
 
 package live_test
 
@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,55 @@ func TestAThousandSlowClientsMissNothing(t *testing.T) {
 	const clients, pace, size = 1000, 20_000, 1000
 	const perSecond, seconds = 2 * pace / size, 30
 	keepUp(t, clients, pace, size, perSecond, perSecond*seconds, live.Options{})
+}
+
+// Ten thousand clients, or as many as files can be open, come at once to a topic with a state, and come back at
+// once with positions that are too old. They cost a handful of questions.
+func TestTenThousandShareAState(t *testing.T) {
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		t.Fatal(err)
+	}
+	clients := min(10_000, int(files.Cur)/2-100) // each is two sockets of this process
+	a := &countingApp{pause: 20 * time.Millisecond, fill: strings.Repeat("x", 5000)}
+	server, at := a.serve(t, live.Options{})
+	a.change(t, server)
+	old := ""
+	for _, way := range []string{"without a position", "with a position that is too old"} {
+		all := make([]*livetest.Client, clients)
+		for i := range all {
+			all[i] = livetest.Connect(t, at, livetest.Dialing{V1: true}).Greeted()
+		}
+		before, began := a.asked.Load(), time.Now()
+		op := livetest.SubscribeTo(1, "n")
+		if old != "" {
+			op = livetest.ResumeFrom(1, "n", old)
+		}
+		for _, c := range all {
+			c.Send(op)
+		}
+		for _, c := range all {
+			f := c.Next()
+			if f.State == nil || f.WasRecovered() {
+				t.Fatal(f)
+			}
+			old = f.At
+		}
+		asked := a.asked.Load() - before
+		t.Logf("%d clients %s: %d questions, all have the state after %v", clients, way, asked, time.Since(began).Round(time.Millisecond))
+		if asked > 10 {
+			t.Errorf("%d questions", asked)
+		}
+		livetest.Each(100, func(i int) {
+			for _, c := range all[i*clients/100 : (i+1)*clients/100] {
+				c.Drop()
+			}
+		})
+		livetest.Eventually(t, "the sessions' end", func() bool { return server.Stats().Sessions == 0 })
+		for range 60 { // more than the history keeps
+			a.change(t, server)
+		}
+	}
 }
 
 var soakTime = flag.Duration("soak", 10*time.Minute, "how long TestSoak takes")

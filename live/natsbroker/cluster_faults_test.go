@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -80,7 +81,7 @@ type crowd struct {
 }
 
 // gather has two viewers at each node, and one press at each node that publishes every few
-// milliseconds.
+// milliseconds. Two of the presses repeat what was not acknowledged, at any node.
 func gather(f *fleet, topic string) *crowd {
 	f.t.Helper()
 	c := &crowd{fleet: f}
@@ -88,13 +89,16 @@ func gather(f *fleet, topic string) *crowd {
 	var publishing sync.WaitGroup
 	for i := range c.presses {
 		c.viewers[i] = []*viewer{view(f.t, topic, f.at(i)), view(f.t, topic, f.at(i))}
-		c.presses[i] = &press{topic: topic, name: fmt.Sprint(i)}
+		c.presses[i] = &press{topic: topic, name: fmt.Sprint(i), repeats: i > 0}
 	}
 	for i, p := range c.presses {
 		publishing.Go(func() {
 			p.run(ctx, 10*time.Millisecond, func() *instance {
-				if c.idle[i].Load() {
+				switch {
+				case c.idle[i].Load():
 					return nil
+				case p.isUnsure():
+					return f.at(rand.IntN(meshSize))
 				}
 				return f.at(i)
 			})

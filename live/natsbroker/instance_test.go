@@ -271,27 +271,40 @@ func contentsBy(t testing.TB, js jetstream.JetStream, stream, subject string) (a
 // press publishes numbers to a topic, one after another, and keeps those that were
 // acknowledged.
 type press struct {
-	topic string
-	name  string
+	topic   string
+	name    string
+	repeats bool // a number that was not acknowledged is published again under its ID, perhaps elsewhere
 
-	mu    sync.Mutex // guards what follows
-	tried []string
-	acked []string
-	bad   []error // the errors other than live.ErrUnavailable
+	mu     sync.Mutex // guards what follows
+	tried  []string
+	acked  []string
+	unsure string  // what is published again; "": nothing
+	bad    []error // the errors other than live.ErrUnavailable
 }
 
 // publish publishes the next number at an instance.
 func (p *press) publish(in *instance) error {
 	p.mu.Lock()
-	data := fmt.Sprintf(`"%s.%d"`, p.name, len(p.tried))
-	p.tried = append(p.tried, data)
+	data := p.unsure
+	if data == "" {
+		data = fmt.Sprintf(`"%s.%d"`, p.name, len(p.tried))
+		p.tried = append(p.tried, data)
+	}
 	p.mu.Unlock()
-	err := in.server.Publish(p.topic, []byte(data))
+	var opts []live.PublishOption
+	if p.repeats {
+		opts = append(opts, live.ID(data))
+	}
+	err := in.server.Publish(p.topic, []byte(data), opts...)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.repeats {
+		p.unsure = data
+	}
 	switch {
 	case err == nil:
 		p.acked = append(p.acked, data)
+		p.unsure = ""
 	case !errors.Is(err, live.ErrUnavailable) && !errors.Is(err, live.ErrServerClosed):
 		p.bad = append(p.bad, err)
 	}
@@ -302,6 +315,13 @@ func (p *press) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.acked)
+}
+
+// isUnsure reports whether the press does not know whether its last number is stored.
+func (p *press) isUnsure() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.unsure != ""
 }
 
 // run publishes until ctx ends, with a pause each time. choose names the instance; nil: none
