@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live/broker"
-	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
@@ -58,7 +57,6 @@ type topicState struct {
 
 	data []byte // JSON
 	err  error
-	made int64 // when the application answered, on the clock of package clock
 }
 
 // isDone reports whether the question was answered.
@@ -71,10 +69,9 @@ func (st *topicState) isDone() bool {
 	}
 }
 
-// isFresh reports whether a client that comes now may have a state that is there already.
-func (st *topicState) isFresh(f *feed) bool {
-	return st.err == nil && clock.Now()-st.made < int64(stateLife) && st.joins(f)
-}
+// isFresh reports whether a client that comes now may have a state that is there already. A state that
+// is too old is not there any more.
+func (st *topicState) isFresh(f *feed) bool { return st.err == nil && st.joins(f) }
 
 // joins reports whether the feed has all publications after a state.
 func (st *topicState) joins(f *feed) bool {
@@ -101,7 +98,6 @@ func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
 // askForState asks the application.
 func (ts *topics) askForState(t *topic, st *topicState) {
 	st.data, st.err = ts.snapshots.ask(ts, t)
-	st.made = clock.Now()
 	size := int64(len(st.data))
 	t.mu.Lock()
 	defer ts.unlock(t)

@@ -269,6 +269,33 @@ func TestOtherTopicsGoOnBesideALargeState(t *testing.T) {
 	}
 }
 
+// The application ends a subscription while its client is sent the state. The client gets no more pieces, and
+// learns that those it has are of no use.
+func TestSubscriptionThatEndsWithinItsState(t *testing.T) {
+	t.Parallel()
+	a := &countingApp{fill: strings.Repeat("x", 4<<20)}
+	opts, sessions := livetest.Connected(live.Options{})
+	server, _ := a.serve(t, opts)
+	at := livetest.ServeSmall(t, server.Handler())
+	c := livetest.Connect(t, at, livetest.Dialing{V1: true, Buffer: livetest.SmallBuffer, Pace: 1 << 20}).Attend().Greeted()
+	s := livetest.Receive(t, sessions)
+	c.Send(livetest.SubscribeTo(1, "n"))
+	if f := c.Next(); f.Op != "part" {
+		t.Fatalf("came %.100s", f.Raw)
+	}
+	if err := server.Unsubscribe(s, "n"); err != nil {
+		t.Fatal(err)
+	}
+	f := c.Next()
+	for f.Op == "part" {
+		f = c.Next()
+	}
+	livetest.Refused(t, "the subscription", f, 1, "unavailable")
+	if rest := c.Settled(); len(rest) > 0 {
+		t.Errorf("after the answer came %d frames more, first %.100s", len(rest), rest[0].Raw)
+	}
+}
+
 func TestStateThatIsNotToBeHad(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -421,6 +448,33 @@ func TestStatesAreNotKept(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A large state is shared by those that come within a second, however many there were before.
+func TestStatesThatWereDroppedDoNotCount(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := &countingApp{fill: strings.Repeat("x", 8<<20)}
+		server := live.New(live.Options{Logger: livetest.Quiet, Topics: func(string) live.TopicOptions {
+			return live.TopicOptions{Snapshot: a.snapshot}
+		}})
+		defer server.Shutdown(context.Background())
+		const rounds = 12 // together more than a server keeps at a time
+		for range rounds {
+			for range 2 {
+				sub, err := server.Listen("n", func(live.Message) {}, live.OnState(func(json.RawMessage) {}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer sub.Unsubscribe()
+				synctest.Wait()
+			}
+			time.Sleep(2 * time.Second)
+		}
+		if n := a.asked.Load(); n != rounds {
+			t.Errorf("the application was asked %d times in %d seconds", n, rounds)
+		}
+	})
 }
 
 func TestHandlerOfALogMayPublishToTheTopicThatGetsNoNewState(t *testing.T) {
