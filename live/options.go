@@ -358,7 +358,8 @@ type TopicOptions struct {
 	// a gap, and has to ask for the state again.
 	//
 	// Many clients share one call. It runs in a goroutine of its own, for each topic one at a time,
-	// and its context ends after ten seconds. If it fails or panics, the client is told
+	// for all topics of a server eight at a time, and its context ends after ten seconds. If it goes
+	// on all the same, fails or panics, the client is told
 	// "internal", or "unavailable" if the error wraps ErrUnavailable or that of a context, and
 	// asks again later. nil: the topic has no state. With a Snapshot, a History of 0 means 256.
 	Snapshot func(ctx context.Context, topic string) (any, error)

@@ -31,6 +31,10 @@ const (
 	// then asks again.
 	snapshotTimeout = 10 * time.Second
 
+	// snapshotGrace is how long a Snapshot may go on after its context has ended. Its clients are then
+	// told that there is no state. It holds its place until it returns.
+	snapshotGrace = time.Second
+
 	// stateLife is how long a state is given to clients that come later. With one second, ten
 	// thousand clients that come at once cost a handful of questions.
 	stateLife = time.Second
@@ -123,19 +127,38 @@ func (ts *topics) dropState(t *topic, st *topicState, size int64) {
 	}
 }
 
-func (sn *snapshots) ask(ts *topics, t *topic) (data []byte, err error) {
+// ask asks the application for the state of a topic.
+func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ts.life, snapshotTimeout)
 	select {
 	case sn.asking <- struct{}{}:
-		defer func() { <-sn.asking }()
-	case <-ts.life.Done():
-		return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, ErrServerClosed)
+	case <-ctx.Done():
+		cancel()
+		return nil, fmt.Errorf("%w: %q: it waited for %d others: %w", ErrSnapshot, t.name, maxSnapshots, sn.overdue(ts))
 	}
 	ts.counters.snapshots.Add(1)
-	ctx, cancel := context.WithTimeout(ts.life, snapshotTimeout)
-	defer cancel()
+	answered := make(chan struct{})
 	var state any
-	err = errSnapshotPanicked // unless it returns
-	ts.server.callSafely("Snapshot", "topic", t.name, func() { state, err = t.opts.Snapshot(ctx, t.name) })
+	err := errSnapshotPanicked // unless it returns
+	go func() {                // ends when the application returns
+		defer func() {
+			close(answered)
+			<-sn.asking
+			cancel()
+		}()
+		ts.server.callSafely("Snapshot", "topic", t.name, func() { state, err = t.opts.Snapshot(ctx, t.name) })
+	}()
+	select {
+	case <-answered:
+	case <-ctx.Done():
+		select {
+		case <-answered: // as its context told it to
+		case <-time.After(snapshotGrace):
+			ts.server.opts.Logger.Warn("live: a Snapshot goes on after its context has ended", "topic", t.name)
+			return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, sn.overdue(ts))
+		}
+	}
+	var data []byte
 	if err == nil {
 		data, err = marshalState(state)
 	}
@@ -143,6 +166,14 @@ func (sn *snapshots) ask(ts *topics, t *topic) (data []byte, err error) {
 		return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, err)
 	}
 	return data, nil
+}
+
+// overdue returns why a Snapshot has no more time.
+func (sn *snapshots) overdue(ts *topics) error {
+	if ts.life.Err() != nil {
+		return ErrServerClosed
+	}
+	return context.DeadlineExceeded
 }
 
 var errSnapshotPanicked = errors.New("it panicked")

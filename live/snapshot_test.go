@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -294,6 +295,60 @@ func TestSubscriptionThatEndsWithinItsState(t *testing.T) {
 	if rest := c.Settled(); len(rest) > 0 {
 		t.Errorf("after the answer came %d frames more, first %.100s", len(rest), rest[0].Raw)
 	}
+}
+
+// Snapshots that do not return keep their places, and hold up nobody for longer than their time. So do those
+// that end their goroutine.
+func TestSnapshotsThatDoNotReturn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		logger, logged := livetest.Logged()
+		server := live.New(live.Options{Logger: logger, Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{Snapshot: func(context.Context, string) (any, error) {
+				switch topic {
+				case "exits":
+					runtime.Goexit()
+				case "good":
+				default:
+					<-hang
+				}
+				return 1, nil
+			}}
+		}})
+		defer server.Shutdown(context.Background())
+		listen := func(topic string) error {
+			sub, err := server.Listen(topic, func(live.Message) {}, live.OnState(func(json.RawMessage) {}))
+			if err == nil {
+				sub.Unsubscribe()
+			}
+			return err
+		}
+		if err := listen("exits"); !errors.Is(err, live.ErrSnapshot) {
+			t.Errorf("a Snapshot that ends its goroutine: %v", err)
+		}
+		began := time.Now()
+		var all sync.WaitGroup
+		for i := range 9 { // one more than may run at the same time
+			all.Go(func() {
+				if err := listen(fmt.Sprint("hangs", i)); !errors.Is(err, live.ErrSnapshot) || !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("a Snapshot that does not return: %v", err)
+				}
+			})
+		}
+		all.Wait()
+		if took := time.Since(began); took > 12*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if n := strings.Count(logged(), "goes on after its context"); n != 8 {
+			t.Errorf("logged %d times", n)
+		}
+		close(hang)
+		synctest.Wait()
+		if err := listen("good"); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func TestStateThatIsNotToBeHad(t *testing.T) {
