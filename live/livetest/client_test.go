@@ -348,7 +348,7 @@ func TestApplicationIsServed(t *testing.T) {
 	}
 	resp.Body.Close()
 	for _, option := range []livetest.DialOption{
-		livetest.Cookie("user", "ana"), livetest.Token("ana"), livetest.Header("X-User", "ana"),
+		livetest.Cookie("user", "ana"), livetest.Token("ana"), livetest.PageToken("ana"), livetest.Header("X-User", "ana"),
 		livetest.Path("/live?user=ana"), livetest.As(browser),
 	} {
 		c := srv.Dial(option, livetest.Name("ana's page"))

@@ -2,6 +2,7 @@ package livetest
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,8 @@ type dialing struct {
 	path     string
 	header   http.Header
 	jar      http.CookieJar
+
+	protocols []string // that it offers besides live.v1
 }
 
 // Value gives the session this Value. OnAuth is not called. It needs New; with Serve a client signs
@@ -52,6 +55,14 @@ func Cookie(name, value string) DialOption {
 
 // Token signs in with a bearer token, which live.Token returns to OnAuth.
 func Token(token string) DialOption { return Header("Authorization", "Bearer "+token) }
+
+// PageToken signs in with a token as a page does, which cannot set headers: by a subprotocol, from which
+// live.Token returns it too.
+func PageToken(token string) DialOption {
+	return func(d *dialing) {
+		d.protocols = append(d.protocols, "live.token."+base64.RawURLEncoding.EncodeToString([]byte(token)))
+	}
+}
 
 // As adds the cookies that an HTTP client has, for example of Server.Client after it has signed in.
 func As(browser *http.Client) DialOption { return func(d *dialing) { d.jar = browser.Jar } }
@@ -147,11 +158,12 @@ func (s *Server) handshake(d *dialing, v *visit) (*connection, error) {
 		},
 	}
 	o := &websocket.DialOptions{
-		HTTPClient: &http.Client{Transport: transport, CheckRedirect: noRedirect},
-		HTTPHeader: d.headers(s.URL),
+		HTTPClient:   &http.Client{Transport: transport, CheckRedirect: noRedirect},
+		HTTPHeader:   d.headers(s.URL),
+		Subprotocols: d.protocols,
 	}
 	if !d.plain {
-		o.Subprotocols = []string{"live.v1"}
+		o.Subprotocols = append([]string{"live.v1"}, d.protocols...)
 	}
 	ws, resp, err := websocket.Dial(ctx, s.URL+d.path, o)
 	switch {

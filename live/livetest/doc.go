@@ -37,8 +37,7 @@
 //		srv := livetest.New(t, options())
 //		alice := srv.Dial()
 //		alice.StopReading()
-//		alice.ExpectEnd(nil) // too early: the test fails
-//		time.Sleep(36 * time.Second)
+//		time.Sleep(36 * time.Second) // PingInterval and PingTimeout, and a second more
 //		alice.ExpectEnd(live.ErrPingTimeout)
 //	})
 //
