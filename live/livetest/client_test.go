@@ -222,7 +222,7 @@ func TestEndsAreSeen(t *testing.T) {
 }
 
 func TestSlowClientIsSlow(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		opts, _ := open()
 		opts.QueueSize = 10
 		srv := livetest.New(t, opts)
@@ -249,7 +249,7 @@ func TestSlowClientIsSlow(t *testing.T) {
 }
 
 func TestTimeMayBeFalse(t *testing.T) {
-	inBubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		opts, _ := open()
 		opts.PresenceGrace = time.Minute
 		opts.Topics = func(topic string) live.TopicOptions {

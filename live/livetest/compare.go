@@ -20,6 +20,11 @@ const anythingText = "livetest.Any, which stands for any value"
 
 func (anything) MarshalJSON() ([]byte, error) { return json.Marshal(anythingText) }
 
+// wanted returns a value that a test wants, as a person reads it.
+func wanted(v json.RawMessage) string {
+	return shorten(strings.ReplaceAll(string(v), `"`+anythingText+`"`, "livetest.Any"))
+}
+
 // differences returns how two JSON values differ, a line for each difference. The order of the members
 // of an object does not count, and numbers are compared by their value.
 func differences(got, want json.RawMessage) []string {
@@ -124,7 +129,7 @@ func sameNumber(a, b json.Number) bool {
 // text returns a value as a person reads it.
 func text(v any) string {
 	if v == anythingText {
-		return "any value"
+		return "livetest.Any"
 	}
 	b, _ := json.Marshal(v) // it was JSON
 	return shorten(string(b))

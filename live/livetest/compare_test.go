@@ -20,7 +20,7 @@ func TestDifferencesAreNamed(t *testing.T) {
 		{`{"a":1}`, `{"b":1}`, []string{".b: is missing, want 1", ".a: got 1, want no such member"}},
 		{`[1,2]`, `[1,3,4]`, []string{"[1]: got 2, want 3", "got 2 elements, want 3"}},
 		{`{"id":[5],"at":1}`, `{"id":"` + anythingText + `","at":1}`, nil},
-		{`{}`, `{"id":"` + anythingText + `"}`, []string{".id: is missing, want any value"}},
+		{`{}`, `{"id":"` + anythingText + `"}`, []string{".id: is missing, want livetest.Any"}},
 		{`{`, `1`, []string{"it is not JSON: unexpected EOF"}},
 	} {
 		if got := differences([]byte(c.got), []byte(c.want)); !slices.Equal(got, c.diff) {

@@ -14,7 +14,7 @@ import (
 // promises an order only within a topic.
 func (c *Client) Expect(topic string, want any) {
 	c.t.Helper()
-	m := c.next(topic, func() string { return "want " + shorten(string(marshal(c.t, want))) })
+	m := c.next(topic, func() string { return "want " + wanted(marshal(c.t, want)) })
 	c.compare(m, want)
 }
 
@@ -29,7 +29,7 @@ func (c *Client) ExpectAll(topic string, want ...any) {
 // ExpectKey is Expect for a publication with this key.
 func (c *Client) ExpectKey(topic, key string, want any) {
 	c.t.Helper()
-	m := c.next(topic, func() string { return fmt.Sprintf("want key %q: %s", key, shorten(string(marshal(c.t, want)))) })
+	m := c.next(topic, func() string { return fmt.Sprintf("want key %q: %s", key, wanted(marshal(c.t, want))) })
 	if m.Key != key {
 		c.fatalf("came %s, want the key %q", m, key)
 	}
@@ -125,12 +125,12 @@ func (c *Client) insteadOf(topic string) string {
 // compare compares a message with a value.
 func (c *Client) compare(m Message, want any) {
 	c.t.Helper()
-	wanted := marshal(c.t, want)
+	asJSON := marshal(c.t, want)
 	if m.Gap || m.Removed || m.Data == nil {
-		c.fatalf("came %s, want %s", m, shorten(string(wanted)))
+		c.fatalf("came %s, want %s", m, wanted(asJSON))
 	}
-	if diff := differences(m.Data, wanted); len(diff) > 0 {
-		c.fatalf("the next message of %q is another one:%s%s", m.Topic, report(diff, m.Data, wanted), c.alsoUnread())
+	if diff := differences(m.Data, asJSON); len(diff) > 0 {
+		c.fatalf("the next message of %q is another one:%s%s", m.Topic, report(diff, m.Data, asJSON), c.alsoUnread())
 	}
 }
 
@@ -147,7 +147,7 @@ func report(diff []string, got, want json.RawMessage) string {
 	if len(diff) > most {
 		diff = append(slices.Clone(diff[:most]), fmt.Sprintf("… and %d more", len(diff)-most))
 	}
-	return fmt.Sprintf("\n\t%s\ngot  %s\nwant %s", strings.Join(diff, "\n\t"), shorten(string(got)), shorten(string(want)))
+	return fmt.Sprintf("\n\t%s\ngot  %s\nwant %s", strings.Join(diff, "\n\t"), shorten(string(got)), wanted(want))
 }
 
 // ExpectNothing checks that no message of these topics has come that the test has not looked at;
@@ -182,12 +182,12 @@ func (c *Client) ExpectState(topic string, want any) {
 	c.mu.Lock()
 	state := c.topic(topic).state
 	c.mu.Unlock()
-	wanted := marshal(c.t, want)
+	asJSON := marshal(c.t, want)
 	if state == nil {
-		c.fatalf("%q has no state, want %s", topic, shorten(string(wanted)))
+		c.fatalf("%q has no state, want %s", topic, wanted(asJSON))
 	}
-	if diff := differences(state, wanted); len(diff) > 0 {
-		c.fatalf("the state of %q is another one:%s", topic, report(diff, state, wanted))
+	if diff := differences(state, asJSON); len(diff) > 0 {
+		c.fatalf("the state of %q is another one:%s", topic, report(diff, state, asJSON))
 	}
 }
 

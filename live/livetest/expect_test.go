@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/live"
@@ -214,7 +215,7 @@ func plainOnly(h http.Handler) http.Handler {
 func TestEachExpectationFailsWhereItShould(t *testing.T) {
 	for _, c := range failing {
 		t.Run(c.name, func(t *testing.T) {
-			inBubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				begun := time.Now()
 				f := fake(t, func(t testing.TB) {
 					opts, server := open()

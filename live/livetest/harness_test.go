@@ -2,6 +2,7 @@ package livetest_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,8 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
@@ -102,12 +101,6 @@ func sourceLine(frame runtime.Frame) string {
 	return strings.Split(string(source), "\n")[frame.Line-1]
 }
 
-// inBubble runs a test with false time.
-func inBubble(t *testing.T, test func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, test)
-}
-
 // noGoroutinesLeft checks, at the end of the test, that as many goroutines run as do now.
 func noGoroutinesLeft(t *testing.T) {
 	before := runtime.NumGoroutine()
@@ -132,7 +125,7 @@ func open() (opts live.Options, server **live.Server) {
 			return data, check(topic)
 		},
 		OnRequest: func(_ context.Context, _ *live.Session, topic string, data []byte) (any, error) {
-			return livetestJSON(data), check(topic)
+			return json.RawMessage(data), check(topic)
 		},
 		OnPresence: func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil },
 		OnMessage: func(_ context.Context, _ *live.Session, topic string, data []byte) {
@@ -157,20 +150,6 @@ func open() (opts live.Options, server **live.Server) {
 		},
 		PresenceGrace: -1,
 	}, server
-}
-
-type livetestJSON []byte
-
-func (j livetestJSON) MarshalJSON() ([]byte, error) { return j, nil }
-
-// within waits for a signal of the application.
-func within(t testing.TB, ch <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-ch:
-	case <-time.After(livetest.Patience):
-		t.Fatal("not in time")
-	}
 }
 
 // mounted returns a handler as an application has it: at a path, behind a middleware.
