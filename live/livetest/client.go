@@ -25,6 +25,11 @@ type Client struct {
 	t   testing.TB
 	as  *dialing
 
+	// Only the goroutine of the test uses these fields.
+	order    []string          // the topics that it has subscribed to
+	refusing bool              // within ExpectError
+	refused  *live.ClientError // the answer to the newest operation within ExpectError; nil: a reply
+
 	mu      sync.Mutex    // guards the fields below
 	changed chan struct{} // closed, and replaced, when one of them changes
 	conn    *connection   // the newest
@@ -32,13 +37,9 @@ type Client struct {
 	unread  []Message     // that have come, and that the test has not looked at
 	lastID  int
 	calls   map[int]*call // operations that wait for their answer
-	order   []string      // the topics that it has subscribed to
 	topics  map[string]*topicState
 	unsure  bool // the server may not have handled all that was sent
 	synced  int  // the number in the newest answer to a plain Sync
-
-	refusing bool              // within ExpectError
-	refused  *live.ClientError // the first error within ExpectError
 }
 
 // connection is one connection of a client. A client that reconnects gets another one. The fields that
@@ -184,7 +185,8 @@ func (c *Client) write(v any) {
 	if ctx.Err() != nil {
 		c.fatalf("cannot send: the server has read nothing for %v", c.srv.Patience)
 	}
-	<-conn.over // a failed write ends the connection
+	conn.ws.CloseNow() // the reader may have read a close frame before
+	<-conn.over
 	c.fatalf("cannot send: %s", conn.describe())
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Expect waits for the next message of a topic, and compares its data with a value, both as JSON.
@@ -62,11 +63,15 @@ func (c *Client) Next(topic string) Message {
 }
 
 // Await takes the next messages of a topic up to one for whose data ok returns true. It returns
-// that data.
+// that data. Await as a whole waits no longer than Server.Patience.
 func Await[T any](c *Client, topic string, ok func(data T) bool) T {
 	c.t.Helper()
 	newest := "no message has come"
+	tooLate := time.Now().Add(c.srv.Patience)
 	for {
+		if time.Now().After(tooLate) {
+			c.fatalf("no message of %q of which ok is true has come within %v; the newest: %s", topic, c.srv.Patience, newest)
+		}
 		m := c.next(topic, func() string { return "want a message of which ok is true; the newest: " + newest })
 		newest = m.String()
 		if m.Data == nil {

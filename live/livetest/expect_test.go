@@ -83,6 +83,21 @@ var failing = []struct {
 		srv.Publish("room", 1)
 		livetest.Await(c, "room", func(n int) bool { return n == 2 }) // fails
 	}},
+	{"none is ok, for ever", `no message of "room" of which ok is true has come within 10s`, func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+		ended := make(chan struct{})
+		t.Cleanup(func() { close(ended) })
+		go func() { // ends with the test
+			for {
+				select {
+				case <-ended:
+					return
+				case <-time.After(time.Second):
+					srv.Live.Publish("room", []byte("1"))
+				}
+			}
+		}()
+		livetest.Await(c, "room", func(n int) bool { return n == 2 }) // fails
+	}},
 	{"another type", "cannot unmarshal", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
 		srv.Publish("room", "text")
 		livetest.Await(c, "room", func(n int) bool { return true }) // fails

@@ -65,12 +65,12 @@ func (c *Client) Subscribe(topic string, opts ...SubscribeOption) {
 	if c.ask(c.subscribeTo(topic, s)) == nil {
 		return
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if t := c.topic(topic); t.subscribed == nil {
+	if !slices.Contains(c.order, topic) {
 		c.order = append(c.order, topic)
 	}
-	s.since, s.last = "", 0
+	s.since, s.last = "", 0 // these are for this time only
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.topic(topic).subscribed = &s
 }
 
@@ -106,9 +106,9 @@ func (c *Client) Unsubscribe(topic string) {
 	if c.ask(operation{Op: "unsubscribe", Topic: topic}) == nil {
 		return
 	}
+	c.order = slices.DeleteFunc(c.order, func(name string) bool { return name == topic })
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.order = slices.DeleteFunc(c.order, func(name string) bool { return name == topic })
 	c.topics[topic] = &topicState{at: c.topic(topic).at, count: -1}
 }
 

@@ -59,13 +59,13 @@ func New(t testing.TB, opts live.Options) *Server {
 	return s
 }
 
-// Serve serves a handler. It may be the whole application, with its middlewares: clients find its
+// Serve serves a handler. It may be the whole application, with its middlewares. Clients find its
 // live.Server at the Path "/live", or at another one. At the end of the test its clients are
-// disconnected. What the handler needs else is the caller's to end, in a t.Cleanup before Serve is
-// called.
+// disconnected. The caller ends the application itself, in a t.Cleanup before Serve is called: cleanups
+// run in reverse order, so the clients have left by then.
 //
-// Serve does not see the callbacks of the application's live.Server. So some methods, which say so,
-// need New.
+// Serve does not see the callbacks of the application's live.Server. So some methods need New, and say
+// so.
 func Serve(t testing.TB, handler http.Handler) *Server {
 	t.Helper()
 	s := newServer(t)
