@@ -327,7 +327,8 @@ func (c *Client) pace(stopped bool, perSecond int) {
 }
 
 // Cut ends the connection without a close frame, as when a phone has lost its network and the
-// server notices. What has come until then can still be expected.
+// server notices. What has come until then can still be expected. What the client has sent, and the
+// server has not handled, may be lost: see Sync.
 func (c *Client) Cut() {
 	c.mu.Lock()
 	conn := c.conn

@@ -268,10 +268,14 @@ func TestEachExpectationFailsWhereItShould(t *testing.T) {
 
 // A callback that never returns is reported at the end of the test.
 func TestCleanupReportsACallbackThatDoesNotReturn(t *testing.T) {
-	stop := make(chan struct{})
+	called, stop := make(chan struct{}), make(chan struct{})
 	f := fake(t, func(t testing.TB) {
-		srv := livetest.New(t, live.Options{OnMessage: func(context.Context, *live.Session, string, []byte) { <-stop }})
+		srv := livetest.New(t, live.Options{OnMessage: func(context.Context, *live.Session, string, []byte) {
+			close(called)
+			<-stop
+		}})
 		srv.Dial().Send("room", 1)
+		<-called
 		srv.Patience = 100 * time.Millisecond
 	})
 	close(stop)

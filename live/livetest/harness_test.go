@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"runtime"
@@ -120,6 +121,7 @@ func open() (opts live.Options, server **live.Server) {
 		return nil
 	}
 	return live.Options{
+		Logger:      slog.New(slog.DiscardHandler),
 		OnSubscribe: func(_ context.Context, _ *live.Session, topic string) error { return check(topic) },
 		OnPublish: func(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
 			return data, check(topic)
