@@ -3,12 +3,10 @@ package main
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"io"
 	"log"
 	"log/slog"
 	"net/http"
-	"net/http/cookiejar"
 	"net/http/httptest"
 	"net/url"
 	"os"
@@ -17,14 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/livetest"
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	// The app logs every request, which is of no use here.
@@ -40,12 +34,13 @@ func TestMain(m *testing.M) {
 }
 
 // serve starts an app on a file, until the test ends.
-func serve(t *testing.T, file string) (address string) {
+func serve(t *testing.T, file string) *livetest.Server {
 	t.Helper()
-	return serveWith(t, file, Options{}, httptest.NewServer).URL
+	return livetest.Serve(t, newRoutes(t, file, Options{}))
 }
 
-func serveWith(t *testing.T, file string, o Options, start func(http.Handler) *httptest.Server) *httptest.Server {
+// newRoutes returns the handler of an app that is shut down when the test ends.
+func newRoutes(t *testing.T, file string, o Options) http.Handler {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+file+"?_pragma=busy_timeout(5000)")
 	if err != nil {
@@ -56,44 +51,36 @@ func serveWith(t *testing.T, file string, o Options, start func(http.Handler) *h
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := start(app.Routes())
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		app.Shutdown(ctx)
-		server.Close()
+		app.Shutdown(context.Background())
 		db.Close()
 	})
-	return server
+	return app.Routes()
 }
 
 func newFile(t *testing.T) string { return filepath.Join(t.TempDir(), "login.db") }
 
 // browser keeps its cookies.
 type browser struct {
-	t       *testing.T
-	address string
-	client  *http.Client
+	t      *testing.T
+	server *livetest.Server
+	client *http.Client
 }
 
-func newBrowser(t *testing.T, address string) *browser {
-	jar, err := cookiejar.New(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &browser{t, address, &http.Client{Jar: jar, Timeout: patience}}
+func newBrowser(t *testing.T, server *livetest.Server) *browser {
+	return &browser{t, server, server.Client()}
 }
 
 // get returns where a page is in the end, and its text.
 func (b *browser) get(path string) (at, text string) {
 	b.t.Helper()
-	resp, err := b.client.Get(b.address + path)
+	resp, err := b.client.Get(b.server.URL + path)
 	return b.page(resp, err)
 }
 
 func (b *browser) post(path string, fields url.Values) (at, text string) {
 	b.t.Helper()
-	resp, err := b.client.PostForm(b.address+path, fields)
+	resp, err := b.client.PostForm(b.server.URL+path, fields)
 	return b.page(resp, err)
 }
 
@@ -119,9 +106,9 @@ func (b *browser) login(name, password string) (at, text string) {
 }
 
 // signedIn returns a browser in which someone has signed in.
-func signedIn(t *testing.T, address, name string) *browser {
+func signedIn(t *testing.T, server *livetest.Server, name string) *browser {
 	t.Helper()
-	b := newBrowser(t, address)
+	b := newBrowser(t, server)
 	if at, _ := b.login(name, demoPassword); at != "/" {
 		t.Fatalf("the login led to %s", at)
 	}
@@ -129,7 +116,7 @@ func signedIn(t *testing.T, address, name string) *browser {
 }
 
 func (b *browser) cookie() string {
-	u, _ := url.Parse(b.address)
+	u, _ := url.Parse(b.server.URL)
 	for _, c := range b.client.Jar.Cookies(u) {
 		return c.Value
 	}
@@ -137,82 +124,21 @@ func (b *browser) cookie() string {
 }
 
 func (b *browser) setCookie(value string) {
-	u, _ := url.Parse(b.address)
+	u, _ := url.Parse(b.server.URL)
 	b.client.Jar.SetCookies(u, []*http.Cookie{{Name: "session", Value: value, Path: "/"}})
 }
 
-// dial opens a socket as a page does.
-func (b *browser) dial() (*websocket.Conn, *http.Response, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	ws, resp, err := websocket.Dial(ctx, b.address+"/live", &websocket.DialOptions{HTTPClient: b.client, Subprotocols: []string{"live.v1"}})
-	if err == nil {
-		b.t.Cleanup(func() { ws.CloseNow() })
-	}
-	return ws, resp, err
-}
-
-// tab is a socket that follows a topic.
-type tab struct {
-	t  *testing.T
-	ws *websocket.Conn
-}
-
-func (b *browser) open(topic string) *tab {
+// open opens a page that follows a topic.
+func (b *browser) open(topic string) *livetest.Client {
 	b.t.Helper()
-	ws, _, err := b.dial()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	p := &tab{b.t, ws}
-	frame, _ := json.Marshal(map[string]any{"op": "subscribe", "id": 1, "topic": topic, "last": 1})
-	if err := ws.Write(context.Background(), websocket.MessageText, frame); err != nil {
-		b.t.Fatal(err)
-	}
-	return p
+	page := b.server.Dial(livetest.As(b.client))
+	page.Subscribe(topic, livetest.Last(1))
+	return page
 }
 
-// frame is what the server sends.
-type frame struct {
-	Op, Topic, Code string
-	Data            []device
-	Messages        []struct{ Data []device }
-}
-
-// until reads up to a list of devices for which ok.
-func (p *tab) until(what string, ok func(list []device) bool) {
-	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		_, raw, err := p.ws.Read(ctx)
-		if err != nil {
-			p.t.Fatalf("not in time: %s: %v", what, err)
-		}
-		var f frame
-		if err := json.Unmarshal(raw, &f); err != nil {
-			p.t.Fatalf("%s: %v", raw, err)
-		}
-		for _, past := range f.Messages {
-			if ok(past.Data) {
-				return
-			}
-		}
-		if f.Op == "" && ok(f.Data) {
-			return
-		}
-	}
-}
-
-// closed reads to the end, and returns the code of the close frame.
-func (p *tab) closed() int {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		if _, _, err := p.ws.Read(ctx); err != nil {
-			return int(websocket.CloseStatus(err))
-		}
-	}
+// until waits for a list of ana's devices for which ok returns true.
+func until(page *livetest.Client, ok func(list []device) bool) {
+	livetest.Await(page, "devices:ana", ok)
 }
 
 func TestWrongPasswordFlashesOnce(t *testing.T) {
@@ -240,9 +166,7 @@ func TestPagesAreProtected(t *testing.T) {
 			t.Errorf("%s led to %s", path, at)
 		}
 	}
-	if _, resp, err := b.dial(); err == nil || resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("the socket: %v", resp)
-	}
+	b.server.ExpectRefused(http.StatusUnauthorized, livetest.As(b.client))
 	b.login("ana", demoPassword)
 	if at, text := b.get("/account"); at != "/account" || !strings.Contains(text, "ana") {
 		t.Errorf("after the login at %s", at)
@@ -253,12 +177,12 @@ func TestPagesAreProtected(t *testing.T) {
 }
 
 func TestLoginRenewsTheToken(t *testing.T) {
-	address := serve(t, newFile(t))
-	attacker := newBrowser(t, address)
+	server := serve(t, newFile(t))
+	attacker := newBrowser(t, server)
 	attacker.login("ana", "wrong") // a session of no worth
 	bait := attacker.cookie()
 	for _, token := range []string{bait, "made-up"} {
-		victim := newBrowser(t, address)
+		victim := newBrowser(t, server)
 		victim.setCookie(token)
 		victim.login("ana", demoPassword)
 		if victim.cookie() == token {
@@ -280,7 +204,7 @@ func TestOtherSitesCannotPost(t *testing.T) {
 		"a modern browser": {"Sec-Fetch-Site": {"cross-site"}},
 		"an old one":       {"Origin": {"https://evil.example"}},
 	} {
-		req, err := http.NewRequest("POST", b.address+"/logout", nil)
+		req, err := http.NewRequest("POST", b.server.URL+"/logout", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -311,7 +235,8 @@ func TestTheCookieIsGuarded(t *testing.T) {
 		"behind a TLS proxy": {Options{Secure: true}, httptest.NewServer, true, "__Host-session"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			server := serveWith(t, newFile(t), c.o, c.start)
+			server := c.start(newRoutes(t, newFile(t), c.o))
+			t.Cleanup(server.Close)
 			client := server.Client()
 			client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 			resp, err := client.PostForm(server.URL+"/login", url.Values{"username": {"ana"}, "password": {demoPassword}})
@@ -332,60 +257,43 @@ func TestTheCookieIsGuarded(t *testing.T) {
 }
 
 func TestDevicesAreLive(t *testing.T) {
-	address := serve(t, newFile(t))
-	phone := signedIn(t, address, "ana")
+	server := serve(t, newFile(t))
+	phone := signedIn(t, server, "ana")
 	list := phone.open("devices:ana")
-	list.until("one device, one tab", func(l []device) bool { return len(l) == 1 && l[0].Tabs == 1 })
+	until(list, func(l []device) bool { return len(l) == 1 && l[0].Tabs == 1 })
 	second := phone.open("devices:ana")
-	list.until("two tabs", func(l []device) bool { return len(l) == 1 && l[0].Tabs == 2 })
-	second.ws.CloseNow()
-	list.until("one tab", func(l []device) bool { return len(l) == 1 && l[0].Tabs == 1 })
+	until(list, func(l []device) bool { return len(l) == 1 && l[0].Tabs == 2 })
+	second.Cut()
+	until(list, func(l []device) bool { return len(l) == 1 && l[0].Tabs == 1 })
 
-	laptop := signedIn(t, address, "ana")
+	laptop := signedIn(t, server, "ana")
 	onLaptop := laptop.open("devices:ana")
-	list.until("two devices", func(l []device) bool { return len(l) == 2 && l[0].Tabs == 1 && l[1].Tabs == 1 })
-	signedIn(t, address, "bo").open("devices:bo").until("bo's own", func(l []device) bool { return len(l) == 1 })
+	until(list, func(l []device) bool { return len(l) == 2 && l[0].Tabs == 1 && l[1].Tabs == 1 })
+	onBos := signedIn(t, server, "bo").open("devices:bo")
+	livetest.Await(onBos, "devices:bo", func(l []device) bool { return len(l) == 1 })
 
 	laptop.post("/logout", nil)
-	if code := onLaptop.closed(); code != live.CloseRevoked {
-		t.Errorf("the laptop's socket was closed with %d", code)
-	}
-	list.until("one device again", func(l []device) bool { return len(l) == 1 })
+	onLaptop.ExpectClosed(live.CloseRevoked)
+	until(list, func(l []device) bool { return len(l) == 1 })
 }
 
 func TestNobodyHearsOfAnothersDevices(t *testing.T) {
-	b := signedIn(t, serve(t, newFile(t)), "bo")
-	p := b.open("devices:ana")
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	for {
-		_, raw, err := p.ws.Read(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var f frame
-		if json.Unmarshal(raw, &f) == nil && f.Op == "error" {
-			if f.Code != "forbidden" {
-				t.Errorf("answered %s", raw)
-			}
-			return
-		}
-	}
+	server := serve(t, newFile(t))
+	b := signedIn(t, server, "bo")
+	page := server.Dial(livetest.As(b.client))
+	page.ExpectError("forbidden", func() { page.Subscribe("devices:ana") })
 }
 
 func TestSignOutEverywhere(t *testing.T) {
-	address := serve(t, newFile(t))
-	phone, laptop, bo := signedIn(t, address, "ana"), signedIn(t, address, "ana"), signedIn(t, address, "bo")
+	server := serve(t, newFile(t))
+	phone, laptop, bo := signedIn(t, server, "ana"), signedIn(t, server, "ana"), signedIn(t, server, "bo")
 	onPhone, onLaptop := phone.open("devices:ana"), laptop.open("devices:ana")
 	at, text := phone.post("/logout/everywhere", nil)
 	if at != "/login" || !strings.Contains(text, "signed out on all devices") {
 		t.Errorf("it led to %s", at)
 	}
-	for _, p := range []*tab{onPhone, onLaptop} {
-		if code := p.closed(); code != live.CloseRevoked {
-			t.Errorf("closed with %d", code)
-		}
-	}
+	onPhone.ExpectClosed(live.CloseRevoked)
+	onLaptop.ExpectClosed(live.CloseRevoked)
 	if at, _ := laptop.get("/account"); at != "/login" {
 		t.Error("the laptop is signed in")
 	}
@@ -405,33 +313,29 @@ func TestSignOutReachesTheOtherServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	here := serveWith(t, file, Options{Broker: first}, httptest.NewServer)
-	there := serveWith(t, file, Options{Broker: second}, httptest.NewServer)
+	here := livetest.Serve(t, newRoutes(t, file, Options{Broker: first}))
+	there := livetest.Serve(t, newRoutes(t, file, Options{Broker: second}))
 
-	ana := signedIn(t, here.URL, "ana")
-	elsewhere := newBrowser(t, there.URL)
+	ana := signedIn(t, here, "ana")
+	elsewhere := newBrowser(t, there)
 	elsewhere.setCookie(ana.cookie())
 	page := elsewhere.open("devices:ana")
-	page.until("the list", func(list []device) bool { return len(list) == 1 && list[0].Tabs == 1 })
+	until(page, func(list []device) bool { return len(list) == 1 && list[0].Tabs == 1 })
 	before := time.Now()
 	ana.post("/logout", nil)
-	if code := page.closed(); code != live.CloseRevoked {
-		t.Errorf("closed with %d", code)
-	}
+	page.ExpectClosed(live.CloseRevoked)
 	if took := time.Since(before); took > 10*time.Second {
 		t.Errorf("that has taken %v: it was noticed, not told", took) // a look comes within 30 s
 	}
-	if _, resp, err := elsewhere.dial(); err == nil || resp == nil || resp.StatusCode != http.StatusUnauthorized {
-		t.Errorf("the socket comes back: %v", err)
-	}
+	there.ExpectRefused(http.StatusUnauthorized, livetest.As(elsewhere.client))
 }
 
 func TestSignOutOfOneDevice(t *testing.T) {
-	address := serve(t, newFile(t))
-	phone, laptop, bo := signedIn(t, address, "ana"), signedIn(t, address, "ana"), signedIn(t, address, "bo")
+	server := serve(t, newFile(t))
+	phone, laptop, bo := signedIn(t, server, "ana"), signedIn(t, server, "ana"), signedIn(t, server, "bo")
 	var id string
 	laptopsTab := laptop.open("devices:ana")
-	laptopsTab.until("the list", func(l []device) bool {
+	until(laptopsTab, func(l []device) bool {
 		if len(l) == 2 {
 			id = l[0].ID // the newest
 		}
@@ -442,9 +346,7 @@ func TestSignOutOfOneDevice(t *testing.T) {
 		t.Fatal("bo has signed ana out")
 	}
 	phone.post("/devices/"+id+"/logout", nil)
-	if code := laptopsTab.closed(); code != live.CloseRevoked {
-		t.Errorf("closed with %d", code)
-	}
+	laptopsTab.ExpectClosed(live.CloseRevoked)
 	if at, _ := phone.get("/account"); at != "/account" {
 		t.Error("the phone is signed out too")
 	}
@@ -459,12 +361,12 @@ func TestARestartSignsNobodyOut(t *testing.T) {
 	if at, _ := b.get("/account"); at != "/account" {
 		t.Errorf("after the restart at %s", at)
 	}
-	b.open("devices:ana").until("the device", func(l []device) bool { return len(l) == 1 })
+	until(b.open("devices:ana"), func(l []device) bool { return len(l) == 1 })
 }
 
 func TestNoPageIsKept(t *testing.T) {
 	b := signedIn(t, serve(t, newFile(t)), "ana")
-	resp, err := b.client.Get(b.address + "/")
+	resp, err := b.client.Get(b.server.URL + "/")
 	if err != nil {
 		t.Fatal(err)
 	}

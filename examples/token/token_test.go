@@ -2,25 +2,21 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"log"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
-	"github.com/coder/websocket"
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/livetest"
 )
-
-// patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
 
 func TestMain(m *testing.M) {
 	// The app logs every request, which is of no use here.
@@ -38,37 +34,16 @@ func TestMain(m *testing.M) {
 var key = []byte(strings.Repeat("k", keySize))
 
 // serve starts the program until the test ends.
-func serve(t *testing.T, life time.Duration) (tokens *issuer, address string) {
-	tokens = &issuer{key: key, life: life}
+func serve(t *testing.T, life time.Duration) (*issuer, *livetest.Server) {
+	tokens := &issuer{key: key, life: life}
 	app := newApp(tokens)
-	server := httptest.NewServer(app.routes())
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		app.live.Shutdown(ctx)
-		server.Close()
-	})
-	return tokens, server.URL
+	t.Cleanup(func() { app.live.Shutdown(context.Background()) })
+	return tokens, livetest.Serve(t, app.routes())
 }
 
-// dial connects, with what a client adds.
-func dial(t *testing.T, address, query string, header http.Header, protocols ...string) (*websocket.Conn, int) {
+func issued(t *testing.T, server *livetest.Server) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	ws, resp, err := websocket.Dial(ctx, address+"/live"+query, &websocket.DialOptions{HTTPHeader: header, Subprotocols: protocols})
-	if resp == nil {
-		t.Fatal(err)
-	}
-	if err == nil {
-		t.Cleanup(func() { ws.CloseNow() })
-	}
-	return ws, resp.StatusCode
-}
-
-func issued(t *testing.T, address string) string {
-	t.Helper()
-	resp, err := http.PostForm(address+"/token", url.Values{"user": {"ana"}})
+	resp, err := server.Client().PostForm(server.URL+"/token", url.Values{"user": {"ana"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,22 +56,16 @@ func issued(t *testing.T, address string) string {
 }
 
 func TestATokenLetsInWhicheverWayItComes(t *testing.T) {
-	_, address := serve(t, time.Minute)
-	token := issued(t, address)
-	bearer := http.Header{"Authorization": {"Bearer " + token}}
-	protocol := "live.token." + base64.RawURLEncoding.EncodeToString([]byte(token))
-	for name, try := range map[string]func() int{
-		"header":      func() int { _, status := dial(t, address, "", bearer); return status },
-		"subprotocol": func() int { _, status := dial(t, address, "", nil, "live.v1", protocol); return status },
-		"query":       func() int { _, status := dial(t, address, "?token="+token, nil); return status },
+	_, server := serve(t, time.Minute)
+	token := issued(t, server)
+	for name, signIn := range map[string]livetest.DialOption{
+		"header":      livetest.Token(token),
+		"subprotocol": livetest.PageToken(token),
+		"query":       livetest.Path("/live?token=" + token),
 	} {
-		if status := try(); status != http.StatusSwitchingProtocols {
-			t.Errorf("%s: %d", name, status)
-		}
+		server.Dial(livetest.Name(name), signIn)
 	}
-	if _, status := dial(t, address, "", nil); status != http.StatusUnauthorized {
-		t.Errorf("without a token: %d", status)
-	}
+	server.ExpectRefused(http.StatusUnauthorized)
 }
 
 func TestOnlyOurTokensAreGood(t *testing.T) {
@@ -141,12 +110,12 @@ func TestOnlyOurTokensAreGood(t *testing.T) {
 }
 
 func TestASessionEndsWithItsToken(t *testing.T) {
-	_, address := serve(t, time.Second)
-	ws, _ := dial(t, address, "?token="+issued(t, address), nil)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_, _, err := ws.Read(ctx)
-	if code := websocket.CloseStatus(err); code != live.CloseSignInExpired {
-		t.Errorf("closed with %d, %v", code, err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		_, server := serve(t, time.Hour)
+		ana := server.Dial(livetest.Token(issued(t, server)))
+		time.Sleep(time.Hour - time.Second)
+		ana.Sync() // its session is open
+		time.Sleep(3 * time.Second)
+		ana.ExpectClosed(live.CloseSignInExpired)
+	})
 }

@@ -1,5 +1,6 @@
 // Package livetest has what the tests of all modules share: a WebSocket client that speaks live.v1
-// and plain messages, its connections, servers to connect to, and comparisons.
+// and plain messages, its connections, servers to connect to, and comparisons. Users have
+// live/livetest, which knows less of the protocol and is for tests of handlers.
 //
 //	dial.go     Dial, DialV1, Connect, Try: ways to connect
 //	client.go   Client: it sends and reads
