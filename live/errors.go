@@ -54,6 +54,12 @@ var (
 	// Shutdown return it.
 	ErrServerClosed = broker.ErrServerClosed
 
+	// ErrSessionAge ends a session that has lasted for MaxSessionAge.
+	ErrSessionAge = errors.New("live: session has reached its MaxSessionAge")
+
+	// ErrInCallback is returned by Shutdown if a callback calls it.
+	ErrInCallback = errors.New("live: Shutdown waits for the callbacks, so it cannot be called in one; call it in a goroutine of its own")
+
 	// ErrDisconnected is wrapped by the error of a session that Disconnect,
 	// DisconnectUser or ExpireAt ended. Its text names the close code and the reason.
 	ErrDisconnected = errors.New("live: session disconnected")

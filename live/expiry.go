@@ -1,12 +1,13 @@
 package live
 
 import (
+	"math/rand/v2"
 	"time"
 )
 
-// Sign-ins that expire are found as dead clients are: by one timer for all sessions, which
-// runs while a session has an expiry. Expiries are rounded up to whole seconds, so that the
-// walk over the sessions is made once a second at most.
+// Sign-ins that expire, and sessions that reach MaxSessionAge, are found as dead clients are: by one
+// timer for all sessions, which runs while a session has an expiry. Expiries are rounded up to whole
+// seconds, so that the walk over the sessions is made once a second at most.
 
 // maxExpiryWait bounds how late an expiry is noticed when the system's clock was
 // set, or the system slept: timers do not see that.
@@ -35,6 +36,14 @@ func (s *Session) ExpireAt(t time.Time) {
 
 func (s *Session) expire() {
 	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
+}
+
+// startAging chooses when a new session has reached MaxSessionAge; mu is held.
+func (s *Server) startAging(sess *Session) {
+	if age := s.opts.MaxSessionAge; age > 0 {
+		sess.oldAt = time.Now().Add(age - rand.N(age/5+1)).Unix()
+		s.expireNext(sess.oldAt)
+	}
 }
 
 // expireAt sets the timer for a session, unless the session was removed.
@@ -90,14 +99,24 @@ func (s *Server) expire() {
 
 	next := int64(0)
 	for _, sess := range sessions {
-		switch at := sess.expiry.Load(); {
-		case at == 0 || sess.IsClosed():
-		case at <= now:
+		if sess.IsClosed() {
+			continue
+		}
+		at, old := sess.expiry.Load(), sess.oldAt
+		if at > 0 && at <= now {
 			if sess.expiry.CompareAndSwap(at, 0) { // not replaced meanwhile
 				sess.expire()
 			}
-		case next == 0 || at < next:
-			next = at
+			continue
+		}
+		if old > 0 && old <= now {
+			sess.end(tooOld())
+			continue
+		}
+		for _, at := range [2]int64{at, old} {
+			if at > 0 && (next == 0 || at < next) {
+				next = at
+			}
 		}
 	}
 	if next == 0 {

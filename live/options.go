@@ -211,6 +211,17 @@ type Options struct {
 	// have left.
 	AuthTimeout time.Duration
 
+	// MaxSessionAge is how long a session lasts at most. It is then closed with CloseRestart, and its
+	// client comes back at once, perhaps to another server. So servers that were added get their share of the
+	// clients, and a restart looks like any other hour. Each session has a random age between
+	// 80 and 100 percent of it. 0: no bound.
+	MaxSessionAge time.Duration
+
+	// ShutdownDelay is for how long Shutdown only refuses new clients, before it closes the
+	// first session. A load balancer that asks ReadyHandler needs some time to send clients
+	// elsewhere, and those that are closed would otherwise come back to this server. 0: none.
+	ShutdownDelay time.Duration
+
 	// WriteTimeout is how long a client may read nothing of what it is sent before its
 	// session is closed with ErrWriteFailed. 0: 10 s, longer than a phone needs to change
 	// from one network to another.

@@ -277,6 +277,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	sess.index = len(s.sessions)
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
+	s.startAging(sess)
 	draining := s.draining
 	ending, revoked := s.revokedSince(sess.user, began)
 	var ready outbox.List

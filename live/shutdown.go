@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"strings"
 	"time"
 )
 
@@ -29,12 +32,23 @@ const (
 // which clients should spread their return, for example "restart; return within 5000 ms".
 //
 // The Shutdown of an http.Server does not know WebSocket connections. So a program calls both,
-// and this one first.
+// and this one first. Run does that.
+//
+// A callback cannot call Shutdown, which would wait for it: the error is ErrInCallback, and nothing
+// is shut down.
 func (s *Server) Shutdown(ctx context.Context) error {
+	if inCallback() {
+		return ErrInCallback
+	}
 	s.mu.Lock()
+	begins := !s.draining
 	s.draining = true
+	sessions := len(s.sessions)
 	s.mu.Unlock()
 
+	if begins && sessions > 0 {
+		sleep(ctx, s.opts.ShutdownDelay)
+	}
 	s.closeAll(ctx)
 	err := s.await(ctx)
 	s.presence.stop()
@@ -52,6 +66,34 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	return err
 }
+
+// inCallback reports whether this goroutine runs a callback: whether code of this package has called the
+// code that has called Shutdown. Only Shutdown pays for that.
+func inCallback() bool {
+	var callers [64]uintptr
+	for skip := 3; ; skip += len(callers) { // without Callers, inCallback and Shutdown
+		n := runtime.Callers(skip, callers[:])
+		frames := runtime.CallersFrames(callers[:n])
+		for {
+			frame, more := frames.Next()
+			if strings.HasPrefix(frame.Function, callbackCaller) && !strings.HasPrefix(frame.Function, runner) {
+				return true
+			}
+			if !more {
+				break
+			}
+		}
+		if n < len(callers) {
+			return false
+		}
+	}
+}
+
+// callbackCaller begins the names of all methods in this package. Callbacks are called by methods.
+var callbackCaller = reflect.TypeFor[Server]().PkgPath() + ".(*"
+
+// runner is the name of the method that calls Shutdown itself.
+var runner = callbackCaller + "Server).Run"
 
 // closeAll ends the sessions in random order, evenly over the window.
 func (s *Server) closeAll(ctx context.Context) {
@@ -84,6 +126,18 @@ func restart(window time.Duration) closing {
 		code:   CloseRestart,
 		reason: fmt.Sprintf("restart; return within %d ms", within),
 		err:    ErrServerClosed,
+		within: within,
+	}
+}
+
+// tooOld ends a session that has reached MaxSessionAge. Its client may come back at once: others of the
+// same age have other times.
+func tooOld() closing {
+	within := minReturn.Milliseconds()
+	return closing{
+		code:   CloseRestart,
+		reason: fmt.Sprintf("session is old; return within %d ms", within),
+		err:    ErrSessionAge,
 		within: within,
 	}
 }

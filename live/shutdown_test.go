@@ -272,3 +272,96 @@ func TestPeerThatNeverAnswersTheCloseFrameIsCut(t *testing.T) {
 		}
 	})
 }
+
+// For ShutdownDelay the server is not ready, and refuses new clients. Those that it has notice nothing.
+func TestShutdownFirstOnlyRefuses(t *testing.T) {
+	t.Parallel()
+	const delay = 300 * time.Millisecond
+	server := live.New(livetest.Open(live.Options{ShutdownDelay: delay, Logger: livetest.Quiet}))
+	at := livetest.Serve(t, server.Handler())
+	c := livetest.DialV1(t, at)
+	c.Must(livetest.SubscribeTo(1, "t"))
+	began := time.Now()
+	over := make(chan error, 1)
+	go func() { over <- server.Shutdown(context.Background()) }()
+	livetest.Eventually(t, "the server is not ready", func() bool { return server.Ready(t.Context()) != nil })
+	if status := livetest.Refusal(t, at, nil); status != http.StatusServiceUnavailable {
+		t.Errorf("a new client got %d", status)
+	}
+	if err := server.Publish("t", []byte("1")); err != nil {
+		t.Error(err)
+	}
+	c.Hears("t", "1")
+	if code, _, _ := c.Closed(); code != live.CloseRestart || time.Since(began) < delay {
+		t.Errorf("closed with %d after %v", code, time.Since(began))
+	}
+	if err := livetest.Receive(t, over); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without sessions nobody needs the delay. Nor does it outlast the context.
+func TestShutdownDelayIsBounded(t *testing.T) {
+	t.Parallel()
+	server := live.New(live.Options{ShutdownDelay: time.Hour, Logger: livetest.Quiet})
+	if err := server.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	server = live.New(live.Options{ShutdownDelay: time.Hour, Logger: livetest.Quiet})
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	c.Rest()
+}
+
+// Shutdown in a callback would wait for that callback. It is refused at once, and the server goes on. In a
+// goroutine of its own it works.
+func TestShutdownInACallbackIsRefused(t *testing.T) {
+	t.Parallel()
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		for name, set := range callbacks {
+			g.Run(name, func(t *testing.T) {
+				refused := make(chan error, 1)
+				over := make(chan error, 1)
+				var begun atomic.Bool
+				var server *live.Server
+				opts := livetest.Open(live.Options{
+					Logger: livetest.Quiet, Topics: presentAndKept,
+					OnPresence: func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil },
+				})
+				set(&opts, func(*live.Session) {
+					if !begun.Swap(true) {
+						deep := func() error { return server.Shutdown(context.Background()) }
+						refused <- deep()
+					}
+				})
+				server = live.New(opts)
+				at := livetest.Serve(t, server.Handler())
+				c := livetest.DialV1(t, at)
+				c.Say(
+					`{"topic":"t","data":1}`,
+					livetest.SubscribeTo(1, "t"), livetest.SubscribeTo(5, "s"),
+					livetest.Operation("present", 2, "t", "info", "here"),
+					livetest.Operation("publish", 3, "t", "data", 1),
+					livetest.Operation("request", 4, "t", "data", 1),
+					livetest.UnsubscribeFrom(6, "t"),
+				)
+				c.Reply(6)
+				c.Leave()
+				if err := livetest.Receive(t, refused); err != live.ErrInCallback {
+					t.Errorf("in %s: %v", name, err)
+				}
+				if err := server.Ready(t.Context()); err != nil {
+					t.Error(err)
+				}
+				go func() { over <- server.Shutdown(context.Background()) }()
+				if err := livetest.Receive(t, over); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	})
+}

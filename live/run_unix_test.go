@@ -1,0 +1,118 @@
+//go:build unix
+
+package live_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
+)
+
+// TestRunProcess is no test: it is a program with Run. LIVE_PROCESS says which.
+func TestRunProcess(t *testing.T) {
+	way, ok := strings.CutPrefix(os.Getenv("LIVE_PROCESS"), "run ")
+	if !ok {
+		t.Skip("started by other tests")
+	}
+	server := live.New(livetest.Open(live.Options{
+		Logger: livetest.Quiet,
+		OnClose: func(_ *live.Session, err error) {
+			if way == "hangs" {
+				select {}
+			}
+			fmt.Println("closed", err)
+		},
+	}))
+	web := &http.Server{Handler: server.Handler()}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve := func() error {
+		fmt.Println("listens", listener.Addr()) // now that signals are awaited
+		return web.Serve(listener)
+	}
+	switch way {
+	case "stops":
+		err = server.Run(serve, 0, web.Shutdown)
+	case "hangs":
+		err = server.Run(serve, time.Minute, web.Shutdown)
+	case "forgets": // to give Run what stops serve
+		err = server.Run(serve, 500*time.Millisecond)
+	}
+	fmt.Println("ended", err)
+}
+
+func TestRunEndsInOrder(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		p := start(t, "TestRunProcess", "run stops")
+		c := livetest.DialV1(t, livetest.Endpoint{URL: "ws://" + p.says(t, "listens")})
+		p.signal(t, signal)
+		if code, _, _ := c.Closed(); code != live.CloseRestart {
+			t.Errorf("closed with %d", code)
+		}
+		if err := p.says(t, "closed"); err != live.ErrServerClosed.Error() {
+			t.Errorf("OnClose got %s", err)
+		}
+		if err := p.says(t, "ended"); err != "<nil>" {
+			t.Errorf("Run returned %s", err)
+		}
+		if err := p.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A second signal ends a program that hangs.
+func TestSecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	p := start(t, "TestRunProcess", "run hangs")
+	c := livetest.DialV1(t, livetest.Endpoint{URL: "ws://" + p.says(t, "listens")})
+	p.signal(t, syscall.SIGTERM)
+	c.Closed()
+	p.signal(t, syscall.SIGTERM)
+	p.Wait()
+	if status := p.ProcessState.Sys().(syscall.WaitStatus); status.Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v", p.ProcessState)
+	}
+}
+
+func TestRunWithoutAStopSaysSo(t *testing.T) {
+	t.Parallel()
+	p := start(t, "TestRunProcess", "run forgets")
+	p.says(t, "listens")
+	p.signal(t, syscall.SIGTERM)
+	if err := p.says(t, "ended"); !strings.Contains(err, "give Run a function that stops it") {
+		t.Errorf("Run returned %s", err)
+	}
+}
+
+// A server that cannot serve ends at once, and says why.
+func TestRunReturnsWhatServeSays(t *testing.T) {
+	t.Parallel()
+	for _, failed := range []error{errors.New("the port is taken"), http.ErrServerClosed, nil} {
+		server := live.New(live.Options{Logger: livetest.Quiet})
+		stopped := false
+		err := server.Run(func() error { return failed }, 0, func(context.Context) error { stopped = true; return nil })
+		if failed == http.ErrServerClosed {
+			failed = nil
+		}
+		if !errors.Is(err, failed) || (err == nil) != (failed == nil) || !stopped {
+			t.Errorf("Run returned %v, stopped %v", err, stopped)
+		}
+		if err := server.Ready(t.Context()); !errors.Is(err, live.ErrServerClosed) {
+			t.Errorf("afterwards Ready says %v", err)
+		}
+	}
+}
