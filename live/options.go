@@ -222,6 +222,10 @@ type Options struct {
 	// elsewhere, and those that are closed would otherwise come back to this server. 0: none.
 	ShutdownDelay time.Duration
 
+	// ShutdownTimeout is how long Run takes to end. 0: 9 s. Docker kills a process ten seconds after
+	// SIGTERM, Kubernetes after thirty.
+	ShutdownTimeout time.Duration
+
 	// WriteTimeout is how long a client may read nothing of what it is sent before its
 	// session is closed with ErrWriteFailed. 0: 10 s, longer than a phone needs to change
 	// from one network to another.
@@ -260,6 +264,7 @@ func (o Options) withDefaults() Options {
 		o.InboundRate = 1000
 	}
 	setDefault(&o.InboundBurst, max(o.InboundRate, 1))
+	setDefault(&o.ShutdownTimeout, 9*time.Second)
 	setDefault(&o.AuthTimeout, 10*time.Second)
 	setDefault(&o.WriteTimeout, 10*time.Second)
 	if o.PingInterval == 0 {

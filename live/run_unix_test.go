@@ -25,7 +25,8 @@ func TestRunProcess(t *testing.T) {
 		t.Skip("started by other tests")
 	}
 	server := live.New(livetest.Open(live.Options{
-		Logger: livetest.Quiet,
+		Logger:          livetest.Quiet,
+		ShutdownTimeout: map[string]time.Duration{"hangs": time.Minute, "forgets": 500 * time.Millisecond}[way],
 		OnClose: func(_ *live.Session, err error) {
 			if way == "hangs" {
 				select {}
@@ -43,12 +44,10 @@ func TestRunProcess(t *testing.T) {
 		return web.Serve(listener)
 	}
 	switch way {
-	case "stops":
-		err = server.Run(serve, 0, web.Shutdown)
-	case "hangs":
-		err = server.Run(serve, time.Minute, web.Shutdown)
+	case "stops", "hangs":
+		err = server.Run(t.Context(), serve, web.Shutdown)
 	case "forgets": // to give Run what stops serve
-		err = server.Run(serve, 500*time.Millisecond)
+		err = server.Run(t.Context(), serve)
 	}
 	fmt.Println("ended", err)
 }
@@ -104,7 +103,7 @@ func TestRunReturnsWhatServeSays(t *testing.T) {
 	for _, failed := range []error{errors.New("the port is taken"), http.ErrServerClosed, nil} {
 		server := live.New(live.Options{Logger: livetest.Quiet})
 		stopped := false
-		err := server.Run(func() error { return failed }, 0, func(context.Context) error { stopped = true; return nil })
+		err := server.Run(t.Context(), func() error { return failed }, func(context.Context) error { stopped = true; return nil })
 		if failed == http.ErrServerClosed {
 			failed = nil
 		}
@@ -114,5 +113,19 @@ func TestRunReturnsWhatServeSays(t *testing.T) {
 		if err := server.Ready(t.Context()); !errors.Is(err, live.ErrServerClosed) {
 			t.Errorf("afterwards Ready says %v", err)
 		}
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	server := live.New(live.Options{Logger: livetest.Quiet})
+	stopped := make(chan struct{})
+	err := server.Run(ctx, func() error { cancel(); <-stopped; return http.ErrServerClosed }, func(ctx context.Context) error {
+		close(stopped)
+		return ctx.Err()
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

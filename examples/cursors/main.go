@@ -15,9 +15,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/livetopic/livetopic/client"
@@ -73,25 +70,14 @@ func routes(server *live.Server) http.Handler {
 func main() {
 	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	server := newServer()
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal("cursors: ", err)
 	}
 	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
 	fmt.Printf("Cursors: http://%s\n", listener.Addr())
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-	}
-	stop()
-	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := errors.Join(err, server.Shutdown(ending), web.Shutdown(ending)); err != nil {
+	if err := server.Run(context.Background(), func() error { return web.Serve(listener) }, web.Shutdown); err != nil {
 		log.Fatal("cursors: ", err)
 	}
 }

@@ -12,7 +12,6 @@ package main
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -20,21 +19,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	_ "modernc.org/sqlite"
 )
 
-const (
-	// shutdownTimeout bounds the end: pages need milliseconds to be told, but http.Server
-	// gives a connection on which a browser has asked for nothing yet five seconds.
-	shutdownTimeout = 10 * time.Second
-
-	// headerTimeout frees the connections of clients that send no request.
-	headerTimeout = 5 * time.Second
-)
+// headerTimeout frees the connections of clients that send no request.
+const headerTimeout = 5 * time.Second
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
@@ -42,15 +33,13 @@ func main() {
 	secure := flag.Bool("secure", false, "set for a proxy with TLS in front: cookies only over https")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	if err := run(ctx, *addr, *file, *secure, os.Stdout); err != nil {
+	if err := run(*addr, *file, *secure, os.Stdout); err != nil {
 		log.Fatal("login: ", err)
 	}
 }
 
-// run serves until ctx ends, then tells every page to come back and returns.
-func run(ctx context.Context, addr, file string, secure bool, out io.Writer) error {
+// run serves until SIGTERM, then tells every page to come back and returns.
+func run(addr, file string, secure bool, out io.Writer) error {
 	db, err := sql.Open("sqlite", "file:"+file+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		return err
@@ -65,19 +54,8 @@ func run(ctx context.Context, addr, file string, secure bool, out io.Writer) err
 		return err
 	}
 	server := &http.Server{Handler: app.Routes(), ReadHeaderTimeout: headerTimeout}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
 	greet(out, listener.Addr())
-
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-	}
-
-	ending, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-	defer cancel()
-	// The live server first: http.Server does not know of WebSockets.
-	return errors.Join(err, app.Shutdown(ending), server.Shutdown(ending))
+	return app.live.Run(context.Background(), func() error { return server.Serve(listener) }, server.Shutdown)
 }
 
 func greet(out io.Writer, addr net.Addr) {

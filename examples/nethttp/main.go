@@ -6,6 +6,7 @@ import (
 	"io"
 	"log"
 	"net/http"
+	"time"
 
 	"github.com/livetopic/livetopic/client"
 	"github.com/livetopic/livetopic/live"
@@ -20,8 +21,8 @@ const page = `<!doctype html><html lang="en"><meta name="viewport" content="widt
 	form.onsubmit = () => { live.publish("chat", form.text.value).catch(alert); form.reset(); return false; };
 </script>`
 
-func handler() http.Handler {
-	server := live.New(live.Options{
+func newServer() *live.Server {
+	return live.New(live.Options{
 		OnSubscribe: func(_ context.Context, _ *live.Session, topic string) error { return only(topic) },
 		OnPublish: func(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
 			return data, only(topic)
@@ -29,6 +30,9 @@ func handler() http.Handler {
 		Topics:    func(string) live.TopicOptions { return live.TopicOptions{History: 50} },
 		ReadLimit: 4096, // bytes: a long message
 	})
+}
+
+func routes(server *live.Server) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/live", server.Handler())
 	mux.Handle("/live.js", client.Handler())
@@ -45,6 +49,10 @@ func only(topic string) error {
 }
 
 func main() {
+	server := newServer()
+	web := &http.Server{Addr: "localhost:8080", Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
 	log.Print("Chat: http://localhost:8080")
-	log.Fatal(http.ListenAndServe("localhost:8080", handler()))
+	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
 }

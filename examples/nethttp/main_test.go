@@ -10,7 +10,7 @@ import (
 )
 
 func TestWhatOneSaysAllHear(t *testing.T) {
-	server := livetest.Serve(t, handler())
+	server := livetest.Serve(t, routes(newServer()))
 	ana, bo := server.Dial(livetest.Name("ana")), server.Dial(livetest.Name("bo"))
 	ana.Subscribe("chat", livetest.Last(50))
 	bo.Subscribe("chat", livetest.Last(50))
@@ -27,7 +27,7 @@ func TestWhatOneSaysAllHear(t *testing.T) {
 }
 
 func TestThePageIsServed(t *testing.T) {
-	server := livetest.Serve(t, handler())
+	server := livetest.Serve(t, routes(newServer()))
 	for path, want := range map[string]string{"/": `from "/live.js"`, "/live.js": "export"} {
 		resp, err := server.Client().Get(server.URL + path)
 		if err != nil {

@@ -3,13 +3,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"io"
 	"log"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/livetopic/livetopic/client"
@@ -42,15 +38,8 @@ func main() {
 	})
 
 	web := &http.Server{Addr: "localhost:8080", ReadHeaderTimeout: 5 * time.Second}
-	go func() {
-		if err := web.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-			log.Fatal(err)
-		}
-	}()
-	stop, _ := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	<-stop.Done()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	server.Shutdown(ctx) // has pages come back to the next process; web.Shutdown does not know of WebSockets
-	web.Shutdown(ctx)
+	// until SIGTERM, when it has pages come back to the next process
+	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
 }

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"log"
-	"time"
 
 	"github.com/go-mizu/mizu"
 
@@ -24,11 +23,8 @@ func main() {
 		return live.Publish(server, "news", map[string]string{"text": c.Request().FormValue("text")})
 	})
 
-	err := app.Listen("localhost:8080") // until SIGTERM, which mizu takes itself
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	server.Shutdown(ctx) // has pages come back to the next process; mizu does not know of WebSockets
-	if err != nil {
+	// until SIGTERM, when it has pages come back to the next process
+	if err := server.Run(context.Background(), func() error { return app.Listen("localhost:8080") }); err != nil {
 		log.Fatal(err)
 	}
 }

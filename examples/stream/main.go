@@ -15,10 +15,8 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/livetopic/livetopic/client"
@@ -80,8 +78,8 @@ func (a *Answer) add(text string) (Word, error) {
 }
 
 // speak has the model say what is missing of its answer, until ctx ends.
-func speak(ctx context.Context, server *live.Server, a *Answer, pause time.Duration) error {
-	for ctx.Err() == nil {
+func speak(server *live.Server, a *Answer, pause time.Duration) error {
+	for {
 		word, err := a.add(model(a.state().Word) + " ")
 		if err != nil {
 			return err
@@ -89,12 +87,8 @@ func speak(ctx context.Context, server *live.Server, a *Answer, pause time.Durat
 		if err := live.Publish(server, "answer", word); err != nil {
 			return err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-		}
+		time.Sleep(pause)
 	}
-	return nil
 }
 
 // model is a made-up one: it says the n-th word of an answer that never ends.
@@ -137,26 +131,22 @@ func main() {
 	if err != nil {
 		log.Fatal("stream: ", err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	server := newServer(a)
 	listener, err := net.Listen("tcp", *addr)
 	if err != nil {
 		log.Fatal("stream: ", err)
 	}
 	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 2)
-	go func() { served <- web.Serve(listener) }()
-	go func() { served <- speak(ctx, server, a, 150*time.Millisecond) }()
 	fmt.Printf("Stream: http://%s\n", listener.Addr())
-	select {
-	case err = <-served:
-	case <-ctx.Done():
+	serve := func() error {
+		go func() { // ends with the server
+			if err := speak(server, a, 150*time.Millisecond); !errors.Is(err, live.ErrServerClosed) {
+				log.Fatal("stream: ", err)
+			}
+		}()
+		return web.Serve(listener)
 	}
-	stop()
-	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := errors.Join(err, server.Shutdown(ending), web.Shutdown(ending)); err != nil {
+	if err := server.Run(context.Background(), serve, web.Shutdown); err != nil {
 		log.Fatal("stream: ", err)
 	}
 }

@@ -9,15 +9,11 @@ package main
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"flag"
 	"fmt"
 	"log"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	_ "modernc.org/sqlite"
@@ -30,14 +26,12 @@ func main() {
 	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
 	file := flag.String("db", "tasks.db", "SQLite `file`, which is made if it is not there")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *addr, *file); err != nil {
+	if err := run(*addr, *file); err != nil {
 		log.Fatal("tasks: ", err)
 	}
 }
 
-func run(ctx context.Context, addr, file string) error {
+func run(addr, file string) error {
 	db, err := sql.Open("sqlite", "file:"+file+options)
 	if err != nil {
 		return err
@@ -52,14 +46,6 @@ func run(ctx context.Context, addr, file string) error {
 		return err
 	}
 	web := &http.Server{Handler: app.Routes(), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- web.Serve(listener) }()
 	fmt.Printf("Tasks: http://%s\n", listener.Addr())
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-	}
-	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	return errors.Join(err, app.live.Shutdown(ending), web.Shutdown(ending))
+	return app.live.Run(context.Background(), func() error { return web.Serve(listener) }, web.Shutdown)
 }

@@ -18,18 +18,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 )
 
 const (
 	// keySize is that of SHA-256: a longer key is not safer, a shorter one is less.
 	keySize = 32
-
-	// shutdownTimeout bounds the end: pages need milliseconds to be told, but http.Server
-	// gives a connection on which a browser has asked for nothing yet five seconds.
-	shutdownTimeout = 10 * time.Second
 
 	// headerTimeout frees the connections of clients that send no request.
 	headerTimeout = 5 * time.Second
@@ -40,15 +34,13 @@ func main() {
 	life := flag.Duration("life", 30*time.Second, "how long a token is valid")
 	flag.Parse()
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *addr, *life, os.Stdout); err != nil {
+	if err := run(*addr, *life, os.Stdout); err != nil {
 		log.Fatal("token: ", err)
 	}
 }
 
-// run serves until ctx ends.
-func run(ctx context.Context, addr string, life time.Duration, out io.Writer) error {
+// run serves until SIGTERM.
+func run(addr string, life time.Duration, out io.Writer) error {
 	key := make([]byte, keySize) // tokens end with the program; a real one has a key that stays
 	rand.Read(key)               // never fails
 	app := newApp(&issuer{key: key, life: life})
@@ -57,17 +49,8 @@ func run(ctx context.Context, addr string, life time.Duration, out io.Writer) er
 		return err
 	}
 	server := &http.Server{Handler: app.routes(), ReadHeaderTimeout: headerTimeout}
-	context.AfterFunc(ctx, func() {
-		ending, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
-		defer cancel()
-		app.live.Shutdown(ending) // first: http.Server does not know of WebSockets
-		server.Shutdown(ending)
-	})
 	greet(out, listener.Addr())
-	if err := server.Serve(listener); err != http.ErrServerClosed {
-		return err
-	}
-	return nil
+	return app.live.Run(context.Background(), func() error { return server.Serve(listener) }, server.Shutdown)
 }
 
 func greet(out io.Writer, addr net.Addr) {
