@@ -98,6 +98,25 @@ func (k *keyTable) forgetRemoval() {
 	}
 }
 
+// makeSpace reports whether a publication can take the place of what its key has, so that the table
+// takes no more than most bytes. For that it forgets removals, the oldest first. A value that is no
+// larger than the one before always can.
+func (k *keyTable) makeSpace(p *broker.Publication, most int) bool {
+	for {
+		grows := sizeInTable(p)
+		if before := k.find(p.Key); before != nil {
+			grows -= sizeInTable(before)
+		}
+		if grows <= 0 || k.bytes+grows <= most {
+			return true
+		}
+		if len(k.removed) == 0 {
+			return false
+		}
+		k.forgetRemoval()
+	}
+}
+
 // learn adds removals that the history remembers: all that there were after an offset, if that is
 // lower than low.
 func (k *keyTable) learn(offset uint64, found []*broker.Publication) {
