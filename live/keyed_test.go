@@ -145,7 +145,7 @@ func TestKeysThatChangedMeanwhileAreSent(t *testing.T) {
 	tb.follow(t, again, map[string]string{"a": "1", "b": "3", "d": "1"})
 }
 
-// The topic remembers 256 removals. A client that has missed more begins anew.
+// A small topic remembers 256 removals. A client that has missed more begins anew.
 func TestClientThatMissedTooManyRemovalsBeginsAnew(t *testing.T) {
 	t.Parallel()
 	h := keyedHost(t, live.TopicOptions{}, 0)
@@ -167,6 +167,42 @@ func TestClientThatMissedTooManyRemovalsBeginsAnew(t *testing.T) {
 		t.Errorf("the reply is %s", f.Raw)
 	}
 	tb.follow(t, c, map[string]string{"stays": "1"})
+}
+
+// A topic remembers as many removals as it has keys. So a client that has missed fewer is told of them,
+// and does not begin anew. A key that comes and goes many times is one removal.
+func TestLargeTopicRemembersAsManyRemovalsAsKeys(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{History: 2000}, 0)
+	want := make(map[string]string)
+	for i := range 1000 {
+		put(t, h, strconv.Itoa(i), "1")
+		want[strconv.Itoa(i)] = "1"
+	}
+	var tb keyTable
+	c := livetest.DialV1(t, h.Endpoint)
+	tb.subscribe(t, c)
+	tb.follow(t, c, want)
+	for tb.at == "" {
+		tb.take(c.Next())
+	}
+	c.Drop()
+	for i := range 400 {
+		remove(t, h, strconv.Itoa(i))
+		delete(want, strconv.Itoa(i))
+	}
+	for range 1000 {
+		put(t, h, "comes and goes", "1")
+		remove(t, h, "comes and goes")
+	}
+	again := livetest.DialV1(t, h.Endpoint)
+	if f := tb.subscribe(t, again); !f.WasRecovered() {
+		t.Errorf("the reply is %.100s", f.Raw)
+	}
+	tb.follow(t, again, want)
+	if tb.gaps > 0 {
+		t.Errorf("%d gaps", tb.gaps)
+	}
 }
 
 // A client that reads 20 KB/s follows a thousand keys, all of which change all the time. It gets
@@ -725,7 +761,7 @@ func TestEveryKeyHasItsTurnDespiteManyRemovals(t *testing.T) {
 	c.Line.SetPace(40 << 10)
 	passing := 0
 	livetest.Eventually(t, "every key has come", func() bool {
-		for range 20 {
+		for range 200 {
 			passing++
 			key := fmt.Sprint("passing-", passing)
 			put(t, h, key, data)
