@@ -105,6 +105,9 @@ func (h *hub) deliver(m *nats.Msg) {
 		p.TraceParent = last(m.Header, headerTrace)
 		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {
 			h.setPosition(in, st, p, m.Header)
+			if p.Removed {
+				st.noteRemoval(h.tokensOf(in), p.Key)
+			}
 		}
 	}
 	if p.Time.IsZero() {

@@ -3,6 +3,7 @@ package natsbroker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"strconv"
 	"strings"
@@ -155,6 +156,67 @@ func TestKeyedTopicHasSoManyKeys(t *testing.T) {
 	mustPut(t, s, "k", "c", "1")
 	if got := valuesOf(t, s, "k"); !maps.Equal(got, map[string]string{"a": "2", "c": "1"}) {
 		t.Errorf("the history has %v", got)
+	}
+}
+
+// Another instance removes keys that this instance has published. They count as new ones when they come
+// back, whether this instance has a subscriber of the topic or not.
+func TestKeysThatAnotherInstanceRemovedAreCountedAgain(t *testing.T) {
+	for _, listens := range []bool{true, false} {
+		t.Run(fmt.Sprint("listens ", listens), func(t *testing.T) {
+			servers := []string{startServer(t).ClientURL()}
+			first, second := open(t, Options{Servers: servers}), open(t, Options{Servers: servers})
+			s, other := serve(t, first, keyed(2, 0)), serve(t, second, keyed(2, 0))
+			heard := make(chan live.Message, 10)
+			if listens {
+				if _, err := s.Listen("k", func(m live.Message) { heard <- m }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustPut(t, s, "k", "a", "1")
+			mustPut(t, s, "k", "b", "1")
+			if err := other.Remove("k", "a"); err != nil {
+				t.Fatal(err)
+			}
+			mustPut(t, other, "k", "c", "1")
+			if listens {
+				for m := livetest.Receive(t, heard); !m.Removed; m = livetest.Receive(t, heard) {
+				}
+			} else {
+				first.streams.keyed.stream.known.forget(keyKnown)
+			}
+			if err := s.Publish("k", []byte("2"), live.Key("a")); !errors.Is(err, live.ErrTooManyKeys) {
+				t.Errorf("the third key: %v", err)
+			}
+			mustPut(t, s, "k", "b", "2")
+			if got := valuesOf(t, s, "k"); !maps.Equal(got, map[string]string{"b": "2", "c": "1"}) {
+				t.Errorf("the history has %v", got)
+			}
+		})
+	}
+}
+
+// forget lets the known keys get older.
+func (k *keyCounts) forget(by time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for subject := range k.known {
+		k.known[subject] -= int64(by)
+	}
+}
+
+// A key whose publication was refused does not count as one that the topic has.
+func TestKeyThatWasRefusedIsNotKnown(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{{Name: "K", Subjects: []string{"k"}, Keyed: true, MaxBytes: 20_000}}})
+	s := serve(t, b, keyed(2, 0))
+	large := strconv.Quote(strings.Repeat("x", 15_000))
+	mustPut(t, s, "k", "a", large)
+	if err := s.Publish("k", []byte(large), live.Key("b")); !errors.Is(err, ErrFull) {
+		t.Fatalf("a key without space: %v", err)
+	}
+	mustPut(t, s, "k", "c", "1")
+	if err := s.Publish("k", []byte("1"), live.Key("b")); !errors.Is(err, live.ErrTooManyKeys) {
+		t.Errorf("the third key: %v", err)
 	}
 }
 

@@ -28,6 +28,7 @@ type getRequest struct {
 type message struct {
 	Sequence uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
+	Headers  []byte    `json:"hdrs"` // as they are on the wire; of a message of a batch: nil
 	data     []byte
 	except   string
 	trace    string // the traceparent
