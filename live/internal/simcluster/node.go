@@ -66,7 +66,7 @@ func (n *simNode) Publish(ctx context.Context, topic string, data []byte, o brok
 	if err != nil {
 		return live.Position{}, err
 	}
-	p := &broker.Publication{Topic: topic, Data: data, Except: o.Except}
+	p := &broker.Publication{Topic: topic, Data: data, Except: o.Except, Key: o.Key, Removed: o.Remove}
 	s := n.sim
 	s.mu.Lock()
 	p.Time = time.Now()
@@ -138,7 +138,9 @@ func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, li
 		reach = kept[most-1].Offset
 	}
 	page := e.pageOf(kept, reach)
-	if len(kept) > 0 {
+	if s.topic(topic).keyed {
+		upto = min(upto, reach) // a removal that was forgotten may be the last
+	} else if len(kept) > 0 {
 		upto = kept[len(kept)-1].Offset
 	}
 	page.Complete = e.complete(after, upto, then)
@@ -154,6 +156,7 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (broker.Pag
 	s := n.sim
 	s.mu.Lock()
 	e, kept, then := s.topic(topic).read(upTo(r, s.faults.Lag))
+	kept = slices.DeleteFunc(kept, func(p *Entry) bool { return p.Removed })
 	kept, reach := kept[max(0, len(kept)-limit):], e.lastAt(then)
 	newest, _, _ := s.topic(topic).read(0)
 	if e == newest && reach == e.last() {
