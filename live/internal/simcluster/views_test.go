@@ -218,6 +218,11 @@ func (w *world) judgeViews() *result {
 		r.wrong = append(r.wrong, <-w.wrong)
 	}
 	for _, c := range w.clients {
+		for _, topic := range w.topics {
+			if w.rules.Keyed {
+				r.wrong = append(r.wrong, w.steps(c, topic)...)
+			}
+		}
 		for _, e := range c.events {
 			switch e.kind {
 			case "wrong":
@@ -245,4 +250,35 @@ func (w *world) judgeViews() *result {
 		r.story = w.story()
 	}
 	return r
+}
+
+// steps checks that on one connection no value of a key comes after a newer one.
+func (w *world) steps(c *client, topic string) (wrong []string) {
+	place := make(map[string]int)
+	for i, e := range w.sim.Log(topic) {
+		place[e.Key+" "+string(e.Data)] = i
+	}
+	newest := make(map[string]int)
+	take := func(e event, key string, data json.RawMessage) {
+		if len(data) == 0 {
+			return // one removal is like another
+		}
+		at, known := place[key+" "+string(data)]
+		switch {
+		case !known:
+			wrong = append(wrong, fmt.Sprintf("client %d: %s: that was never published", c.id, e))
+		case at < newest[key]:
+			wrong = append(wrong, fmt.Sprintf("client %d: %s: a newer value of its key came before", c.id, e))
+		}
+		newest[key] = max(newest[key], at)
+	}
+	for _, e := range c.events {
+		switch {
+		case e.kind == "dial", e.topic == topic && (e.kind == "gap" || e.kind == "subscribe" || e.kind == "resume"):
+			clear(newest)
+		case e.topic == topic && e.kind == "publication":
+			take(e, e.frame.Key, e.frame.Data)
+		}
+	}
+	return wrong
 }
