@@ -95,6 +95,9 @@ func (h *hub) deliver(m *nats.Msg) {
 		b.sink.Lost(in.topic, fmt.Errorf("natsbroker: a message is not a publication: %w", err))
 		return
 	}
+	if !in.keyed && isRemoval(m.Header) {
+		return // see appendPublication
+	}
 	p := &broker.Publication{Topic: in.topic, Data: m.Data}
 	if in.keyed {
 		p.Key, _ = keyOf(m.Subject)
