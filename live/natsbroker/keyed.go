@@ -233,14 +233,24 @@ func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.
 	all := broker.Page{Epoch: newest.epoch, Complete: true}
 	for all.Upto < newest.offset {
 		page, err := st.read(ctx, topic, tokens, all.Upto, newest.offset, pageMessages)
-		switch {
-		case err != nil:
+		if err != nil {
 			return broker.Page{}, err
-		case page.Epoch != all.Epoch || page.Upto <= all.Upto:
-			return all, nil // the copy that answered lags, or the history began anew
+		}
+		if page.Epoch != all.Epoch || page.Upto <= all.Upto {
+			break // the copy that answered lags, or the history began anew
 		}
 		all.Publications, all.Upto = append(all.Publications, page.Publications...), page.Upto
 	}
-	all.Publications = slices.DeleteFunc(all.Publications, func(p *broker.Publication) bool { return p.Removed })
+	all.Publications = newestOfEach(all.Publications)
 	return all, nil
+}
+
+// newestOfEach returns the newest value of each key. The pages of a table may come from copies of which
+// one lags, so a key may be in two of them, or be removed in the second.
+func newestOfEach(all []*broker.Publication) []*broker.Publication {
+	newest := make(map[string]*broker.Publication, len(all))
+	for _, p := range all {
+		newest[p.Key] = p
+	}
+	return slices.DeleteFunc(all, func(p *broker.Publication) bool { return p.Removed || newest[p.Key] != p })
 }

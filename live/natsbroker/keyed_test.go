@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -310,5 +311,28 @@ func TestKeyedStreamKeepsOneOfEachKey(t *testing.T) {
 	_, err := New(Options{Streams: []StreamConfig{{Name: "K", Subjects: []string{"k"}, Keyed: true, MaxMsgsPerTopic: 5}}})
 	if err == nil || !strings.Contains(err.Error(), "MaxMsgsPerTopic must be 0") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// A table is read from copies of the stream. One that lags has values that the next page replaces or removes.
+func TestOnlyTheNewestOfEachKeyIsAValue(t *testing.T) {
+	var all []*broker.Publication
+	add := func(key, data string) {
+		all = append(all, &broker.Publication{Key: key, Data: []byte(data), Removed: data == ""})
+	}
+	add("a", "1")
+	add("b", "2")
+	add("c", "3")
+	add("gone", "4")
+	add("b", "5")
+	add("gone", "")
+	add("c", "")
+	add("c", "6")
+	var got []string
+	for _, p := range newestOfEach(all) {
+		got = append(got, p.Key+string(p.Data))
+	}
+	if want := []string{"a1", "b5", "c6"}; !slices.Equal(got, want) {
+		t.Errorf("the values are %q, want %q", got, want)
 	}
 }
