@@ -167,18 +167,30 @@ func TestKeysAreTrueAfterACut(t *testing.T) {
 		cancel()
 		f.heal(alone)
 		f.awaitReady()
-		want := valuesOf(t, f.at(a).server, "k")
-		delete(want, "alone")
-		for i, w := range watchers {
-			if err := f.at(a).server.Remove("k", "alone"); err != nil { // it may have been stored later
-				t.Fatal(err)
-			}
+		f.awaitLeader("KEYS")
+		waitFor(t, "the key that may have been stored later is removed", func() bool { return f.at(a).server.Remove("k", "alone") == nil })
+		var want map[string]string
+		waitFor(t, "the history of all nodes is the same", func() bool {
+			want = f.valuesAt(a)
+			return want != nil && maps.Equal(f.valuesAt(b), want) && maps.Equal(f.valuesAt(alone), want)
+		})
+		for _, w := range watchers {
 			w.await(t, want)
-			if got := valuesOf(t, f.at(i).server, "k"); !maps.Equal(got, want) {
-				t.Errorf("the history of node %d has %v, want %v", i, got, want)
-			}
 		}
 	}
+}
+
+// valuesAt returns what the history at a node has of the topic "k"; nil: it cannot be had now.
+func (f *fleet) valuesAt(node int) map[string]string {
+	messages, err := f.at(node).server.History(context.Background(), "k", 1000)
+	if err != nil {
+		return nil
+	}
+	values := make(map[string]string)
+	for _, m := range messages {
+		values[m.Key] = string(m.Data)
+	}
+	return values
 }
 
 // changeKeys writes and removes keys at some nodes. A call may fail while there is no leader.
