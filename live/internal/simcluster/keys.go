@@ -11,6 +11,10 @@ import (
 func (s *Sim) Values(topic string) map[string]string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.values(topic)
+}
+
+func (s *Sim) values(topic string) map[string]string {
 	values := make(map[string]string)
 	for _, entry := range s.topic(topic).at(time.Now()).kept(time.Now()) {
 		if !entry.Removed {
@@ -18,6 +22,13 @@ func (s *Sim) Values(topic string) map[string]string {
 		}
 	}
 	return values
+}
+
+// hasSpace reports whether a topic may have the key of a publication; mu is held.
+func (s *Sim) hasSpace(topic string, o broker.PublishOptions) bool {
+	values := s.values(topic)
+	_, known := values[o.Key]
+	return o.Remove || known || len(values) < o.History
 }
 
 // takeKey makes a publication the newest of its key. kept is what the history had before. mu is held.

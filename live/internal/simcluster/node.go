@@ -70,6 +70,10 @@ func (n *simNode) Publish(ctx context.Context, topic string, data []byte, o brok
 	s := n.sim
 	s.mu.Lock()
 	p.Time = time.Now()
+	if o.Keyed && !s.hasSpace(topic, o) {
+		s.mu.Unlock()
+		return live.Position{}, broker.ErrTooManyKeys
+	}
 	s.take(r, s.topic(topic), p, o)
 	deliver := p
 	if r.Float64() < s.faults.NoPrev {

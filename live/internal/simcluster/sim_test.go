@@ -83,7 +83,7 @@ func (s *totals) add(t *testing.T, r *result) {
 		return
 	}
 	s.failed++
-	t.Errorf("seed %d: %s; see\n\tgo test ./live/brokertest -run TestNothingIsLostInSilence -v -sim.seed=%d", r.seed, wrong[0], r.seed)
+	t.Errorf("seed %d: %s; see\n\tgo test ./live/internal/simcluster -run TestNothingIsLostInSilence -v -sim.seed=%d", r.seed, wrong[0], r.seed)
 }
 
 func (s *totals) String() string {
@@ -100,7 +100,6 @@ type result struct {
 	deliveries  int
 	resumed     int
 	newest      int
-	ends        int // of connections, by the server
 	story       string
 }
 
