@@ -287,3 +287,40 @@ func TestStreamThatWasKeyedDeliversNoMarkers(t *testing.T) {
 		}
 	}
 }
+
+// A stream that becomes keyed while the program runs, or gets another MaxAge, ends keys as one that was made
+// so.
+func TestKeysEndInAStreamThatWasChanged(t *testing.T) {
+	t.Parallel()
+	for what, before := range map[string]StreamConfig{
+		"plain":          {MaxAge: time.Second},
+		"plain, no age":  {},
+		"keyed, no age":  {Keyed: true},
+		"keyed, an hour": {Keyed: true, MaxAge: time.Hour},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := open(t, Options{StoreDir: t.TempDir()})
+			s := serve(t, b, keyed(100, 0))
+			before.Name, before.Subjects = "TURNS", []string{"k"}
+			after := StreamConfig{Name: "TURNS", Subjects: []string{"k"}, Keyed: true, MaxAge: time.Second}
+			for _, c := range []StreamConfig{before, after} {
+				if err := b.EnsureStream(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			removed := make(chan string, 10)
+			if _, err := s.Listen("k", func(m live.Message) {
+				if m.Removed {
+					removed <- m.Key
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			mustPut(t, s, "k", "a", "1")
+			if key := livetest.Receive(t, removed); key != "a" {
+				t.Errorf("%q is removed", key)
+			}
+		})
+	}
+}
