@@ -100,6 +100,7 @@ type result struct {
 	deliveries  int
 	resumed     int
 	newest      int
+	heard       int // listeners that had the truth in the end
 	story       string
 }
 
@@ -159,6 +160,9 @@ type world struct {
 	keys    int          // how many keys are used
 	passing bool         // many more keys come and go
 	states  atomic.Int64 // how many states were asked for
+	listens bool         // the servers listen too
+	ears    []*ear
+	heard   atomic.Int64 // listeners that had the truth in the end
 }
 
 func newWorld(seed uint64) *world {
@@ -222,6 +226,9 @@ const periodic = 70 * time.Second
 
 func (w *world) run() {
 	var wg sync.WaitGroup
+	if w.listens {
+		w.listen()
+	}
 	for i := range 1 + w.rand.IntN(2) {
 		r := rand.New(rand.NewPCG(w.seed, 100+uint64(i)))
 		wg.Go(func() { w.publish(r) })

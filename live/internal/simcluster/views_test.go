@@ -91,7 +91,7 @@ func TestEveryViewIsTrueInTheEnd(t *testing.T) {
 	var next atomic.Uint64
 	next.Store(*simFirst)
 	end := *simFirst + uint64(*viewSeeds)
-	var values, resumed, gaps atomic.Int64
+	var values, resumed, gaps, heard atomic.Int64
 	t.Run("seeds", func(t *testing.T) {
 		for i := range runtime.GOMAXPROCS(0) {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
@@ -100,6 +100,7 @@ func TestEveryViewIsTrueInTheEnd(t *testing.T) {
 					r := runViews(t, seed)
 					values.Add(int64(r.deliveries))
 					resumed.Add(int64(r.resumed))
+					heard.Add(int64(r.heard))
 					gaps.Add(int64(r.notices))
 					if len(r.wrong) > 0 {
 						t.Errorf("seed %d: %s; see\n\tgo test ./live/internal/simcluster -run TestEveryViewIsTrueInTheEnd -v -sim.seed=%d", seed, r.wrong[0], seed)
@@ -108,8 +109,8 @@ func TestEveryViewIsTrueInTheEnd(t *testing.T) {
 			})
 		}
 	})
-	t.Logf("%d seeds; %d values came, %d clients came back, %d were told of a gap", *viewSeeds, values.Load(), resumed.Load(), gaps.Load())
-	if *viewSeeds >= 100 && min(values.Load(), resumed.Load(), gaps.Load()) < int64(*viewSeeds)/10 {
+	t.Logf("%d seeds; %d values came, %d clients came back, %d were told of a gap, %d listeners had the truth", *viewSeeds, values.Load(), resumed.Load(), gaps.Load(), heard.Load())
+	if *viewSeeds >= 100 && min(values.Load(), resumed.Load(), gaps.Load(), heard.Load()) < int64(*viewSeeds)/10 {
 		t.Error("that is too little to prove anything")
 	}
 }
@@ -138,6 +139,7 @@ func newViews(seed uint64) *world {
 			w.rules.HistoryAge = 100*time.Millisecond + time.Duration(r.Int64N(int64([]time.Duration{3 * time.Second, 2 * time.Minute}[r.IntN(2)])))
 		}
 	}
+	w.listens = r.IntN(3) == 0
 	for _, c := range w.clients {
 		c.keyed = w.rules.Keyed
 		c.views = make(map[string]*view)
@@ -202,6 +204,11 @@ func (w *world) compare() {
 	synctest.Wait()
 	for _, topic := range w.topics {
 		truth := w.truthOf(topic)
+		for _, e := range w.ears {
+			if e.topic == topic {
+				e.compare(truth)
+			}
+		}
 		for _, c := range w.clients {
 			c.mu.Lock()
 			v := c.views[topic]
@@ -215,7 +222,7 @@ func (w *world) compare() {
 
 // judgeViews returns what compare has found, and what happened.
 func (w *world) judgeViews() *result {
-	r := &result{seed: w.seed}
+	r := &result{seed: w.seed, heard: int(w.heard.Load())}
 	for len(w.wrong) > 0 {
 		r.wrong = append(r.wrong, <-w.wrong)
 	}
