@@ -13,8 +13,8 @@ const defaultKeys = 1000
 
 // A keyed topic remembers as many removals as it has keys, for clients that come back or read slowly. A
 // client that has missed more is sent all keys instead, which is then less. A small topic remembers
-// minRemoved, since the last key of a thousand may be removed in a moment. A large one remembers
-// maxRemoved: a removal takes up to 500 bytes, so they take 5 MB at most.
+// minRemoved, since it may have been larger a moment ago. A large topic remembers maxRemoved. One removal
+// takes up to 500 bytes, so all together take 5 MB at most.
 const (
 	minRemoved = 256
 	maxRemoved = 10_000
