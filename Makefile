@@ -32,7 +32,7 @@ test-go: ## the Go tests of every module, with the race detector
 	echo "go test -race live/natsbroker"; wait $$nats || failed=1; cat bin/natsbroker.log; exit $$failed
 
 test-sim: ## 10,000 simulated clusters with faults, without the race detector
-	$(GO) test -timeout 5m -run TestNothingIsLostInSilence ./live/internal/simcluster
+	$(GO) test -timeout 5m -run "TestNothingIsLostInSilence|TestEveryViewIsTrueInTheEnd" ./live/internal/simcluster
 
 test-js: deps ## the JavaScript client's tests, and its size
 	cd client && npm test && npm run size

@@ -40,3 +40,10 @@ func PresenceLeft(s *Server) int {
 	defer p.mu.Unlock()
 	return len(p.refs) + len(p.extras) + len(p.busy) + len(p.listeners)
 }
+
+// BytesOf is how many bytes the histories of a broker count as.
+func BytesOf(b *MemoryBroker) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes
+}

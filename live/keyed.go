@@ -191,15 +191,26 @@ func (f *feed) seenOf(key string) uint64 {
 	return f.compared
 }
 
+// followsKey reports whether a publication follows what the table has of its key.
+func (f *feed) followsKey(p *broker.Publication) bool {
+	if known := f.keys.find(p.Key); known != nil {
+		return p.Prev <= known.Offset
+	}
+	// The key may have been removed up to low, and the table has forgotten that. A publication from
+	// before that removal may come again. So only a comparison tells whether it is new.
+	low := max(f.compared, f.keys.low)
+	return p.Offset > low && p.Prev <= low
+}
+
 // receiveKey takes a delivery of a keyed topic; topic.mu is held.
 func (ts *topics) receiveKey(t *topic, p *broker.Publication) {
 	feed := t.feed
-	switch known := feed.seenOf(p.Key); {
+	switch {
 	case ts.inProcess && p.Offset > feed.at.Offset+1: // the broker has dropped the table, and begun another
 		feed.park(p)
 		ts.startRepair(t)
-	case p.Epoch == feed.at.Epoch && p.Offset <= known: // seen
-	case p.Epoch == feed.at.Epoch && p.Prev <= known:
+	case p.Epoch == feed.at.Epoch && p.Offset <= feed.seenOf(p.Key): // seen
+	case p.Epoch == feed.at.Epoch && feed.followsKey(p):
 		ts.applyKey(t, p, delivered)
 	default:
 		feed.park(p)

@@ -23,10 +23,14 @@ type keyTable struct {
 	at   string
 	keys map[string]string
 	gaps int
+	came map[string]int // how many values of each key came as publications
 }
 
 // take folds a frame of the topic into the table, as docs/protocol.md says.
 func (tb *keyTable) take(f livetest.Frame) {
+	if tb.came == nil {
+		tb.came = make(map[string]int)
+	}
 	switch {
 	case f.Op == "reply":
 		if !f.WasRecovered() || tb.keys == nil {
@@ -40,6 +44,9 @@ func (tb *keyTable) take(f livetest.Frame) {
 		tb.at = ""
 		tb.keys = make(map[string]string)
 	case f.IsPublication():
+		if !f.Removed {
+			tb.came[f.Key]++
+		}
 		tb.set(f.Key, f.Data, f.Removed, "")
 	}
 	if f.At != "" {
@@ -145,7 +152,7 @@ func TestKeysThatChangedMeanwhileAreSent(t *testing.T) {
 	tb.follow(t, again, map[string]string{"a": "1", "b": "3", "d": "1"})
 }
 
-// The topic remembers 256 removals. A client that has missed more begins anew.
+// A small topic remembers 256 removals. A client that has missed more begins anew.
 func TestClientThatMissedTooManyRemovalsBeginsAnew(t *testing.T) {
 	t.Parallel()
 	h := keyedHost(t, live.TopicOptions{}, 0)
@@ -167,6 +174,42 @@ func TestClientThatMissedTooManyRemovalsBeginsAnew(t *testing.T) {
 		t.Errorf("the reply is %s", f.Raw)
 	}
 	tb.follow(t, c, map[string]string{"stays": "1"})
+}
+
+// A topic remembers as many removals as it has keys. So a client that has missed fewer is told of them,
+// and does not begin anew. A key that comes and goes many times is one removal.
+func TestLargeTopicRemembersAsManyRemovalsAsKeys(t *testing.T) {
+	t.Parallel()
+	h := keyedHost(t, live.TopicOptions{History: 2000}, 0)
+	want := make(map[string]string)
+	for i := range 1000 {
+		put(t, h, strconv.Itoa(i), "1")
+		want[strconv.Itoa(i)] = "1"
+	}
+	var tb keyTable
+	c := livetest.DialV1(t, h.Endpoint)
+	tb.subscribe(t, c)
+	tb.follow(t, c, want)
+	for tb.at == "" {
+		tb.take(c.Next())
+	}
+	c.Drop()
+	for i := range 400 {
+		remove(t, h, strconv.Itoa(i))
+		delete(want, strconv.Itoa(i))
+	}
+	for range 1000 {
+		put(t, h, "comes and goes", "1")
+		remove(t, h, "comes and goes")
+	}
+	again := livetest.DialV1(t, h.Endpoint)
+	if f := tb.subscribe(t, again); !f.WasRecovered() {
+		t.Errorf("the reply is %.100s", f.Raw)
+	}
+	tb.follow(t, again, want)
+	if tb.gaps > 0 {
+		t.Errorf("%d gaps", tb.gaps)
+	}
 }
 
 // A client that reads 20 KB/s follows a thousand keys, all of which change all the time. It gets
@@ -512,7 +555,10 @@ type lossyKeys struct {
 	inProcess bool
 	complete  bool                   // the history says that it remembers all removals
 	lost      atomic.Value           // the key, a string
+	lasts     atomic.Int64           // calls of Last
 	onRead    atomic.Pointer[func()] // called once, by the next Read
+
+	wrap func(broker.Sink) broker.Sink // returns the sink that gets the deliveries instead; nil: none
 }
 
 func newLossyKeys() *lossyKeys {
@@ -522,7 +568,16 @@ func newLossyKeys() *lossyKeys {
 func (b *lossyKeys) InProcess() bool { return b.inProcess }
 
 func (b *lossyKeys) Start(s broker.Sink) {
-	b.MemoryBroker.Start(lossyKeysSink{s, s.(broker.Rules), b})
+	rules := s.(broker.Rules)
+	if b.wrap != nil {
+		s = b.wrap(s)
+	}
+	b.MemoryBroker.Start(lossyKeysSink{s, rules, b})
+}
+
+func (b *lossyKeys) Last(ctx context.Context, topic string) (live.Position, error) {
+	b.lasts.Add(1)
+	return b.MemoryBroker.Last(ctx, topic)
 }
 
 func (b *lossyKeys) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
@@ -581,6 +636,71 @@ func TestLostKeyIsFoundAfterManyRemovals(t *testing.T) {
 		remove(t, h, strconv.Itoa(i))
 	}
 	tb.follow(t, c, map[string]string{"new": "1"})
+}
+
+// chained is a sink whose publications say what came before of their key, also if that was removed long
+// ago, as NATS does.
+type chained struct {
+	broker.Sink
+	newest map[string]*broker.Publication
+	before map[string]*broker.Publication
+}
+
+func (c *chained) Deliver(p *broker.Publication) {
+	next := *p
+	if last := c.newest[p.Key]; last != nil {
+		next.Prev, c.before[p.Key] = last.Offset, last
+	}
+	c.newest[p.Key] = &next
+	c.Sink.Deliver(&next)
+}
+
+// forgetful returns a host whose table has forgotten the removal of a key, and has not been compared with
+// the history since.
+func forgetful(t *testing.T, key string) (*lossyKeys, *chained, *livetest.Host, *livetest.Client, *keyTable) {
+	b := newLossyKeys()
+	b.complete = true
+	c := &chained{newest: make(map[string]*broker.Publication), before: make(map[string]*broker.Publication)}
+	b.wrap = func(s broker.Sink) broker.Sink { c.Sink = s; return c }
+	h := lossyKeysHost(t, b)
+	client, tb := livetest.DialV1(t, h.Endpoint), &keyTable{}
+	tb.subscribe(t, client)
+	livetest.Eventually(t, "the comparisons after the beginning are over", func() bool { return b.lasts.Load() >= 3 })
+	put(t, h, key, "1")
+	remove(t, h, key)
+	for i := range 300 {
+		put(t, h, strconv.Itoa(i), "1")
+		remove(t, h, strconv.Itoa(i))
+	}
+	put(t, h, "last", "1")
+	tb.follow(t, client, map[string]string{"last": "1"})
+	return b, c, h, client, tb
+}
+
+// A key comes back whose removal the table has forgotten. That is no reason to ask the history.
+func TestKeyThatComesBackIsApplied(t *testing.T) {
+	t.Parallel()
+	b, _, h, c, tb := forgetful(t, "a")
+	before := b.lasts.Load()
+	put(t, h, "a", "2")
+	tb.follow(t, c, map[string]string{"last": "1", "a": "2"})
+	if asked := b.lasts.Load() - before; asked > 0 {
+		t.Errorf("the history was asked %d times", asked)
+	}
+}
+
+// An old value comes again after its removal, which the table has forgotten. The key stays removed.
+func TestOldValueThatComesAgainBringsNoKeyBack(t *testing.T) {
+	t.Parallel()
+	b, chain, h, c, tb := forgetful(t, "a")
+	before := b.lasts.Load()
+	chain.Sink.Deliver(chain.before["a"])
+	livetest.Eventually(t, "the history was asked", func() bool { return b.lasts.Load() > before })
+	put(t, h, "end", "1")
+	tb.follow(t, c, map[string]string{"last": "1", "end": "1"})
+	if tb.keys["a"] != "" || tb.came["a"] > 1 {
+		t.Errorf("the key came %d times", tb.came["a"])
+	}
 }
 
 // While the server asks the history for removals that a client has missed, so many keys are removed
@@ -725,7 +845,7 @@ func TestEveryKeyHasItsTurnDespiteManyRemovals(t *testing.T) {
 	c.Line.SetPace(40 << 10)
 	passing := 0
 	livetest.Eventually(t, "every key has come", func() bool {
-		for range 20 {
+		for range 200 {
 			passing++
 			key := fmt.Sprint("passing-", passing)
 			put(t, h, key, data)

@@ -11,9 +11,14 @@ import (
 // defaultKeys is the History of a keyed topic that does not say how many keys it may have.
 const defaultKeys = 1000
 
-// maxRemoved is how many removals a keyed topic remembers, for clients that come back. A client that
-// has missed more is sent all keys instead.
-const maxRemoved = 256
+// A keyed topic remembers as many removals as it has keys, for clients that come back or read slowly. A
+// client that has missed more is sent all keys instead, which is then less. A small topic remembers
+// minRemoved, since it may have been larger a moment ago. A large topic remembers maxRemoved. One removal
+// takes up to 500 bytes, so all together take 5 MB at most.
+const (
+	minRemoved = 256
+	maxRemoved = 10_000
+)
 
 // keyTable holds the newest publication of each key of a topic, and the latest removals. Its owner
 // has the lock. A key keeps its slot, so that a client can be sent the table part by part while it
@@ -22,7 +27,7 @@ type keyTable struct {
 	slots   []keySlot
 	index   map[string]int // from a key to its slot
 	free    []int          // slots without a key
-	removed []keySlotAt    // the latest removals, oldest first
+	removed []keySlotAt    // the latest removals, oldest first; some are void
 	keys    int            // that have a value
 	bytes   int
 	changes uint64 // grows with every publication that is put in it, and is never 0
@@ -66,10 +71,19 @@ func (k *keyTable) put(p *broker.Publication) {
 		return
 	}
 	k.removed = append(k.removed, keySlotAt{i, k.changes})
-	for len(k.removed) > maxRemoved {
+	most := min(max(k.keys, minRemoved), maxRemoved)
+	for k.removals() > most {
 		k.forgetRemoval()
 	}
+	if len(k.removed) > 2*most { // keys have come back, so half of these are void
+		k.removed = slices.DeleteFunc(k.removed, k.isVoid)
+	}
 }
+
+// removals returns how many removals the table remembers.
+func (k *keyTable) removals() int { return len(k.index) - k.keys }
+
+func (k *keyTable) isVoid(at keySlotAt) bool { return k.slots[at.slot].change != at.change }
 
 func (k *keyTable) freeSlot() int {
 	if n := len(k.free); n > 0 {
@@ -92,9 +106,28 @@ func (k *keyTable) uncount(p *broker.Publication) {
 func (k *keyTable) forgetRemoval() {
 	oldest := k.removed[0]
 	k.removed = k.removed[1:]
-	if k.slots[oldest.slot].change == oldest.change {
+	if !k.isVoid(oldest) {
 		k.low, k.forgotten = max(k.low, k.slots[oldest.slot].newest.Offset), oldest.change
 		k.drop(oldest.slot)
+	}
+}
+
+// makeSpace reports whether a publication can take the place of what its key has, so that the table
+// takes no more than most bytes. For that it forgets removals, the oldest first. A value that is no
+// larger than the one before always can.
+func (k *keyTable) makeSpace(p *broker.Publication, most int) bool {
+	for {
+		grows := sizeInTable(p)
+		if before := k.find(p.Key); before != nil {
+			grows -= sizeInTable(before)
+		}
+		if grows <= 0 || k.bytes+grows <= most {
+			return true
+		}
+		if len(k.removed) == 0 {
+			return false
+		}
+		k.forgetRemoval()
 	}
 }
 
@@ -163,8 +196,7 @@ func (k *keyTable) olderThan(age time.Duration, now time.Time) (keys []string) {
 	}
 	for len(k.removed) > 0 {
 		oldest := k.removed[0]
-		s := k.slots[oldest.slot]
-		if s.change == oldest.change && now.Sub(s.newest.Time) <= age {
+		if !k.isVoid(oldest) && now.Sub(k.slots[oldest.slot].newest.Time) <= age {
 			break
 		}
 		k.forgetRemoval()

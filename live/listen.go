@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 
 	"github.com/livetopic/livetopic/live/broker"
@@ -16,6 +17,9 @@ import (
 // in a goroutine of their own, so that a slow fn delays nobody else. If QueueSize publications
 // wait for fn already, the oldest is dropped; see OnGap. A panic in fn is logged, and ends
 // nothing. A call that began before Unsubscribe may still run after Unsubscribe has returned.
+//
+// On a keyed topic fn may get a value again that it has already had, and may miss a value that a
+// newer one of its key has replaced. After a gap it gets every key that the topic then has.
 //
 // The error wraps ErrInvalidTopic, or is the broker's.
 func (s *Server) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
@@ -32,7 +36,8 @@ type ListenOption func(*listener)
 // OnGap makes Listen call fn where publications of the topic were lost. Such a call never runs
 // at the same time as a call of Listen's function. Publications are lost if the broker loses
 // them, if its history begins anew, or if the listener is too slow. On a topic without history
-// only the last of these is noticed. Without OnGap a gap is logged as a warning.
+// only the last of these is noticed. Without OnGap a gap is logged as a warning. On a keyed topic
+// fn should forget all keys, since those that the topic has follow.
 func OnGap(fn func(topic string)) ListenOption {
 	return func(l *listener) { l.onGap = fn }
 }
@@ -110,8 +115,9 @@ type listener struct {
 
 	mu      sync.Mutex // guards what follows
 	queue   []listened
-	dropped int  // publications that were dropped before the first of queue
-	running bool // a goroutine calls fn
+	table   []*broker.Publication // of a keyed topic after a gap: they come before the first of queue
+	dropped int                   // publications that were dropped before the first of queue
+	running bool                  // a goroutine calls fn
 	stopped bool
 }
 
@@ -127,7 +133,7 @@ func (l *listener) Unsubscribe() error {
 	l.mu.Lock()
 	first := !l.stopped
 	l.stopped = true
-	l.queue = nil
+	l.queue, l.table = nil, nil
 	l.mu.Unlock()
 	if !first {
 		return nil
@@ -162,7 +168,7 @@ func (l *listener) add(next listened) {
 	if l.stopped {
 		return
 	}
-	if len(l.queue) == l.server.opts.QueueSize {
+	if len(l.queue) >= l.server.opts.QueueSize {
 		l.queue = l.queue[1:]
 		l.dropped++
 	}
@@ -188,15 +194,11 @@ func (l *listener) run() {
 		}
 	}()
 	for {
-		l.mu.Lock()
-		if l.stopped || len(l.queue) == 0 {
-			l.running, goOn = false, false
-			l.mu.Unlock()
+		next, dropped, ok := l.next()
+		if !ok {
+			goOn = false
 			return
 		}
-		next, dropped := l.queue[0], l.dropped
-		l.queue, l.dropped = l.queue[1:], 0
-		l.mu.Unlock()
 		if dropped > 0 {
 			l.server.logOfClient(slog.LevelWarn, "live: listener is too slow", "topic", l.topic.name, "dropped", dropped)
 		}
@@ -207,12 +209,52 @@ func (l *listener) run() {
 		case next.state != nil:
 			l.server.callSafely("OnState", "topic", l.topic.name, func() { l.onState(next.state) })
 		case dropped > 0 || next.gap:
+			if l.takeTable() {
+				next.gap = true // the table has what came with it, or something newer
+			}
 			l.callOnGap()
 		}
 		if !next.gap && next.state == nil {
 			l.server.callSafely("Listen", "topic", next.Topic, func() { l.fn(next.Message) })
 		}
 	}
+}
+
+// next takes what comes next. dropped is how many publications were dropped before it. If nothing
+// waits, ok is false, and the goroutine must end.
+func (l *listener) next() (next listened, dropped int, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.stopped, len(l.queue)+len(l.table) == 0:
+		l.running = false
+		return listened{}, 0, false
+	case len(l.table) > 0: // every key has its turn, even if fn is too slow again
+		next.Message = messageOf(l.table[0])
+		l.table = l.table[1:]
+		return next, 0, true
+	}
+	next, dropped = l.queue[0], l.dropped
+	l.queue, l.dropped = l.queue[1:], 0
+	return next, dropped, true
+}
+
+// takeTable puts all keys of a keyed topic in the place of what waits. It reports false if the topic is
+// not keyed.
+func (l *listener) takeTable() bool {
+	t := l.topic
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.feed == nil || t.feed.keys == nil {
+		return false
+	}
+	all := t.feed.keys.values(math.MaxInt)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.stopped {
+		l.queue, l.dropped, l.table = nil, 0, all
+	}
+	return true
 }
 
 // begin has the listener begin with the topic's state. The topic is locked before and after, and

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,6 +92,95 @@ func TestSlowListenerIsToldOfItsGap(t *testing.T) {
 	}
 	if want := []int{-1, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30}; !slices.Equal(got, want) {
 		t.Errorf("heard %v, want %v", got, want)
+	}
+}
+
+// hearTable listens to a keyed topic, and folds what it hears as the doc of Listen says. wait waits until
+// the listener knows what it should.
+func hearTable(t testing.TB, s *live.Server, hold <-chan struct{}) (wait func(want map[string]string), gaps *atomic.Int64) {
+	t.Helper()
+	var mu sync.Mutex
+	keys := make(map[string]string)
+	gaps = new(atomic.Int64)
+	forget := func(string) {
+		mu.Lock()
+		defer mu.Unlock()
+		gaps.Add(1)
+		clear(keys)
+	}
+	_, err := s.Listen("k", func(m live.Message) {
+		<-hold
+		mu.Lock()
+		defer mu.Unlock()
+		if delete(keys, m.Key); !m.Removed {
+			keys[m.Key] = string(m.Data)
+		}
+	}, live.OnGap(forget))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(want map[string]string) {
+		t.Helper()
+		livetest.Eventually(t, "the listener has all keys", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return maps.Equal(keys, want)
+		})
+	}, gaps
+}
+
+// A listener of a keyed topic drops what it cannot take, and is then given all keys: no later publication
+// would show it the keys that it missed.
+func TestSlowListenerGetsAllKeysAfterItsGap(t *testing.T) {
+	t.Parallel()
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		QueueSize: 10,
+		Topics:    func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} },
+		Logger:    livetest.Quiet,
+	}))
+	hold := make(chan struct{})
+	wait, gaps := hearTable(t, h.Server, hold)
+	want := make(map[string]string)
+	for i := range 30 {
+		put(t, h, strconv.Itoa(i), "1")
+		want[strconv.Itoa(i)] = "1"
+	}
+	for i := range 5 {
+		remove(t, h, strconv.Itoa(i))
+		delete(want, strconv.Itoa(i))
+	}
+	close(hold)
+	wait(want)
+	if n := gaps.Load(); n != 1 {
+		t.Errorf("%d gaps", n)
+	}
+	put(t, h, "next", "1")
+	want["next"] = "1"
+	wait(want)
+}
+
+// The server begins its table anew, since it has missed more removals than the history remembers. A
+// listener gets what clients get: a gap, and all keys.
+func TestListenerGetsAllKeysOfATableThatBeginsAnew(t *testing.T) {
+	t.Parallel()
+	b := newLossyKeys()
+	h := lossyKeysHost(t, b)
+	open := make(chan struct{})
+	close(open)
+	wait, gaps := hearTable(t, h.Server, open)
+	want := map[string]string{"known": "1", "lost": "1"}
+	put(t, h, "known", "1")
+	for i := range 300 {
+		b.lost.Store(strconv.Itoa(i))
+		put(t, h, strconv.Itoa(i), "1")
+		remove(t, h, strconv.Itoa(i))
+	}
+	b.lost.Store("lost")
+	put(t, h, "lost", "1")
+	b.lost.Store("")
+	wait(want)
+	if gaps.Load() == 0 {
+		t.Error("the table never began anew")
 	}
 }
 

@@ -72,7 +72,7 @@ type history struct {
 
 	// Guarded by MemoryBroker.mu:
 	place *list.Element // in MemoryBroker.byUse; nil: the history was dropped
-	bytes int           // of kept
+	bytes int           // of kept or keys; written with both locks held
 	last  uint64        // the newest number; written with both locks held
 }
 
@@ -156,7 +156,7 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 		return p.Position, err
 	}
 	h.size, h.age = o.History, o.HistoryAge
-	if o.Keyed {
+	if h.keys != nil {
 		b.putKey(h, p)
 	} else {
 		h.kept = append(h.kept, p)
@@ -186,6 +186,7 @@ func (b *MemoryBroker) number(p *broker.Publication, o *broker.PublishOptions) (
 				return h, true, nil
 			}
 			b.byUse.MoveToBack(h.place)
+			b.makeKeyed(h, o.Keyed)
 			if o.Keyed {
 				if done, err = b.prepareKey(h, p, o.History); done || err != nil {
 					return h, done, err
@@ -213,13 +214,23 @@ func (b *MemoryBroker) stamp(h *history, p *broker.Publication) {
 	p.Position = Position{Epoch: b.epoch, Offset: h.last}
 }
 
+// makeKeyed makes a history a table, or a plain history again, as the newest publication says. What it
+// kept before has no place in it. Both locks are held.
+func (b *MemoryBroker) makeKeyed(h *history, keyed bool) {
+	if keyed == (h.keys != nil) {
+		return
+	}
+	b.bytes -= h.bytes
+	h.bytes, h.kept, h.keys = 0, nil, nil
+	if keyed {
+		h.keys = newKeyTable(h.last)
+	}
+}
+
 // prepareKey makes sure that a publication of a keyed topic can be made; both locks are held. done
 // says that it removes a key that has no value. If the table may have forgotten the key, it is removed
 // again: clients may still have it.
 func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (done bool, err error) {
-	if h.keys == nil {
-		h.keys = newKeyTable(h.last)
-	}
 	known := h.keys.hasValue(p.Key)
 	switch {
 	case p.Removed && !known && (h.keys.low == 0 || h.keys.find(p.Key) != nil):
@@ -228,7 +239,7 @@ func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (
 	case p.Removed:
 	case !known && h.keys.keys >= most:
 		return false, fmt.Errorf("%w: %d; see TopicOptions.History", ErrTooManyKeys, most)
-	case h.keys.bytes+sizeInTable(p) > b.options.MaxBytes/2:
+	case !h.keys.makeSpace(p, b.options.MaxBytes/2):
 		return false, fmt.Errorf("%w: their values take %d bytes; see MemoryOptions.MaxBytes", ErrTooManyKeys, h.keys.bytes)
 	}
 	return false, nil
@@ -236,9 +247,8 @@ func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (
 
 // putKey makes a publication the newest of its key; h.mu is held.
 func (b *MemoryBroker) putKey(h *history, p *broker.Publication) {
-	before := h.keys.bytes
 	h.keys.put(p)
-	b.makeRoom(h, h.keys.bytes-before)
+	b.makeRoom(h, h.keys.bytes-h.bytes)
 	if h.age > 0 && h.expires == nil {
 		h.expires = time.AfterFunc(h.age, func() { b.expire(h) })
 	}
@@ -250,11 +260,10 @@ func (b *MemoryBroker) expire(h *history) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.expires = nil
-	if b.closed.Load() || h.age <= 0 {
+	if b.closed.Load() || h.age <= 0 || h.keys == nil {
 		return
 	}
 	now := time.Now()
-	before := h.keys.bytes
 	for _, key := range h.keys.olderThan(h.age, now) {
 		p := &broker.Publication{Topic: h.topic, Time: now, Key: key, Removed: true}
 		b.mu.Lock()
@@ -269,7 +278,7 @@ func (b *MemoryBroker) expire(h *history) {
 		h.keys.put(p)
 		b.sink.Deliver(p)
 	}
-	b.makeRoom(h, h.keys.bytes-before)
+	b.makeRoom(h, h.keys.bytes-h.bytes)
 	if oldest, ok := h.keys.oldest(); ok {
 		h.expires = time.AfterFunc(max(h.age-now.Sub(oldest), h.age/expiryParts), func() { b.expire(h) })
 	}

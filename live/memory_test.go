@@ -2,6 +2,7 @@ package live_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -372,5 +374,71 @@ func TestNumbersGoOnAfterTheHistoryAndItsSubscriberAreGone(t *testing.T) {
 	}
 	if p := b.page("a", at.Offset-4); p.Epoch == at.Epoch && p.Complete {
 		t.Errorf("four of what followed %d are lost, and the page is complete: %d publications", at.Offset-4, len(p.Publications))
+	}
+}
+
+// A table that takes nearly all the bytes that it may have. A value may take the place of an older value
+// of its key, and old removals make space for new keys.
+func TestFullTableCanBeRenewed(t *testing.T) {
+	t.Parallel()
+	server := livetest.NewHistoryServer(t, live.TopicOptions{Keyed: true}, live.NewMemoryBroker(live.MemoryOptions{MaxBytes: 20_000}))
+	put := func(key string, size int) error {
+		return server.Publish("k", []byte(livetest.Padded(1, size)), live.Key(key))
+	}
+	if err := put("large", 9_000); err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{9_000, 9_100, 8_900} {
+		if err := put("large", size); err != nil {
+			t.Errorf("a value of %d bytes cannot be renewed: %v", size, err)
+		}
+	}
+	if err := put("large", 11_000); !errors.Is(err, live.ErrTooManyKeys) {
+		t.Errorf("a value that is too large: %v", err)
+	}
+	if err := server.Remove("k", "large"); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 {
+		key := strconv.Itoa(i)
+		if err := put(key, 500); err != nil {
+			t.Fatalf("key %d has no space beside removals: %v", i, err)
+		}
+		if err := server.Remove("k", key); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A topic's rules may change while the server runs. What it kept by the old rules is dropped, and its
+// bytes do not count any more.
+func TestTopicThatBecomesKeyedDropsWhatItKept(t *testing.T) {
+	t.Parallel()
+	b := live.NewMemoryBroker(live.MemoryOptions{MaxBytes: 20_000})
+	var keyed atomic.Bool
+	opts := livetest.Open(live.Options{
+		Broker: b,
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 10, Keyed: keyed.Load()} },
+	})
+	server := livetest.NewServer(t, opts)
+	large := func(i int) []byte { return []byte(livetest.Padded(i, 800)) }
+	for round := range 10 {
+		keyed.Store(round%2 == 1)
+		for i := range 8 {
+			var opts []live.PublishOption
+			if keyed.Load() {
+				opts = append(opts, live.Key(strconv.Itoa(i)))
+			}
+			if err := server.Publish("turning", large(i), opts...); err != nil {
+				t.Fatalf("round %d: %v", round, err)
+			}
+		}
+		messages, err := server.History(t.Context(), "turning", 100)
+		if err != nil || len(messages) != 8 || (messages[0].Key != "") != keyed.Load() {
+			t.Fatalf("round %d: the history has %d messages, %v", round, len(messages), err)
+		}
+		if got := live.BytesOf(b); got < 8*800 || got > 8*1_300 {
+			t.Errorf("round %d: the histories count as %d bytes", round, got)
+		}
 	}
 }

@@ -52,7 +52,7 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
 	c := sub.cursor
-	if c == nil {
+	if c == nil || c.stateReply != nil { // the client may just have asked for the state, which comes first
 		t.mu.Unlock()
 		return part{}
 	}

@@ -46,7 +46,7 @@ func TestSimWithoutFaults(t *testing.T) {
 	}
 	brokertest.Run(t, func(t *testing.T) live.Broker {
 		return nodes(t, 1)[0]
-	}, brokertest.Features{History: true, Bus: true, Nodes: nodes, LoseEnd: func(_ *testing.T, b live.Broker, topic string) live.Broker {
+	}, brokertest.Features{History: true, Bus: true, Keys: true, Nodes: nodes, LoseEnd: func(_ *testing.T, b live.Broker, topic string) live.Broker {
 		sim.LoseEnd(topic, 5)
 		return b
 	}})

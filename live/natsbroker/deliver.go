@@ -95,6 +95,9 @@ func (h *hub) deliver(m *nats.Msg) {
 		b.sink.Lost(in.topic, fmt.Errorf("natsbroker: a message is not a publication: %w", err))
 		return
 	}
+	if !in.keyed && isRemoval(m.Header) {
+		return // see appendPublication
+	}
 	p := &broker.Publication{Topic: in.topic, Data: m.Data}
 	if in.keyed {
 		p.Key, _ = keyOf(m.Subject)
@@ -105,6 +108,9 @@ func (h *hub) deliver(m *nats.Msg) {
 		p.TraceParent = last(m.Header, headerTrace)
 		if st := in.stream.Load(); st != nil && last(m.Header, headerStream) == st.config.Name {
 			h.setPosition(in, st, p, m.Header)
+			if p.Removed {
+				st.noteRemoval(h.tokensOf(in), p.Key)
+			}
 		}
 	}
 	if p.Time.IsZero() {

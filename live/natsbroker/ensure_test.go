@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -194,3 +196,131 @@ type deliveries chan *broker.Publication
 
 func (d deliveries) Deliver(p *broker.Publication) { d <- p }
 func (d deliveries) Lost(string, error)            {}
+
+// EnsureStream makes a stream of plain topics a stream of keyed ones, and back. What it kept before is no
+// longer there for the topics.
+func TestEnsureStreamMakesAStreamKeyed(t *testing.T) {
+	for _, turns := range [][]bool{{false, true}, {true, false}} {
+		t.Run(fmt.Sprint(turns), func(t *testing.T) {
+			var isKeyed atomic.Bool
+			b := open(t, Options{StoreDir: t.TempDir()})
+			h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+				Broker: b,
+				Topics: func(string) live.TopicOptions { return live.TopicOptions{Keyed: isKeyed.Load(), History: 100} },
+				Logger: livetest.Quiet,
+			}))
+			var before string
+			for _, turn := range turns {
+				isKeyed.Store(turn)
+				if err := b.EnsureStream(t.Context(), StreamConfig{Name: "TURNS", Subjects: []string{"k"}, Keyed: turn, MaxAge: time.Hour}); err != nil {
+					t.Fatal(err)
+				}
+				c := livetest.DialV1(t, h.Endpoint)
+				op := livetest.SubscribeTo(1, "k")
+				if before != "" {
+					op = livetest.ResumeFrom(1, "k", before)
+				}
+				c.Send(op)
+				if f, _ := c.Reply(1); f.Op != "reply" || f.Keyed != turn || len(f.Messages) > 0 {
+					t.Errorf("keyed %t: the reply is %s", turn, f.Raw)
+				}
+				for i := range 4 {
+					var opts []live.PublishOption
+					if turn {
+						opts = append(opts, live.Key(fmt.Sprint(i%2)))
+					}
+					if err := h.Publish("k", fmt.Append(nil, i), opts...); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for i := range 4 {
+					f := c.Next()
+					if string(f.Data) != fmt.Sprint(i) {
+						t.Errorf("keyed %t: came %s", turn, f.Raw)
+					}
+					before = f.At
+				}
+				want := 4
+				if turn {
+					want = 2
+				}
+				messages, err := h.History(t.Context(), "k", 100)
+				if err != nil || len(messages) != want {
+					t.Errorf("keyed %t: the history is %v, %v", turn, messages, err)
+				}
+				c.Drop()
+				livetest.Eventually(t, "the topic has no subscriber", func() bool { return h.Stats().Topics == 0 })
+			}
+		})
+	}
+}
+
+// A stream that was keyed still marks where the last publication of a topic was too old. Such a marker is
+// no publication.
+func TestStreamThatWasKeyedDeliversNoMarkers(t *testing.T) {
+	b := open(t, Options{StoreDir: t.TempDir()})
+	s := serve(t, b, func(string) live.TopicOptions { return live.TopicOptions{History: 100} })
+	config := StreamConfig{Name: "TURNS", Subjects: []string{"k"}, Keyed: true, MaxAge: time.Second}
+	for _, isKeyed := range []bool{true, false} {
+		config.Keyed = isKeyed
+		if err := b.EnsureStream(t.Context(), config); err != nil {
+			t.Fatal(err)
+		}
+	}
+	heard := make(chan string, 10)
+	if _, err := s.Listen("k", func(m live.Message) { heard <- string(m.Data) }, live.OnGap(func(string) { heard <- "gap" })); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Publish("k", []byte("1")); err != nil {
+		t.Fatal(err)
+	}
+	livetest.Eventually(t, "the publication is too old", func() bool {
+		messages, err := s.History(t.Context(), "k", 10)
+		return err == nil && len(messages) == 0
+	})
+	if err := s.Publish("k", []byte("2")); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"1", "2"} {
+		if got := livetest.Receive(t, heard); got != want {
+			t.Errorf("heard %q, want %q", got, want)
+		}
+	}
+}
+
+// A stream that becomes keyed while the program runs, or gets another MaxAge, ends keys as one that was made
+// so.
+func TestKeysEndInAStreamThatWasChanged(t *testing.T) {
+	t.Parallel()
+	for what, before := range map[string]StreamConfig{
+		"plain":          {MaxAge: time.Second},
+		"plain, no age":  {},
+		"keyed, no age":  {Keyed: true},
+		"keyed, an hour": {Keyed: true, MaxAge: time.Hour},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			b := open(t, Options{StoreDir: t.TempDir()})
+			s := serve(t, b, keyed(100, 0))
+			before.Name, before.Subjects = "TURNS", []string{"k"}
+			after := StreamConfig{Name: "TURNS", Subjects: []string{"k"}, Keyed: true, MaxAge: time.Second}
+			for _, c := range []StreamConfig{before, after} {
+				if err := b.EnsureStream(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+			}
+			removed := make(chan string, 10)
+			if _, err := s.Listen("k", func(m live.Message) {
+				if m.Removed {
+					removed <- m.Key
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			mustPut(t, s, "k", "a", "1")
+			if key := livetest.Receive(t, removed); key != "a" {
+				t.Errorf("%q is removed", key)
+			}
+		})
+	}
+}

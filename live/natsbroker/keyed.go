@@ -3,7 +3,6 @@ package natsbroker
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
@@ -78,6 +77,12 @@ func (st *stream) hasRemovals(sequence uint64) bool {
 // isRemoval reports whether a message says that its key has no value any more.
 func isRemoval(h nats.Header) bool { return last(h, headerMarker) != "" }
 
+// isRemoval is the same for a message that the leader has given.
+func (m *message) isRemoval() bool {
+	h, err := nats.DecodeHeadersMsg(m.Headers)
+	return err == nil && isRemoval(h)
+}
+
 // setKey sets what a publication of a keyed topic needs.
 func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
 	switch {
@@ -93,11 +98,18 @@ func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
 // keyCounts remembers which keys exist, so that a publication seldom has to ask.
 type keyCounts struct {
 	mu    sync.Mutex
-	known map[string]int64 // from a subject that has a value to when that ends, on the clock of package clock
+	known map[string]int64 // from a subject that has a value to when it must be asked for again, on the clock of package clock
 }
 
-// maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes.
-const maxKnownKeys = 100_000
+const (
+	// maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes.
+	maxKnownKeys = 100_000
+
+	// keyKnown is how long a key counts as known. Another instance may remove it meanwhile, and this
+	// instance learns that only if it has a subscriber of the topic. The question is a small one, and
+	// with ten seconds it is one of a hundred requests for a key that changes ten times a second.
+	keyKnown = 10 * time.Second
+)
 
 func (k *keyCounts) has(subject string) bool {
 	k.mu.Lock()
@@ -105,17 +117,17 @@ func (k *keyCounts) has(subject string) bool {
 	return clock.Now() < k.known[subject]
 }
 
-// set notes that a subject gets a value, which ends with its age; 0: it stays.
+// set notes that a subject has a value, which ends with its age; 0: it stays.
 func (k *keyCounts) set(subject string, age time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.known == nil || len(k.known) >= maxKnownKeys {
 		k.known = make(map[string]int64)
 	}
-	k.known[subject] = math.MaxInt64
-	if age > 0 {
-		k.known[subject] = clock.Now() + int64(age)
+	if age <= 0 {
+		age = keyKnown
 	}
+	k.known[subject] = clock.Now() + int64(min(age, keyKnown))
 }
 
 func (k *keyCounts) remove(subject string) {
@@ -125,8 +137,8 @@ func (k *keyCounts) remove(subject string) {
 }
 
 // prepareKey makes sure that a publication fits its stream: that of a keyed topic has a key, and the
-// topic has not too many keys. Several instances that publish new keys at the same moment may exceed
-// the bound by a few.
+// topic has not too many keys. Publications of new keys that are made at the same moment may exceed the
+// bound by a few.
 func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broker.PublishOptions) error {
 	if !st.config.Keyed {
 		return nil
@@ -135,20 +147,32 @@ func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broke
 		return fmt.Errorf("natsbroker: a publication to the keyed topic %q has no key", topic)
 	}
 	subject := st.publishSubject(tokens, o.Key)
-	if o.Remove {
-		st.known.remove(subject)
+	if o.Remove || o.History <= 0 || st.known.has(subject) {
 		return nil
 	}
-	if o.History <= 0 {
-		return nil
+	if err := st.mayAddKey(ctx, tokens, subject, o.History); err != nil {
+		return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
 	}
-	if !st.known.has(subject) {
-		if err := st.mayAddKey(ctx, tokens, subject, o.History); err != nil {
-			return fmt.Errorf("natsbroker: stream %s: %w", st.config.Name, unavailable(err))
-		}
-	}
-	st.known.set(subject, o.HistoryAge)
 	return nil
+}
+
+// noteKey notes what a publication has made of its key. err is that of the publication. After an error
+// nobody knows whether it was stored.
+func (st *stream) noteKey(tokens string, o *broker.PublishOptions, err error) {
+	if !st.config.Keyed {
+		return
+	}
+	subject := st.publishSubject(tokens, o.Key)
+	if err != nil || o.Remove {
+		st.known.remove(subject)
+	} else if o.History > 0 {
+		st.known.set(subject, o.HistoryAge)
+	}
+}
+
+// noteRemoval notes that a key was removed, by any instance. tokens are those of its topic.
+func (st *stream) noteRemoval(tokens, key string) {
+	st.known.remove(st.publishSubject(tokens, key))
 }
 
 // mayAddKey returns why a topic may not have one key more; nil: it may, or has the key.
@@ -156,6 +180,9 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	ctx, cancel := context.WithTimeout(ctx, st.broker.opts.PublishTimeout)
 	defer cancel()
 	if _, err := st.stateSince(ctx, time.Time{}); err != nil { // makes the stream, if it is missing
+		return err
+	}
+	if m, err := st.leaderGet(ctx, getRequest{LastFor: subject}); err != nil || m != nil && !m.isRemoval() {
 		return err
 	}
 	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
@@ -178,16 +205,10 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	if err != nil {
 		return err
 	}
-	isNew := !slices.ContainsFunc(values, func(p *broker.Publication) bool { return encodeKey(p.Key) == encodeKey(keyIn(subject)) })
-	if isNew && len(values) >= most {
+	if len(values) >= most {
 		return fmt.Errorf("%w: %d; see live.TopicOptions.History", broker.ErrTooManyKeys, most)
 	}
 	return nil
-}
-
-func keyIn(subject string) string {
-	key, _ := keyOf(subject)
-	return key
 }
 
 // values returns the newest value of each key of a topic, oldest first.
@@ -212,14 +233,24 @@ func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.
 	all := broker.Page{Epoch: newest.epoch, Complete: true}
 	for all.Upto < newest.offset {
 		page, err := st.read(ctx, topic, tokens, all.Upto, newest.offset, pageMessages)
-		switch {
-		case err != nil:
+		if err != nil {
 			return broker.Page{}, err
-		case page.Epoch != all.Epoch || page.Upto <= all.Upto:
-			return all, nil // the copy that answered lags, or the history began anew
+		}
+		if page.Epoch != all.Epoch || page.Upto <= all.Upto {
+			break // the copy that answered lags, or the history began anew
 		}
 		all.Publications, all.Upto = append(all.Publications, page.Publications...), page.Upto
 	}
-	all.Publications = slices.DeleteFunc(all.Publications, func(p *broker.Publication) bool { return p.Removed })
+	all.Publications = newestOfEach(all.Publications)
 	return all, nil
+}
+
+// newestOfEach returns the newest value of each key. The pages of a table may come from copies of which
+// one lags, so a key may be in two of them, or be removed in the second.
+func newestOfEach(all []*broker.Publication) []*broker.Publication {
+	newest := make(map[string]*broker.Publication, len(all))
+	for _, p := range all {
+		newest[p.Key] = p
+	}
+	return slices.DeleteFunc(all, func(p *broker.Publication) bool { return p.Removed || newest[p.Key] != p })
 }

@@ -3,7 +3,9 @@ package natsbroker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -158,6 +160,67 @@ func TestKeyedTopicHasSoManyKeys(t *testing.T) {
 	}
 }
 
+// Another instance removes keys that this instance has published. They count as new ones when they come
+// back, whether this instance has a subscriber of the topic or not.
+func TestKeysThatAnotherInstanceRemovedAreCountedAgain(t *testing.T) {
+	for _, listens := range []bool{true, false} {
+		t.Run(fmt.Sprint("listens ", listens), func(t *testing.T) {
+			servers := []string{startServer(t).ClientURL()}
+			first, second := open(t, Options{Servers: servers}), open(t, Options{Servers: servers})
+			s, other := serve(t, first, keyed(2, 0)), serve(t, second, keyed(2, 0))
+			heard := make(chan live.Message, 10)
+			if listens {
+				if _, err := s.Listen("k", func(m live.Message) { heard <- m }); err != nil {
+					t.Fatal(err)
+				}
+			}
+			mustPut(t, s, "k", "a", "1")
+			mustPut(t, s, "k", "b", "1")
+			if err := other.Remove("k", "a"); err != nil {
+				t.Fatal(err)
+			}
+			mustPut(t, other, "k", "c", "1")
+			if listens {
+				for m := livetest.Receive(t, heard); !m.Removed; m = livetest.Receive(t, heard) {
+				}
+			} else {
+				first.streams.keyed.stream.known.forget(keyKnown)
+			}
+			if err := s.Publish("k", []byte("2"), live.Key("a")); !errors.Is(err, live.ErrTooManyKeys) {
+				t.Errorf("the third key: %v", err)
+			}
+			mustPut(t, s, "k", "b", "2")
+			if got := valuesOf(t, s, "k"); !maps.Equal(got, map[string]string{"b": "2", "c": "1"}) {
+				t.Errorf("the history has %v", got)
+			}
+		})
+	}
+}
+
+// forget lets the known keys get older.
+func (k *keyCounts) forget(by time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for subject := range k.known {
+		k.known[subject] -= int64(by)
+	}
+}
+
+// A key whose publication was refused does not count as one that the topic has.
+func TestKeyThatWasRefusedIsNotKnown(t *testing.T) {
+	b := open(t, Options{Streams: []StreamConfig{{Name: "K", Subjects: []string{"k"}, Keyed: true, MaxBytes: 20_000}}})
+	s := serve(t, b, keyed(2, 0))
+	large := strconv.Quote(strings.Repeat("x", 15_000))
+	mustPut(t, s, "k", "a", large)
+	if err := s.Publish("k", []byte(large), live.Key("b")); !errors.Is(err, ErrFull) {
+		t.Fatalf("a key without space: %v", err)
+	}
+	mustPut(t, s, "k", "c", "1")
+	if err := s.Publish("k", []byte("1"), live.Key("b")); !errors.Is(err, live.ErrTooManyKeys) {
+		t.Errorf("the third key: %v", err)
+	}
+}
+
 // A key that has ended at its age counts as a new one when it comes back.
 func TestKeysThatHaveEndedAreCountedAgain(t *testing.T) {
 	s := serve(t, open(t, Options{}), keyed(2, time.Second))
@@ -248,5 +311,28 @@ func TestKeyedStreamKeepsOneOfEachKey(t *testing.T) {
 	_, err := New(Options{Streams: []StreamConfig{{Name: "K", Subjects: []string{"k"}, Keyed: true, MaxMsgsPerTopic: 5}}})
 	if err == nil || !strings.Contains(err.Error(), "MaxMsgsPerTopic must be 0") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// A table is read from copies of the stream. One that lags has values that the next page replaces or removes.
+func TestOnlyTheNewestOfEachKeyIsAValue(t *testing.T) {
+	var all []*broker.Publication
+	add := func(key, data string) {
+		all = append(all, &broker.Publication{Key: key, Data: []byte(data), Removed: data == ""})
+	}
+	add("a", "1")
+	add("b", "2")
+	add("c", "3")
+	add("gone", "4")
+	add("b", "5")
+	add("gone", "")
+	add("c", "")
+	add("c", "6")
+	var got []string
+	for _, p := range newestOfEach(all) {
+		got = append(got, p.Key+string(p.Data))
+	}
+	if want := []string{"a1", "b5", "c6"}; !slices.Equal(got, want) {
+		t.Errorf("the values are %q, want %q", got, want)
 	}
 }

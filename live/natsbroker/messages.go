@@ -28,6 +28,7 @@ type getRequest struct {
 type message struct {
 	Sequence uint64    `json:"seq"`
 	Time     time.Time `json:"time"`
+	Headers  []byte    `json:"hdrs"` // as they are on the wire; of a message of a batch: nil
 	data     []byte
 	except   string
 	trace    string // the traceparent
@@ -168,14 +169,16 @@ func (st *stream) askForBatch(ctx context.Context, subject string, body []byte) 
 	}
 }
 
-// appendPublication adds a message to a page, unless its data is not that of a publication.
+// appendPublication adds a message to a page, unless it is no publication. A stream that was keyed, or
+// that an operator has changed, may have markers of plain topics.
 func appendPublication(page []*broker.Publication, topic string, m message) []*broker.Publication {
-	if broker.CheckData(m.data) != nil {
+	key, keyed := keyOf(m.subject)
+	if broker.CheckData(m.data) != nil || m.removed && !keyed {
 		return page
 	}
 	p := &broker.Publication{Topic: topic, Data: m.data, Time: m.Time, Except: m.except, TraceParent: m.trace}
 	p.Offset = m.Sequence
-	if key, keyed := keyOf(m.subject); keyed {
+	if keyed {
 		p.Key, p.Removed = key, m.removed
 	} else if len(page) > 0 {
 		p.Prev = page[len(page)-1].Offset

@@ -154,7 +154,8 @@ type StreamConfig struct {
 
 	// Keyed says that the stream is for keyed topics only, and keeps the newest publication of each
 	// key. MaxMsgsPerTopic must be 0. It needs NATS 2.11 or later. If it is full by MaxMsgs or MaxBytes,
-	// it refuses new keys: the error wraps ErrFull. Other streams drop their oldest publications.
+	// it refuses new keys: the error wraps ErrFull. Other streams drop their oldest publications. What a
+	// stream has when it becomes keyed takes space until MaxAge, and is not shown.
 	Keyed bool
 
 	// Replicas is the number of nodes that keep a copy of the stream: 1, 3 or 5. 0: 3 on an

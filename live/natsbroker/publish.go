@@ -39,7 +39,9 @@ func (b *Broker) Publish(ctx context.Context, topic string, data []byte, o broke
 		if err := st.prepareKey(ctx, topic, tokens, &o); err != nil {
 			return broker.Position{}, err
 		}
-		return st.publish(ctx, tokens, data, o)
+		at, err := st.publish(ctx, tokens, data, o)
+		st.noteKey(tokens, &o, err)
+		return at, err
 	}
 	subject := b.deliverySubject(tokens)
 	if err := b.mayPublish(subject); err != nil {

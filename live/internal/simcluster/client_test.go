@@ -21,11 +21,13 @@ type client struct {
 	id    int
 	lines int // that it has had
 
+	keyed     bool // views are tables
 	afterGaps bool // it asks for the newest publications together with those that it missed
 
 	mu     sync.Mutex // guards what follows
 	events []event
 	since  map[string]string // the newest position of each topic
+	views  map[string]*view  // what it makes of each topic; nil: it keeps the events only
 }
 
 // event is a call of the client, or a frame of the server.
@@ -47,10 +49,16 @@ type frame struct {
 	Topic     string
 	Data      json.RawMessage
 	At        string
+	Key       string
+	Removed   bool
+	Keyed     bool
+	State     json.RawMessage
 	Recovered *bool
 	Messages  []struct {
-		Data json.RawMessage
-		At   string
+		Data    json.RawMessage
+		At      string
+		Key     string
+		Removed bool
 	}
 	Code string
 }
@@ -63,8 +71,14 @@ func (e event) String() string {
 	if e.last > 0 {
 		text += fmt.Sprint(" last ", e.last)
 	}
+	if e.frame.Key != "" {
+		text += " key " + e.frame.Key
+	}
 	if len(e.frame.Data) > 0 {
 		text += " #" + brief(e.frame.Data)
+	}
+	if len(e.frame.State) > 0 {
+		text += " state " + string(e.frame.State)
 	}
 	if e.frame.At != "" {
 		text += " at " + e.frame.At
@@ -73,7 +87,7 @@ func (e event) String() string {
 		text += fmt.Sprint(" recovered ", *e.frame.Recovered)
 	}
 	for _, m := range e.frame.Messages {
-		text += fmt.Sprintf(" [#%s at %s]", brief(m.Data), m.At)
+		text += fmt.Sprintf(" [%s #%s at %s]", m.Key, brief(m.Data), m.At)
 	}
 	return text + e.frame.Code
 }
@@ -195,12 +209,17 @@ func (l *line) take(payload []byte) error {
 	defer l.mu.Unlock()
 	switch f.Op {
 	case "":
-		if f.Recovered != nil && l.lost[f.Topic] {
+		if v := l.views[f.Topic]; v != nil {
+			v.publication(f.Key, f.Data, f.Removed)
+		} else if f.Recovered != nil && l.lost[f.Topic] {
 			return fmt.Errorf("%q is marked as recovered after an answer that says it is not", payload)
 		}
 		l.keep(f.Topic, f.At)
 		l.noteLocked(event{kind: "publication", topic: f.Topic, frame: f})
 	case "gap":
+		if v := l.views[f.Topic]; v != nil {
+			l.foldGap(v, f.Topic)
+		}
 		l.keep(f.Topic, f.At)
 		l.noteLocked(event{kind: "gap", topic: f.Topic, frame: f})
 	case "reply", "error":
@@ -213,10 +232,17 @@ func (l *line) take(payload []byte) error {
 		if f.Op == "reply" {
 			kind = asked.kind + "d"
 			l.subscribed[asked.topic] = asked.kind != "unsubscribe"
+			if v := l.views[asked.topic]; v != nil && kind == "subscribed" {
+				l.foldReply(v, asked.topic, f)
+			}
 			if kind == "subscribed" {
 				l.keep(asked.topic, f.At)
 				l.lost[asked.topic] = f.Recovered != nil && !*f.Recovered && asked.last == 0
 			}
+		}
+		if kind == "error" && l.views != nil && asked.kind == "subscribe" {
+			l.subscribed[asked.topic] = false
+			l.conn.Close() // it comes back, and asks again
 		}
 		l.noteLocked(event{kind: kind, topic: asked.topic, since: asked.since, last: asked.last, frame: f})
 		close(l.answered)
@@ -242,6 +268,9 @@ func (l *line) subscribe(last int, topics ...string) {
 		l.mu.Lock()
 		op := map[string]any{"op": "subscribe", "topic": topic}
 		e := event{kind: "subscribe", topic: topic, since: l.since[topic]}
+		if v := l.views[topic]; v != nil && v.stale {
+			e.since = ""
+		}
 		if e.since != "" {
 			op["since"] = e.since
 		}

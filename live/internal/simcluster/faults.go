@@ -54,10 +54,13 @@ type Faults struct {
 	Break         time.Duration
 
 	// Trims is how many times histories lose their oldest publications, or all of
-	// them. Resets is how many times histories are lost, and begin again in another
+	// them. Of keyed topics they lose removals only. Resets is how many times histories are lost, and begin again in another
 	// epoch. Ends is how many times they lose their newest publications, and go on in
 	// another epoch with the other publications.
 	Trims, Resets, Ends int
+
+	// Forget is how long a keyed topic remembers that a key was removed. 0: for ever.
+	Forget time.Duration
 
 	// Within is the time after NewSim in which Cuts, Outages, Trims, Resets and Ends
 	// happen.
@@ -103,6 +106,9 @@ func RandomFaults(seed uint64, within time.Duration) Faults {
 	}
 	if cuts := source(seed, "cuts"); cuts.IntN(2) == 0 {
 		f.Cut = cuts.Float64()
+	}
+	if keys := source(seed, "forget"); keys.IntN(3) == 0 {
+		f.Forget = 1 + time.Duration(keys.Int64N(int64(3*time.Second)))
 	}
 	if r.IntN(8) == 0 {
 		return f

@@ -66,10 +66,14 @@ func (n *simNode) Publish(ctx context.Context, topic string, data []byte, o brok
 	if err != nil {
 		return live.Position{}, err
 	}
-	p := &broker.Publication{Topic: topic, Data: data, Except: o.Except}
+	p := &broker.Publication{Topic: topic, Data: data, Except: o.Except, Key: o.Key, Removed: o.Remove}
 	s := n.sim
 	s.mu.Lock()
 	p.Time = time.Now()
+	if o.Keyed && !s.hasSpace(topic, o) {
+		s.mu.Unlock()
+		return live.Position{}, broker.ErrTooManyKeys
+	}
 	s.take(r, s.topic(topic), p, o)
 	deliver := p
 	if r.Float64() < s.faults.NoPrev {
@@ -138,7 +142,9 @@ func (n *simNode) Read(ctx context.Context, topic string, after, upto uint64, li
 		reach = kept[most-1].Offset
 	}
 	page := e.pageOf(kept, reach)
-	if len(kept) > 0 {
+	if s.topic(topic).keyed {
+		upto = min(upto, reach) // a removal that was forgotten may be the last
+	} else if len(kept) > 0 {
 		upto = kept[len(kept)-1].Offset
 	}
 	page.Complete = e.complete(after, upto, then)
@@ -154,6 +160,7 @@ func (n *simNode) Tail(ctx context.Context, topic string, limit int) (broker.Pag
 	s := n.sim
 	s.mu.Lock()
 	e, kept, then := s.topic(topic).read(upTo(r, s.faults.Lag))
+	kept = slices.DeleteFunc(kept, func(p *Entry) bool { return p.Removed })
 	kept, reach := kept[max(0, len(kept)-limit):], e.lastAt(then)
 	newest, _, _ := s.topic(topic).read(0)
 	if e == newest && reach == e.last() {

@@ -49,6 +49,7 @@ type Entry struct {
 	Lost time.Time
 
 	origin *Entry // the entry of which this is a copy; nil: this is no copy
+	next   *Entry // of a keyed topic: the next publication of the same key in this epoch
 }
 
 // Incident is a fault that happened.
@@ -64,6 +65,7 @@ type simTopic struct {
 	name      string
 	eras      []*era // the oldest first
 	forgetful bool   // the newest publication was made without history
+	keyed     bool   // it keeps the newest publication of each key
 }
 
 // era is the time of one epoch.
@@ -270,7 +272,7 @@ func (s *Sim) trim(i int) {
 	}
 	for _, name := range s.names {
 		r := source(s.seed, "trim", i, name)
-		kept := s.topics[name].at(time.Now()).kept(time.Now())
+		kept := droppable(s.topics[name].at(time.Now()).kept(time.Now()))
 		if len(kept) == 0 || r.IntN(4) == 0 {
 			continue
 		}
@@ -437,6 +439,10 @@ func (s *Sim) take(r chances, t *simTopic, p *broker.Publication, o broker.Publi
 		entry.Gone = p.Time.Add(o.HistoryAge)
 	}
 	e.entries = append(e.entries, entry)
+	if o.Keyed {
+		s.takeKey(t, entry, kept, o)
+		return
+	}
 	for _, old := range kept[:max(0, len(kept)+1-o.History)] {
 		old.Gone = p.Time
 	}
@@ -483,10 +489,11 @@ func bytesOf(entries []*Entry) (bytes int) {
 	return bytes
 }
 
-// complete reports whether the history has all publications between two offsets.
+// complete reports whether the history has all publications between two offsets. Of a keyed topic the
+// newest of each key is all.
 func (e *era) complete(after, upto uint64, now time.Time) bool {
 	for _, entry := range e.all() {
-		if entry.Offset > after && entry.Offset <= upto && entry.goneAt(now) {
+		if entry.Offset > after && entry.Offset <= upto && entry.goneAt(now) && !entry.replacedAt(now) {
 			return false
 		}
 	}

@@ -83,7 +83,7 @@ func (s *totals) add(t *testing.T, r *result) {
 		return
 	}
 	s.failed++
-	t.Errorf("seed %d: %s; see\n\tgo test ./live/brokertest -run TestNothingIsLostInSilence -v -sim.seed=%d", r.seed, wrong[0], r.seed)
+	t.Errorf("seed %d: %s; see\n\tgo test ./live/internal/simcluster -run TestNothingIsLostInSilence -v -sim.seed=%d", r.seed, wrong[0], r.seed)
 }
 
 func (s *totals) String() string {
@@ -100,6 +100,7 @@ type result struct {
 	deliveries  int
 	resumed     int
 	newest      int
+	heard       int // listeners that had the truth in the end
 	story       string
 }
 
@@ -109,6 +110,10 @@ const hangs = 30 * time.Second
 
 // runWorld runs one seed in a bubble of its own.
 func runWorld(t *testing.T, seed uint64) (r *result) {
+	return runSeed(t, seed, newWorld, (*world).judge)
+}
+
+func runSeed(t *testing.T, seed uint64, make func(seed uint64) *world, judge func(*world) *result) (r *result) {
 	var running atomic.Pointer[world]
 	hang := time.AfterFunc(hangs, func() {
 		fmt.Fprintf(os.Stderr, "seed %d hangs\n", seed)
@@ -125,10 +130,10 @@ func runWorld(t *testing.T, seed uint64) (r *result) {
 		}
 	}()
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(seed)
+		w := make(seed)
 		running.Store(w)
 		w.run()
-		r = w.judge()
+		r = judge(w)
 	})
 	return r
 }
@@ -147,9 +152,17 @@ type world struct {
 	clients []*client
 	active  time.Duration // for so long things go wrong
 	start   time.Time
-	healed  time.Time
+	healed  atomic.Pointer[time.Time]
 	numbers atomic.Int64
 	wrong   chan string
+
+	// Of topics that clients make a view of:
+	keys    int          // how many keys are used
+	passing bool         // many more keys come and go
+	states  atomic.Int64 // how many states were asked for
+	listens bool         // the servers listen too
+	ears    []*ear
+	heard   atomic.Int64 // listeners that had the truth in the end
 }
 
 func newWorld(seed uint64) *world {
@@ -213,6 +226,9 @@ const periodic = 70 * time.Second
 
 func (w *world) run() {
 	var wg sync.WaitGroup
+	if w.listens {
+		w.listen()
+	}
 	for i := range 1 + w.rand.IntN(2) {
 		r := rand.New(rand.NewPCG(w.seed, 100+uint64(i)))
 		wg.Go(func() { w.publish(r) })
@@ -235,13 +251,15 @@ func (w *world) run() {
 		time.Sleep(time.Duration(w.rand.Int64N(int64(time.Second))))
 	}
 	w.sim.Heal()
-	w.healed = time.Now()
+	healed := time.Now()
+	w.healed.Store(&healed)
 	if w.rand.IntN(2) == 0 {
 		for _, topic := range w.topics {
 			w.publishOne(w.servers[0], topic)
 		}
 	}
 	time.Sleep(periodic)
+	w.compare()
 	close(stay)
 	ends.Wait()
 	time.Sleep(periodic)
@@ -289,6 +307,10 @@ func (w *world) burst(r *rand.Rand) {
 // publishOne publishes a number. It ignores errors, because the log tells whether the publication
 // was made.
 func (w *world) publishOne(s *live.Server, topic string) {
+	if w.rules.Keyed {
+		w.publishKey(s, topic)
+		return
+	}
 	data := fmt.Append(nil, w.numbers.Add(1))
 	if w.size > 0 {
 		data = fmt.Appendf(nil, `[%s,"%s"]`, data, strings.Repeat("x", w.size))
@@ -367,7 +389,7 @@ func (w *world) prompt() (time.Duration, time.Time) {
 	case (f.Loss > 0 || f.Cuts > 0) && f.Announce < 1:
 		return periodic, w.start
 	case f.Refuse > 0 || f.Outages > 0 || f.Cuts > 0:
-		return 5*time.Second + f.Break, w.healed
+		return 5*time.Second + f.Break, *w.healed.Load()
 	}
 	return 5 * time.Second, w.start
 }

@@ -242,6 +242,42 @@ func TestPagesAreCut(t *testing.T) {
 	})
 }
 
+// A keyed topic forgets removals after a while. A page that lacks one of them says that it is not complete,
+// unless the key has come back since.
+func TestRemovalsAreForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim := simcluster.NewSim(1, 1, simcluster.Faults{Forget: time.Second})
+		n := sim.Node(0)
+		n.Start(&tape{})
+		publish := func(key string, remove bool) uint64 {
+			at, err := n.Publish(t.Context(), "t", []byte("1"), broker.PublishOptions{Keyed: true, Key: key, Remove: remove, History: 10})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return at.Offset
+		}
+		expect := func(what string, after uint64, complete bool, count int) {
+			t.Helper()
+			page, err := n.(broker.Recoverer).Read(t.Context(), "t", after, 100, 100)
+			if err != nil || page.Complete != complete || len(page.Publications) != count {
+				t.Errorf("%s: the page is %+v, %v", what, page, err)
+			}
+		}
+		publish("stays", false)
+		put := publish("a", false)
+		removed := publish("a", true)
+		expect("just removed", put, true, 1)
+		time.Sleep(2 * time.Second)
+		expect("long removed", put, false, 0)
+		expect("long removed, and known", removed, true, 0)
+		publish("a", false)
+		expect("back again", put, true, 1)
+		if values := sim.Values("t"); len(values) != 2 {
+			t.Errorf("the values are %v", values)
+		}
+	})
+}
+
 // After Heal calls succeed and deliveries come.
 func TestHeal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
