@@ -34,10 +34,12 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
+	s.nodes.hurry()
 
 	s.closeAll(ctx)
 	err := s.await(ctx)
 	s.presence.stop()
+	s.nodes.stop()
 
 	if s.closed.Swap(true) {
 		return err
