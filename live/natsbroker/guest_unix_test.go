@@ -28,6 +28,7 @@ type guest struct {
 
 // visit is one connection of a guest.
 type visit struct {
+	guest   *guest
 	at      *process
 	ws      *websocket.Conn
 	ended   chan struct{} // closed when nothing is read any more
@@ -158,7 +159,7 @@ func (g *guest) connect(node int) *visit {
 		return nil
 	}
 	ws.SetReadLimit(-1)
-	v := &visit{at: p, ws: ws, ended: make(chan struct{}), answers: make(chan hallFrame, 1), stays: make(map[string]*stay)}
+	v := &visit{guest: g, at: p, ws: ws, ended: make(chan struct{}), answers: make(chan hallFrame, 1), stays: make(map[string]*stay)}
 	for _, topic := range hallTopics {
 		v.stays[topic] = &stay{}
 	}
@@ -206,6 +207,8 @@ func (v *visit) do(op, topic, more string, effect func(s *stay)) {
 	v.effect, v.about = effect, v.stays[topic]
 	text := fmt.Sprintf(`{"op":%q,"id":%d,"topic":%q%s}`, op, v.asked, topic, more)
 	v.mu.Unlock()
+	v.guest.houses.saw(v, topic) // the server may show the user from now on, and until the answer has come
+	defer v.guest.houses.saw(v, topic)
 	ctx, cancel := context.WithTimeout(context.Background(), patienceOfGuest)
 	defer cancel()
 	if err := v.ws.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
@@ -227,7 +230,15 @@ func (v *visit) do(op, topic, more string, effect func(s *stay)) {
 func (v *visit) end() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if v.over {
+		return
+	}
 	v.over = true
+	for topic, s := range v.stays {
+		if s.present {
+			v.guest.houses.saw(v, topic)
+		}
+	}
 }
 
 // drop breaks the connection without a farewell.

@@ -383,21 +383,26 @@ func (h *houses) monitor() (end func()) {
 
 // note notes who is present where.
 func (h *houses) note() {
-	now := time.Now()
 	for _, g := range h.guests {
-		g.each(nil, func(at *process, topic string, s *stay) {
-			if !s.present {
-				return
-			}
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			key := topic + " " + g.user
-			if h.seen[key] == nil {
-				h.seen[key] = make(map[*process]time.Time)
-			}
-			h.seen[key][at] = now
-		})
+		if v := g.now(); v != nil {
+			g.each(nil, func(_ *process, topic string, s *stay) {
+				if s.present {
+					h.saw(v, topic)
+				}
+			})
+		}
 	}
+}
+
+// saw notes that the user of a connection is present in a topic now, or may be.
+func (h *houses) saw(v *visit, topic string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := topic + " " + v.guest.user
+	if h.seen[key] == nil {
+		h.seen[key] = make(map[*process]time.Time)
+	}
+	h.seen[key][v.at] = time.Now()
 }
 
 func (h *houses) checkGhosts(p *process, v hallView, asked time.Time) {
