@@ -306,6 +306,9 @@ func (p *presenceState) leaveLocked(s *Session, topic string) {
 		return
 	}
 	delete(p.refs, key)
+	if len(p.refs) == 0 {
+		p.refs = make(map[presentKey]uint64) // the old map keeps the space of all that were ever there
+	}
 	if extra := p.extras[s]; extra != nil {
 		extra.bytes -= len(p.table.Info(ref))
 		p.keepExtra(s, extra)

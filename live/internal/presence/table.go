@@ -35,6 +35,7 @@ type Config struct {
 type Table struct {
 	config Config
 	rooms  map[string]*room
+	most   int // see shrunk
 	own    owner
 	peers  map[Incarnation]*peer
 	out    [][]byte // messages that were not returned yet
