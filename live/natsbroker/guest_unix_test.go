@@ -180,7 +180,7 @@ func (g *guest) drop() {
 // moveAfter waits until a connection has ended, and makes the same at another node than this.
 func (g *guest) moveAfter(old *visit, node int) {
 	<-old.ended
-	time.Sleep(time.Duration(g.rand.IntN(500)) * time.Millisecond)
+	time.Sleep(time.Duration(g.rand.IntN(3500)) * time.Millisecond)
 	v := g.connect((node + 1 + g.rand.IntN(meshSize-1)) % meshSize)
 	if v == nil {
 		g.houses.test.Errorf("%s could not move", g.user)
