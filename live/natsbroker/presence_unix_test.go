@@ -269,15 +269,18 @@ func (h *houses) view(p *process) (v hallView, err error) {
 }
 
 // truth is who is present: the infos of each user in each topic.
-func (h *houses) truth() hallView {
+func (h *houses) truth() hallView { return h.truthWithout(-1) }
+
+// truthWithout is the truth for servers that one node cannot reach.
+func (h *houses) truthWithout(node int) hallView {
 	v := hallView{Topics: make(map[string]topicView)}
 	for _, topic := range hallTopics {
 		v.Topics[topic] = topicView{Members: make(map[string][]string)}
 	}
 	var sessions [meshSize]int
 	for _, g := range h.guests {
-		g.each(func(at *process) { sessions[at.node]++ }, func(_ *process, topic string, s *stay) {
-			if s.present {
+		g.each(func(at *process) { sessions[at.node]++ }, func(at *process, topic string, s *stay) {
+			if s.present && at.node != node {
 				v.Topics[topic].Members[g.user] = append(v.Topics[topic].Members[g.user], s.info)
 			}
 		})
@@ -290,6 +293,9 @@ func (h *houses) truth() hallView {
 		v.Topics[topic] = tv
 	}
 	for i, n := range sessions {
+		if i == node {
+			continue
+		}
 		v.Nodes = append(v.Nodes, fmt.Sprintf("node %d: %d", i, n))
 	}
 	return v
@@ -522,6 +528,41 @@ func (h *houses) drain(i int) {
 	h.test.Logf("node %d was drained: %d guests moved, %d watched", i, moved, len(noticed))
 }
 
+// pause stops a server for longer than the bound while nobody does anything. The others show its users
+// no longer, and then again. The clients of the server notice nothing: nobody has come or gone.
+func (h *houses) pause(i int) {
+	h.test.Helper()
+	noticed := make(map[*visit]int)
+	for _, g := range h.guests {
+		if v := g.now(); v != nil && v.at.node == i {
+			noticed[v] = v.noticed()
+		}
+	}
+	h.stopHard(i)
+	time.Sleep(ghostBound + 500*time.Millisecond)
+	for j := range meshSize {
+		if j == i {
+			continue
+		}
+		p, _ := h.at(j)
+		v, err := h.view(p)
+		if err != nil {
+			h.test.Errorf("node %d does not answer: %v", j, err)
+		} else if d := difference(v, h.truthWithout(i)); d != "" {
+			h.test.Errorf("ten seconds after a stop of node %d node %d shows what is not true:\n%s", i, j, d)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	h.goOn(i)
+	h.awaitTruth("a server was stopped while nobody did anything")
+	time.Sleep(3 * time.Second) // so that a beat has come
+	for v, before := range noticed {
+		if n := v.noticed() - before; n > 0 {
+			h.test.Errorf("a client of the server that was stopped was told %d times that somebody joined or left", n)
+		}
+	}
+}
+
 // Three processes serve users who come, go, change and come back, while processes are killed, stopped,
 // cut off and drained. Nobody is shown who has been gone for longer than ten seconds, and ten
 // seconds after the last fault every server and every client shows the sockets that are open.
@@ -632,5 +673,6 @@ func (h *houses) faultsAtRandom(d time.Duration) {
 		h.drain(i)
 		h.start(i)
 		h.awaitTruth("a server was drained")
+		h.pause((i + 1) % meshSize)
 	}
 }

@@ -199,6 +199,13 @@ func (t *Table) ask(now int64) {
 	}
 }
 
+// wasStopped gives the others time to be heard.
+func (t *Table) wasStopped(now int64) {
+	for _, p := range t.peers {
+		p.heard = max(p.heard, now-int64(DeadAfter-afterStop))
+	}
+}
+
 // dropSilent removes owners that are silent. Their entries are not shown for the grace: their
 // users have been gone for longer.
 func (t *Table) dropSilent(now int64) {
