@@ -17,6 +17,7 @@ const (
 	typeApp        = 'a' // of the application: a kind, and data
 	typeDisconnect = 'd' // DisconnectUser: the user, and the reason
 	typePresence   = 'p' // of package presence: nothing, and a message
+	typeNode       = 'n' // of a server's figures: its ID, and a nodeBeat
 
 	typeSubscribeUser   = 's' // SubscribeUser: the user, and the topic
 	typeUnsubscribeUser = 'u' // UnsubscribeUser: the same
@@ -112,5 +113,7 @@ func (s *Server) hear(b []byte) {
 		s.addUserChange(userChange{user: first, topic: string(second), subscribe: typ == typeSubscribeUser})
 	case typ == typePresence:
 		s.presence.hear(second)
+	case typ == typeNode:
+		s.nodes.hear(first, second)
 	}
 }

@@ -91,6 +91,11 @@ type Options struct {
 	// makes a MemoryBroker for itself.
 	Broker Broker
 
+	// NodeName is what this server is called in Nodes, for a person who looks after many servers:
+	// best the name of its machine or container. Two servers may have the same name. "": the name
+	// of the host and the number of the process, as "web-1/4711". Only the first 255 bytes count.
+	NodeName string
+
 	// OnClose is called once for every session, after it has ended and left all its
 	// topics. It is called also if OnConnect failed. err is the session's CloseError: it
 	// says why the session ended, and is nil if either side closed it on purpose. nil:
@@ -279,6 +284,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.UserID == nil {
 		o.UserID = userIDOf
+	}
+	if o.NodeName = nodeName(o.NodeName); o.NodeName == "" {
+		o.NodeName = defaultNodeName()
 	}
 	o.Topics = withDefaults(o.Topics)
 	if o.Broker == nil {

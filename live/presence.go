@@ -200,7 +200,7 @@ func (p *presenceState) init(s *Server) {
 // use returns the table, which is made when it is used first; mu is held.
 func (p *presenceState) use() *presence.Table {
 	if p.table == nil {
-		c := presence.Config{Grace: max(p.server.opts.PresenceGrace, 0), Alone: p.isAlone()}
+		c := presence.Config{Grace: max(p.server.opts.PresenceGrace, 0), Alone: p.server.isAlone()}
 		rand.Read(c.Self[:]) // never fails
 		p.table = presence.New(c)
 	}
@@ -215,12 +215,6 @@ func (p *presenceState) figures() (present, peers int, junk uint64) {
 		return 0, 0, 0
 	}
 	return p.table.Own(), p.table.Peers(), p.table.Junk()
-}
-
-// isAlone reports whether no other server can use the same Broker.
-func (p *presenceState) isAlone() bool {
-	_, isBus := p.server.opts.Broker.(broker.Bus)
-	return !isBus || p.server.topics.inProcess
 }
 
 // set makes a session present, or changes its info. The caller holds the session's mu, and has seen
@@ -312,6 +306,9 @@ func (p *presenceState) leaveLocked(s *Session, topic string) {
 		return
 	}
 	delete(p.refs, key)
+	if len(p.refs) == 0 {
+		p.refs = make(map[presentKey]uint64) // the old map keeps the space of all that were ever there
+	}
 	if extra := p.extras[s]; extra != nil {
 		extra.bytes -= len(p.table.Info(ref))
 		p.keepExtra(s, extra)

@@ -33,6 +33,7 @@ type Server struct {
 	broadcasts  broadcasts
 	userChanges userChanges
 	presence    presenceState
+	nodes       nodes
 	closed      atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
 	// running counts the handshakes, and of each session its reading, its leaving, its worker
@@ -55,7 +56,8 @@ type Server struct {
 }
 
 // New returns a server that is ready to accept clients. It starts nothing that needs to be
-// stopped: a server without sessions that nobody uses any more is garbage. New panics if an
+// stopped: a server without sessions that nobody uses any more is garbage. Only if the Broker
+// serves many servers, the server tells them of itself until Shutdown: see Nodes. New panics if an
 // entry of Options.Origins can match no page, or if the Broker serves another server already.
 func New(opts Options) *Server {
 	opts = opts.withDefaults()
@@ -78,10 +80,12 @@ func New(opts Options) *Server {
 	}
 	s.topics = newTopics(s)
 	s.presence.init(s)
+	s.nodes.init(s)
 	if bus, ok := opts.Broker.(broker.Bus); ok {
 		bus.OnBroadcast(s.hear)
 	}
 	opts.Broker.Start(sink{s})
+	s.nodes.start()
 	return s
 }
 

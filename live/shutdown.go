@@ -45,6 +45,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining = true
 	sessions := len(s.sessions)
 	s.mu.Unlock()
+	s.nodes.hurry()
 
 	if begins && sessions > 0 {
 		sleep(ctx, s.opts.ShutdownDelay)
@@ -52,6 +53,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.closeAll(ctx)
 	err := s.await(ctx)
 	s.presence.stop()
+	s.nodes.stop()
 
 	if s.closed.Swap(true) {
 		return err

@@ -18,6 +18,7 @@ import (
 //
 // The order of locks in this package, outermost first:
 //
+//	nodes.sending               held while the bus takes a beat; no callback runs under it
 //	Session.calls               held while a callback runs, which may take any of the locks below
 //	history.mu                  of MemoryBroker; held while it delivers
 //	pubSubBroker.deliveries[i]  held while the broker of FromPubSub delivers
@@ -36,6 +37,7 @@ import (
 //	sharedParts.mu
 //	inbound.mu
 //	broadcasts.mu       not held while the application's functions run
+//	nodes.mu
 //	loglimit.Limiter.mu
 //
 // The locks of package outbox come last: writeWatch.mu before Box.mu. Writers.mu and Box.mu are

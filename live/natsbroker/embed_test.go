@@ -81,7 +81,7 @@ func startChild(t *testing.T, env ...string) *child {
 // startChildOf starts the child of another test.
 func startChildOf(t *testing.T, test string, env ...string) *child {
 	t.Helper()
-	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=2m")}
+	c := &child{Cmd: exec.Command(os.Args[0], "-test.run=^"+test+"$", "-test.timeout=10m")}
 	c.Env = append(append(os.Environ(), childEnv+"="+test,
 		"TMPDIR="+t.TempDir()), // a child that is killed leaves its files
 		env...)

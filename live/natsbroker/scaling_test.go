@@ -1,6 +1,7 @@
 package natsbroker_test
 
 import (
+	"fmt"
 	"log"
 	"os"
 	"regexp"
@@ -49,6 +50,12 @@ func everySnippet() *live.Server {
 
 var (
 	_ = everySnippet
+
+	_ = func(server *live.Server) {
+		for _, node := range server.Nodes() {
+			fmt.Println(node.Name, node.Stats.Sessions, node.Stats.Topics, node.Draining)
+		}
+	}
 
 	_ = natsbroker.Options{
 		StoreDir: "/var/lib/myapp/nats",

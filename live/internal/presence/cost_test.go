@@ -55,3 +55,37 @@ func TestCostOfManyMembers(t *testing.T) {
 		})
 	}
 }
+
+// What members have cost is free again when they are gone. The log of changes may stay: it has a
+// bound of its own, to which Go adds an eighth.
+func TestMembersThatAreGoneCostNothing(t *testing.T) {
+	for _, test := range []struct{ members, rooms int }{{100_000, 10_000}, {20_000, 1}} {
+		t.Run(fmt.Sprintf("%d members in %d rooms", test.members, test.rooms), func(t *testing.T) {
+			p := newPair(t)
+			before := heap()
+			var refs []uint64
+			for i := range test.members {
+				refs = append(refs, p.a.Enter(fmt.Sprintf("room:%d", i%test.rooms), fmt.Sprintf("user-%d", i), nil, p.now))
+			}
+			p.pass(time.Second)
+			full := heap()
+			if n := p.b.Count("room:0"); n != test.members/test.rooms {
+				t.Fatalf("%d have arrived", n)
+			}
+			for _, ref := range refs {
+				p.a.Leave(ref, p.now)
+			}
+			refs = nil
+			p.pass(time.Second + simGrace)
+			if n := p.b.Count("room:0"); n != 0 {
+				t.Fatalf("%d are left", n)
+			}
+			left := heap() - before
+			t.Logf("%d KB for both servers, and %d KB when all are gone", (full-before)>>10, left>>10)
+			if most := maxLogBytes*9/8 + 128<<10; left > most {
+				t.Errorf("%d bytes are left, want %d at most", left, most)
+			}
+			runtime.KeepAlive(p)
+		})
+	}
+}

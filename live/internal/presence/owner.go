@@ -198,7 +198,7 @@ func (t *Table) sendDelta(ops []op) {
 	o := &t.own
 	o.seq++
 	t.send(&message{kind: kindDelta, seq: o.seq, linger: o.linger, ops: ops})
-	b := t.out[len(t.out)-1]
+	b := bytes.Clone(t.out[len(t.out)-1]) // the message was made in a larger array, which the log would keep
 	o.log = append(o.log, logged{o.seq, b})
 	o.logged += len(b)
 	for len(o.log) > maxLog || o.logged > maxLogBytes {

@@ -19,6 +19,7 @@ const maxEarly = 64
 type peer struct {
 	heard   int64 // when something came from it last
 	entries map[uint64]*entry
+	most    int           // see shrunk
 	linger  time.Duration // how long its entries are shown that end; 0: the grace
 
 	begun   bool                // a first chunk has come, so applied and cursor are valid
@@ -115,6 +116,7 @@ func (t *Table) apply(p *peer, m *message, now int64) {
 			t.change(e, o.info)
 		case o.code == opLeave:
 			delete(p.entries, o.ref)
+			p.entries = shrunk(p.entries, &p.most)
 			t.end(e, t.untilFor(now, p.linger))
 		}
 	}
@@ -166,12 +168,14 @@ func (t *Table) hearChunk(p *peer, m *message, now int64) {
 // synced ends a fetch: entries that it has not confirmed have ended, unnoticed.
 func (t *Table) synced(p *peer, now int64) {
 	p.synced = true
+	p.most = max(p.most, len(p.entries))
 	for ref, e := range p.entries {
 		if e.sync != p.sync {
 			delete(p.entries, ref)
 			t.end(e, t.untilFor(now, p.linger))
 		}
 	}
+	p.entries = shrunk(p.entries, &p.most)
 }
 
 // ask sends the questions that are due.
@@ -192,6 +196,13 @@ func (t *Table) ask(now int64) {
 		}
 		t.send(want)
 		p.askAt = now + int64(askEvery)
+	}
+}
+
+// wasStopped gives the others time to be heard.
+func (t *Table) wasStopped(now int64) {
+	for _, p := range t.peers {
+		p.heard = max(p.heard, now-int64(DeadAfter-afterStop))
 	}
 }
 

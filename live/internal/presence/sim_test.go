@@ -33,6 +33,7 @@ type simNode struct {
 	sessions map[uint64]session             // that are open: what is true
 	heard    map[string]map[string][]string // topic, member, infos
 	paused   bool
+	waking   bool // it was paused, and does not read yet
 }
 
 type session struct{ topic, member, info string }
@@ -99,14 +100,14 @@ func (s *sim) post(from int, messages [][]byte) {
 
 const simStep = 50 * time.Millisecond
 
-// run lets time go by.
+// run lets time go by. A server that goes on after a stop may do what is due before it reads its mail.
 func (s *sim) run(d time.Duration) {
 	for end := s.now + int64(d); s.now < end; s.now += int64(simStep) {
 		slices.SortStableFunc(s.mail, func(a, b letter) int { return int(a.at - b.at) })
 		var later []letter
 		for _, l := range s.mail {
 			switch n := s.nodes[l.to]; {
-			case l.at > s.now || n.paused:
+			case l.at > s.now || n.paused || n.waking:
 				later = append(later, l)
 			default:
 				n.Hear(l.data, s.now)
@@ -120,6 +121,7 @@ func (s *sim) run(d time.Duration) {
 			if at, ok := n.Next(s.now); ok && at <= s.now || s.r.IntN(10) == 0 {
 				s.post(i, n.Tick(s.now))
 			}
+			n.waking = false
 			if s.r.IntN(3) == 0 {
 				s.flush(n)
 			}
@@ -254,6 +256,7 @@ func (s *sim) fault() {
 	case 0: // kill -9, and a new start
 		s.nodes[i] = s.boot()
 	case 1: // SIGSTOP, or SIGCONT
+		s.nodes[i].waking = s.nodes[i].paused && s.r.IntN(2) == 0
 		s.nodes[i].paused = !s.nodes[i].paused
 	case 2:
 		s.cut[[2]int{i, j}] = true // in one direction

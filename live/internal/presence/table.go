@@ -15,6 +15,15 @@ const (
 	// view within ten seconds.
 	DeadAfter = 9 * time.Second
 
+	// maxLate is how much later Tick may be called than Next has asked for. If it is later, this
+	// server was stopped, and has read nothing meanwhile: that others are silent means nothing.
+	// A shorter stop takes nobody for dead, since beats come every two seconds.
+	maxLate = 4 * time.Second
+
+	// afterStop is how long the others then have to be heard: two beats, and some time to read
+	// what has waited.
+	afterStop = 5 * time.Second
+
 	// askEvery is the time between two questions to the same owner for the same thing: longer
 	// than a round trip and the time until the owner looks.
 	askEvery = 500 * time.Millisecond
@@ -35,9 +44,12 @@ type Config struct {
 type Table struct {
 	config Config
 	rooms  map[string]*room
+	most   int // see shrunk
 	own    owner
 	peers  map[Incarnation]*peer
 	out    [][]byte // messages that were not returned yet
+
+	tickBy int64 // what Next returned last; 0: nothing was due
 
 	marked     []string // topics of rooms that have a marked member
 	lingering  []*entry // entries that have ended and are shown; some of them may be hidden already
@@ -80,6 +92,9 @@ func (t *Table) Hear(b []byte, now int64) {
 // Tick does what is due. It returns the messages that must go to all servers, in this order.
 func (t *Table) Tick(now int64) [][]byte {
 	t.expire(now)
+	if t.tickBy != 0 && now-t.tickBy > int64(maxLate) {
+		t.wasStopped(now)
+	}
 	t.dropSilent(now)
 	if t.config.Alone {
 		return nil
@@ -96,6 +111,12 @@ func (t *Table) Tick(now int64) [][]byte {
 // Next returns when Tick must be called at the latest; ok is false if nothing is due before
 // something happens.
 func (t *Table) Next(now int64) (at int64, ok bool) {
+	at, ok = t.next(now)
+	t.tickBy = at
+	return at, ok
+}
+
+func (t *Table) next(now int64) (at int64, ok bool) {
 	earlier := func(when int64) {
 		if !ok || when < at {
 			at, ok = when, true

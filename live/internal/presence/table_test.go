@@ -299,3 +299,40 @@ func TestTableThatIsAloneSendsNothing(t *testing.T) {
 		t.Error("anna is still there")
 	}
 }
+
+// A server that was stopped has read nothing meanwhile. It does not take the others for dead before it
+// had time to hear them.
+func TestServerThatWasStoppedTakesNobodyForDead(t *testing.T) {
+	for name, dies := range map[string]bool{"the other lives": false, "the other has died": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPair(t)
+			p.a.Enter("t", "anna", nil, p.now)
+			p.pass(time.Second)
+			p.told("anna ", "", "")
+			p.b.Next(p.now)
+			var waiting [][]byte
+			for range 100 { // b is stopped
+				p.now += int64(200 * time.Millisecond)
+				waiting = append(waiting, p.a.Tick(p.now)...)
+			}
+			p.b.Tick(p.now)
+			p.b.Next(p.now)
+			p.told("", "", "")
+			if !dies {
+				for _, m := range waiting {
+					p.b.Hear(m, p.now)
+				}
+				p.pass(30 * time.Second)
+				p.told("", "", "")
+				return
+			}
+			for range 200 { // so it ticks as it should
+				p.now += int64(50 * time.Millisecond)
+				if at, ok := p.b.Next(p.now); ok && at <= p.now {
+					p.b.Tick(p.now)
+				}
+			}
+			p.told("", "", "anna")
+		})
+	}
+}

@@ -3,6 +3,7 @@ package presence
 import (
 	"bytes"
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -141,6 +142,9 @@ func (t *Table) Flush(topic string) (d Diff) {
 		}
 	}
 	r.marked = nil
+	if len(r.members) == 0 {
+		r.members = make(map[string]*member) // see shrunk
+	}
 	return d
 }
 
@@ -197,8 +201,27 @@ func (t *Table) room(topic string) *room {
 func (t *Table) tidy(r *room) {
 	if len(r.members) == 0 && r.watchers == 0 {
 		delete(t.rooms, r.topic)
+		t.rooms = shrunk(t.rooms, &t.most)
 	}
 }
+
+// shrunk is called after entries of m were deleted. It returns m, or a copy if m once had four times
+// as many entries: a map keeps the space of all that it has ever had at once. most is how many these
+// were, since the last copy.
+func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
+	*most = max(*most, len(m)+1)
+	if *most < minShrunk || len(m) > *most/4 {
+		return m
+	}
+	fresh := make(map[K]V, len(m))
+	maps.Copy(fresh, m)
+	*most = len(m)
+	return fresh
+}
+
+// minShrunk is the size from which maps are copied. A smaller map keeps some tens of kilobytes at
+// most.
+const minShrunk = 1000
 
 // mark notes that a member may have changed.
 func (t *Table) mark(m *member, r *room) {
