@@ -26,6 +26,7 @@ type viewer struct {
 	start   uint64 // the offset at which it began
 	lines   int    // how many connections it has had
 	fault   error  // a server broke the protocol
+	reason  error  // why the last connection ended
 	ws      *websocket.Conn
 	ended   chan struct{}   // closed when the connection has ended
 	asked   uint64          // the ID of its last request
@@ -129,6 +130,9 @@ func (v *viewer) read(ws *websocket.Conn, line, node int, ended chan struct{}, a
 	for {
 		_, raw, err := ws.Read(context.Background())
 		if err != nil {
+			v.mu.Lock()
+			v.reason = err
+			v.mu.Unlock()
 			return
 		}
 		var f frameOfNow
