@@ -176,8 +176,29 @@ type Options struct {
 	MaxSessions int
 
 	// MaxSessionsPerUser bounds the sessions of one UserID on this server. Further clients
-	// of that user are refused with 429. 0: no bound.
+	// of that user are refused with 429, or see ReplaceOldest. 0: no bound.
 	MaxSessionsPerUser int
+
+	// ReplaceOldest says what happens to a client whose user has MaxSessionsPerUser sessions. true: it
+	// gets the place of the user's oldest session, which is closed with CloseReplaced and
+	// ErrReplaced; what still waited for its client is dropped. The client stays away, so that a
+	// forgotten tab does not take the place back. false: it is refused with 429. A connection that
+	// broke unnoticed then takes a place until PingInterval and PingTimeout are over, 35 s by
+	// default.
+	ReplaceOldest bool
+
+	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait, for
+	// AuthTimeout at most, and are then refused with 503 and a Retry-After. The addresses of clients
+	// (Request.RemoteAddr; of IPv6, the first 64 bits) take turns. OnAuth is not called for a client
+	// that has left meanwhile. 0: 128, some times what a pool of database connections serves at once;
+	// if a call takes 10 ms, that is 12,800 clients in a second. Negative: no bound.
+	MaxAuthsAtOnce int
+
+	// MaxAuthsWaiting bounds the handshakes that wait for that. Further handshakes are refused with 503 and a
+	// Retry-After at once. If the address of a client has less than an equal share of the
+	// queue, the newest handshake of the address with the most is refused instead. 0: 4,096, which
+	// take some 100 MB of net/http's memory. A handshake that waits counts for MaxSessions.
+	MaxAuthsWaiting int
 
 	// MaxTopics bounds the topics of one session. Subscribe returns ErrTooManyTopics for
 	// further topics. 0: 10,000. A subscription costs some 100 bytes if other sessions have
@@ -206,7 +227,8 @@ type Options struct {
 	// many as InboundRate, a second's worth.
 	InboundBurst int
 
-	// AuthTimeout is after how long the context of OnAuth ends. 0: 10 s, as long as the
+	// AuthTimeout is after how long the context of OnAuth ends, and how long a handshake waits for
+	// OnAuth; see MaxAuthsAtOnce. 0: 10 s, as long as the
 	// user of a browser has patience. A longer timeout only holds memory for clients that
 	// have left.
 	AuthTimeout time.Duration
@@ -249,6 +271,10 @@ func (o Options) withDefaults() Options {
 		o.InboundRate = 1000
 	}
 	setDefault(&o.InboundBurst, max(o.InboundRate, 1))
+	if o.MaxAuthsAtOnce == 0 {
+		o.MaxAuthsAtOnce = 128
+	}
+	setDefault(&o.MaxAuthsWaiting, 4096)
 	setDefault(&o.AuthTimeout, 10*time.Second)
 	setDefault(&o.WriteTimeout, 10*time.Second)
 	if o.PingInterval == 0 {

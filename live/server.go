@@ -27,6 +27,7 @@ type Server struct {
 	origins     []originRule
 	writers     *outbox.Writers
 	workers     workers
+	auths       *authQueue
 	counters    counters
 	logs        loglimit.Limiter
 	loggedOnce  sync.Map // message texts
@@ -39,13 +40,13 @@ type Server struct {
 	// and its catching up.
 	running sync.WaitGroup
 
-	mu        sync.Mutex            // guards what follows
-	sessions  []*Session            // open sessions
-	lingering map[*Session]struct{} // sessions that have ended, but whose connection is still open
-	admitted  int                   // open sessions, and handshakes that have a place reserved
-	perUser   map[string]int        // the same for each user; used only with MaxSessionsPerUser
-	sweeper   *time.Timer           // runs while there are sessions
-	draining  bool                  // Shutdown was called
+	mu        sync.Mutex               // guards what follows
+	sessions  []*Session               // open sessions
+	lingering map[*Session]struct{}    // sessions that have ended, but whose connection is still open
+	admitted  int                      // open sessions, and handshakes that have a place reserved
+	perUser   map[string]*placesOfUser // used only with MaxSessionsPerUser
+	sweeper   *time.Timer              // runs while there are sessions
+	draining  bool                     // Shutdown was called
 
 	revocations map[string]revocation // recent ones, by user
 
@@ -71,10 +72,11 @@ func New(opts Options) *Server {
 		}),
 		workers:   newWorkers(),
 		lingering: make(map[*Session]struct{}),
-		perUser:   make(map[string]int),
+		perUser:   make(map[string]*placesOfUser),
 
 		revocations: make(map[string]revocation),
 	}
+	s.auths = newAuthQueue(&s.opts)
 	s.topics = newTopics(s)
 	s.presence.init(s)
 	if bus, ok := opts.Broker.(broker.Bus); ok {
@@ -278,6 +280,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.startSweeper()
 	draining := s.draining
 	ending, revoked := s.revokedSince(sess.user, began)
+	replaced := s.takePlace(sess)
 	var ready outbox.List
 	if sess.wire == wireV1 {
 		sess.out.Add(helloFrame(sess), &ready) // cannot fail: the queue is empty
@@ -285,6 +288,9 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.mu.Unlock()
 	s.writers.Write(&ready)
 	s.counters.accepted.Add(1)
+	if replaced != nil {
+		replaced.replace()
+	}
 	switch {
 	case revoked:
 		sess.end(ending)
@@ -313,7 +319,7 @@ func (s *Server) remove(sess *Session) {
 		s.topics.compressed.Add(-1)
 	}
 	s.mu.Unlock()
-	s.releaseUser(sess.user)
+	s.givePlaceBack(sess)
 	s.release()
 }
 

@@ -13,6 +13,8 @@ type Stats struct {
 	Accepted uint64 // handshakes that became sessions
 	Refused  uint64 // handshakes that did not
 
+	RefusedFor Refusals // the same by reason
+
 	Published uint64 // publications accepted
 	Delivered uint64 // publications queued for a session when they came, counted for each session; without what sessions read from history
 	Received  uint64 // messages from clients
@@ -30,18 +32,21 @@ type Stats struct {
 	PresenceJunk uint64 // broadcasts about presence that were not to be understood, and were ignored
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
+	Replaced     uint64 // sessions closed with ErrReplaced
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
 	Panics       uint64 // callbacks that panicked
 }
 
 type counters struct {
-	accepted, refused       atomic.Uint64
+	accepted                atomic.Uint64
+	refused                 refusedCounters
 	published, delivered    atomic.Uint64
 	dropped, gaps           atomic.Uint64
 	snapshots               atomic.Uint64
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
+	replaced                atomic.Uint64
 	writeFailed, panics     atomic.Uint64
 }
 
@@ -64,6 +69,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	present, peers, junk := s.presence.figures()
 	c := &s.counters
+	refusedFor, refused := c.refused.figures()
 	return Stats{
 		Present:       present,
 		Peers:         peers,
@@ -72,7 +78,8 @@ func (s *Server) Stats() Stats {
 		Topics:        int(s.topics.count.Load()),
 		Subscriptions: int(s.topics.subscriptions.Load()),
 		Accepted:      c.accepted.Load(),
-		Refused:       c.refused.Load(),
+		Refused:       refused,
+		RefusedFor:    refusedFor,
 		Published:     c.published.Load(),
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
@@ -82,6 +89,7 @@ func (s *Server) Stats() Stats {
 		Gaps:          c.gaps.Load(),
 		Snapshots:     c.snapshots.Load(),
 		QueueFull:     c.queueFull.Load(),
+		Replaced:      c.replaced.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),
 		WriteFailed:   c.writeFailed.Load(),
 		Panics:        c.panics.Load(),
