@@ -177,6 +177,16 @@ func (q *authQueue) remove(w *authWaiter) {
 	}
 }
 
+// length returns how many handshakes wait.
+func (q *authQueue) length() int {
+	if q == nil {
+		return 0
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.waiting
+}
+
 func (w *authWaiter) end(err error) {
 	w.err = err
 	close(w.called)

@@ -15,6 +15,8 @@ type Stats struct {
 
 	RefusedFor Refusals // the same by reason
 
+	AuthsWaiting int // handshakes that wait for OnAuth now; see MaxAuthsAtOnce
+
 	Published uint64 // publications accepted
 	Delivered uint64 // publications queued for a session when they came, counted for each session; without what sessions read from history
 	Received  uint64 // messages from clients
@@ -80,6 +82,7 @@ func (s *Server) Stats() Stats {
 		Accepted:      c.accepted.Load(),
 		Refused:       refused,
 		RefusedFor:    refusedFor,
+		AuthsWaiting:  s.auths.length(),
 		Published:     c.published.Load(),
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
