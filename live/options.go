@@ -374,6 +374,17 @@ type TopicOptions struct {
 	// application can.
 	ClientKey func(s *Session, data []byte) string
 
+	// PublishRate is how many publications the live.v1 clients of this server together may make to the
+	// topic in a second, in the long run. Further publications are refused with the error
+	// "rate_limited", and the session goes on. OnPublish was called before; what it refuses does
+	// not count. What the application publishes itself does not count, nor what it publishes for
+	// plain clients in OnMessage. 0: no bound but each client's InboundRate.
+	PublishRate int
+
+	// PublishBurst is how many publications these clients may make at once after they were quiet. 0: as
+	// many as PublishRate, a second's worth.
+	PublishBurst int
+
 	// Snapshot returns the topic's state, which is marshalled to JSON; JSON in a []byte stays as it
 	// is. A live.v1 client that subscribes without a position, or with a position that the
 	// history no longer reaches, gets the state and then every publication after it. So the

@@ -21,20 +21,21 @@ import (
 // Server holds the sessions and the topics. New makes it. Its methods may be called from any
 // goroutine.
 type Server struct {
-	opts        Options
-	inbound     rate // at which one client may send
-	topics      *topics
-	origins     []originRule
-	writers     *outbox.Writers
-	workers     workers
-	auths       *authQueue
-	counters    counters
-	logs        loglimit.Limiter
-	loggedOnce  sync.Map // message texts
-	broadcasts  broadcasts
-	userChanges userChanges
-	presence    presenceState
-	closed      atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
+	opts         Options
+	inbound      rate // at which one client may send
+	topics       *topics
+	origins      []originRule
+	writers      *outbox.Writers
+	workers      workers
+	auths        *authQueue
+	publishRates publishRates
+	counters     counters
+	logs         loglimit.Limiter
+	loggedOnce   sync.Map // message texts
+	broadcasts   broadcasts
+	userChanges  userChanges
+	presence     presenceState
+	closed       atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
 	// running counts the handshakes, and of each session its reading, its leaving, its worker
 	// and its catching up.

@@ -22,6 +22,8 @@ type Stats struct {
 	Received  uint64 // messages from clients
 	Malformed uint64 // invalid messages from clients, which were ignored or refused, or closed the session
 
+	RateLimited uint64 // publications of clients that PublishRate refused
+
 	CatchingUp int // subscriptions that read from history, because their client was away or reads too slowly
 
 	Dropped uint64 // publications that a full queue dropped, as TopicOptions.Overflow allows
@@ -48,7 +50,7 @@ type counters struct {
 	snapshots               atomic.Uint64
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
-	replaced                atomic.Uint64
+	replaced, rateLimited   atomic.Uint64
 	writeFailed, panics     atomic.Uint64
 }
 
@@ -87,6 +89,7 @@ func (s *Server) Stats() Stats {
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
 		Malformed:     c.malformed.Load(),
+		RateLimited:   c.rateLimited.Load(),
 		CatchingUp:    int(s.topics.catchingUp.Load()),
 		Dropped:       c.dropped.Load() + s.writers.Dropped(),
 		Gaps:          c.gaps.Load(),
