@@ -68,6 +68,10 @@ var (
 	// ReadLimit.
 	ErrMessageTooBig = errors.New("live: message from client is larger than ReadLimit")
 
+	// ErrUserBytes ends a session of a user whose sessions together hold more than
+	// MaxBytesPerUser.
+	ErrUserBytes = errors.New("live: too much waits for the sessions of the user")
+
 	// ErrReplaced ends a session whose place a newer session of the user has taken; see
 	// ReplaceOldest.
 	ErrReplaced = errors.New("live: a newer session of the user took the place")
@@ -100,5 +104,6 @@ const (
 	CloseReplaced      = 4003 // ErrReplaced: a newer session of the user took the place
 	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
+	CloseUserBytes     = 4103 // ErrUserBytes: too much waits for all sessions of the user together
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )

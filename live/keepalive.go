@@ -7,19 +7,27 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// One timer finds the dead clients of all sessions: it checks when the server last read something
+// One timer finds the dead clients of all sessions, and the users that hold too much: it checks when the server last read something
 // from each client. A walk over 100,000 sessions takes some milliseconds. As many timers would
 // take 14 MB.
 
 // sweepEvery is the time between two walks: a quarter of PingInterval or PingTimeout, whichever is
-// shorter. A check may be done that much too early, which costs little.
+// shorter. A check may be done that much too early, which costs little. With MaxBytesPerUser it is
+// userBytesEvery at most.
 func (s *Server) sweepEvery() time.Duration {
-	return max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
+	every := max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
+	switch {
+	case s.opts.MaxBytesPerUser <= 0:
+		return every
+	case s.opts.PingInterval < 0:
+		return userBytesEvery
+	}
+	return min(every, userBytesEvery)
 }
 
 // startSweeper is called with mu held, when a session was added.
 func (s *Server) startSweeper() {
-	if s.opts.PingInterval < 0 || s.sweeper != nil {
+	if s.opts.PingInterval < 0 && s.opts.MaxBytesPerUser <= 0 || s.sweeper != nil {
 		return
 	}
 	s.sweeper = time.AfterFunc(s.sweepEvery(), s.sweep)
@@ -34,9 +42,13 @@ func (s *Server) stopSweeper() {
 }
 
 func (s *Server) sweep() {
-	for _, sess := range s.snapshot() {
-		sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, s.sweepEvery())
+	sessions := s.snapshot()
+	if s.opts.PingInterval >= 0 {
+		for _, sess := range sessions {
+			sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, s.sweepEvery())
+		}
 	}
+	s.boundUsers(sessions)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sweeper != nil {

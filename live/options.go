@@ -187,6 +187,15 @@ type Options struct {
 	// default.
 	ReplaceOldest bool
 
+	// MaxBytesPerUser bounds the bytes that wait for the clients of one UserID on this server, and the bytes of
+	// their messages that wait for the application, of all sessions together. It is
+	// checked once a second. If a user has more then, its session with the most is closed with
+	// CloseUserBytes and ErrUserBytes, and what waited for it is dropped; then the next, until the
+	// rest fit. The clients back off and resume. Until the check each session may have what
+	// QueueBytes and InboxBytes allow. A publication counts for each session with its whole size,
+	// though they share its bytes. 0: no bound. A useful bound is a few times QueueBytes.
+	MaxBytesPerUser int
+
 	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait, for
 	// AuthTimeout at most, and are then refused with 503 and a Retry-After. The addresses of clients
 	// (Request.RemoteAddr; of IPv6, the first 64 bits) take turns. OnAuth is not called for a client

@@ -36,6 +36,7 @@ type Stats struct {
 	PresenceJunk uint64 // broadcasts about presence that were not to be understood, and were ignored
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
+	UserBytes    uint64 // sessions closed with ErrUserBytes
 	Replaced     uint64 // sessions closed with ErrReplaced
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
@@ -51,6 +52,7 @@ type counters struct {
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
 	replaced, rateLimited   atomic.Uint64
+	userBytes               atomic.Uint64
 	writeFailed, panics     atomic.Uint64
 }
 
@@ -95,6 +97,7 @@ func (s *Server) Stats() Stats {
 		Gaps:          c.gaps.Load(),
 		Snapshots:     c.snapshots.Load(),
 		QueueFull:     c.queueFull.Load(),
+		UserBytes:     c.userBytes.Load(),
 		Replaced:      c.replaced.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),
 		WriteFailed:   c.writeFailed.Load(),
