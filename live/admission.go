@@ -2,19 +2,38 @@ package live
 
 import "slices"
 
-// reserve counts one more client, before it costs more than its handshake. Each
-// reserve is paired with a release, when its session ends or does not begin.
+// mayBegin refuses a client that there is no place for, before it costs more than its handshake. If it
+// returns nil, the handshake is counted in running.
+func (s *Server) mayBegin() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.refusesAll(); err != nil {
+		return err
+	}
+	s.running.Add(1) // under mu, so never after Shutdown has begun to wait
+	return nil
+}
+
+// reserve counts one more client when it has waited for its turn. So handshakes that wait take no place
+// from others. Each reserve is paired with a release, when its session ends or does not begin.
 func (s *Server) reserve() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.refusesAll(); err != nil {
+		return err
+	}
+	s.admitted++
+	return nil
+}
+
+// refusesAll returns why no client is accepted now; mu is held.
+func (s *Server) refusesAll() error {
 	switch {
 	case s.draining:
 		return errDraining
 	case s.opts.MaxSessions > 0 && s.admitted >= s.opts.MaxSessions:
 		return errTooManySessions
 	}
-	s.admitted++
-	s.running.Add(1) // under mu, so never after Shutdown has begun to wait
 	return nil
 }
 

@@ -164,6 +164,26 @@ func TestClientThatGivesUpInTheQueueCostsNoOnAuth(t *testing.T) {
 	}
 }
 
+// Handshakes that wait take no place of MaxSessions.
+func TestHandshakesThatWaitTakeNoPlace(t *testing.T) {
+	const clients, most = 8, 2
+	hold := make(chan struct{})
+	h := livetest.Hosting{}.Start(t, live.Options{MaxAuthsAtOnce: 1, MaxSessions: most, OnAuth: func(context.Context, *http.Request) (any, error) {
+		<-hold
+		return "user", nil
+	}})
+	request := livetest.Dialing{}.Request(h.Endpoint)
+	for range clients {
+		io.WriteString(livetest.DialTransport(t, h.Endpoint), request)
+	}
+	livetest.Eventually(t, "the queue", func() bool { return h.Stats().AuthsWaiting == clients-1 })
+	close(hold)
+	livetest.Eventually(t, "an answer to each", func() bool {
+		st := h.Stats()
+		return st.Accepted == most && st.RefusedFor.TooManySessions == clients-most
+	})
+}
+
 // Who waits too long is told to come back, also when the server shuts down.
 func TestWaitForOnAuthIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

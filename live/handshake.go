@@ -46,13 +46,13 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkOrigin(r); err != nil {
 		return refuse(w, err)
 	}
-	if err := s.reserve(); err != nil {
+	if err := s.mayBegin(); err != nil {
 		return refuse(w, err)
 	}
 	sess := &Session{server: s}
 	begun := false
 	defer func() { // also when a callback, or a middleware's ResponseWriter, panics
-		if !begun {
+		if !begun && sess.reserved {
 			s.releaseUser(sess.user)
 			s.release()
 		}
@@ -84,7 +84,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 // OnAuth was called, for revokedSince.
 func (sess *Session) identify(r *http.Request) (began time.Time, err error) {
 	s := sess.server
-	if began, sess.value, err = s.authenticate(r); err != nil {
+	if began, sess.value, err = sess.authenticate(r); err != nil {
 		return began, err
 	}
 	var user string
@@ -244,20 +244,22 @@ func Token(r *http.Request) string {
 	return ""
 }
 
-// authenticate calls OnAuth, when it is the handshake's turn. If OnAuth panics or takes too long, the
+// authenticate takes a place for the session and calls OnAuth, when it is the handshake's turn. If OnAuth panics or takes too long, the
 // error wraps the refusal for that.
-func (s *Server) authenticate(r *http.Request) (began time.Time, value any, err error) {
-	if s.opts.OnAuth == nil {
-		return time.Now(), nil, nil
-	}
+func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, err error) {
+	s := sess.server
 	if err := s.auths.enter(r.Context(), r.RemoteAddr); err != nil {
 		return began, nil, err
 	}
 	defer s.auths.leave()
-	if s.isDraining() { // since it has begun to wait
-		return began, nil, errDraining
+	if err := s.reserve(); err != nil {
+		return began, nil, err
 	}
+	sess.reserved = true
 	began = time.Now()
+	if s.opts.OnAuth == nil {
+		return began, nil, nil
+	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
 	defer cancel()
 	if broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) }); broken != nil {
@@ -267,10 +269,4 @@ func (s *Server) authenticate(r *http.Request) (began time.Time, value any, err 
 		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
 	}
 	return began, value, err
-}
-
-func (s *Server) isDraining() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.draining
 }

@@ -199,14 +199,14 @@ type Options struct {
 	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait, for
 	// AuthTimeout at most, and are then refused with 503 and a Retry-After. The addresses of clients
 	// (Request.RemoteAddr; of IPv6, the first 64 bits) take turns. OnAuth is not called for a client
-	// that has left meanwhile. 0: 128, some times what a pool of database connections serves at once;
+	// that has left meanwhile. 0: 128, a few times what a pool of database connections serves at once;
 	// if a call takes 10 ms, that is 12,800 clients in a second. Negative: no bound.
 	MaxAuthsAtOnce int
 
 	// MaxAuthsWaiting bounds the handshakes that wait for that. Further handshakes are refused with 503 and a
 	// Retry-After at once. If the address of a client has less than an equal share of the
 	// queue, the newest handshake of the address with the most is refused instead. 0: 4,096, which
-	// take some 100 MB of net/http's memory. A handshake that waits counts for MaxSessions.
+	// take some 100 MB of net/http's memory. A handshake that waits does not count for MaxSessions.
 	MaxAuthsWaiting int
 
 	// MaxTopics bounds the topics of one session. Subscribe returns ErrTooManyTopics for

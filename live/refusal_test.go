@@ -169,3 +169,25 @@ func TestClientThatDoesNotReadTheAnswerIsGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// The same behind a middleware, through which the answer goes: there is a session, whose greeting is not read.
+func TestClientThatDoesNotReadTheAnswerOfAMiddlewareIsGivenUp(t *testing.T) {
+	inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, _ func() net.Conn) {
+		server := serve(live.Options{WriteTimeout: 3 * time.Second})
+		handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			server.Handler().ServeHTTP(livetest.WithUnwrap(w), r)
+		})
+		hs, p := &http.Server{Handler: handler}, newPipes()
+		go hs.Serve(p) // ends with hs
+		defer hs.Close()
+		conn := p.dial()
+		conn.Write([]byte(livetest.Dialing{V1: true}.Request(livetest.Endpoint{URL: "ws://pipe"})))
+		time.Sleep(7 * time.Second)
+		if st := server.Stats(); st.Accepted+st.Refused != 1 || st.Sessions != 0 {
+			t.Errorf("%+v", st)
+		}
+		if n, err := conn.Read(make([]byte, 1)); err == nil {
+			t.Errorf("read %d bytes", n)
+		}
+	})
+}
