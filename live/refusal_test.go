@@ -191,3 +191,20 @@ func TestClientThatDoesNotReadTheAnswerOfAMiddlewareIsGivenUp(t *testing.T) {
 		}
 	})
 }
+
+// The timeout of the answer ends with it: a session may be quiet for longer.
+func TestTimeoutOfTheAnswerEndsWithTheHandshake(t *testing.T) {
+	t.Parallel()
+	const timeout = 100 * time.Millisecond
+	livetest.OverBoth(t, func(t *testing.T, secure bool) {
+		opts, sessions := livetest.Connected(live.Options{WriteTimeout: timeout})
+		h := livetest.Hosting{Secure: secure}.Start(t, opts)
+		c := h.Connect(t, livetest.Dialing{}).Attend()
+		s := livetest.Receive(t, sessions)
+		time.Sleep(2 * timeout)
+		if err := s.Send(live.Message{Topic: "t", Data: []byte("1")}); err != nil {
+			t.Error(err)
+		}
+		livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":1}`)
+	})
+}
