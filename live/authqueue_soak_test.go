@@ -16,9 +16,9 @@ func TestStormOf20000HandshakesIsWorkedOff(t *testing.T) {
 	const clients = 20_000
 	stormOfHandshakes(t, storm{
 		clients: clients,
-		atOnce:  min(clients, (fileLimit(t)-500)/2), // both ends of a connection are here
-		auth:    50 * time.Millisecond,
-		opts:    live.Options{MaxAuthsAtOnce: 128, MaxAuthsWaiting: 4096},
+		atOnce:  min(clients, (fileLimit(t)-500)/3), // both ends are here, and the server closes its end later
+		auth:    500 * time.Millisecond,
+		opts:    live.Options{MaxAuthsAtOnce: 1000, MaxAuthsWaiting: 4096},
 	})
 }
 
