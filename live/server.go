@@ -90,7 +90,7 @@ func New(opts Options) *Server {
 // Handler returns the handler to which clients connect. It returns as soon as a session has
 // begun. It answers an invalid handshake with 400, a wrong version of HTTP or WebSocket with
 // 426, a wrong origin with 403, and a client that OnAuth refuses with 401. See also MaxSessions,
-// MaxSessionsPerUser and Shutdown.
+// MaxSessionsPerUser, MaxAuthsAtOnce and Shutdown; Stats.RefusedFor counts them all.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(s.serveHTTP)
 }
