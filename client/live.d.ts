@@ -363,7 +363,11 @@ export interface Ending {
   reason: string;
 }
 
-/** A change of state. `code` and `reason` are set with `waiting`, and with `closed` if the server ended the client. */
+/**
+ * A change of state. `code` and `reason` are set with `waiting`, and with `closed` if the server ended the client. Of the
+ * codes that end it, 4001 says that the user may not connect any more, and 4003 that a newer connection of the user took the
+ * place of this one: tell the user that the page is open elsewhere, and call `connect` again when the user wants it here.
+ */
 export interface StateEvent extends Partial<Ending> {
   state: State;
   /** The number of retries since the last stable connection (see `stableAfter`). A scheduled retry counts too. */
@@ -528,7 +532,7 @@ export interface SocketLike {
  * - `bad_message`: the server sent a frame that is not a message, or an answer that is not JSON.
  *
  * Codes of the server: `bad_request`, `unknown_op`, `forbidden`, `invalid_topic`, `too_many_topics`, `no_history`,
- * `unavailable` (try again later), `internal`. Any other code comes from the application.
+ * `rate_limited` (too many publications to this topic; publish again later), `unavailable` (try again later), `internal`. Any other code comes from the application.
  */
 export type LiveErrorCode =
   | "closed"
@@ -546,6 +550,7 @@ export type LiveErrorCode =
   | "invalid_topic"
   | "too_many_topics"
   | "no_history"
+  | "rate_limited"
   | "unavailable"
   | "internal"
   | (string & {});

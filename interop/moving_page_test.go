@@ -61,6 +61,7 @@ var heldElsewhere = map[string]string{
 	"slow messages":                "TestMessageMayNotComeTooSlowly",
 	"clients that take nothing":    "TestWriteTimeoutEndsAClientThatTakesNothing",
 	"the end of the process":       "TestShutdownEndsEverything",
+	"calls of `OnAuth` at once":    "TestStormOfHandshakesIsWorkedOff",
 }
 
 func TestDifferencesOfTheMovingPage(t *testing.T) {

@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -143,6 +147,37 @@ func takesLittleOfACPU(t *testing.T, all []flooding) {
 	if st := h.Stats(); st.Sessions != len(all) {
 		t.Errorf("%+v", st)
 	}
+}
+
+// A handshake that waits for OnAuth takes little, most of it net/http's.
+func TestHandshakeThatWaitsTakesLittle(t *testing.T) {
+	const clients, most = 500, 30 << 10
+	hold := make(chan struct{})
+	release := sync.OnceFunc(func() { close(hold) })
+	h := livetest.Hosting{}.Start(t, live.Options{MaxAuthsAtOnce: 1, OnAuth: func(context.Context, *http.Request) (any, error) {
+		<-hold
+		return "user", nil
+	}})
+	t.Cleanup(release)
+	memory := func() int {
+		heap := liveHeap()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return heap + int(m.StackInuse)
+	}
+	before := memory()
+	request := livetest.Dialing{V1: true}.Request(h.Endpoint)
+	for range clients + 1 {
+		io.WriteString(livetest.DialTransport(t, h.Endpoint), request)
+	}
+	livetest.Eventually(t, "the queue", func() bool { return h.Stats().AuthsWaiting == clients })
+	if each := (memory() - before) / clients; each > most {
+		t.Errorf("a handshake that waits takes %d bytes, want %d at most", each, most)
+	} else {
+		t.Logf("%d bytes each, the client's end with it", each)
+	}
+	release()
+	livetest.Eventually(t, "all sessions", func() bool { return h.Stats().Accepted == clients+1 })
 }
 
 // What clients ask for and do not read is not made.

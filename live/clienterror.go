@@ -25,6 +25,7 @@ var (
 	errUnknownOp   = &ClientError{"unknown_op", "there is no such operation"}
 	errForbidden   = &ClientError{"forbidden", "not allowed"}
 	errUnavailable = &ClientError{"unavailable", "try again later"}
+	errRateLimited = &ClientError{"rate_limited", "too many publications to this topic; try again later"}
 	errFailed      = &ClientError{"internal", "internal error"}
 )
 

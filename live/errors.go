@@ -2,8 +2,6 @@ package live
 
 import (
 	"errors"
-	"fmt"
-	"net/http"
 
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -76,6 +74,14 @@ var (
 	// ReadLimit.
 	ErrMessageTooBig = errors.New("live: message from client is larger than ReadLimit")
 
+	// ErrUserBytes ends a session of a user whose sessions together hold more than
+	// MaxBytesPerUser.
+	ErrUserBytes = errors.New("live: too much waits for the sessions of the user")
+
+	// ErrReplaced ends a session whose place a newer session of the user has taken; see
+	// ReplaceOldest.
+	ErrReplaced = errors.New("live: a newer session of the user took the place")
+
 	// ErrPanic is wrapped by the error that ends a session after one of its callbacks
 	// panicked.
 	ErrPanic = errors.New("live: callback panicked")
@@ -101,24 +107,9 @@ const (
 	CloseRestart       = 1012 // Shutdown; the reason names a window: "return within 5000 ms"
 	CloseRevoked       = 4001 // DisconnectUser: not allowed any more, or signed out
 	CloseProtocol      = 4002 // a live.v1 client sent a frame that is not valid in live.v1
+	CloseReplaced      = 4003 // ErrReplaced: a newer session of the user took the place
 	CloseQueueFull     = 4100 // ErrQueueFull: on topics without history, or with OverflowClose
 	ClosePingTimeout   = 4101 // ErrPingTimeout
+	CloseUserBytes     = 4103 // ErrUserBytes: too much waits for all sessions of the user together
 	CloseSignInExpired = 4200 // ExpireAt: the sign-in expired, or was renewed
 )
-
-// Refuse returns an error for OnAuth to return. The handshake is then answered with the given
-// HTTP status and text, instead of 401 and "authentication failed". A status outside 400 to 599
-// becomes 401.
-func Refuse(status int, text string) error {
-	if status < 400 || status > 599 {
-		status = http.StatusUnauthorized
-	}
-	return &refusal{status, text}
-}
-
-type refusal struct {
-	status int
-	text   string
-}
-
-func (r *refusal) Error() string { return fmt.Sprintf("live: refused with %d: %s", r.status, r.text) }

@@ -5,8 +5,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,36 +17,19 @@ import (
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
 
-// These are the refusals of a handshake whose text does not depend on the request.
-var (
-	errMethod          = &refusal{http.StatusBadRequest, "websocket: the method must be GET"}
-	errHTTP1           = &refusal{http.StatusUpgradeRequired, "websocket: HTTP/1.1 is needed"}
-	errUpgrade         = &refusal{http.StatusBadRequest, "websocket upgrade required: connect with a WebSocket client"}
-	errVersion         = &refusal{http.StatusUpgradeRequired, "unsupported WebSocket version: this server speaks 13"}
-	errKey             = &refusal{http.StatusBadRequest, "invalid Sec-WebSocket-Key: it must be 16 bytes in base64"}
-	errDraining        = &refusal{http.StatusServiceUnavailable, "the server is shutting down"}
-	errTooManySessions = &refusal{http.StatusServiceUnavailable, "too many sessions"}
-	errTooManyOfUser   = &refusal{http.StatusTooManyRequests, "too many sessions of this user"}
-	errNotHijackable   = &refusal{http.StatusInternalServerError, "websocket: this connection cannot be taken over; " +
-		"a middleware wraps the http.ResponseWriter without an Unwrap or Hijack method"}
-	errAuthFailed = &refusal{http.StatusUnauthorized, "authentication failed"}
-	errAuthSlow   = &refusal{http.StatusServiceUnavailable, "authentication took too long"}
-	errInternal   = &refusal{http.StatusInternalServerError, "internal error"}
-)
-
-// retryAfter is the time after which a refused client may come back, in seconds.
-const retryAfter = "5"
+// retryAfter returns the time after which a refused client may come back, in seconds. Clients that are
+// refused in a storm are told different times, so that they do not all come back together.
+func retryAfter(r *refusal) string {
+	if r.reason == refusedQueueFull || r.reason == refusedQueueTimeout {
+		return strconv.Itoa(2 + rand.IntN(9))
+	}
+	return "5"
+}
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := s.accept(w, r); err != nil {
 		s.noteRefusal(r, err)
 	}
-}
-
-// noteRefusal counts and logs a client that was refused.
-func (s *Server) noteRefusal(r *http.Request, err error) {
-	s.counters.refused.Add(1)
-	s.opts.Logger.Debug("live: client refused", "remote", r.RemoteAddr, "err", err)
 }
 
 // accept takes a client through the handshake, cheapest check first, and begins its session.
@@ -55,35 +40,39 @@ func (s *Server) noteRefusal(r *http.Request, err error) {
 // code that needs much stack is in functions that have returned before.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := checkRequest(r); err != nil {
+		ignoreBody(w, r)
 		return refuse(w, err)
 	}
 	if err := s.checkOrigin(r); err != nil {
 		return refuse(w, err)
 	}
-	if err := s.reserve(); err != nil {
+	if err := s.mayBegin(); err != nil {
 		return refuse(w, err)
 	}
 	sess := &Session{server: s}
-	began := time.Now()
 	begun := false
 	defer func() { // also when a callback, or a middleware's ResponseWriter, panics
-		if !begun {
+		if !begun && sess.reserved {
 			s.releaseUser(sess.user)
 			s.release()
 		}
 		s.running.Done()
 	}()
-	if err := sess.identify(r); err != nil {
+	began, err := sess.identify(r)
+	if err != nil {
 		return refuse(w, err)
 	}
 	if !hijackable(w) { // after OnAuth, so that a test of OnAuth can use a ResponseRecorder of httptest
 		return refuse(w, errNotHijackable)
 	}
 	var own [maxHeaders]string // on the stack
-	conn, ahead, err := switchProtocols(w, sess.agree(r, own[:0]))
-	if err != nil {
-		refuse(w, errNotHijackable)
+	conn, ahead, err := switchProtocols(w, sess.agree(r, own[:0]), s.opts.WriteTimeout)
+	switch {
+	case errors.Is(err, errClientGone):
 		return err
+	case err != nil:
+		refuse(w, errNotHijackable)
+		return fmt.Errorf("%w (%w)", err, errNotHijackable)
 	}
 	sess.open(conn, ahead, r.Context())
 	begun = true
@@ -91,25 +80,25 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// identify asks the application for the client's value, its user and the session's ID.
-func (sess *Session) identify(r *http.Request) error {
+// identify asks the application for the client's value, its user and the session's ID. began is when
+// OnAuth was called, for revokedSince.
+func (sess *Session) identify(r *http.Request) (began time.Time, err error) {
 	s := sess.server
-	var err error
-	if sess.value, err = s.authenticate(r); err != nil {
-		return err
+	if began, sess.value, err = sess.authenticate(r); err != nil {
+		return began, err
 	}
 	var user string
 	if err := s.guard("UserID", r, func() { user = s.opts.UserID(sess.value) }); err != nil {
-		return err
+		return began, err
 	}
 	if err := s.guard("IDGenerator", r, func() { sess.id = s.opts.IDGenerator() }); err != nil {
-		return err
+		return began, err
 	}
 	if err := s.reserveUser(user); err != nil {
-		return err
+		return began, err
 	}
 	sess.user = user
-	return nil
+	return began, nil
 }
 
 // agree chooses the subprotocol and the compression. It appends the headers of the answer that
@@ -168,17 +157,14 @@ func (s *Server) begin(sess *Session, began time.Time) {
 
 // refuse answers a handshake with an error and returns it.
 func refuse(w http.ResponseWriter, err error) error {
-	var answer *refusal
-	if !errors.As(err, &answer) {
-		answer = errAuthFailed
-	}
+	answer := refusalOf(err)
 	switch answer.status {
 	case http.StatusUpgradeRequired:
 		w.Header().Set("Sec-WebSocket-Version", "13")
 		w.Header().Set("Upgrade", "websocket") // RFC 9110, section 15.5.22
-		w.Header().Set("Connection", "Upgrade")
+		w.Header().Add("Connection", "Upgrade")
 	case http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", retryAfter)
+		w.Header().Set("Retry-After", retryAfter(answer))
 	}
 	http.Error(w, answer.text, answer.status)
 	return err
@@ -197,8 +183,20 @@ func checkRequest(r *http.Request) error {
 		return errVersion
 	case !validKey(r.Header.Values(headerKey)):
 		return errKey
+	case r.ContentLength != 0:
+		return errBody // OnAuth would wait for it, and what comes of it later would be taken for frames
 	}
 	return nil
+}
+
+// ignoreBody has net/http answer and close the connection at once. Else it would wait for up to 256 KB
+// of the request's body, perhaps for ever.
+func ignoreBody(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 {
+		return
+	}
+	w.Header().Set("Connection", "close")
+	http.NewResponseController(w).SetReadDeadline(time.Now()) // a writer without it has no connection that waits
 }
 
 func hasToken(h http.Header, key, token string) bool {
@@ -246,19 +244,29 @@ func Token(r *http.Request) string {
 	return ""
 }
 
-// authenticate calls OnAuth. If OnAuth panics or takes too long, the error wraps the refusal for
-// that.
-func (s *Server) authenticate(r *http.Request) (value any, err error) {
+// authenticate takes a place for the session and calls OnAuth, when it is the handshake's turn. If OnAuth panics or takes too long, the
+// error wraps the refusal for that.
+func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, err error) {
+	s := sess.server
+	if err := s.auths.enter(r.Context(), r.RemoteAddr); err != nil {
+		return began, nil, err
+	}
+	defer s.auths.leave()
+	if err := s.reserve(); err != nil {
+		return began, nil, err
+	}
+	sess.reserved = true
+	began = time.Now()
 	if s.opts.OnAuth == nil {
-		return nil, nil
+		return began, nil, nil
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
 	defer cancel()
 	if broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) }); broken != nil {
-		return nil, broken
+		return began, nil, broken
 	}
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
 	}
-	return value, err
+	return began, value, err
 }

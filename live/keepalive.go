@@ -8,18 +8,26 @@ import (
 )
 
 // One timer finds the dead clients of all sessions: it checks when the server last read something
-// from each client. A walk over 100,000 sessions takes some milliseconds. As many timers would
-// take 14 MB.
+// from each client. It finds the users that hold too much as well. A walk over 100,000 sessions takes
+// some milliseconds. As many timers would take 14 MB.
 
 // sweepEvery is the time between two walks: a quarter of PingInterval or PingTimeout, whichever is
-// shorter. A check may be done that much too early, which costs little.
+// shorter. A check may be done that much too early, which costs little. With MaxBytesPerUser it is
+// userBytesEvery at most.
 func (s *Server) sweepEvery() time.Duration {
-	return max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
+	every := max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
+	switch {
+	case s.opts.MaxBytesPerUser <= 0:
+		return every
+	case s.opts.PingInterval < 0:
+		return userBytesEvery
+	}
+	return min(every, userBytesEvery)
 }
 
 // startSweeper is called with mu held, when a session was added.
 func (s *Server) startSweeper() {
-	if s.opts.PingInterval < 0 || s.sweeper != nil {
+	if s.opts.PingInterval < 0 && s.opts.MaxBytesPerUser <= 0 || s.sweeper != nil {
 		return
 	}
 	s.swept = clock.Now()
@@ -41,12 +49,16 @@ func (s *Server) sweep() {
 	s.mu.Lock()
 	late := clock.Now()-s.swept > 2*int64(every)
 	s.mu.Unlock()
-	for _, sess := range s.snapshot() {
-		if late {
-			sess.watch.asked = false // so it is asked once more
+	sessions := s.snapshot()
+	if s.opts.PingInterval >= 0 {
+		for _, sess := range sessions {
+			if late {
+				sess.watch.asked = false // so it is asked once more
+			}
+			sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, every)
 		}
-		sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, every)
 	}
+	s.boundUsers(sessions)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.swept = clock.Now()

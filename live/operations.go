@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math"
 	"strconv"
 	"time"
@@ -375,9 +376,15 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	if err := broker.CheckData(data); err != nil {
 		return nil, failedInApp{fmt.Errorf("live: OnPublish returned data that cannot be published: %w", err)}
 	}
+	rules := s.server.topics.options(op.topic)
+	if !s.server.publishRates.allow(op.topic, rules) { // after OnPublish: only who may publish uses the rate up
+		s.server.counters.rateLimited.Add(1)
+		s.server.logOfClient(slog.LevelInfo, "live: publication refused: PublishRate reached", "session", s.id, "user", s.user, "topic", op.topic)
+		return nil, errRateLimited
+	}
 	var opts []PublishOption
-	if key := s.server.topics.options(op.topic).ClientKey; key != nil {
-		opts = append(opts, Key(key(s, data)))
+	if rules.ClientKey != nil {
+		opts = append(opts, Key(rules.ClientKey(s, data)))
 	}
 	if op.uid != "" {
 		opts = append(opts, ID(s.publicationID(op.uid)))

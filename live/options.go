@@ -181,8 +181,41 @@ type Options struct {
 	MaxSessions int
 
 	// MaxSessionsPerUser bounds the sessions of one UserID on this server. Further clients
-	// of that user are refused with 429. 0: no bound.
+	// of that user are refused with 429, or see ReplaceOldest. 0: no bound.
 	MaxSessionsPerUser int
+
+	// ReplaceOldest says what happens to a client whose user has MaxSessionsPerUser sessions. true: it
+	// gets the place of the user's oldest session, which is closed with CloseReplaced and
+	// ErrReplaced; what still waited for its client is dropped. The client stays away, so that a
+	// forgotten tab does not take the place back. false: it is refused with 429. A connection that
+	// broke unnoticed then takes a place until PingInterval and PingTimeout are over, 35 s by
+	// default.
+	ReplaceOldest bool
+
+	// MaxBytesPerUser bounds the bytes that wait for the clients of one UserID on this server, and the bytes of
+	// their messages that wait for the application, of all sessions together. It is
+	// checked once a second. If a user has more then, its session with the most is closed with
+	// CloseUserBytes and ErrUserBytes, and what waited for it is dropped; then the next, until the
+	// rest fit. The clients back off and resume. Until the check each session may have what
+	// QueueBytes and InboxBytes allow. A publication counts for each session with its whole size,
+	// though they share its bytes. 0: no bound. A useful bound is a few times QueueBytes.
+	MaxBytesPerUser int
+
+	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait, for
+	// AuthTimeout at most, and are then refused with 503 and a Retry-After. The addresses of clients
+	// (Request.RemoteAddr; of IPv6, the first 64 bits) take turns. OnAuth is not called for a client
+	// that has left meanwhile. 0: 1,000. If OnAuth asks a database that answers 20 questions at once in
+	// 50 ms each, the last of these calls then waits for 2.5 s, well below AuthTimeout. If OnAuth waits
+	// for a service without such a limit, 50 ms each allow 20,000 clients in a second, more than two
+	// CPUs take. Set it lower if OnAuth itself takes much CPU time, as hashing a password does. Negative:
+	// no bound.
+	MaxAuthsAtOnce int
+
+	// MaxAuthsWaiting bounds the handshakes that wait for that. Further handshakes are refused with 503 and a
+	// Retry-After at once. If the address of a client has less than an equal share of the
+	// queue, the newest handshake of the address with the most is refused instead. 0: 4,096, which
+	// take some 100 MB of net/http's memory. A handshake that waits does not count for MaxSessions.
+	MaxAuthsWaiting int
 
 	// MaxTopics bounds the topics of one session. Subscribe returns ErrTooManyTopics for
 	// further topics. 0: 10,000. A subscription costs some 100 bytes if other sessions have
@@ -211,7 +244,8 @@ type Options struct {
 	// many as InboundRate, a second's worth.
 	InboundBurst int
 
-	// AuthTimeout is after how long the context of OnAuth ends. 0: 10 s, as long as the
+	// AuthTimeout is after how long the context of OnAuth ends, and how long a handshake waits for
+	// OnAuth; see MaxAuthsAtOnce. 0: 10 s, as long as the
 	// user of a browser has patience. A longer timeout only holds memory for clients that
 	// have left.
 	AuthTimeout time.Duration
@@ -270,6 +304,10 @@ func (o Options) withDefaults() Options {
 	}
 	setDefault(&o.InboundBurst, max(o.InboundRate, 1))
 	setDefault(&o.ShutdownTimeout, 9*time.Second)
+	if o.MaxAuthsAtOnce == 0 {
+		o.MaxAuthsAtOnce = 1000
+	}
+	setDefault(&o.MaxAuthsWaiting, 4096)
 	setDefault(&o.AuthTimeout, 10*time.Second)
 	setDefault(&o.WriteTimeout, 10*time.Second)
 	if o.PingInterval == 0 {
@@ -371,6 +409,17 @@ type TopicOptions struct {
 	// example its user. nil: clients cannot publish to it, whatever OnPublish says; only the
 	// application can.
 	ClientKey func(s *Session, data []byte) string
+
+	// PublishRate is how many publications the live.v1 clients of this server together may make to the
+	// topic in a second, in the long run. Further publications are refused with the error
+	// "rate_limited", and the session goes on. OnPublish was called before; what it refuses does
+	// not count. What the application publishes itself does not count, nor what it publishes for
+	// plain clients in OnMessage. 0: no bound but each client's InboundRate.
+	PublishRate int
+
+	// PublishBurst is how many publications these clients may make at once after they were quiet. 0: as
+	// many as PublishRate, a second's worth.
+	PublishBurst int
 
 	// Snapshot returns the topic's state, which is marshalled to JSON; JSON in a []byte stays as it
 	// is. A live.v1 client that subscribes without a position, or with a position that the

@@ -22,16 +22,25 @@ func TestOptionsAtTheirTypesMaximum(t *testing.T) {
 		"ReadLimit":          func(o *live.Options) { o.ReadLimit = math.MaxInt },
 		"MaxSessions":        func(o *live.Options) { o.MaxSessions = math.MaxInt },
 		"MaxSessionsPerUser": func(o *live.Options) { o.MaxSessionsPerUser = math.MaxInt },
-		"MaxTopics":          func(o *live.Options) { o.MaxTopics = math.MaxInt },
-		"MaxTopicLength":     func(o *live.Options) { o.MaxTopicLength = math.MaxInt },
-		"InboundRate":        func(o *live.Options) { o.InboundRate = math.MaxInt },
-		"InboundBurst":       func(o *live.Options) { o.InboundRate, o.InboundBurst = 5, math.MaxInt },
-		"AuthTimeout":        func(o *live.Options) { o.AuthTimeout = most },
-		"WriteTimeout":       func(o *live.Options) { o.WriteTimeout = most },
-		"PingInterval":       func(o *live.Options) { o.PingInterval = most },
-		"PingTimeout":        func(o *live.Options) { o.PingTimeout = most },
-		"InboxSize":          func(o *live.Options) { o.InboxSize = math.MaxInt },
-		"InboxBytes":         func(o *live.Options) { o.InboxBytes = math.MaxInt },
+		"MaxBytesPerUser":    func(o *live.Options) { o.MaxBytesPerUser = math.MaxInt },
+		"MaxAuthsAtOnce":     func(o *live.Options) { o.MaxAuthsAtOnce = math.MaxInt },
+		"MaxAuthsWaiting":    func(o *live.Options) { o.MaxAuthsWaiting = math.MaxInt },
+		"ReplaceOldest":      func(o *live.Options) { o.MaxSessionsPerUser, o.ReplaceOldest = math.MaxInt, true },
+		"PublishRate": func(o *live.Options) {
+			o.Topics = func(string) live.TopicOptions {
+				return live.TopicOptions{PublishRate: math.MaxInt, PublishBurst: math.MaxInt}
+			}
+		},
+		"MaxTopics":      func(o *live.Options) { o.MaxTopics = math.MaxInt },
+		"MaxTopicLength": func(o *live.Options) { o.MaxTopicLength = math.MaxInt },
+		"InboundRate":    func(o *live.Options) { o.InboundRate = math.MaxInt },
+		"InboundBurst":   func(o *live.Options) { o.InboundRate, o.InboundBurst = 5, math.MaxInt },
+		"AuthTimeout":    func(o *live.Options) { o.AuthTimeout = most },
+		"WriteTimeout":   func(o *live.Options) { o.WriteTimeout = most },
+		"PingInterval":   func(o *live.Options) { o.PingInterval = most },
+		"PingTimeout":    func(o *live.Options) { o.PingTimeout = most },
+		"InboxSize":      func(o *live.Options) { o.InboxSize = math.MaxInt },
+		"InboxBytes":     func(o *live.Options) { o.InboxBytes = math.MaxInt },
 	}
 	all := make([]func(o *live.Options), 0, len(tests))
 	for _, set := range tests {

@@ -39,7 +39,7 @@ func (s *Server) checkOrigin(r *http.Request) error {
 	}
 	header, host := shorten(header), shorten(r.Host)
 	s.logOfClient(slog.LevelInfo, "live: page of another origin refused", "origin", header, "host", host, "allowed", allowed, "do", advice)
-	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, advice)}
+	return &refusal{http.StatusForbidden, fmt.Sprintf("forbidden origin %q: this server was called %q and allows %s; %s", header, host, allowed, advice), refusedOrigin}
 }
 
 // originAdvice tells the person who runs the server how to allow an origin.

@@ -70,7 +70,7 @@ func (s *Server) guard(name string, r *http.Request, call func()) (err error) {
 		p := recover()
 		if p == nil { // nothing answers the client then: net/http closes the connection
 			p = "runtime.Goexit"
-			s.counters.refused.Add(1)
+			s.counters.refuse(refusedPanic)
 		}
 		s.panicked(name, p, "remote", r.RemoteAddr)
 		err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)

@@ -501,14 +501,29 @@ func TestErrorCodesOfTheProtocolPage(t *testing.T) {
 	opts := livetest.Permissive()
 	opts.Broker, opts.MaxTopics = broker, 1
 	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, errors.New("no") }
-	opts.OnPublish = nil
+	keeping := opts.Topics
+	opts.Topics = func(topic string) live.TopicOptions {
+		o := keeping(topic)
+		if topic == "limited" {
+			o.PublishRate = 1
+		}
+		return o
+	}
+	opts.OnPublish = func(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
+		if topic == "limited" {
+			return data, nil
+		}
+		return nil, errors.New("no")
+	}
 	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
 	c.Must(livetest.SubscribeTo(1, "t"))
+	c.Must(`{"op":"publish","id":1,"topic":"limited","data":1}`)
 	sent := map[string]bool{}
 	for _, op := range []string{
 		`{"op":"subscribe","id":1}`,
 		`{"op":"nonsense","id":1}`,
 		`{"op":"publish","id":1,"topic":"t","data":1}`,
+		`{"op":"publish","id":1,"topic":"limited","data":1}`,
 		`{"op":"subscribe","id":1,"topic":""}`,
 		`{"op":"subscribe","id":1,"topic":"another"}`,
 		`{"op":"history","id":1,"topic":"t","limit":1}`,

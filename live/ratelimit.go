@@ -63,3 +63,16 @@ func sleep(ctx context.Context, d time.Duration) {
 	case <-ctx.Done():
 	}
 }
+
+// allow counts one unit if the rate allows it now, and reports whether it does.
+func (l *limiter) allow(r rate, now int64) bool {
+	if r.every == 0 {
+		return true
+	}
+	paidUntil := max(l.paidUntil, now) + int64(r.every)
+	if paidUntil-now > int64(r.burst) {
+		return false
+	}
+	l.paidUntil = paidUntil
+	return true
+}

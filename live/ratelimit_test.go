@@ -30,3 +30,20 @@ func TestInboundRateSlowsAClientDownAndLosesNothing(t *testing.T) {
 		t.Fatalf("%d messages in %v", n, took)
 	}
 }
+
+// The rate is one of bytes, too: a kilobyte counts as a message does.
+func TestInboundRateBoundsBytes(t *testing.T) {
+	t.Parallel()
+	ends := make(chan time.Time, 1)
+	_, url := serve(t, live.Options{
+		InboundRate: 100, InboundBurst: 10,
+		OnMessage: func(context.Context, *live.Session, string, []byte) { ends <- time.Now() },
+	})
+	c := dial(t, url)
+	start := time.Now()
+	c.Send(`{"topic":"t","data":` + livetest.Padded(1, 40<<10) + `}`)
+	// 30 kilobytes over the burst, at 10 ms each; that it is not less is certain.
+	if took := livetest.Receive(t, ends).Sub(start); took < 290*time.Millisecond {
+		t.Errorf("40 KB in %v", took)
+	}
+}

@@ -41,7 +41,7 @@ func (s *Server) ReadyHandler() http.Handler {
 			if !errors.Is(err, ErrServerClosed) {
 				s.logOfClient(slog.LevelWarn, "live: not ready", "err", err)
 			}
-			w.Header().Set("Retry-After", retryAfter)
+			w.Header().Set("Retry-After", retryAfter(errDraining))
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
 			return
 		}

@@ -21,33 +21,35 @@ import (
 // Server holds the sessions and the topics. New makes it. Its methods may be called from any
 // goroutine.
 type Server struct {
-	opts        Options
-	inbound     rate // at which one client may send
-	topics      *topics
-	origins     []originRule
-	writers     *outbox.Writers
-	workers     workers
-	counters    counters
-	logs        loglimit.Limiter
-	loggedOnce  sync.Map // message texts
-	broadcasts  broadcasts
-	userChanges userChanges
-	presence    presenceState
-	nodes       nodes
-	closed      atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
+	opts         Options
+	inbound      rate // at which one client may send
+	topics       *topics
+	origins      []originRule
+	writers      *outbox.Writers
+	workers      workers
+	auths        *authQueue
+	publishRates publishRates
+	counters     counters
+	logs         loglimit.Limiter
+	loggedOnce   sync.Map // message texts
+	broadcasts   broadcasts
+	userChanges  userChanges
+	presence     presenceState
+	nodes        nodes
+	closed       atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
 	// running counts the handshakes, and of each session its reading, its leaving, its worker
 	// and its catching up.
 	running sync.WaitGroup
 
-	mu        sync.Mutex            // guards what follows
-	sessions  []*Session            // open sessions
-	lingering map[*Session]struct{} // sessions that have ended, but whose connection is still open
-	admitted  int                   // open sessions, and handshakes that have a place reserved
-	perUser   map[string]int        // the same for each user; used only with MaxSessionsPerUser
-	sweeper   *time.Timer           // runs while there are sessions
-	swept     int64                 // when the last walk of the sweeper ended, on the clock
-	draining  bool                  // Shutdown was called
+	mu        sync.Mutex               // guards what follows
+	sessions  []*Session               // open sessions
+	lingering map[*Session]struct{}    // sessions that have ended, but whose connection is still open
+	admitted  int                      // open sessions, and handshakes that have a place reserved
+	perUser   map[string]*placesOfUser // used only with MaxSessionsPerUser
+	sweeper   *time.Timer              // runs while there are sessions
+	swept     int64                    // when the last walk of the sweeper ended, on the clock
+	draining  bool                     // Shutdown was called
 
 	revocations map[string]revocation // recent ones, by user
 
@@ -74,10 +76,11 @@ func New(opts Options) *Server {
 		}),
 		workers:   newWorkers(),
 		lingering: make(map[*Session]struct{}),
-		perUser:   make(map[string]int),
+		perUser:   make(map[string]*placesOfUser),
 
 		revocations: make(map[string]revocation),
 	}
+	s.auths = newAuthQueue(&s.opts)
 	s.topics = newTopics(s)
 	s.presence.init(s)
 	s.nodes.init(s)
@@ -92,7 +95,7 @@ func New(opts Options) *Server {
 // Handler returns the handler to which clients connect. It returns as soon as a session has
 // begun. It answers an invalid handshake with 400, a wrong version of HTTP or WebSocket with
 // 426, a wrong origin with 403, and a client that OnAuth refuses with 401. See also MaxSessions,
-// MaxSessionsPerUser and Shutdown.
+// MaxSessionsPerUser, MaxAuthsAtOnce and Shutdown; Stats.RefusedFor counts them all.
 func (s *Server) Handler() http.Handler {
 	return http.HandlerFunc(s.serveHTTP)
 }
@@ -284,6 +287,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.startAging(sess)
 	draining := s.draining
 	ending, revoked := s.revokedSince(sess.user, began)
+	replaced := s.takePlace(sess)
 	var ready outbox.List
 	if sess.wire == wireV1 {
 		sess.out.Add(helloFrame(sess), &ready) // cannot fail: the queue is empty
@@ -291,6 +295,9 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.mu.Unlock()
 	s.writers.Write(&ready)
 	s.counters.accepted.Add(1)
+	if replaced != nil {
+		replaced.replace()
+	}
 	switch {
 	case revoked:
 		sess.end(ending)
@@ -319,7 +326,7 @@ func (s *Server) remove(sess *Session) {
 		s.topics.compressed.Add(-1)
 	}
 	s.mu.Unlock()
-	s.releaseUser(sess.user)
+	s.givePlaceBack(sess)
 	s.release()
 }
 

@@ -29,6 +29,7 @@ type Session struct {
 
 	wire       wire // plain or live.v1
 	compressed bool // permessage-deflate was agreed
+	reserved   bool // Server.reserve has counted it; only the handshake uses it
 
 	ctx    context.Context // given to the callbacks
 	cancel context.CancelFunc

@@ -13,10 +13,16 @@ type Stats struct {
 	Accepted uint64 // handshakes that became sessions
 	Refused  uint64 // handshakes that did not
 
+	RefusedFor Refusals // the same by reason
+
+	AuthsWaiting int // handshakes that wait for OnAuth now; see MaxAuthsAtOnce
+
 	Published uint64 // publications accepted
 	Delivered uint64 // publications queued for a session when they came, counted for each session; without what sessions read from history
 	Received  uint64 // messages from clients
 	Malformed uint64 // invalid messages from clients, which were ignored or refused, or closed the session
+
+	RateLimited uint64 // publications of clients that PublishRate refused
 
 	CatchingUp int // subscriptions that read from history, because their client was away or reads too slowly
 
@@ -30,18 +36,23 @@ type Stats struct {
 	PresenceJunk uint64 // broadcasts about presence that were not to be understood, and were ignored
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
+	UserBytes    uint64 // sessions closed with ErrUserBytes
+	Replaced     uint64 // sessions closed with ErrReplaced
 	PingTimeouts uint64 // sessions closed with ErrPingTimeout
 	WriteFailed  uint64 // sessions closed with ErrWriteFailed
 	Panics       uint64 // callbacks that panicked
 }
 
 type counters struct {
-	accepted, refused       atomic.Uint64
+	accepted                atomic.Uint64
+	refused                 refusedCounters
 	published, delivered    atomic.Uint64
 	dropped, gaps           atomic.Uint64
 	snapshots               atomic.Uint64
 	received, malformed     atomic.Uint64
 	queueFull, pingTimeouts atomic.Uint64
+	replaced, rateLimited   atomic.Uint64
+	userBytes               atomic.Uint64
 	writeFailed, panics     atomic.Uint64
 }
 
@@ -64,6 +75,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Unlock()
 	present, peers, junk := s.presence.figures()
 	c := &s.counters
+	refusedFor, refused := c.refused.figures()
 	return Stats{
 		Present:       present,
 		Peers:         peers,
@@ -72,16 +84,21 @@ func (s *Server) Stats() Stats {
 		Topics:        int(s.topics.count.Load()),
 		Subscriptions: int(s.topics.subscriptions.Load()),
 		Accepted:      c.accepted.Load(),
-		Refused:       c.refused.Load(),
+		Refused:       refused,
+		RefusedFor:    refusedFor,
+		AuthsWaiting:  s.auths.length(),
 		Published:     c.published.Load(),
 		Delivered:     c.delivered.Load(),
 		Received:      c.received.Load(),
 		Malformed:     c.malformed.Load(),
+		RateLimited:   c.rateLimited.Load(),
 		CatchingUp:    int(s.topics.catchingUp.Load()),
 		Dropped:       c.dropped.Load() + s.writers.Dropped(),
 		Gaps:          c.gaps.Load(),
 		Snapshots:     c.snapshots.Load(),
 		QueueFull:     c.queueFull.Load(),
+		UserBytes:     c.userBytes.Load(),
+		Replaced:      c.replaced.Load(),
 		PingTimeouts:  c.pingTimeouts.Load(),
 		WriteFailed:   c.writeFailed.Load(),
 		Panics:        c.panics.Load(),

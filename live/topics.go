@@ -34,6 +34,8 @@ import (
 //	MemoryBroker.mu     topic.mu is held when the server calls the broker's Unsubscribe
 //	pubSubBroker.mu     the same
 //	gate.mu
+//	authQueue.mu        no other lock is held
+//	publishRates.mu     of the others, only Session.calls is held
 //	sharedParts.mu
 //	inbound.mu
 //	broadcasts.mu       not held while the application's functions run

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // The end of the handshake: the answer 101, and the connection for the session.
@@ -110,10 +111,14 @@ const maxHeaders = 10
 // connection is taken over first and the answer is written to it: otherwise a client could get
 // a 101 that is not meant. A middleware with a Hijack method but no Unwrap does not see the
 // 101, and headers that it would add then are lost.
-func switchProtocols(w http.ResponseWriter, own headers) (conn net.Conn, ahead []byte, err error) {
+//
+// The client may read nothing, while answers to earlier requests fill the socket. So the answer has
+// a timeout. If the client does not take it, the error wraps errClientGone, and the connection is closed.
+func switchProtocols(w http.ResponseWriter, own headers, timeout time.Duration) (conn net.Conn, ahead []byte, err error) {
 	below := innermost(w)
 	through := below != w && isNetHTTP(below)
 	if through {
+		http.NewResponseController(below).SetWriteDeadline(time.Now().Add(timeout)) // until Hijack clears it
 		for i := 0; i < len(own); i += 2 {
 			w.Header().Set(own[i], own[i+1])
 		}
@@ -134,9 +139,15 @@ func switchProtocols(w http.ResponseWriter, own headers) (conn net.Conn, ahead [
 		peeked, _ := brw.Reader.Peek(n)
 		ahead = bytes.Clone(peeked)
 	}
-	if !through {
-		conn.Write(own.answer(w.Header())) // an error shows when the session reads
+	if through {
+		return conn, ahead, nil
 	}
+	conn.SetWriteDeadline(time.Now().Add(timeout))
+	if _, err := conn.Write(own.answer(w.Header())); err != nil {
+		conn.Close()
+		return nil, nil, fmt.Errorf("%w: %w", errClientGone, err)
+	}
+	conn.SetWriteDeadline(time.Time{})
 	return conn, ahead, nil
 }
 

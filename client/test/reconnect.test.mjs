@@ -98,6 +98,7 @@ describe("what a close code means", () => {
     [1000, "", "waiting", 0.5, 250],
     [4000, "", "closed"],
     [4001, "not allowed", "closed"],
+    [4003, "a newer session of the user took its place", "closed"],
     [4099, "", "closed"],
 
     [1012, window, "waiting", 1, 5000],
@@ -121,6 +122,7 @@ describe("what a close code means", () => {
     [1011, "", "waiting", 1, 500],
     [3999, "", "waiting", 1, 500],
     [4100, "queue full", "waiting", 1, 500],
+    [4103, "too much waits for this user", "waiting", 1, 500],
     [4199, "", "waiting", 1, 500],
     [4300, "", "waiting", 1, 500],
     [1006, window, "waiting", 1, 500], // a window is named by 1012 and 1013 alone

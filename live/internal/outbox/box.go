@@ -218,6 +218,13 @@ func (b *Box) Queued() (frames, bytes int) {
 	return b.frames, b.bytes
 }
 
+// Held returns the bytes of all frames that wait or are being written, also of those that are kept aside.
+func (b *Box) Held() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes + b.asideBytes
+}
+
 // Ping sends a ping ahead of the queue. If a ping waits already, no second ping is sent.
 func (b *Box) Ping() {
 	b.urgent(func() {
