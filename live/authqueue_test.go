@@ -282,11 +282,14 @@ func TestShutdownRefusesHandshakesThatWait(t *testing.T) {
 		},
 	})
 	at := livetest.Serve(t, server.Handler())
-	statuses := make(chan int, 2)
-	dial := func() { statuses <- livetest.Refusal(t, at, nil) }
-	go dial()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		livetest.Dial(t, at).Rest()
+	}()
 	livetest.Receive(t, asked)
-	go dial()
+	statuses := make(chan int, 1)
+	go func() { statuses <- livetest.Refusal(t, at, nil) }()
 	livetest.Eventually(t, "a handshake that waits", func() bool { return server.Stats().AuthsWaiting == 1 })
 	over := make(chan error, 1)
 	go func() { over <- server.Shutdown(context.Background()) }()
@@ -294,7 +297,7 @@ func TestShutdownRefusesHandshakesThatWait(t *testing.T) {
 		t.Errorf("got %d", status)
 	}
 	close(goOn)
-	livetest.Receive(t, statuses)
+	livetest.Receive(t, served)
 	if err := livetest.Receive(t, over); err != nil {
 		t.Error(err)
 	}
