@@ -274,7 +274,8 @@ func TestShutdownRefusesHandshakesThatWait(t *testing.T) {
 	t.Parallel()
 	asked, goOn := make(chan struct{}), make(chan struct{})
 	server := live.New(live.Options{
-		Logger: livetest.Quiet, MaxAuthsAtOnce: 1,
+		Logger: livetest.Quiet, MaxAuthsAtOnce: 1, AuthTimeout: 2 * livetest.Patience, // longer than the test waits
+
 		OnAuth: func(context.Context, *http.Request) (any, error) {
 			close(asked)
 			<-goOn

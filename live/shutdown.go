@@ -45,6 +45,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.draining = true
 	sessions := len(s.sessions)
 	s.mu.Unlock()
+	s.auths.refuseAll(errDraining)
 	s.nodes.hurry()
 
 	if begins && sessions > 0 {
