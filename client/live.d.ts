@@ -131,6 +131,23 @@ export declare class LiveClient<Topics = Untyped> {
   keys<Topic extends TopicOf<Topics>>(topic: Topic): ReadonlyMap<string, Topics[Topic]>;
 
   /**
+   * Who is present in a topic, as far as the server tells: this page must be subscribed to it. While the connection is lost
+   * it is who was there before. See `onPresence` of {@link SubscribeOptions}.
+   */
+  presence(topic: AnyTopic<Topics>): Presence;
+
+  /**
+   * Makes this page present in a topic, whether it is subscribed or not, and gives it an info that the others see: at most
+   * 1 KB of JSON, such as `{ typing: true }`; without it none. Resolves with the `id` of this page's member. From then on each
+   * new connection does the same by itself. Rejects as `request` does: with `forbidden` if the application's OnPresence refuses, with
+   * `no_presence` if the topic has none. Unsubscribing ends it.
+   */
+  setPresence(topic: AnyTopic<Topics>, info?: unknown, options?: CallOptions | null): Promise<string>;
+
+  /** Makes this page not present in a topic. A subscription goes on, unseen. */
+  clearPresence(topic: AnyTopic<Topics>, options?: CallOptions | null): Promise<void>;
+
+  /**
    * Asks the application's OnRequest, and resolves with its answer. Waits without a connection as `publish` does, but is never
    * sent a second time: if the connection breaks before the answer, it rejects with `disconnected`.
    *
@@ -279,6 +296,49 @@ export interface SubscribeOptions {
    * `onState` are called, and the others get some messages twice.
    */
   onState?: ((state: any, at: string) => void) | null | undefined;
+
+  /**
+   * What the others see of this page in the topic's presence, for example `{ typing: false }`. At most 1 KB of JSON.
+   * The application may refuse it, and the subscription then. `setPresence` changes it.
+   */
+  info?: unknown;
+
+  /** The page watches without being seen. Only the option of the topic's first caller is used. */
+  unseen?: boolean | null | undefined;
+
+  /**
+   * Called when it becomes known who is present in the topic, and whenever that changes. `presence` is what
+   * {@link LiveClient.presence} returns. It is called last, when `onJoin`, `onLeave` and `onChange` were. A caller that
+   * comes when that is known already is called at the next change; it can read `presence` at once.
+   */
+  onPresence?: ((presence: Presence) => void) | null | undefined;
+
+  /**
+   * Called for each member that joins, leaves, or has other sessions or infos. Members that were there when it became known
+   * who is present have not joined. After a reconnect only what is different from before is told: a connection that is
+   * lost for a moment is no event here, and with a short absence none for the others. A topic with so many members that only
+   * their number is told calls none of the three.
+   */
+  onJoin?: ((member: Member) => void) | null | undefined;
+  onLeave?: ((member: Member) => void) | null | undefined;
+  onChange?: ((member: Member, before: Member) => void) | null | undefined;
+}
+
+/** A user who is present in a topic, or one session without a user: then `id` begins with one colon. */
+export interface Member {
+  readonly id: string;
+
+  /** The info of each session of the member; null: it has none. */
+  readonly sessions: readonly any[];
+}
+
+/** Who is present in a topic. */
+export interface Presence {
+  /** By `id`. It is empty where the server tells only the number. Read it anew after each change: it may be another Map. */
+  readonly members: ReadonlyMap<string, Member>;
+
+  /** How many members there are. Undefined until the server has told, and on a topic without presence. */
+  readonly count: number | undefined;
 }
 
 export interface CallOptions {

@@ -32,6 +32,7 @@ export class LiveClient {
   #events = new Listeners();
 
   #wanted = new Map();
+  #infos = new Map(); // of this page, by topic
   #buffer = new Set(); // waits for a connection
   #asked = new Map(); // waits for an answer
   #id = 0;
@@ -99,16 +100,20 @@ export class LiveClient {
   }
 
   subscribe(topic, fn, options) {
-    const { signal, onGap, onState, since, last } = present({ ...options });
+    const { signal, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
     if (this.#options.plain && (since || last || onState)) throw new TypeError("live: the plain wire has no since, last, onState");
     // Messages before the answer are for an older subscription.
     const early = ({ known, state } = { known: true, state: "" }) => !known || (onState && state === "asked");
     const hear = (data, message) => (message.at && early(this.#wanted.get(topic))) || fn(data, message);
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
     if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
-    if (onState) ends.push(this.#events.add("state " + topic, onState));
-    const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last);
+    const told = { state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
+    for (const name in told) if (told[name]) ends.push(this.#events.add(`${name} ${topic}`, told[name]));
+    const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
+    if (info === undefined) ignore();
+    else if (wanted.state === "idle") this.#infos.set(topic, info);
+    else this.#show(topic, info);
     wanted.callers++;
     if (onState) this.#renew(wanted);
     const stop = () => {
@@ -125,6 +130,29 @@ export class LiveClient {
 
   keys(topic) {
     return this.#wanted.get(topic)?.keys ?? new Map();
+  }
+
+  presence(topic) {
+    return this.#wanted.get(topic) ?? new Wanted(topic);
+  }
+
+  setPresence(topic, info, options) {
+    return this.#call({ op: "present", topic, info }, "member", options).then((member) => {
+      this.#infos.set(topic, info ?? null);
+      this.presence(topic).unseen = false;
+      return member;
+    });
+  }
+
+  /** A connection that is lost is no error: the next one tries again. */
+  #show(topic, info) {
+    this.setPresence(topic, info).catch((err) => this.#socket && this.#report(err));
+  }
+
+  clearPresence(topic, options) {
+    this.#infos.delete(topic);
+    this.presence(topic).unseen = true;
+    return this.#call({ op: "absent", topic }, "", options);
   }
 
   publish(topic, data, options) {
@@ -232,6 +260,7 @@ export class LiveClient {
     this.#skew = Date.now() - now();
     this.#state = "open"; // The server gets the subscriptions before the page hears of it.
     this.#join(this.#wanted.values());
+    for (const [topic, info] of this.#infos) if (!this.#wanted.has(topic)) this.#show(topic, info);
     for (const entry of this.#buffer) {
       this.#buffer.delete(entry);
       try {
@@ -423,7 +452,8 @@ export class LiveClient {
       if (this.#v1) {
         const id = ++this.#id;
         this.#asked.set(id, { settle: (reply) => this.#joined(wanted, reply), parts: [] });
-        batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined });
+        const info = this.#infos.get(topic);
+        batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined, info, unseen: wanted.unseen });
       } else {
         this.#tellPlainly("subscribe", topic);
         this.#joined(wanted, { op: "reply", messages: [] });
@@ -491,6 +521,7 @@ export class LiveClient {
     const { topic, state, settle } = wanted;
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
+    this.#infos.delete(topic);
     settle(why);
     if (state === "idle" || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
@@ -541,8 +572,35 @@ export class LiveClient {
       else if (this.#events.has("state " + topic)) this.#renew(wanted);
       else this.#emit("gap", { topic, reason: "lost" });
     }
+    if (op === "presence") this.#attend(frame);
     if (op === "reply" || op === "part") this.#answer(id, frame);
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
+  }
+
+  /** Tells what is different when a state is complete, or a difference came. */
+  #attend({ topic, members, continued, more, joined = [], changed = [], left = [], count }) {
+    const wanted = this.#wanted.get(topic);
+    if (!wanted) return;
+    if (members && !continued) wanted.coming = new Map();
+    const next = wanted.coming ?? new Map(wanted.members);
+    for (const member of [...(members ?? []), ...joined, ...changed]) next.set(member.id, member);
+    for (const id of left) next.delete(id);
+    if (count >= 0) next.clear();
+    else if (wanted.coming && (!members || more)) return;
+    const { members: was, count: before } = wanted;
+    wanted.coming = undefined;
+    wanted.members = next;
+    wanted.count = count ?? next.size;
+    const tell = (name, ...args) => this.#events.call(name + topic, this.#report, ...args);
+    if (before === was.size && !count) {
+      for (const [id, member] of was) next.has(id) || tell("leave ", member);
+      for (const [id, member] of next) {
+        const old = was.get(id);
+        if (!old) tell("join ", member);
+        else if (JSON.stringify(old) !== JSON.stringify(member)) tell("change ", member, old);
+      }
+    }
+    tell("presence ", wanted);
   }
 
   /** The last part of an answer gets the text and the messages of all. */
@@ -612,13 +670,17 @@ class Wanted {
   failures = 0;
   keyed; // the topic is a table
   keys = new Map(); // the newest value of each
+  members = new Map(); // who is present
+  count; // of them, or of those that are not listed; undefined: nobody has told
+  coming; // the members of a state that is not complete yet
   timer;
   settle;
 
-  constructor(topic, at, last) {
+  constructor(topic, at, last, unseen) {
     this.topic = topic;
     this.at = at;
     this.last = last;
+    this.unseen = unseen;
     this.ready = new Promise((done, failed) => {
       this.settle = (err) => {
         clearTimeout(this.timer);
