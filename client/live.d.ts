@@ -308,8 +308,8 @@ export interface SubscribeOptions {
 
   /**
    * Called when it becomes known who is present in the topic, and whenever that changes. `presence` is what
-   * {@link LiveClient.presence} returns. It is called last, when `onJoin`, `onLeave` and `onChange` were. A caller that
-   * comes when that is known already is called at the next change; it can read `presence` at once.
+   * {@link LiveClient.presence} returns. It is called last, when `onJoin`, `onLeave` and `onChange` were. When another
+   * caller of the topic comes later, all are called once more.
    */
   onPresence?: ((presence: Presence) => void) | null | undefined;
 

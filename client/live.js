@@ -125,6 +125,7 @@ export class LiveClient {
     signal?.addEventListener("abort", stop);
     if (signal?.aborted) stop();
     else this.#join([wanted]);
+    if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#events.call("presence " + topic, this.#report, wanted));
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
   }
 
@@ -597,7 +598,7 @@ export class LiveClient {
       for (const [id, member] of next) {
         const old = was.get(id);
         if (!old) tell("join ", member);
-        else if (JSON.stringify(old) !== JSON.stringify(member)) tell("change ", member, old);
+        else if (infos(old) !== infos(member)) tell("change ", member, old);
       }
     }
     tell("presence ", wanted);
@@ -732,6 +733,9 @@ function present(object) {
   for (const name in object) if (object[name] === null && !/data|state/.test(name)) delete object[name];
   return object;
 }
+
+/** Servers may list the sessions of a member in another order. */
+const infos = ({ sessions }) => String(sessions.map((info) => JSON.stringify(info)).sort());
 
 const encoded = (text) => new TextEncoder().encode(text);
 const size = (text) => encoded(text).length;

@@ -36,6 +36,30 @@ func TestSnippetsOfThePresencePageCompile(t *testing.T) {
 	}
 }
 
+// Every JavaScript snippet is also in a page that the tests of the client run in browsers.
+func TestScriptsOfThePresencePageAreRun(t *testing.T) {
+	page, err := os.ReadFile("../docs/presence.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run, err := os.ReadFile("../examples/testserver/presence.html")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```js\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	if len(blocks) < 2 {
+		t.Fatalf("%d snippets found", len(blocks))
+	}
+	squeeze := func(code string) string { return strings.Join(strings.Fields(code), " ") }
+	for _, block := range blocks {
+		for part := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n\n") {
+			if !strings.Contains(squeeze(string(run)), squeeze(part)) {
+				t.Errorf("not run anywhere:\n%s", part)
+			}
+		}
+	}
+}
+
 var _ = func(
 	whoIsIt func(context.Context, *http.Request) (any, error),
 	mayJoin func(context.Context, *live.Session, string) error,

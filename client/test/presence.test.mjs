@@ -69,6 +69,19 @@ describe("presence", () => {
     assert.deepEqual(take(told), ["3: ann,bob,dee"]);
   });
 
+  test("does not take another order of sessions for a change", () => {
+    const { client, told } = here(member("ann", 1, 2));
+    say(client, { changed: [member("ann", 2, 1)] });
+    assert.deepEqual(take(told), ["1: ann"]);
+  });
+
+  test("is told to a caller that comes later", async () => {
+    const { client } = here(member("ann"));
+    const told = watch(client);
+    await null;
+    assert.deepEqual(told, ["1: ann"]);
+  });
+
   test("waits for the last part of a state", () => {
     const { client, told } = here(member("ann"), member("bob"));
     say(client, { members: [member("ann", 1)], more: true });

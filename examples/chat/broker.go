@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
-	"github.com/livetopic/livetopic/live"
-	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
@@ -56,31 +53,4 @@ func openBroker(ctx context.Context, c config, out io.Writer) (*natsbroker.Broke
 		return nil, err
 	}
 	return b, nil
-}
-
-// chatBroker is NATS, except for the lists of people: each instance makes them from what
-// all tell, for its own pages, and would only confuse those of others.
-type chatBroker struct {
-	*natsbroker.Broker
-	pages broker.Sink
-}
-
-func (b *chatBroker) Start(pages broker.Sink) {
-	b.pages = pages
-	b.Broker.Start(pages)
-}
-
-func (b *chatBroker) Subscribe(ctx context.Context, topic string) error {
-	if strings.HasPrefix(topic, peoplePrefix) {
-		return nil
-	}
-	return b.Broker.Subscribe(ctx, topic)
-}
-
-func (b *chatBroker) Publish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (live.Position, error) {
-	if strings.HasPrefix(topic, peoplePrefix) {
-		b.pages.Deliver(&broker.Publication{Topic: topic, Data: data, Time: time.Now(), Except: o.Except})
-		return live.Position{}, nil
-	}
-	return b.Broker.Publish(ctx, topic, data, o)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,21 +17,13 @@ import (
 )
 
 const (
-	// A room has two topics: this and its name for what is said there, which the
-	// library remembers, …
+	// A room is a topic: this and its name. The library remembers what is said there, and
+	// knows who is there.
 	roomPrefix = "room:"
-
-	// … and this for who is there: all of the list, whenever it changes. It does not
-	// leave the instance.
-	peoplePrefix = "people:"
 
 	// maxHistory is how many messages a room remembers: a few screens. A page that
 	// missed more than that is told that there is a gap.
 	maxHistory = 100
-
-	// leaveGrace is how long someone whose last tab is gone still counts as
-	// here: a reload, or a short loss of the network, is no leaving.
-	leaveGrace = 3 * time.Second
 
 	// maxRooms bounds the rooms that pages of one instance may open: a room with
 	// nobody in it is known to nobody, and only its messages are kept.
@@ -39,12 +33,13 @@ const (
 	// of \u escapes, the longest form that JSON has.
 	readLimit = 12*maxText + 2048
 
-	// A person types no faster; more is read more slowly, and not lost.
-	inboundRate, inboundBurst = 20, 40
+	// A person does no more; more is read more slowly, and not lost. Each change of what the
+	// others see, such as that somebody is typing, counts as twenty.
+	inboundRate, inboundBurst = 100, 200
 
 	maxSessions  = 10_000
 	maxTabs      = 50 // of one person
-	maxTabTopics = 6  // of one tab: a page needs three, and a moment to change rooms
+	maxTabTopics = 4  // of one tab: a page needs two, and a moment to change rooms
 )
 
 // The rooms that are always there.
@@ -53,46 +48,26 @@ var readyRooms = []string{"general", "random", buildRoom}
 // Chat is the rooms, and the live server through which pages are in them: one
 // instance, and there may be others on the same NATS.
 type Chat struct {
-	live  *live.Server
-	id    string // of this instance
-	times timing
+	live *live.Server
 
-	stop    context.CancelFunc // of what goes on in the background
-	running sync.WaitGroup
-
-	// One lock for everything is enough: nothing waits while it is held, since lists of
-	// people are only queued. It makes a list that is older never come later.
-	mu      sync.Mutex
-	rooms   map[string]people    // those with someone in them, here
-	others  map[string]*instance // by their id
-	leaving bool                 // the others were told that this instance ends
-	saying  map[utterance]func() (message, error)
+	mu     sync.Mutex
+	saying map[utterance]func() (message, error) // guarded by mu
 }
 
-// timing is how long the chat waits for what; tests have less patience.
-type timing struct{ grace, report, silence time.Duration }
-
-// NewChat returns a chat of what NATS has, until Shutdown, which closes the broker too.
-func NewChat(nats *natsbroker.Broker) *Chat {
-	return newChat(nats, timing{leaveGrace, reportEvery, forgetAfter})
-}
-
-func newChat(nats *natsbroker.Broker, t timing) *Chat {
-	c := &Chat{
-		id:     rand.Text(),
-		times:  t,
-		rooms:  make(map[string]people),
-		others: make(map[string]*instance),
-		saying: make(map[utterance]func() (message, error)),
-	}
+// NewChat returns a chat of what NATS has, until Shutdown, which closes the broker too. grace is how
+// long someone whose last tab is gone still counts as here: a reload, or a short loss of the network, is
+// no leaving. 0: three seconds.
+func NewChat(nats *natsbroker.Broker, grace time.Duration) *Chat {
+	c := &Chat{saying: make(map[utterance]func() (message, error))}
 	c.live = live.New(live.Options{
 		OnAuth:      c.recognize,
 		OnSubscribe: c.mayHear,
+		OnPresence:  c.mayShow,
 		OnRequest:   c.asked,
-		OnClose:     c.closed,
 
-		Topics: topicOptions,
-		Broker: &chatBroker{Broker: nats},
+		Topics:        topicOptions,
+		Broker:        nats,
+		PresenceGrace: grace,
 
 		ReadLimit:          readLimit,
 		InboundRate:        inboundRate,
@@ -101,10 +76,6 @@ func newChat(nats *natsbroker.Broker, t timing) *Chat {
 		MaxSessionsPerUser: maxTabs,
 		MaxTopics:          maxTabTopics,
 	})
-	c.live.OnBroadcast(reportKind, c.heard)
-	ctx, stop := context.WithCancel(context.Background())
-	c.stop = stop
-	c.running.Go(func() { c.keepTelling(ctx) }) // ends with Shutdown
 	return c
 }
 
@@ -113,7 +84,7 @@ func newChat(nats *natsbroker.Broker, t timing) *Chat {
 func topicOptions(topic string) live.TopicOptions {
 	switch {
 	case strings.HasPrefix(topic, roomPrefix):
-		return live.TopicOptions{History: maxHistory}
+		return live.TopicOptions{History: maxHistory, Presence: live.PresenceVisible}
 	case topic == buildTopic:
 		return live.TopicOptions{History: 1, Overflow: live.OverflowLatest}
 	}
@@ -123,9 +94,6 @@ func topicOptions(topic string) live.TopicOptions {
 // Shutdown closes every session; pages come back by themselves when there is a
 // server again, or to another.
 func (c *Chat) Shutdown(ctx context.Context) error {
-	c.stop()
-	c.running.Wait()
-	c.sayGoodbye()
 	return c.live.Shutdown(ctx)
 }
 
@@ -133,11 +101,10 @@ func (c *Chat) Shutdown(ctx context.Context) error {
 // session run one after another, so it needs no lock.
 type visitor struct {
 	person string
-	name   string
-	room   string // "": in none yet
+	name   string // "": it has told none yet
 }
 
-// UserID is whose session it is, for MaxSessionsPerUser.
+// UserID is whose session it is: all tabs of a person are one member of a room.
 func (v *visitor) UserID() string { return v.person }
 
 // recognize tells who connects. The answer comes from a cookie, never from what
@@ -151,10 +118,8 @@ func (c *Chat) mayHear(_ context.Context, _ *live.Session, topic string) error {
 	if topic == buildTopic {
 		return nil
 	}
-	for _, prefix := range []string{roomPrefix, peoplePrefix} {
-		if room, ok := strings.CutPrefix(topic, prefix); ok {
-			return c.checkRoom(room)
-		}
+	if room, ok := strings.CutPrefix(topic, roomPrefix); ok {
+		return c.checkRoom(room)
 	}
 	return errNoTopic
 }
@@ -164,11 +129,8 @@ func (c *Chat) checkRoom(name string) error {
 	if !roomName.MatchString(name) {
 		return errRoomName
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	known := c.occupied(name) || slices.Contains(readyRooms, name)
-	// A room that is listened to here has two topics.
-	if !known && c.live.Stats().Topics > 2*maxRooms {
+	known := slices.Contains(readyRooms, name) || c.live.PresenceCount(roomPrefix+name) > 0
+	if !known && c.live.Stats().Topics > maxRooms {
 		return errTaken
 	}
 	return nil
@@ -177,9 +139,8 @@ func (c *Chat) checkRoom(name string) error {
 // question is what a page may ask for.
 type question struct {
 	Room string `json:"room"`
-	Name string `json:"name"` // here
-	Text string `json:"text"` // say
-	Key  string `json:"key"`  // say
+	Text string `json:"text"`
+	Key  string `json:"key"`
 }
 
 // answer tells a page who it is, as in the list and beside messages.
@@ -187,8 +148,7 @@ type answer struct {
 	You string `json:"you"`
 }
 
-// asked answers a page's requests: "here" says in which room the tab is and under
-// which name, "say" says something in a room.
+// asked answers a page's requests: "me" asks who it is, "say" says something in a room.
 func (c *Chat) asked(_ context.Context, s *live.Session, topic string, data []byte) (any, error) {
 	v := s.Value().(*visitor)
 	var q question
@@ -196,8 +156,7 @@ func (c *Chat) asked(_ context.Context, s *live.Session, topic string, data []by
 	switch {
 	case err != nil:
 		err = errUnclear
-	case topic == "here":
-		err = c.enter(v, q.Room, q.Name)
+	case topic == "me":
 	case topic == "say":
 		_, err = c.Say(q.Room, message{Person: v.person, Name: v.name, Text: q.Text, Key: q.Key})
 	default:
@@ -274,6 +233,13 @@ func (c *Chat) sayOnce(room string, m message) (message, error) {
 func (c *Chat) publish(room string, m message) (message, error) {
 	m.Time = time.Now().UTC()
 	return m, live.Publish(c.live, roomPrefix+room, m)
+}
+
+// show publishes what has nobody to return an error to.
+func (c *Chat) show(topic string, v any) {
+	if err := live.Publish(c.live, topic, v); err != nil && !errors.Is(err, live.ErrServerClosed) {
+		slog.Error("chat: not published", "topic", topic, "err", err)
+	}
 }
 
 // History returns what a room remembers.

@@ -18,12 +18,15 @@ import (
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
+// longGrace is for tests in which nobody must be forgotten.
+const longGrace = 3 * time.Second
+
 func TestPagesInARoomHearEachOther(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana, bo := open(t, url, "ana"), open(t, url, "bo")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	you := ana.here("general", "Ana").Data.You
+	you := ana.ask("request", "me", object{"data": object{}}).Data.You
 
 	ana.say("general", "hello", "k1")
 	own, heard := ana.wantText("hello"), bo.wantText("hello")
@@ -36,7 +39,7 @@ func TestPagesInARoomHearEachOther(t *testing.T) {
 }
 
 func TestRoomsAreApart(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
 	ana.enter("general", "Ana")
 	bo.enter("another-room", "Bo")
@@ -47,14 +50,13 @@ func TestRoomsAreApart(t *testing.T) {
 }
 
 func TestLeftRoomIsNotHeard(t *testing.T) {
-	_, url := serve(t, time.Hour)
+	_, url := serve(t, 20*time.Millisecond)
 	ana, bo := open(t, url, ""), open(t, url, "")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	bo.send("unsubscribe", "room:general", nil)
-	bo.enter("random", "Bo")
-	ana.untilHere(func(count int, _ []shown) bool { return count == 2 })
-	ana.untilHere(func(count int, _ []shown) bool { return count == 1 })
+	ana.untilHere("2: Ana Bo")
+	bo.enter("random", "Bo") // and leaves general
+	ana.untilHere("1: Ana")
 	ana.say("general", "without bo", "")
 	ana.wantText("without bo")
 	bo.say("random", "here", "")
@@ -62,7 +64,7 @@ func TestLeftRoomIsNotHeard(t *testing.T) {
 }
 
 func TestPostReachesEveryone(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
@@ -84,7 +86,7 @@ func TestPostReachesEveryone(t *testing.T) {
 }
 
 func TestNewcomerGetsTheHistory(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana := open(t, url, "")
 	ana.enter("general", "Ana")
 	for _, text := range []string{"one", "two", "three"} {
@@ -97,7 +99,7 @@ func TestNewcomerGetsTheHistory(t *testing.T) {
 }
 
 func TestReturnerGetsWhatItMissed(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
+	chat, url := serve(t, longGrace)
 	ana := open(t, url, "ana")
 	ana.enter("general", "Ana")
 	ana.say("general", "heard", "")
@@ -132,7 +134,7 @@ func TestReturnerGetsWhatItMissed(t *testing.T) {
 }
 
 func TestNothingIsSaidTwice(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana, bo := open(t, url, "ana"), open(t, url, "")
 	bo.enter("general", "Bo")
 	ana.enter("general", "Ana")
@@ -155,21 +157,15 @@ func TestPeopleAreCountedOnce(t *testing.T) {
 	_, url := serve(t, 20*time.Millisecond)
 	bo := open(t, url, "bo")
 	bo.enter("general", "Bo")
-	count := func(people, tabs int) {
-		t.Helper()
-		bo.untilHere(func(count int, all []shown) bool { return count == people && all[0].Tabs == tabs })
-	}
 	first, second := open(t, url, "ana"), open(t, url, "ana")
 	first.enter("general", "Ana")
-	count(2, 1)
+	bo.untilHere("2: Ana Bo")
 	second.enter("general", "Ana")
-	count(2, 2)
-	second.here("general", "Ana") // says it again
-	count(2, 2)
+	bo.untilHere("2: Ana(2) Bo")
 	first.ws.CloseNow()
-	count(2, 1)
+	bo.untilHere("2: Ana Bo")
 	second.ws.CloseNow()
-	count(1, 1)
+	bo.untilHere("1: Bo")
 }
 
 func TestReloadIsNoLeaving(t *testing.T) {
@@ -178,50 +174,43 @@ func TestReloadIsNoLeaving(t *testing.T) {
 	bo.enter("general", "Bo")
 	ana := open(t, url, "ana")
 	ana.enter("general", "Ana")
-	bo.untilHere(func(count int, _ []shown) bool { return count == 2 })
+	bo.untilHere("2: Ana Bo")
 
 	ana.ws.CloseNow()
 	open(t, url, "ana").enter("general", "Anna")
-	bo.untilHere(func(count int, all []shown) bool {
-		if count != 2 {
-			t.Errorf("%d here during the reload", count)
+	bo.until(func(event) bool {
+		if len(bo.people) != 2 {
+			t.Errorf("%s during the reload", bo.list())
 		}
-		return all[0].Name == "Anna"
+		return bo.list() == "2: Anna Bo"
 	})
 }
 
-func TestGraceBeginsWithTheLastTab(t *testing.T) {
-	chat, _ := serve(t, leaveGrace)
-	chat.mu.Lock()
-	defer chat.mu.Unlock()
-	first, second := &visitor{person: "ana", room: "general"}, &visitor{person: "ana", room: "general"}
-	gone := func(after time.Duration, want bool) {
+func TestOthersSeeWhoIsTyping(t *testing.T) {
+	_, url := serve(t, longGrace)
+	ana, bo := open(t, url, "ana"), open(t, url, "bo")
+	ana.enter("general", "Ana")
+	bo.enter("general", "Bo")
+	typing := func(want bool) {
 		t.Helper()
-		chat.forget("general", "ana", after)
-		if got := chat.rooms["general"]["ana"] == nil; got != want {
-			t.Errorf("forgotten after %v: %v", after, got)
-		}
+		bo.until(func(e event) bool {
+			return e.Op == "presence" && len(e.Changed) == 1 && e.Changed[0].Sessions[0].Typing == want
+		})
 	}
-	chat.arrive("general", "ana")
-	chat.arrive("general", "ana")
-	chat.leave(first)
-	gone(0, false)
-	chat.leave(second)
-	gone(time.Hour, false)
-	gone(0, true)
-	gone(0, true)
-	if len(chat.rooms) != 0 {
-		t.Error("the room is still known with nobody in it")
-	}
+	bo.untilHere("2: Ana Bo")
+	ana.shows(info{Name: "Ana", Typing: true})
+	typing(true)
+	ana.shows(info{Name: "Ana"})
+	typing(false)
 }
 
 func TestRenameIsSeenByAll(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	ana, bo := open(t, url, ""), open(t, url, "")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	ana.here("general", "Zoe")
-	bo.untilHere(func(count int, all []shown) bool { return count == 2 && all[1].Name == "Zoe" })
+	ana.shows(info{Name: "Zoe"})
+	bo.untilHere("2: Bo Zoe")
 	ana.say("general", "hi", "")
 	if e := bo.wantText("hi"); e.Data.Name != "Zoe" {
 		t.Errorf("said by %q", e.Data.Name)
@@ -229,7 +218,7 @@ func TestRenameIsSeenByAll(t *testing.T) {
 }
 
 func TestInvalidInputIsRefused(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
+	chat, url := serve(t, longGrace)
 	ana := open(t, url, "")
 	long := strings.Repeat("é", maxText+1)
 	key := strings.Repeat("k", maxKey+1)
@@ -240,16 +229,16 @@ func TestInvalidInputIsRefused(t *testing.T) {
 		want      error
 	}{
 		{"request", "say", object{"room": "general", "text": "nobody yet"}, errNoName},
-		{"request", "here", object{"room": "general", "name": "Ana"}, nil},
+		{"present", "room:general", object{"name": "Ana"}, nil},
 		{"subscribe", "room:No Room", nil, errRoomName},
 		{"subscribe", "room:", nil, errRoomName},
-		{"subscribe", "people:-", nil, errRoomName},
+		{"subscribe", "people:general", nil, errNoTopic},
 		{"subscribe", "job:secret", nil, errNoTopic},
 		{"history", "general", nil, errNoTopic},
-		{"request", "here", object{"room": "No Room", "name": "Ana"}, errRoomName},
-		{"request", "here", object{"room": "random", "name": "\u202e \u0000"}, errNoName},
-		{"request", "here", object{"room": "random", "name": long}, errLongName},
-		{"request", "here", object{"room": "general", "name": "\u200b"}, errNoName},
+		{"present", "room:general", object{"name": "\u202e \u0000"}, errNoName},
+		{"present", "room:general", object{"name": long[:2*maxName+2]}, errLongName},
+		{"present", "room:general", object{"name": "\u200b"}, errNoName},
+		{"present", "room:general", "Ana", errUnclear},
 		{"request", "say", object{"room": "general", "text": " \n "}, errNoText},
 		{"request", "say", object{"room": "general", "text": long}, errLongText},
 		{"request", "say", object{"room": "general", "text": "hi", "key": key}, errLongKey},
@@ -258,7 +247,7 @@ func TestInvalidInputIsRefused(t *testing.T) {
 		{"request", "dance", object{}, errUnclear},
 		{"request", "dance", nil, errUnclear},
 	} {
-		e := ana.ask(c.op, c.topic, object{"data": c.data, "limit": 1})
+		e := ana.ask(c.op, c.topic, object{"data": c.data, "info": c.data, "limit": 1})
 		var told error
 		if e.Op == "error" {
 			told = refusal(e.Message)
@@ -280,7 +269,7 @@ func TestInvalidInputIsRefused(t *testing.T) {
 }
 
 func TestInvalidPostIsRefused(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
+	chat, url := serve(t, longGrace)
 	const form, json = "application/x-www-form-urlencoded", "application/json"
 	for _, c := range []struct {
 		room, kind, body string
@@ -310,7 +299,7 @@ func TestInvalidPostIsRefused(t *testing.T) {
 }
 
 func TestOtherSitesMayNotPost(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://elsewhere.example"}} {
 		req, err := http.NewRequest("POST", url+"/rooms/general/messages", strings.NewReader("user=a&text=b"))
 		if err != nil {
@@ -330,7 +319,7 @@ func TestOtherSitesMayNotPost(t *testing.T) {
 }
 
 func TestPageLoadsFromHereAlone(t *testing.T) {
-	_, url := serve(t, leaveGrace)
+	_, url := serve(t, longGrace)
 	for _, path := range []string{"/", "/page/chat.js", "/page/log.js", "/page/me.js", "/page/room.js", "/page/line.js", "/page/chat.css",
 		"/page/icon.svg", "/live.js", "/rooms/general/messages"} {
 		resp, err := http.Get(url + path)
@@ -364,7 +353,7 @@ func TestPageLoadsFromHereAlone(t *testing.T) {
 func TestNewestMessagesAreKept(t *testing.T) {
 	bounded := streams()
 	bounded[0].MaxMsgs = 10 // as if it were maxMessages
-	chat, _ := serveOn(t, natsbroker.Options{Streams: bounded}, timing{leaveGrace, reportEvery, forgetAfter})
+	chat, _ := serveOn(t, natsbroker.Options{Streams: bounded}, longGrace)
 	for i := range 20 {
 		if _, err := chat.Say(fmt.Sprint("room-", i), message{Name: "n", Text: "t"}); err != nil {
 			t.Fatal(err)
@@ -381,21 +370,20 @@ func TestNewestMessagesAreKept(t *testing.T) {
 }
 
 func TestRoomsAreBounded(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
+	chat, url := serve(t, longGrace)
 	open(t, url, "").enter("ours", "Ana")
 	var pages []*tab
 	for i := 0; ; i++ {
-		if i%(maxTabTopics/2) == 0 {
+		if i%maxTabTopics == 0 {
 			pages = append(pages, open(t, url, ""))
 		}
 		room, page := fmt.Sprint("full-", i), pages[len(pages)-1]
-		if page.ask("subscribe", peoplePrefix+room, nil).Op == "error" {
+		if page.ask("subscribe", roomPrefix+room, nil).Op == "error" {
 			break
 		}
 		if i > maxRooms {
 			t.Fatalf("%d rooms were made", i)
 		}
-		page.ask("subscribe", roomPrefix+room, nil)
 	}
 	if _, err := chat.Say("another", message{Name: "n", Text: "t"}); err != errTaken {
 		t.Errorf("one more room: %v", err)
@@ -408,7 +396,7 @@ func TestRoomsAreBounded(t *testing.T) {
 }
 
 func TestBuildsArePublished(t *testing.T) {
-	chat, url := serve(t, leaveGrace)
+	chat, url := serve(t, longGrace)
 	ana := open(t, url, "")
 	ana.enter(buildRoom, "Ana")
 	ana.send("subscribe", buildTopic, object{"last": 1})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -46,11 +48,11 @@ func TestMain(m *testing.M) {
 // serve starts a chat on loopback, in which who leaves is gone after grace.
 func serve(t *testing.T, grace time.Duration) (*Chat, string) {
 	t.Helper()
-	return serveOn(t, natsbroker.Options{}, timing{grace, reportEvery, forgetAfter})
+	return serveOn(t, natsbroker.Options{}, grace)
 }
 
 // serveOn starts one on a NATS.
-func serveOn(t *testing.T, o natsbroker.Options, times timing) (*Chat, string) {
+func serveOn(t *testing.T, o natsbroker.Options, grace time.Duration) (*Chat, string) {
 	t.Helper()
 	if o.Streams == nil {
 		o.Streams = streams()
@@ -65,7 +67,7 @@ func serveOn(t *testing.T, o natsbroker.Options, times timing) (*Chat, string) {
 	if err := nats.Ready(ready); err != nil {
 		t.Fatal(err)
 	}
-	chat := newChat(nats, times)
+	chat := NewChat(nats, grace)
 	server := httptest.NewServer(chat.Routes())
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
@@ -92,16 +94,22 @@ type event struct {
 		Data message
 	}
 
+	Members, Joined, Changed []member // presence; a list has fewer than one frame holds here
+	Left                     []string
+
 	Data struct {
 		Key, Person, Name, Text, Via string
 		You                          string
 
-		Count  int
-		People []shown
-
 		Number, Progress int
 		Stage            string
 	}
+}
+
+// member is a person in a room.
+type member struct {
+	ID       string
+	Sessions []info
 }
 
 // is reports whether it is a publication in topics of that kind.
@@ -112,9 +120,10 @@ type tab struct {
 	t      *testing.T
 	ws     *websocket.Conn
 	lastID int
-	newest event      // list of people
-	events chan event // closed when the connection has ended
-	ended  error      // why; to be read after that
+	room   string            // "": it is in none
+	people map[string]member // in the room that it has entered last
+	events chan event        // closed when the connection has ended
+	ended  error             // why; to be read after that
 }
 
 // open connects a tab of the person with that cookie; "" is someone new.
@@ -183,17 +192,21 @@ func (p *tab) ask(op, topic string, members object) event {
 // enter goes into a room as a page does, and returns what is said of the history.
 func (p *tab) enter(room, name string) event {
 	p.t.Helper()
-	history := p.ask("subscribe", roomPrefix+room, object{"last": maxHistory})
-	p.ask("subscribe", peoplePrefix+room, nil)
-	if e := p.here(room, name); e.Op != "reply" {
-		p.t.Fatalf("%s could not enter %s: %s", name, room, e.Message)
+	if p.room != "" {
+		p.ask("unsubscribe", roomPrefix+p.room, nil)
+	}
+	p.room, p.people = room, nil
+	history := p.ask("subscribe", roomPrefix+room, object{"last": maxHistory, "info": info{Name: name}})
+	if history.Op != "reply" {
+		p.t.Fatalf("%s could not enter %s: %s", name, room, history.Message)
 	}
 	return history
 }
 
-func (p *tab) here(room, name string) event {
+// shows changes what the others see of the tab.
+func (p *tab) shows(i info) event {
 	p.t.Helper()
-	return p.ask("request", "here", object{"data": object{"room": room, "name": name}})
+	return p.ask("present", roomPrefix+p.room, object{"info": i})
 }
 
 // say says something without waiting for the answer.
@@ -212,8 +225,8 @@ func (p *tab) until(ok func(event) bool) event {
 			if !open {
 				p.t.Fatal("the connection has ended: ", p.ended)
 			}
-			if e.is(peoplePrefix) {
-				p.newest = e
+			if e.Op == "presence" && e.Topic == roomPrefix+p.room {
+				p.meet(e)
 			}
 			if ok(e) {
 				return e
@@ -224,10 +237,42 @@ func (p *tab) until(ok func(event) bool) event {
 	}
 }
 
-// untilHere waits for a list of people.
-func (p *tab) untilHere(ok func(count int, people []shown) bool) {
+// meet folds a presence frame into the people.
+func (p *tab) meet(e event) {
+	if e.Members != nil {
+		p.people = make(map[string]member)
+	}
+	for _, m := range slices.Concat(e.Members, e.Joined, e.Changed) {
+		p.people[m.ID] = m
+	}
+	for _, id := range e.Left {
+		delete(p.people, id)
+	}
+}
+
+// list writes who is here as "2: Ana(2) Bo", where one is there with two tabs.
+func (p *tab) list() string {
+	var names []string
+	for _, m := range p.people {
+		name := ""
+		for _, s := range m.Sessions {
+			name = max(name, s.Name)
+		}
+		if len(m.Sessions) > 1 {
+			name += fmt.Sprintf("(%d)", len(m.Sessions))
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(append([]string{fmt.Sprint(len(names), ":")}, names...), " ")
+}
+
+// untilHere waits until so many people are here as the list says.
+func (p *tab) untilHere(want string) {
 	p.t.Helper()
-	p.until(func(e event) bool { return e.is(peoplePrefix) && ok(e.Data.Count, e.Data.People) })
+	if p.list() != want {
+		p.until(func(event) bool { return p.list() == want })
+	}
 }
 
 // awaitEnd returns when the connection has ended.

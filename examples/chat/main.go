@@ -82,7 +82,7 @@ func run(ctx context.Context, c config, out io.Writer) error {
 	case err != nil:
 		return err
 	}
-	chat := NewChat(broker)
+	chat := NewChat(broker, 0)
 	listener, err := net.Listen("tcp", c.addr)
 	if err != nil {
 		return errors.Join(err, shutdown(chat.Shutdown))

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -18,12 +16,9 @@ import (
 
 // Several instances on one NATS.
 
-// quick is for tests in which something must be forgotten, slow for those in which
+// quick is a grace for tests in which something must be forgotten, slow for those in which
 // nothing may.
-var (
-	quick = timing{grace: 20 * time.Millisecond, report: 50 * time.Millisecond, silence: 500 * time.Millisecond}
-	slow  = timing{grace: time.Hour, report: time.Hour, silence: time.Hour}
-)
+const quick, slow = 20 * time.Millisecond, time.Hour
 
 // startNATS starts a server that is no part of the chat, and returns what leads there.
 func startNATS(t *testing.T) natsbroker.Options { return optionsFor(runNATS(t)) }
@@ -52,7 +47,7 @@ func runNATS(t *testing.T) *server.Server {
 }
 
 // die cuts the instance off from NATS without a word, as the end of its machine does.
-func (c *Chat) die() { c.live.Broker().(*chatBroker).NATSConn().Close() }
+func (c *Chat) die() { c.live.Broker().(*natsbroker.Broker).NATSConn().Close() }
 
 func TestInstancesShareTheirRooms(t *testing.T) {
 	nats := startNATS(t)
@@ -136,7 +131,7 @@ func TestSentToTwoInstancesIsSaidOnce(t *testing.T) {
 }
 
 func TestSentManyTimesAtOnceIsSaidOnce(t *testing.T) {
-	chat, _ := serve(t, leaveGrace)
+	chat, _ := serve(t, longGrace)
 	var sending sync.WaitGroup
 	for range 20 {
 		sending.Go(func() {
@@ -156,23 +151,22 @@ func TestSentManyTimesAtOnceIsSaidOnce(t *testing.T) {
 
 func TestPeopleOfAllInstancesAreListed(t *testing.T) {
 	nats := startNATS(t)
-	times := timing{grace: 20 * time.Millisecond, report: time.Hour, silence: time.Hour} // changes are told at once
-	_, urlA := serveOn(t, nats, times)
-	_, urlB := serveOn(t, nats, times)
+	_, urlA := serveOn(t, nats, quick)
+	_, urlB := serveOn(t, nats, quick)
 	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
 	both := func(want string) {
 		t.Helper()
 		for _, p := range []*tab{ana, bo} {
-			p.awaitList(want)
+			p.untilHere(want)
 		}
 	}
 	both("2: Ana Bo")
 	elsewhere := open(t, urlB, "ana") // another tab of hers, at the other instance
 	elsewhere.enter("general", "Ana")
 	both("2: Ana(2) Bo")
-	bo.here("general", "Bob")
+	bo.shows(info{Name: "Bob"})
 	both("2: Ana(2) Bob")
 	elsewhere.ws.CloseNow()
 	both("2: Ana Bob")
@@ -184,142 +178,26 @@ func TestPeopleOfAllInstancesAreListed(t *testing.T) {
 	both("2: Ana Bob")
 }
 
-// awaitList waits until a list of people is the newest that has come, written as by
-// summary.
-func (p *tab) awaitList(want string) {
-	p.t.Helper()
-	if summary(p.newest.Data.Count, p.newest.Data.People) != want {
-		p.untilHere(func(count int, all []shown) bool { return summary(count, all) == want })
-	}
-}
-
-// summary writes a list as "2: Ana(2) Bo", where one is there with two tabs.
-func summary(count int, all []shown) string {
-	text := fmt.Sprint(count, ":")
-	for _, p := range all {
-		text += " " + p.Name
-		if p.Tabs != 1 {
-			text += fmt.Sprintf("(%d)", p.Tabs)
-		}
-	}
-	return text
-}
-
-func TestListsOfPeopleStayAtTheirInstance(t *testing.T) {
-	nats := startNATS(t)
-	chatA, urlA := serveOn(t, nats, slow)
-	chatB, urlB := serveOn(t, nats, slow)
-	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
-	ana.enter("general", "Ana")
-	bo.enter("general", "Bo")
-	chatA.show(peoplePrefix+"general", list{Count: 99})
-	ana.untilHere(func(count int, _ []shown) bool { return count == 99 })
-	if _, err := chatA.Say("general", message{Name: "n", Text: "after it"}); err != nil {
-		t.Fatal(err)
-	}
-	bo.wantText("after it")
-	chatB.show(peoplePrefix+"general", list{Count: 98})
-	bo.untilHere(func(count int, _ []shown) bool {
-		if count == 99 {
-			t.Error("a list came from another instance")
-		}
-		return count == 98
-	})
-}
-
-func TestNewInstanceKnowsAtOnceWhoIsHere(t *testing.T) {
-	nats := startNATS(t)
-	_, urlA := serveOn(t, nats, slow)
-	ana := open(t, urlA, "ana")
-	ana.enter("general", "Ana")
-	_, urlB := serveOn(t, nats, slow)
-	bo := open(t, urlB, "bo")
-	bo.enter("general", "Bo")
-	for _, p := range []*tab{ana, bo} {
-		p.awaitList("2: Ana Bo")
-	}
-}
-
-func TestPeopleOfADeadInstanceAreForgotten(t *testing.T) {
+// At a deploy pages go from one instance to another, which is no leaving.
+func TestPeopleOfAnInstanceThatEndsMayComeBack(t *testing.T) {
 	nats := startNATS(t)
 	_, urlA := serveOn(t, nats, quick)
 	chatB, urlB := serveOn(t, nats, quick)
 	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	open(t, urlB, "ana").enter("general", "Ana")
-	ana.awaitList("2: Ana(2) Bo")
-	begun := time.Now()
-	chatB.die()
-	ana.awaitList("1: Ana")
-	if took := time.Since(begun); took < quick.silence-2*quick.report {
-		t.Errorf("they were forgotten after %v", took)
-	}
-}
-
-// At a deploy pages go from one instance to another, which is no leaving either.
-func TestPeopleOfAnInstanceThatEndsMayComeBack(t *testing.T) {
-	nats := startNATS(t)
-	times := timing{grace: 500 * time.Millisecond, report: 5 * time.Millisecond, silence: time.Hour}
-	_, urlA := serveOn(t, nats, times)
-	chatB, urlB := serveOn(t, nats, times)
-	ana, bo := open(t, urlA, "ana"), open(t, urlB, "bo")
-	ana.enter("general", "Ana")
-	bo.enter("general", "Bo")
 	open(t, urlB, "carl").enter("general", "Carl")
-	ana.untilHere(func(count int, all []shown) bool { return count == 3 })
+	ana.untilHere("3: Ana Bo Carl")
 	if err := chatB.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(20 * times.report) // a page takes a moment
 	open(t, urlA, "bo").enter("general", "Bo")
-	ana.untilHere(func(count int, all []shown) bool {
-		if !strings.Contains(summary(count, all), "Bo") {
+	ana.until(func(event) bool {
+		if !strings.Contains(ana.list(), "Bo") {
 			t.Error("who has come back seemed to leave")
 		}
-		return summary(count, all) == "2: Ana Bo"
+		return ana.list() == "2: Ana Bo"
 	})
-}
-
-func TestReportsMendEachOther(t *testing.T) {
-	chat, _ := serve(t, time.Hour)
-	hear := func(r report) {
-		t.Helper()
-		data, err := json.Marshal(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		chat.heard(data)
-	}
-	type rooms = map[string]map[string]here
-	ana, bo, gone := here{Name: "Ana", Tabs: 1}, here{Name: "Bo"}, here{Gone: true}
-	for i, c := range []struct {
-		r       report
-		general map[string]here
-		random  bool // someone is there
-	}{
-		{report{From: "x", Bye: true}, nil, false},
-		{report{From: "x", Rooms: rooms{"general": {"a": ana}}}, map[string]here{"a": ana}, false},
-		{report{From: "x", Rooms: rooms{"general": {"b": bo}}}, map[string]here{"a": ana, "b": bo}, false},
-		{report{From: "x", Rooms: rooms{"general": {"a": gone}}}, map[string]here{"b": bo}, false},
-		{report{From: "x", Rooms: rooms{"general": {"c": gone}}}, map[string]here{"b": bo}, false},
-		{report{From: "x", Rooms: rooms{"random": {"a": ana}}, Everyone: true}, nil, true},
-		{report{From: chat.id, Rooms: rooms{"general": {"d": bo}}}, nil, true},
-		{report{From: "y", Rooms: rooms{"random": {"a": ana}}, Everyone: true}, nil, true},
-		{report{From: "x", Rooms: rooms{"random": {"a": gone}}}, nil, true},
-		{report{From: "y", Everyone: true}, nil, false},
-	} {
-		hear(c.r)
-		chat.mu.Lock()
-		if got := chat.everyone("general"); !maps.Equal(got, c.general) {
-			t.Errorf("after %d: %v are in general, want %v", i, got, c.general)
-		}
-		if chat.occupied("random") != c.random {
-			t.Errorf("after %d: %v are in random", i, chat.everyone("random"))
-		}
-		chat.mu.Unlock()
-	}
-	chat.heard([]byte("[")) // ends nothing
 }
 
 func TestPageIsToldWhenNothingCanBeKept(t *testing.T) {

@@ -109,10 +109,9 @@ func TestHistoryIsThereAfterAKill(t *testing.T) {
 		t.Errorf("a newcomer got %q", texts(e))
 	}
 	again := open(t, p.url, "ana")
-	if e := again.ask("subscribe", "room:general", object{"since": seen}); !e.Recovered || texts(e) != "not seen" {
+	if e := again.ask("subscribe", "room:general", object{"since": seen, "info": info{Name: "Ana"}}); !e.Recovered || texts(e) != "not seen" {
 		t.Errorf("who comes back got %q, recovered %v", texts(e), e.Recovered)
 	}
-	again.here("general", "Ana")
 	again.say("general", "next", "")
 	again.wantText("next")
 }
@@ -158,7 +157,7 @@ func TestClusterGoesOnWithoutOne(t *testing.T) {
 	ana, bo := open(t, nodes[0].url, "ana"), open(t, nodes[1].url, "bo")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	bo.awaitList("2: Ana Bo")
+	bo.untilHere("2: Ana Bo")
 	ana.say("general", "heard", "")
 	seen := ana.wantText("heard").At
 	bo.wantText("heard")
@@ -289,7 +288,7 @@ func TestStoreInUseIsRefused(t *testing.T) {
 }
 
 func TestBuildsCountOn(t *testing.T) {
-	chat, _ := serve(t, leaveGrace)
+	chat, _ := serve(t, longGrace)
 	chat.show(buildTopic, build{Number: 7, Stage: "Testing", Progress: 60})
 	if n := chat.lastBuild(t.Context()); n != 7 {
 		t.Errorf("the last build was %d", n)

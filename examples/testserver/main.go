@@ -4,7 +4,8 @@
 //	go run ./examples/testserver -ping 300ms
 //
 // Its page subscribes to the topic "ticks", of which the newest 100 publications
-// are kept. The tests in client/test/browser stop, kill and cut it.
+// are kept. The page /presence shows who is present in the topic "room". The tests in client/test/browser stop, kill and
+// cut it.
 package main
 
 import (
@@ -31,6 +32,9 @@ const maxHistory = 100
 
 //go:embed page.html
 var page string
+
+//go:embed presence.html
+var presencePage string
 
 func main() {
 	addr := flag.String("addr", "localhost:0", "`address` to listen on")
@@ -71,10 +75,19 @@ func newServer(ping time.Duration) *server {
 		OnSubscribe:  func(context.Context, *live.Session, string) error { return nil },
 		OnPublish:    func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
 		OnRequest:    echo,
-		Topics:       func(string) live.TopicOptions { return live.TopicOptions{History: maxHistory} },
+		OnPresence:   func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil },
+		Topics:       topicOptions,
 		PingInterval: ping,
 	})
 	return s
+}
+
+// topicOptions shows who is present in the topic "room". A page's id is its user.
+func topicOptions(topic string) live.TopicOptions {
+	if topic == "room" {
+		return live.TopicOptions{Presence: live.PresenceVisible}
+	}
+	return live.TopicOptions{History: maxHistory}
 }
 
 // authenticate returns the page's id. A token, where there is one, must be the newest.
@@ -115,6 +128,7 @@ func (s *server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/live", s.live.Handler())
 	mux.Handle("/live.js", client.Handler())
+	mux.HandleFunc("GET /presence", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, presencePage) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
 	mux.HandleFunc("GET /elsewhere", func(w http.ResponseWriter, _ *http.Request) {
 		io.WriteString(w, "<!doctype html><title>Elsewhere</title>")

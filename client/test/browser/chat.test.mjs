@@ -64,6 +64,21 @@ test("what one says the other sees", async () => {
   await heard(ana.page, "From a terminal");
 });
 
+chromiumTest("who is typing is seen by the others, until it is sent or given up", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo");
+  await here(ana.page, "Ana", "Bo");
+  await bo.page.fill("#text", "hel");
+  await reads(ana.page, "#typing", /^Bo is typing…$/);
+  await bo.page.press("#text", "Enter");
+  await reads(ana.page, "#typing", /^$/);
+  await bo.page.fill("#text", "never mind");
+  await reads(ana.page, "#typing", /^Bo is typing…$/);
+  await bo.page.fill("#text", "");
+  await reads(ana.page, "#typing", /^$/);
+  assert.equal(await bo.page.textContent("#typing"), "", "nobody is told of himself");
+});
+
 chromiumTest("the list says who is here", async () => {
   const ana = await visit("Ana");
   const bo = await visit("Bo");

@@ -164,3 +164,15 @@ connect("/live", { token: () => 7 });
 const at: string = live.publish("chat", 1);
 
 export { ask, at, left, name, sent, unheard };
+
+const stopPresence = live.subscribe("room", () => {}, {
+  info: { typing: false },
+  unseen: false,
+  onJoin: ({ id }) => id.length,
+  onChange: (member, before) => [member.sessions.length, before.id],
+  onPresence: ({ members, count }) => [members.get("ann")?.sessions[0], count],
+});
+stopPresence();
+const member: Promise<string> = live.setPresence("room", { typing: true }, { timeout: 100 });
+const cleared: Promise<void> = live.clearPresence("room");
+export const here: [number | undefined, Promise<unknown>] = [live.presence("room").count, Promise.all([member, cleared])];

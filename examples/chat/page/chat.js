@@ -12,6 +12,9 @@ const $ = (id) => document.getElementById(id);
 /** How many messages a page asks for when it comes: all that a room remembers. */
 const LAST = 100;
 
+/** How many people a list names; the count is of all. */
+const MAX_SHOWN = 100;
+
 /** Errors of a request that pass with the moment: it is made again, after the next connect or AGAIN. */
 const PASSING = ["offline", "disconnected", "timeout", "unavailable", "closed"];
 
@@ -23,7 +26,8 @@ const rooms = new Map(); // those that were shown, by name
 let name = loadName();
 let me; // who the server says this page is
 let room; // the one that is shown
-let stopPeople, stopMessages; // end the subscriptions to it
+let leave; // ends the subscription to it
+let typing = false; // as the others see it
 let unseen = 0; // messages that came while the tab was hidden
 
 const live = connect("/live", { WebSocket: Line });
@@ -48,35 +52,29 @@ function enterRoom() {
     notify(`“${wanted}” cannot be a room: its name is 1 to 32 of a-z, 0-9 and -, and does not begin with -.`);
     return;
   }
-  stopPeople?.();
-  stopMessages?.();
+  leave?.();
   room = rooms.get(wanted) ?? new Room(wanted);
   rooms.set(wanted, room);
   showRoom();
-  hearPeople(room);
-  hearMessages(room);
-  arrive();
+  hear(room);
 }
 
-function hearPeople(its) {
-  stopPeople = live.subscribe("people:" + its.name, (list) => {
-    Object.assign(its, list);
-    showPeople();
-  });
-}
-
-function hearMessages(its) {
-  const hear = (data, { at, recovered }) => {
+/** Enters a room: hears what is said there, sees who is there, and is seen. */
+function hear(its) {
+  typing = false;
+  const add = (data, { at, recovered }) => {
     const news = its.add(data, at, recovered);
     log.add(news, me);
     if (news.length && (its.entered || !recovered)) countUnseen(data);
   };
-  stopMessages = follow("room:" + its.name, hear, {
+  leave = follow("room:" + its.name, add, {
     since: its.at,
     last: LAST,
     onGap: () => log.add(its.addGap(), me),
+    info: { name },
+    onPresence: showPeople,
   });
-  stopMessages.ready.then(() => (its.entered = true), () => {}); // complain tells of a refusal
+  leave.ready.then(() => (its.entered = true), () => {}); // complain tells of a refusal
 }
 
 /**
@@ -84,12 +82,12 @@ function hearMessages(its) {
  * remember that much or is a new one, there is a gap, and the last of what there is follows. Where the server itself has lost
  * something, nothing follows: this begins anew.
  */
-function follow(topic, fn, { since, last, onGap }) {
+function follow(topic, fn, { since, onGap, ...options }) {
   let subscription;
   const begin = (from) => {
     subscription = live.subscribe(topic, fn, {
+      ...options,
       since: from,
-      last,
       onGap: (gap) => {
         onGap?.(gap);
         if (gap.reason === "not_recovered") return;
@@ -102,10 +100,10 @@ function follow(topic, fn, { since, last, onGap }) {
   return Object.assign(() => subscription(), { ready: subscription.ready });
 }
 
-/** Tells the server in which room this tab is, and under which name. */
+/** Asks the server who this page is. */
 async function arrive() {
   try {
-    const { you } = await live.request("here", { room: room.name, name }, { offline: "fail" });
+    const { you } = await live.request("me", {}, { offline: "fail" });
     if (you === me) return;
     me = you;
     showRoom();
@@ -151,6 +149,7 @@ $("composer").addEventListener("submit", (event) => {
   if (!text) return;
   $("text").value = "";
   $("text").focus();
+  type(false);
   notify("");
   const message = room.write(text, name);
   log.addPending(message);
@@ -162,6 +161,23 @@ $("text").addEventListener("keydown", (event) => {
   event.preventDefault();
   $("composer").requestSubmit();
 });
+
+$("text").addEventListener("input", () => type($("text").value.trim() !== ""));
+
+let pause; // the timer after which somebody who pauses is not typing any more
+
+function type(now) {
+  clearTimeout(pause);
+  if (now) pause = setTimeout(type, 3000, false);
+  if (now === typing) return;
+  typing = now;
+  show();
+}
+
+/** Tells the others what they see of this page. */
+function show() {
+  live.setPresence("room:" + room.name, { name, typing }).catch(complain);
+}
 
 // A message is pending until it comes back. What still is after a reconnect is sent again; if the server has it
 // already, it knows it by its key.
@@ -200,7 +216,7 @@ $("me").addEventListener("submit", (event) => {
 $("name").addEventListener("change", () => rename($("name").value));
 onNameChanged((changed) => {
   name = $("name").value = changed;
-  arrive();
+  show();
 });
 
 function rename(wanted) {
@@ -209,26 +225,38 @@ function rename(wanted) {
   if (!wanted || wanted === name) return;
   name = wanted;
   saveName(name);
-  arrive();
+  show();
   announce(`You are now called ${name}.`);
 }
 
 // Who is here, and the build.
 
 function showPeople() {
-  $("count").textContent = $("here").textContent = room.count;
-  $("people").replaceChildren(...room.people.map(personItem));
-  if (room.count > room.people.length) {
-    $("people").append(element("li", "more", `and ${room.count - room.people.length} more`));
-  }
+  const { members, count = 0 } = live.presence("room:" + room.name);
+  const people = [...members.values()].map(personOf).sort((a, b) => a.name.localeCompare(b.name) || (a.id < b.id ? -1 : 1));
+  $("count").textContent = $("here").textContent = count;
+  $("people").replaceChildren(...people.slice(0, MAX_SHOWN).map(personItem));
+  if (count > MAX_SHOWN || !members.size) $("people").append(element("li", "more", `${count - Math.min(people.length, MAX_SHOWN)} more`));
+  showTyping(people.filter((person) => person.typing && person.id !== me).map((person) => person.name));
+}
+
+function showTyping(names) {
+  const who = names.length > 2 ? "Several people are" : `${names.join(" and ")} ${names.length > 1 ? "are" : "is"}`;
+  $("typing").textContent = names.length ? `${who} typing…` : "";
+}
+
+/** A member as it is shown: a person, whatever the number of tabs. */
+function personOf({ id, sessions }) {
+  const shown = sessions.filter(Boolean);
+  return { id, name: shown[0]?.name ?? "Somebody", tabs: sessions.length, typing: shown.some((session) => session.typing) };
 }
 
 function personItem(person) {
   const item = element("li");
   const text = element("span", "name");
   text.append(element("bdi", "", person.name));
-  item.append(avatar(person.person, person.name), text);
-  if (person.person === me) item.append(element("span", "tag", "you"));
+  item.append(avatar(person.id, person.name), text);
+  if (person.id === me) item.append(element("span", "tag", "you"));
   if (person.tabs > 1) item.append(element("span", "tag", `${person.tabs} tabs`));
   return item;
 }

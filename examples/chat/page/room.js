@@ -10,10 +10,6 @@ export class Room {
   /** Own messages that have not come back from the server yet, by key, in the order they were written. */
   pending = new Map();
 
-  /** The people here, and how many they are. */
-  people = [];
-  count = 0;
-
   /** Whether the page has been in the room before, so that what it gets of the history is what it missed. */
   entered = false;
 
