@@ -119,8 +119,8 @@ func TestClientThatReadsOnAfterAStallIsNotGivenUp(t *testing.T) {
 // A client that takes something shortly before each WriteTimeout is over is not given up.
 func TestClientThatTakesSomethingInTimeIsNotGivenUp(t *testing.T) {
 	t.Parallel()
-	const writeTimeout, stall, burst = 2 * time.Second, 1700 * time.Millisecond, 100 * time.Millisecond
-	const rounds, size, pace = 6, 2_000_000, 1_000_000 // bursts take less than half of it
+	const writeTimeout, stall, burst = 4 * time.Second, 3 * time.Second, 100 * time.Millisecond
+	const rounds, size, pace = 3, 2_000_000, 1_000_000 // bursts take less than half of it
 	livetest.OverBoth(t, func(t *testing.T, secure bool) {
 		ends := make(chan error, 1)
 		opts, sessions := livetest.Connected(live.Options{

@@ -287,7 +287,7 @@ func seeds() uint64 {
 	if testing.Short() {
 		return 300
 	}
-	return 2000
+	return defaultSeeds
 }
 
 // Whatever was lost, doubled, delayed, cut, stopped or killed: ten seconds after the last fault

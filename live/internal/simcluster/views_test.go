@@ -19,7 +19,7 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-var viewSeeds = flag.Int("sim.views", max(200, defaultSeeds/20), "how many seeds TestEveryViewIsTrueInTheEnd runs")
+var viewSeeds = flag.Int("sim.views", max(100, defaultSeeds/20), "how many seeds TestEveryViewIsTrueInTheEnd runs")
 
 // view is what a client makes of a topic that is a table, or that has a state. It follows docs/protocol.md.
 type view struct {
