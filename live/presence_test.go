@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -461,6 +462,31 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 		}
 		return n+h.PresenceCount("t") == 0
 	})
+}
+
+// A session that has as many infos as it may have subscribes unseen. The log that says so may go to
+// subscribers of the same topic.
+func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T) {
+	t.Parallel()
+	published := make(chan error, 1)
+	var h *livetest.Host
+	opts := present(visible)
+	opts.Logger = slog.New(logCalls(func(line slog.Record) {
+		if line.Message == "live: session is not seen" {
+			published <- h.Publish("t", []byte(`1`))
+		}
+	}))
+	h = livetest.Hosting{}.Start(t, opts)
+	c := watcher(t, h, "anna")
+	kilobyte := `"` + strings.Repeat("x", 1022) + `"`
+	for i := range 64 {
+		c.Send(fmt.Sprintf(`{"op":"present","id":1,"topic":"room %d","info":%s}`, i, kilobyte))
+		c.Answer()
+	}
+	c.Send(`{"op":"subscribe","topic":"t","info":1}`)
+	if err := livetest.Receive(t, published); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestPresenceWithoutOnPresenceIsForbidden(t *testing.T) {

@@ -55,7 +55,7 @@ func (p *presenceState) watch(t *topic, sub *subscription) {
 	}
 	t.watching.sessions++
 	t.watching.pending[sub] = 0
-	p.busy[t.name] = p.busy[t.name] || false // its changes, if there are any, stay noted
+	p.untold[t.name] = p.untold[t.name] || false // its changes, if there are any, stay noted
 	p.wake()
 }
 

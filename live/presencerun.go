@@ -55,10 +55,10 @@ func (p *presenceState) step() (next int64, more bool) {
 	p.mu.Lock()
 	out := p.table.Tick(now)
 	for _, topic := range p.table.Marked() {
-		p.busy[topic] = true
+		p.untold[topic] = true
 	}
-	busy := p.busy
-	p.busy = make(map[string]bool)
+	busy := p.untold
+	p.untold = make(map[string]bool)
 	p.mu.Unlock()
 	for _, b := range out {
 		p.broadcast(b)
@@ -66,14 +66,14 @@ func (p *presenceState) step() (next int64, more bool) {
 	for topic, changed := range busy {
 		if again, changed := p.serve(topic, changed, now); again {
 			p.mu.Lock()
-			p.busy[topic] = p.busy[topic] || changed
+			p.untold[topic] = p.untold[topic] || changed
 			p.mu.Unlock()
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next, more = p.table.Next(now)
-	if len(p.busy) > 0 {
+	if len(p.untold) > 0 {
 		next, more = now, true
 	}
 	if len(p.wakes) > 0 {
