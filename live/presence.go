@@ -232,38 +232,57 @@ func (p *presenceState) figures() (present, peers int, junk uint64) {
 func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	table, now := p.use(), clock.Now()
-	key := presentKey{s, topic}
-	ref, known := p.refs[key]
-	before := 0
-	if known {
-		before = len(table.Info(ref))
+	if err := p.checkBounds(s, topic, info, subscribed); err != nil {
+		return err
 	}
+	table, now := p.use(), clock.Now()
 	extra := p.extras[s]
 	if extra == nil {
 		extra = &extraInfos{}
 	}
-	id := memberID(s)
-	switch {
-	case extra.bytes+len(info)-before > maxInfos:
-		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
-	case len(topic)+len(id)+len(info) > presence.MaxEntry:
-		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
-	case !known && !subscribed && len(extra.elsewhere) == maxElsewhere:
-		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
-	}
-	extra.bytes += len(info) - before
-	switch {
-	case known:
+	extra.bytes += len(info)
+	key := presentKey{s, topic}
+	if ref, known := p.refs[key]; known {
+		extra.bytes -= len(table.Info(ref))
 		table.Change(ref, info, now)
-	default:
-		p.refs[key] = table.Enter(topic, id, info, now)
+	} else {
+		p.refs[key] = table.Enter(topic, memberID(s), info, now)
 		if !subscribed {
 			extra.elsewhere = append(extra.elsewhere, topic)
 		}
 	}
 	p.keepExtra(s, extra)
 	p.wake()
+	return nil
+}
+
+// mayArrive returns why a session cannot be present with an info once it is subscribed to a topic;
+// nil: it can.
+func (p *presenceState) mayArrive(s *Session, topic string, info []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.checkBounds(s, topic, info, true)
+}
+
+// checkBounds returns why set must not make a session present with an info; nil: it may. mu is held.
+func (p *presenceState) checkBounds(s *Session, topic string, info []byte, subscribed bool) error {
+	bytes, elsewhere := len(info), 0
+	if extra := p.extras[s]; extra != nil {
+		bytes += extra.bytes
+		elsewhere = len(extra.elsewhere)
+	}
+	ref, known := p.refs[presentKey{s, topic}]
+	if known {
+		bytes -= len(p.table.Info(ref)) // the new info takes its place
+	}
+	switch {
+	case bytes > maxInfos:
+		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
+	case len(topic)+len(memberID(s))+len(info) > presence.MaxEntry:
+		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
+	case !known && !subscribed && elsewhere == maxElsewhere:
+		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
+	}
 	return nil
 }
 

@@ -441,6 +441,8 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 		}
 	}
 	refused("one kilobyte too much", `{"op":"present","id":1,"topic":"t","info":`+kilobyte+`}`, "too_big")
+	refused("one kilobyte too much with a subscription", `{"op":"subscribe","id":1,"topic":"t","info":`+kilobyte+`}`, "too_big")
+	livetest.Same(t, "subscribers", fmt.Sprint(h.Subscribers("t")), "0")
 	for i := range 100 - 64 {
 		c.Send(livetest.Operation("present", 1, fmt.Sprint("more ", i)))
 		if f, _ := c.Answer(); f.Op != "reply" {
@@ -464,7 +466,7 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 	})
 }
 
-// A session that has as many infos as it may have subscribes unseen. The log that says so may go to
+// A session whose user is too long to be told subscribes unseen. The log that says so may go to
 // subscribers of the same topic.
 func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T) {
 	t.Parallel()
@@ -477,13 +479,7 @@ func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T)
 		}
 	}))
 	h = livetest.Hosting{}.Start(t, opts)
-	c := watcher(t, h, "anna")
-	kilobyte := `"` + strings.Repeat("x", 1022) + `"`
-	for i := range 64 {
-		c.Send(fmt.Sprintf(`{"op":"present","id":1,"topic":"room %d","info":%s}`, i, kilobyte))
-		c.Answer()
-	}
-	c.Send(`{"op":"subscribe","topic":"t","info":1}`)
+	watcher(t, h, strings.Repeat("x", 16<<10)).Send(`{"op":"subscribe","topic":"t"}`)
 	if err := livetest.Receive(t, published); err != nil {
 		t.Error(err)
 	}
