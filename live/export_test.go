@@ -38,7 +38,7 @@ func PresenceLeft(s *Server) int {
 	p := &s.presence
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.refs) + len(p.extras) + len(p.busy) + len(p.listeners)
+	return len(p.refs) + len(p.extras) + len(p.untold) + len(p.listeners)
 }
 
 // BytesOf is how many bytes the histories of a broker count as.

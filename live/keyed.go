@@ -10,54 +10,55 @@ import (
 	"github.com/livetopic/livetopic/live/internal/frame"
 )
 
-// A keyed topic (TopicOptions.Keyed) is a table: of each key it has the newest publication. Its
-// feed holds the whole table, in place of a ring. So a client gets what it lacks from this server's
-// memory, however many clients come.
+// A keyed topic (TopicOptions.Keyed) is a table. The table has the newest publication of each key.
+// The feed of the topic holds the whole table, in place of a ring. So a client gets what it lacks
+// from this server's memory, however many clients come.
 //
-// A publication is applied if it follows what the table has of its key. What other servers publish may
-// get lost on its way all the same, and the next publication of the topic need not show it. So
-// the position that clients get is the one up to which the history was last compared: what came
-// since is sent to them again when they come back.
+// A publication is applied if it follows the publication that the table has of the same key. A
+// publication of another server may be lost on its way. If the next publication has another key, it
+// does not show that loss. So feed.compared is the position that clients get: up to there the table
+// was compared with the history. A client that comes back is sent what came after it once more.
 //
-// A client that lacks something catches up. It is sent the table in rounds, slot after slot, and of
-// each slot what was changed since the round before. So every key has its turn, however fast the
-// others change, and it is always the newest value that is sent.
+// A client that lacks something catches up. It is sent the table in rounds, slot after slot. In each
+// round it is sent the slots that were changed since the round before. So every key has its turn,
+// however fast the others change. The client is always sent the newest value.
 
-// sweep is how far a client has come in the table of a keyed topic. It is guarded by topic.mu. A
-// copy is not changed by what happens to the original.
+// sweep is how far a client has come in the table of a keyed topic. It is guarded by topic.mu. Its
+// runs are never changed in place, so a copy stays as it is when the original goes on.
 type sweep struct {
-	generation int64   // the feed's: another table has other slots
-	next       int     // the slot where the next part begins
-	runs       []slots // of all slots, in their order
+	generation int64     // the feed's: another table has other slots
+	next       int       // the slot where the next part begins
+	runs       []slotRun // they cover all slots, in order
 }
 
-// slots is a run of slots of which the client has the same changes.
-type slots struct {
+// slotRun is a run of neighbouring slots of which the client has the same changes. It begins where
+// the run before it ends.
+type slotRun struct {
 	end    int    // the run ends before this slot
 	fresh  bool   // the client has nothing of these slots, and knows nothing of their keys
 	offset uint64 // the client has all publications up to this offset
-	change uint64 // and all changes up to this one; 0: only the offset counts
+	change uint64 // the client has all changes up to this number; 0: it is not known, and only the offset counts
 }
 
 // sweepAll is the sweep of a client that has nothing.
-func (f *feed) sweepAll() sweep { return f.sweepFrom(slots{fresh: true}) }
+func (f *feed) sweepAll() sweep { return f.sweepFrom(slotRun{fresh: true}) }
 
 // sweepSince is the sweep of a client that has everything up to an offset.
-func (f *feed) sweepSince(offset uint64) sweep { return f.sweepFrom(slots{offset: offset}) }
+func (f *feed) sweepSince(offset uint64) sweep { return f.sweepFrom(slotRun{offset: offset}) }
 
 // sweepLatest is the sweep of a client that lacks the latest change, and before it had everything up
 // to an offset.
 func (f *feed) sweepLatest(before uint64) sweep {
-	return f.sweepFrom(slots{offset: before, change: f.keys.changes - 1})
+	return f.sweepFrom(slotRun{offset: before, change: f.keys.changes - 1})
 }
 
-func (f *feed) sweepFrom(all slots) sweep {
+func (f *feed) sweepFrom(all slotRun) sweep {
 	all.end = math.MaxInt
-	return sweep{generation: f.generation, runs: []slots{all}}
+	return sweep{generation: f.generation, runs: []slotRun{all}}
 }
 
-// lacks reports whether the client must be sent what a slot has.
-func (r *slots) lacks(s keySlot) bool {
+// lacks reports whether the client must be sent the publication of a slot.
+func (r *slotRun) lacks(s keySlot) bool {
 	switch {
 	case s.newest == nil, r.fresh && s.newest.Removed:
 		return false
@@ -67,17 +68,18 @@ func (r *slots) lacks(s keySlot) bool {
 	return s.newest.Offset > r.offset
 }
 
-// isLost reports whether the table has forgotten removals of which the client was not told.
+// isLost reports whether the client can no longer be told what was removed: the table began anew, or
+// has forgotten removals of which the client was not told.
 func (w *sweep) isLost(f *feed) bool {
 	k := f.keys
-	return w.generation != f.generation || slices.ContainsFunc(w.runs, func(r slots) bool {
+	return w.generation != f.generation || slices.ContainsFunc(w.runs, func(r slotRun) bool {
 		switch {
 		case r.fresh:
 			return false
 		case r.change > 0:
-			return k.forgotten > r.change
+			return k.forgottenChange > r.change
 		}
-		return k.low > r.offset
+		return k.forgottenUpto > r.offset
 	})
 }
 
@@ -92,17 +94,17 @@ func (w *sweep) offset() uint64 {
 
 // isAnswered reports whether the client was sent all slots once.
 func (w *sweep) isAnswered() bool {
-	return !slices.ContainsFunc(w.runs, func(r slots) bool { return r.change == 0 })
+	return !slices.ContainsFunc(w.runs, func(r slotRun) bool { return r.change == 0 })
 }
 
 // isFresh reports whether there are slots of which the client has nothing.
 func (w *sweep) isFresh() bool {
-	return slices.ContainsFunc(w.runs, func(r slots) bool { return r.fresh })
+	return slices.ContainsFunc(w.runs, func(r slotRun) bool { return r.fresh })
 }
 
-// collect returns what the client is sent next: as much as count and bytes allow, and one publication
-// at least if there is any. after is the sweep when it was sent. complete says that the client then
-// lacks nothing.
+// collect returns the publications that the client is sent next. They are as many as count and bytes
+// allow, and at least one if the client lacks any. after is the sweep once they are sent. complete
+// says that the client then lacks nothing.
 func (w sweep) collect(f *feed, count, bytes int) (found []*broker.Publication, after sweep, complete bool) {
 	k := f.keys
 	n := len(k.slots)
@@ -111,7 +113,7 @@ func (w sweep) collect(f *feed, count, bytes int) (found []*broker.Publication, 
 		begin = w.next
 	}
 	after = sweep{generation: w.generation, runs: slices.Clone(w.runs)}
-	now := slots{offset: f.compared, change: k.changes}
+	now := slotRun{offset: f.compared, change: k.changes}
 	for done := range n {
 		i := (begin + done) % n
 		if s := k.slots[i]; after.run(i).lacks(s) {
@@ -129,13 +131,14 @@ func (w sweep) collect(f *feed, count, bytes int) (found []*broker.Publication, 
 }
 
 // run returns the run of a slot.
-func (w *sweep) run(slot int) *slots {
-	i := slices.IndexFunc(w.runs, func(r slots) bool { return slot < r.end })
+func (w *sweep) run(slot int) *slotRun {
+	i := slices.IndexFunc(w.runs, func(r slotRun) bool { return slot < r.end })
 	return &w.runs[i]
 }
 
-// pass notes that the client has the slots from one to before another, which may lie a round further.
-func (w *sweep) pass(from, to, count int, now slots) {
+// pass notes that the client has the slots from one slot up to, and without, another slot. count is
+// how many slots the table has. If to is greater, the walk went on at slot 0.
+func (w *sweep) pass(from, to, count int, now slotRun) {
 	if to > count {
 		w.set(from, count, now)
 		from, to = 0, to-count
@@ -143,17 +146,18 @@ func (w *sweep) pass(from, to, count int, now slots) {
 	w.set(from, to, now)
 }
 
-// set puts a run in the place of what covers its slots.
-func (w *sweep) set(from, to int, now slots) {
+// set makes now the run of the slots from one slot up to, and without, another slot. Runs that cover
+// some of these slots are cut.
+func (w *sweep) set(from, to int, now slotRun) {
 	if from >= to {
 		return
 	}
 	now.end = to
-	var runs []slots
+	var runs []slotRun
 	begin := 0
 	placed := false
 	for _, r := range w.runs {
-		if begin < from { // what of the run lies before
+		if begin < from { // the piece of r before the new run
 			before := r
 			before.end = min(r.end, from)
 			runs = append(runs, before)
@@ -170,10 +174,11 @@ func (w *sweep) set(from, to int, now slots) {
 	w.runs = runs
 }
 
+// sizeInPart is roughly what a publication of a keyed topic takes in a part, in bytes.
 func sizeInPart(p *broker.Publication) int { return len(p.Data) + len(p.Key) + partOverhead }
 
-// safe returns the position up to which clients of a feed have everything, once they have what the
-// feed has. topic.mu is held.
+// safe returns the position that a client gets when it has everything that the feed has. Up to there
+// the client lacks nothing, also of what was lost on its way to this server. topic.mu is held.
 func (f *feed) safe() Position {
 	if f.keys != nil {
 		return Position{Epoch: f.at.Epoch, Offset: f.compared}
@@ -181,9 +186,9 @@ func (f *feed) safe() Position {
 	return f.at
 }
 
-// seenOf returns an offset up to which nothing is missing of a key. The table may have forgotten
-// removals that are newer than what it was last compared with. So keys.low says nothing of a key that
-// the table does not have.
+// seenOf returns an offset up to which the table has everything of a key. If the table does not have
+// the key, that is feed.compared and not keys.forgottenUpto: the forgotten removals may be newer
+// than the last comparison, and may be removals of other keys.
 func (f *feed) seenOf(key string) uint64 {
 	if p := f.keys.find(key); p != nil {
 		return p.Offset
@@ -191,25 +196,27 @@ func (f *feed) seenOf(key string) uint64 {
 	return f.compared
 }
 
-// followsKey reports whether a publication follows what the table has of its key.
+// followsKey reports whether a publication follows the publication that the table has of its key,
+// with none between them.
 func (f *feed) followsKey(p *broker.Publication) bool {
 	if known := f.keys.find(p.Key); known != nil {
 		return p.Prev <= known.Offset
 	}
-	// The key may have been removed up to low, and the table has forgotten that. A publication from
-	// before that removal may come again. So only a comparison tells whether it is new.
-	low := max(f.compared, f.keys.low)
-	return p.Offset > low && p.Prev <= low
+	// The key may have had a removal that the table has forgotten. A publication from before that
+	// removal may be delivered again. So up to forgottenUpto only a comparison with the history
+	// tells whether a publication is new.
+	known := max(f.compared, f.keys.forgottenUpto)
+	return p.Offset > known && p.Prev <= known
 }
 
-// receiveKey takes a delivery of a keyed topic; topic.mu is held.
+// receiveKey handles a delivery of a keyed topic; topic.mu is held.
 func (ts *topics) receiveKey(t *topic, p *broker.Publication) {
 	feed := t.feed
 	switch {
 	case ts.inProcess && p.Offset > feed.at.Offset+1: // the broker has dropped the table, and begun another
 		feed.park(p)
 		ts.startRepair(t)
-	case p.Epoch == feed.at.Epoch && p.Offset <= feed.seenOf(p.Key): // seen
+	case p.Epoch == feed.at.Epoch && p.Offset <= feed.seenOf(p.Key): // the table has it already
 	case p.Epoch == feed.at.Epoch && feed.followsKey(p):
 		ts.applyKey(t, p, delivered)
 	default:
@@ -230,8 +237,9 @@ func (ts *topics) applyKey(t *topic, p *broker.Publication, o origin) {
 	ts.fanOut(t, p, before, o)
 }
 
-// readTable reads what the history has of a keyed topic, up to a position. The error wraps that of the
-// broker.
+// readTable reads all publications that the history has of a keyed topic, up to a position. The
+// error is the broker's. It wraps ErrUnavailable if the history lags behind that position for long,
+// or ctx has ended.
 func (ts *topics) readTable(ctx context.Context, s *Session, name string, upto Position) ([]*broker.Publication, error) {
 	var all []*broker.Publication
 	for after, failures := uint64(0), 0; after < upto.Offset; {
@@ -252,14 +260,16 @@ func (ts *topics) readTable(ctx context.Context, s *Session, name string, upto P
 	return all, nil
 }
 
-// fillTable puts what the history has in the table of a feed that begins.
+// fillTable puts the publications of the history in the table of a feed that begins.
 func (f *feed) fillTable(all []*broker.Publication) {
 	for _, p := range all {
 		f.keys.put(p)
 	}
 }
 
-// fetchKeys compares the table of a keyed topic with the history, whose newest position is last.
+// fetchKeys compares the table of a keyed topic with the history, and applies what the table lacks.
+// last is the history's newest position. If the history no longer has everything after the table's
+// position, the table begins anew. The error is the broker's, errMore or errLagging.
 func (ts *topics) fetchKeys(ctx context.Context, t *topic, last Position) error {
 	t.mu.Lock()
 	from := t.feed.safe()
@@ -284,7 +294,8 @@ func (ts *topics) fetchKeys(ctx context.Context, t *topic, last Position) error 
 	return nil
 }
 
-// applyPage applies what the table lacks of a page of the history.
+// applyPage applies the publications of a page that the table lacks. The error is errMore if the page
+// does not reach last, and errLagging if it brought nothing new.
 func (ts *topics) applyPage(t *topic, page broker.Page, last Position) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -306,8 +317,9 @@ func (ts *topics) applyPage(t *topic, page broker.Page, last Position) error {
 	return errLagging
 }
 
-// restartTable begins the table anew, since the history no longer says what was removed, or began
-// anew. All subscribers are told of a gap, and are sent all keys.
+// restartTable begins the table anew. It is called when the history no longer tells which keys were
+// removed, or when the history itself began anew. All subscribers are told of a gap, and are sent
+// all keys.
 func (ts *topics) restartTable(t *topic, at Position, all []*broker.Publication) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -316,7 +328,7 @@ func (ts *topics) restartTable(t *topic, at Position, all []*broker.Publication)
 	for i := range t.subs {
 		sub := t.subs[i].subscription
 		if sub.cursor != nil {
-			continue // its next part finds out
+			continue // its next part finds that the table is another one
 		}
 		c := &cursor{at: Position{Epoch: at.Epoch}, gap: true, sweep: t.feed.sweepAll()}
 		if ts.fallBehind(sub, c) {
@@ -329,15 +341,15 @@ func (ts *topics) restartTable(t *topic, at Position, all []*broker.Publication)
 }
 
 // keyedBeginning finds out where a subscription to a keyed topic begins. The topic is locked before
-// and after, and may be unlocked meanwhile. again says that the caller must start over.
-func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (begin beginning, again bool, err error) {
+// and after, and may be unlocked meanwhile. retry says that the caller must start over.
+func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	if o.resume && (since.Epoch != feed.at.Epoch || since.Offset > feed.at.Offset) {
-		if again, err := ts.reach(ctx, t, o); err != nil || again {
-			return beginning{}, again, err
+		if retry, err := ts.reach(ctx, t, o); err != nil || retry {
+			return beginning{}, retry, err
 		}
 	}
-	if isBetween(since, Position{Epoch: feed.at.Epoch}, feed.at) && since.Offset < feed.keys.low {
+	if isBetween(since, Position{Epoch: feed.at.Epoch}, feed.at) && since.Offset < feed.keys.forgottenUpto {
 		if err := ts.learnRemovals(ctx, t, o); err != nil {
 			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
 		}
@@ -356,11 +368,11 @@ func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (
 	return begin, false, nil
 }
 
-// learnRemovals asks the history which keys were removed since a client's position, before the
-// removals that the table knows. If the history does not know them either, the table stays as it is. The
-// topic is locked before and after, and not meanwhile.
+// learnRemovals reads from the history the removals that the table has forgotten and that are newer
+// than a client's position. If the history does not have all of them, the table stays as it is. The
+// topic is locked before and after, and not meanwhile. The error is the broker's.
 func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) error {
-	generation, since, upto := t.feed.generation, o.since, t.feed.keys.low
+	generation, since, upto := t.feed.generation, o.since, t.feed.keys.forgottenUpto
 	var found []*broker.Publication
 	for after := since.Offset; after < upto; {
 		var page broker.Page
@@ -379,21 +391,21 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) er
 		}
 		found, after = append(found, page.Publications...), page.Upto
 	}
-	if t.feed.keys.low == upto { // else the table has forgotten newer removals meanwhile
+	if t.feed.keys.forgottenUpto == upto { // if not, the table has forgotten newer removals meanwhile
 		t.feed.keys.learn(since.Offset, found)
 	}
 	return nil
 }
 
-// nextKeys makes the next part of a subscription to a keyed topic. It unlocks the topic, which is
-// locked before.
+// nextKeys makes the next part of a subscription to a keyed topic. The caller has locked the topic,
+// and nextKeys unlocks it.
 func (ts *topics) nextKeys(s *Session, sub *subscription) part {
 	t, c := sub.topic, sub.cursor
 	feed := t.feed
 	if c.sweep.isLost(feed) {
-		next := c.sweep.next // else the last slots would never have their turn, if this happens again and again
+		next := c.sweep.next
 		c.at, c.gap, c.upto, c.sweep = Position{Epoch: feed.at.Epoch}, true, 0, feed.sweepAll()
-		c.sweep.next = next
+		c.sweep.next = next // a sweep that is lost again and again still reaches the last slots
 	}
 	count, bytes := s.partLimits()
 	if c.reply != nil {
@@ -415,10 +427,10 @@ func (ts *topics) nextKeys(s *Session, sub *subscription) part {
 	return p
 }
 
-// frameKeys makes the frame of a part.
+// frameKeys makes the frame of a part of a keyed topic: the reply, or a batch of publications.
 func (ts *topics) frameKeys(s *Session, sub *subscription, p *part, found []*broker.Publication) {
 	c := p.cursor
-	at := "" // of the last publication
+	at := "" // the position that the last publication carries; "": none
 	if p.at.Offset > c.at.Offset {
 		at = p.at.String()
 	}

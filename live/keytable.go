@@ -11,36 +11,35 @@ import (
 // defaultKeys is the History of a keyed topic that does not say how many keys it may have.
 const defaultKeys = 1000
 
-// A keyed topic remembers as many removals as it has keys, for clients that come back or read slowly. A
-// client that has missed more is sent all keys instead, which is then less. A small topic remembers
-// minRemoved, since it may have been larger a moment ago. A large topic remembers maxRemoved. One removal
-// takes up to 500 bytes, so all together take 5 MB at most.
+// A keyed topic remembers as many removals as it has keys, for clients that come back or read slowly.
+// A client that has missed more removals than that is sent all keys instead, because that is less. A
+// small topic remembers minRemoved removals, since it may have been larger a moment ago. A large topic
+// remembers at most maxRemoved. One removal takes up to 500 bytes, so all together take 5 MB at most.
 const (
 	minRemoved = 256
 	maxRemoved = 10_000
 )
 
-// keyTable holds the newest publication of each key of a topic, and the latest removals. Its owner
-// has the lock. A key keeps its slot, so that a client can be sent the table part by part while it
-// changes.
+// keyTable holds the newest publication of each key of a topic, and the latest removals. The lock of
+// its owner guards it: topic.mu or history.mu. A key keeps its slot, so that a client can be sent the
+// table part by part while it changes.
 type keyTable struct {
-	slots   []keySlot
-	index   map[string]int // from a key to its slot
-	free    []int          // slots without a key
-	removed []keySlotAt    // the latest removals, oldest first; some are void
-	keys    int            // that have a value
-	bytes   int
-	changes uint64 // grows with every publication that is put in it, and is never 0
+	slots      []keySlot
+	index      map[string]int // from a key to its slot
+	emptySlots []int          // slots without a key
+	removed    []keySlotAt    // the latest removals, oldest first; some are void
+	keys       int            // how many keys have a value
+	bytes      int            // of all slots, as sizeInTable counts
+	changes    uint64         // number of the newest change; grows with each publication, and is never 0
 
-	// What the table has forgotten: removals up to an offset, the last of which was this change.
-	low       uint64
-	forgotten uint64
+	forgottenUpto   uint64 // the table may have forgotten removals up to this offset
+	forgottenChange uint64 // number of the newest change that is a forgotten removal; 0: there is none
 }
 
 // keySlot is the place of one key.
 type keySlot struct {
-	newest *broker.Publication // nil: the slot is free
-	change uint64              // the number of the change that put it there
+	newest *broker.Publication // a value or a removal; nil: the slot has no key
+	change uint64              // number of the change that put newest there
 }
 
 // keySlotAt is a slot as it was after a change. It is void if the slot was changed since.
@@ -49,9 +48,9 @@ type keySlotAt struct {
 	change uint64
 }
 
-// newKeyTable returns a table that knows nothing of what was removed up to an offset.
-func newKeyTable(low uint64) *keyTable {
-	return &keyTable{index: make(map[string]int), changes: 1, low: low}
+// newKeyTable returns an empty table. The removals up to an offset count as forgotten.
+func newKeyTable(upto uint64) *keyTable {
+	return &keyTable{index: make(map[string]int), changes: 1, forgottenUpto: upto}
 }
 
 // put makes a publication the newest of its key.
@@ -60,7 +59,7 @@ func (k *keyTable) put(p *broker.Publication) {
 	if known {
 		k.uncount(k.slots[i].newest)
 	} else {
-		i = k.freeSlot()
+		i = k.takeSlot()
 		k.index[p.Key] = i
 	}
 	k.changes++
@@ -75,7 +74,7 @@ func (k *keyTable) put(p *broker.Publication) {
 	for k.removals() > most {
 		k.forgetRemoval()
 	}
-	if len(k.removed) > 2*most { // keys have come back, so half of these are void
+	if len(k.removed) > 2*most { // at most half of these still stand: the other keys have come back
 		k.removed = slices.DeleteFunc(k.removed, k.isVoid)
 	}
 }
@@ -85,16 +84,18 @@ func (k *keyTable) removals() int { return len(k.index) - k.keys }
 
 func (k *keyTable) isVoid(at keySlotAt) bool { return k.slots[at.slot].change != at.change }
 
-func (k *keyTable) freeSlot() int {
-	if n := len(k.free); n > 0 {
-		i := k.free[n-1]
-		k.free = k.free[:n-1]
+// takeSlot returns a slot for a new key.
+func (k *keyTable) takeSlot() int {
+	if n := len(k.emptySlots); n > 0 {
+		i := k.emptySlots[n-1]
+		k.emptySlots = k.emptySlots[:n-1]
 		return i
 	}
 	k.slots = append(k.slots, keySlot{})
 	return len(k.slots) - 1
 }
 
+// uncount takes a publication that leaves its slot out of keys and bytes.
 func (k *keyTable) uncount(p *broker.Publication) {
 	k.bytes -= sizeInTable(p)
 	if !p.Removed {
@@ -107,14 +108,14 @@ func (k *keyTable) forgetRemoval() {
 	oldest := k.removed[0]
 	k.removed = k.removed[1:]
 	if !k.isVoid(oldest) {
-		k.low, k.forgotten = max(k.low, k.slots[oldest.slot].newest.Offset), oldest.change
+		k.forgottenUpto, k.forgottenChange = max(k.forgottenUpto, k.slots[oldest.slot].newest.Offset), oldest.change
 		k.drop(oldest.slot)
 	}
 }
 
-// makeSpace reports whether a publication can take the place of what its key has, so that the table
-// takes no more than most bytes. For that it forgets removals, the oldest first. A value that is no
-// larger than the one before always can.
+// makeSpace reports whether the table takes at most so many bytes after a publication is put in it.
+// To make that true it forgets removals, the oldest first. A publication that is not larger than the
+// one before of its key is always allowed.
 func (k *keyTable) makeSpace(p *broker.Publication, most int) bool {
 	for {
 		grows := sizeInTable(p)
@@ -131,13 +132,13 @@ func (k *keyTable) makeSpace(p *broker.Publication, most int) bool {
 	}
 }
 
-// learn adds removals that the history remembers: all that there were after an offset, if that is
-// lower than low.
+// learn adds removals that the table had forgotten. found has all removals of the history after an
+// offset. If that offset is not before forgottenUpto, they are not needed.
 func (k *keyTable) learn(offset uint64, found []*broker.Publication) {
-	if offset >= k.low {
+	if offset >= k.forgottenUpto {
 		return
 	}
-	k.low = offset
+	k.forgottenUpto = offset
 	for _, p := range found {
 		if p.Removed && k.find(p.Key) == nil {
 			k.put(p)
@@ -145,16 +146,16 @@ func (k *keyTable) learn(offset uint64, found []*broker.Publication) {
 	}
 }
 
-// drop frees a slot.
+// drop empties a slot.
 func (k *keyTable) drop(i int) {
 	p := k.slots[i].newest
 	k.uncount(p)
 	delete(k.index, p.Key)
 	k.slots[i] = keySlot{}
-	k.free = append(k.free, i)
+	k.emptySlots = append(k.emptySlots, i)
 }
 
-// find returns the newest publication of a key; nil: the table has none.
+// find returns the newest publication of a key, which may be a removal; nil: the table has none.
 func (k *keyTable) find(key string) *broker.Publication {
 	if i, known := k.index[key]; known {
 		return k.slots[i].newest
@@ -168,7 +169,7 @@ func (k *keyTable) hasValue(key string) bool {
 	return p != nil && !p.Removed
 }
 
-// between returns the publications after one offset and up to another, oldest first.
+// between returns the values and removals after one offset and up to another, oldest first.
 func (k *keyTable) between(after, upto uint64) []*broker.Publication {
 	var found []*broker.Publication
 	for _, s := range k.slots {
@@ -186,8 +187,8 @@ func (k *keyTable) values(limit int) []*broker.Publication {
 	return all[max(len(all)-limit, 0):]
 }
 
-// olderThan returns the keys whose value was published longer ago than an age. It forgets the
-// removals that were.
+// olderThan returns the keys whose value was published longer ago than an age. It also forgets the
+// removals that were published longer ago.
 func (k *keyTable) olderThan(age time.Duration, now time.Time) (keys []string) {
 	for _, s := range k.slots {
 		if p := s.newest; p != nil && !p.Removed && now.Sub(p.Time) > age {
@@ -214,8 +215,8 @@ func (k *keyTable) oldest() (at time.Time, ok bool) {
 	return at, ok
 }
 
-// sizeInTable is what a publication takes in a table, in bytes: its data, its key twice, and the
-// structs around them.
+// sizeInTable is what a publication takes in a table, in bytes: its data, its key in the publication
+// and in index, and the structs around them.
 func sizeInTable(p *broker.Publication) int {
 	return len(p.Data) + 2*len(p.Key) + publicationBytes
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// MemoryOptions configures a MemoryBroker.
+// MemoryOptions configures a MemoryBroker. Values below 0 count as 0.
 type MemoryOptions struct {
 	// MaxTopics bounds how many topics without a subscriber have a history. Beyond that, the
 	// histories that were neither written nor read for the longest time are dropped. A
@@ -23,17 +23,18 @@ type MemoryOptions struct {
 	MaxTopics int
 
 	// MaxBytes bounds the bytes of all histories together: their data, and 200 bytes for
-	// each publication. Histories of topics with subscribers count too. Beyond that, the
-	// histories that were neither written nor read for the longest time are dropped. A
-	// client that reads on in such a history is told that there is a gap. One topic takes
-	// at most half of MaxBytes, but its newest publication is kept whatever its size.
-	// 0: 256 MiB.
+	// each publication; a key counts twice. Histories of topics with subscribers count too.
+	// Beyond that, the histories that were neither written nor read for the longest time are
+	// dropped. A client that reads on in such a history is told that there is a gap. One topic
+	// takes at most half of MaxBytes, but its newest publication is kept whatever its size. A
+	// keyed topic drops no values: Publish returns ErrTooManyKeys. 0: 256 MiB.
 	MaxBytes int
 }
 
 // MemoryBroker is the Broker of one process. A Server makes a MemoryBroker for itself when
-// Options.Broker is nil. It serves one Server: New panics for a second one. Its histories are
-// lost when the process ends. Its epoch is random, so that a client then learns of the gap.
+// Options.Broker is nil. A MemoryBroker serves one Server: New panics for a second one. Its
+// histories are lost when the process ends. Each MemoryBroker has a random epoch, so a client
+// that comes back to the next process is told that there is a gap.
 type MemoryBroker struct {
 	options MemoryOptions
 	epoch   string
@@ -47,13 +48,13 @@ type MemoryBroker struct {
 	mu        sync.Mutex // guards the fields below; taken under history.mu
 	histories map[string]*history
 	byUse     list.List // the histories, the least recently used first
-	quiet     int       // how many histories belong to topics without a subscriber
+	unwatched int       // how many histories belong to topics without a subscriber
 	bytes     int       // of all histories
 	forgotten uint64    // the greatest number of all dropped histories of topics without a subscriber
 	ids       publicationIDs
 
 	// wanted has the topics that keep history and have a subscriber. If such a topic has no
-	// history yet, its first publication gets the number that follows this value.
+	// history now, the number of its next publication follows this value.
 	wanted map[string]uint64
 }
 
@@ -67,13 +68,13 @@ type history struct {
 	kept    []*broker.Publication // oldest first
 	size    int                   // how many publications to keep; the newest publication said so
 	age     time.Duration         // how long to keep them; 0: for ever
-	keys    *keyTable             // of a keyed topic, in place of kept
+	keys    *keyTable             // of a keyed topic, in place of kept; nil: the topic is not keyed
 	expires *time.Timer           // for the next value that gets too old; nil: there is none
 
 	// Guarded by MemoryBroker.mu:
 	place *list.Element // in MemoryBroker.byUse; nil: the history was dropped
 	bytes int           // of kept or keys; written with both locks held
-	last  uint64        // the newest number; written with both locks held
+	last  uint64        // number of the newest publication; written with both locks held
 }
 
 // publicationBytes is the memory that a publication takes besides its data: the struct, its
@@ -116,7 +117,7 @@ func (b *MemoryBroker) Subscribe(_ context.Context, topic string) error {
 	}
 	b.wanted[topic] = b.forgotten
 	if b.histories[topic] != nil {
-		b.quiet--
+		b.unwatched--
 	}
 	return nil
 }
@@ -129,15 +130,16 @@ func (b *MemoryBroker) Unsubscribe(topic string) error {
 	switch {
 	case !known:
 	case b.histories[topic] != nil:
-		b.quiet++
-	default: // its history was dropped, but its next numbers must be greater than the old ones
+		b.unwatched++
+	default: // its history was dropped, but its next numbers must be greater than those it had
 		b.forgotten = max(b.forgotten, start)
 	}
 	delete(b.wanted, topic)
 	return nil
 }
 
-// Publish implements broker.Broker. When it returns, the publication was delivered.
+// Publish implements broker.Broker. When Publish returns nil, the publication was delivered. The
+// error is ErrServerClosed, or wraps ErrTooManyKeys.
 func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
 	if b.closed.Load() {
 		return Position{}, ErrServerClosed
@@ -160,16 +162,16 @@ func (b *MemoryBroker) Publish(_ context.Context, topic string, data []byte, o b
 		b.putKey(h, p)
 	} else {
 		h.kept = append(h.kept, p)
-		b.makeRoom(h, len(data)+publicationBytes-h.trim(p.Time))
+		b.account(h, len(data)+publicationBytes-h.trim(p.Time))
 	}
 	b.sink.Deliver(p)
 	return p.Position, nil
 }
 
-// number gives a publication its position, and returns its topic's history with the history's lock
-// held. done says that the publication need not be made. Either a publication with the same ID was
-// made before, and the position is that of the earlier publication. Or the publication removes a key
-// that has no value.
+// number gives a publication its position, and returns its topic's history. The caller must unlock
+// the history, also after an error. done says that there is nothing to publish, in two cases. A
+// publication with the same ID was made before: the position is then that of the earlier publication.
+// Or the publication removes a key that has no value. The error wraps ErrTooManyKeys.
 func (b *MemoryBroker) number(p *broker.Publication, o *broker.PublishOptions) (h *history, done bool, err error) {
 	for {
 		b.mu.Lock()
@@ -214,8 +216,8 @@ func (b *MemoryBroker) stamp(h *history, p *broker.Publication) {
 	p.Position = Position{Epoch: b.epoch, Offset: h.last}
 }
 
-// makeKeyed makes a history a table, or a plain history again, as the newest publication says. What it
-// kept before has no place in it. Both locks are held.
+// makeKeyed makes a history a table, or a plain history again, as the newest publication says. If that
+// is a change, all older publications are dropped. Both locks are held.
 func (b *MemoryBroker) makeKeyed(h *history, keyed bool) {
 	if keyed == (h.keys != nil) {
 		return
@@ -227,13 +229,14 @@ func (b *MemoryBroker) makeKeyed(h *history, keyed bool) {
 	}
 }
 
-// prepareKey makes sure that a publication of a keyed topic can be made; both locks are held. done
-// says that it removes a key that has no value. If the table may have forgotten the key, it is removed
-// again: clients may still have it.
+// prepareKey checks whether a publication of a keyed topic can be made. done says that the publication
+// removes a key that has no value, so there is nothing to publish. A key that the table does not know
+// is removed all the same once the table has forgotten removals: clients may still have that key.
+// Both locks are held. The error wraps ErrTooManyKeys.
 func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (done bool, err error) {
 	known := h.keys.hasValue(p.Key)
 	switch {
-	case p.Removed && !known && (h.keys.low == 0 || h.keys.find(p.Key) != nil):
+	case p.Removed && !known && (h.keys.forgottenUpto == 0 || h.keys.find(p.Key) != nil):
 		p.Position = Position{Epoch: b.epoch, Offset: h.last}
 		return true, nil
 	case p.Removed:
@@ -248,7 +251,7 @@ func (b *MemoryBroker) prepareKey(h *history, p *broker.Publication, most int) (
 // putKey makes a publication the newest of its key; h.mu is held.
 func (b *MemoryBroker) putKey(h *history, p *broker.Publication) {
 	h.keys.put(p)
-	b.makeRoom(h, h.keys.bytes-h.bytes)
+	b.account(h, h.keys.bytes-h.bytes)
 	if h.age > 0 && h.expires == nil {
 		h.expires = time.AfterFunc(h.age, func() { b.expire(h) })
 	}
@@ -278,14 +281,15 @@ func (b *MemoryBroker) expire(h *history) {
 		h.keys.put(p)
 		b.sink.Deliver(p)
 	}
-	b.makeRoom(h, h.keys.bytes-h.bytes)
+	b.account(h, h.keys.bytes-h.bytes)
 	if oldest, ok := h.keys.oldest(); ok {
 		h.expires = time.AfterFunc(max(h.age-now.Sub(oldest), h.age/expiryParts), func() { b.expire(h) })
 	}
 }
 
-// expiryParts bounds how often the values of a topic are looked through for those that are too old: so
-// many times within HistoryAge. A value may be kept longer than that by as much.
+// expiryParts bounds how often a topic is searched for values that are too old: 16 times within
+// HistoryAge. So a value may be kept for a sixteenth of HistoryAge longer. More searches would cost a
+// large topic much, because each visits all keys.
 const expiryParts = 16
 
 // isRepeated reports whether a publication with the ID was made before. It notes the ID.
@@ -306,10 +310,10 @@ func (b *MemoryBroker) isRepeated(topic, id string) bool {
 func (b *MemoryBroker) begin(topic string) *history {
 	h := &history{topic: topic, last: b.startOf(topic)}
 	if _, known := b.wanted[topic]; !known {
-		if b.quiet >= b.options.MaxTopics {
-			b.forgetQuiet(b.options.MaxTopics/10 + 1)
+		if b.unwatched >= b.options.MaxTopics {
+			b.forgetUnwatched(b.options.MaxTopics/10 + 1)
 		}
-		b.quiet++
+		b.unwatched++
 	}
 	h.place = b.byUse.PushBack(h)
 	b.histories[topic] = h
@@ -325,10 +329,10 @@ func (b *MemoryBroker) startOf(topic string) uint64 {
 	return b.forgotten
 }
 
-// forgetQuiet drops the least recently used histories of topics without a subscriber: as many as
-// count says. mu is held. begin drops a tenth of MaxTopics at a time, so that this walk is seldom
-// made.
-func (b *MemoryBroker) forgetQuiet(count int) {
+// forgetUnwatched drops the least recently used histories of topics without a subscriber: as many as
+// count says. mu is held. begin has a tenth of MaxTopics dropped at a time, so that this walk is
+// seldom made.
+func (b *MemoryBroker) forgetUnwatched(count int) {
 	for e := b.byUse.Front(); e != nil && count > 0; {
 		h := e.Value.(*history)
 		e = e.Next()
@@ -347,10 +351,10 @@ func (b *MemoryBroker) forget(h *history) {
 	b.bytes -= h.bytes
 	last := h.last
 	if h.keys != nil {
-		last++ // all keys are gone, so a client that was at h.last misses that
+		last++ // a client at h.last is then told of a gap: it does not know that all keys are gone
 	}
 	if _, known := b.wanted[h.topic]; !known {
-		b.quiet--
+		b.unwatched--
 		b.forgotten = max(b.forgotten, last)
 		return
 	}
@@ -360,14 +364,15 @@ func (b *MemoryBroker) forget(h *history) {
 	}
 }
 
-// errTableDropped tells the server that its subscribers have keys that the broker has no more. So
-// nothing would remove them when they are too old, and nothing would count them.
+// errTableDropped tells the server that its subscribers have keys that the broker no longer has. The
+// broker would not remove these keys when they are too old, and would not count them. So the server
+// must tell the subscribers that they are gone.
 var errTableDropped = errors.New("live: the keys of a topic were dropped for want of space; see MemoryOptions.MaxBytes")
 
-// makeRoom notes by how many bytes a history has grown. If this history then takes more than half
-// of MaxBytes, makeRoom drops its oldest publications. If all histories together take more than
-// MaxBytes, it drops other histories. h.mu is held.
-func (b *MemoryBroker) makeRoom(h *history, grown int) {
+// account notes by how many bytes a history has grown, and makes space. If this history then takes
+// more than half of MaxBytes, account drops its oldest publications. If all histories together take
+// more than MaxBytes, account drops other histories, the least recently used first. h.mu is held.
+func (b *MemoryBroker) account(h *history, grown int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if h.place == nil {
@@ -470,7 +475,7 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 	if h.keys != nil {
 		return b.readKeys(h, after, upto, limit), nil
 	}
-	b.makeRoom(h, -h.trim(time.Now()))
+	b.account(h, -h.trim(time.Now()))
 	first := h.last + 1
 	if len(h.kept) > 0 {
 		first = h.kept[0].Offset
@@ -492,7 +497,7 @@ func (b *MemoryBroker) Read(_ context.Context, topic string, after, upto uint64,
 
 // readKeys is Read for a keyed topic; h.mu is held.
 func (b *MemoryBroker) readKeys(h *history, after, upto uint64, limit int) broker.Page {
-	page := broker.Page{Epoch: b.epoch, Upto: h.last, Complete: after >= h.keys.low && after <= h.last}
+	page := broker.Page{Epoch: b.epoch, Upto: h.last, Complete: after >= h.keys.forgottenUpto && after <= h.last}
 	page.Publications = h.keys.between(after, upto)
 	if len(page.Publications) > limit {
 		page.Publications = page.Publications[:limit]
@@ -515,7 +520,7 @@ func (b *MemoryBroker) Tail(_ context.Context, topic string, limit int) (broker.
 	if h.keys != nil {
 		return broker.Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: h.keys.values(limit)}, nil
 	}
-	b.makeRoom(h, -h.trim(time.Now()))
+	b.account(h, -h.trim(time.Now()))
 	from := max(len(h.kept)-limit, 0)
 	return broker.Page{Epoch: b.epoch, Upto: h.last, Complete: true, Publications: slices.Clone(h.kept[from:])}, nil
 }

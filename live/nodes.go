@@ -18,37 +18,36 @@ import (
 
 // Node is a server of the Broker, with its figures.
 type Node struct {
-	// ID tells the server from all others. It is random, and new after each start.
+	// ID names the server. It is random, and a server has another ID after each start.
 	ID string
 
 	// Name is the server's Options.NodeName.
 	Name string
 
-	// Since is when the server was made. The clock of the server that was asked for its Nodes
-	// says so, not the other's.
+	// Since is when the server was made, on the clock of the server whose Nodes was called.
 	Since time.Time
 
-	// Self says that this is the server that was asked.
+	// Self says that this is the server whose Nodes was called.
 	Self bool
 
 	// Draining says that Shutdown was called. The server leaves the list when Shutdown returns.
 	Draining bool
 
-	// Stats are the figures of the server. Those of another server are up to two seconds old. A
-	// figure that the other server does not know, because its version is older, is 0.
+	// Stats has the figures of the server. Those of another server are up to two seconds old, and
+	// older while it is cut off. A server of an older version may not know a figure. It is then 0.
 	Stats Stats
 
-	// Heard is when the figures came.
+	// Heard is when the figures came, on the clock of the server whose Nodes was called.
 	Heard time.Time
 }
 
 // Nodes returns the servers of the Broker, in the order of their names. This server is always among
-// them. The others tell of themselves every two seconds, so a server that has started is there
-// within two seconds of its connection to them. A server that is killed or cut off is gone after
-// nine seconds. If the Broker serves one process only, there is only this server.
+// them. Each server tells the others about itself every two seconds. So a new server is in the list
+// two seconds after it has reached them. A server that is killed or cut off leaves the list after
+// nine seconds. If the Broker serves one process only, this server is the only one.
 //
-// The figures may be added up. A session is at one server. A topic with subscribers at two servers
-// counts at both.
+// The figures may be added up. A session counts at one server. A topic with subscribers at two
+// servers counts at both.
 func (s *Server) Nodes() []Node {
 	now := time.Now()
 	s.mu.Lock()
@@ -71,28 +70,29 @@ func (s *Server) Nodes() []Node {
 
 const (
 	// nodeBeatEvery is the time between two beats of a server. A person who looks at the figures
-	// waits that long for new ones, and a beat is half a kilobyte.
+	// waits that long for new ones. A beat has half a kilobyte, so it costs little.
 	nodeBeatEvery = 2 * time.Second
 
-	// nodeDeadAfter is after how long a silence a server is taken for dead. Four beats in a row
-	// must be lost before a living server is. It is the same for presence.
+	// nodeDeadAfter is how long a server may be silent before it counts as dead. Four beats in a
+	// row must be lost until a living server counts as dead. Presence has the same bound.
 	nodeDeadAfter = 9 * time.Second
 
-	// maxNodes bounds how many other servers are known. No application has as many.
+	// maxNodes bounds how many other servers are known. No application has as many. Without a
+	// bound, a program that may publish to the bus could fill the memory.
 	maxNodes = 1024
 
-	// maxNodeBeat bounds the bytes of a beat. A beat of today has less than one kilobyte, and
-	// later versions may tell more.
+	// maxNodeBeat bounds the bytes of a beat. Today a beat has less than one kilobyte. Later
+	// versions may tell more.
 	maxNodeBeat = 16 << 10
 
-	// maxNodeName bounds a name. All servers hold it.
+	// maxNodeName bounds the bytes of a name, as a host's name is bounded. All servers hold it.
 	maxNodeName = 255
 )
 
-// nodeBeat is what a server tells of itself, as JSON. A field that a server does not know is ignored,
-// so later versions may add some, also to Stats.
+// nodeBeat is the JSON that a server sends about itself. A server ignores fields that it does not
+// know, so later versions may add fields, also to Stats.
 type nodeBeat struct {
-	Number   uint64 `json:"number"` // 1, 2, and so on; the bus may double beats, and change their order
+	Number   uint64 `json:"number"` // 1, 2, and so on: the bus may repeat beats, and change their order
 	Name     string `json:"name"`
 	Age      int64  `json:"age"` // milliseconds since the server was made
 	Draining bool   `json:"draining,omitempty"`
@@ -100,26 +100,28 @@ type nodeBeat struct {
 	Stats    Stats  `json:"stats"`
 }
 
-// nodes is what a server knows of the other servers of its Broker, and what tells them of this one.
+// nodes knows the other servers of the Broker, and tells them about this server.
 type nodes struct {
 	server *Server
-	id     string
-	since  time.Time
+	id     string    // of this server
+	since  time.Time // when this server was made
 
-	sending chan struct{} // holds one while a beat is sent; guards sent and over. It comes before all locks
-	sent    uint64        // number of the newest beat
-	over    bool          // the last beat was sent
+	// sending is a lock: it holds one element while a beat is sent. It guards the two fields below,
+	// and is taken before all other locks.
+	sending  chan struct{}
+	sent     uint64 // number of the newest beat
+	sentLast bool   // the last beat was sent, and no other may follow
 
-	mu     sync.Mutex            // guards what follows; no other lock is taken under it
+	mu     sync.Mutex            // guards the fields below; no other lock is taken under it
 	others map[string]*otherNode // by ID
-	timer  *time.Timer           // for the next beat; nil: none is due, because this server is alone or has stopped
+	timer  *time.Timer           // for the next beat; nil: no beat is due, because this server is alone or has stopped
 }
 
 // otherNode is another server.
 type otherNode struct {
 	beat  nodeBeat  // the newest
-	heard time.Time // when it came
-	since time.Time
+	heard time.Time // when beat came
+	since time.Time // when the server was made, on the clock of this server
 }
 
 func (n *nodes) init(s *Server) {
@@ -140,7 +142,8 @@ func (n *nodes) start() {
 	n.timer = time.AfterFunc(0, n.beat)
 }
 
-// beat tells the other servers of this one, and has itself called again.
+// beat tells the other servers about this one, and sets the timer for the next beat. The timer calls
+// it.
 func (n *nodes) beat() {
 	n.tell(false)
 	n.mu.Lock()
@@ -150,7 +153,7 @@ func (n *nodes) beat() {
 	}
 }
 
-// hurry sends a beat at once, because there is news.
+// hurry has the next beat sent at once, because there is news.
 func (n *nodes) hurry() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -180,15 +183,15 @@ func (n *nodes) stop() {
 	}
 }
 
-// tell sends a beat to all servers.
+// tell sends a beat to all servers. gone says that it is the last beat.
 func (n *nodes) tell(gone bool) {
 	n.sending <- struct{}{}
 	defer func() { <-n.sending }()
-	if n.over {
-		return // this beat was late
+	if n.sentLast {
+		return // the timer has called beat before stop, and beat has waited for the last beat
 	}
 	n.sent++
-	n.over = gone
+	n.sentLast = gone
 	s := n.server
 	s.mu.Lock()
 	draining := s.draining
@@ -208,13 +211,13 @@ func (n *nodes) tell(gone bool) {
 	defer cancel()
 	s.callSafely("Bus.Broadcast", "kind", "node", func() {
 		if err := s.broadcast(ctx, encodeBroadcast(typeNode, n.id, data)); err != nil {
-			// The broker itself tells that it is out of reach.
+			// For debugging only: the broker itself logs that it cannot be reached.
 			s.logOfClient(slog.LevelDebug, "live: the other servers were not told of this one", "err", err)
 		}
 	})
 }
 
-// hear takes a beat.
+// hear handles a beat of the server with an ID.
 func (n *nodes) hear(id string, data []byte) {
 	if id == n.id {
 		return
@@ -242,13 +245,13 @@ func (n *nodes) hear(id string, data []byte) {
 	o.beat, o.heard = b, now
 }
 
-// dropSilent forgets servers that are silent; mu is held. A server that has told that it is gone is
-// kept for as long, so that an older beat that comes late does not bring it back.
+// dropSilent forgets servers that have been silent for nodeDeadAfter; mu is held. A server that has
+// sent its last beat is kept for as long. So an older beat that comes late does not bring it back.
 func (n *nodes) dropSilent(now time.Time) {
 	maps.DeleteFunc(n.others, func(_ string, o *otherNode) bool { return now.Sub(o.heard) >= nodeDeadAfter })
 }
 
-// list returns the other servers.
+// list returns the other servers that have not sent their last beat.
 func (n *nodes) list(now time.Time) []Node {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -270,7 +273,7 @@ func (n *nodes) list(now time.Time) []Node {
 	return all
 }
 
-// nodeName returns a name in the form in which servers hold it.
+// nodeName returns a name without the bytes that are too many or not UTF-8.
 func nodeName(name string) string {
 	return strings.ToValidUTF8(name[:min(len(name), maxNodeName)], "")
 }

@@ -315,6 +315,9 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 		if info, err = s.mayBePresent(op); err != nil {
 			return nil, err
 		}
+		if err := s.server.presence.mayArrive(s, op.topic, info); err != nil {
+			return nil, err // now, because after the reply there may be no error
+		}
 	}
 	asked, keyed := op.since != "", s.server.topics.options(op.topic).Keyed
 	o := subscribing{since: since, resume: asked, last: min(op.last, maxNewest), pays: true,

@@ -12,18 +12,21 @@ import (
 // parts.
 
 const (
-	// partBytes is how much a client is sent at a time. A ping or a publication of another
-	// topic may wait behind it: half a second at 64 KB/s.
+	// partBytes is how many bytes a client is sent at a time. A ping or a publication of another
+	// topic may wait behind them: half a second at 64 KB/s.
 	partBytes = 32 << 10
 
-	// minPartBytes is the size that a part may always have, however small QueueBytes is.
+	// minPartBytes is the size that a part may always have, however small QueueBytes is. It holds
+	// a small publication and its frame, so that a client makes progress.
 	minPartBytes = 512
 
-	// maxUncut is the longest answer of OnRequest that is sent in one frame.
+	// maxUncut is the longest answer of OnRequest that is sent in one frame. An answer a little
+	// longer than a part is not worth a second frame.
 	maxUncut = 2 * partBytes
 
-	// firstPage and maxPage bound how many publications the broker is asked for at a
-	// time: firstPage at first, and more when it is known that they are small.
+	// firstPage and maxPage bound how many publications the broker is asked for at a time. The
+	// first question asks for firstPage, and the next ones for more if the publications are
+	// small. 64 publications of 512 bytes fill a part. 1,000 small ones fill a part as well.
 	firstPage = 64
 	maxPage   = 1000
 )
@@ -33,26 +36,26 @@ type part struct {
 	cursor *cursor      // the subscription's; nil: nothing can be sent now
 	frame  *frame.Frame // nil: nothing is sent, the cursor only moves
 	at     Position     // the position of the cursor after this part
-	answer bool         // the client asked for it, so it counts for the client's rate
-	data   int          // bytes of what it was made of, before compression
+	answer bool         // the client asked for the publications, so they count for its rate
+	data   int          // bytes of the publications, before compression
 	reply  bool         // the frame is the reply
 	gap    bool         // after this part the client must still be told of a gap
 	last   bool         // the subscription is live after this part
 
 	// Of a keyed topic:
 	sweep    *sweep // the cursor's after this part
-	complete bool   // the client then lacks nothing ...
-	change   uint64 // ... up to this change
-	fresh    bool   // the client knows nothing of some keys: not even what it has published itself
+	complete bool   // the client then has all changes up to change
+	change   uint64 // number of the newest change when the part was made
+	fresh    bool   // the client knows nothing of some keys, so it is sent its own publications too
 }
 
-// nextPart makes the next part of what a subscription has missed. If it has missed nothing
-// more it is live again, and there is no part.
+// nextPart makes the next part of what a subscription has missed. If nothing is left, the
+// subscription is live again, and the part is empty.
 func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	t.mu.Lock()
 	c := sub.cursor
-	if c == nil || c.stateReply != nil { // the client may just have asked for the state, which comes first
+	if c == nil || c.stateReply != nil { // live; or the client has just asked for the state, which is sent first
 		t.mu.Unlock()
 		return part{}
 	}
@@ -69,7 +72,7 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 		// The history began anew, or lost its end.
 		m.lose(Position{Epoch: feed.at.Epoch, Offset: feed.ringAfter}, true)
 		c.page = nil
-		c.upto = 0 // of another history: nothing that follows answers the client
+		c.upto = 0 // it is of the old history: nothing that follows answers the client
 	}
 	if m.upto == feed.at && !m.gap && m.reply == nil {
 		ts.goLive(sub)
@@ -105,28 +108,29 @@ type missed struct {
 	upto         Position // ... up to and including this one
 	publications []*broker.Publication
 	bytes        int       // of publications, as bytesOf counts
-	gap          bool      // publications before from were lost, and the client does not know
+	gap          bool      // publications before from were lost, and the client was not told yet
 	reply        replyFunc // nil: the part is not a reply
 	recovered    bool      // for reply
 }
 
+// add appends publications. After them m reaches up to an offset.
 func (m *missed) add(publications []*broker.Publication, upto uint64) {
 	m.publications = append(m.publications, publications...)
 	m.bytes += bytesOf(publications)
 	m.upto.Offset = max(m.upto.Offset, upto)
 }
 
-// lose moves m forward to a position, because the history no longer has what lies before it.
-// gap says whether the client misses that.
+// lose moves m forward to a position, because the history no longer has the publications before it.
+// gap says whether that is a loss for the client.
 func (m *missed) lose(before Position, gap bool) {
 	m.gap = m.gap || gap
 	m.from, m.upto = before, before
 }
 
-// collect adds the publications that follow m, from the ring or else from the broker. For a
-// reply it reads page after page until there is enough for a full part. Another part need
-// not be full: one page is enough. It reports whether a part can be made of m. If not, it
-// has waited.
+// collect adds the publications that follow m: from the ring, or from the broker if the ring does
+// not reach back so far. For a reply it reads page after page until a part is full. For any other
+// part one page is enough. collect reports whether a part can be made of m. If it returns false, it
+// has waited, and the caller may try again.
 func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 	for m.bytes < partBytes {
 		t.mu.Lock()
@@ -158,9 +162,9 @@ func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 	return true
 }
 
-// readOn reads what follows m, up to a position, from the broker's history. It reports whether
-// m got further. If not, it has waited, or the page begins after a gap and m already holds
-// publications, which must be sent first.
+// readOn reads what follows m from the broker's history, up to a position. It reports whether m has
+// grown. If it returns false, there are two cases. The history gave nothing, and readOn has waited.
+// Or the page begins after a gap, and m holds publications that must be sent before the gap.
 func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
 	ctx := s.ctx
 	ts.stopMaking() // others may make parts meanwhile
@@ -201,8 +205,8 @@ func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Positi
 	return false
 }
 
-// oldestUpto returns the offset from which a cursor goes on if the broker's history has
-// nothing up to a position. The feed's ring may still have the last publications before it.
+// oldestUpto returns the offset from which a cursor goes on if the broker's history has no
+// publication left up to a position. The feed's ring may still have some of those before it.
 func (ts *topics) oldestUpto(t *topic, at Position) uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -222,7 +226,8 @@ func nextLimit(page []*broker.Publication) int {
 	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
 }
 
-// readPage reads a page from the broker for a session, when it is its turn.
+// readPage reads a page from the broker when it is the session's turn. The error is the broker's, or
+// that of ctx.
 func (ts *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (broker.Page, error) {
 	return ts.read(ctx, s, func() (broker.Page, error) {
 		ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
@@ -232,6 +237,8 @@ func (ts *topics) readPage(ctx context.Context, s *Session, topic string, after,
 }
 
 // makePart makes a part of the first publications of m, as many as fit.
+//
+// A reply that tells of a gap carries no publications: those after the gap come in the next parts.
 func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) part {
 	count, bytes := s.partLimits()
 	if m.reply != nil {
@@ -245,24 +252,29 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 		m.upto = publications[len(publications)-1].Position
 	}
 	c.newest = false
-	if m.reply != nil {
-		if m.gap { // the publications after the gap come in the next parts
-			ts.counters.gaps.Add(1)
-			m.upto, publications, m.recovered = m.from, nil, false
-			c.upto = 0 // so what follows is not marked as recovered: the answer says that it is not
-		}
-		messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications, true)
-		return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
-	}
-	batch := frame.Batch{Compact: s.compressed}
-	if !s.compressed { // else it takes much less
-		batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
-	}
 	if m.gap {
 		ts.counters.gaps.Add(1)
-		if s.wire == wireV1 {
-			batch.Append(gapFrame(sub.topic.name, m.from.String()))
-		}
+	}
+	if m.reply == nil {
+		made := &sharedPart{upto: m.upto, frame: ts.missedFrames(s, sub, c, m, publications), data: bytesOf(publications)}
+		return ts.share(s, sub, c, m, publications, made)
+	}
+	if m.gap {
+		m.upto, publications, m.recovered = m.from, nil, false
+		c.upto = 0 // the reply says that not everything is recovered, so nothing after it is marked as recovered
+	}
+	messages := appendMessages(make([]byte, 0, bytesOf(publications)), publications, true)
+	return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, messages: messages, data: len(messages)})
+}
+
+// missedFrames makes the frames of a part that is not a reply: the gap, and then the publications.
+func (ts *topics) missedFrames(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication) *frame.Frame {
+	batch := frame.Batch{Compact: s.compressed}
+	if !s.compressed { // compressed frames take much less
+		batch.Grow(bytesOf(publications) + len(publications)*len(sub.topic.name))
+	}
+	if m.gap && s.wire == wireV1 {
+		batch.Append(gapFrame(sub.topic.name, m.from.String()))
 	}
 	for _, pub := range publications {
 		if pub.Except != "" && pub.Except == s.id && pub.Offset > c.upto {
@@ -270,10 +282,11 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 		}
 		batch.Append(ts.missedFrame(sub.topic, s, pub, pub.Offset <= c.upto))
 	}
-	return ts.share(s, sub, c, m, publications, &sharedPart{upto: m.upto, frame: batch.Frame(), data: bytesOf(publications)})
+	return batch.Frame()
 }
 
-// share keeps what was made, for other sessions, and returns this session's part.
+// share keeps what was made for this session, so that other sessions can use it, and returns this
+// session's part.
 func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publications []*broker.Publication, made *sharedPart) part {
 	if !m.gap && len(publications) > 0 {
 		made.since = ts.arrivedBy(sub.topic, publications[0])
@@ -282,10 +295,10 @@ func (ts *topics) share(s *Session, sub *subscription, c *cursor, m missed, publ
 	return s.partOf(c, m, made)
 }
 
-// arrivedBy returns a time. The publication came then or before; see feed.arrivedBy.
+// arrivedBy returns a time at which the publication had come at the latest; see feed.arrivedBy.
 func (ts *topics) arrivedBy(t *topic, p *broker.Publication) int64 {
 	if t.opts.HistoryAge == 0 {
-		return 0 // it does not matter
+		return 0 // no publication of the topic is ever too old
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -315,9 +328,9 @@ func (ts *topics) missedFrame(t *topic, s *Session, p *broker.Publication, recov
 	return f
 }
 
-// partLimits returns how many publications a part may have, if each is a frame of its own,
-// and how many bytes. A part is made when half of the session's queue is free. It takes a
-// quarter of the queue at most, so that space is left for other topics.
+// partLimits returns how many publications a part may have if each is a frame of its own, and how
+// many bytes a part may have. A part is made when half of the session's queue is free. It takes at
+// most a quarter of the queue, so that space is left for other topics.
 func (s *Session) partLimits() (count, bytes int) {
 	o := &s.server.opts
 	return max(o.QueueSize/4, 1), max(min(o.QueueBytes/4, partBytes), minPartBytes)
@@ -334,9 +347,11 @@ func limitPart(publications []*broker.Publication, count, bytes int) (first []*b
 	return publications, true
 }
 
-// partOverhead is roughly what a publication takes in a part besides its data.
+// partOverhead is roughly how many bytes a publication takes in a part besides its data: the names of
+// the JSON members, and its position.
 const partOverhead = 64
 
+// bytesOf is roughly how many bytes publications take in a part.
 func bytesOf(publications []*broker.Publication) int {
 	n := 0
 	for _, p := range publications {
@@ -345,9 +360,9 @@ func bytesOf(publications []*broker.Publication) int {
 	return n
 }
 
-// newestPart makes the part for a topic that drops publications, or keeps no history. It
-// tells the client of the gap, and has the newest publication if there is one. The
-// subscription is live after it. topic.mu is held.
+// newestPart makes the part for a topic that drops publications, or keeps no history. The part tells
+// the client of the gap, and has the newest publication if there is one. After it the subscription is
+// live. topic.mu is held.
 func (ts *topics) newestPart(s *Session, sub *subscription) part {
 	t := sub.topic
 	p := part{cursor: sub.cursor, last: true}

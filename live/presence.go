@@ -18,8 +18,8 @@ import (
 	"github.com/livetopic/livetopic/live/internal/presence"
 )
 
-// Presence says whether servers keep track of who is in a topic, and what clients see of it. A
-// session is present in a topic while it is subscribed, or after SetPresence.
+// Presence says whether the servers keep track of who is present in a topic, and what clients see
+// of it. A session is present in a topic while it is subscribed, or after SetPresence.
 type Presence int
 
 const (
@@ -33,18 +33,20 @@ const (
 	// PresenceCounted: clients of live.v1 that are subscribed see how many members there are.
 	PresenceCounted
 
-	// PresenceVisible: clients of live.v1 that are subscribed see who is present, with UserID and
-	// info of every session. In a topic with more members than PresenceLimit they see how many
-	// there are.
+	// PresenceVisible: clients of live.v1 that are subscribed see who is present: of each member
+	// the ID, and the info of each of its sessions. In a topic with more members than
+	// PresenceLimit they see how many there are.
 	PresenceVisible
 )
 
 // Member is a user who is present in a topic, or a session without a user.
 type Member struct {
-	// ID is what clients of live.v1 know the member by. It is the UserID, or begins with ':'.
+	// ID is the name by which clients of live.v1 know the member. It is the UserID, or begins
+	// with ':'.
 	ID string
 
-	// UserID is the user, as Options.UserID told. "": the member is one session without a user.
+	// UserID is the user, as Options.UserID returned it. "": the member is one session without a
+	// user.
 	UserID string
 
 	// Sessions has an element for each session of the user in this topic, on any server.
@@ -53,7 +55,9 @@ type Member struct {
 
 // MemberSession is a session of a Member.
 type MemberSession struct {
-	Info json.RawMessage // what SetPresence set last; nil: nothing. It must not be changed
+	// Info is what the session, or its client, has told about itself; see SetPresence and
+	// OnPresence. nil: nothing. It must not be changed.
+	Info json.RawMessage
 }
 
 // ErrNoPresence is wrapped by the error for a topic whose TopicOptions.Presence is PresenceOff.
@@ -62,9 +66,9 @@ var ErrNoPresence = errors.New("live: topic has no presence")
 func errNoPresence(topic string) error { return fmt.Errorf("%w: %q", ErrNoPresence, topic) }
 
 // Presence returns who is present in a topic, on all servers of the Broker, in the order of the
-// IDs. A session that has ended is there until PresenceGrace is over. What other servers have to
-// tell takes some tens of milliseconds as a rule. A server that is killed, or cut off, is noticed
-// within ten seconds.
+// IDs. A session that has ended counts as present until PresenceGrace is over. News
+// of other servers comes some tens of milliseconds later as a rule. The members of a server that
+// is killed, or cut off, are gone within ten seconds.
 func (s *Server) Presence(topic string) []Member {
 	p := &s.presence
 	p.mu.Lock()
@@ -75,8 +79,7 @@ func (s *Server) Presence(topic string) []Member {
 	return membersOf(p.table.Members(topic))
 }
 
-// PresenceCount returns how many members Presence would return. It costs the same however many
-// they are.
+// PresenceCount returns how many members Presence would return. It costs the same for any number.
 func (s *Server) PresenceCount(topic string) int {
 	p := &s.presence
 	p.mu.Lock()
@@ -87,18 +90,19 @@ func (s *Server) PresenceCount(topic string) int {
 	return p.table.Count(topic)
 }
 
-// SetPresence makes the session present in a topic, whether it is subscribed or not, with an info
-// that is marshalled to JSON; JSON in a []byte stays as it is, and nil is no info. If the session is
-// present already, only the info changes. OnSubscribe may call SetPresence to give a session
-// its info before others see it.
+// SetPresence makes the session present in a topic, whether it is subscribed or not. Others see it
+// with an info, which is marshalled to JSON. JSON in a []byte stays as it is, and nil is no info. If
+// the session is present already, only the info changes. OnSubscribe may call SetPresence, so that
+// others see the session with its info from the beginning.
 //
-// A session stops being present when it is unsubscribed from the topic, with ClearPresence, and
-// when it ends.
+// A session stops being present when it is unsubscribed from the topic, when ClearPresence is
+// called, and when it ends.
 //
-// The error is ErrSessionClosed if the session has ended. It wraps ErrNoPresence, ErrInvalidTopic
-// or ErrInvalidData, or ErrTooLarge if the info has more than 1 KB, or those of all topics of the
-// session together more than 64 KB. It wraps ErrTooManyTopics if the session is present in 100
-// topics without being subscribed.
+// The error is ErrSessionClosed if the session has ended. It wraps ErrInvalidTopic, ErrNoPresence
+// or ErrInvalidData. It wraps ErrTooLarge if the info has more than 1 KB, if the infos of the
+// session in all topics together have more than 64 KB, or if topic, user and info together have
+// more than 16 KB. It wraps ErrTooManyTopics if the session is present in 100 other topics without
+// being subscribed.
 func (s *Session) SetPresence(topic string, info any) error {
 	var data []byte
 	if info != nil {
@@ -111,7 +115,7 @@ func (s *Session) SetPresence(topic string, info any) error {
 	return s.setPresence(topic, data)
 }
 
-// setPresence is SetPresence for JSON that nobody changes.
+// setPresence is SetPresence for an info that is JSON already, and that nobody changes.
 func (s *Session) setPresence(topic string, info []byte) error {
 	if err := s.server.checkTopic(topic); err != nil {
 		return err
@@ -130,29 +134,32 @@ func (s *Session) setPresence(topic string, info []byte) error {
 	return s.server.presence.set(s, topic, info, s.subs.find(topic) != nil)
 }
 
-// ClearPresence makes the session not present in a topic. If it is subscribed it stays so, unseen.
+// ClearPresence ends the presence of the session in a topic. A subscription goes on, unseen. It does
+// nothing if the session is not present.
 func (s *Session) ClearPresence(topic string) {
 	s.server.presence.leave(s, topic)
 }
 
-// Unseen makes Subscribe not make the session present.
+// Unseen makes Subscribe leave the session as it is: the subscription does not make it present.
 func Unseen() SubscribeOption {
 	return func(o *subscribing) { o.unseen = true }
 }
 
 const (
-	// maxInfo bounds an info. Every server holds it, and every client that watches gets it.
+	// maxInfo bounds the bytes of an info. Every server holds it, and every client that watches
+	// gets it. A name, a colour and what the user does fit in it.
 	maxInfo = 1 << 10
 
-	// maxInfos bounds the infos of one session together. A client that is present in many topics
-	// would else cost every server megabytes.
+	// maxInfos bounds the bytes of the infos of one session together. Without it a client in
+	// 10,000 topics could make every server hold 10 MB.
 	maxInfos = 64 << 10
 
 	// maxElsewhere bounds in how many topics a session is present without being subscribed.
-	// Subscriptions have a bound of their own.
+	// Subscriptions are bounded by MaxTopics. A page has seldom more than a few such topics.
 	maxElsewhere = 100
 )
 
+// checkInfo checks the size of an info, and that it is JSON.
 func checkInfo(info []byte) error {
 	if len(info) > maxInfo {
 		return fmt.Errorf("%w: the info has %d bytes, and may have %d", ErrTooLarge, len(info), maxInfo)
@@ -160,20 +167,20 @@ func checkInfo(info []byte) error {
 	return broker.CheckData(info)
 }
 
-// presenceState is what a server knows of who is present where.
+// presenceState is what a server knows of who is present in which topic.
 type presenceState struct {
 	server *Server
-	wakes  chan struct{} // holds one if something must be done soon
+	wakes  chan struct{} // holds one element if something must be done soon
 
-	mu        sync.Mutex // guards what follows; see topics for the order of locks
-	table     *presence.Table
-	running   bool                     // run does what is due
-	stopped   bool                     // by Shutdown
-	ended     chan struct{}            // closed when run has ended after stopped
-	refs      map[presentKey]uint64    // the entries of this server's sessions in table
-	extras    map[*Session]*extraInfos // only of sessions that have some
-	busy      map[string]bool          // topics with something to tell; true: members may have changed
-	listeners map[string][]*presenceListener
+	mu        sync.Mutex                     // guards the fields below; see topics for the order of locks
+	table     *presence.Table                // nil: presence was not used yet
+	running   bool                           // the goroutine of run is there
+	stopped   bool                           // by Shutdown
+	ended     chan struct{}                  // closed when run has ended after stopped; nil: not stopped
+	refs      map[presentKey]uint64          // the entries of this server's sessions in table
+	extras    map[*Session]*extraInfos       // of sessions that have an info, or are present without being subscribed
+	untold    map[string]bool                // topics whose clients or listeners may have to be told; true: members may have changed
+	listeners map[string][]*presenceListener // by topic
 }
 
 // presentKey names the presence of a session in a topic.
@@ -182,7 +189,7 @@ type presentKey struct {
 	topic   string
 }
 
-// extraInfos is what most sessions do not have.
+// extraInfos counts what most sessions do not have: infos, and presence without a subscription.
 type extraInfos struct {
 	bytes     int      // of the session's infos in all topics
 	elsewhere []string // topics in which it is present without being subscribed
@@ -193,11 +200,11 @@ func (p *presenceState) init(s *Server) {
 	p.wakes = make(chan struct{}, 1)
 	p.refs = make(map[presentKey]uint64)
 	p.extras = make(map[*Session]*extraInfos)
-	p.busy = make(map[string]bool)
+	p.untold = make(map[string]bool)
 	p.listeners = make(map[string][]*presenceListener)
 }
 
-// use returns the table, which is made when it is used first; mu is held.
+// use returns the table, and makes it when it is used for the first time; mu is held.
 func (p *presenceState) use() *presence.Table {
 	if p.table == nil {
 		c := presence.Config{Grace: max(p.server.opts.PresenceGrace, 0), Alone: p.server.isAlone()}
@@ -207,7 +214,7 @@ func (p *presenceState) use() *presence.Table {
 	return p.table
 }
 
-// figures are for Stats.
+// figures returns what Stats tells of presence.
 func (p *presenceState) figures() (present, peers int, junk uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,38 +224,29 @@ func (p *presenceState) figures() (present, peers int, junk uint64) {
 	return p.table.Own(), p.table.Peers(), p.table.Junk()
 }
 
-// set makes a session present, or changes its info. The caller holds the session's mu, and has seen
-// that the session is open. Or it holds the mu of a topic to which the session is subscribed, and
-// which the session leaves after that when it ends.
+// set makes a session present, or changes its info.
+//
+// The session must be removed again when it ends. So the caller holds Session.mu, and has seen that
+// the session is open: leaveAll comes later. Or the caller holds the mu of a topic to which the
+// session is subscribed: the session leaves that topic later.
 func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	table, now := p.use(), clock.Now()
-	key := presentKey{s, topic}
-	ref, known := p.refs[key]
-	before := 0
-	if known {
-		before = len(table.Info(ref))
+	if err := p.checkBounds(s, topic, info, subscribed); err != nil {
+		return err
 	}
+	table, now := p.use(), clock.Now()
 	extra := p.extras[s]
 	if extra == nil {
 		extra = &extraInfos{}
 	}
-	id := memberID(s)
-	switch {
-	case extra.bytes+len(info)-before > maxInfos:
-		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
-	case len(topic)+len(id)+len(info) > presence.MaxEntry:
-		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
-	case !known && !subscribed && len(extra.elsewhere) == maxElsewhere:
-		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
-	}
-	extra.bytes += len(info) - before
-	switch {
-	case known:
+	extra.bytes += len(info)
+	key := presentKey{s, topic}
+	if ref, known := p.refs[key]; known {
+		extra.bytes -= len(table.Info(ref))
 		table.Change(ref, info, now)
-	default:
-		p.refs[key] = table.Enter(topic, id, info, now)
+	} else {
+		p.refs[key] = table.Enter(topic, memberID(s), info, now)
 		if !subscribed {
 			extra.elsewhere = append(extra.elsewhere, topic)
 		}
@@ -258,8 +256,38 @@ func (p *presenceState) set(s *Session, topic string, info []byte, subscribed bo
 	return nil
 }
 
-// arrived notes that a session has subscribed; its topic's mu is held. It stays as present as it is
-// if it is present already.
+// mayArrive returns why a session cannot be present with an info once it is subscribed to a topic;
+// nil: it can.
+func (p *presenceState) mayArrive(s *Session, topic string, info []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.checkBounds(s, topic, info, true)
+}
+
+// checkBounds returns why set must not make a session present with an info; nil: it may. mu is held.
+func (p *presenceState) checkBounds(s *Session, topic string, info []byte, subscribed bool) error {
+	bytes, elsewhere := len(info), 0
+	if extra := p.extras[s]; extra != nil {
+		bytes += extra.bytes
+		elsewhere = len(extra.elsewhere)
+	}
+	ref, known := p.refs[presentKey{s, topic}]
+	if known {
+		bytes -= len(p.table.Info(ref)) // the new info takes its place
+	}
+	switch {
+	case bytes > maxInfos:
+		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
+	case len(topic)+len(memberID(s))+len(info) > presence.MaxEntry:
+		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
+	case !known && !subscribed && elsewhere == maxElsewhere:
+		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
+	}
+	return nil
+}
+
+// arrived notes that a session has subscribed; topic.mu is held. If the session is present already,
+// it stays present, and keeps its info unless the subscription brings another.
 func (p *presenceState) arrived(sub *subscription, o *subscribing) {
 	t := sub.topic
 	if sub.wire == wireV1 && t.opts.Presence >= PresenceCounted {
@@ -279,11 +307,12 @@ func (p *presenceState) arrived(sub *subscription, o *subscribing) {
 		return
 	}
 	if err := p.set(sub.session, t.name, info, true); err != nil {
-		p.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", t.name, "session", sub.session.id, "err", err)
+		// The goroutine ends when the line is written. The topic is locked now, and a slog.Handler may publish to it.
+		go p.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", t.name, "session", sub.session.id, "err", err)
 	}
 }
 
-// departed notes that a session is unsubscribed; its topic's mu is held.
+// departed notes that a session is unsubscribed; topic.mu is held.
 func (p *presenceState) departed(sub *subscription) {
 	t := sub.topic
 	if sub.wire == wireV1 && t.opts.Presence >= PresenceCounted {
@@ -292,13 +321,14 @@ func (p *presenceState) departed(sub *subscription) {
 	p.leave(sub.session, t.name)
 }
 
-// leave makes a session not present in a topic.
+// leave ends the presence of a session in a topic.
 func (p *presenceState) leave(s *Session, topic string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.leaveLocked(s, topic)
 }
 
+// leaveLocked is leave with mu held.
 func (p *presenceState) leaveLocked(s *Session, topic string) {
 	key := presentKey{s, topic}
 	ref, known := p.refs[key]
@@ -307,7 +337,7 @@ func (p *presenceState) leaveLocked(s *Session, topic string) {
 	}
 	delete(p.refs, key)
 	if len(p.refs) == 0 {
-		p.refs = make(map[presentKey]uint64) // the old map keeps the space of all that were ever there
+		p.refs = make(map[presentKey]uint64) // the old map keeps the space of the most entries that it ever had
 	}
 	if extra := p.extras[s]; extra != nil {
 		extra.bytes -= len(p.table.Info(ref))
@@ -318,7 +348,8 @@ func (p *presenceState) leaveLocked(s *Session, topic string) {
 	p.wake()
 }
 
-// leaveAll is called when a session has ended and is unsubscribed from all topics.
+// leaveAll ends the presence of a session in topics without a subscription. It is called when the
+// session has ended, and is unsubscribed from all topics.
 func (p *presenceState) leaveAll(s *Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -332,6 +363,7 @@ func (p *presenceState) leaveAll(s *Session) {
 	delete(p.extras, s)
 }
 
+// forgetElsewhere notes that a session is subscribed to a topic, or no longer present in it; mu is held.
 func (p *presenceState) forgetElsewhere(s *Session, topic string) {
 	extra := p.extras[s]
 	if extra == nil {
@@ -343,6 +375,7 @@ func (p *presenceState) forgetElsewhere(s *Session, topic string) {
 	}
 }
 
+// keepExtra keeps the counts of a session, unless they are all zero; mu is held.
 func (p *presenceState) keepExtra(s *Session, extra *extraInfos) {
 	if extra.bytes > 0 || len(extra.elsewhere) > 0 {
 		p.extras[s] = extra
@@ -351,8 +384,9 @@ func (p *presenceState) keepExtra(s *Session, extra *extraInfos) {
 	}
 }
 
-// memberID returns what a session's member is called. Sessions without a user are members of their
-// own. Their IDs tell nobody the ID of the session, which a program may treat as a secret.
+// memberID returns the ID of the member to which a session belongs. A session without a user is a
+// member of its own. Such an ID does not tell the ID of the session, which a program may treat as a
+// secret: it has 96 bits of a hash, so two sessions never share one.
 func memberID(s *Session) string {
 	switch {
 	case s.user == "":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"sync"
@@ -440,6 +441,8 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 		}
 	}
 	refused("one kilobyte too much", `{"op":"present","id":1,"topic":"t","info":`+kilobyte+`}`, "too_big")
+	refused("one kilobyte too much with a subscription", `{"op":"subscribe","id":1,"topic":"t","info":`+kilobyte+`}`, "too_big")
+	livetest.Same(t, "subscribers", fmt.Sprint(h.Subscribers("t")), "0")
 	for i := range 100 - 64 {
 		c.Send(livetest.Operation("present", 1, fmt.Sprint("more ", i)))
 		if f, _ := c.Answer(); f.Op != "reply" {
@@ -461,6 +464,25 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 		}
 		return n+h.PresenceCount("t") == 0
 	})
+}
+
+// A session whose user is too long to be told subscribes unseen. The log that says so may go to
+// subscribers of the same topic.
+func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T) {
+	t.Parallel()
+	published := make(chan error, 1)
+	var h *livetest.Host
+	opts := present(visible)
+	opts.Logger = slog.New(logCalls(func(line slog.Record) {
+		if line.Message == "live: session is not seen" {
+			published <- h.Publish("t", []byte(`1`))
+		}
+	}))
+	h = livetest.Hosting{}.Start(t, opts)
+	watcher(t, h, strings.Repeat("x", 16<<10)).Send(`{"op":"subscribe","topic":"t"}`)
+	if err := livetest.Receive(t, published); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestPresenceWithoutOnPresenceIsForbidden(t *testing.T) {

@@ -14,37 +14,38 @@ import (
 // topic has more members than its limit, it gets their number instead.
 //
 // A client that reads slowly is told nothing while more than half of its queue is taken. When there
-// is space again it gets the state anew. So presence never fills a queue, and never closes a
-// session.
+// is space again, it gets the whole state once more. So presence never fills a queue, and never
+// closes a session.
 //
-// A state comes in parts, in the order in which the members were told of first. Differences go on
-// between the parts. A member that is in a later part is told as it is then, so nothing has to be
-// held for the client but the number of the last member that it got.
+// A state is sent in parts. Its members are sorted by their Order: a member that was told of later
+// has a greater one. Differences are sent between the parts. A part tells its members as they are
+// when the part is made. So for each client only the Order of the last member that it got is held.
 
 const (
 	// defaultPresenceLimit is the default of TopicOptions.PresenceLimit. Nobody reads a longer
 	// list, and the state of 500 members takes some 30 KB.
 	defaultPresenceLimit = 500
 
-	// watcherPause is how much time between two differences each watching session adds: a topic
-	// costs 2,000 deliveries of differences a second at most, until the pause is
-	// maxPresencePause. The least pause, minPresencePause, is what a person takes for at once.
+	// watcherPause is how much longer each watching session makes the pause between two
+	// differences of a topic. So a topic costs at most 2,000 deliveries of differences a second,
+	// as long as the pause is below maxPresencePause. A person takes minPresencePause for at
+	// once. Nobody should wait longer than maxPresencePause for news, however large the topic is.
 	watcherPause     = 500 * time.Microsecond
 	minPresencePause = 100 * time.Millisecond
 	maxPresencePause = 5 * time.Second
 )
 
-// watching is what a topic holds for the sessions that are told who is present. It is guarded by
-// topic.mu.
+// watching is what a topic holds for its watching sessions: those that are told who is present. It
+// is guarded by topic.mu.
 type watching struct {
 	sessions int
-	pending  map[*subscription]uint64 // those that need the state; the Order up to which they have it
-	due      int64                    // not before this time are differences told again
-	counting bool                     // they are told a number only
+	pending  map[*subscription]uint64 // sessions that need the state, with the Order up to which they have it; 0: they have nothing
+	due      int64                    // differences are not told before this time
+	counting bool                     // the sessions are told a number only
 	count    int                      // the number that was told last
 }
 
-// watch makes a session one that is told; topic.mu is held.
+// watch makes a session a watching session; topic.mu is held.
 func (p *presenceState) watch(t *topic, sub *subscription) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,11 +56,11 @@ func (p *presenceState) watch(t *topic, sub *subscription) {
 	}
 	t.watching.sessions++
 	t.watching.pending[sub] = 0
-	p.busy[t.name] = p.busy[t.name] || false // its changes, if there are any, stay noted
+	p.untold[t.name] = p.untold[t.name] || false // a true stays true
 	p.wake()
 }
 
-// unwatch undoes watch; topic.mu is held.
+// unwatch undoes watch for a session; topic.mu is held.
 func (p *presenceState) unwatch(t *topic, sub *subscription) {
 	w := t.watching
 	delete(w.pending, sub)
@@ -78,15 +79,15 @@ func (t *topic) mustCount(members int) bool {
 	return t.opts.Presence == PresenceCounted || members > t.opts.PresenceLimit
 }
 
-// mayList reports whether clients that were told a number are told members again. There is a tenth
-// between the two limits, so that a topic at its limit does not change to and fro.
+// mayList reports whether clients that were told a number are told members again. That takes a tenth
+// less members than PresenceLimit, so that a topic at its limit does not change to and fro.
 func (t *topic) mayList(members int) bool {
 	return t.opts.Presence == PresenceVisible && members <= t.opts.PresenceLimit-t.opts.PresenceLimit/10
 }
 
-// serve tells listeners and clients what is new in a topic. again says that it must be called again
-// soon, and still that members may have changed that nobody was told of.
-func (p *presenceState) serve(name string, changed bool, now int64) (again, still bool) {
+// serve tells listeners and clients what is new in a topic. changed says that members may have
+// changed. If rerun is true, serve must be called again soon, and then with stillChanged.
+func (p *presenceState) serve(name string, changed bool, now int64) (rerun, stillChanged bool) {
 	t := p.server.topics.find(name)
 	if t == nil {
 		if changed {
@@ -113,13 +114,13 @@ func (p *presenceState) serve(name string, changed bool, now int64) (again, stil
 	return len(w.pending) > 0 || changed && !due, changed && !due
 }
 
-// pauseFor returns the time between two differences for so many sessions.
+// pauseFor returns the pause between two differences of a topic with so many watching sessions.
 func pauseFor(sessions int) time.Duration {
 	return min(max(time.Duration(sessions)*watcherPause, minPresencePause), maxPresencePause)
 }
 
-// flush returns what has changed in a topic, and tells its listeners. count is how many members
-// were told of then.
+// flush returns what has changed in a topic, and tells its listeners. count is how many members the
+// topic has after that.
 func (p *presenceState) flush(name string) (d presence.Diff, count int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -158,7 +159,7 @@ func (p *presenceState) tellCount(t *topic, count int) {
 	p.fanOut(t, p.finish([]*frame.Frame{countFrame(t, count)}))
 }
 
-// tellStateAnew makes all watching sessions get the state; topic.mu is held.
+// tellStateAnew has all watching sessions sent the state; topic.mu is held.
 func (p *presenceState) tellStateAnew(t *topic) {
 	for i := range t.subs {
 		if sub := &t.subs[i]; sub.wire == wireV1 {
@@ -167,8 +168,8 @@ func (p *presenceState) tellStateAnew(t *topic) {
 	}
 }
 
-// fanOut queues frames for the watching sessions that have the state, or some of it. A session whose queue
-// has no space gets the state later. topic.mu is held.
+// fanOut queues frames for the watching sessions that have at least some of the state. A session
+// whose queue has no space gets the state later. topic.mu is held.
 func (p *presenceState) fanOut(t *topic, frames []*frame.Frame) {
 	w := t.watching
 	var ready outbox.List
@@ -177,7 +178,7 @@ func (p *presenceState) fanOut(t *topic, frames []*frame.Frame) {
 		if sub.wire != wireV1 {
 			continue
 		}
-		if order, waits := w.pending[sub.subscription]; waits && order == 0 {
+		if order, needsState := w.pending[sub.subscription]; needsState && order == 0 {
 			continue
 		}
 		if !queueAll(sub.out, frames, &ready) {
@@ -190,8 +191,8 @@ func (p *presenceState) fanOut(t *topic, frames []*frame.Frame) {
 	p.server.writers.Write(&ready)
 }
 
-// queueAll queues frames if they fit in a half of the queue, and reports whether all of them were
-// queued. A session that has ended needs none.
+// queueAll queues frames as long as half of the queue is free, and reports whether all of them were
+// queued. For a session that has ended it reports true.
 func queueAll(out *outbox.Box, frames []*frame.Frame, ready *outbox.List) bool {
 	for _, f := range frames {
 		if !out.IsHalfFree() || out.Add(f, ready) == outbox.ErrFull {
@@ -201,11 +202,11 @@ func queueAll(out *outbox.Box, frames []*frame.Frame, ready *outbox.List) bool {
 	return true
 }
 
-// sendStates sends the next part of the state to the sessions that need it, and for whose part there
-// is space. topic.mu is held.
+// sendStates sends the next part of the state to each session that needs it, if half of its queue is
+// free. topic.mu is held.
 func (p *presenceState) sendStates(t *topic) {
 	w := t.watching
-	parts := make(map[uint64]statePart) // by the Order after which they begin; sessions share them
+	parts := make(map[uint64]statePart) // by the Order after which they begin; sessions share parts
 	var ready outbox.List
 	for sub, after := range w.pending {
 		if sub.awaitsReply() || !sub.session.out.IsHalfFree() {
@@ -227,8 +228,8 @@ func (p *presenceState) sendStates(t *topic) {
 	p.server.writers.Write(&ready)
 }
 
-// awaitsReply reports whether the answer to a client's subscribe is still to come. Nothing of the
-// topic comes before it. topic.mu is held.
+// awaitsReply reports whether the answer to a client's subscribe was not queued yet. No frame of the
+// topic may come before that answer. topic.mu is held.
 func (sub *subscription) awaitsReply() bool {
 	return sub.cursor != nil && sub.cursor.reply != nil
 }
@@ -240,6 +241,7 @@ type statePart struct {
 	last  bool
 }
 
+// statePart makes the part of a topic's state that has the members after an Order; topic.mu is held.
 func (p *presenceState) statePart(t *topic, after uint64) statePart {
 	p.mu.Lock()
 	count := p.table.ShownCount(t.name)
@@ -261,12 +263,12 @@ func (p *presenceState) statePart(t *topic, after uint64) statePart {
 	return part
 }
 
-// partSize is how many bytes a frame of presence has at most, as far as its members are small.
+// partSize is how many bytes a frame of presence has at most. One member may take more.
 func (p *presenceState) partSize() int {
 	return max(min(p.server.opts.QueueBytes/4, partBytes), minPartBytes)
 }
 
-// finish compresses frames, if a session may need that.
+// finish compresses frames if any session of the server has compression.
 func (p *presenceState) finish(frames []*frame.Frame) []*frame.Frame {
 	if p.server.topics.compressed.Load() > 0 {
 		for _, f := range frames {

@@ -8,21 +8,23 @@ import (
 	"github.com/livetopic/livetopic/live/internal/presence"
 )
 
-// PresenceChange is what has changed in a topic.
+// PresenceChange says how the members of a topic have changed. No member is in two of the lists. Each
+// list is in the order of the IDs, and nil if it is empty.
 type PresenceChange struct {
 	Topic   string
-	Joined  []Member // whose first session came
-	Changed []Member // who have other sessions, or other infos
-	Left    []Member // whose last session has ended, and whose grace is over; without Sessions
+	Joined  []Member // their first session has come
+	Changed []Member // they have other sessions, or other infos
+	Left    []Member // their last session has ended, and its PresenceGrace is over; Sessions is nil
 }
 
-// ListenPresence calls fn when members join or leave a topic, on any server of the Broker, or change
-// in it, until Unsubscribe. What happens in some tens of milliseconds comes in one call. The first call has
-// those who are there already, as joined, if there are any.
+// ListenPresence calls fn when members join a topic, change or leave, on any server of the Broker,
+// until Unsubscribe. Changes within some tens of milliseconds come in one call. If the topic has
+// members already, they are Joined in the first call.
 //
-// The calls are made one after another, in a goroutine of their own. While fn runs the next change
-// is collected, so that a slow fn gets fewer and larger changes. A panic in fn is logged, and ends
-// nothing. A call that began before Unsubscribe may still run after it.
+// The calls are made one after another, in a goroutine of their own. While fn runs, the next changes
+// are collected, so that a slow fn gets fewer and larger changes. A panic in fn is logged, and fn is
+// called for the next change all the same. A call that began before Unsubscribe may still run after
+// it.
 //
 // The error wraps ErrInvalidTopic or ErrNoPresence, or is ErrServerClosed.
 func (s *Server) ListenPresence(topic string, fn func(PresenceChange)) (Subscription, error) {
@@ -53,19 +55,19 @@ type presenceListener struct {
 	fn     func(PresenceChange)
 
 	mu      sync.Mutex              // guards what follows; no other lock is taken under it
-	changes map[string]memberChange // that fn was not told yet, by the ID of the member
+	changes map[string]memberChange // changes that fn was not told yet, by the ID of the member
 	running bool                    // a goroutine calls fn
 	stopped bool
 }
 
-// memberChange is what fn is to be told of a member.
+// memberChange is a change of a member that fn was not told yet.
 type memberChange struct {
 	known bool // fn knows the member
 	gone  bool // the member has left
 	now   presence.Member
 }
 
-// Unsubscribe ends the listening.
+// Unsubscribe ends the listening. The error is always nil.
 func (l *presenceListener) Unsubscribe() error {
 	l.mu.Lock()
 	first := !l.stopped
@@ -88,7 +90,7 @@ func (l *presenceListener) Unsubscribe() error {
 	return nil
 }
 
-// add collects a difference; presenceState.mu is held, so that they come in order.
+// add collects a difference; presenceState.mu is held, so that differences come in order.
 func (l *presenceListener) add(d *presence.Diff) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,8 +101,8 @@ func (l *presenceListener) add(d *presence.Diff) {
 		l.change(m.ID, true, m)
 	}
 	for _, id := range d.Left {
-		c, waits := l.changes[id]
-		if waits && !c.known {
+		c, collected := l.changes[id]
+		if collected && !c.known {
 			delete(l.changes, id) // fn never hears of this member
 			continue
 		}
@@ -108,31 +110,31 @@ func (l *presenceListener) add(d *presence.Diff) {
 	}
 	if len(l.changes) > 0 && !l.running && !l.stopped {
 		l.running = true
-		go l.run() // ends when nothing waits
+		go l.run() // ends when fn was told all changes, or after Unsubscribe
 	}
 }
 
-// change notes how a member is now. known says that fn knows the member, unless a change that waits
-// says otherwise.
+// change notes how a member is now. known says whether fn knows the member. If an earlier change is
+// still collected, its known holds instead. mu is held.
 func (l *presenceListener) change(id string, known bool, now presence.Member) {
-	if before, waits := l.changes[id]; waits {
+	if before, collected := l.changes[id]; collected {
 		known = before.known
 	}
 	l.changes[id] = memberChange{known: known, now: now}
 }
 
-// run calls fn until nothing waits.
+// run calls fn until it was told all changes.
 func (l *presenceListener) run() {
-	goOn := true
+	done := false
 	defer func() {
-		if goOn { // fn has ended the goroutine
-			go l.run() // ends when nothing waits
+		if !done { // fn has called runtime.Goexit, which has ended this goroutine
+			go l.run() // ends when fn was told all changes, or after Unsubscribe
 		}
 	}()
 	for {
 		l.mu.Lock()
 		if l.stopped || len(l.changes) == 0 {
-			l.running, goOn = false, false
+			l.running, done = false, true
 			l.mu.Unlock()
 			return
 		}
@@ -144,7 +146,7 @@ func (l *presenceListener) run() {
 	}
 }
 
-// changeOf returns changes in the order of the members' IDs.
+// changeOf makes the argument of fn, in the order of the members' IDs.
 func changeOf(topic string, changes map[string]memberChange) PresenceChange {
 	c := PresenceChange{Topic: topic}
 	for _, id := range slices.Sorted(maps.Keys(changes)) {

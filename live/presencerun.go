@@ -8,21 +8,22 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// One goroutine does for presence what is due: it speaks to the other servers, ends what was shown
-// for long enough, and tells clients and listeners what has changed. It runs only while there is
-// something to do, or another server to watch.
+// One goroutine does all timed work of presence. It broadcasts to the other servers, hides sessions
+// whose grace is over, and tells clients and listeners what has changed. It runs only while there is
+// such work, or another server whose silence must be noticed.
 
-// presenceTick is the shortest time between two rounds. What happens in that time is told at once.
+// presenceTick is the shortest time between two steps of this goroutine. Changes within that time are
+// told together. A person does not notice 50 ms.
 const presenceTick = 50 * time.Millisecond
 
-// wake has something done soon; mu is held.
+// wake makes the goroutine take a step soon, and starts it if it does not run; mu is held.
 func (p *presenceState) wake() {
 	if p.stopped {
 		return
 	}
 	if !p.running {
 		p.running = true
-		go p.run() // ends when nothing is left to do, or with Shutdown
+		go p.run() // ends when nothing is left to do, or with Shutdown; see stop
 		return
 	}
 	select {
@@ -31,6 +32,7 @@ func (p *presenceState) wake() {
 	}
 }
 
+// run takes steps until there is nothing left to do.
 func (p *presenceState) run() {
 	sleep(p.server.topics.life, presenceTick)
 	timer := time.NewTimer(0)
@@ -49,31 +51,32 @@ func (p *presenceState) run() {
 	}
 }
 
-// step does what is due. It returns when more is, or ends the running.
+// step does what is due. next is when the next step must follow. If more is false, nothing is left to
+// do: running is then false, and the goroutine must end.
 func (p *presenceState) step() (next int64, more bool) {
 	now := clock.Now()
 	p.mu.Lock()
 	out := p.table.Tick(now)
 	for _, topic := range p.table.Marked() {
-		p.busy[topic] = true
+		p.untold[topic] = true
 	}
-	busy := p.busy
-	p.busy = make(map[string]bool)
+	untold := p.untold
+	p.untold = make(map[string]bool)
 	p.mu.Unlock()
 	for _, b := range out {
 		p.broadcast(b)
 	}
-	for topic, changed := range busy {
-		if again, changed := p.serve(topic, changed, now); again {
+	for topic, changed := range untold {
+		if rerun, stillChanged := p.serve(topic, changed, now); rerun {
 			p.mu.Lock()
-			p.busy[topic] = p.busy[topic] || changed
+			p.untold[topic] = p.untold[topic] || stillChanged
 			p.mu.Unlock()
 		}
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	next, more = p.table.Next(now)
-	if len(p.busy) > 0 {
+	if len(p.untold) > 0 {
 		next, more = now, true
 	}
 	if len(p.wakes) > 0 {
@@ -92,6 +95,8 @@ func (p *presenceState) step() (next int64, more bool) {
 	return next, more
 }
 
+// broadcast sends a message of package presence to all servers. If that fails, the other servers ask
+// for it again later.
 func (p *presenceState) broadcast(b []byte) {
 	ctx, cancel := context.WithTimeout(context.Background(), brokerTimeout)
 	defer cancel()
@@ -102,7 +107,7 @@ func (p *presenceState) broadcast(b []byte) {
 	})
 }
 
-// hear takes what another server, or this one, has broadcast.
+// hear handles a message of package presence, from any server, this one included.
 func (p *presenceState) hear(b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -113,8 +118,8 @@ func (p *presenceState) hear(b []byte) {
 	p.wake()
 }
 
-// drain is called when Shutdown begins. Clients are told to come back within a time. Until then
-// other servers show them.
+// drain is called when Shutdown closes the sessions. within is the time in which clients are told to
+// come back. Until then, and for the grace, the other servers still show them.
 func (p *presenceState) drain(within time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -124,8 +129,8 @@ func (p *presenceState) drain(within time.Duration) {
 	}
 }
 
-// stop ends the running, and tells the other servers what is left to tell. All sessions have
-// ended.
+// stop ends the goroutine of run, and waits for it. Then it tells the other servers the last changes.
+// It is called when all sessions have ended.
 func (p *presenceState) stop() {
 	p.mu.Lock()
 	first := !p.stopped
@@ -148,7 +153,7 @@ func (p *presenceState) stop() {
 	p.mu.Lock()
 	var out [][]byte
 	if p.table != nil {
-		out = p.table.Tick(clock.Now() + int64(time.Second)) // what waits for a batch is due
+		out = p.table.Tick(clock.Now() + int64(time.Second)) // a second later all collected changes are due
 	}
 	p.mu.Unlock()
 	for _, b := range out {

@@ -10,13 +10,14 @@ import (
 	"github.com/livetopic/livetopic/live/internal/presence"
 )
 
-// Presence in live.v1: the frames that tell who is there, and the operations present, absent and
-// presence.
+// Presence in live.v1: the frames that tell who is present, and the operations present, absent and
+// presence. docs/protocol.md describes them.
 
-// memberOverhead is what a member takes in a frame besides its ID and infos, at most:
+// memberOverhead is how many bytes a member takes in a frame besides its ID and infos:
 // {"id":"","sessions":[]} and a comma.
 const memberOverhead = 24
 
+// sizeOfMember is how many bytes a member takes in a frame, unless its ID needs escapes.
 func sizeOfMember(m presence.Member) int {
 	n := memberOverhead + len(m.ID)
 	for _, info := range m.Sessions {
@@ -25,8 +26,8 @@ func sizeOfMember(m presence.Member) int {
 	return n
 }
 
-// cutMembers splits members so that the first fit in so many bytes. It is one at least, if there is
-// one.
+// cutMembers splits members so that the first ones fit in so many bytes. first has at least one
+// member, if there is any.
 func cutMembers(all []presence.Member, bytes int) (first, rest []presence.Member) {
 	for i, m := range all {
 		if bytes -= sizeOfMember(m); bytes < 0 && i > 0 {
@@ -36,6 +37,7 @@ func cutMembers(all []presence.Member, bytes int) (first, rest []presence.Member
 	return all, nil
 }
 
+// appendMembers appends a member of a JSON object: its name, and members as an array.
 func appendMembers(b []byte, name string, members []presence.Member) []byte {
 	b = append(append(append(b, `,"`...), name...), `":[`...)
 	for i, m := range members {
@@ -58,11 +60,13 @@ func appendMembers(b []byte, name string, members []presence.Member) []byte {
 	return append(b, ']')
 }
 
+// presenceHead begins a frame that tells who is present.
 func presenceHead(t *topic) []byte {
 	return jsonscan.AppendQuoted([]byte(`{"op":"presence","topic":`), []byte(t.name))
 }
 
-// stateOfMembers is a frame with the members of a topic, or some of them.
+// stateOfMembers makes a frame with a topic's state, or with a part of it. continued says that a part
+// came before, and more that a part follows.
 func stateOfMembers(t *topic, members []presence.Member, continued, more bool) *frame.Frame {
 	b := appendMembers(presenceHead(t), "members", members)
 	if continued {
@@ -74,20 +78,21 @@ func stateOfMembers(t *topic, members []presence.Member, continued, more bool) *
 	return frame.Text(b, []byte{'}'})
 }
 
+// countFrame makes a frame that tells how many members a topic has.
 func countFrame(t *topic, count int) *frame.Frame {
 	b := strconv.AppendInt(append(presenceHead(t), `,"count":`...), int64(count), 10)
 	return frame.Text(b, []byte{'}'})
 }
 
-// differenceFrames returns what has changed, in frames of about so many bytes. A member is in one of
-// them only.
+// differenceFrames makes the frames that tell what has changed, each of about so many bytes. Each
+// member is in one frame only.
 func differenceFrames(t *topic, d *presence.Diff, size int) []*frame.Frame {
 	var frames []*frame.Frame
 	joined, changed, left := d.Joined, d.Changed, d.Left
 	for len(joined)+len(changed)+len(left) > 0 {
 		b := presenceHead(t)
 		empty := len(b)
-		hasSpace := func() bool { return len(b) < size || len(b) == empty } // each frame has something, however long the topic
+		hasSpace := func() bool { return len(b) < size || len(b) == empty } // no frame stays empty, however long the topic's name is
 		take := func(name string, from *[]presence.Member) {
 			if len(*from) > 0 && hasSpace() {
 				var first []presence.Member
@@ -107,6 +112,7 @@ func differenceFrames(t *topic, d *presence.Diff, size int) []*frame.Frame {
 	return frames
 }
 
+// appendLeft appends as many IDs as fit in size, at least one, and returns those that are left.
 func appendLeft(b []byte, left []string, size int) (with []byte, rest []string) {
 	b = append(b, `,"left":[`...)
 	for i, id := range left {
@@ -121,11 +127,12 @@ func appendLeft(b []byte, left []string, size int) (with []byte, rest []string) 
 	return append(b, ']'), nil
 }
 
-// presentUnits is what present counts for InboundRate: a change goes to all servers, and to
-// everybody who watches. With the default rate a client may make 50 changes in a second.
+// presentUnits is how many units of InboundRate the operation present counts: the change goes to all
+// servers, and to all watching clients. With the default rate a client may make 50 changes in a
+// second.
 const presentUnits = 20
 
-// opPresent makes the session present, or changes its info.
+// opPresent is the operation present: it makes the session present, or changes its info.
 func (s *Session) opPresent(op *operation) (answer, error) {
 	info, err := s.mayBePresent(op)
 	if err != nil {
@@ -142,8 +149,8 @@ func (s *Session) opPresent(op *operation) (answer, error) {
 	}, nil
 }
 
-// mayBePresent asks the application whether a client may be present with its info, and returns the
-// info that it gets.
+// mayBePresent asks OnPresence whether a client may be present with an info. It returns the info that
+// others see.
 func (s *Session) mayBePresent(op *operation) ([]byte, error) {
 	if err := s.server.checkTopic(op.topic); err != nil {
 		return nil, err
@@ -175,6 +182,7 @@ func (s *Session) replyWithMember(id uint64) {
 	s.reply(id, `,"member":`+string(jsonscan.AppendQuoted(nil, []byte(memberID(s)))))
 }
 
+// opAbsent is the operation absent: it ends the presence of the session in a topic.
 func (s *Session) opAbsent(op *operation) (answer, error) {
 	if err := s.server.checkTopic(op.topic); err != nil {
 		return nil, err
@@ -183,7 +191,7 @@ func (s *Session) opAbsent(op *operation) (answer, error) {
 	return func() { s.reply(op.id, "") }, nil
 }
 
-// opPresence answers who is present.
+// opPresence is the operation presence: it answers who is present, or how many.
 func (s *Session) opPresence(op *operation) (answer, error) {
 	if err := s.mayRead(op.topic); err != nil {
 		return nil, err
@@ -206,7 +214,8 @@ func (s *Session) opPresence(op *operation) (answer, error) {
 	return func() { s.replyWithMembers(op.id, members) }, nil
 }
 
-// replyWithMembers answers in as many replies as are needed.
+// replyWithMembers answers with members, in as many replies as are needed. Without an id the client
+// wants no answer.
 func (s *Session) replyWithMembers(id uint64, members []presence.Member) {
 	_, size := s.partLimits()
 	for id != 0 {

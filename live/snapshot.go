@@ -20,50 +20,53 @@ import (
 // is published later, so its position is greater.
 //
 // All clients that come while the application is asked share the answer. So do the clients that
-// come shortly after: they only get more publications after it.
+// come within stateLife after it: they get the state, and a few more publications after it.
 
 const (
 	// maxSnapshots is how many states a server asks the application for at the same time. A state
-	// is a query to a database as a rule, and a pool has about as many connections.
+	// is a query to a database as a rule. A pool of connections has about as many.
 	maxSnapshots = 8
 
 	// snapshotTimeout ends the context of a Snapshot. live.js waits as long for an answer, and
 	// then asks again.
 	snapshotTimeout = 10 * time.Second
 
-	// snapshotGrace is how long a Snapshot may go on after its context has ended. Its clients are then
-	// told that there is no state. It holds its place until it returns.
+	// snapshotGrace is how long a Snapshot may go on after its context has ended. A Snapshot that
+	// heeds its context needs less. After that the clients are told that there is no state. The
+	// Snapshot counts for maxSnapshots until it returns.
 	snapshotGrace = time.Second
 
-	// stateLife is how long a state is given to clients that come later. With one second, ten
-	// thousand clients that come at once cost a handful of questions.
+	// stateLife is how long a state is kept for clients that come later. With one second, ten
+	// thousand clients that come at once cost a handful of calls of Snapshot.
 	stateLife = time.Second
 
-	// maxStateBytes bounds the states that a server keeps for that, in bytes. A state beyond the
-	// bound goes to the clients that wait for it.
+	// maxStateBytes bounds the bytes of the states that a server keeps for later clients: 64 MiB
+	// are 64 topics with a state of a megabyte each. A state beyond the bound is not kept. Only the
+	// clients that wait for it get it.
 	maxStateBytes = 64 << 20
 
-	// snapshotHistory is the History of a topic that has a Snapshot and does not say how much it
-	// keeps: the publications while a state is made and sent, and of a short absence.
+	// snapshotHistory is the History of a topic that has a Snapshot, and whose History is 0. It
+	// holds the publications that come while a state is made and sent, and those of a short
+	// absence.
 	snapshotHistory = 256
 )
 
-// snapshots are the questions of a server to its application.
+// snapshots has what all calls of Snapshot at a server share.
 type snapshots struct {
-	asking chan struct{} // holds as many as there are questions under way
+	asking chan struct{} // holds one element for each call that runs
 	kept   atomic.Int64  // bytes of the states that are kept for later clients
 }
 
-// topicState is a state of a topic, or the question for it.
+// topicState is a state of a topic, or the call of Snapshot that will return it.
 type topicState struct {
-	at   Position      // the publications after it follow the state
+	at   Position      // the topic's position before the call; what was published after it follows the state
 	done chan struct{} // closed when the fields below are set
 
 	data []byte // JSON
-	err  error
+	err  error  // why there is no state; nil: data is the state
 }
 
-// isDone reports whether the question was answered.
+// isDone reports whether the call has ended.
 func (st *topicState) isDone() bool {
 	select {
 	case <-st.done:
@@ -73,25 +76,25 @@ func (st *topicState) isDone() bool {
 	}
 }
 
-// isFresh reports whether a client that comes now may have a state that is there already. A state that
-// is too old is not there any more.
+// isFresh reports whether a client that comes now may be sent a state that was made before. It does
+// not check the age: dropState removes a state that is too old.
 func (st *topicState) isFresh(f *feed) bool { return st.err == nil && st.joins(f) }
 
-// joins reports whether the feed has all publications after a state.
+// joins reports whether the feed's ring has all publications after the state.
 func (st *topicState) joins(f *feed) bool {
 	return st.at.Epoch == f.at.Epoch && st.at.Offset >= f.ringAfter
 }
 
-// stateOf returns a state of a topic. More may have been published since than the feed holds. The
-// topic is locked before and after, and not meanwhile. The error wraps ErrSnapshot, or is that of
-// ctx.
+// stateOf returns a state of a topic. It waits for the call of Snapshot that is under way, or begins
+// one. By then the feed's ring may not reach back to the state any more. The topic is locked before
+// and after, and not meanwhile. The error wraps ErrSnapshot, or is that of ctx.
 func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
 	st := t.state
 	if st == nil || st.isDone() && !st.isFresh(t.feed) {
 		st = &topicState{at: t.feed.at, done: make(chan struct{})}
 		t.state = st
 		t.pins++
-		go ts.askForState(t, st) // ends when the application answers, whose context ends
+		go ts.askForState(t, st) // ends when Snapshot returns, or snapshotGrace after its context has ended
 	}
 	if err := ts.await(ctx, t, st.done); err != nil {
 		return nil, err
@@ -99,7 +102,7 @@ func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
 	return st, st.err
 }
 
-// askForState asks the application.
+// askForState calls Snapshot, tells the waiting clients, and keeps the state for later clients.
 func (ts *topics) askForState(t *topic, st *topicState) {
 	st.data, st.err = ts.snapshots.ask(ts, t)
 	size := int64(len(st.data))
@@ -127,7 +130,8 @@ func (ts *topics) dropState(t *topic, st *topicState, size int64) {
 	}
 }
 
-// ask asks the application for the state of a topic.
+// ask calls the Snapshot of a topic when it is its turn, and returns the state as JSON. The error
+// wraps ErrSnapshot.
 func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ts.life, snapshotTimeout)
 	select {
@@ -139,8 +143,8 @@ func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 	ts.counters.snapshots.Add(1)
 	answered := make(chan struct{})
 	var state any
-	err := errSnapshotPanicked // unless it returns
-	go func() {                // ends when the application returns
+	err := errSnapshotPanicked // replaced if Snapshot returns
+	go func() {                // ends when Snapshot returns
 		defer func() {
 			close(answered)
 			<-sn.asking
@@ -152,7 +156,7 @@ func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 	case <-answered:
 	case <-ctx.Done():
 		select {
-		case <-answered: // as its context told it to
+		case <-answered: // Snapshot heeds its context
 		case <-time.After(snapshotGrace):
 			ts.server.opts.Logger.Warn("live: a Snapshot goes on after its context has ended", "topic", t.name)
 			return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, sn.overdue(ts))
@@ -168,7 +172,7 @@ func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 	return data, nil
 }
 
-// overdue returns why a Snapshot has no more time.
+// overdue returns why the context of a Snapshot has ended: with the server, or after snapshotTimeout.
 func (sn *snapshots) overdue(ts *topics) error {
 	if ts.life.Err() != nil {
 		return ErrServerClosed
@@ -178,7 +182,7 @@ func (sn *snapshots) overdue(ts *topics) error {
 
 var errSnapshotPanicked = errors.New("it panicked")
 
-// marshalState returns a state as JSON. No value is null.
+// marshalState returns a state as JSON; nil becomes null.
 func marshalState(state any) ([]byte, error) {
 	data, err := marshal(state)
 	if err == nil && len(data) == 0 {
@@ -190,17 +194,17 @@ func marshalState(state any) ([]byte, error) {
 	return data, err
 }
 
-// wantsState reports whether a subscription begins with the topic's state, if its position is
-// not to be had.
+// wantsState reports whether a subscription begins with the topic's state, unless the history has
+// everything after the client's position.
 func (t *topic) wantsState(o *subscribing) bool { return t.opts.Snapshot != nil && o.stateReply != nil }
 
-// stateReply makes a frame of the answer to a client's subscribe that carries the topic's state.
-// A state that fits in one frame is whole. Else text is a piece of it, and last is true for the
+// stateReply makes a frame of the answer to a client's subscribe that carries the topic's state. If
+// complete is true, text is the whole state. If not, text is a piece of it, and last is true for the
 // last piece.
-type stateReply func(at Position, text []byte, whole, last bool) *frame.Frame
+type stateReply func(at Position, text []byte, complete, last bool) *frame.Frame
 
-// awaitedState returns the cursor of a subscription whose client is to be sent the state; nil: it
-// is not.
+// awaitedState returns the cursor of a subscription whose client must be sent the state; nil: the
+// client waits for no state.
 func (sub *subscription) awaitedState() *cursor {
 	sub.topic.mu.Lock()
 	defer sub.topic.mu.Unlock()
@@ -210,8 +214,8 @@ func (sub *subscription) awaitedState() *cursor {
 	return nil
 }
 
-// sendState sends the state that answers a client, in pieces if it is large, and moves the cursor
-// to the state's position. Other topics' publications go on between the pieces. A session sends
+// sendState answers a client with the state, in pieces if the state is large. Then it moves the cursor
+// to the state's position. Publications of other topics go out between the pieces. A session sends
 // one state at a time, so it holds one at most.
 func (s *Session) sendState(sub *subscription, c *cursor) {
 	ts, t := s.server.topics, sub.topic
@@ -235,11 +239,11 @@ func (s *Session) sendState(sub *subscription, c *cursor) {
 
 // putState queues one frame of a state when there is space for it. It returns false if the
 // subscription no longer waits for the state.
-func (s *Session) putState(sub *subscription, c *cursor, st *topicState, text []byte, whole, last bool) bool {
+func (s *Session) putState(sub *subscription, c *cursor, st *topicState, text []byte, complete, last bool) bool {
 	if s.awaitHalfFree() != nil {
 		return false
 	}
-	f := c.stateReply(st.at, text, whole, last)
+	f := c.stateReply(st.at, text, complete, last)
 	for {
 		wait, waiting := s.tryPutState(sub, c, st, f, last)
 		if !waiting || wait == nil {
@@ -251,6 +255,8 @@ func (s *Session) putState(sub *subscription, c *cursor, st *topicState, text []
 	}
 }
 
+// tryPutState queues one frame of a state. If there is no space, wait is closed when there is some.
+// waiting is false if the subscription no longer waits for the state, or the session has ended.
 func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *frame.Frame, last bool) (wait <-chan struct{}, waiting bool) {
 	t := sub.topic
 	t.mu.Lock()
@@ -272,7 +278,7 @@ func (s *Session) tryPutState(sub *subscription, c *cursor, st *topicState, f *f
 	return nil, true
 }
 
-// refuseState ends a subscription whose state is not to be had.
+// refuseState ends a subscription that cannot get its state.
 func (s *Session) refuseState(sub *subscription, c *cursor, err error) {
 	sub.topic.mu.Lock()
 	current := sub.cursor == c

@@ -18,14 +18,14 @@ import (
 //
 // The order of locks in this package, outermost first:
 //
-//	nodes.sending               held while the bus takes a beat; no callback runs under it
+//	nodes.sending               a channel; held while the bus takes a beat; no callback runs under it
 //	Session.calls               held while a callback runs, which may take any of the locks below
 //	history.mu                  of MemoryBroker; held while it delivers
 //	pubSubBroker.deliveries[i]  held while the broker of FromPubSub delivers
-//	topic.mu
+//	topic.mu                    held while presence reads and tells what a topic's clients get
 //	shard.mu
-//	Session.mu
-//	presenceState.mu
+//	Session.mu                  held while SetPresence makes the session present
+//	presenceState.mu            guards the table of package presence, which has no lock
 //	listener.mu, presenceListener.mu
 //	Server.mu
 //
@@ -34,12 +34,13 @@ import (
 //	MemoryBroker.mu     topic.mu is held when the server calls the broker's Unsubscribe
 //	pubSubBroker.mu     the same
 //	gate.mu
-//	authQueue.mu        no other lock is held
-//	publishRates.mu     of the others, only Session.calls is held
+//	authQueue.mu        taken under Session.calls if a callback calls Stats, and under nodes.sending
+//	publishRates.mu     taken under Session.calls
 //	sharedParts.mu
 //	inbound.mu
 //	broadcasts.mu       not held while the application's functions run
-//	nodes.mu
+//	userChanges.mu      not held while a change is made
+//	nodes.mu            not held while a beat is sent
 //	loglimit.Limiter.mu
 //
 // The locks of package outbox come last: writeWatch.mu before Box.mu. Writers.mu and Box.mu are

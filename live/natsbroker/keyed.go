@@ -15,35 +15,40 @@ import (
 )
 
 // A keyed topic has a subject for each key, and its stream keeps one message of each subject. When a
-// key is removed, a message without data takes the place of its value: a marker, as NATS itself puts
-// one there when the age of a value ends it. A marker goes after removalTTL. Who knows the topic up
-// to a sequence that the stream had reached less long ago than that can be told of all removals since.
+// key is removed, a message without data takes the place of its value. This message is a marker. NATS
+// itself puts such a marker there when a value reaches its age. The stream keeps a marker for
+// removalTTL. So a client can be told of all removals if it was away for less than that. This process
+// notes from time to time which sequence the stream has reached. That shows whether a client's
+// position is recent enough.
 
 const (
-	// removalTTL is how long a removal is kept, for servers and clients that come back. The memory
-	// that it takes, some hundred bytes each, is what bounds it.
+	// removalTTL is how long a removal is kept, for servers and clients that come back. Each takes
+	// some hundred bytes, so an hour's removals take little.
 	removalTTL = time.Hour
 
-	// removalSlack is how much earlier a removal counts as gone, since the stream's leader counts
-	// the time, and a leader's clock may be a little ahead.
+	// removalSlack is how much earlier a removal counts as gone. The stream's leader counts the
+	// time, and its clock may be a little ahead.
 	removalSlack = 5 * time.Minute
 
-	// endsEvery is how often the end of a keyed stream is noted.
+	// endsEvery is how often the end of a keyed stream is noted. So at most 55 ends are held, and a
+	// removal counts as gone up to a minute too early.
 	endsEvery = time.Minute
 )
 
-// ends are the ends that a stream had in the last hour, as this process has seen them.
+// ends has the sequences that a stream had reached at moments of the last hour, as this process has
+// seen them. stream.mu guards it.
 type ends struct {
 	epoch string
 	seen  []seenEnd // oldest first
 }
 
+// seenEnd is the newest sequence of a stream at a moment.
 type seenEnd struct {
 	sequence uint64
 	at       int64 // on the clock of package clock
 }
 
-// note notes the end of the stream.
+// note notes the newest sequence of the stream now.
 func (e *ends) note(epoch string, sequence uint64) {
 	now := clock.Now()
 	if e.epoch != epoch {
@@ -57,7 +62,8 @@ func (e *ends) note(epoch string, sequence uint64) {
 	}
 }
 
-// isRecent reports whether the stream had reached a sequence less long ago than a removal is kept.
+// isRecent reports whether the stream still has all removals after a sequence: an end that was noted
+// within removalTTL was at that sequence or before it.
 func (e *ends) isRecent(sequence uint64) bool {
 	for _, end := range e.seen {
 		if clock.Now()-end.at <= int64(removalTTL-removalSlack) {
@@ -67,23 +73,23 @@ func (e *ends) isRecent(sequence uint64) bool {
 	return false
 }
 
-// hasRemovals reports whether the stream has all removals after a sequence.
+// hasRemovals reports whether the stream still has all removals after a sequence.
 func (st *stream) hasRemovals(sequence uint64) bool {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return st.ends.isRecent(sequence)
 }
 
-// isRemoval reports whether a message says that its key has no value any more.
+// isRemoval reports whether a message is a marker: its key has no value any more.
 func isRemoval(h nats.Header) bool { return last(h, headerMarker) != "" }
 
-// isRemoval is the same for a message that the leader has given.
+// isRemoval is the same for a message that the stream's leader has returned.
 func (m *message) isRemoval() bool {
 	h, err := nats.DecodeHeadersMsg(m.Headers)
 	return err == nil && isRemoval(h)
 }
 
-// setKey sets what a publication of a keyed topic needs.
+// setKey sets the headers that a publication of a keyed topic needs.
 func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
 	switch {
 	case !st.config.Keyed:
@@ -95,50 +101,52 @@ func (st *stream) setKey(m *nats.Msg, o *broker.PublishOptions) {
 	}
 }
 
-// keyCounts remembers which keys exist, so that a publication seldom has to ask.
-type keyCounts struct {
+// knownKeys remembers which keys have a value, so that a publication seldom has to ask the stream.
+type knownKeys struct {
 	mu    sync.Mutex
-	known map[string]int64 // from a subject that has a value to when it must be asked for again, on the clock of package clock
+	until map[string]int64 // from the subject of a key to when the stream must be asked again, on the clock of package clock
 }
 
 const (
-	// maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes.
+	// maxKnownKeys bounds the keys that are remembered. A subject takes about a hundred bytes, so
+	// all together take some 10 MB. When there are more, all are forgotten.
 	maxKnownKeys = 100_000
 
-	// keyKnown is how long a key counts as known. Another instance may remove it meanwhile, and this
-	// instance learns that only if it has a subscriber of the topic. The question is a small one, and
-	// with ten seconds it is one of a hundred requests for a key that changes ten times a second.
+	// keyKnown is how long a key counts as known. Another instance may remove the key meanwhile.
+	// This instance learns that only if it has a subscriber of the topic. For a key that changes ten
+	// times a second, ten seconds mean one question for a hundred publications.
 	keyKnown = 10 * time.Second
 )
 
-func (k *keyCounts) has(subject string) bool {
+// has reports whether the key of a subject is known to have a value.
+func (k *knownKeys) has(subject string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return clock.Now() < k.known[subject]
+	return clock.Now() < k.until[subject]
 }
 
-// set notes that a subject has a value, which ends with its age; 0: it stays.
-func (k *keyCounts) set(subject string, age time.Duration) {
+// set notes that the key of a subject has a value, which ends after age; 0: it stays.
+func (k *knownKeys) set(subject string, age time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.known == nil || len(k.known) >= maxKnownKeys {
-		k.known = make(map[string]int64)
+	if k.until == nil || len(k.until) >= maxKnownKeys {
+		k.until = make(map[string]int64)
 	}
 	if age <= 0 {
 		age = keyKnown
 	}
-	k.known[subject] = clock.Now() + int64(min(age, keyKnown))
+	k.until[subject] = clock.Now() + int64(min(age, keyKnown))
 }
 
-func (k *keyCounts) remove(subject string) {
+func (k *knownKeys) remove(subject string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	delete(k.known, subject)
+	delete(k.until, subject)
 }
 
-// prepareKey makes sure that a publication fits its stream: that of a keyed topic has a key, and the
-// topic has not too many keys. Publications of new keys that are made at the same moment may exceed the
-// bound by a few.
+// prepareKey checks a publication of a keyed topic. It must have a key, and the topic may not get too
+// many keys. If several publications add keys at the same moment, the topic may get a few more than
+// History allows. The error wraps ErrTooManyKeys, or is that of a question to NATS.
 func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broker.PublishOptions) error {
 	if !st.config.Keyed {
 		return nil
@@ -156,8 +164,8 @@ func (st *stream) prepareKey(ctx context.Context, topic, tokens string, o *broke
 	return nil
 }
 
-// noteKey notes what a publication has made of its key. err is that of the publication. After an error
-// nobody knows whether it was stored.
+// noteKey notes whether a key has a value after a publication. err is the error of the publication.
+// After an error nobody knows whether it was stored, so the key is unknown.
 func (st *stream) noteKey(tokens string, o *broker.PublishOptions, err error) {
 	if !st.config.Keyed {
 		return
@@ -170,12 +178,14 @@ func (st *stream) noteKey(tokens string, o *broker.PublishOptions, err error) {
 	}
 }
 
-// noteRemoval notes that a key was removed, by any instance. tokens are those of its topic.
+// noteRemoval notes that a key was removed, by any instance. tokens are the subject tokens of its
+// topic.
 func (st *stream) noteRemoval(tokens, key string) {
 	st.known.remove(st.publishSubject(tokens, key))
 }
 
-// mayAddKey returns why a topic may not have one key more; nil: it may, or has the key.
+// mayAddKey asks NATS whether a topic may get one key more. The error is nil if it may, or has the key
+// already. It wraps ErrTooManyKeys if the topic has most keys, or says why NATS cannot be asked.
 func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most int) error {
 	ctx, cancel := context.WithTimeout(ctx, st.broker.opts.PublishTimeout)
 	defer cancel()
@@ -185,14 +195,14 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	if m, err := st.leaderGet(ctx, getRequest{LastFor: subject}); err != nil || m != nil && !m.isRemoval() {
 		return err
 	}
-	there, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
+	handle, err := insist(ctx, func(ctx context.Context) (jetstream.Stream, error) {
 		return st.broker.js.Stream(ctx, st.config.Name)
 	})
 	if err != nil {
 		return err
 	}
 	info, err := insist(ctx, func(ctx context.Context) (*jetstream.StreamInfo, error) {
-		return there.Info(ctx, jetstream.WithSubjectFilter(st.subject(tokens)))
+		return handle.Info(ctx, jetstream.WithSubjectFilter(st.subject(tokens)))
 	})
 	if err != nil {
 		return err
@@ -200,7 +210,7 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	if len(info.State.Subjects) < most {
 		return nil
 	}
-	// Removals are among these. So the values themselves are counted.
+	// Some of these subjects may hold a removal. So the values are counted one by one.
 	values, err := st.values(ctx, "", tokens)
 	if err != nil {
 		return err
@@ -224,7 +234,7 @@ func (st *stream) newestValues(ctx context.Context, topic, tokens string, limit 
 	return page, err
 }
 
-// readValues reads a whole keyed topic.
+// readValues reads the newest value of each key of a topic, in as many pages as are needed.
 func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.Page, error) {
 	newest, err := st.lastOf(ctx, tokens, nil)
 	if err != nil {
@@ -237,7 +247,7 @@ func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.
 			return broker.Page{}, err
 		}
 		if page.Epoch != all.Epoch || page.Upto <= all.Upto {
-			break // the copy that answered lags, or the history began anew
+			break // the replica that answered lags, or the history began anew: what was read must do
 		}
 		all.Publications, all.Upto = append(all.Publications, page.Publications...), page.Upto
 	}
@@ -245,8 +255,8 @@ func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.
 	return all, nil
 }
 
-// newestOfEach returns the newest value of each key. The pages of a table may come from copies of which
-// one lags, so a key may be in two of them, or be removed in the second.
+// newestOfEach returns the newest value of each key. Two pages of one table may come from two
+// replicas, and one of them may lag. So a key may be in both pages, or be removed in the second.
 func newestOfEach(all []*broker.Publication) []*broker.Publication {
 	newest := make(map[string]*broker.Publication, len(all))
 	for _, p := range all {

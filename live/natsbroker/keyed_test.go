@@ -198,11 +198,11 @@ func TestKeysThatAnotherInstanceRemovedAreCountedAgain(t *testing.T) {
 }
 
 // forget lets the known keys get older.
-func (k *keyCounts) forget(by time.Duration) {
+func (k *knownKeys) forget(by time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for subject := range k.known {
-		k.known[subject] -= int64(by)
+	for subject := range k.until {
+		k.until[subject] -= int64(by)
 	}
 }
 

@@ -28,7 +28,7 @@ type stream struct {
 	triedAt  time.Time             // when it was last made or tried; guarded by making
 	makeErr  atomic.Pointer[error] // the result of that; nil: it was never tried
 
-	known keyCounts // of a keyed stream
+	known knownKeys // of a keyed stream
 
 	gap atomic.Uint64 // average distance in sequences of a topic's messages, in the last scan; 0: unknown
 
