@@ -181,7 +181,7 @@ func stillOpen(t *testing.T, h *livetest.Host, ends chan error) {
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if set := flag.Lookup("test.parallel"); set.Value.String() == set.DefValue {
-		set.Value.Set(strconv.Itoa(max(runtime.GOMAXPROCS(0), 8)))
+		set.Value.Set(strconv.Itoa(max(runtime.GOMAXPROCS(0), 4)))
 	}
 	os.Exit(m.Run())
 }
