@@ -2,20 +2,21 @@ package live
 
 import "slices"
 
-// mayBegin refuses a client that there is no place for, before it costs more than its handshake. If it
-// returns nil, the handshake is counted in running.
-func (s *Server) mayBegin() error {
+// beginHandshake counts a handshake in running. If the server takes no clients now, it returns the
+// refusal instead, so that the client costs no more.
+func (s *Server) beginHandshake() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.refusesAll(); err != nil {
 		return err
 	}
-	s.running.Add(1) // under mu, so never after Shutdown has begun to wait
+	s.running.Add(1) // mu is held, so Shutdown does not wait for running yet
 	return nil
 }
 
-// reserve counts one more client when it has waited for its turn. So handshakes that wait take no place
-// from others. Each reserve is paired with a release, when its session ends or does not begin.
+// reserve takes one of the MaxSessions places for a handshake whose turn for OnAuth has come. A
+// handshake that waits for its turn has no place. The place is given back with release, when the
+// session ends or does not begin.
 func (s *Server) reserve() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -37,6 +38,7 @@ func (s *Server) refusesAll() error {
 	return nil
 }
 
+// release gives back the place that reserve took.
 func (s *Server) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -45,17 +47,19 @@ func (s *Server) release() {
 
 // placesOfUser counts the sessions of one user. Server.mu guards it.
 type placesOfUser struct {
-	taken int        // by sessions that have not left yet, and by handshakes
-	open  []*Session // the oldest first; used only with ReplaceOldest
+	taken int        // places of sessions that have not left yet, and of handshakes
+	open  []*Session // sessions, the oldest first; used only with ReplaceOldest
 }
 
-// countsUsers reports whether the sessions of a user are counted.
+// countsUsers reports whether the sessions of this user are counted.
 func (s *Server) countsUsers(user string) bool {
 	return user != "" && s.opts.MaxSessionsPerUser > 0
 }
 
-// reserveUser is reserve for one user. With ReplaceOldest it always succeeds: another session ends
-// when the new one has begun, so that a handshake that fails ends none.
+// reserveUser takes one of the MaxSessionsPerUser places for a handshake. It is given back with
+// releaseUser if no session begins, and with givePlaceBack if one does. With ReplaceOldest it always
+// succeeds. The oldest session ends only when the new session has begun, so a handshake that fails
+// ends no session.
 func (s *Server) reserveUser(user string) error {
 	if !s.countsUsers(user) {
 		return nil
@@ -74,6 +78,7 @@ func (s *Server) reserveUser(user string) error {
 	return nil
 }
 
+// releaseUser gives back the place that reserveUser took, if no session has begun.
 func (s *Server) releaseUser(user string) {
 	if !s.countsUsers(user) {
 		return
@@ -83,7 +88,7 @@ func (s *Server) releaseUser(user string) {
 	s.leavePlace(user)
 }
 
-// leavePlace is called with mu held.
+// leavePlace gives back one place of a user; mu is held.
 func (s *Server) leavePlace(user string) {
 	places := s.perUser[user]
 	places.taken--
@@ -92,8 +97,8 @@ func (s *Server) leavePlace(user string) {
 	}
 }
 
-// takePlace is called when a session begins. If its user has one session too many now, it returns the
-// session that has to end; mu is held.
+// takePlace is called when a session begins. If its user now has one session too many, it returns the
+// session that must end; nil: none must. mu is held.
 func (s *Server) takePlace(sess *Session) (replaced *Session) {
 	if !s.opts.ReplaceOldest || !s.countsUsers(sess.user) {
 		return nil
@@ -103,14 +108,14 @@ func (s *Server) takePlace(sess *Session) (replaced *Session) {
 	if len(places.open) <= s.opts.MaxSessionsPerUser {
 		return nil
 	}
-	// A session that has ended, and has not left yet, makes space without harm.
+	// A session that has ended, and has not left yet, is preferred: nobody notices that it is replaced.
 	i := max(0, slices.IndexFunc(places.open, func(old *Session) bool { return old.ctx.Err() != nil }))
 	replaced = places.open[i]
 	places.open = slices.Delete(places.open, i, i+1)
 	return replaced
 }
 
-// givePlaceBack is called when a session has left.
+// givePlaceBack gives back the place of a session that has left.
 func (s *Server) givePlaceBack(sess *Session) {
 	if !s.countsUsers(sess.user) {
 		return
@@ -124,8 +129,8 @@ func (s *Server) givePlaceBack(sess *Session) {
 	s.leavePlace(sess.user)
 }
 
-// replace ends a session whose place a newer session of the user has taken. What waits for its client
-// is dropped: the client is seldom there, and will not come back.
+// replace ends a session whose place a newer session of the user has taken. The frames that wait for
+// its client are dropped: the client is seldom still there, and does not come back.
 func (s *Session) replace() {
 	if s.end(closing{code: CloseReplaced, reason: "a newer session of the user took its place", err: ErrReplaced, discard: true}) {
 		s.server.counters.replaced.Add(1)

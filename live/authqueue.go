@@ -9,40 +9,40 @@ import (
 	"time"
 )
 
-// A server that restarts is dialled by all its clients within seconds. If OnAuth ran for all of
-// them at once, the database that it asks would slow down until every call takes longer than
-// AuthTimeout. The clients would come back, and none would ever be served. So MaxAuthsAtOnce calls
-// run at a time. The other handshakes wait, and those beyond MaxAuthsWaiting are refused at once,
-// which costs little.
+// After a restart all clients of a server dial it within seconds. If OnAuth ran for all of them at
+// once, the database that it asks would slow down until every call takes longer than AuthTimeout. The
+// clients would come back, and none would ever be served. So MaxAuthsAtOnce calls run at a time. Other
+// handshakes wait. If MaxAuthsWaiting wait already, a handshake is refused at once, which costs
+// little.
 //
-// The addresses of clients take turns. So one address that dials without end delays only itself.
-// Behind a proxy that all clients come through there is one address, and the handshakes are served
-// in the order in which they came.
+// The addresses of clients take turns. So an address that dials without end delays only itself.
+// If all clients come through one proxy, there is one address. Handshakes are then served in the
+// order in which they came.
 
 // authQueue bounds the calls of OnAuth that run at once. nil: there is no bound.
 type authQueue struct {
 	patience   time.Duration // how long a handshake may wait
-	maxWaiting int
+	maxWaiting int           // how many handshakes may wait
 
-	mu        sync.Mutex             // guards what follows; no lock is taken under it
-	refusal   error                  // what a handshake that would have to wait gets; nil: it waits
-	free      int                    // how many more calls may begin now
-	waiting   int                    // handshakes of all addresses
-	addresses map[string]*authsOfOne // those of which a handshake waits
-	turns     []*authsOfOne          // the same; the first is served next
+	mu        sync.Mutex                 // guards the fields below; no lock is taken under it
+	refusal   error                      // refuses each handshake that would have to wait; nil: it may wait
+	freeCalls int                        // how many more calls of OnAuth may begin now
+	waiting   int                        // how many handshakes wait, of all addresses
+	addresses map[string]*addressOfAuths // the addresses with a handshake that waits
+	turns     []*addressOfAuths          // the same addresses; the first is served next
 }
 
-// authsOfOne holds the handshakes of one address that wait.
-type authsOfOne struct {
+// addressOfAuths is a client's address with its handshakes that wait.
+type addressOfAuths struct {
 	address string
 	waiting []*authWaiter // the first has waited longest
 }
 
 // authWaiter is one handshake that waits.
 type authWaiter struct {
-	from   *authsOfOne
+	from   *addressOfAuths
 	called chan struct{} // closed when the wait is over
-	err    error         // why OnAuth is not called; nil: its turn has come. Set before called is closed
+	err    error         // why OnAuth is not called; nil: the turn has come. Set before called is closed
 }
 
 func newAuthQueue(o *Options) *authQueue {
@@ -52,18 +52,19 @@ func newAuthQueue(o *Options) *authQueue {
 	return &authQueue{
 		patience:   o.AuthTimeout,
 		maxWaiting: o.MaxAuthsWaiting,
-		free:       o.MaxAuthsAtOnce,
-		addresses:  make(map[string]*authsOfOne),
+		freeCalls:  o.MaxAuthsAtOnce,
+		addresses:  make(map[string]*addressOfAuths),
 	}
 }
 
-// enter waits for the turn of a handshake. If it returns nil, the caller calls leave after OnAuth. ctx
-// is the request's: net/http ends it when the client has left.
+// enter waits for the turn of a handshake from a remote address. If it returns nil, the caller must
+// call leave after OnAuth. ctx is the request's: net/http ends it when the client has left. The error
+// is a refusal.
 func (q *authQueue) enter(ctx context.Context, remote string) error {
 	if q == nil {
 		return nil
 	}
-	w, err := q.line(addressOf(remote))
+	w, err := q.beginOrWait(addressOf(remote))
 	if w == nil {
 		return err
 	}
@@ -77,20 +78,20 @@ func (q *authQueue) enter(ctx context.Context, remote string) error {
 	case <-ctx.Done():
 		err = q.giveUp(w, errClientGone)
 	}
-	if err == nil && ctx.Err() != nil { // it has left while its turn came
+	if err == nil && ctx.Err() != nil { // the client left at the moment of its turn
 		q.leave()
 		return errClientGone
 	}
 	return err
 }
 
-// line lets a handshake begin at once, or has it wait. If the waiter is nil, it need not wait, or was
-// refused.
-func (q *authQueue) line(address string) (*authWaiter, error) {
+// beginOrWait lets a handshake begin, refuses it or puts it in the queue. The waiter is nil unless the
+// handshake is in the queue. The error is the refusal.
+func (q *authQueue) beginOrWait(address string) (*authWaiter, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.free > 0 {
-		q.free--
+	if q.freeCalls > 0 {
+		q.freeCalls--
 		return nil, nil
 	}
 	if q.refusal != nil {
@@ -101,7 +102,7 @@ func (q *authQueue) line(address string) (*authWaiter, error) {
 	}
 	from := q.addresses[address]
 	if from == nil {
-		from = &authsOfOne{address: address}
+		from = &addressOfAuths{address: address}
 		q.addresses[address] = from
 		q.turns = append(q.turns, from)
 	}
@@ -111,18 +112,20 @@ func (q *authQueue) line(address string) (*authWaiter, error) {
 	return w, nil
 }
 
-// makeSpace is called when the queue is full. If an address has less than an equal share of it, the newest
-// handshake of the address with the most is refused instead. So one address cannot keep the others
-// out. mu is held.
+// makeSpace is called when the queue is full. It reports whether a handshake of an address may wait
+// all the same. That is so if the address has less than an equal share of the queue. Then the newest
+// handshake of the address with the most is refused. So one address cannot keep the others out. mu is
+// held.
 func (q *authQueue) makeSpace(address string) bool {
 	mine := 0
 	if from := q.addresses[address]; from != nil {
 		mine = len(from.waiting)
 	}
-	if mine+1 >= q.waiting/len(q.addresses) { // so the walk below visits half of MaxAuthsWaiting at most
+	if mine+1 >= q.waiting/len(q.addresses) {
 		return false
 	}
-	var most *authsOfOne
+	// Here each address has two handshakes on average, so there are at most MaxAuthsWaiting/2 addresses.
+	var most *addressOfAuths
 	for _, from := range q.turns {
 		if most == nil || len(from.waiting) > len(most.waiting) {
 			most = from
@@ -134,7 +137,7 @@ func (q *authQueue) makeSpace(address string) bool {
 	return true
 }
 
-// leave is called when OnAuth has returned. The next handshake takes the place.
+// leave is called when OnAuth has returned. The next handshake in the queue then calls OnAuth.
 func (q *authQueue) leave() {
 	if q == nil {
 		return
@@ -142,7 +145,7 @@ func (q *authQueue) leave() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if len(q.turns) == 0 {
-		q.free++
+		q.freeCalls++
 		return
 	}
 	from := q.turns[0]
@@ -154,7 +157,7 @@ func (q *authQueue) leave() {
 	next.end(nil)
 }
 
-// refuseAll ends the wait of all handshakes. From then on none waits.
+// refuseAll refuses all handshakes that wait, and from then on each that would have to wait.
 func (q *authQueue) refuseAll(err error) {
 	if q == nil {
 		return
@@ -169,8 +172,8 @@ func (q *authQueue) refuseAll(err error) {
 	}
 }
 
-// giveUp takes a handshake out of the queue, with an error. It returns another error, or nil, if the
-// wait was over already.
+// giveUp takes a handshake out of the queue, and returns err. If the wait was over already, it returns
+// the result of the wait instead.
 func (q *authQueue) giveUp(w *authWaiter, err error) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -196,7 +199,7 @@ func (q *authQueue) remove(w *authWaiter) {
 	}
 }
 
-// length returns how many handshakes wait.
+// length returns how many handshakes wait, for Stats.
 func (q *authQueue) length() int {
 	if q == nil {
 		return 0
@@ -206,19 +209,20 @@ func (q *authQueue) length() int {
 	return q.waiting
 }
 
+// end ends a wait. mu is held, and the handshake is out of the queue.
 func (w *authWaiter) end(err error) {
 	w.err = err
 	close(w.called)
 }
 
-// addressOf returns what counts as one address: an IPv4 address, or the first 64 bits of an IPv6 address,
-// of which one subscriber of a provider has all.
+// addressOf returns the part of Request.RemoteAddr that names one client: an IPv4 address, or the first
+// 64 bits of an IPv6 address. A provider gives all addresses with the same 64 bits to one customer.
 func addressOf(remote string) string {
 	at, err := netip.ParseAddrPort(remote)
 	if err != nil {
 		host, _, err := net.SplitHostPort(remote)
 		if err != nil {
-			return remote // a middleware has put the client's address there, without a port
+			return remote // a middleware has set an address without a port
 		}
 		return host
 	}

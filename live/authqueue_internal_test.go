@@ -45,7 +45,7 @@ func TestAddressesTakeTurnsForOnAuth(t *testing.T) {
 			}
 		}
 		q.leave()
-		if q.free != 1 || q.waiting != 0 || len(q.addresses) != 0 || len(q.turns) != 0 {
+		if q.freeCalls != 1 || q.waiting != 0 || len(q.addresses) != 0 || len(q.turns) != 0 {
 			t.Errorf("left behind: %+v", q)
 		}
 	})

@@ -24,7 +24,8 @@ var (
 	ErrInvalidData = broker.ErrInvalidData
 
 	// ErrTooManyTopics is wrapped by the error of Subscribe when a session has MaxTopics
-	// topics already.
+	// topics already, and by that of SetPresence when a session is present in too many topics
+	// without being subscribed.
 	ErrTooManyTopics = errors.New("live: session has too many topics")
 
 	// ErrNoHistory is wrapped by the error for a topic that keeps no history.
@@ -35,7 +36,8 @@ var (
 	ErrUnavailable = broker.ErrUnavailable
 
 	// ErrTooLarge is wrapped by a Broker's error for a publication that is too large for the
-	// messaging system. A live.v1 client that published it is told "too_big".
+	// messaging system, and by the error of SetPresence for an info that is too large. A live.v1
+	// client that published or set it is told "too_big".
 	ErrTooLarge = broker.ErrTooLarge
 
 	// ErrTooManyKeys is wrapped by the error for a publication with one key more than a keyed

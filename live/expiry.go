@@ -5,18 +5,18 @@ import (
 	"time"
 )
 
-// Sign-ins that expire, and sessions that reach MaxSessionAge, are found as dead clients are: by one
-// timer for all sessions, which runs while a session has an expiry. Expiries are rounded up to whole
-// seconds, so that the walk over the sessions is made once a second at most.
+// One timer for all sessions finds sign-ins that expire, and sessions that reach MaxSessionAge. It runs
+// while a session has an expiry or an age. Both are whole seconds, so the timer walks over the sessions
+// at most once a second. Expiries are rounded up, so that no session ends before its expiry.
 
-// maxExpiryWait bounds how late an expiry is noticed when the system's clock was
-// set, or the system slept: timers do not see that.
+// maxExpiryWait bounds how late an expiry is noticed after the system's clock was set, or the system
+// slept. A timer does not notice either. A walk a minute costs nothing that can be measured.
 const maxExpiryWait = time.Minute
 
 // ExpireAt closes the session with CloseSignInExpired at a given time, for example when its
 // token or its cookie expires. The client then fetches a new token and comes back. The session
-// is closed less than a second after the given time, or at once if the time has passed. The
-// zero Time stands for never. Each call replaces the time of an earlier call.
+// is closed about a second after the given time at the latest, or at once if the time has passed.
+// The zero Time means never. Each call replaces the time of an earlier call.
 func (s *Session) ExpireAt(t time.Time) {
 	t = t.Round(0) // drops the monotonic clock: a token's expiry means the wall clock
 	switch {
@@ -34,11 +34,13 @@ func (s *Session) ExpireAt(t time.Time) {
 	}
 }
 
+// expire closes a session whose sign-in has expired.
 func (s *Session) expire() {
 	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
 }
 
-// startAging chooses when a new session has reached MaxSessionAge; mu is held.
+// startAging chooses when a new session ends because of MaxSessionAge: at a random age between 80 and
+// 100 percent of it. So sessions that began together do not end together. mu is held.
 func (s *Server) startAging(sess *Session) {
 	if age := s.opts.MaxSessionAge; age > 0 {
 		sess.oldAt = time.Now().Add(age - rand.N(age/5+1)).Unix()
@@ -68,11 +70,12 @@ func (s *Server) expireNext(at int64) {
 	}
 }
 
+// expiryWait returns how long the timer waits for an expiry, a Unix time in seconds.
 func expiryWait(at int64) time.Duration {
 	return max(min(time.Until(time.Unix(at, 0)), maxExpiryWait), 0)
 }
 
-// stopExpirer is called with mu held, when the last session was removed.
+// stopExpirer stops the timer when the last session was removed; mu is held.
 func (s *Server) stopExpirer() {
 	if s.expirer != nil {
 		s.expirer.Stop()
@@ -80,7 +83,8 @@ func (s *Server) stopExpirer() {
 	}
 }
 
-// expire closes the sessions that are due.
+// expire closes the sessions whose expiry or age has come, and sets the timer for the next. The timer
+// calls it.
 func (s *Server) expire() {
 	now := time.Now().Unix()
 	s.mu.Lock()
@@ -93,7 +97,7 @@ func (s *Server) expire() {
 		s.mu.Unlock()
 		return
 	}
-	s.expirer = nil // whoever calls ExpireAt from here on starts another
+	s.expirer = nil // a call of ExpireAt during the walk starts a new timer
 	sessions := append([]*Session(nil), s.sessions...)
 	s.mu.Unlock()
 

@@ -46,7 +46,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkOrigin(r); err != nil {
 		return refuse(w, err)
 	}
-	if err := s.mayBegin(); err != nil {
+	if err := s.beginHandshake(); err != nil {
 		return refuse(w, err)
 	}
 	sess := &Session{server: s}

@@ -7,13 +7,14 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// One timer finds the dead clients of all sessions: it checks when the server last read something
-// from each client. It finds the users that hold too much as well. A walk over 100,000 sessions takes
-// some milliseconds. As many timers would take 14 MB.
+// The sweeper is one timer for all sessions. At each walk over the sessions it checks when the server
+// last read something from each client, and so finds dead clients. It also finds users who hold more
+// than MaxBytesPerUser. A walk over 100,000 sessions takes some milliseconds. A timer for each of them
+// would take 14 MB.
 
 // sweepEvery is the time between two walks: a quarter of PingInterval or PingTimeout, whichever is
-// shorter. A check may be done that much too early, which costs little. With MaxBytesPerUser it is
-// userBytesEvery at most.
+// shorter. A client is pinged up to that much too early, which costs little. A millisecond at least
+// keeps a tiny PingTimeout from taking a whole CPU. With MaxBytesPerUser it is at most userBytesEvery.
 func (s *Server) sweepEvery() time.Duration {
 	every := max(min(s.opts.PingInterval, s.opts.PingTimeout)/4, time.Millisecond)
 	switch {
@@ -25,7 +26,8 @@ func (s *Server) sweepEvery() time.Duration {
 	return min(every, userBytesEvery)
 }
 
-// startSweeper is called with mu held, when a session was added.
+// startSweeper starts the sweeper when a session was added, unless it runs or has nothing to check; mu
+// is held.
 func (s *Server) startSweeper() {
 	if s.opts.PingInterval < 0 && s.opts.MaxBytesPerUser <= 0 || s.sweeper != nil {
 		return
@@ -34,7 +36,7 @@ func (s *Server) startSweeper() {
 	s.sweeper = time.AfterFunc(s.sweepEvery(), s.sweep)
 }
 
-// stopSweeper is called with mu held, when the last session was removed.
+// stopSweeper stops the sweeper when the last session was removed; mu is held.
 func (s *Server) stopSweeper() {
 	if s.sweeper != nil {
 		s.sweeper.Stop()
@@ -42,8 +44,9 @@ func (s *Server) stopSweeper() {
 	}
 }
 
-// sweep checks all sessions. A walk that comes late means that this process stood still, or had no CPU.
-// Then the answers of clients lie in their sockets still, and silence says nothing.
+// sweep walks over all sessions and checks them. A walk that comes late means that this process was
+// stopped, or had no CPU. Then the answers of clients may lie in their sockets unread. So the silence
+// of a client means nothing, and the client is pinged once more.
 func (s *Server) sweep() {
 	every := s.sweepEvery()
 	s.mu.Lock()
@@ -53,7 +56,7 @@ func (s *Server) sweep() {
 	if s.opts.PingInterval >= 0 {
 		for _, sess := range sessions {
 			if late {
-				sess.watch.asked = false // so it is asked once more
+				sess.watch.asked = false // so that checkAlive pings it again
 			}
 			sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, every)
 		}
@@ -74,9 +77,8 @@ func (s *Server) snapshot() []*Session {
 	return append([]*Session(nil), s.sessions...)
 }
 
-// pingPhase is a random time, up to half of PingInterval, for which a new client is taken to have been
-// silent already. So clients that came in the same second are not all pinged in the same second
-// from then on.
+// pingPhase is a random time of at most half of PingInterval. A new client counts as having been silent
+// for that time. So clients that came in the same second are not pinged in the same second.
 func (s *Server) pingPhase() time.Duration {
 	if s.opts.PingInterval <= 0 {
 		return 0
@@ -88,22 +90,22 @@ func (s *Server) pingPhase() time.Duration {
 type watch struct {
 	pinged       int64  // when it was last pinged, on the clock
 	asked        bool   // a ping was sent because the client was silent, and it is silent still
-	deadlineFrom int64  // when the ping was written, or later when the client last took something; 0: neither
+	deadlineFrom int64  // when PingTimeout began: the ping was written, or the client took some bytes after that; 0: not yet
 	taken        uint64 // bytes that the client had taken at the last walk
 }
 
-// checkAlive pings a client that has been silent, and ends the session of one that
-// stayed so. slack is how long it is until the next walk: each check is done that much
-// early, so that a dead client is found within the promised time.
+// checkAlive pings a client that has been silent for interval. It ends the session if the client then
+// stays silent for timeout. slack is the time until the next walk: each check is done that much early,
+// so that a dead client is found within the promised time.
 //
-// The client's time begins when the ping has left for the socket. A client on a slow connection
-// first has to take what was sent before the ping. That is a sign of life too.
+// timeout begins when the ping was written to the socket. A client on a slow connection first has to
+// take the bytes before the ping. That is a sign of life, and timeout begins again.
 func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	w, now := &s.watch, clock.Now()
 	due := now-w.pinged >= int64(interval-slack)
 	if s.in.Idle() < interval-slack {
 		w.asked = false
-		if due && s.wire == wireV1 { // it waits for pings, to know that the server lives
+		if due && s.wire == wireV1 { // the client needs pings to know that the server lives
 			s.ping(now)
 		}
 		return
@@ -123,7 +125,7 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 		w.deadlineFrom = now
 	}
 	switch {
-	case w.deadlineFrom == 0: // how long a socket may take nothing at all is WriteTimeout's
+	case w.deadlineFrom == 0: // the ping was not written yet: WriteTimeout ends a session whose socket takes nothing
 	case now-w.deadlineFrom >= int64(timeout-slack):
 		if s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, discard: true}) {
 			s.server.counters.pingTimeouts.Add(1)

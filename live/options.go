@@ -61,10 +61,11 @@ type Options struct {
 	// A client that only subscribes is present without OnPresence being called.
 	OnPresence func(ctx context.Context, s *Session, topic string, info []byte) ([]byte, error)
 
-	// OnPublish decides in the same way whether a live.v1 client may publish data to a topic.
-	// data is valid JSON, or nil. OnPublish returns the data that is published: the same, or
-	// data to which the application has added something, such as the author. A client may repeat
-	// a publication, and then OnPublish is called again. nil: no client may publish.
+	// OnPublish decides whether a live.v1 client may publish data to a topic. data is valid JSON,
+	// or nil. OnPublish returns the data that is published: the same, or data to which the
+	// application has added something, such as the author. An error refuses the client, as for
+	// OnSubscribe. If a client repeats a publication, OnPublish is called again. nil: no client
+	// may publish.
 	OnPublish func(ctx context.Context, s *Session, topic string, data []byte) ([]byte, error)
 
 	// OnRequest answers the request of a live.v1 client. The value that it returns is
@@ -75,11 +76,12 @@ type Options struct {
 	// error is sent as "internal".
 	OnRequest func(ctx context.Context, s *Session, topic string, data []byte) (any, error)
 
-	// TraceParent returns the trace of a context, as the header traceparent of W3C Trace Context has it. It
-	// is called with the context of PublishContext, or of the operation of a client that publishes. With
-	// OpenTelemetry it is what propagation.TraceContext injects. The trace travels with the publication, also
-	// through NATS, to the messages of Listen and History; clients do not get it. nil, or "": there
-	// is none. FromPubSub does not carry it.
+	// TraceParent returns the trace of a context in the form of the header traceparent of W3C Trace
+	// Context. OpenTelemetry's propagation.TraceContext injects the same text. TraceParent is called
+	// with the context that PublishContext was given, or with the context of the session whose client
+	// publishes. The trace travels with the publication to the messages of Listen and History, also
+	// through NATS, and not through FromPubSub. Clients do not get it. nil, or a result of "": the
+	// publication has no trace.
 	TraceParent func(ctx context.Context) string
 
 	// Topics returns the options of a topic. It is called when the topic gets its first
@@ -91,9 +93,9 @@ type Options struct {
 	// makes a MemoryBroker for itself.
 	Broker Broker
 
-	// NodeName is what this server is called in Nodes, for a person who looks after many servers:
-	// best the name of its machine or container. Two servers may have the same name. "": the name
-	// of the host and the number of the process, as "web-1/4711". Only the first 255 bytes count.
+	// NodeName is the name of this server in Nodes, for a person who looks after many servers. The
+	// name of its machine or container is a good one. Two servers may have the same name. Only the
+	// first 255 bytes count. "": the names of the host and the process, such as "web-1/4711".
 	NodeName string
 
 	// OnClose is called once for every session, after it has ended and left all its
@@ -184,37 +186,46 @@ type Options struct {
 	// of that user are refused with 429, or see ReplaceOldest. 0: no bound.
 	MaxSessionsPerUser int
 
-	// ReplaceOldest says what happens to a client whose user has MaxSessionsPerUser sessions. true: it
-	// gets the place of the user's oldest session, which is closed with CloseReplaced and
-	// ErrReplaced; what still waited for its client is dropped. The client stays away, so that a
-	// forgotten tab does not take the place back. false: it is refused with 429. A connection that
-	// broke unnoticed then takes a place until PingInterval and PingTimeout are over, 35 s by
-	// default.
+	// ReplaceOldest says what happens to a new client whose user has MaxSessionsPerUser sessions
+	// already.
+	//
+	// true: the new client gets the place of the user's oldest session. That session is closed with
+	// CloseReplaced and ErrReplaced, and the messages that wait for its client are dropped. Its
+	// client stays away, so that a forgotten tab does not take the place back.
+	//
+	// false: the new client is refused with 429. A connection that broke unnoticed then keeps its
+	// place until PingInterval and PingTimeout are over, 35 s by default.
 	ReplaceOldest bool
 
-	// MaxBytesPerUser bounds the bytes that wait for the clients of one UserID on this server, and the bytes of
-	// their messages that wait for the application, of all sessions together. It is
-	// checked once a second. If a user has more then, its session with the most is closed with
-	// CloseUserBytes and ErrUserBytes, and what waited for it is dropped; then the next, until the
-	// rest fit. The clients back off and resume. Until the check each session may have what
-	// QueueBytes and InboxBytes allow. A publication counts for each session with its whole size,
-	// though they share its bytes. 0: no bound. A useful bound is a few times QueueBytes.
+	// MaxBytesPerUser bounds the bytes that all sessions of one UserID on this server hold together:
+	// the bytes that wait for the clients, and the bytes of their messages that wait for the
+	// application. A publication counts for each session with its whole size, although the sessions
+	// share its bytes.
+	//
+	// The bound is checked once a second. If a user has more then, the session with the most is
+	// closed with CloseUserBytes and ErrUserBytes, and the messages that wait for its client are
+	// dropped. Then the next session is closed, until the others fit. The clients back off and
+	// resume. Between two checks each session may have what QueueBytes and InboxBytes allow. 0: no
+	// bound. A useful bound is a few times QueueBytes.
 	MaxBytesPerUser int
 
-	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait, for
-	// AuthTimeout at most, and are then refused with 503 and a Retry-After. The addresses of clients
-	// (Request.RemoteAddr; of IPv6, the first 64 bits) take turns. OnAuth is not called for a client
-	// that has left meanwhile. 0: 1,000. If OnAuth asks a database that answers 20 questions at once in
-	// 50 ms each, the last of these calls then waits for 2.5 s, well below AuthTimeout. If OnAuth waits
-	// for a service without such a limit, 50 ms each allow 20,000 clients in a second, more than two
-	// CPUs take. Set it lower if OnAuth itself takes much CPU time, as hashing a password does. Negative:
-	// no bound.
+	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait. A
+	// handshake that has waited for AuthTimeout is refused with 503 and a Retry-After. OnAuth is not
+	// called for a client that has left meanwhile. The addresses of clients take turns. An address
+	// is that of Request.RemoteAddr, and of IPv6 only the first 64 bits.
+	//
+	// 0: 1,000. Suppose that OnAuth asks a database that answers 20 questions at once in 50 ms each.
+	// The last of 1,000 calls then waits for 2.5 s, well below AuthTimeout. Or suppose that OnAuth
+	// waits 50 ms for a service that answers any number at once. Then 20,000 clients may connect in
+	// a second, more than two CPUs can serve. Set a lower bound if OnAuth itself takes much CPU time,
+	// as hashing a password does. Negative: no bound.
 	MaxAuthsAtOnce int
 
-	// MaxAuthsWaiting bounds the handshakes that wait for that. Further handshakes are refused with 503 and a
-	// Retry-After at once. If the address of a client has less than an equal share of the
-	// queue, the newest handshake of the address with the most is refused instead. 0: 4,096, which
-	// take some 100 MB of net/http's memory. A handshake that waits does not count for MaxSessions.
+	// MaxAuthsWaiting bounds the handshakes that wait because of MaxAuthsAtOnce. Further handshakes
+	// are refused at once with 503 and a Retry-After. If the address of a further client has less
+	// than an equal share of the queue, the newest handshake of the address with the most is refused
+	// instead. A handshake that waits does not count for MaxSessions. 0: 4,096, which take some
+	// 100 MB of net/http's memory.
 	MaxAuthsWaiting int
 
 	// MaxTopics bounds the topics of one session. Subscribe returns ErrTooManyTopics for
@@ -244,25 +255,25 @@ type Options struct {
 	// many as InboundRate, a second's worth.
 	InboundBurst int
 
-	// AuthTimeout is after how long the context of OnAuth ends, and how long a handshake waits for
-	// OnAuth; see MaxAuthsAtOnce. 0: 10 s, as long as the
-	// user of a browser has patience. A longer timeout only holds memory for clients that
-	// have left.
+	// AuthTimeout is how long a handshake may wait for OnAuth (see MaxAuthsAtOnce), and after that
+	// how long OnAuth may take before its context ends. 0: 10 s, as long as the user of a browser
+	// has patience. A longer timeout only holds memory for clients that have left.
 	AuthTimeout time.Duration
 
-	// MaxSessionAge is how long a session lasts at most. It is then closed with CloseRestart, and its
-	// client comes back at once, perhaps to another server. So servers that were added get their share of the
-	// clients, and a restart looks like any other hour. Each session has a random age between
-	// 80 and 100 percent of it. 0: no bound.
+	// MaxSessionAge is how long a session may last. It is then closed with CloseRestart and
+	// ErrSessionAge, and its client comes back within a second, perhaps to another server. So servers
+	// that were added get their share of the clients, and a restart looks like any other hour. Each
+	// session ends at a random age between 80 and 100 percent of MaxSessionAge. 0: no bound.
 	MaxSessionAge time.Duration
 
-	// ShutdownDelay is for how long Shutdown only refuses new clients, before it closes the
-	// first session. A load balancer that asks ReadyHandler needs some time to send clients
-	// elsewhere, and those that are closed would otherwise come back to this server. 0: none.
+	// ShutdownDelay is how long Shutdown only refuses new clients, before it closes the first
+	// session. A load balancer that asks ReadyHandler needs some time to send clients to other
+	// servers. Without a delay it may send the clients of closed sessions back to this server. 0: no
+	// delay.
 	ShutdownDelay time.Duration
 
-	// ShutdownTimeout is how long Run takes to end. 0: 9 s. Docker kills a process ten seconds after
-	// SIGTERM, Kubernetes after thirty.
+	// ShutdownTimeout is how long the end of Run may take. 0: 9 s, because Docker kills a process
+	// ten seconds after SIGTERM. Kubernetes waits thirty.
 	ShutdownTimeout time.Duration
 
 	// WriteTimeout is how long a client may read nothing of what it is sent before its
@@ -410,11 +421,11 @@ type TopicOptions struct {
 	// application can.
 	ClientKey func(s *Session, data []byte) string
 
-	// PublishRate is how many publications the live.v1 clients of this server together may make to the
-	// topic in a second, in the long run. Further publications are refused with the error
-	// "rate_limited", and the session goes on. OnPublish was called before; what it refuses does
-	// not count. What the application publishes itself does not count, nor what it publishes for
-	// plain clients in OnMessage. 0: no bound but each client's InboundRate.
+	// PublishRate is how many publications a second all live.v1 clients of this server together may
+	// make to the topic, in the long run. Further publications are refused with the error
+	// "rate_limited", and the session goes on. OnPublish is called first, and publications that it
+	// refuses do not count. Publications that the application makes do not count either, also if
+	// it makes them in OnMessage for plain clients. 0: only each client's InboundRate bounds them.
 	PublishRate int
 
 	// PublishBurst is how many publications these clients may make at once after they were quiet. 0: as
@@ -437,12 +448,13 @@ type TopicOptions struct {
 	// asks again later. nil: the topic has no state. With a Snapshot, a History of 0 means 256.
 	Snapshot func(ctx context.Context, topic string) (any, error)
 
-	// Presence says whether servers keep track of who is in the topic, and what clients see of
-	// it. Whoever OnSubscribe lets in sees the same.
+	// Presence says whether the servers keep track of who is present in the topic, and what clients
+	// see of it. All clients that OnSubscribe lets into the topic see the same. 0: PresenceOff.
 	Presence Presence
 
-	// PresenceLimit is how many members clients are told of one by one. If there are more, they
-	// are told the number. 0: 500, which nobody reads, and which take some 30 KB.
+	// PresenceLimit is how many members clients may be told of one by one. If the topic has more
+	// members, clients are told the number. 0: 500. Nobody reads a longer list, and 500 members
+	// take some 30 KB.
 	PresenceLimit int
 }
 

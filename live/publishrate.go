@@ -6,16 +6,17 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// publishRates counts what clients publish to topics that have a PublishRate. A topic need not have a
-// subscriber here, so the counts are not kept with the topics. The zero value is ready for use.
+// publishRates counts what clients publish to topics that have a PublishRate. Clients may publish to a
+// topic that has no subscriber at this server. So the counts are not in the topics' structs. The zero
+// value is ready for use.
 type publishRates struct {
 	mu      sync.Mutex         // guards the fields below; no lock is taken under it
-	topics  map[string]limiter // those that were published to a short time ago
-	cleanAt int                // how many topics there may be before those that are at rest are removed
+	topics  map[string]limiter // topics to which clients have published a short time ago
+	cleanAt int                // clean is called when there are this many topics
 }
 
-// minRatesKept is how many topics are kept without a look at which are at rest. They take 100 KB at most, if their
-// names are short.
+// minRatesKept is how many topics are kept before clean is called for the first time. They take about
+// 100 KB if their names are short.
 const minRatesKept = 1000
 
 // allow counts one publication, and reports whether the topic's rate allows it.
@@ -42,9 +43,9 @@ func (p *publishRates) allow(topic string, o TopicOptions) bool {
 	return true
 }
 
-// clean removes the topics that may be published to at full burst again: for them nothing need be known.
-// It is called each time that the number has doubled, so that it costs little for each publication. mu
-// is held.
+// clean removes the topics that are at rest: those whose clients may publish at full burst again. They
+// need no count. clean is called when the number of topics has doubled, so that it costs little for
+// each publication. mu is held.
 func (p *publishRates) clean(now int64) {
 	for topic, l := range p.topics {
 		if l.paidUntil <= now {

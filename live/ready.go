@@ -9,13 +9,13 @@ import (
 	"time"
 )
 
-// readyTimeout is how long ReadyHandler waits for the broker. Kubernetes and many load balancers wait a
-// second for an answer.
+// readyTimeout is how long ReadyHandler waits for the broker. Kubernetes and many load balancers wait
+// one second for an answer, and the answer needs some time to reach them.
 const readyTimeout = 900 * time.Millisecond
 
-// Ready reports whether the server takes new clients. The error is nil, wraps ErrServerClosed after
-// Shutdown was called, or is that of the Broker, if it has a method Ready(context.Context) error:
-// natsbroker's waits until ctx ends for NATS to be there.
+// Ready returns nil if the server takes new clients. After Shutdown was called the error wraps
+// ErrServerClosed. If the Broker has a method Ready(context.Context) error, the error is that of the
+// method. The Broker of natsbroker waits for NATS until ctx ends.
 func (s *Server) Ready(ctx context.Context) error {
 	s.mu.Lock()
 	draining := s.draining
@@ -29,9 +29,10 @@ func (s *Server) Ready(ctx context.Context) error {
 	return nil
 }
 
-// ReadyHandler answers the health checks of load balancers: with 200 if Ready returns nil within a second, and
-// else with 503. What the Broker says is logged, and not sent. A server that is not ready should get
-// no new clients. It need not be restarted: those that it has may be content.
+// ReadyHandler returns a handler for the health checks of load balancers. It answers with 200 if Ready
+// returns nil within 0.9 s, and with 503 and a Retry-After if not. The error of the Broker is logged,
+// and not sent. A server that is not ready should get no new clients. It need not be restarted: the
+// clients that it has may not notice anything.
 func (s *Server) ReadyHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)

@@ -10,17 +10,17 @@ import (
 
 // Refusals counts the handshakes that were refused, by reason.
 type Refusals struct {
-	BadHandshake    uint64 // not a handshake of WebSocket (400, 426), or a middleware is in its way (500)
-	Origin          uint64 // a page of another origin (403)
+	BadHandshake    uint64 // it was no valid WebSocket handshake (400, 426), or a middleware does not let the server take over the connection (500)
+	Origin          uint64 // a page of another origin asked (403)
 	Draining        uint64 // the server shuts down (503)
-	TooManySessions uint64 // MaxSessions (503)
-	TooManyOfUser   uint64 // MaxSessionsPerUser (429)
+	TooManySessions uint64 // the server had MaxSessions sessions (503)
+	TooManyOfUser   uint64 // the user had MaxSessionsPerUser sessions (429)
 	QueueFull       uint64 // MaxAuthsWaiting handshakes waited for OnAuth (503)
 	QueueTimeout    uint64 // the handshake waited for OnAuth longer than AuthTimeout (503)
-	Auth            uint64 // OnAuth returned an error (401, or as the error says)
-	AuthTimeout     uint64 // OnAuth returned an error after AuthTimeout (503)
+	Auth            uint64 // OnAuth returned an error (401, or the status given to Refuse)
+	AuthTimeout     uint64 // OnAuth returned an error after AuthTimeout had passed (503)
 	Panic           uint64 // a callback panicked (500)
-	Gone            uint64 // the client left while it waited for OnAuth, or did not take the answer
+	Gone            uint64 // the client left while it waited for OnAuth, or did not read the answer
 }
 
 // refusalReason is why a handshake was refused.
@@ -38,7 +38,7 @@ const (
 	refusedAuthTimeout
 	refusedPanic
 	refusedGone
-	refusalReasons // how many there are
+	refusalReasons // how many reasons there are
 )
 
 // These are the refusals of a handshake whose text does not depend on the request.
@@ -63,8 +63,8 @@ var (
 )
 
 // Refuse returns an error for OnAuth to return. The handshake is then answered with the given
-// HTTP status and text, instead of 401 and "authentication failed". A status outside 400 to 599
-// becomes 401.
+// HTTP status and text, instead of 401 and "authentication failed". The client sees the text. A
+// status outside 400 to 599 becomes 401.
 func Refuse(status int, text string) error {
 	if status < 400 || status > 599 {
 		status = http.StatusUnauthorized
@@ -80,7 +80,7 @@ type refusal struct {
 
 func (r *refusal) Error() string { return fmt.Sprintf("live: refused with %d: %s", r.status, r.text) }
 
-// refusalOf returns the refusal that an error wraps, or that of OnAuth.
+// refusalOf returns the refusal that an error wraps. Any other error is one of OnAuth: 401.
 func refusalOf(err error) *refusal {
 	var r *refusal
 	if !errors.As(err, &r) {
@@ -89,8 +89,8 @@ func refusalOf(err error) *refusal {
 	return r
 }
 
-// refusalLog says how a refusal is logged. What the operator can mend is a warning. What clients do
-// by mistake, or any port scanner does, is for debugging.
+// refusalLog says how a refusal is logged. It is a warning if the operator can do something about it.
+// It is for debugging if clients cause it by mistake, or any port scanner does.
 var refusalLog = [refusalReasons]struct {
 	level   slog.Level
 	message string

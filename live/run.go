@@ -9,10 +9,13 @@ import (
 	"syscall"
 )
 
-// Run calls serve, which serves HTTP until it is told to stop, and returns when the process was told to
-// end, by SIGTERM or by Ctrl-C, or ctx has ended, and all has ended in order: Run calls Shutdown, then
-// each stop, and waits for serve. All of it takes Options.ShutdownTimeout at most. A second signal ends
-// the process at once.
+// Run serves HTTP until the process is told to end, and then ends the server in order. serve is the
+// function that serves HTTP. It must return after a stop function was called, or by itself after the
+// signal.
+//
+// The end begins with SIGTERM or Ctrl-C, when ctx ends, or when serve returns. Run then calls Shutdown,
+// then each stop function, and waits until serve has returned. That takes Options.ShutdownTimeout at
+// most. A second signal ends the process at once.
 //
 // With net/http, where web is an *http.Server:
 //
@@ -22,13 +25,14 @@ import (
 //
 //	err := server.Run(context.Background(), func() error { return app.Listen(":8080") })
 //
-// The error is nil after an end in order. If serve returns before that, for example because its port
-// is taken, Run shuts down too, and returns the error of serve.
+// The error is nil after an end in order. It joins the errors of serve, Shutdown and the stop
+// functions. So if serve fails because its port is taken, the error says so. http.ErrServerClosed of
+// serve is no error.
 func (s *Server) Run(ctx context.Context, serve func() error, stop ...func(context.Context) error) error {
 	told, forget := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer forget()
 	served := make(chan error, 1)
-	go func() { served <- serve() }() // ends when it is told to stop
+	go func() { served <- serve() }() // ends when serve returns
 
 	var failed error
 	returned := false
@@ -36,7 +40,7 @@ func (s *Server) Run(ctx context.Context, serve func() error, stop ...func(conte
 	case failed = <-served:
 		returned = true
 	case <-told.Done():
-		forget() // so a second signal is not ours
+		forget() // so that a second signal ends the process
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.opts.ShutdownTimeout)
 	defer cancel()

@@ -12,20 +12,26 @@ import (
 )
 
 const (
-	// closesPerSecond is how fast Shutdown closes sessions when its ctx leaves
-	// the time: a client that comes back costs a handshake and its
-	// resubscriptions, about a millisecond of the server that takes it over.
+	// closesPerSecond is how many sessions Shutdown closes in a second, if its ctx leaves the time.
+	// A client that comes back costs the server that takes it about a millisecond of CPU time, for
+	// the handshake and the subscriptions.
 	closesPerSecond = 1000
 
-	// minReturn is the shortest time over which clients are told to come back.
+	// minReturn is the shortest time over which clients are told to come back. It keeps the clients
+	// of a server with few sessions from coming back at the same moment.
 	minReturn = time.Second
+
+	// timerGrain is the shortest pause that closeAll makes. Timers are not exact to less than a few
+	// milliseconds, so shorter pauses are added up.
+	timerGrain = 5 * time.Millisecond
 )
 
-// Shutdown ends the server. New clients are refused with 503. Every session is sent what is
-// queued for it, and is then closed with code 1012. Shutdown waits until every OnClose has
-// returned and every connection is closed. Then it closes the broker and returns. If ctx ends
-// first, Shutdown cuts the remaining connections, closes the broker, and returns the error of
-// ctx.
+// Shutdown ends the server. New clients are refused with 503. If the server has sessions,
+// Shutdown waits for Options.ShutdownDelay. Then every session is sent what is queued for it, and
+// is closed with code 1012. Shutdown waits until every OnClose has returned and every connection
+// is closed. Then it closes the broker and returns. If ctx ends first, Shutdown cuts the remaining
+// connections, closes the broker, and returns the error of ctx. The error may also wrap that of
+// the broker's Close.
 //
 // Shutdown closes a thousand sessions a second, or more if they would otherwise take longer
 // than half of the time that ctx leaves. The reason of the close frame names the time over
@@ -34,8 +40,8 @@ const (
 // The Shutdown of an http.Server does not know WebSocket connections. So a program calls both,
 // and this one first. Run does that.
 //
-// A callback cannot call Shutdown, which would wait for it: the error is ErrInCallback, and nothing
-// is shut down.
+// Shutdown waits for callbacks, so a callback must not call it. If one does, the error is
+// ErrInCallback, and nothing is shut down.
 func (s *Server) Shutdown(ctx context.Context) error {
 	if inCallback() {
 		return ErrInCallback
@@ -59,7 +65,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	if s.closed.Swap(true) {
 		return err
 	}
-	// The broker has time of its own: ctx may have none left.
+	// The broker gets brokerTimeout to close, because ctx may have ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
 	defer cancel()
 	s.topics.end()
@@ -70,11 +76,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// inCallback reports whether this goroutine runs a callback: whether code of this package has called the
-// code that has called Shutdown. Only Shutdown pays for that.
+// inCallback reports whether Shutdown was called in a callback. That is so if a method of this package
+// other than Run is among the callers of Shutdown. Only Shutdown pays for the walk over its stack.
 func inCallback() bool {
-	var callers [64]uintptr
-	for skip := 3; ; skip += len(callers) { // without Callers, inCallback and Shutdown
+	var callers [64]uintptr                 // more than most stacks have; the loop reads a deeper stack in pieces
+	for skip := 3; ; skip += len(callers) { // leaves out Callers, inCallback and Shutdown
 		n := runtime.Callers(skip, callers[:])
 		frames := runtime.CallersFrames(callers[:n])
 		for {
@@ -92,10 +98,11 @@ func inCallback() bool {
 	}
 }
 
-// callbackCaller begins the names of all methods in this package. Callbacks are called by methods.
+// callbackCaller is the beginning of the names of all methods with a pointer receiver in this package.
+// Such methods call the callbacks.
 var callbackCaller = reflect.TypeFor[Server]().PkgPath() + ".(*"
 
-// runner is the name of the method that calls Shutdown itself.
+// runner is the name of Run, which calls Shutdown and is no callback.
 var runner = callbackCaller + "Server).Run"
 
 // closeAll ends the sessions in random order, evenly over the window.
@@ -107,14 +114,14 @@ func (s *Server) closeAll(ctx context.Context) {
 	start := time.Now()
 	for i, sess := range sessions {
 		due := window * time.Duration(i) / time.Duration(len(sessions))
-		// Pauses below a timer's grain are saved up.
-		if ahead := due - time.Since(start); ahead > 5*time.Millisecond {
+		if ahead := due - time.Since(start); ahead > timerGrain {
 			sleep(ctx, ahead)
 		}
 		sess.end(restart(window))
 	}
 }
 
+// shutdownWindow returns the time over which sessions are closed, at most half of what ctx leaves.
 func shutdownWindow(ctx context.Context, sessions int) time.Duration {
 	window := time.Duration(sessions) * time.Second / closesPerSecond
 	if deadline, ok := ctx.Deadline(); ok {
@@ -123,6 +130,7 @@ func shutdownWindow(ctx context.Context, sessions int) time.Duration {
 	return max(window, 0)
 }
 
+// restart says how Shutdown ends a session. window is the time over which all sessions are closed.
 func restart(window time.Duration) closing {
 	within := max(window, minReturn).Milliseconds()
 	return closing{
@@ -133,8 +141,8 @@ func restart(window time.Duration) closing {
 	}
 }
 
-// tooOld ends a session that has reached MaxSessionAge. Its client may come back at once: others of the
-// same age have other times.
+// tooOld says how a session ends that has reached MaxSessionAge. Its client may come back within
+// minReturn, because sessions that began together do not end together.
 func tooOld() closing {
 	within := minReturn.Milliseconds()
 	return closing{
@@ -145,10 +153,11 @@ func tooOld() closing {
 	}
 }
 
-// await returns when all sessions have gone, or cuts them when ctx ends.
+// await waits until all sessions have gone. If ctx ends first, it cuts the remaining sessions, and
+// returns the error of ctx.
 func (s *Server) await(ctx context.Context) error {
 	gone := make(chan struct{})
-	go func() {
+	go func() { // ends when the last handshake, callback and connection has ended
 		s.running.Wait()
 		close(gone)
 	}()

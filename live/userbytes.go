@@ -7,23 +7,24 @@ import (
 	"time"
 )
 
-// What the sessions of one user hold together is measured by the sweeper, and not where a frame is
-// queued: there it would cost each delivery a counter that many goroutines write. So a user may hold
-// more for a second, up to the bounds of each session.
+// The sweeper measures how many bytes the sessions of one user hold together. Measuring where a frame
+// is queued would cost more: each delivery would write to a counter that many goroutines share. So a
+// user may hold more than MaxBytesPerUser for a second, as much as the bounds of each session allow.
 
-// userBytesEvery is the time between two measurements. A client on a fast connection fills its queue in a
-// few milliseconds, so a shorter time would not bound a user better without costing much more. A walk
-// over 100,000 sessions takes 10 to 20 ms (BenchmarkBoundUsers), so 1 to 2 % of a core.
+// userBytesEvery is the time between two measurements. A walk over 100,000 sessions takes 10 to 20 ms
+// (BenchmarkBoundUsers), which is 1 to 2 % of a core. A shorter time would cost more and bound a user
+// hardly better: a queue can be full after a few milliseconds.
 const userBytesEvery = time.Second
 
-// holding is a session with the bytes that it holds.
+// holding is a session with the number of bytes that it holds.
 type holding struct {
 	session *Session
 	bytes   int
 }
 
-// boundUsers ends sessions of users that hold more than MaxBytesPerUser. Of such a user, the session that holds
-// most comes first, because its client is the slowest. Sessions end until the rest fit.
+// boundUsers ends sessions of users who hold more than MaxBytesPerUser. The session that holds most
+// ends first, because its client is the slowest. Sessions end until the user's other sessions hold no
+// more than the bound.
 func (s *Server) boundUsers(sessions []*Session) {
 	if s.opts.MaxBytesPerUser <= 0 {
 		return
@@ -51,8 +52,8 @@ func (s *Server) boundUsers(sessions []*Session) {
 	}
 }
 
-// holds returns the bytes that wait for the client and for the application. The message that a callback
-// handles counts, too. A session that has ended holds nothing for long.
+// holds returns how many bytes wait for the client and for the application. The message that a
+// callback is handling counts too. A session that has ended counts as 0: it gives its bytes back soon.
 func (s *Session) holds() int {
 	in := &s.inbound
 	in.mu.Lock()
@@ -65,6 +66,7 @@ func (s *Session) holds() int {
 	return n
 }
 
+// endForUserBytes ends a session because its user holds too much: sum bytes.
 func (s *Session) endForUserBytes(sum int) {
 	if !s.end(closing{code: CloseUserBytes, reason: "too much waits for this user", err: ErrUserBytes, discard: true}) {
 		return

@@ -27,15 +27,16 @@ const (
 const version = 1
 
 const (
-	// MaxMessage is about how long a message becomes. One that has a single entry may be as
-	// long as MaxEntry and a few bytes. Every messaging system takes 32 KB, and a message that
-	// is lost does not cost much.
+	// MaxMessage is about how many bytes a message has at most. Every messaging system takes
+	// 32 KB. A message that is lost does not cost much then.
 	MaxMessage = 32 << 10
 
 	// MaxEntry bounds the bytes of the topic, the member ID and the info of one entry together.
+	// With half of MaxMessage, an entry always fits in a message.
 	MaxEntry = 16 << 10
 
-	// maxLinger bounds what a server that shuts down may ask for. No shutdown takes longer.
+	// maxLinger bounds how long a server that shuts down may have its entries shown. Clients come
+	// back sooner, and a wrong message must not keep members for hours.
 	maxLinger = time.Minute
 )
 
@@ -46,15 +47,15 @@ type message struct {
 
 	seq    uint64        // of a delta: its number; of a beat and a chunk: the number of the newest delta
 	count  uint64        // of a beat: how many entries the owner has
-	linger time.Duration // of a beat and a delta: how long entries that end are shown; 0: the grace
+	linger time.Duration // of a beat and a delta: how long entries that end are still shown; 0: for the grace
 
 	to    Incarnation // of a want: the owner that is asked
-	since uint64      // of a want: the first delta that is wanted; 0: a chunk is wanted
+	since uint64      // of a want: the number of the first delta that is wanted; 0: a chunk is wanted
 
-	after uint64 // of a want and a chunk: the chunk has the entries after this one ...
-	upto  uint64 // ... up to this one
+	after uint64 // of a want and a chunk: the chunk begins after the entry with this ref
+	upto  uint64 // of a chunk: it has all entries up to this ref
 	last  bool   // of a chunk: no entries follow
-	pause bool   // of a chunk: what follows must be asked for
+	pause bool   // of a chunk: the next chunk is not sent until a server wants it
 
 	ops []op // of a delta and a chunk
 }
@@ -63,9 +64,9 @@ type message struct {
 type op struct {
 	code   opCode
 	ref    uint64
-	topic  string // only with opEnter, like member
-	member string
-	info   []byte // nil: none; not with opLeave
+	topic  string // only with opEnter
+	member string // ID of the member; only with opEnter
+	info   []byte // nil: no info; never with opLeave
 }
 
 type opCode byte
@@ -169,7 +170,7 @@ func decode(b []byte) (*message, error) {
 	return m, nil
 }
 
-// makesSense checks what a receiver relies on.
+// makesSense checks the rules that the receiver of a message relies on.
 func (m *message) makesSense() bool {
 	switch m.kind {
 	case kindDelta:

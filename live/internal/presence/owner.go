@@ -8,18 +8,18 @@ import (
 
 const (
 	// maxLog and maxLogBytes bound the deltas that an owner keeps to send them again. In a busy
-	// minute a server makes some hundred deltas. Whoever has missed more asks for chunks.
+	// minute a server makes some hundred deltas. A server that has missed more asks for chunks.
 	maxLog      = 512
 	maxLogBytes = 1 << 20
 
-	// maxResent bounds how many deltas are sent again at a time, and chunkBurst how many chunks
-	// are. That is a quarter of a megabyte, which every server gets, whether it has asked or
-	// not.
+	// maxResent bounds how many deltas are sent again at a time, and chunkBurst how many chunks.
+	// Every server gets them, whether it has asked or not. Eight chunks are a quarter of a
+	// megabyte, and so are 64 deltas of 4 KB.
 	maxResent  = 64
 	chunkBurst = 8
 
-	// speakOn is how long an owner without entries still sends beats: whoever has missed that
-	// its last entry ended learns of it.
+	// speakOn is how long an owner without entries still sends beats. So a server that has missed
+	// the end of the last entry learns of it. In ten seconds there are five beats.
 	speakOn = 10 * time.Second
 )
 
@@ -29,19 +29,19 @@ type owner struct {
 	count   int     // entries that have not ended
 	lastRef uint64
 
-	pending []uint64          // refs with a change that was not sent yet
-	changes map[uint64]opCode // of these; 0: nothing is left to be told
+	pending []uint64          // refs of entries with a change that was not sent yet
+	changes map[uint64]opCode // the change of each of these; 0: nothing need be sent
 	flushAt int64             // when pending is sent
-	seq     uint64            // of the newest delta
-	log     []logged          // the newest deltas
+	seq     uint64            // number of the newest delta
+	log     []logged          // the newest deltas, oldest first
 	logged  int               // bytes of log
 
-	beatAt int64         // when the next beat is due
-	busy   int64         // when there were entries last
-	linger time.Duration // how long other servers show entries that end; 0: the grace
+	beatAt   int64         // when the next beat is due
+	activeAt int64         // when there last were entries; 0: never
+	linger   time.Duration // how long other servers still show entries that end; 0: for the grace
 
-	resend uint64            // from this delta on they are wanted again; 0: none is
-	chunks map[uint64]uint64 // after these refs chunks are wanted
+	resend uint64            // number of the first delta that other servers want again; 0: none
+	chunks map[uint64]uint64 // refs after which other servers want chunks; a key and its value are equal
 }
 
 // owned is a place for an entry. The entry is nil if it has ended.
@@ -56,20 +56,20 @@ type logged struct {
 	bytes []byte
 }
 
-// Enter notes that a session of this server is present in a topic. It returns the number by which
-// the caller names the entry from now on. Topic and member must be UTF-8, info must be JSON or nil
-// and is not copied, and all of them together may have MaxEntry bytes.
+// Enter notes that a session of this server is present in a topic. It returns a number that names the
+// entry from now on. Topic and member must be UTF-8, and must not be empty. info is JSON, or nil for
+// none. It is not copied. All three together may have MaxEntry bytes.
 func (t *Table) Enter(topic, member string, info []byte, now int64) (ref uint64) {
 	o := &t.own
 	o.lastRef++
 	o.entries = append(o.entries, owned{o.lastRef, t.show(o.lastRef, topic, member, info)})
 	o.count++
-	o.busy = now
+	o.activeAt = now
 	t.note(o.lastRef, opEnter, now)
 	return o.lastRef
 }
 
-// Change gives an entry of this server another info.
+// Change gives an entry of this server another info. It does nothing if the entry has ended.
 func (t *Table) Change(ref uint64, info []byte, now int64) {
 	i, ok := t.own.find(ref)
 	if ok && !bytes.Equal(t.own.entries[i].entry.info, info) {
@@ -78,7 +78,7 @@ func (t *Table) Change(ref uint64, info []byte, now int64) {
 	}
 }
 
-// Info returns the info of an entry of this server.
+// Info returns the info of an entry of this server; nil: it has none, or has ended.
 func (t *Table) Info(ref uint64) []byte {
 	if i, ok := t.own.find(ref); ok {
 		return t.own.entries[i].entry.info
@@ -86,7 +86,8 @@ func (t *Table) Info(ref uint64) []byte {
 	return nil
 }
 
-// Leave notes that a session of this server is not present any more.
+// Leave notes that the session of an entry of this server is not present any more. It does nothing if
+// the entry has ended.
 func (t *Table) Leave(ref uint64, now int64) {
 	o := &t.own
 	i, ok := o.find(ref)
@@ -96,7 +97,7 @@ func (t *Table) Leave(ref uint64, now int64) {
 	t.end(o.entries[i].entry, t.untilFor(now, 0))
 	o.entries[i].entry = nil
 	o.count--
-	o.busy = now
+	o.activeAt = now
 	t.note(ref, opLeave, now)
 	if o.count < (len(o.entries)+1)/2 {
 		o.compact()
@@ -114,8 +115,8 @@ func (o *owner) compact() {
 	o.entries = kept
 }
 
-// Drain tells other servers how long to show entries that end from now on: the clients of this
-// server have been told to come back to another one.
+// Drain tells other servers how long to show entries that end from now on. This server shuts down,
+// and has told its clients to come back to another server. More than a minute counts as a minute.
 func (t *Table) Drain(linger time.Duration) {
 	t.own.linger = min(linger, maxLinger)
 	t.own.beatAt = 0
@@ -151,7 +152,7 @@ func (t *Table) note(ref uint64, code opCode, now int64) {
 		}
 		o.pending = append(o.pending, ref)
 	case code == opLeave && before == opEnter:
-		code = 0 // nobody has heard of it
+		code = 0 // no other server has heard of the entry
 	case code == opChange && before == opEnter:
 		code = opEnter
 	}
@@ -167,6 +168,7 @@ func (t *Table) flushDeltas(now int64) {
 	t.sendPending()
 }
 
+// sendPending sends all changes, in as few deltas as MaxMessage allows.
 func (t *Table) sendPending() {
 	o := &t.own
 	m := &message{}
@@ -210,13 +212,14 @@ func (t *Table) sendDelta(ops []op) {
 
 // speaks reports whether the owner sends beats.
 func (o *owner) speaks(now int64) bool {
-	return o.count > 0 || o.busy != 0 && now-o.busy < int64(speakOn)
+	return o.count > 0 || o.activeAt != 0 && now-o.activeAt < int64(speakOn)
 }
 
+// beat sends a beat if one is due.
 func (t *Table) beat(now int64) {
 	o := &t.own
 	if o.count > 0 {
-		o.busy = now
+		o.activeAt = now
 	}
 	if !o.speaks(now) || now < o.beatAt || len(o.pending) > 0 {
 		return // with changes pending, seq and count would not fit together
@@ -225,7 +228,7 @@ func (t *Table) beat(now int64) {
 	o.beatAt = now + int64(beatEvery)
 }
 
-// wanted notes what another server asks for. Those who ask for the same get one answer.
+// wanted notes a want of another server. Servers that want the same get one answer.
 func (o *owner) wanted(m *message) {
 	switch {
 	case m.since == 0:
@@ -242,6 +245,7 @@ func (o *owner) wanted(m *message) {
 
 func (o *owner) hasWants() bool { return o.resend != 0 || len(o.chunks) > 0 }
 
+// answerWants sends what other servers want: deltas if the log still has them, else chunks.
 func (t *Table) answerWants() {
 	o := &t.own
 	if !o.hasWants() {
@@ -271,13 +275,14 @@ func (t *Table) answerWants() {
 	sent := uint64(0) // up to this ref
 	for i, after := range afters {
 		if i > 0 && after < sent {
-			continue // whoever has asked for it can use what was sent only in part, and asks again
+			continue // what was sent overlaps this want; the server that wants it asks again for the rest
 		}
 		sent = t.sendChunks(after)
 	}
 }
 
-// sendChunks sends some chunks, and returns up to which ref they reach.
+// sendChunks sends chunkBurst chunks, or fewer if there are no more entries. It returns the ref up to
+// which they reach.
 func (t *Table) sendChunks(after uint64) (upto uint64) {
 	o := &t.own
 	i, _ := slices.BinarySearchFunc(o.entries, after+1, func(e owned, ref uint64) int {

@@ -7,41 +7,41 @@ import (
 	"time"
 )
 
-// maxEarly bounds the deltas that are kept because one before them is missing. It is more than
-// a second's worth; the others are asked for.
+// maxEarly bounds how many deltas are kept while a delta before them is missing. An owner makes some 20
+// deltas in a busy second, so 64 are three seconds. Deltas beyond that are asked for.
 const maxEarly = 64
 
-// peer is another owner, and what is known of its entries.
+// peer is another owner, and what this server knows of its entries.
 //
-// The peer is known completely if synced is set: its entries are those after the delta applied.
-// Else chunks are being fetched. Then the entries up to cursor are known as of the delta applied,
-// and so are changes of later entries.
+// If synced is true, this server knows all entries as they were after the delta applied. If not, it
+// fetches chunks: then it knows the entries up to cursor as they were after the delta applied, and
+// those later entries that a delta has brought.
 type peer struct {
 	heard   int64 // when something came from it last
 	entries map[uint64]*entry
 	most    int           // see shrunk
-	linger  time.Duration // how long its entries are shown that end; 0: the grace
+	linger  time.Duration // how long its entries are still shown when they end; 0: for the grace
 
-	begun   bool                // a first chunk has come, so applied and cursor are valid
+	begun   bool                // the first chunk or the first delta has come, so applied and cursor are valid
 	synced  bool                // all entries are known
-	applied uint64              // deltas up to this one were applied
-	newest  uint64              // the greatest number of a delta that is known
-	early   map[uint64]*message // deltas after applied that came before their turn
+	applied uint64              // all deltas up to this number were applied
+	newest  uint64              // the greatest number of a delta of which this server has heard
+	early   map[uint64]*message // deltas that came before the next one to apply, by number
 	cursor  uint64              // entries up to this ref were fetched
-	sync    uint32              // number of the fetch; entries that it has confirmed have the same
+	sync    uint32              // number of the fetch; entry.sync is the same if the fetch has confirmed the entry
 
-	askAt int64 // not before this time is it asked again
+	askAt int64 // the owner is not asked again before this time
 }
 
 // needs reports whether the owner must be asked for something.
 func (p *peer) needs() bool { return !p.begun || !p.synced || p.applied < p.newest }
 
-// hearOwner takes a delta, a beat or a chunk of another owner.
+// hearOwner handles a delta, a beat or a chunk of another owner.
 func (t *Table) hearOwner(m *message, now int64) {
 	p := t.peers[m.from]
 	if p == nil {
 		if m.kind == kindBeat && m.count == 0 {
-			return // it has nothing to tell
+			return // it has no entries
 		}
 		if len(t.peers) == maxPeers {
 			t.junk++
@@ -60,7 +60,7 @@ func (t *Table) hearOwner(m *message, now int64) {
 		p.linger = m.linger
 		p.newest = max(p.newest, m.seq)
 		if p.synced && p.applied == m.seq && uint64(len(p.entries)) != m.count {
-			p.begun, p.synced, p.cursor = false, false, 0 // something is wrong with what is known
+			p.begun, p.synced, p.cursor = false, false, 0 // the known entries are wrong: all are fetched again
 			p.early = nil
 		}
 	case kindChunk:
@@ -70,7 +70,7 @@ func (t *Table) hearOwner(m *message, now int64) {
 }
 
 func (t *Table) hearDelta(p *peer, m *message, now int64) {
-	if m.seq == 1 && p.sync == 0 { // there is nothing before it that would have to be fetched
+	if m.seq == 1 && p.sync == 0 { // the owner had no entries before its first delta, so no fetch is needed
 		p.begun, p.synced, p.sync = true, true, 1
 	}
 	switch {
@@ -111,7 +111,7 @@ func (t *Table) apply(p *peer, m *message, now int64) {
 		switch {
 		case o.code == opEnter:
 			t.put(p, o, now)
-		case e == nil: // it is not fetched yet
+		case e == nil: // the entry was not fetched yet; a later chunk has its change
 		case o.code == opChange:
 			t.change(e, o.info)
 		case o.code == opLeave:
@@ -122,10 +122,10 @@ func (t *Table) apply(p *peer, m *message, now int64) {
 	}
 }
 
-// put adds an entry, or confirms it.
+// put adds an entry, or updates it and notes that the fetch has confirmed it.
 func (t *Table) put(p *peer, o *op, now int64) {
 	e := p.entries[o.ref]
-	if e != nil && (e.room.topic != o.topic || e.member.id != o.member) { // no owner does that
+	if e != nil && (e.room.topic != o.topic || e.member.id != o.member) { // a message of no real owner
 		t.end(e, 0)
 		e = nil
 	}
@@ -138,7 +138,8 @@ func (t *Table) put(p *peer, o *op, now int64) {
 	e.sync = p.sync
 }
 
-// hearChunk takes a chunk, which may be an answer to another server.
+// hearChunk handles a chunk, which may be the answer to another server. A chunk is used if it begins a
+// fetch, or follows the chunks before it without a hole.
 func (t *Table) hearChunk(p *peer, m *message, now int64) {
 	switch {
 	case m.after == 0 && (!p.begun || m.seq > p.applied):
@@ -160,12 +161,13 @@ func (t *Table) hearChunk(p *peer, m *message, now int64) {
 	}
 	p.askAt = now
 	if !m.pause {
-		p.askAt = now + int64(askEvery) // more comes without being asked for
+		p.askAt = now + int64(askEvery) // the next chunk is under way
 	}
 	t.applyEarly(p, now)
 }
 
-// synced ends a fetch: entries that it has not confirmed have ended, unnoticed.
+// synced ends a fetch. Entries that the fetch has not confirmed have ended, and this server has not
+// heard of that.
 func (t *Table) synced(p *peer, now int64) {
 	p.synced = true
 	p.most = max(p.most, len(p.entries))
@@ -178,7 +180,7 @@ func (t *Table) synced(p *peer, now int64) {
 	p.entries = shrunk(p.entries, &p.most)
 }
 
-// ask sends the questions that are due.
+// ask sends the wants that are due.
 func (t *Table) ask(now int64) {
 	incs := slices.SortedFunc(maps.Keys(t.peers), func(a, b Incarnation) int { return bytes.Compare(a[:], b[:]) })
 	for _, inc := range incs { // sorted, so that a test can be repeated
@@ -199,15 +201,16 @@ func (t *Table) ask(now int64) {
 	}
 }
 
-// wasStopped gives the others time to be heard.
+// wasStopped is called when this server was stopped for a while. It gives the other servers afterStop
+// to be heard, before they count as dead.
 func (t *Table) wasStopped(now int64) {
 	for _, p := range t.peers {
 		p.heard = max(p.heard, now-int64(DeadAfter-afterStop))
 	}
 }
 
-// dropSilent removes owners that are silent. Their entries are not shown for the grace: their
-// users have been gone for longer.
+// dropSilent removes owners that have been silent for DeadAfter. Their entries are hidden at once,
+// without the grace: the users have been gone for longer.
 func (t *Table) dropSilent(now int64) {
 	for inc, p := range t.peers {
 		if now-p.heard < int64(DeadAfter) {

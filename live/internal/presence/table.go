@@ -3,40 +3,43 @@ package presence
 import "time"
 
 const (
-	// batchEvery is how long an owner collects changes before it sends them.
+	// batchEvery is how long an owner collects changes before it sends them. A person does not
+	// notice 50 ms, and all changes within that time share a message.
 	batchEvery = 50 * time.Millisecond
 
-	// beatEvery is the time between two beats. It is also how long it takes until a loss is
-	// noticed that no delta follows.
+	// beatEvery is the time between two beats. If the newest delta is lost, other servers notice
+	// that at the next beat.
 	beatEvery = 2 * time.Second
 
-	// DeadAfter is after how long a silence the entries of an owner are removed. Four beats in a
-	// row must be lost before a living server is taken for dead. A dead one is gone from every
+	// DeadAfter is how long an owner may be silent before its entries are removed. Four beats in a
+	// row must be lost until a living server counts as dead. A dead server is gone from every
 	// view within ten seconds.
 	DeadAfter = 9 * time.Second
 
-	// maxLate is how much later Tick may be called than Next has asked for. If it is later, this
-	// server was stopped, and has read nothing meanwhile: that others are silent means nothing.
-	// A shorter stop takes nobody for dead, since beats come every two seconds.
+	// maxLate is how much later than Next has asked for Tick may be called. If Tick comes later,
+	// this server was stopped and has read nothing meanwhile. So the silence of the others means
+	// nothing. After a shorter stop no living server counts as dead: its last beat was at most two
+	// seconds old when the stop began.
 	maxLate = 4 * time.Second
 
 	// afterStop is how long the others then have to be heard: two beats, and some time to read
-	// what has waited.
+	// the messages that have waited.
 	afterStop = 5 * time.Second
 
-	// askEvery is the time between two questions to the same owner for the same thing: longer
-	// than a round trip and the time until the owner looks.
+	// askEvery is the time between two wants of the same thing. It is longer than a round trip and
+	// the time until the owner's next Tick.
 	askEvery = 500 * time.Millisecond
 
-	// maxPeers bounds how many owners a table knows. No application has as many servers at once.
+	// maxPeers bounds how many other owners a table knows. No application has as many servers at
+	// once. Without a bound, a program that may publish to the bus could fill the memory.
 	maxPeers = 1024
 )
 
 // Config configures a Table.
 type Config struct {
 	Self  Incarnation   // of this server
-	Grace time.Duration // how long an entry that has ended is shown; 0: not at all
-	Alone bool          // there are no other servers, so there are no messages
+	Grace time.Duration // how long an entry is still shown after it has ended; 0: not at all
+	Alone bool          // there are no other servers, so no messages are made
 }
 
 // Table is the view of one server: its own entries and those of all other owners. Times are
@@ -47,15 +50,15 @@ type Table struct {
 	most   int // see shrunk
 	own    owner
 	peers  map[Incarnation]*peer
-	out    [][]byte // messages that were not returned yet
+	out    [][]byte // messages that Tick has not returned yet
 
 	tickBy int64 // what Next returned last; 0: nothing was due
 
 	marked     []string // topics of rooms that have a marked member
-	lingering  []*entry // entries that have ended and are shown; some of them may be hidden already
-	lingerNext int64    // the earliest until of these; 0: there are none
+	lingering  []*entry // entries that have ended and are still shown; some of them may be hidden already
+	lingerNext int64    // the earliest entry.until of these; 0: there are none
 
-	junk uint64
+	junk uint64 // see Junk
 }
 
 // New returns a table without entries.
@@ -67,7 +70,7 @@ func New(c Config) *Table {
 	return t
 }
 
-// Hear takes a message of any server, this one included.
+// Hear handles a message of any server, this one included. b may be junk. It is not kept.
 func (t *Table) Hear(b []byte, now int64) {
 	m, err := decode(b)
 	if err != nil || t.config.Alone {
@@ -89,7 +92,7 @@ func (t *Table) Hear(b []byte, now int64) {
 	}
 }
 
-// Tick does what is due. It returns the messages that must go to all servers, in this order.
+// Tick does what is due. It returns the messages that must be sent to all servers, in this order.
 func (t *Table) Tick(now int64) [][]byte {
 	t.expire(now)
 	if t.tickBy != 0 && now-t.tickBy > int64(maxLate) {
@@ -108,14 +111,15 @@ func (t *Table) Tick(now int64) [][]byte {
 	return out
 }
 
-// Next returns when Tick must be called at the latest; ok is false if nothing is due before
-// something happens.
+// Next returns when Tick must be called at the latest. ok is false if no call is due until another
+// method is called.
 func (t *Table) Next(now int64) (at int64, ok bool) {
 	at, ok = t.next(now)
 	t.tickBy = at
 	return at, ok
 }
 
+// next is Next without noting the time.
 func (t *Table) next(now int64) (at int64, ok bool) {
 	earlier := func(when int64) {
 		if !ok || when < at {
@@ -147,13 +151,14 @@ func (t *Table) next(now int64) (at int64, ok bool) {
 	return at, ok
 }
 
-// Junk returns how many messages were none, or came from too many owners.
+// Junk returns how many messages were ignored: they could not be read, had another version, or came
+// from a new owner when maxPeers were known.
 func (t *Table) Junk() uint64 { return t.junk }
 
 // Peers returns how many other owners are known.
 func (t *Table) Peers() int { return len(t.peers) }
 
-// Own returns how many entries this server has.
+// Own returns how many entries of this server have not ended.
 func (t *Table) Own() int { return t.own.count }
 
 func (t *Table) send(m *message) {
@@ -161,7 +166,8 @@ func (t *Table) send(m *message) {
 	t.out = append(t.out, m.encode())
 }
 
-// untilFor returns until when an entry that ends now is shown; 0: it is not.
+// untilFor returns the time until which an entry that ends now is still shown; 0: it is hidden at
+// once. linger is that of the entry's owner.
 func (t *Table) untilFor(now int64, linger time.Duration) int64 {
 	if d := max(t.config.Grace, linger); d > 0 {
 		return now + int64(d)

@@ -11,19 +11,19 @@ import (
 type entry struct {
 	ref    uint64 // the owner's number for it; later entries have greater numbers
 	room   *room
-	member *member // nil: it is not shown any more
+	member *member // nil: the entry is hidden
 	info   []byte  // JSON; nil: none. The bytes are never changed
-	until  int64   // 0: the session is present; else it has ended, and is shown until then
+	until  int64   // the entry has ended, and is shown until this time; 0: the session is present
 	sync   uint32  // see peer.sync
 }
 
 // member is a user in a topic.
 type member struct {
 	id      string
-	entries []*entry // that are shown, in a stable order
+	entries []*entry // the entries that are shown, in a stable order
 	shown   [][]byte // the infos as Flush told them last; only in a watched room
-	order   uint64   // 0: Flush has not told of the member; else members that it told of later have greater numbers
-	marked  bool     // in room.marked
+	order   uint64   // grows with each member that Flush tells of; 0: Flush has not told of this one
+	marked  bool     // the member is in room.marked
 }
 
 // room is a topic.
@@ -34,16 +34,16 @@ type room struct {
 	watchers int // how many times Watch was called, less Unwatch
 
 	// The fields below are for a watched room.
-	marked []*member // may differ from what Flush told last
-	order  uint64    // of the member that Flush told of last
-	told   int       // members that Flush has told of
+	marked []*member // members that may differ from what Flush told last
+	order  uint64    // the greatest order of a member
+	told   int       // how many members Flush has told of
 }
 
 // Member is a user in a topic.
 type Member struct {
 	ID       string
-	Sessions [][]byte // for each session its info; nil: it has none. They must not be changed
-	Order    uint64   // see Table.Shown
+	Sessions [][]byte // the info of each session; nil: the session has none. The bytes must not be changed
+	Order    uint64   // see Table.Shown; Members leaves it 0
 }
 
 // Diff is what has changed in a topic.
@@ -81,7 +81,8 @@ func (t *Table) Members(topic string) []Member {
 	return all
 }
 
-// Watch makes Flush tell of changes in a topic. The members that are there now count as told.
+// Watch makes Flush tell of changes in a topic, until Unwatch. The members that are there now count as
+// told of.
 func (t *Table) Watch(topic string) {
 	r := t.room(topic)
 	r.watchers++
@@ -93,7 +94,7 @@ func (t *Table) Watch(topic string) {
 	}
 }
 
-// Unwatch undoes one Watch.
+// Unwatch undoes one Watch. After the last one Flush tells nothing of the topic.
 func (t *Table) Unwatch(topic string) {
 	r := t.rooms[topic]
 	r.watchers--
@@ -148,8 +149,9 @@ func (t *Table) Flush(topic string) (d Diff) {
 	return d
 }
 
-// Shown returns the members of a watched topic that Flush has told of, as it told of them, and
-// whose Order is greater than after. They are sorted by Order.
+// Shown returns members of a watched topic as Flush told of them last, in the order in which Flush
+// first told of them. Their Order grows in that order. Only members with an Order greater than after
+// are returned.
 func (t *Table) Shown(topic string, after uint64) []Member {
 	r := t.rooms[topic]
 	if r == nil {
@@ -173,7 +175,7 @@ func (t *Table) ShownCount(topic string) int {
 	return 0
 }
 
-// tell notes that watchers know of a member.
+// tell notes that watchers are told of a member.
 func (r *room) tell(m *member, infos [][]byte) {
 	r.order++
 	r.told++
@@ -205,9 +207,9 @@ func (t *Table) tidy(r *room) {
 	}
 }
 
-// shrunk is called after entries of m were deleted. It returns m, or a copy if m once had four times
-// as many entries: a map keeps the space of all that it has ever had at once. most is how many these
-// were, since the last copy.
+// shrunk is called after entries of m were deleted. It returns m, or a copy of m if m once had four
+// times as many entries. A map keeps the space of the most entries that it ever had, and the copy
+// does not. most is that number, since the last copy.
 func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
 	*most = max(*most, len(m)+1)
 	if *most < minShrunk || len(m) > *most/4 {
@@ -219,8 +221,8 @@ func shrunk[K comparable, V any](m map[K]V, most *int) map[K]V {
 	return fresh
 }
 
-// minShrunk is the size from which maps are copied. A smaller map keeps some tens of kilobytes at
-// most.
+// minShrunk is the size from which maps are copied. A smaller map keeps at most some tens of
+// kilobytes.
 const minShrunk = 1000
 
 // mark notes that a member may have changed.
@@ -235,8 +237,8 @@ func (t *Table) mark(m *member, r *room) {
 	r.marked = append(r.marked, m)
 }
 
-// show adds an entry to the view. It takes the place of an entry of the same member that has
-// ended, best of one with the same info: then nobody sees a change.
+// show adds an entry to the view. If an entry of the same member has ended, the new one takes its
+// place. An ended entry with the same info is preferred, because then nobody sees a change.
 func (t *Table) show(ref uint64, topic, id string, info []byte) *entry {
 	r := t.room(topic)
 	m := r.members[id]
@@ -258,8 +260,8 @@ func (t *Table) show(ref uint64, topic, id string, info []byte) *entry {
 	return e
 }
 
-// endedLike returns the index of an entry that has ended, if possible one with this info; -1: there is
-// none.
+// endedLike returns the index of an entry that has ended, if possible of one with this info; -1: no
+// entry has ended.
 func (m *member) endedLike(info []byte) int {
 	found := -1
 	for i, e := range m.entries {
@@ -276,6 +278,7 @@ func (m *member) endedLike(info []byte) int {
 	return found
 }
 
+// change gives an entry another info.
 func (t *Table) change(e *entry, info []byte) {
 	if !bytes.Equal(e.info, info) {
 		e.info = info
@@ -283,7 +286,8 @@ func (t *Table) change(e *entry, info []byte) {
 	}
 }
 
-// end notes that a session is not present any more. It is shown until a time; 0: no longer.
+// end notes that the session of an entry is not present any more. The entry is shown until a time; 0:
+// it is hidden at once.
 func (t *Table) end(e *entry, until int64) {
 	if until == 0 {
 		t.hide(e)
