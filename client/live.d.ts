@@ -139,8 +139,10 @@ export declare class LiveClient<Topics = Untyped> {
   /**
    * Makes this page present in a topic, whether it is subscribed or not, and gives it an info that the others see: at most
    * 1 KB of JSON, such as `{ typing: true }`; without it none. Resolves with the `id` of this page's member. From then on each
-   * new connection does the same by itself. Rejects as `request` does: with `forbidden` if the application's OnPresence refuses, with
-   * `no_presence` if the topic has none. Unsubscribing ends it.
+   * new connection does the same by itself. It also does if the call has rejected with `timeout` or `disconnected`, so the
+   * others see what the page has said last. Rejects as `request` does: with `forbidden` if the application's OnPresence
+   * refuses, with `no_presence` if the topic has none. Unsubscribing ends it: a call that still waits for a connection
+   * rejects with `aborted`.
    */
   setPresence(topic: AnyTopic<Topics>, info?: unknown, options?: CallOptions | null): Promise<string>;
 

@@ -32,7 +32,7 @@ export class LiveClient {
   #events = new Listeners();
 
   #wanted = new Map();
-  #infos = new Map(); // of this page, by topic
+  #infos = new Map(); // of this page, by topic; next: the server may not have it yet
   #buffer = new Set(); // waits for a connection
   #asked = new Map(); // waits for an answer
   #id = 0;
@@ -112,7 +112,7 @@ export class LiveClient {
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
     if (info === undefined) ignore();
-    else if (wanted.state === "idle") this.#infos.set(topic, info);
+    else if (wanted.state === "idle") this.#infos.set(topic, { info });
     else this.#show(topic, info);
     wanted.callers++;
     if (onState) this.#renew(wanted);
@@ -138,11 +138,17 @@ export class LiveClient {
   }
 
   setPresence(topic, info, options) {
-    return this.#call({ op: "present", topic, info }, "member", options).then((member) => {
-      this.#infos.set(topic, info ?? null);
-      this.presence(topic).unseen = false;
-      return member;
-    });
+    const own = this.#infos.get(topic) ?? {};
+    const next = (own.next = info ?? null);
+    this.#infos.set(topic, own);
+    const settled = (/** @type {any} */ answer) => {
+      if (own.next === next && !/^(timeout|disconnected)$/.test(answer?.code)) own.next = undefined;
+      if (answer instanceof Error) throw answer;
+      own.info = next;
+      if (this.#infos.get(topic) === own) this.presence(topic).unseen = false;
+      return answer;
+    };
+    return this.#call({ op: "present", topic, info }, "member", options).then(settled, settled);
   }
 
   /** A connection that is lost is no error: the next one tries again. */
@@ -261,7 +267,6 @@ export class LiveClient {
     this.#skew = Date.now() - now();
     this.#state = "open"; // The server gets the subscriptions before the page hears of it.
     this.#join(this.#wanted.values());
-    for (const [topic, info] of this.#infos) if (!this.#wanted.has(topic)) this.#show(topic, info);
     for (const entry of this.#buffer) {
       this.#buffer.delete(entry);
       try {
@@ -271,6 +276,9 @@ export class LiveClient {
       }
     }
     if (!this.#socket) return; // closed from an option's function
+    for (const [topic, { info, next = this.#wanted.has(topic) ? undefined : info }] of this.#infos) {
+      if (next !== undefined) this.#show(topic, next);
+    }
     if (this.#v1) this.#checkLater();
     if (!this.#headAnswered) this.#isDown();
     this.#become("open");
@@ -399,7 +407,7 @@ export class LiveClient {
         if (reply instanceof Error) failed(Object.assign(reply, { topic, sent: entry.sent }));
         else done(reply[answer]);
       };
-      const entry = { id, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
+      const entry = { id, shown: op === "present" && topic, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
       const abort = () => settle(new LiveError("aborted", "aborted"));
       wait();
       signal?.addEventListener("abort", abort);
@@ -453,7 +461,7 @@ export class LiveClient {
       if (this.#v1) {
         const id = ++this.#id;
         this.#asked.set(id, { settle: (reply) => this.#joined(wanted, reply), parts: [] });
-        const info = this.#infos.get(topic);
+        const info = this.#infos.get(topic)?.info;
         batch.push({ op: "subscribe", id, topic, since, last: since || !known ? last : undefined, info, unseen: wanted.unseen });
       } else {
         this.#tellPlainly("subscribe", topic);
@@ -523,6 +531,7 @@ export class LiveClient {
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
     this.#infos.delete(topic);
+    for (const entry of this.#buffer) if (entry.shown === topic) entry.settle(new LiveError("aborted", "aborted"));
     settle(why);
     if (state === "idle" || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
@@ -581,13 +590,13 @@ export class LiveClient {
   /** Tells what is different when a state is complete, or a difference came. */
   #attend({ topic, members, continued, more, joined = [], changed = [], left = [], count }) {
     const wanted = this.#wanted.get(topic);
-    if (!wanted) return;
-    if (members && !continued) wanted.coming = new Map();
+    const begins = count >= 0 || (members && !continued);
+    if (!wanted || !(begins || wanted.coming || wanted.count >= 0)) return; // for an older subscription
+    if (begins) wanted.coming = new Map();
     const next = wanted.coming ?? new Map(wanted.members);
     for (const member of [...(members ?? []), ...joined, ...changed]) next.set(member.id, member);
     for (const id of left) next.delete(id);
-    if (count >= 0) next.clear();
-    else if (wanted.coming && (!members || more)) return;
+    if (wanted.coming && count === undefined && (!members || more)) return;
     const { members: was, count: before } = wanted;
     wanted.coming = undefined;
     wanted.members = next;

@@ -1,7 +1,7 @@
 // Who is present in a topic.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { reconnect, setUp, startV1 } from "./fakes.mjs";
+import { reconnect, setUp, settled, startV1 } from "./fakes.mjs";
 
 const outside = setUp();
 
@@ -135,6 +135,17 @@ describe("presence", () => {
     assert.equal(client.live.presence("room").members.size, 0);
   });
 
+  test("of an earlier subscription is not taken for the beginning of a new one", () => {
+    const client = startV1(outside);
+    client.live.subscribe("room", () => {})();
+    const told = watch(client);
+    say(client, { joined: [member("cy")] });
+    say(client, { members: [member("cy")], continued: true });
+    answer(client);
+    say(client, { members: [member("ann"), member("cy")] });
+    assert.deepEqual(told, ["2: ann,cy"]);
+  });
+
   test("goes on when a listener throws", () => {
     const client = startV1(outside);
     const told = watch(client, { onJoin: () => assert.fail("a fault of the page") });
@@ -225,6 +236,58 @@ describe("this page's presence", () => {
     watch(client, { info: 3 });
     assert.deepEqual(last(client).op, "present");
     assert.equal(last(client).info, 3);
+  });
+
+  test("is what the page said last, also if the answer was lost or the connection was away for long", async () => {
+    for (const outage of [0, 15_000]) {
+      const client = startV1(outside);
+      watch(client, { info: 1 });
+      answer(client);
+      if (outage) client.socket.end();
+      const set = assert.rejects(client.live.setPresence("room", 2), { code: outage ? "timeout" : "disconnected" });
+      if (!outage) client.socket.end();
+      client.live.reconnect();
+      if (outage) outside.clock.advance(outage);
+      await set;
+      client.live.reconnect();
+      client.socket.greet();
+      assert.deepEqual([last(client).op, last(client).info], ["present", 2]);
+      reply(client, { member: "ann" });
+      await settled();
+      reconnect(outside, client);
+      assert.deepEqual([last(client).op, last(client).info], ["subscribe", 2]);
+    }
+  });
+
+  test("is not asked for by a page that has left meanwhile", async () => {
+    const client = startV1(outside);
+    for (const offline of [false, true]) {
+      const stop = client.live.subscribe("room", () => {}, { info: 1 });
+      answer(client);
+      if (offline) client.socket.end();
+      const set = client.live.setPresence("room", 2).catch(({ code }) => code);
+      const { id } = last(client);
+      stop();
+      if (!offline) client.socket.sayFrame({ op: "reply", id, member: "ann" });
+      assert.equal(await set, offline ? "aborted" : "ann");
+      if (!offline) client.socket.end();
+      client.live.reconnect();
+      client.socket.greet();
+      assert.deepEqual(asked(client), []);
+    }
+  });
+
+  test("stays unseen if it was cleared before an answer came", async () => {
+    const client = startV1(outside);
+    watch(client);
+    answer(client);
+    const set = client.live.setPresence("room", 1);
+    const { id } = last(client);
+    client.live.clearPresence("room").catch(() => {});
+    client.socket.sayFrame({ op: "reply", id, member: "ann" });
+    await set;
+    reconnect(outside, client);
+    assert.deepEqual([last(client).unseen, last(client).info], [true, undefined]);
   });
 
   test("ends with the subscription", () => {

@@ -79,6 +79,21 @@ chromiumTest("who is typing is seen by the others, until it is sent or given up"
   assert.equal(await bo.page.textContent("#typing"), "", "nobody is told of himself");
 });
 
+chromiumTest("who stops to write while the line is cut is not shown as typing when it is mended", async () => {
+  const ana = await visit("Ana");
+  const bo = await visit("Bo", { clock: true });
+  await here(ana.page, "Ana", "Bo");
+  await bo.page.fill("#text", "hel");
+  await reads(ana.page, "#typing", /^Bo is typing…$/);
+  await bo.page.click("#cut");
+  await bo.page.fill("#text", "");
+  await here(ana.page, "Ana");
+  await bo.page.clock.runFor(11_000); // longer than a call waits
+  await bo.page.click("#mend");
+  await here(ana.page, "Ana", "Bo");
+  await reads(ana.page, "#typing", /^$/);
+});
+
 chromiumTest("the list says who is here", async () => {
   const ana = await visit("Ana");
   const bo = await visit("Bo");

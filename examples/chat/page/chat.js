@@ -71,7 +71,7 @@ function hear(its) {
     since: its.at,
     last: LAST,
     onGap: () => log.add(its.addGap(), me),
-    info: { name },
+    info: () => ({ name, typing }),
     onPresence: showPeople,
   });
   leave.ready.then(() => (its.entered = true), () => {}); // complain tells of a refusal
@@ -82,11 +82,12 @@ function hear(its) {
  * remember that much or is a new one, there is a gap, and the last of what there is follows. Where the server itself has lost
  * something, nothing follows: this begins anew.
  */
-function follow(topic, fn, { since, onGap, ...options }) {
+function follow(topic, fn, { since, onGap, info, ...options }) {
   let subscription;
   const begin = (from) => {
     subscription = live.subscribe(topic, fn, {
       ...options,
+      info: info?.(), // as it is now
       since: from,
       onGap: (gap) => {
         onGap?.(gap);
@@ -235,8 +236,9 @@ function showPeople() {
   const { members, count = 0 } = live.presence("room:" + room.name);
   const people = [...members.values()].map(personOf).sort((a, b) => a.name.localeCompare(b.name) || (a.id < b.id ? -1 : 1));
   $("count").textContent = $("here").textContent = count;
-  $("people").replaceChildren(...people.slice(0, MAX_SHOWN).map(personItem));
-  if (count > MAX_SHOWN || !members.size) $("people").append(element("li", "more", `${count - Math.min(people.length, MAX_SHOWN)} more`));
+  const shown = people.slice(0, MAX_SHOWN);
+  $("people").replaceChildren(...shown.map(personItem));
+  if (count > shown.length) $("people").append(element("li", "more", shown.length ? `and ${count - shown.length} more` : `${count} people`));
   showTyping(people.filter((person) => person.typing && person.id !== me).map((person) => person.name));
 }
 
