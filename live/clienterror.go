@@ -18,6 +18,7 @@ type ClientError struct {
 	Message string
 }
 
+// Error returns the code and the message.
 func (e *ClientError) Error() string { return fmt.Sprintf("live: %s: %s", e.Code, e.Message) }
 
 var (

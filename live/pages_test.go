@@ -21,7 +21,7 @@ func TestSnippetsOfThePagesCompile(t *testing.T) {
 		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
 	}
 	source := plain(readFile(t, "pages_test.go"))
-	for _, name := range []string{"from-your-database.md", "topics.md", "delivery.md"} {
+	for _, name := range []string{"from-your-database.md", "topics.md", "delivery.md", "moving-from-others.md"} {
 		blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readFile(t, "../docs/"+name), -1)
 		if len(blocks) == 0 {
 			t.Errorf("%s has no snippet", name)
@@ -53,6 +53,7 @@ var (
 	pending  func(ctx context.Context, db *sql.DB) ([]pendingRow, error)
 	forget   func(ctx context.Context, db *sql.DB, row pendingRow) error
 	isMember func(ctx context.Context, user, chat string) bool
+	whoIsIt  func(ctx context.Context, r *http.Request) (any, error)
 	userOf   func(r *http.Request) (struct{ Name string }, error)
 )
 
@@ -183,4 +184,16 @@ func publishOnce(ctx context.Context, server *live.Server, order string, data []
 			return err
 		}
 	}
+}
+
+var _ = func() {
+	server := live.New(live.Options{
+		OnAuth:      whoIsIt,
+		OnSubscribe: func(ctx context.Context, s *live.Session, room string) error { return nil },
+		OnPublish: func(ctx context.Context, s *live.Session, room string, text []byte) ([]byte, error) {
+			return json.Marshal(map[string]any{"by": s.UserID(), "text": json.RawMessage(text)})
+		},
+		Topics: func(room string) live.TopicOptions { return live.TopicOptions{History: 100} },
+	})
+	http.Handle("GET /live", server.Handler())
 }

@@ -11,7 +11,7 @@ import (
 // PresenceChange says how the members of a topic have changed. No member is in two of the lists. Each
 // list is in the order of the IDs, and nil if it is empty.
 type PresenceChange struct {
-	Topic   string
+	Topic   string   // whose members they are
 	Joined  []Member // their first session has come
 	Changed []Member // they have other sessions, or other infos
 	Left    []Member // their last session has ended, and its PresenceGrace is over; Sessions is nil

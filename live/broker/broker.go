@@ -59,7 +59,7 @@ type Rules interface {
 
 // Publication is one message of a topic. It is not changed once delivered.
 type Publication struct {
-	Topic string
+	Topic string    // to which it was published
 	Data  []byte    // JSON, or empty
 	Time  time.Time // when the broker took it
 	Position

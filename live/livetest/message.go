@@ -8,8 +8,8 @@ import (
 // Message is what a client is told of a topic: a publication, a message that Session.Send has sent,
 // or that there is a gap.
 type Message struct {
-	Topic   string
-	Key     string
+	Topic   string          // to which it was published
+	Key     string          // "": it has none
 	Data    json.RawMessage // nil: it has none
 	Removed bool            // the key has no value any more
 	At      string          // the position; "": it has none
