@@ -10,7 +10,7 @@ PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
 MODULES := . live/natsbroker interop examples bench release
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint release-check release soak fuzz cover bench bench-quick bench-nats deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint film release-check release soak fuzz cover bench bench-quick bench-nats deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, es
 	GOARCH=386 $(GO) build ./live/...
 	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
 	cd client && npm run lint
+
+film: deps ## film the chat for the README: writes docs/killed.png
+	cd client && node scripts/film.mjs
 
 release-check: ## build and run programs outside the repository with the modules as they would be released
 	$(GO) run ./release check

@@ -14,7 +14,7 @@ func TestSnippetsOfTheReadmeCompile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var source []byte
-	for _, file := range []string{"examples/news/main.go", "examples/newsmizu/main.go", "examples/chat/readme_test.go"} {
+	for _, file := range []string{"examples/news/main.go", "examples/newsmizu/main.go", "examples/chat/readme_test.go", "live/pages_test.go"} {
 		raw, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

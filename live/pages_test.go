@@ -197,3 +197,22 @@ var _ = func() {
 	})
 	http.Handle("GET /live", server.Handler())
 }
+
+// The README's.
+var _ = func(db *sql.DB) live.Options {
+	return live.Options{
+		Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{
+				Snapshot: func(ctx context.Context, topic string) (any, error) {
+					return tasksOf(ctx, db, topic) // a query of yours
+				},
+			}
+		},
+		OnSubscribe: func(ctx context.Context, s *live.Session, topic string) error {
+			if topic == "news" || topic == "inbox:"+s.UserID() {
+				return nil
+			}
+			return errors.New("not yours") // the client is told "forbidden"
+		},
+	}
+}
