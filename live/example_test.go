@@ -2,14 +2,13 @@ package live_test
 
 import (
 	"context"
+	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
 	"net/http"
-	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	livejs "github.com/livetopic/livetopic/client"
@@ -41,15 +40,9 @@ func Example() {
 	})
 
 	web := &http.Server{Addr: "localhost:8080", ReadHeaderTimeout: 5 * time.Second}
-	go web.ListenAndServe()
-
-	stop, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer cancel()
-	<-stop.Done()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	server.Shutdown(ctx) // the sessions, which web.Shutdown does not know of
-	web.Shutdown(ctx)    // then the rest
+	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // The application subscribes every session to the same topic. A page then need not ask for
@@ -98,7 +91,6 @@ func ExampleServer_Publish() {
 	// live: invalid topic: it is empty
 }
 
-// Send answers one client alone.
 // Everybody's cursor on one page: each user is a key, and only the newest place of a cursor matters.
 func ExampleKey() {
 	var server *live.Server
@@ -130,6 +122,9 @@ func ExampleKey() {
 	// ann [5,6]
 }
 
+// Send answers one client alone. A page hears it with live.js's listen:
+//
+//	live.listen("echo", (data) => console.log(data));
 func ExampleSession_Send() {
 	live.New(live.Options{
 		OnMessage: func(_ context.Context, s *live.Session, topic string, data []byte) {
@@ -142,4 +137,159 @@ func ExampleSession_Send() {
 			}
 		},
 	})
+}
+
+// A page gets the rows of a database, and then every change of them:
+//
+//	live.subscribe("tasks", apply, { onState: replace });
+//
+// Store a change first, and publish it then.
+func ExampleTopicOptions_snapshot() {
+	var db *sql.DB
+	server := live.New(live.Options{
+		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
+		Topics: func(topic string) live.TopicOptions {
+			return live.TopicOptions{
+				Snapshot: func(ctx context.Context, topic string) (any, error) {
+					var open int
+					err := db.QueryRowContext(ctx, "SELECT count(*) FROM tasks WHERE NOT done").Scan(&open)
+					return map[string]int{"open": open}, err
+				},
+			}
+		},
+	})
+	http.HandleFunc("POST /tasks", func(w http.ResponseWriter, r *http.Request) {
+		if _, err := db.ExecContext(r.Context(), "INSERT INTO tasks (text) VALUES (?)", r.FormValue("text")); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		live.Publish(server, "tasks", map[string]string{"text": r.FormValue("text")})
+	})
+}
+
+// A template prints the position at which the page was rendered, and the page follows from there:
+//
+//	live.subscribe("tasks", apply, { since: list.dataset.since });
+func ExampleServer_Position() {
+	server := live.New(live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} },
+	})
+	at, err := server.Position(context.Background(), "tasks") // before the rows are read
+	if err != nil {
+		log.Fatal(err)
+	}
+	server.Publish("tasks", []byte(`{"text":"later"}`))
+	fmt.Println("nothing was published before:", at.Offset == 0)
+	// Output: nothing was published before: true
+}
+
+// A publication that is repeated with the same ID is there once.
+func ExampleID() {
+	server := live.New(live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 100} },
+	})
+	ctx := context.Background()
+	first, _ := server.PublishContext(ctx, "orders", []byte(`{"order":17}`), live.ID("order-17"))
+	again, _ := server.PublishContext(ctx, "orders", []byte(`{"order":17}`), live.ID("order-17"))
+	all, _ := server.History(ctx, "orders", 10)
+	fmt.Println(first == again, len(all))
+	// Output: true 1
+}
+
+// A page publishes, and the application writes into it who it was:
+//
+//	await live.publish("chat:42", "hello");
+func ExampleOptions_onPublish() {
+	live.New(live.Options{
+		OnPublish: func(ctx context.Context, s *live.Session, topic string, data []byte) ([]byte, error) {
+			if !strings.HasPrefix(topic, "chat:") {
+				return nil, errors.New("chats only") // the client is told "forbidden"
+			}
+			return json.Marshal(map[string]any{"by": s.UserID(), "text": json.RawMessage(data)})
+		},
+	})
+}
+
+// A page asks a question, and waits for its answer:
+//
+//	const { sum } = await live.request("add", [1, 2]);
+func ExampleOptions_onRequest() {
+	live.New(live.Options{
+		OnRequest: func(ctx context.Context, s *live.Session, topic string, data []byte) (any, error) {
+			var numbers []int
+			if err := json.Unmarshal(data, &numbers); err != nil {
+				return nil, &live.ClientError{Code: "bad_request", Message: "a list of numbers, please"}
+			}
+			sum := 0
+			for _, n := range numbers {
+				sum += n
+			}
+			return map[string]int{"sum": sum}, nil
+		},
+	})
+}
+
+// Go code subscribes as pages do. What does not decode is logged.
+func ExampleListen() {
+	type item struct{ Text string }
+	server := live.New(live.Options{})
+	heard := make(chan item)
+	subscription, err := live.Listen(server, "news", func(i item) { heard <- i })
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer subscription.Unsubscribe()
+	live.Publish(server, "news", item{"hello"})
+	fmt.Println((<-heard).Text)
+	// Output: hello
+}
+
+func ExampleHistory() {
+	type item struct{ Text string }
+	server := live.New(live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 2} },
+	})
+	for _, text := range []string{"one", "two", "three"} {
+		live.Publish(server, "news", item{text})
+	}
+	items, err := live.History[item](context.Background(), server, "news", 10)
+	fmt.Println(items, err)
+	// Output: [{two} {three}] <nil>
+}
+
+// A user was banned. OnAuth must say no from now on, because the page may connect again.
+func ExampleServer_DisconnectUser() {
+	server := live.New(live.Options{
+		OnAuth: func(_ context.Context, r *http.Request) (any, error) { return r.Header.Get("X-User"), nil },
+	})
+	http.HandleFunc("POST /ban/{user}", func(w http.ResponseWriter, r *http.Request) {
+		if err := server.DisconnectUser(r.PathValue("user"), "banned"); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable) // other servers may not know
+		}
+	})
+}
+
+// Pages see who is in a room, and the application too:
+//
+//	live.subscribe("room", fn, { onPresence: ({ members }) => show([...members.keys()]) });
+func ExampleServer_Presence() {
+	server := live.New(live.Options{
+		OnAuth:      func(_ context.Context, r *http.Request) (any, error) { return r.Header.Get("X-User"), nil },
+		OnSubscribe: func(context.Context, *live.Session, string) error { return nil },
+		Topics:      func(string) live.TopicOptions { return live.TopicOptions{Presence: live.PresenceVisible} },
+	})
+	for _, member := range server.Presence("room") {
+		fmt.Println(member.UserID)
+	}
+	fmt.Println(server.PresenceCount("room"))
+	// Output: 0
+}
+
+// Two lines end a program in order: they wait for SIGTERM or Ctrl-C.
+func ExampleServer_Run() {
+	server := live.New(live.Options{})
+	web := &http.Server{Addr: "localhost:8080", Handler: server.Handler(), ReadHeaderTimeout: 5 * time.Second}
+	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
 }
