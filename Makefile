@@ -5,6 +5,7 @@ CHROMIUM ?= /usr/bin/chromium
 FIREFOX  ?= /usr/bin/firefox-esr
 export CHROMIUM FIREFOX
 PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
+PROGRAMS := /usr/bin/python3 /usr/bin/curl
 
 # The modules of the workspace, each with its own go.mod.
 MODULES := . live/natsbroker interop examples bench release
@@ -89,8 +90,8 @@ bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
 		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt
 	@cat bench/NATS.txt
 
-# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox and proxies.
-deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES)
+# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox, proxies, Python and curl.
+deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROGRAMS)
 
 client/node_modules/.package-lock.json: client/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: installing Debian's nodejs and npm"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
@@ -104,7 +105,9 @@ $(FIREFOX): PACKAGE := firefox-esr
 /usr/sbin/apache2: PACKAGE := apache2-bin
 /usr/sbin/haproxy: PACKAGE := haproxy
 /usr/bin/caddy: PACKAGE := caddy
-$(CHROMIUM) $(FIREFOX) $(PROXIES):
+/usr/bin/python3: PACKAGE := python3
+/usr/bin/curl: PACKAGE := curl
+$(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROGRAMS):
 	@echo "$@ is missing: installing Debian's $(PACKAGE)"
 	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(PACKAGE)
 

@@ -1,0 +1,143 @@
+package natsbroker
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live"
+)
+
+const publishingPage = "../../docs/publishing.md"
+
+// Each Go snippet of the part of docs/publishing.md on NATS is repeated here, where it is compiled and run.
+func TestNATSSnippetsOfThePublishingPageCompile(t *testing.T) {
+	_, part, found := strings.Cut(page(t), "\n## Over NATS\n")
+	if !found {
+		t.Fatal("the page has no part on NATS")
+	}
+	source, err := os.ReadFile("publishing_page_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := func(code string) string {
+		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
+	}
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(part, -1)
+	if len(blocks) < 1 {
+		t.Fatal("no snippet found")
+	}
+	for _, block := range blocks {
+		if !strings.Contains(plain(string(source)), plain(block[1])) {
+			t.Errorf("not in publishing_page_test.go:\n%s", block[1])
+		}
+	}
+}
+
+func page(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(publishingPage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// publishOrder is a program that has only NATS's own client.
+func publishOrder(ctx context.Context, url string) error {
+	nc, err := nats.Connect(url)
+	if err != nil {
+		return err
+	}
+	defer nc.Drain()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	m := nats.NewMsg("live.s.orders.:eu") // the topic orders:eu, which a stream keeps
+	m.Data = []byte(`{"id":17}`)
+	m.Header.Set("Nats-Msg-Id", "order-17-shipped") // sent again within two minutes, it is stored once
+	if _, err := js.PublishMsg(ctx, m); err != nil {
+		return err
+	}
+	return nc.Publish("live.d.prices", []byte("17.5")) // the topic prices, which nothing keeps
+}
+
+// A program without the library publishes over NATS: what is kept is stored once, and all subscribers
+// get both.
+func TestProgramsPublishOverNATSAsThePageSays(t *testing.T) {
+	t.Parallel()
+	url := startServer(t).ClientURL()
+	in := runInstance(t, 0, open(t, Options{
+		Servers: []string{url},
+		Streams: []StreamConfig{{Name: "ORDERS", Subjects: []string{"orders.>"}}},
+	}), nil)
+	orders, prices := view(t, "orders:eu", in), view(t, "prices", in)
+	for range 2 {
+		if err := publishOrder(t.Context(), url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waitFor(t, "both publications", func() bool { return len(orders.data()) >= 1 && len(prices.data()) >= 2 })
+	kept, err := in.server.History(t.Context(), "orders:eu", 10)
+	if err != nil || len(kept) != 1 || string(kept[0].Data) != `{"id":17}` || kept[0].Position.Offset == 0 {
+		t.Errorf("kept: %+v, %v", kept, err)
+	}
+	if got := orders.data(); !slices.Equal(got, []string{`{"id":17}`}) {
+		t.Errorf("heard %q", got)
+	}
+	if got := prices.data(); !slices.Equal(got, []string{"17.5", "17.5"}) {
+		t.Errorf("heard %q", got)
+	}
+}
+
+// The page's table of topics and subjects is that of the code. It has one subject of each kind.
+func TestSubjectsOfThePublishingPage(t *testing.T) {
+	t.Parallel()
+	rows := regexp.MustCompile("(?m)^\\| `([^`]+)`(?:, key `([^`]+)`)? \\| `live\\.([dshk])\\.([^`]+)` \\|$").FindAllStringSubmatch(page(t), -1)
+	if len(rows) < 5 {
+		t.Fatalf("%d rows found", len(rows))
+	}
+	for _, row := range rows {
+		want, err := encode(row[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row[2] != "" {
+			want += "." + encodeKey(row[2])
+		}
+		if row[4] != want {
+			t.Errorf("%s, key %q: the page has %s, want %s", row[1], row[2], row[4], want)
+		}
+	}
+}
+
+// A value of a keyed topic is published under its key.
+func TestProgramsPublishKeysOverNATSAsThePageSays(t *testing.T) {
+	t.Parallel()
+	url := startServer(t).ClientURL()
+	b := open(t, Options{Servers: []string{url}, Streams: []StreamConfig{{Name: "JOBS", Subjects: []string{"jobs.>"}, Keyed: true}}})
+	s := serve(t, b, func(string) live.TopicOptions { return live.TopicOptions{Keyed: true} })
+	nc, err := nats.Connect(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, value := range []string{"1", "2"} {
+		if _, err := js.Publish(t.Context(), "live.k.jobs.eu.=kbuild=2E17", []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	livetest.Eventually(t, "the newest value", func() bool { return valuesOf(t, s, "jobs.eu")["build.17"] == "2" })
+}
