@@ -42,7 +42,7 @@ test-browser: deps ## the chat, and what breaks clients, in headless Chromium an
 	cd client && npm run test:browser && npm run test:firefox
 
 lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, eslint, tsc
-	@out=$$(gofmt -l *.go live internal client examples interop bench release); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
+	@out=$$(gofmt -l *.go cmd live internal client examples interop bench release); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
 	@set -e; for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...); done
 	@set -e; for os in darwin windows; do echo "go vet, $$os"; GOOS=$$os $(GO) vet ./live/... ./internal/...; (cd live/natsbroker && GOOS=$$os $(GO) vet ./...); done
 	GOARCH=386 $(GO) build ./live/...

@@ -8,6 +8,8 @@ import (
 	"math"
 	"strings"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/closecode"
 )
 
 // Disconnect ends the session as Close does, but with a close code that the application
@@ -19,7 +21,7 @@ import (
 // because a control frame has no more space (RFC 6455, section 5.5). CloseError then wraps
 // ErrDisconnected. With CloseNormal it is nil.
 func (s *Session) Disconnect(code int, reason string) error {
-	if !mayDisconnectWith(code) {
+	if !closecode.ForApplications(code) {
 		return fmt.Errorf("live: a session cannot be closed with code %d", code)
 	}
 	s.end(disconnection(code, reason))
@@ -42,17 +44,6 @@ func disconnection(code int, reason string) closing {
 // Proxies that restart close with 1000 and no reason. The reason tells live.js that the server
 // has closed the session on purpose, and that it need not come back.
 const closedByServer = "closed by the server"
-
-// mayDisconnectWith reports whether the application may close with a code. It excludes codes
-// that only an implementation of the protocol may send (RFC 6455, section 7.4), such as the
-// one for a message that was too big.
-func mayDisconnectWith(code int) bool {
-	switch code {
-	case CloseNormal, CloseRefused, ClosePanic, CloseRestart, 1013: // the last: try again later
-		return true
-	}
-	return code >= 3000 && code <= 4999
-}
 
 var errNoUser = errors.New("live: DisconnectUser needs a user")
 

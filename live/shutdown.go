@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/closecode"
 )
 
 const (
@@ -132,24 +134,23 @@ func shutdownWindow(ctx context.Context, sessions int) time.Duration {
 
 // restart says how Shutdown ends a session. window is the time over which all sessions are closed.
 func restart(window time.Duration) closing {
-	within := max(window, minReturn).Milliseconds()
+	within := max(window, minReturn)
 	return closing{
 		code:   CloseRestart,
-		reason: fmt.Sprintf("restart; return within %d ms", within),
+		reason: closecode.WithWindow("restart", within),
 		err:    ErrServerClosed,
-		within: within,
+		within: within.Milliseconds(),
 	}
 }
 
 // tooOld says how a session ends that has reached MaxSessionAge. Its client may come back within
 // minReturn, because sessions that began together do not end together.
 func tooOld() closing {
-	within := minReturn.Milliseconds()
 	return closing{
 		code:   CloseRestart,
-		reason: fmt.Sprintf("session is old; return within %d ms", within),
+		reason: closecode.WithWindow("session is old", minReturn),
 		err:    ErrSessionAge,
-		within: within,
+		within: minReturn.Milliseconds(),
 	}
 }
 

@@ -1,0 +1,185 @@
+package liveclient
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// subprotocol is what docs/protocol.md describes.
+const subprotocol = "live.v1"
+
+// pingSlack is how late a ping of the server may be, before the connection counts as lost. docs/protocol.md names it.
+const pingSlack = 10 * time.Second
+
+// parseAddress returns a URL with the scheme ws or wss.
+func parseAddress(address string) (*url.URL, error) {
+	u, err := url.Parse(address)
+	if err != nil {
+		var parse *url.Error
+		if errors.As(err, &parse) {
+			err = parse.Err // without the address, which may have a password
+		}
+		return nil, fmt.Errorf("liveclient: the address is not a URL: %w", err)
+	}
+	switch u.Scheme {
+	case "ws", "wss":
+	case "http":
+		u.Scheme = "ws"
+	case "https":
+		u.Scheme = "wss"
+	default:
+		return nil, fmt.Errorf("liveclient: the address has the scheme %q; want ws, wss, http or https", u.Scheme)
+	}
+	if u.Hostname() == "" {
+		return nil, errors.New("liveclient: the address has no host")
+	}
+	u.Fragment = ""
+	return u, nil
+}
+
+// handshaker returns what makes one handshake, and puts the line of the connection into below. It follows no redirect: that would
+// give the token to another server.
+func (c *Client) handshaker(below *atomic.Pointer[line]) *http.Client {
+	transport := &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := c.opts.Dial(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			l := &line{Conn: conn, begun: time.Now()}
+			below.Store(l)
+			return l, nil
+		},
+		TLSClientConfig:   c.opts.TLS.Clone(),
+		Proxy:             c.opts.Proxy,
+		DisableKeepAlives: true, // the answer to a refused handshake leaves no connection behind
+	}
+	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &http.Client{Transport: transport, Jar: c.opts.Jar, CheckRedirect: noRedirect}
+}
+
+// line is the TCP connection below a WebSocket connection. It notes when bytes arrive, because a large
+// frame on a slow line is a sign of life before it is complete.
+type line struct {
+	net.Conn
+	begun time.Time
+	heard atomic.Int64 // nanoseconds after begun
+}
+
+func (l *line) Read(b []byte) (int, error) {
+	n, err := l.Conn.Read(b)
+	if n > 0 {
+		l.heard.Store(int64(time.Since(l.begun)))
+	}
+	return n, err
+}
+
+// silence returns for how long no bytes have arrived.
+func (l *line) silence() time.Duration {
+	return time.Since(l.begun) - time.Duration(l.heard.Load())
+}
+
+// connect makes one attempt to connect. It returns when the server has said hello.
+func (c *Client) connect() (*conn, error) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ConnectTimeout)
+	defer cancel()
+	var below atomic.Pointer[line]
+	o := &websocket.DialOptions{
+		HTTPClient:   c.handshaker(&below),
+		HTTPHeader:   c.opts.Header.Clone(),
+		Subprotocols: []string{subprotocol},
+	}
+	if o.HTTPHeader == nil {
+		o.HTTPHeader = make(http.Header)
+	}
+	if c.opts.Compression {
+		o.CompressionMode = websocket.CompressionNoContextTakeover
+	}
+	if c.opts.Token != nil {
+		token, err := c.opts.Token(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("liveclient: Token has failed: %w", err)
+		}
+		switch {
+		case token == "":
+		case c.opts.TokenInSubprotocol:
+			o.Subprotocols = append(o.Subprotocols, "live.token."+base64.RawURLEncoding.EncodeToString([]byte(token)))
+		default:
+			o.HTTPHeader.Set("Authorization", "Bearer "+token)
+		}
+	}
+	ws, answer, err := websocket.Dial(ctx, c.address.String(), o)
+	if err != nil {
+		return nil, c.dialError(answer, err)
+	}
+	ws.SetReadLimit(int64(c.opts.ReadLimit))
+	cn := newConn(ws, below.Load())
+	stop := context.AfterFunc(ctx, func() { cn.kill(errNoHello) })
+	defer stop()
+	if ws.Subprotocol() == "" {
+		cn.kill(ErrNotLive)
+		return nil, ErrNotLive
+	}
+	hello, err := cn.readHello()
+	if err != nil {
+		err = cn.ending(err)
+		cn.kill(err)
+		return nil, err
+	}
+	cn.session, cn.largest = hello.session, hello.largest
+	if hello.ping > 0 {
+		cn.patience = hello.ping + pingSlack
+	}
+	return cn, nil
+}
+
+var errNoHello = errors.New("liveclient: the server did not say hello in time")
+
+// dialError explains why a handshake has failed.
+func (c *Client) dialError(answer *http.Response, err error) error {
+	if answer != nil && answer.StatusCode != http.StatusSwitchingProtocols {
+		refused := &RefusedError{Status: answer.StatusCode, Text: answer.Header.Get("Location")}
+		if answer.Body != nil && refused.Text == "" {
+			text, _ := io.ReadAll(io.LimitReader(answer.Body, 500))
+			refused.Text = strings.TrimSpace(strings.ToValidUTF8(string(text), "\uFFFD"))
+		}
+		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds > 0 {
+			refused.RetryAfter = time.Duration(min(seconds, 3600)) * time.Second
+		}
+		return refused
+	}
+	var request *url.Error // its text has the address, with its query
+	if errors.As(err, &request) {
+		err = request.Err
+	}
+	if errors.Is(err, http.ErrSchemeMismatch) {
+		return fmt.Errorf("liveclient: the server at %s has no TLS; use ws instead of wss: %w", c.address.Host, http.ErrSchemeMismatch)
+	}
+	return fmt.Errorf("liveclient: cannot connect to %s: %w", c.address.Host, err)
+}
+
+// isLasting reports whether a further attempt would most likely fail in the same way.
+func isLasting(err error) bool {
+	var refused *RefusedError
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &refused):
+		return refused.isLasting()
+	case errors.Is(err, ErrNotLive), errors.Is(err, http.ErrSchemeMismatch):
+		return true
+	}
+	return errors.As(err, &certificate)
+}
