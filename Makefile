@@ -16,8 +16,8 @@ MODULES := . live/natsbroker interop examples bench release
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-demo: ## run the chat on http://localhost:8080
-	$(GO) run ./examples/chat
+demo: ## run all examples, and the page that leads to them, on http://localhost:8080
+	$(GO) run ./examples/demo
 
 demo-cluster: ## run three chats that are one, on ports 8080 to 8082
 	$(GO) run ./examples/chat -demo-cluster

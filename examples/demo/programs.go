@@ -18,13 +18,14 @@ import (
 )
 
 // restartAfter leaves time to see that pages notice the end of their program.
-const restartAfter = 3 * time.Second
+var restartAfter = 3 * time.Second
 
 // program is an example that runs as a process of its own.
 type program struct {
 	Name, Title, Text string
 	Look              string   // what to look for
-	Path              string   // below its address; mostly none
+	More              string   // the path of a further page; "": there is none
+	MoreText          string   // what that is
 	Args              []string // of the command line, beside -addr
 	Port              int
 
@@ -83,7 +84,7 @@ func nextPort(of net.Addr, i int) int {
 // URL is where the program's page is. Each has a host of its own, since browsers share the cookies of a
 // host between its ports. Every name below localhost is this machine (RFC 6761, section 6.3).
 func (p *program) URL() string {
-	return fmt.Sprintf("http://%s.localhost:%d/%s", p.Name, p.Port, p.Path)
+	return fmt.Sprintf("http://%s.localhost:%d/", p.Name, p.Port)
 }
 
 // keepRunning runs the program until ctx ends, and again when it has ended. It calls changed when it
