@@ -11,8 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -145,25 +143,13 @@ func newProxy(t testing.TB, kind proxyKind) *proxy {
 			t.Error(err)
 		}
 	})
-	p := &proxy{t: t, kind: kind, dir: dir, port: freePort(), adminPort: freePort()}
+	p := &proxy{t: t, kind: kind, dir: dir, port: livetest.FreePort(t), adminPort: livetest.FreePort(t)}
 	p.own(dir)
 	p.URL = fmt.Sprintf("ws://127.0.0.1:%d", p.port)
 	if kind.secure {
 		p.URL = fmt.Sprintf("wss://localhost:%d", p.port)
 	}
 	return p
-}
-
-// freePort returns a port on which nobody listens. The kernel gives clients higher ones
-// (net.ipv4.ip_local_port_range), so no connection takes the port before the proxy does.
-func freePort() int {
-	for {
-		port := 20_000 + rand.N(12_000)
-		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			l.Close()
-			return port
-		}
-	}
 }
 
 // nobody returns the user who runs the proxies if root runs the tests, else nil.
@@ -597,7 +583,7 @@ func testShutdown(p *proxy, server *live.Server) {
 	}
 	away := pageRow(p.t, "When a handshake fails", "502, 503")[0]
 	var status int
-	p.reload(p.config(fmt.Sprint("127.0.0.1:", freePort())), func() bool {
+	p.reload(p.config(livetest.FreeAddress(p.t)), func() bool {
 		status, _ = p.get("/node")
 		return status != http.StatusOK
 	})
