@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,26 +22,19 @@ type child struct {
 
 func startChild(t testing.TB, program, addr string) *child {
 	t.Helper()
-	for tries := 0; ; tries++ {
-		c := &child{Cmd: exec.Command(program, "-addr", addr)}
-		out, err := c.StdoutPipe()
-		if err == nil {
-			err = c.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		line, err := bufio.NewReader(out).ReadString('\n')
-		if err == nil {
-			c.addr = strings.TrimSpace(line)
-			return c
-		}
-		c.kill()
-		if tries == 50 {
-			t.Fatalf("the server does not start: %v", err)
-		}
-		time.Sleep(20 * time.Millisecond)
+	c := &child{Cmd: exec.Command(program, "-addr", addr), addr: addr}
+	out, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start()
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		c.kill()
+		t.Fatalf("the server does not start: %v", err)
+	}
+	return c
 }
 
 // kill kills the process at once: SIGKILL, of which it hears nothing.
@@ -59,7 +51,7 @@ func TestServerThatIsKilledAndRestartedTellsAGap(t *testing.T) {
 	if out, err := exec.Command("go", "build", "-o", program, "./node/server").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	c := startChild(t, program, "127.0.0.1:0")
+	c := startChild(t, program, livetest.FreeAddress(t))
 	defer func() { c.kill() }()
 
 	type count struct {

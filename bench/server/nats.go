@@ -172,14 +172,7 @@ func RunNode(stdin io.Reader, stdout, stderr io.Writer) int {
 }
 
 func runNode(in *bufio.Reader, stdout io.Writer) error {
-	address, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	broker, err := natsbroker.New(natsbroker.Options{
-		Cluster: &natsbroker.Cluster{Listen: address, NoStore: true},
-		Logger:  slog.New(slog.DiscardHandler),
-	})
+	broker, address, err := listenForNodes()
 	if err != nil {
 		return err
 	}
@@ -231,11 +224,23 @@ func readPublication(in *bufio.Reader) (wire.Publication, error) {
 	return wire.Publication{Topic: string(parts[0]), Data: parts[1]}, nil
 }
 
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+// listenForNodes returns a broker, and where it listens for other nodes. A port that was free may be
+// taken when the broker listens, so there are several attempts.
+func listenForNodes() (broker *natsbroker.Broker, address string, err error) {
+	for range 10 {
+		var l net.Listener
+		if l, err = net.Listen("tcp4", "127.0.0.1:0"); err != nil {
+			return nil, "", err
+		}
+		address = l.Addr().String()
+		l.Close()
+		broker, err = natsbroker.New(natsbroker.Options{
+			Cluster: &natsbroker.Cluster{Listen: address, NoStore: true},
+			Logger:  slog.New(slog.DiscardHandler),
+		})
+		if err == nil {
+			return broker, address, nil
+		}
 	}
-	defer l.Close()
-	return l.Addr().String(), nil
+	return nil, "", err
 }

@@ -1,6 +1,7 @@
 // A small server of live.v1 over real sockets. It has enough of docs/protocol.md for tests of reconnects, resumption and parts.
 import { once } from "node:events";
 import { WebSocketServer } from "ws";
+import { freePort } from "./ports.mjs";
 
 const HISTORY = 200; // publications that each topic keeps
 
@@ -32,6 +33,7 @@ export class LiveServer {
   }
 
   async start() {
+    this.port ||= await freePort();
     this.#server = new WebSocketServer({
       port: this.port,
       host: "127.0.0.1",
@@ -41,7 +43,6 @@ export class LiveServer {
     });
     this.#server.on("connection", (socket, request) => this.#greet(socket, request));
     await once(this.#server, "listening");
-    this.port = this.#server.address().port;
   }
 
   get url() {

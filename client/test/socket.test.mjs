@@ -6,6 +6,7 @@ import { afterEach, test } from "node:test";
 import { connect, LiveError } from "livetopic";
 import { WebSocket, WebSocketServer } from "ws";
 import { until } from "./fakes.mjs";
+import { freePort } from "./ports.mjs";
 
 const open = new Set();
 afterEach(async () => {
@@ -30,13 +31,13 @@ class TopicServer {
   async start() {
     this.received = [];
     this.#topics = new Map();
+    this.port ||= await freePort();
     this.#server = new WebSocketServer({ port: this.port, host: "127.0.0.1" });
     this.#server.on("connection", (socket) => {
       socket.on("message", (frame) => this.#heard(socket, JSON.parse(frame)));
       socket.on("close", () => this.#topics.forEach((sockets) => sockets.delete(socket)));
     });
     await once(this.#server, "listening");
-    this.port = this.#server.address().port;
   }
 
   get url() {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -42,7 +43,12 @@ func runDemo(ctx context.Context, c config, out io.Writer) error {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	nodes, err := c.demoNodes()
+	routes, release, err := freeAddrs(minNodes)
+	if err != nil {
+		return err
+	}
+	defer release()
+	nodes, err := c.demoNodes(routes)
 	if err != nil {
 		return err
 	}
@@ -75,8 +81,8 @@ func runDemo(ctx context.Context, c config, out io.Writer) error {
 	}
 }
 
-// demoNodes returns the nodes of the demo cluster, with ports that are free.
-func (c *config) demoNodes() ([]*node, error) {
+// demoNodes returns the nodes of the demo cluster, which reach each other at the routes.
+func (c *config) demoNodes(routes []string) ([]*node, error) {
 	program, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -88,10 +94,6 @@ func (c *config) demoNodes() ([]*node, error) {
 	port, err := strconv.Atoi(first)
 	if err != nil {
 		return nil, fmt.Errorf("-addr: port %q is no number", first)
-	}
-	routes, err := freeAddrs(minNodes)
-	if err != nil {
-		return nil, err
 	}
 	if err := os.MkdirAll(c.store, 0o700); err != nil {
 		return nil, err
@@ -115,17 +117,33 @@ func (c *config) demoNodes() ([]*node, error) {
 	return nodes, nil
 }
 
-// freeAddrs returns addresses of this machine on which nobody listens.
-func freeAddrs(n int) (addrs []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
+// freeAddrs returns addresses of this machine on which nobody listens. They must still be free when
+// a node starts again. So their ports are lower than those that systems give connections. The UDP
+// ports of the same numbers are held until release is called: another demo then takes other ports.
+func freeAddrs(n int) (addrs []string, release func(), err error) {
+	var held []net.PacketConn
+	release = func() {
+		for _, h := range held {
+			h.Close()
 		}
-		defer l.Close() // at the end, so that all differ
-		addrs = append(addrs, l.Addr().String())
 	}
-	return addrs, nil
+	for range 100 * n {
+		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(10_000))
+		h, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		held = append(held, h)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			l.Close()
+			addrs = append(addrs, addr)
+		}
+		if len(addrs) == n {
+			return addrs, release, nil
+		}
+	}
+	release()
+	return nil, nil, errors.New("no ports are free for the cluster")
 }
 
 // keepRunning runs the node, and again when it has ended.

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
 
@@ -141,10 +142,7 @@ func TestMemoryForgets(t *testing.T) {
 
 func TestClusterGoesOnWithoutOne(t *testing.T) {
 	t.Parallel()
-	routes, err := freeAddrs(minNodes)
-	if err != nil {
-		t.Fatal(err)
-	}
+	routes := livetest.FreeAddresses(t, minNodes)
 	var nodes []*program
 	for _, route := range routes {
 		p := prepare(t, "-addr", "127.0.0.1:0", "-cluster", route, "-routes", strings.Join(routes, ","), "-store", t.TempDir(), "-builds=false")

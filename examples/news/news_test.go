@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // patience is for a machine that is busy with other tests.
@@ -27,12 +29,7 @@ const patience = 20 * time.Second
 // start builds a program whose address is replaced by a free one, and runs it.
 func start(t *testing.T, folder string) (address string, program *exec.Cmd) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address = l.Addr().String()
-	l.Close()
+	address = livetest.FreeAddress(t)
 	file, err := filepath.Abs(filepath.Join("..", folder, "main.go"))
 	if err != nil {
 		t.Fatal(err)

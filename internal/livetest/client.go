@@ -224,6 +224,17 @@ type CloseError struct {
 
 func (e *CloseError) Error() string { return fmt.Sprintf("close frame %d %q", e.Code, e.Reason) }
 
+// TrailingError says that bytes came after the close frame. The library sends none. It is no
+// CloseError, so Rest and Closed report such an end as one without a close frame.
+type TrailingError struct {
+	Close *CloseError // what a browser reports, since it ignores the bytes
+	Bytes int64
+}
+
+func (e *TrailingError) Error() string {
+	return fmt.Sprintf("%d bytes after the %v", e.Bytes, e.Close)
+}
+
 // Attend makes the client read in a goroutine, until the connection ends. The client then answers
 // pings and the server's close frame, waits for the server to close the connection, and keeps all
 // other frames for Next. Without Attend it does that only while a test waits for a frame.
@@ -261,10 +272,11 @@ func (c *Client) react(f Frame) error {
 		if !c.closing.Load() {
 			c.Write(Masked(CloseFrame, f.Raw))
 		}
+		end := &CloseError{f.CloseCode(), f.Raw[min(len(f.Raw), 2):]}
 		if n, _ := io.Copy(io.Discard, c.In); n > 0 {
-			return fmt.Errorf("%d bytes after the close frame", n)
+			return &TrailingError{end, n}
 		}
-		return &CloseError{f.CloseCode(), f.Raw[min(len(f.Raw), 2):]}
+		return end
 	default:
 		c.kept.put(f)
 	}
@@ -409,8 +421,8 @@ func (c *Client) Closed() (code int, reason string, before []Frame) {
 	return e.Code, e.Reason, before
 }
 
-// Err returns why the connection has ended. It is a *CloseError if the server has closed it, and
-// nil if it has not ended.
+// Err returns why the connection has ended. It is a *CloseError if the server has closed it, a
+// *TrailingError if the server has sent more after that, and nil if it has not ended.
 func (c *Client) Err() error {
 	c.kept.mu.Lock()
 	defer c.kept.mu.Unlock()

@@ -9,6 +9,7 @@
 //	relay.go    Relay: a TCP relay with faults
 //	roamer.go   Roamer: a client whose connection is cut again and again
 //	server.go   servers under test
+//	address.go  addresses of this machine that nobody else takes
 //	wrappers.go wrappers of a ResponseWriter
 //	compare.go  comparisons
 //	wait.go     waiting

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 	"github.com/livetopic/livetopic/live/brokertest"
@@ -137,7 +138,7 @@ func systemStreams(system, replicas int) []StreamConfig {
 func openCluster(t testing.TB, n int) []*Broker {
 	t.Helper()
 	brokers := make([]*Broker, n)
-	routes := freeAddresses(t, n)
+	routes := livetest.FreeAddresses(t, n)
 	for i := range brokers {
 		b, err := New(Options{
 			StoreDir: t.TempDir(),

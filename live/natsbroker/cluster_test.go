@@ -17,6 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 func TestClusterSaysWhatIsWrong(t *testing.T) {
@@ -221,7 +223,7 @@ func TestNodesTellOfEachOther(t *testing.T) {
 }
 
 func TestRoutesMayNameTheNodeItself(t *testing.T) {
-	addrs := freeAddresses(t, 3)
+	addrs := livetest.FreeAddresses(t, 3)
 	var all []*embedded
 	book := &logBook{least: slog.LevelWarn}
 	for _, a := range addrs {

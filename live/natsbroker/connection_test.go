@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -202,10 +201,10 @@ func TestCredentialsThatArePutRight(t *testing.T) {
 
 // NATS is down when the program starts, and starts later.
 func TestExternalServerMayComeLater(t *testing.T) {
-	address := freeAddresses(t, 1)[0]
+	port := livetest.FreePort(t)
 	before := time.Now()
 	b, err := New(Options{
-		Servers:        []string{"nats://" + address},
+		Servers:        []string{fmt.Sprint("nats://127.0.0.1:", port)},
 		Streams:        suiteStreams(),
 		PublishTimeout: 200 * time.Millisecond,
 		Logger:         quiet(),
@@ -230,23 +229,7 @@ func TestExternalServerMayComeLater(t *testing.T) {
 		t.Errorf("a topic of a stream can be subscribed to while NATS is away: %v", err)
 	}
 
-	host, number, err := net.SplitHostPort(address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port, err := strconv.Atoi(number)
-	if err != nil {
-		t.Fatal(err)
-	}
-	elsewhere, err := server.NewServer(&server.Options{Host: host, Port: port, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	elsewhere.Start()
-	t.Cleanup(func() {
-		elsewhere.Shutdown()
-		elsewhere.WaitForShutdown()
-	})
+	runServer(t, func(o *server.Options) { o.Port = port })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := b.Ready(ctx); err != nil {

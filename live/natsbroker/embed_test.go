@@ -19,6 +19,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // nobody is an address of this machine on which no process listens.
@@ -207,8 +209,8 @@ func TestStopReleasesEverything(t *testing.T) {
 	}{
 		{"alone", false, func() *Cluster { return nil }},
 		{"with a store", true, func() *Cluster { return nil }},
-		{"in a cluster", true, func() *Cluster { return &Cluster{Listen: "127.0.0.1:0", Routes: []string{nobody}} }},
-		{"without streams", false, func() *Cluster { return &Cluster{Listen: "127.0.0.1:0", NoStore: true} }},
+		{"in a cluster", true, func() *Cluster { return &Cluster{Listen: livetest.FreeAddress(t), Routes: []string{nobody}} }},
+		{"without streams", false, func() *Cluster { return &Cluster{Listen: livetest.FreeAddress(t), NoStore: true} }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			use := func() {

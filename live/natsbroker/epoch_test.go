@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -348,18 +349,17 @@ func (st *stream) renote(first note, info *jetstream.StreamInfo) (*noteFile, err
 
 // elsewhere is a NATS server that a test stops and starts with one address and store.
 type elsewhere struct {
-	dir string
-	srv *server.Server
+	dir  string
+	port int // 0: not chosen yet
+	srv  *server.Server
 }
 
 func (e *elsewhere) start(t *testing.T) {
 	t.Helper()
-	port := server.RANDOM_PORT
-	if e.srv != nil {
-		_, number, _ := strings.Cut(strings.TrimPrefix(e.srv.ClientURL(), "nats://"), ":")
-		port, _ = strconv.Atoi(number)
+	if e.port == 0 {
+		e.port = livetest.FreePort(t)
 	}
-	e.srv = runServer(t, func(o *server.Options) { o.Port, o.StoreDir = port, e.dir })
+	e.srv = runServer(t, func(o *server.Options) { o.Port, o.StoreDir = e.port, e.dir })
 }
 
 func (e *elsewhere) stop() {
@@ -522,9 +522,8 @@ func TestStreamThatAnswersLateIsCompared(t *testing.T) {
 	e.start(t)
 	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})
 	b.Start(discard{})
-	port := e.srv.Addr().(*net.TCPAddr).Port
 	e.stop()
-	s := runServer(t, func(o *server.Options) { o.Port, o.JetStream = port, false })
+	s := runServer(t, func(o *server.Options) { o.Port, o.JetStream = e.port, false })
 	asked := make(chan struct{}, 1)
 	spy := jetStreamOf(t, s.ClientURL()).Conn()
 	if _, err := spy.Subscribe("$JS.API.STREAM.INFO.CHAT", func(m *nats.Msg) {
@@ -621,15 +620,15 @@ func TestMissingMessageMayBeAnother(t *testing.T) {
 // elsewhereCluster are three NATS servers that a test stops and starts.
 type elsewhereCluster struct {
 	dirs  [3]string
-	ports [3]int // of the clients; 0: not started yet
+	ports [3]int // of the clients
 	addrs []string
 	srvs  [3]*server.Server
 }
 
 func newElsewhereCluster(t *testing.T) *elsewhereCluster {
-	c := &elsewhereCluster{addrs: freeAddresses(t, 3)}
+	c := &elsewhereCluster{addrs: livetest.FreeAddresses(t, 3)}
 	for i := range c.dirs {
-		c.dirs[i] = t.TempDir()
+		c.dirs[i], c.ports[i] = t.TempDir(), livetest.FreePort(t)
 	}
 	c.start(t)
 	return c
@@ -639,16 +638,12 @@ func (c *elsewhereCluster) start(t *testing.T) {
 	t.Helper()
 	for i := range c.srvs {
 		c.srvs[i] = runServer(t, func(o *server.Options) {
-			o.ServerName, o.StoreDir = fmt.Sprint("n", i), c.dirs[i]
-			if c.ports[i] != 0 {
-				o.Port = c.ports[i]
-			}
+			o.ServerName, o.StoreDir, o.Port = fmt.Sprint("n", i), c.dirs[i], c.ports[i]
 			host, port, _ := net.SplitHostPort(c.addrs[i])
 			o.Cluster.Name, o.Cluster.Host = "elsewhere", host
 			o.Cluster.Port, _ = strconv.Atoi(port)
 			o.Routes = server.RoutesFromStr("nats://" + strings.Join(c.addrs, ",nats://"))
 		})
-		c.ports[i] = c.srvs[i].Addr().(*net.TCPAddr).Port
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // process is one start of a node.
@@ -80,7 +82,7 @@ func newHouses(t *testing.T) *houses {
 		mesh:   newMesh(t),
 		test:   t,
 		rand:   seedFor(t, *guestSeed),
-		addrs:  freeAddresses(t, meshSize),
+		addrs:  livetest.FreeAddresses(t, meshSize),
 		client: http.Client{Timeout: 2 * time.Second},
 		seen:   make(map[string]map[*process]time.Time),
 	}

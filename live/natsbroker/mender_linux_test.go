@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/broker"
 )
@@ -286,7 +287,7 @@ func TestKilledAroundAFullDisk(t *testing.T) {
 // clusterOnDisks starts n nodes, each with a disk of that many bytes.
 func clusterOnDisks(t *testing.T, n, bytes int, change func(*Options)) (brokers []*Broker, dirs []string) {
 	t.Helper()
-	routes := freeAddresses(t, n)
+	routes := livetest.FreeAddresses(t, n)
 	for i := range n {
 		dir := smallDisk(t, bytes)
 		o := chatOnDisk(dir)

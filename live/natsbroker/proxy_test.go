@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // patience is how long a test waits for an event that must happen. Each event takes seconds at
@@ -199,7 +200,7 @@ type mesh struct {
 func newMesh(t testing.TB) *mesh {
 	m := &mesh{t: t}
 	dir := t.TempDir()
-	addrs := freeAddresses(t, meshSize)
+	addrs := livetest.FreeAddresses(t, meshSize)
 	for i := range m.links {
 		var routes []string
 		for j := range m.links[i] {
@@ -221,24 +222,6 @@ func newMesh(t testing.TB) *mesh {
 	}
 	t.Cleanup(m.stop)
 	return m
-}
-
-// freeAddresses returns addresses of this machine on which no process listens. The ports are
-// below those that systems assign, so they stay free.
-func freeAddresses(t testing.TB, n int) []string {
-	t.Helper()
-	var all []string
-	for len(all) < n {
-		addr := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(10_000))
-		if l, err := net.Listen("tcp", addr); err == nil {
-			defer l.Close() // when all are chosen, so that they differ
-			all = append(all, addr)
-		}
-		if t.Context().Err() != nil {
-			t.Fatal("no port is free")
-		}
-	}
-	return all
 }
 
 // clusterAddr is the address on which a node listens for other nodes; "": it is in no cluster.

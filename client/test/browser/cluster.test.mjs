@@ -1,14 +1,13 @@
 // The chat where it keeps history on disk, alone and as a cluster of three, with servers that are killed.
 /* global window */
 import assert from "node:assert/strict";
-import { once } from "node:events";
 import { mkdtempSync, rmSync } from "node:fs";
-import net from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach } from "node:test";
 import { chromiumTest, launch, test } from "./browser.mjs";
 import { chip, connected, gaps, heard, here, say, texts, visit } from "./chat.mjs";
+import { freePort } from "../ports.mjs";
 import { build, Server } from "./servers.mjs";
 
 let chat, browser, store, servers, people;
@@ -38,20 +37,12 @@ afterEach(async () => {
 
 /** Starts chats that form a cluster. */
 async function startCluster(size) {
-  const routes = await freePorts(size).then((ports) => ports.map((port) => `127.0.0.1:${port}`));
+  const routes = await Promise.all(Array.from({ length: size }, async () => `127.0.0.1:${await freePort()}`));
   servers = routes.map((route, n) => {
     const own = ["-cluster", route, "-store", join(store, String(n)), `-builds=${n === 0}`];
     return new Server(chat.binary, "-routes", routes.join(","), ...own);
   });
   await Promise.all(servers.map((server) => server.start())); // one alone would wait for the others
-}
-
-async function freePorts(size) {
-  const listeners = Array.from({ length: size }, () => net.createServer().listen(0, "127.0.0.1"));
-  await Promise.all(listeners.map((listener) => once(listener, "listening")));
-  const ports = listeners.map((listener) => listener.address().port);
-  await Promise.all(listeners.map((listener) => once(listener.close(), "close")));
-  return ports;
 }
 
 /** The texts that a server has of the room. */

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { freePort } from "../ports.mjs";
 
 const examples = fileURLToPath(new URL("../../../examples", import.meta.url));
 
@@ -33,12 +34,11 @@ export class Server {
 
   /** Starts it, on the port that it had before if there was one. Returns when it listens. */
   async start() {
+    this.port ||= await freePort();
     const args = ["-addr", `127.0.0.1:${this.port}`, ...this.#args];
     this.#process = spawn(this.#binary, args, { stdio: ["ignore", "pipe", "ignore"] });
     for await (const line of createInterface(this.#process.stdout)) {
-      const found = /^[\w ]+: http:\/\/[\w.]+:(\d+)$/.exec(line);
-      if (!found) continue;
-      this.port = Number(found[1]);
+      if (!/^[\w ]+: http:\/\/[\w.]+:\d+$/.test(line)) continue;
       this.#process.stdout.resume();
       return;
     }
