@@ -22,6 +22,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,8 +86,11 @@ func newServer(ping time.Duration) *server {
 	return s
 }
 
-// topicOptions shows who is present in the topic "room". A page's id is its user.
+// topicOptions shows who is present in the topic "room", and in those that begin with "room:". A page's id is its user.
 func (s *server) topicOptions(topic string) live.TopicOptions {
+	if strings.HasPrefix(topic, "room:") {
+		return live.TopicOptions{Presence: live.PresenceVisible, History: maxHistory}
+	}
 	switch topic {
 	case "room":
 		return live.TopicOptions{Presence: live.PresenceVisible}
