@@ -19,17 +19,18 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * | `limit` | The largest number of child elements. The oldest are removed. Default: no limit. |
  * | `last` | The number of newest messages to begin with. |
  * | `since` | The position of the content that the server has rendered. Later messages follow. |
+ * | `keyed` | The topic is keyed, and each child is a key. Its attribute `data-key` has the key: the element sets it for what comes, the server for what it has rendered. A message takes the place of the child with its key. A child whose key was removed goes. `since` is not used, for all keys come. |
  * | `src` | The address of the live server. Default `/live`. Elements with the same address share a connection. |
  * | `state` | Set by the element: the client's `state`, or `failed` if the server refuses the topic. |
  *
- * With `append` and `prepend`, an element takes the place of a child that has the same `id`. On a keyed topic it takes the place of the child
- * whose `data-key` or `id` is the key, and a removed key removes that child.
+ * With `append` and `prepend`, an element takes the place of a child that has the same `id`.
  *
  * The content is a live region for screen readers: it gets `aria-live="polite"`, unless it has a `role` or an `aria-live`. If the
  * page has htmx, the new elements are given to `htmx.process`.
  *
- * Events, which bubble: `live-message` before a message is shown (`preventDefault` keeps it from being shown), `live-swap` after, `live-gap`
- * for a gap, and `live-error` if the subscription fails.
+ * Events, which bubble: `live-message` before a message is shown (`preventDefault` keeps it from being shown), `live-swap`
+ * after, `live-gap` for a gap, and `live-error` if the server refuses the subscription or the messages before it. What cannot be shown, such as
+ * data that is no HTML, is an error of the page: `reportError` gets it.
  */
 export declare class LiveTopic extends HTMLElement {
   /** The client of all elements that have none of their own. Default null: each address has one, which the elements open and close. */

@@ -101,56 +101,41 @@ export class LiveTopic extends Base {
   #follow(live, running) {
     const { topic } = running;
     const { signal } = running.end;
-    const since = this.#at;
-    const last = Number(this.getAttribute("last")) || undefined;
-    // Only the first caller of a topic gets what it asks for. If there is one already, the object stays the same.
-    const late = (since || last) && live.presence(topic) === live.presence(topic);
-    /** @type {any[] | undefined} Messages that must wait for those before them. */
-    let held = late ? [] : undefined;
-    const hear = (_, message) => (held ? held.push(message) : this.#hear(message));
-    const onGap = (gap) => this.#tell("live-gap", gap);
     const place = this.#place;
     if (!place?.hasAttribute("role") && !place?.hasAttribute("aria-live")) place?.setAttribute("aria-live", "polite");
     place?.setAttribute("aria-busy", "true"); // what was there before is not read out
-    const begun = () => !signal.aborted && place?.removeAttribute("aria-busy");
-    const release = (past) => {
-      const newer = held ?? [];
-      held = undefined;
-      const known = new Set(past.map(({ at }) => at));
-      for (const message of [...past, ...newer.filter(({ at }) => !known.has(at))]) this.#hear({ topic, ...message });
+    const keyed = this.hasAttribute("keyed");
+    const begun = () => {
+      if (signal.aborted) return;
+      for (const row of rowsOf(place)) if (keyed && !live.keys(topic).has(row.dataset.key)) row.remove();
+      place?.removeAttribute("aria-busy");
     };
-    const fill = async () => {
-      try {
-        const past = await live.history(topic, since ? MAX_HISTORY : last, { signal });
-        const known = past.findIndex(({ at }) => at === since);
-        if (since && known < 0) onGap({ topic, reason: "not_recovered" });
-        release(known < 0 ? past.slice(last ? -last : past.length) : past.slice(known + 1));
-      } catch (/** @type {any} */ err) {
-        if (signal.aborted) return;
-        if (/^(timeout|disconnected)$/.test(err.code)) return fill();
-        release([]);
-        this.#tell("live-error", err);
-      }
-    };
-    live
-      .subscribe(topic, hear, { since, last, signal, onGap })
-      .ready.then(() => late && fill())
-      .then(begun, (err) => this.#fail(err, running));
+    follow(live, topic, {
+      since: keyed ? undefined : this.#at, // all keys come, so that those that are gone are known
+      last: Number(this.getAttribute("last")) || undefined,
+      signal,
+      hear: (message) => this.#hear(message),
+      onGap: (gap) => this.#tell("live-gap", gap),
+      failed: (err) => this.#tell("live-error", err) && reportError(err),
+    }).then(begun, (err) => this.#fail(err, running));
   }
 
   #hear(message) {
     this.#at = message.at ?? this.#at;
     if (!this.#tell("live-message", message)) return;
-    this.#swap(message);
-    this.#tell("live-swap", message);
+    try {
+      this.#swap(message);
+      this.#tell("live-swap", message);
+    } catch (err) {
+      reportError(err);
+    }
   }
 
   #swap(message) {
-    const { key, removed } = message;
     const place = this.#place;
     if (!place) throw new Error(`live: <live-topic> finds no target "${this.getAttribute("target")}"`);
-    const find = (name) => [...place.children].find((/** @type {any} */ child) => child.dataset?.key === name || child.id === name);
-    if (removed) return find(key)?.remove();
+    const key = this.hasAttribute("keyed") ? message.key : undefined;
+    if (message.removed) return key && find(place, key)?.remove();
 
     const how = this.getAttribute("swap") ?? "append";
     const content = this.hasAttribute("html") ? parse(message.data) : textOf(message.data, how, place);
@@ -161,7 +146,7 @@ export class LiveTopic extends Base {
       for (const element of swapped) {
         if (key) element.dataset.key = key;
         const name = key || element.id;
-        if (name) find(name)?.replaceWith(element);
+        if (name) find(place, name)?.replaceWith(element);
       }
       if (how === "prepend") place.prepend(content);
       else place.append(content);
@@ -186,7 +171,7 @@ export class LiveTopic extends Base {
   }
 
   #tell(name, detail) {
-    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, cancelable: name === "live-message" }));
+    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, cancelable: /message|error/.test(name) }));
   }
 }
 
@@ -205,6 +190,45 @@ function borrow(src, signal) {
   return entry.live;
 }
 
+/**
+ * Subscribes to a topic. Only the first caller of a topic gets the messages after `since`, the `last` ones, or all keys. Here
+ * later callers get them too. The promise resolves when they have come.
+ */
+async function follow(live, topic, { since, last, signal, hear, failed, onGap }) {
+  const options = { since, last, signal };
+  const late = live.presence(topic) === live.presence(topic); // the object of a subscription stays the same
+  const keys = [...live.keys(topic)];
+  const incomplete = late && !keys.length && (since || last);
+  const held = []; // what must wait for the messages before it
+  let waits = incomplete;
+  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hear(message)), { ...options, onGap });
+  for (const [key, data] of keys) hear({ topic, key, data, recovered: true });
+  await ready;
+  if (!incomplete) return;
+  const past = await pastOf(live, topic, options, onGap).catch(failed);
+  if (signal.aborted) return;
+  waits = false;
+  const known = new Set(past?.map(({ at }) => at));
+  for (const message of [...(past ?? []), ...held.filter(({ at }) => !known.has(at))]) hear({ topic, ...message });
+}
+
+/** The messages after a position if there is one, and otherwise the last ones. */
+async function pastOf(live, topic, { since, last, signal }, onGap) {
+  try {
+    const past = await live.history(topic, since ? MAX_HISTORY : last, { signal });
+    const known = past.findIndex(({ at }) => at === since);
+    if (known >= 0) return past.slice(known + 1);
+    if (since) onGap({ topic, reason: "not_recovered" });
+    return last ? past.slice(-last) : [];
+  } catch (/** @type {any} */ err) {
+    if (/^(timeout|disconnected)$/.test(err.code)) return pastOf(live, topic, { since, last, signal }, onGap);
+    throw err;
+  }
+}
+
+const rowsOf = (place) => [...(place?.children ?? [])].filter(({ dataset }) => dataset?.key !== undefined);
+const find = (place, name) => [...place.children].find(({ dataset, id }) => dataset?.key === name || id === name);
+
 /** A message as text. In a list it is an item. */
 function textOf(data, how, place) {
   const content = document.createDocumentFragment();
@@ -220,7 +244,7 @@ function parse(data) {
   const html = data?.html ?? data;
   if (typeof html !== "string") throw new TypeError("live: <live-topic html> needs a string of HTML, or an object with html");
   const template = document.createElement("template");
-  template.innerHTML = html;
+  template.innerHTML = html.trim(); // templates in Go mostly end with a line
   removeScripts(template.content);
   return template.content;
 }

@@ -26,6 +26,11 @@ export default [
   },
   {
     files: ["test/**", "scripts/**", "eslint.config.js"],
+    ignores: ["test/browser/apps/**"],
     languageOptions: { globals: globals.node },
+  },
+  {
+    files: ["test/browser/apps/**"],
+    languageOptions: { globals: globals.browser },
   },
 ];

@@ -9,7 +9,7 @@ const LIMITS = {
   "react.js": 1000,
   "vue.js": 1000,
   "svelte.js": 1000,
-  "element.js": 3500,
+  "element.js": 4000,
 };
 
 for (const [name, limit] of Object.entries(LIMITS)) {
