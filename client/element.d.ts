@@ -46,7 +46,7 @@ declare global {
   interface HTMLElementTagNameMap {
     "live-topic": LiveTopic;
   }
-  interface HTMLElementEventMap {
+  interface GlobalEventHandlersEventMap {
     "live-message": CustomEvent<Message>;
     "live-swap": CustomEvent<Message>;
     "live-gap": CustomEvent<Gap>;

@@ -254,12 +254,22 @@ test("a keyed topic is a table, and keys that the server does not have any more 
   for (const id of ["#first", "#second"]) await has(page, id, "");
 });
 
-test("htmx knows what is swapped in", async () => {
-  const page = await open('<live-topic id="it" topic="t" html></live-topic><output></output>');
+test("htmx knows what is swapped in, and can fetch the content anew after a gap", async () => {
+  const page = await open('<live-topic id="it" topic="t" html></live-topic><output></output><main></main>');
   await page.addScriptTag({ content: HTMX });
   await say(page, "t", '<button hx-get="/stats" hx-target="output">How many?</button>');
   await page.click("#it button");
   await page.waitForFunction(() => /"sessions":2/.test(document.querySelector("output").textContent));
+
+  await page.route("**/log", (route) => route.fulfill({ contentType: "text/html", body: "<p>all lines</p>" }));
+  await page.evaluate(() => {
+    document.querySelector("main").innerHTML = `
+      <live-topic topic="log" html hx-get="/log" hx-trigger="live-gap"></live-topic>`;
+    document.querySelector("main live-topic").setAttribute("src", "/live?page=ann");
+    document.querySelector("main live-topic").setAttribute("since", "x.1");
+    window.htmx.process(document.querySelector("main"));
+  });
+  await has(page, "main live-topic", "<p>all lines</p>");
 });
 
 for (const htmx of [true, false]) {
