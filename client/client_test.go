@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -193,6 +195,67 @@ func TestKeepsAnOuterCachePolicy(t *testing.T) {
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	client.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/live-"+client.Version+".js", nil))
 	wantHeader(t, w.Result(), "Cache-Control", "public, max-age=31536000, immutable")
+}
+
+func TestServesEachFileUnderItsName(t *testing.T) {
+	get := func(method, path string) *http.Response {
+		w := httptest.NewRecorder()
+		client.Files().ServeHTTP(w, httptest.NewRequest(method, path, nil))
+		return w.Result()
+	}
+	sources, err := filepath.Glob("*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range sources {
+		resp := get("GET", "/assets/"+name)
+		if name == "eslint.config.js" {
+			if resp.StatusCode != http.StatusNotFound {
+				t.Errorf("%s: status %d, want 404", name, resp.StatusCode)
+			}
+			continue
+		}
+		if resp.StatusCode != 200 || !bytes.Equal(body(t, resp), file(t, name)) {
+			t.Errorf("%s: status %d, or another body", name, resp.StatusCode)
+		}
+		wantHeader(t, resp, "Content-Type", "text/javascript; charset=utf-8")
+	}
+	for _, path := range []string{"/", "/live", "/live.d.ts", "/package.json", "/client.go", "/live.js/", "/live.js/.."} {
+		if resp := get("GET", path); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: status %d, want 404", path, resp.StatusCode)
+		}
+	}
+	if resp := get("POST", "/element.js"); resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: status %d, want 405", resp.StatusCode)
+	}
+}
+
+// A page gets all modules that a module imports, from the same folder.
+func TestServesWhatItsFilesImport(t *testing.T) {
+	sources, err := filepath.Glob("*.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	imports := 0
+	for _, name := range sources {
+		for _, found := range regexp.MustCompile(`(?m)^import .* from "\./(.*)";$`).FindAllSubmatch(file(t, name), -1) {
+			w := httptest.NewRecorder()
+			client.Files().ServeHTTP(w, httptest.NewRequest("GET", "/assets/"+string(found[1]), nil))
+			if w.Code != 200 {
+				t.Errorf("%s imports %s, which is not served", name, found[1])
+			}
+			imports++
+		}
+	}
+	if imports < 7 {
+		t.Errorf("%d imports found", imports)
+	}
+}
+
+func TestLicenceIsTheRepositorys(t *testing.T) {
+	if !bytes.Equal(file(t, "LICENSE"), file(t, "../LICENSE")) {
+		t.Error("the package has another licence than the repository")
+	}
 }
 
 // Many clients ask at the same time over real connections, where net/http frames the bodies.

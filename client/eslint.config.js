@@ -17,7 +17,20 @@ export default [
     languageOptions: { globals: { ...globals["shared-node-browser"], document: "readonly" } },
   },
   {
+    files: ["stores.js", "views.js", "react.js", "vue.js", "svelte.js"],
+    languageOptions: { globals: globals["shared-node-browser"] },
+  },
+  {
+    files: ["element.js"],
+    languageOptions: { globals: globals.browser },
+  },
+  {
     files: ["test/**", "scripts/**", "eslint.config.js"],
+    ignores: ["test/browser/apps/**"],
     languageOptions: { globals: globals.node },
+  },
+  {
+    files: ["test/browser/apps/**"],
+    languageOptions: { globals: globals.browser },
   },
 ];

@@ -3,6 +3,7 @@ module github.com/livetopic/livetopic/interop
 go 1.26
 
 require (
+	github.com/a-h/templ v0.3.977
 	github.com/alexedwards/scs/v2 v2.9.0
 	github.com/coder/websocket v1.8.15
 	github.com/go-mizu/mizu v0.5.26

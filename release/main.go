@@ -65,6 +65,7 @@ The files name %[1]s. Read the changes with git diff. Then:
 	git tag -a -m %[1]s %[1]s
 	git tag -a -m %[1]s live/natsbroker/%[1]s
 	git push --atomic origin HEAD %[1]s live/natsbroker/%[1]s
+	npm publish ./client
 `
 
 // mayRelease returns an error if the version cannot follow, or if the commit of the release

@@ -53,6 +53,11 @@ func TestAReleaseHasItsVersionEverywhere(t *testing.T) {
 			t.Errorf("%s does not say %q, error %v", name, want, err)
 		}
 	}
+	// The lockfile also has the names and versions of packages that the tests use.
+	lock, err := os.ReadFile(filepath.Join(folder, "client/package-lock.json"))
+	if err != nil || strings.Count(string(lock), `"0.98.7"`) != 2 {
+		t.Errorf("package-lock.json has the version %d times, want 2, error %v", strings.Count(string(lock), `"0.98.7"`), err)
+	}
 }
 
 func TestAVersionThatCannotFollowIsRefused(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 var clientVersion = map[string]*regexp.Regexp{
 	"client/client.go":         regexp.MustCompile(`(?m)^(const Version = ")([0-9][^"]*)(")$`),
 	"client/package.json":      regexp.MustCompile(`(?m)^(  "version": ")([0-9][^"]*)(",)$`),
-	"client/package-lock.json": regexp.MustCompile(`(?s)("name": "[^"]*",\s*"version": ")([0-9][^"]*)(",)`),
+	"client/package-lock.json": regexp.MustCompile(`(?s)("name": "livetopic",\s*"version": ")([0-9][^"]*)(",)`),
 }
 
 func currentVersion(repository string) (string, error) {

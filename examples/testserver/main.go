@@ -4,8 +4,9 @@
 //	go run ./examples/testserver -ping 300ms
 //
 // Its page subscribes to the topic "ticks", of which the newest 100 publications
-// are kept. The page /presence shows who is present in the topic "room". The tests in client/test/browser stop, kill and
-// cut it.
+// are kept. The page /presence shows who is present in the topic "room". The topic "scores" has a state, the newest score of
+// each player, and each page's publication to "votes" takes the place of its last one. The tests in client/test/browser
+// stop, kill and cut the server.
 package main
 
 import (
@@ -17,9 +18,11 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -57,6 +60,7 @@ type server struct {
 	pages  map[string]*visits // by the page's id
 	issued int                // tokens; only the newest is valid
 	ticks  int
+	scores map[string]int // by player
 }
 
 // visits are the sessions of one page.
@@ -67,27 +71,59 @@ type visits struct {
 }
 
 func newServer(ping time.Duration) *server {
-	s := &server{pages: make(map[string]*visits)}
+	s := &server{pages: make(map[string]*visits), scores: make(map[string]int)}
 	s.live = live.New(live.Options{
 		OnAuth:       s.authenticate,
 		OnConnect:    s.connected,
 		OnClose:      s.closed,
 		OnSubscribe:  func(context.Context, *live.Session, string) error { return nil },
-		OnPublish:    func(_ context.Context, _ *live.Session, _ string, data []byte) ([]byte, error) { return data, nil },
+		OnPublish:    s.publish,
 		OnRequest:    echo,
 		OnPresence:   func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil },
-		Topics:       topicOptions,
+		Topics:       s.topicOptions,
 		PingInterval: ping,
 	})
 	return s
 }
 
-// topicOptions shows who is present in the topic "room". A page's id is its user.
-func topicOptions(topic string) live.TopicOptions {
-	if topic == "room" {
+// topicOptions shows who is present in the topic "room", and in those that begin with "room:". A page's id is its user.
+func (s *server) topicOptions(topic string) live.TopicOptions {
+	if strings.HasPrefix(topic, "room:") {
+		return live.TopicOptions{Presence: live.PresenceVisible, History: maxHistory}
+	}
+	switch topic {
+	case "room":
 		return live.TopicOptions{Presence: live.PresenceVisible}
+	case "scores":
+		return live.TopicOptions{Snapshot: s.standings}
+	case "votes":
+		return live.TopicOptions{Keyed: true, ClientKey: func(sess *live.Session, _ []byte) string { return sess.Value().(string) }}
 	}
 	return live.TopicOptions{History: maxHistory}
+}
+
+// publish lets every page publish, and notes the scores.
+func (s *server) publish(_ context.Context, _ *live.Session, topic string, data []byte) ([]byte, error) {
+	if topic != "scores" {
+		return data, nil
+	}
+	var score struct {
+		Player string
+		Score  int
+	}
+	if err := json.Unmarshal(data, &score); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.scores[score.Player] = score.Score
+	return data, nil
+}
+
+func (s *server) standings(context.Context, string) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.scores), nil
 }
 
 // authenticate returns the page's id. A token, where there is one, must be the newest.
@@ -128,6 +164,7 @@ func (s *server) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/live", s.live.Handler())
 	mux.Handle("/live.js", client.Handler())
+	mux.Handle("/element.js", client.Files())
 	mux.HandleFunc("GET /presence", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, presencePage) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
 	mux.HandleFunc("GET /elsewhere", func(w http.ResponseWriter, _ *http.Request) {
@@ -139,14 +176,14 @@ func (s *server) routes() http.Handler {
 	return mux
 }
 
-// stats tells what the server sees.
-func (s *server) stats(w http.ResponseWriter, _ *http.Request) {
+// stats tells what the server sees, and how many sessions have the parameter topic.
+func (s *server) stats(w http.ResponseWriter, r *http.Request) {
 	stats := s.live.Stats()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	answer(w, map[string]any{
 		"sessions": stats.Sessions, "accepted": stats.Accepted, "refused": stats.Refused,
-		"pages": s.pages, "tokens": s.issued,
+		"pages": s.pages, "tokens": s.issued, "subscribers": s.live.Subscribers(r.FormValue("topic")),
 	})
 }
 

@@ -1,0 +1,270 @@
+// <live-topic>: puts what is published to a topic into the page. See element.d.ts and docs/html.md.
+import { connect } from "./live.js";
+
+/** @import * as api from "./element.d.ts" */
+
+const IDLE = 1_000; // ms that a client stays open after its last element: a swap removes elements and puts others in
+const MAX_HISTORY = 1_000;
+
+/** Scripts, and documents that may have scripts. */
+const SCRIPTS = "script, iframe, frame, object, embed";
+
+const clients = new Map(); // by address
+const elements = new Set(); // that are in a document
+
+let common; // the client of the page, if it has set one
+
+/** Servers that render pages import this module too, and have no elements. */
+const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {});
+
+/** @implements {api.LiveTopic} */
+export class LiveTopic extends Base {
+  static observedAttributes = ["topic", "src", "since"];
+
+  #client;
+  #at; // the position of the content
+  #running; // { topic, src, client, end }
+  #due = false;
+
+  static get client() {
+    return common ?? null;
+  }
+
+  static set client(live) {
+    common = live ?? undefined;
+    for (const element of elements) element.#later();
+  }
+
+  get client() {
+    return this.#client ?? null;
+  }
+
+  set client(live) {
+    this.#client = live ?? undefined;
+    this.#later();
+  }
+
+  connectedCallback() {
+    elements.add(this);
+    this.#later();
+  }
+
+  disconnectedCallback() {
+    elements.delete(this);
+    this.#later();
+  }
+
+  attributeChangedCallback(name, old, value) {
+    if (name === "since") this.#at = value ?? undefined;
+    if (name === "topic" && old !== null && old !== value) {
+      this.#at = undefined;
+      this.#place?.replaceChildren(); // it is that of another topic
+    }
+    this.#later();
+  }
+
+  /** An element that is moved, or whose attributes change together, begins anew once at most. */
+  #later() {
+    if (!this.#due) queueMicrotask(() => this.#update());
+    this.#due = true;
+  }
+
+  #update() {
+    this.#due = false;
+    const topic = this.isConnected && this.getAttribute("topic");
+    const src = this.getAttribute("src") ?? "/live";
+    const client = this.#client ?? common;
+    const now = this.#running;
+    if (topic ? now?.topic === topic && now.src === src && now.client === client : !now) return;
+    now?.end.abort();
+    this.#running = undefined;
+    if (topic) this.#start(topic, src, client);
+    else this.removeAttribute("state");
+  }
+
+  #start(topic, src, client) {
+    const end = new AbortController();
+    const { signal } = end;
+    const running = (this.#running = { topic, src, client, end });
+    try {
+      const live = client ?? borrow(src, signal);
+      const show = () => this.setAttribute("state", live.state);
+      const off = live.on("state", show);
+      signal.addEventListener("abort", off);
+      show();
+      this.#follow(live, running);
+    } catch (err) {
+      this.#fail(err, running);
+    }
+  }
+
+  #follow(live, running) {
+    const { topic } = running;
+    const { signal } = running.end;
+    const place = this.#place;
+    if (!place?.hasAttribute("role") && !place?.hasAttribute("aria-live")) place?.setAttribute("aria-live", "polite");
+    place?.setAttribute("aria-busy", "true"); // what was there before is not read out
+    const keyed = this.hasAttribute("keyed");
+    const begun = () => {
+      if (signal.aborted) return;
+      for (const row of rowsOf(place)) if (keyed && !live.keys(topic).has(row.dataset.key)) row.remove();
+      place?.removeAttribute("aria-busy");
+    };
+    follow(live, topic, {
+      since: keyed ? undefined : this.#at, // all keys come, so that those that are gone are known
+      last: Number(this.getAttribute("last")) || undefined,
+      signal,
+      hear: (message) => this.#hear(message),
+      onGap: (gap) => this.#tell("live-gap", gap),
+      failed: (err) => this.#tell("live-error", err) && reportError(err),
+    }).then(begun, (err) => this.#fail(err, running));
+  }
+
+  #hear(message) {
+    this.#at = message.at ?? this.#at;
+    if (!this.#tell("live-message", message)) return;
+    try {
+      this.#swap(message);
+      this.#tell("live-swap", message);
+    } catch (err) {
+      reportError(err);
+    }
+  }
+
+  #swap(message) {
+    const place = this.#place;
+    if (!place) throw new Error(`live: <live-topic> finds no target "${this.getAttribute("target")}"`);
+    const key = this.hasAttribute("keyed") ? message.key : undefined;
+    if (message.removed) return key && find(place, key)?.remove();
+
+    const how = this.getAttribute("swap") ?? "append";
+    const content = this.hasAttribute("html") ? parse(message.data) : textOf(message.data, how, place);
+    const swapped = /** @type {HTMLElement[]} */ ([...content.children]);
+    if (how === "replace") {
+      place.replaceChildren(content);
+    } else {
+      for (const element of swapped) {
+        if (key) element.dataset.key = key;
+        const name = key || element.id;
+        if (name) find(place, name)?.replaceWith(element);
+      }
+      if (how === "prepend") place.prepend(content);
+      else place.append(content);
+    }
+    const limit = Number(this.getAttribute("limit")) || Infinity;
+    while (place.childElementCount > limit) place.removeChild(how === "prepend" ? place.lastChild : place.firstChild);
+    for (const element of swapped) globalThis.htmx?.process(element);
+  }
+
+  get #place() {
+    const target = this.getAttribute("target");
+    return target ? this.ownerDocument.querySelector(target) : this;
+  }
+
+  /** The subscription is over. It begins anew with another topic, or when the element is put into the page again. */
+  #fail(err, { end }) {
+    if (end.signal.aborted) return;
+    end.abort();
+    this.#place?.removeAttribute("aria-busy");
+    this.setAttribute("state", err.code === "closed" ? "closed" : "failed");
+    this.#tell("live-error", err);
+  }
+
+  #tell(name, detail) {
+    return this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, cancelable: /message|error/.test(name) }));
+  }
+}
+
+/** Returns the client of an address. All elements share it. It is closed when the last of them has ended. */
+function borrow(src, signal) {
+  const address = new URL(src, document.baseURI).href;
+  let entry = clients.get(address);
+  if (!entry || entry.live.state === "closed") clients.set(address, (entry = { live: connect(address), users: 0 }));
+  entry.users++;
+  const giveBack = () => {
+    if (--entry.users) return;
+    entry.live.close();
+    if (clients.get(address) === entry) clients.delete(address);
+  };
+  signal.addEventListener("abort", () => setTimeout(giveBack, IDLE));
+  return entry.live;
+}
+
+/**
+ * Subscribes to a topic. Only the first caller of a topic gets the messages after `since`, the `last` ones, or all keys. Here
+ * later callers get them too. The promise resolves when they have come.
+ */
+async function follow(live, topic, { since, last, signal, hear, failed, onGap }) {
+  const options = { since, last, signal };
+  const late = live.presence(topic) === live.presence(topic); // the object of a subscription stays the same
+  const keys = [...live.keys(topic)];
+  const incomplete = late && !keys.length && (since || last);
+  const held = []; // what must wait for the messages before it
+  let waits = incomplete;
+  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hear(message)), { ...options, onGap });
+  for (const [key, data] of keys) hear({ topic, key, data, recovered: true });
+  await ready;
+  if (!incomplete) return;
+  const past = await pastOf(live, topic, options, onGap).catch(failed);
+  if (signal.aborted) return;
+  waits = false;
+  const known = new Set(past?.map(({ at }) => at));
+  for (const message of [...(past ?? []), ...held.filter(({ at }) => !known.has(at))]) hear({ topic, ...message });
+}
+
+/** The messages after a position if there is one, and otherwise the last ones. */
+async function pastOf(live, topic, { since, last, signal }, onGap) {
+  try {
+    const past = await live.history(topic, since ? MAX_HISTORY : last, { signal });
+    const known = past.findIndex(({ at }) => at === since);
+    if (known >= 0) return past.slice(known + 1);
+    if (since) onGap({ topic, reason: "not_recovered" });
+    return last ? past.slice(-last) : [];
+  } catch (/** @type {any} */ err) {
+    if (/^(timeout|disconnected)$/.test(err.code)) return pastOf(live, topic, { since, last, signal }, onGap);
+    throw err;
+  }
+}
+
+const rowsOf = (place) => [...(place?.children ?? [])].filter(({ dataset }) => dataset?.key !== undefined);
+const find = (place, name) => [...place.children].find(({ dataset, id }) => dataset?.key === name || id === name);
+
+/** A message as text. In a list it is an item. */
+function textOf(data, how, place) {
+  const content = document.createDocumentFragment();
+  const text = typeof data === "string" ? data : JSON.stringify(data);
+  const parent = how === "replace" ? content : document.createElement(/^[OU]L$/.test(place.tagName) ? "li" : "div");
+  parent.append(text);
+  if (parent !== content) content.append(parent);
+  return content;
+}
+
+/** A message as HTML. What is in a template does nothing until it is in the page. */
+function parse(data) {
+  const html = data?.html ?? data;
+  if (typeof html !== "string") throw new TypeError("live: <live-topic html> needs a string of HTML, or an object with html");
+  const template = document.createElement("template");
+  template.innerHTML = html.trim(); // templates in Go mostly end with a line
+  removeScripts(template.content);
+  return template.content;
+}
+
+/** Removes what the sanitizer of browsers (Element.setHTML) always removes, in browsers without one too. */
+function removeScripts(content) {
+  // A form's own property may be an input of that name.
+  const { getAttribute, getAttributeNames, removeAttribute } = Element.prototype;
+  for (const element of content.querySelectorAll(SCRIPTS)) element.remove();
+  for (const element of content.querySelectorAll("*")) {
+    for (const name of getAttributeNames.call(element)) {
+      const value = getAttribute.call(element, name) ?? "";
+      const address = value.replace(/[\p{Cc}\s]/gu, ""); // browsers ignore some of these
+      const runs = /^on/i.test(name) || /^javascript:/i.test(address);
+      const animates = /^attributename$/i.test(name) && /href$/i.test(address); // into a javascript: address
+      const includes = element.localName === "use" && /^data:/i.test(address);
+      if (runs || animates || includes) removeAttribute.call(element, name);
+    }
+    if (element instanceof HTMLTemplateElement) removeScripts(element.content);
+  }
+}
+
+globalThis.customElements?.define("live-topic", LiveTopic);

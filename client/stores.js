@@ -1,0 +1,69 @@
+// Hooks that show the same of a topic share one store, which has the subscription.
+
+const clients = new WeakMap();
+const within = (map, key, Kind) => map.get(key) ?? map.set(key, new Kind()).get(key);
+
+/** Opens a view of a topic. Without a client or a topic it stays empty. */
+export function open({ begin, empty }, live, topic, options = {}) {
+  if (!live || !topic) return { subscribe: () => () => {}, get: () => empty };
+  const ofView = within(within(clients, live, WeakMap), begin, WeakMap);
+  const stores = within(ofView, options.fold ?? begin, Map);
+  const key = JSON.stringify([topic, options]);
+  const subscribe = (fn) => {
+    const store = stores.get(key) ?? start(begin, empty, live, topic, options);
+    const listener = () => fn(); // fn may be given twice
+    stores.set(key, store);
+    store.listeners.add(listener);
+    return () => {
+      store.listeners.delete(listener);
+      // Frameworks may leave and come back at once.
+      queueMicrotask(() => {
+        if (store.listeners.size || stores.get(key) !== store) return;
+        stores.delete(key);
+        store.end.abort();
+      });
+    };
+  };
+  return { subscribe, get: () => stores.get(key)?.value ?? empty };
+}
+
+function start(begin, empty, live, topic, options) {
+  const end = new AbortController();
+  const store = { listeners: new Set(), value: empty, end };
+  const told = {};
+  let due = false;
+  // Many messages that come at once make one new value.
+  const set = (change) => {
+    Object.assign(told, change);
+    if (!due) queueMicrotask(show);
+    due = true;
+  };
+  const show = () => {
+    due = false;
+    store.value = { ...empty, ...told, ...view.read() };
+    for (const listener of store.listeners) {
+      try {
+        listener();
+      } catch (err) {
+        (globalThis.reportError ?? console.error)(err);
+      }
+    }
+  };
+  const view = begin({ live, topic, signal: end.signal, set }, options);
+  const hear = (_, message) => {
+    view.hear?.(message);
+    if (view.hear) set();
+  };
+  const ready = () => {
+    set({ ready: true });
+    view.ready?.();
+  };
+  const onGap = (gap) => set({ gap });
+  const failed = (error) => set({ error });
+  try {
+    live.subscribe(topic, hear, { ...options, ...view, onGap, signal: end.signal }).ready.then(ready, failed);
+  } catch (error) {
+    failed(error);
+  }
+  return store;
+}

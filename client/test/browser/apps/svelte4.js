@@ -1,0 +1,3 @@
+import App from "./App4.svelte";
+
+new App({ target: document.body });

@@ -1,0 +1,4 @@
+import { mount } from "svelte";
+import App from "./App5.svelte";
+
+mount(App, { target: document.body });

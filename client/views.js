@@ -1,0 +1,56 @@
+// What the hooks show of a topic. A view has `empty`, its value before anything came, and `begin`, which makes what
+// follows the subscription. Whoever has changed something calls `set`.
+
+const view = (parts, begin) => ({ begin, empty: { ...parts, gap: undefined, error: undefined, ready: false } });
+
+export const messages = view({ messages: [], newest: undefined }, ({ live, topic, signal, set }, { last = 0, limit = Math.max(last, 100) }) => {
+  // Only the first caller of a topic gets its last messages. If there is one already, the object stays the same.
+  const late = last && live.presence(topic) === live.presence(topic);
+  let kept = new Map(); // by position, for a message may come twice
+  const hear = (message) => {
+    kept.set(message.at ?? message, message);
+    if (kept.size > limit) kept.delete(kept.keys().next().value);
+  };
+  const fill = () =>
+    live.history(topic, last, { signal }).then(
+      (past) => {
+        const newer = kept.values();
+        kept = new Map();
+        for (const message of past) hear({ topic, ...message, recovered: true });
+        for (const message of newer) hear(message);
+        set();
+      },
+      (error) => (/^(timeout|disconnected)$/.test(error.code) ? fill() : set({ error })),
+    );
+  return {
+    hear,
+    read: () => ({ messages: [...kept.values()], newest: [...kept.values()].at(-1) }),
+    ready: () => late && fill(),
+  };
+});
+
+export const folded = view({ state: undefined }, ({ set }, { fold }) => {
+  let state;
+  const become = (next) => {
+    state = next;
+    set();
+  };
+  return {
+    hear: (message) => become(fold(state, message.data, message)),
+    read: () => ({ state }),
+    onState: become,
+  };
+});
+
+export const table = view({ state: new Map() }, ({ live, topic, set }) => {
+  set(); // the topic may have keys already
+  return { hear() {}, read: () => ({ state: new Map(live.keys(topic)) }) };
+});
+
+export const presence = view({ members: [], count: undefined }, ({ live, topic, set }) => ({
+  onPresence: () => set(),
+  read() {
+    const { members, count } = live.presence(topic);
+    return { members: [...members.values()], count };
+  },
+}));

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"html/template"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+func call(t *testing.T, method, url string, form url.Values, header ...string) (status int, body string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(form.Encode()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultTransport.RoundTrip(r) // follows no redirect
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(raw)
+}
+
+func TestThePageAndTheTopicHaveTheSameNotes(t *testing.T) {
+	b := newBoard("/htmx.js")
+	site := httptest.NewServer(b.routes())
+	defer site.Close()
+	defer b.live.Shutdown(t.Context())
+
+	if status, _ := call(t, "POST", site.URL+"/notes", url.Values{"text": {"milk"}}); status != http.StatusSeeOther {
+		t.Errorf("without htmx: status %d", status)
+	}
+	if status, _ := call(t, "POST", site.URL+"/notes", url.Values{"text": {"<b>bread</b>"}}, "HX-Request", "true"); status != http.StatusNoContent {
+		t.Errorf("with htmx: status %d", status)
+	}
+	if status, _ := call(t, "POST", site.URL+"/notes", url.Values{"text": {"evil"}}, "Sec-Fetch-Site", "cross-site"); status != http.StatusForbidden {
+		t.Errorf("from another site: status %d", status)
+	}
+	call(t, "POST", site.URL+"/notes/1/done", nil)
+
+	_, page := call(t, "GET", site.URL+"/", nil)
+	notes, err := live.History[string](t.Context(), b.live, "notes", 10)
+	if err != nil || len(notes) != 1 {
+		t.Fatalf("notes %q, error %v", notes, err)
+	}
+	if !strings.Contains(page, notes[0]) || !strings.Contains(notes[0], "&lt;b&gt;bread&lt;/b&gt;") || strings.Contains(page, "milk") {
+		t.Errorf("the topic has %q, the page\n%s", notes, page)
+	}
+	if !strings.Contains(page, `<script src="/htmx.js">`) {
+		t.Error("the page does not load htmx")
+	}
+	if status, _ := call(t, "GET", site.URL+"/livetopic/element.js", nil); status != http.StatusOK {
+		t.Errorf("element.js: status %d", status)
+	}
+}
+
+// Every Go and HTML snippet of docs/html.md stands in this program, in a test, or in a page that is run in browsers.
+func TestSnippetsOfTheHTMLPageAreRun(t *testing.T) {
+	squeeze := func(code string) string { return strings.Join(strings.Fields(code), " ") }
+	var source string
+	for _, file := range []string{"main.go", "main_test.go", "../../client/test/browser/element.test.mjs"} {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source += squeeze(string(raw)) + " "
+	}
+	page, err := os.ReadFile("../../docs/html.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _, _ := strings.Cut(string(page), "\n## templ\n") // interop has that
+	blocks := regexp.MustCompile("(?s)```(?:go|html)\n(.*?)```").FindAllStringSubmatch(text, -1)
+	if len(blocks) < 9 {
+		t.Fatalf("%d snippets found", len(blocks))
+	}
+	for _, block := range blocks {
+		if !strings.Contains(source, squeeze(block[1])) {
+			t.Errorf("not run anywhere:\n%s", block[1])
+		}
+	}
+}
+
+// A page that renders the lines of a log, and gets each line after that.
+func TestAPageKnowsThePositionOfItsLines(t *testing.T) {
+	server := live.New(live.Options{
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 10} },
+	})
+	defer server.Shutdown(t.Context())
+	if err := live.Publish(server, "log", "<p>first</p>"); err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest("GET", "/", nil)
+	at, err := server.Position(r.Context(), "log") // before the lines are read
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := template.Must(template.New("").Parse(`
+<live-topic topic="log" html since="{{.At}}" limit="200">{{range .Lines}}{{template "line" .}}{{end}}</live-topic>
+{{define "line"}}<p>{{.}}</p>{{end}}`))
+	var page strings.Builder
+	if err := log.Execute(&page, map[string]any{"At": at, "Lines": []string{"first"}}); err != nil {
+		t.Fatal(err)
+	}
+	if want := `since="` + at.String() + `" limit="200"><p>first</p></live-topic>`; at.String() == "" || !strings.Contains(page.String(), want) {
+		t.Errorf("the page is %s, want %s", page.String(), want)
+	}
+}
