@@ -45,6 +45,8 @@ var programs = []*program{
 		Look: "Load the page again in the middle of a sentence."},
 	{Name: "cursors", Title: "Cursors", Text: "Everybody's cursor on one page, sixty times a second.",
 		Look: "Put two windows side by side."},
+	{Name: "html", Title: "HTML", Text: "Notes that the server renders, and <live-topic> swaps in.",
+		Look: "View the page's source: it has no script of its own."},
 	{Name: "login", Title: "Sign-in with a cookie", Text: "Devices, flash messages, and sockets that end with the sign-out.",
 		Look: "Sign in with two browsers, and sign one out from the other."},
 	{Name: "token", Title: "Sign-in with a token", Text: "Tokens that expire, and a page that fetches a new one.",
