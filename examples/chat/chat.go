@@ -178,8 +178,7 @@ type message struct {
 // utterance is what makes a message the same as another.
 type utterance struct{ room, person, key string }
 
-// Say checks a message and publishes it. It is what pages, the HTTP route and the
-// background job all use.
+// Say checks a message and publishes it. It is what pages and the background job use.
 //
 // A message that a person has sent before, which is one with the same key, is
 // said once: a page that lost its connection sends again what it does not know to

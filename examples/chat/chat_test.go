@@ -68,18 +68,17 @@ func TestPostReachesEveryone(t *testing.T) {
 	ana, bo := open(t, url, ""), open(t, url, "")
 	ana.enter("general", "Ana")
 	bo.enter("general", "Bo")
-	for _, c := range []struct{ kind, body string }{
-		{"application/x-www-form-urlencoded", "user=curl&text=hello+there"},
-		{"application/json", `{"user":"curl","text":"hello there"}`},
-		{"application/json; charset=utf-8", `{"user":" curl\n","text":" hello there "}`},
+	for _, data := range []string{
+		`{"name":"curl","text":"hello there"}`,
+		`{"name":" curl\n","text":" hello there ","person":"ana","via":"job","time":"2000-01-01T00:00:00Z"}`,
 	} {
-		status, answer := postTo(t, url+"/rooms/general/messages", c.kind, c.body)
-		if status != http.StatusAccepted || !strings.Contains(answer, `"key":`) {
-			t.Errorf("%s: %d %s", c.body, status, answer)
+		status, answer := publish(t, url, roomPrefix+"general", data)
+		if status != http.StatusAccepted || !strings.Contains(answer, `"at":`) {
+			t.Errorf("%s: %d %s", data, status, answer)
 		}
 		for _, p := range []*tab{ana, bo} {
-			if e := p.wantText("hello there"); e.Data.Name != "curl" || e.Data.Via != "http" || e.Data.Person != "" {
-				t.Errorf("%s: heard %+v", c.body, e.Data)
+			if e := p.wantText("hello there"); e.Data.Name != "curl" || e.Data.Via != "http" || e.Data.Person != "" || e.Data.Key == "" {
+				t.Errorf("%s: heard %+v", data, e.Data)
 			}
 		}
 	}
@@ -270,27 +269,25 @@ func TestInvalidInputIsRefused(t *testing.T) {
 
 func TestInvalidPostIsRefused(t *testing.T) {
 	chat, url := serve(t, longGrace)
-	const form, json = "application/x-www-form-urlencoded", "application/json"
 	for _, c := range []struct {
-		room, kind, body string
-		status           int
-		want             string
+		topic, data string
+		status      int
+		want        string
 	}{
-		{"general", form, "user=curl", 400, errNoText.Message},
-		{"general", form, "text=hi", 400, errNoName.Message},
-		{"general", form, "user=" + strings.Repeat("x", maxName+1) + "&text=hi", 400, errLongName.Message},
-		{"general", form, "user=curl&text=" + strings.Repeat("x", maxText+1), 400, errLongText.Message},
-		{"general", form, "user=curl&text=" + strings.Repeat("x", maxBody), 413, errLongText.Message},
-		{"general", form, "user=%zz", 400, "not understood"},
-		{"general", json, `{"user":"curl"`, 400, "not understood"},
-		{"general", json, `["curl"]`, 400, "not understood"},
-		{"general", "text/plain", "hi", 415, "send a form or JSON"},
-		{"General", form, "user=curl&text=hi", 404, errRoomName.Message},
-		{"%2e%2e", form, "user=curl&text=hi", 404, ""},
+		{"room:general", `{"name":"curl"}`, 403, errNoText.Message},
+		{"room:general", `{"text":"hi"}`, 403, errNoName.Message},
+		{"room:general", `{"name":"` + strings.Repeat("x", maxName+1) + `","text":"hi"}`, 403, errLongName.Message},
+		{"room:general", `{"name":"curl","text":"` + strings.Repeat("x", maxText+1) + `"}`, 403, errLongText.Message},
+		{"room:general", `{"name":"curl","text":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too_big"},
+		{"room:general", `{"name":"curl"`, 400, "not JSON"},
+		{"room:general", `["curl"]`, 403, errUnclear.Message},
+		{"room:General", `{"name":"curl","text":"hi"}`, 403, errRoomName.Message},
+		{"room:..", `{"name":"curl","text":"hi"}`, 403, errRoomName.Message},
+		{buildTopic, `{"name":"curl","text":"hi"}`, 403, errNoTopic.Message},
 	} {
-		status, answer := postTo(t, url+"/rooms/"+c.room+"/messages", c.kind, c.body)
+		status, answer := publish(t, url, c.topic, c.data)
 		if status != c.status || !strings.Contains(answer, c.want) {
-			t.Errorf("%s %.40s: %d %s, want %d %s", c.room, c.body, status, answer, c.status, c.want)
+			t.Errorf("%s %.40s: %d %s, want %d %s", c.topic, c.data, status, answer, c.status, c.want)
 		}
 	}
 	if all := said(t, chat, "general"); len(all) != 0 {
@@ -301,11 +298,11 @@ func TestInvalidPostIsRefused(t *testing.T) {
 func TestOtherSitesMayNotPost(t *testing.T) {
 	_, url := serve(t, longGrace)
 	for _, header := range [][2]string{{"Sec-Fetch-Site", "cross-site"}, {"Origin", "https://elsewhere.example"}} {
-		req, err := http.NewRequest("POST", url+"/rooms/general/messages", strings.NewReader("user=a&text=b"))
+		req, err := http.NewRequest("POST", url+"/publish", strings.NewReader(`{"topic":"room:general","data":{"name":"a","text":"b"}}`))
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set(header[0], header[1])
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {

@@ -301,10 +301,10 @@ func (p *tab) wantText(text string) event {
 	return e
 }
 
-// postTo posts a body and returns the answer.
-func postTo(t *testing.T, url, kind, body string) (status int, answer string) {
+// publish publishes over HTTP, as curl does.
+func publish(t *testing.T, url, topic, data string) (status int, answer string) {
 	t.Helper()
-	resp, err := http.Post(url, kind, strings.NewReader(body))
+	resp, err := http.Post(url+"/publish", "application/json", strings.NewReader(`{"topic":"`+topic+`","data":`+data+`}`))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -126,7 +126,7 @@ func greet(out io.Writer, addr net.Addr, c config) {
 
 Open it in two tabs, or join in from a terminal:
 
-  curl -d user=curl -d text="hello from a terminal" %[1]s/rooms/general/messages
+  curl --json '{"topic":"room:general","data":{"name":"curl","text":"hello from a terminal"}}' %[1]s/publish
 
 %[2]s
 Ctrl-C ends it.

@@ -203,7 +203,7 @@ func TestDemoClusterEndsWithItsProgram(t *testing.T) {
 			}
 			bo := open(t, urls[2], "bo")
 			bo.enter("general", "Bo")
-			if status, answer := postTo(t, urls[0]+"/rooms/general/messages", "application/json", `{"user":"curl","text":"hi"}`); status != http.StatusAccepted {
+			if status, answer := publish(t, urls[0], roomPrefix+"general", `{"name":"curl","text":"hi"}`); status != http.StatusAccepted {
 				t.Fatal(status, answer)
 			}
 			bo.wantText("hi")

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"context"
+	"crypto/rand"
 	"embed"
 	"encoding/json"
 	"errors"
 	"html/template"
 	"io/fs"
-	"mime"
 	"net/http"
+	"strings"
+	"time"
 
 	"github.com/go-mizu/mizu"
 
@@ -15,8 +18,8 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-// maxBody is the largest body of a POST: the longest text, percent-encoded.
-const maxBody = readLimit
+// maxBody is the largest body of a POST: some messages at once.
+const maxBody = 4 * readLimit
 
 //go:embed page
 var files embed.FS
@@ -36,9 +39,8 @@ func (c *Chat) Routes() http.Handler {
 	app.Mount("/live.js", client.Handler())
 	app.Mount("/live", c.live.Handler())
 	app.Get("/rooms/{room}/messages", c.listMessages)
-	app.Post("/rooms/{room}/messages", c.postMessage)
-	// No page of another site may post in a reader's name.
-	return http.NewCrossOriginProtection().Handler(app)
+	app.Mount("/publish", c.live.PublishHandler(live.PublishHandlerOptions{Auth: anyone, OnPublish: c.said, MaxBytes: maxBody}))
+	return app
 }
 
 // guard lets pages load and connect to this server alone.
@@ -75,54 +77,29 @@ func (c *Chat) listMessages(ctx *mizu.Ctx) error {
 	return ctx.JSON(http.StatusOK, map[string]any{"messages": said})
 }
 
-// postMessage publishes from an HTTP handler. Nobody is asked who they are, so
-// the page marks what came this way.
-func (c *Chat) postMessage(ctx *mizu.Ctx) error {
-	post, status, err := readPost(ctx)
-	if err != nil {
-		return fail(ctx, status, err)
-	}
-	said, err := c.Say(ctx.Param("room"), message{Name: post.User, Text: post.Text, Via: "http"})
-	switch {
-	case errors.Is(err, errRoomName):
-		return fail(ctx, http.StatusNotFound, err)
-	case errors.Is(err, live.ErrUnavailable):
-		return fail(ctx, http.StatusServiceUnavailable, errAway)
-	case errors.Is(err, errTaken), errors.Is(err, live.ErrServerClosed):
-		return fail(ctx, http.StatusServiceUnavailable, err)
-	case err != nil:
-		return fail(ctx, http.StatusBadRequest, err)
-	}
-	return ctx.JSON(http.StatusAccepted, said)
-}
+// anyone lets in every program: rooms are public. A chat of one's own checks a token here.
+func anyone(context.Context, *http.Request) (any, error) { return nil, nil }
 
-type post struct {
-	User string `json:"user"`
-	Text string `json:"text"`
-}
-
-// readPost reads a form or JSON. With an error comes the status for it.
-func readPost(ctx *mizu.Ctx) (p post, status int, err error) {
-	r := ctx.Request()
-	r.Body = http.MaxBytesReader(ctx.Writer(), r.Body, maxBody)
-	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	switch kind {
-	case "application/json":
-		err = json.NewDecoder(r.Body).Decode(&p)
-	case "application/x-www-form-urlencoded":
-		err = r.ParseForm()
-		p = post{User: r.PostForm.Get("user"), Text: r.PostForm.Get("text")}
-	default:
-		return p, http.StatusUnsupportedMediaType, errors.New("send a form or JSON, with user and text")
+// said makes a message of what a program publishes. Nobody is asked who they are, so the page marks
+// what came this way.
+func (c *Chat) said(_ context.Context, _ any, p *live.HTTPPublication) error {
+	room, ok := strings.CutPrefix(p.Topic, roomPrefix)
+	if !ok {
+		return errNoTopic
 	}
-	var tooLarge *http.MaxBytesError
-	switch {
-	case errors.As(err, &tooLarge):
-		return p, http.StatusRequestEntityTooLarge, errLongText
-	case err != nil:
-		return p, http.StatusBadRequest, errors.New("the body is not understood: send a form or JSON, with user and text")
+	if err := c.checkRoom(room); err != nil {
+		return err
 	}
-	return p, 0, nil
+	var m message
+	if json.Unmarshal(p.Data, &m) != nil {
+		return errUnclear
+	}
+	m = message{Key: rand.Text(), Name: m.Name, Text: m.Text, Time: time.Now().UTC(), Via: "http"}
+	err := m.clean()
+	if err == nil {
+		p.Data, err = json.Marshal(m)
+	}
+	return err
 }
 
 func fail(ctx *mizu.Ctx, status int, err error) error {

@@ -1,10 +1,15 @@
 // Command nethttp is a chat with one room and the standard library alone.
+//
+//	go run ./examples/nethttp
 package main
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"time"
 
@@ -12,13 +17,51 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-const page = `<!doctype html><html lang="en"><meta name="viewport" content="width=device-width"><title>Chat</title>
-<form><input id="text" aria-label="Message" autofocus> <button>Send</button></form><ul aria-live="polite"></ul>
+const page = `<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Chat</title>
+<link rel="icon" href="data:,">
+<style>
+	:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+	body { max-width: 34rem; margin: 1.5rem auto; padding: 0 1rem; }
+	form { display: flex; gap: .5rem; }
+	input { flex: 1; min-width: 0; }
+	input, button { font: inherit; padding: .375rem .75rem; }
+	ul { padding: 0; list-style: none; overflow-wrap: anywhere; }
+	li { padding: .25rem 0; border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent); }
+	#waiting li { opacity: .65; }
+	#waiting li::after { content: " – waits for the connection"; }
+</style>
+<h1>Chat</h1>
+<p id="state" role="status">Connecting …</p>
+<form><input id="text" aria-label="Message" maxlength="1000" autocomplete="off" required autofocus> <button>Send</button></form>
+<ul id="waiting"></ul>
+<ul id="said" aria-live="polite"></ul>
 <script type="module">
 	import { connect } from "/live.js";
-	const live = connect("/live"), form = document.querySelector("form"), list = document.querySelector("ul");
-	live.subscribe("chat", (text) => list.appendChild(document.createElement("li")).append(String(text)), { last: 50 });
-	form.onsubmit = () => { live.publish("chat", form.text.value).catch(alert); form.reset(); return false; };
+	const live = connect("/live"), form = document.querySelector("form"), state = document.querySelector("#state");
+	const line = (list, text) => {
+		const li = document.createElement("li");
+		li.append(String(text));
+		document.querySelector(list).prepend(li);
+		return li;
+	};
+	live.on("state", (now) => (state.textContent = { open: "Connected", closed: "The server has ended this page" }[now.state] ?? "Connecting …"));
+	live.subscribe("chat", (text) => line("#said", text), { last: 50, onGap: () => document.querySelector("#said").replaceChildren() });
+	form.onsubmit = async (event) => {
+		event.preventDefault();
+		const text = form.text.value, waiting = line("#waiting", text);
+		form.reset();
+		try {
+			await live.publish("chat", text, { timeout: Infinity }); // sent again if the connection breaks before the answer
+		} catch (error) { // the server does not want it: the person may change it
+			form.text.value ||= text;
+			state.textContent = error.message;
+		}
+		waiting.remove();
+	};
 </script>`
 
 func newServer() *live.Server {
@@ -49,10 +92,16 @@ func only(topic string) error {
 }
 
 func main() {
+	addr := flag.String("addr", "localhost:8080", "`address` to listen on")
+	flag.Parse()
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal("nethttp: ", err)
+	}
 	server := newServer()
-	web := &http.Server{Addr: "localhost:8080", Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
-	log.Print("Chat: http://localhost:8080")
-	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
-		log.Fatal(err)
+	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
+	fmt.Printf("Chat: http://%s\n", listener.Addr())
+	if err := server.Run(context.Background(), func() error { return web.Serve(listener) }, web.Shutdown); err != nil {
+		log.Fatal("nethttp: ", err)
 	}
 }

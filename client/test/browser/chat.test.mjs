@@ -37,7 +37,7 @@ afterEach(async () => {
 const visit = (name, options) => visitAt(browser, people, name, { port: server.port, ...options });
 
 /** Says something over HTTP, as curl does. */
-const post = (room, user, text) => server.call("POST", `/rooms/${room}/messages`, new URLSearchParams({ user, text }));
+const post = (room, name, text) => server.call("POST", "/publish", { topic: "room:" + room, data: { name, text } });
 
 /** What the log says between the messages. */
 const notes = (page) => page.evaluate(() => [...document.querySelectorAll(".note")].map((item) => item.textContent));

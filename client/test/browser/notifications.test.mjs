@@ -67,6 +67,6 @@ test("every tab follows a job through kill -9 and a reload, and gets what a term
     assert.deepEqual(faults, [], "no page has failed");
   } finally {
     await context.close();
-    await server.stop();
+    await server.kill();
   }
 });

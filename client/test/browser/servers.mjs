@@ -77,9 +77,10 @@ export class Server {
     this.#process?.kill("SIGCONT");
   }
 
-  /** Makes a request, and returns the answer's JSON. */
+  /** Makes a request, with JSON if there is a body, and returns the answer's JSON. */
   async call(method, path, body) {
-    const response = await fetch(`http://127.0.0.1:${this.port}${path}`, { method, body });
+    const headers = body && { "Content-Type": "application/json" };
+    const response = await fetch(`http://127.0.0.1:${this.port}${path}`, { method, headers, body: body && JSON.stringify(body) });
     if (!response.ok) throw new Error(`${path}: the server answered ${response.status}`);
     return response.json();
   }
