@@ -174,22 +174,16 @@ test("a page without a bundler has an import map", async () => {
   const vue = readFileSync(new URL("../../node_modules/vue/dist/vue.esm-browser.prod.js", import.meta.url));
   await page.route("**/vue.esm-browser.prod.js", (route) => route.fulfill({ contentType: "text/javascript", body: vue }));
   const map = blocksOf("docs/javascript.md", "html").find((code) => code.includes("importmap"));
-  await page.route("**/page", (route) =>
-    route.fulfill({
-      contentType: "text/html",
-      body: `${map}<p></p><script type="module">
-        import { connect } from "livetopic";
-        import { useTopic } from "livetopic/vue";
-        import { effectScope, watchEffect } from "vue";
-        const live = (window.live = connect("/live?page=ana"));
-        effectScope().run(() => {
-          const { newest } = useTopic(live, "room:a");
-          watchEffect(() => (document.querySelector("p").textContent = newest.value?.data.text));
-        });
-      </script>`,
-    }),
-  );
-  await page.goto(`http://127.0.0.1:${server.port}/page`);
+  await page.setContent(`${map}<p></p><script type="module">
+    import { connect } from "livetopic";
+    import { useTopic } from "livetopic/vue";
+    import { effectScope, watchEffect } from "vue";
+    const live = (window.live = connect("/live?page=ana"));
+    effectScope().run(() => {
+      const { newest } = useTopic(live, "room:a");
+      watchEffect(() => (document.querySelector("p").textContent = newest.value?.data.text));
+    });
+  </script>`);
   await page.waitForFunction(() => window.live?.state === "open");
   await say(page, "room:a", "hello");
   await page.waitForFunction(() => document.querySelector("p").textContent === "hello");
