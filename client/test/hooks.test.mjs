@@ -111,6 +111,7 @@ describe("useTopic", () => {
     client.socket.say("news", 6, "e.6");
     await settled();
     assert.deepEqual(textsOf(last()), [2, 3, 4, 5, 6]);
+    assert.deepEqual(last().messages[0], { topic: "news", data: 2, at: "e.2", recovered: true });
     assert.equal(last().error, undefined);
   });
 
@@ -327,11 +328,15 @@ describe("a subscription of hooks", () => {
     client.socket.say("news", 1);
     await settled();
     first.stop();
-    first.stop();
     await settled();
-    const { values } = watch(store);
+    const { values, last } = watch(store);
+    first.stop(); // once more does nothing
+    await settled();
+    client.socket.say("news", 2);
     await settled();
     assert.deepEqual(textsOf(values[0]), [], "what came before its end is not shown as new");
+    assert.deepEqual(textsOf(last()), [2]);
+    assert.equal(watch(store).last(), last(), "the new store is the one that is shared");
     assert.equal(ops(client, "subscribe").length, 2);
   });
 
@@ -348,6 +353,9 @@ describe("a subscription of hooks", () => {
 describe("on a server that renders pages", () => {
   test("React's hooks show an empty view", async () => {
     const client = startV1(outside);
+    watch(useTopic(client.live, "news", { last: 5 }));
+    answer(client, "subscribe", "news", { at: "e.1", messages: [{ data: 1, at: "e.1" }] });
+    await settled();
     for (const live of [null, client.live]) {
       const Page = () => {
         const { messages, ready } = react.useTopic(live, "news", { last: 5 });
@@ -358,7 +366,7 @@ describe("on a server that renders pages", () => {
       assert.equal(renderReact(createElement(Page)), "<p>[[],false,0,[]]</p>");
     }
     await settled();
-    assert.deepEqual(client.socket.sent, [], "nothing is subscribed that would never end");
+    assert.deepEqual(ops(client, "subscribe").map(({ topic }) => topic), ["news"], "nothing is subscribed that would never end");
   });
 
   test("Vue's composables show an empty view", async () => {
