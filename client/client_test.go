@@ -298,3 +298,18 @@ func TestVersionIsThePackages(t *testing.T) {
 		t.Errorf("package.json says %s, the constant %s", pkg.Version, client.Version)
 	}
 }
+
+// Each Go snippet of docs/javascript.md stands in an example, where it is compiled.
+func TestSnippetsOfTheJavaScriptPageCompile(t *testing.T) {
+	squeeze := func(code []byte) string { return strings.Join(strings.Fields(string(code)), " ") }
+	example := squeeze(file(t, "example_test.go"))
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(file(t, "../docs/javascript.md"), -1)
+	if len(blocks) < 1 {
+		t.Fatal("no snippet found")
+	}
+	for _, block := range blocks {
+		if !strings.Contains(example, squeeze(block[1])) {
+			t.Errorf("not compiled anywhere:\n%s", block[1])
+		}
+	}
+}

@@ -32,10 +32,10 @@ function start(begin, empty, live, topic, options) {
   const store = { listeners: new Set(), value: empty, end };
   const told = {};
   let due = false;
-  // Many messages that come at once make one new value.
+  // Many messages that come at once make one new value, and so does ready, which is one microtask later.
   const set = (change) => {
     Object.assign(told, change);
-    if (!due) queueMicrotask(show);
+    if (!due) queueMicrotask(() => queueMicrotask(show));
     due = true;
   };
   const show = () => {

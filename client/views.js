@@ -42,10 +42,10 @@ export const folded = view({ state: undefined }, ({ set }, { fold }) => {
   };
 });
 
-export const table = view({ state: new Map() }, ({ live, topic, set }) => {
-  set(); // the topic may have keys already
-  return { hear() {}, read: () => ({ state: new Map(live.keys(topic)) }) };
-});
+export const table = view({ state: new Map() }, ({ live, topic }) => ({
+  hear() {}, // the client has the keys
+  read: () => ({ state: new Map(live.keys(topic)) }),
+}));
 
 export const presence = view({ members: [], count: undefined }, ({ live, topic, set }) => ({
   onPresence: () => set(),

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
+import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { LiveServer } from "./server.mjs";
 import { blocksOf } from "./snippets.mjs";
@@ -64,6 +65,17 @@ test("it has the modules, their types, a licence and a page, and nothing else", 
 test("Node imports it", async () => {
   const { stdout } = await run(process.execPath, ["program.js", server.url], { cwd: folder });
   assert.equal(stdout, "hello\n");
+});
+
+test("no module is larger than docs/javascript.md says", () => {
+  const gzipped = (name) => gzipSync(readFileSync(join(client, name + ".js")), { level: 9 }).length;
+  const page = readFileSync(join(client, "../docs/javascript.md"), "utf8");
+  const rows = [...page.matchAll(/^\| `livetopic\/?(\w*)` \| .* \| (\d+) KB \|$/gm)];
+  assert.deepEqual(rows.map(([, name]) => name), ["", "react", "vue", "svelte", "element"]);
+  for (const [, name, most] of rows) {
+    const shared = /^(react|vue|svelte)$/.test(name) ? gzipped("stores") + gzipped("views") : 0;
+    assert.ok(gzipped(name || "live") + shared <= most * 1000, name);
+  }
 });
 
 describe("its types", () => {

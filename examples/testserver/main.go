@@ -165,6 +165,7 @@ func (s *server) routes() http.Handler {
 	mux.Handle("/live", s.live.Handler())
 	mux.Handle("/live.js", client.Handler())
 	mux.Handle("/element.js", client.Files())
+	mux.Handle("/livetopic/", client.Files())
 	mux.HandleFunc("GET /presence", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, presencePage) })
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, page) })
 	mux.HandleFunc("GET /elsewhere", func(w http.ResponseWriter, _ *http.Request) {

@@ -1,10 +1,12 @@
 // The hooks in real frameworks, in the components of docs/javascript.md, with a real server.
 /* global dispatchEvent, document, live, setShown, setTopic, window */
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { after, afterEach, before, beforeEach } from "node:test";
 import { chromiumTest as test, launch, noteErrors } from "./browser.mjs";
 import { bundle } from "./bundles.mjs";
 import { build, Network, Server } from "./servers.mjs";
+import { blocksOf } from "../snippets.mjs";
 
 const PATIENCE = 15_000; // ms for what must happen
 
@@ -166,3 +168,23 @@ for (const [name, bundled] of Object.entries(frameworks)) {
     await subscribers("room:a", 1);
   });
 }
+
+test("a page without a bundler has an import map", async () => {
+  const page = await open("ana", ";", server.port);
+  const vue = readFileSync(new URL("../../node_modules/vue/dist/vue.esm-browser.prod.js", import.meta.url));
+  await page.route("**/vue.esm-browser.prod.js", (route) => route.fulfill({ contentType: "text/javascript", body: vue }));
+  const map = blocksOf("docs/javascript.md", "html").find((code) => code.includes("importmap"));
+  await page.setContent(`${map}<p></p><script type="module">
+    import { connect } from "livetopic";
+    import { useTopic } from "livetopic/vue";
+    import { effectScope, watchEffect } from "vue";
+    const live = (window.live = connect("/live?page=ana"));
+    effectScope().run(() => {
+      const { newest } = useTopic(live, "room:a");
+      watchEffect(() => (document.querySelector("p").textContent = newest.value?.data.text));
+    });
+  </script>`);
+  await page.waitForFunction(() => window.live?.state === "open");
+  await say(page, "room:a", "hello");
+  await page.waitForFunction(() => document.querySelector("p").textContent === "hello");
+});
