@@ -23,3 +23,10 @@ func CountQueued(s *Subscription) int {
 	defer s.client.mu.Unlock()
 	return len(s.queue)
 }
+
+// Unsent returns how many bytes wait to be written.
+func Unsent(c *Client) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn.unsent
+}
