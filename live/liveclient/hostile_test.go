@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -149,6 +150,90 @@ func TestBadAnswersFailTheirOperation(t *testing.T) {
 	}
 }
 
+// A broken answer to a subscribe ends the subscription.
+func TestBadAnswerToASubscribe(t *testing.T) {
+	t.Parallel()
+	for _, answer := range []string{`{"op":"reply","id":%d,"at":5}`, `{"op":"reply","id":%d,"text":"{"}`, `{"op":"error","id":%d,"code":5}`} {
+		at := play(t, func(p *peer) {
+			p.say(hello)
+			if ops := p.hear(); ops != nil {
+				p.say(fmt.Sprintf(answer, ops[0].ID))
+			}
+			p.obey()
+		})
+		c := connect(t, at, liveclient.Options{OnError: func(error) {}})
+		s, err := c.Subscribe("a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Wait(deadline(t)); !errors.Is(err, liveclient.ErrBadFrame) {
+			t.Errorf("%s: %v", answer, err)
+		}
+		c.Close()
+	}
+}
+
+// A server may end the client while everything waits for answers.
+func TestFinalCodeWhileAnswersAreDue(t *testing.T) {
+	t.Parallel()
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		p.hear()
+		p.hear()
+		p.ws.Close(4001, "signed out")
+	})
+	c := connect(t, at, liveclient.Options{})
+	s, err := c.Subscribe("a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Publish(deadline(t), "a", 1); !errors.Is(err, liveclient.ErrClosed) || !liveclient.Sent(err) {
+		t.Errorf("Publish: %v", err)
+	}
+	var closed *liveclient.CloseError
+	if err := s.Wait(deadline(t)); !errors.As(err, &closed) || closed.Code != 4001 {
+		t.Errorf("Wait: %v", err)
+	}
+	livetest.Receive(t, c.Done())
+}
+
+// Operations that wait for space on a connection that is lost wait for the next one.
+func TestOperationsThatWaitForSpaceMoveOn(t *testing.T) {
+	t.Parallel()
+	lose := make(chan struct{})
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		if p.n == 1 {
+			<-lose // and reads nothing
+			return
+		}
+		p.obey()
+	})
+	dial := func(_ context.Context, _, addr string) (net.Conn, error) {
+		conn, err := net.Dial("tcp", addr)
+		if err == nil {
+			conn.(*net.TCPConn).SetWriteBuffer(livetest.SmallBuffer)
+		}
+		return conn, err
+	}
+	c := connect(t, at, liveclient.Options{MaxUnsent: 1000, Dial: dial})
+	const n = 20 // more than the sockets take
+	done := make(chan error, n)
+	for range n {
+		go func() { // ends with the answer
+			_, err := c.Publish(deadline(t), "a", strings.Repeat("x", 90_000))
+			done <- err
+		}()
+	}
+	livetest.Eventually(t, "bytes that wait", func() bool { return liveclient.Unsent(c) > 0 })
+	close(lose)
+	for range n {
+		if err := livetest.Receive(t, done); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // A frame, or an answer in parts, that is larger than ReadLimit allows is not taken.
 func TestOversizedFramesAndAnswers(t *testing.T) {
 	t.Parallel()
@@ -243,7 +328,7 @@ func TestFloodOfPings(t *testing.T) {
 	sent := make(chan struct{})
 	at := play(t, func(p *peer) {
 		p.say(hello)
-		for range 20_000 {
+		for range 5_000 {
 			p.say(`{"op":"ping"}`)
 		}
 		close(sent)

@@ -86,6 +86,22 @@ func TestNothingIsLostOrDoubledByCuts(t *testing.T) {
 	}
 }
 
+// Each byte of a handshake, of the first frames and of those that follow may be the last one of its connection.
+func TestEachByteMayBeTheLast(t *testing.T) {
+	t.Parallel()
+	h := host(t, with(live.TopicOptions{History: 10}))
+	relay := newRoad(t, h.Endpoint)
+	publish(t, h, "a", "1")
+	for n := 1; n < 500; n += 3 {
+		relay.cutAfter(-1, n)
+		c := connect(t, relay.Endpoint, liveclient.Options{MinBackoff: time.Millisecond, MaxBackoff: time.Millisecond})
+		_, got := subscribe(t, c, "a", liveclient.Last(1))
+		got.expect(t, "1")
+		c.Close()
+		relay.cutAfter(-1, -1)
+	}
+}
+
 // Whatever byte the connection is cut at, each publication is stored once, in order.
 func TestPublicationsAreStoredOnceThroughCuts(t *testing.T) {
 	t.Parallel()
@@ -223,6 +239,44 @@ func TestExpiredSignInFetchesANewToken(t *testing.T) {
 			t.Errorf("waited %v", wait)
 		}
 		c.Close()
+	}
+}
+
+// Token may call any method of the client, and need not heed its context.
+func TestTokenMayCloseTheClient(t *testing.T) {
+	t.Parallel()
+	h := host(t, livetest.Permissive())
+	relay := newRoad(t, h.Endpoint)
+	clients := make(chan *liveclient.Client, 1)
+	var asked atomic.Int32
+	closed := make(chan struct{})
+	c := connect(t, relay.Endpoint, liveclient.Options{Token: func(context.Context) (string, error) {
+		if asked.Add(1) == 2 {
+			(<-clients).Close()
+			close(closed)
+		}
+		return "", nil
+	}})
+	clients <- c
+	relay.cut()
+	livetest.Receive(t, closed)
+}
+
+// A Token that fails is asked again.
+func TestTokenThatFailsIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	h := host(t, livetest.Permissive())
+	var asked atomic.Int32
+	var seen statuses
+	wrong := errors.New("no token now")
+	connect(t, h.Endpoint, liveclient.Options{OnStatus: seen.note, Token: func(context.Context) (string, error) {
+		if asked.Add(1) < 3 {
+			return "", wrong
+		}
+		return "token", nil
+	}})
+	if err := seen.first(t, liveclient.Waiting).Err; !errors.Is(err, wrong) || asked.Load() != 3 {
+		t.Errorf("%v; asked %d times", err, asked.Load())
 	}
 }
 
