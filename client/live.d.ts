@@ -111,7 +111,7 @@ export declare class LiveClient<Topics = Untyped> {
    * - The option `offline` is `fail`.
    * - `maxBuffered` messages and operations wait already.
    * - The server has ended the client for good.
-   * - The close code is 1008, 1009 or 1011. The publication may be what made the server close the connection.
+   * - The close code is 1002, 1007, 1008, 1009 or 1011. The publication may be what made the server close the connection.
    *
    * Rejects with a {@link LiveError} that names the topic, or with the TypeErrors of `send`. If `sent` of the error is false,
    * the publication was not made. If it is true and the code is `timeout`, `disconnected`, `aborted` or `closed`, the server

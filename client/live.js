@@ -293,7 +293,7 @@ export class LiveClient {
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
     const final = /^40|^1000[^]/.test(ending); // a proxy closes with 1000, but gives no reason
-    const fault = /^10(08|09|11)/.test(ending); // perhaps of what we sent
+    const fault = /^10(0[2789]|11)/.test(ending); // perhaps of what we sent
     const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
     this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
     this.#settle("disconnected", "connection lost");

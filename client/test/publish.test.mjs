@@ -157,7 +157,7 @@ describe("a publication whose answer was lost", () => {
     assert.deepEqual([await end, client.socket.sent], [["disconnected", true], []]);
   });
 
-  for (const code of [1008, 1009, 1011]) {
+  for (const code of [1002, 1007, 1008, 1009, 1011]) {
     test(`is not sent again to a server that closed with ${code}, since it may be the cause`, async () => {
       const client = startV1(outside);
       const end = endOf(client.live.publish("a", 1));

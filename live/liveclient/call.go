@@ -20,7 +20,7 @@ type operation struct {
 	repeatable    bool // it may be sent again
 	onlyConnected bool
 	sub           *Subscription       // whose subscribe it is; nil: it is no subscribe
-	settle        func(*frame, error) // called once with the answer, or the error; mu is held
+	settle        func(*frame, error) // called once with the answer, or the error; mu is held. nil: nobody waits
 	moved         chan struct{}       // holds one element when a part of the answer has come
 
 	id    uint64
@@ -322,7 +322,7 @@ func (c *Client) give(cn *conn, call *operation) {
 	case call.id == 0: // no answer comes
 		call.sent = true
 		cn.put(outgoing{text: call.text})
-		call.succeed(nil)
+		call.settleWith(nil, nil)
 	default:
 		c.asked[call.id] = call
 		cn.put(outgoing{text: call.text, call: call})
@@ -343,30 +343,20 @@ func (c *Client) awaitsAnswer() (ends func()) {
 	}
 }
 
-// succeed settles a call; mu is held.
-func (call *operation) succeed(f *frame) {
-	if !call.over {
-		call.over = true
-		call.settle(f, nil)
+// settleWith settles a call, unless it is settled already; mu is held.
+func (call *operation) settleWith(f *frame, err error) {
+	if call.over {
+		return
+	}
+	call.over = true
+	if call.settle != nil {
+		call.settle(f, err)
 	}
 }
 
 // fail settles a call with an error of this package; mu is held.
-func (call *operation) fail(err error) {
-	if !call.over {
-		call.over = true
-		call.settle(nil, call.error(err))
-	}
-}
+func (call *operation) fail(err error) { call.settleWith(nil, call.error(err)) }
 
 func (call *operation) error(err error) *Error {
 	return &Error{Op: call.op, Topic: call.topic, Sent: call.sent, Err: err}
-}
-
-// refuse settles a call with an error that the server answered; mu is held.
-func (call *operation) refuse(f *frame) {
-	if !call.over {
-		call.over = true
-		call.settle(nil, &Error{Op: call.op, Topic: call.topic, Code: f.code, Message: f.reason, Sent: true})
-	}
 }

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
 	"github.com/coder/websocket"
 
 	"github.com/livetopic/livetopic/live/internal/closecode"
+	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
 // writeTimeout is how long the connection may take no byte of a frame. The server reads on while its application is
@@ -59,6 +61,7 @@ func (cn *conn) kill(cause error) {
 		cn.cause = cause
 		close(cn.dead)
 	})
+	cn.line.Close() // ends a close handshake, for which CloseNow would wait
 	cn.ws.CloseNow()
 }
 
@@ -74,6 +77,10 @@ func (cn *conn) read() ([]byte, error) {
 	}
 	cn.buffer.Reset()
 	_, err = cn.buffer.ReadFrom(r)
+	if err == nil && cn.line.ended.Load() && !jsonscan.Valid(cn.buffer.Bytes()) {
+		// The WebSocket library takes the end of the connection for the end of the message, if it comes between two of its reads.
+		err = io.ErrUnexpectedEOF
+	}
 	return cn.buffer.Bytes(), err
 }
 

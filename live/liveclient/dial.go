@@ -77,12 +77,16 @@ type line struct {
 	net.Conn
 	begun time.Time
 	heard atomic.Int64 // nanoseconds after begun
+	ended atomic.Bool  // no more bytes come
 }
 
 func (l *line) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	if n > 0 {
 		l.heard.Store(int64(time.Since(l.begun)))
+	}
+	if err == io.EOF {
+		l.ended.Store(true)
 	}
 	return n, err
 }
@@ -109,7 +113,7 @@ func (c *Client) connect() (*conn, error) {
 		o.CompressionMode = websocket.CompressionNoContextTakeover
 	}
 	if c.opts.Token != nil {
-		token, err := c.opts.Token(ctx)
+		token, err := c.token(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("liveclient: Token has failed: %w", err)
 		}
@@ -144,6 +148,25 @@ func (c *Client) connect() (*conn, error) {
 		cn.patience = hello.ping + pingSlack
 	}
 	return cn, nil
+}
+
+// token asks for a token, until ctx ends. The function runs in a goroutine of its own, so that it may call any method of the client.
+func (c *Client) token(ctx context.Context) (string, error) {
+	type result struct {
+		token string
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() { // ends when Token returns
+		token, err := c.opts.Token(ctx)
+		done <- result{token, err}
+	}()
+	select {
+	case r := <-done:
+		return r.token, r.err
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }
 
 var errNoHello = errors.New("liveclient: the server did not say hello in time")

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -99,7 +100,7 @@ func (e *Error) Error() string {
 	if e.Sent {
 		sent = "sent"
 	}
-	return fmt.Sprintf("liveclient: %s %q (%s): %v", e.Op, e.Topic, sent, e.Err)
+	return fmt.Sprintf("liveclient: %s %q (%s): %s", e.Op, e.Topic, sent, strings.TrimPrefix(e.Err.Error(), "liveclient: "))
 }
 
 func (e *Error) Unwrap() error { return e.Err }

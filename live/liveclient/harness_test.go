@@ -81,6 +81,12 @@ func (h *heard) all() []string {
 	return slices.Clone(h.said)
 }
 
+func (h *heard) count() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.said)
+}
+
 func (h *heard) lastAt() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -94,7 +100,7 @@ func (h *heard) lastAt() string {
 func (h *heard) expect(t testing.TB, want ...string) {
 	t.Helper()
 	deadline := time.Now().Add(livetest.Patience)
-	for len(h.all()) < len(want) && time.Now().Before(deadline) {
+	for h.count() < len(want) && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
 	if got := h.all(); !slices.Equal(got, want) {

@@ -186,8 +186,8 @@ type ownInfo struct {
 // at most 1,024 bytes of JSON. info is marshalled as by Publish; nil is no info. SetPresence returns the ID of this
 // client's member.
 //
-// From then on each new connection does the same by itself. It also does if the call has failed with an error of its context, ErrTimeout or
-// ErrDisconnected, so others see what the program has said last. Unsubscribing ends it.
+// From then on each new connection does the same by itself. It also does if the call has failed and Code of the error is "", so others
+// see what the program has said last. Unsubscribing ends it.
 //
 // It waits and fails as Request does. Code of the error is CodeForbidden if the application's OnPresence refuses, and
 // CodeNoPresence if the topic has no presence.

@@ -17,7 +17,7 @@ func (c *Client) receive(cn *conn, raw []byte) {
 		c.report(err)
 		if call := c.asked[f.id]; call != nil && (f.op == "reply" || f.op == "part" || f.op == "error") {
 			c.settled(call)
-			call.fail(err)
+			c.failed(call, err)
 		}
 		return
 	}
@@ -63,36 +63,45 @@ func (c *Client) answer(cn *conn, f *frame) {
 	c.settled(call)
 	err := call.parts.join(f)
 	switch {
-	case err != nil && call.sub != nil:
-		c.refused(call.sub, call.error(err))
 	case err != nil:
-		call.fail(err)
-		c.report(call.error(err))
+		c.failed(call, err)
 	case call.sub != nil:
 		call.over = true
 		c.joined(cn, call.sub, f)
 	default:
-		call.succeed(f)
+		call.settleWith(f, nil)
 	}
 }
 
+// answerError takes an error that the server answered; mu is held. No operation of this client is without an id, so an error without
+// one is of no use but to a person.
 func (c *Client) answerError(f *frame) {
 	if f.code == "" {
 		f.code = CodeInternal
 	}
 	call := c.asked[f.id]
-	switch {
-	case call == nil:
-		c.report(&Error{Op: "an operation without an id", Topic: f.topic, Code: f.code, Message: f.reason, Sent: true})
-	default:
-		c.settled(call)
-		if call.sub != nil {
-			call.over = true
-			c.refused(call.sub, &Error{Op: call.op, Topic: call.topic, Code: f.code, Message: f.reason, Sent: true})
-			return
+	if call == nil {
+		if f.id == 0 {
+			c.report(&Error{Op: "operation", Topic: f.topic, Code: f.code, Message: f.reason, Sent: true})
 		}
-		call.refuse(f)
+		return
 	}
+	c.settled(call)
+	refusal := &Error{Op: call.op, Topic: call.topic, Code: f.code, Message: f.reason, Sent: true}
+	if call.sub != nil {
+		c.refused(call.sub, refusal)
+		return
+	}
+	call.settleWith(nil, refusal)
+}
+
+// failed ends an operation whose answer is of no use; mu is held.
+func (c *Client) failed(call *operation, err error) {
+	if call.sub != nil {
+		c.refused(call.sub, call.error(err))
+		return
+	}
+	call.fail(err)
 }
 
 // settled notes that no answer to a call is due any more; mu is held.

@@ -15,6 +15,10 @@ func (c *Client) run() {
 	defer close(c.done)
 	for {
 		c.mu.Lock()
+		select {
+		case <-c.hurry: // it was for the wait that is over
+		default:
+		}
 		if !c.closing {
 			c.become(Connecting, c.lastErr, 0)
 		}
@@ -100,6 +104,9 @@ func (c *Client) lost(cn *conn, err error) (wait time.Duration, ended bool) {
 	wasOpen := c.conn != nil
 	c.conn = nil
 	c.lastErr = err
+	if cn != nil {
+		wakeAll(&cn.space) // those who wait for it hand their operations in again
+	}
 	switch {
 	case c.closing:
 		c.finish(ErrClosed)
