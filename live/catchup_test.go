@@ -659,7 +659,7 @@ func TestLastWhilePublishing(t *testing.T) {
 			defer count(server, "t", 901)()
 			livetest.Each(6, func(i int) {
 				c := livetest.DialV1(t, at)
-				for round := range 30 {
+				for round := range 12 {
 					f := c.Must(fmt.Sprintf(`{"op":"subscribe","id":1,"topic":"t","last":%d}`, last))
 					data := livetest.DataOf(f.Messages)
 					if len(data) < last {
@@ -735,7 +735,7 @@ func TestResumingWhilePublishing(t *testing.T) {
 		{"little is kept", 8, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			const clients, rounds = 80, 8
+			const clients, rounds = 40, 8
 			server := livetest.NewHistoryServer(t, live.TopicOptions{History: test.history}, nil)
 			at := livetest.Serve(t, server.Handler())
 			topics := []string{"a", "b", "c"}

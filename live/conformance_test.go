@@ -432,7 +432,9 @@ func TestCloseCodesComeBack(t *testing.T) {
 	for range 8 {
 		all.Go(func() {
 			for code := int(next.Add(1)) - 1; code <= 5000; code = int(next.Add(1)) - 1 {
-				try(code, []string{"", "because", "é"}[code%3])
+				if code < 1100 || code%11 == 0 { // package inbox tests each of them without a connection
+					try(code, []string{"", "because", "é"}[code%3])
+				}
 			}
 		})
 	}
@@ -447,7 +449,7 @@ func TestCloseCodesComeBack(t *testing.T) {
 }
 
 // Sizes around those at which the form of a length and the way of a message change, up to a
-// ReadLimit of 16 MiB.
+// ReadLimit of 4 MiB.
 func TestSizesUpToReadLimit(t *testing.T) {
 	t.Parallel()
 	// With a key of zeros, since masking megabytes takes the race detector seconds.
@@ -460,7 +462,7 @@ func TestSizesUpToReadLimit(t *testing.T) {
 		}
 		return slices.Concat(header, key[:], []byte(payload))
 	}
-	const limit = 16 << 20
+	const limit = 4 << 20
 	const around = len(`{"data":""}`)
 	e := startEcho(t, live.Options{ReadLimit: limit})
 	of := func(size int) string {

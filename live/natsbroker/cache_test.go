@@ -75,7 +75,8 @@ func (a *archive) stored(i int) (offsets []uint64) {
 // A topic without a session is read once for all clients that ask at the same time or soon
 // after. Later one small request tells whether the cache is still valid.
 func TestColdTopicIsReadOnce(t *testing.T) {
-	a := openArchive(t, 500, 30)
+	t.Parallel()
+	a := openArchive(t, 250, 30)
 	ts := a.count()
 	topic, all := a.topic(3), a.stored(3)
 	last := all[29]
@@ -140,11 +141,12 @@ func (a *archive) PublishAt(topic string) (uint64, error) {
 
 // A client whose position is too old or invented is told so at once, before the stream is read.
 func TestPositionThatIsTooOldCostsOneMessage(t *testing.T) {
+	t.Parallel()
 	full := StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgsPerTopic: 20}
-	short := StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgs: 10_000}
+	short := StreamConfig{Name: "ROOMS", Subjects: []string{"room.>"}, MaxMsgs: 5_000}
 	for name, config := range map[string]StreamConfig{"the topic is full": full, "the stream is full": short} {
 		t.Run(name, func(t *testing.T) {
-			a := openArchive(t, 500, 30, config)
+			a := openArchive(t, 250, 30, config)
 			ts := a.count()
 			topic, all := a.topic(7), a.stored(7)
 			last := all[29]
@@ -176,7 +178,8 @@ func TestPositionThatIsTooOldCostsOneMessage(t *testing.T) {
 // For clients that share a topic or invent positions, the topic is read once. A thousand
 // requests over the sockets read no more than that.
 func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
-	a := openArchive(t, 500, 30)
+	t.Parallel()
+	a := openArchive(t, 250, 30)
 	forged := a.position(1)
 	ts := a.count()
 	var asking sync.WaitGroup
@@ -205,7 +208,9 @@ func TestForgedPositionsCostNoMoreThanOne(t *testing.T) {
 // not.
 func TestScansAreSliced(t *testing.T) {
 	t.Parallel()
-	a := openArchive(t, 2000, 40)
+	const topics = 250 // more than scanSpan messages
+	a := openArchive(t, topics, 40)
+	a.broker.scans.span = 16 * topics
 	ts := a.count()
 	a.broker.scans.publishedAt.Store(clock.Now() + int64(time.Hour)) // publications seem to come all the time
 	for i := range 4 {
@@ -214,7 +219,7 @@ func TestScansAreSliced(t *testing.T) {
 		if err != nil || !page.Complete || !slices.Equal(offsetsOf(page), all[1:]) {
 			t.Fatalf("%d, complete %v, %v", offsetsOf(page), page.Complete, err)
 		}
-		if n := ts.most.Load(); n > sliceSpan/2000+1 {
+		if n := ts.most.Load(); n > 16+1 {
 			t.Errorf("%d messages were asked for at once", n)
 		}
 	}
@@ -234,7 +239,9 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 	for _, slice := range []int64{2, 3, 4} {
 		t.Run(fmt.Sprint("before slice ", slice), func(t *testing.T) {
 			t.Parallel()
-			a := openArchive(t, 1000, 60)
+			const topics = 150
+			a := openArchive(t, topics, 60)
+			a.broker.scans.span = 32 * topics
 			stream, err := a.broker.JetStream().Stream(t.Context(), "ROOMS")
 			if err != nil {
 				t.Fatal(err)
@@ -261,7 +268,7 @@ func TestHistoryThatIsTrimmedBetweenSlices(t *testing.T) {
 					t.Errorf("a page after %d that says it is complete begins with %d", after, offsets[0])
 				}
 				for i := range offsets[min(1, len(offsets)):] {
-					if offsets[i+1] != offsets[i]+1000 {
+					if offsets[i+1] != offsets[i]+topics {
 						t.Errorf("a page has a hole: %d", offsets)
 					}
 				}

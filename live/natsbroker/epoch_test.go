@@ -61,7 +61,7 @@ func cutFile(t *testing.T, path string, bytes int64) {
 func TestCutStoreIsAnotherHistory(t *testing.T) {
 	const (
 		env   = "NATSBROKER_TEST_CUT"
-		count = 1200 // of 10 KB, which makes two files
+		count = 120 // of 100 KB, which makes two files
 	)
 	o := func(dir string) Options {
 		return Options{StoreDir: dir, Streams: []StreamConfig{{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgsPerTopic: 1000}}}
@@ -71,7 +71,7 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 		var at live.Position
 		for i := range count {
 			var err error
-			data := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, i, strings.Repeat("x", 10_000))
+			data := fmt.Sprintf(`{"n":%d,"pad":"%s"}`, i, strings.Repeat("x", 100_000))
 			if at, err = b.Publish(t.Context(), fmt.Sprint("chat.", i%2), []byte(data), broker.PublishOptions{}); err != nil {
 				t.Fatal(err)
 			}
@@ -103,10 +103,10 @@ func TestCutStoreIsAnotherHistory(t *testing.T) {
 			os.Remove(filepath.Join(dir, "jetstream", "$G", "streams", "CHAT", "msgs", "index.db"))
 		}, false},
 		{"a byte of the last file", last(1), true},
-		{"a message of the last file", last(10_100), true},
+		{"a message of the last file", last(100_100), true},
 		{"half of the last file", last(2_000_000), true},
 		{"all of the last file", last(1 << 40), true},
-		{"the end of the first file", first(25_000), true},
+		{"the end of the first file", first(250_000), true},
 		{"the last file is gone", func(t *testing.T, dir string) {
 			files := blocks(t, dir)
 			os.Remove(files[len(files)-1])
@@ -210,6 +210,7 @@ func TestRestoredStoreIsAnotherHistory(t *testing.T) {
 // Messages are deleted on purpose while nothing is published. That is no damage, whether the
 // process then stops or is killed.
 func TestDeletedMessagesAreNoDamage(t *testing.T) {
+	t.Parallel()
 	lowered := Options{Streams: chatStream(StreamConfig{MaxMsgsPerTopic: 2})}
 	for name, remove := range map[string]func(t *testing.T, b *Broker, o Options) *Broker{
 		"by an administrator": func(t *testing.T, b *Broker, o Options) *Broker {
@@ -378,6 +379,7 @@ func (e *elsewhere) lose(t *testing.T) {
 // A NATS elsewhere loses the end of a stream. It gives the lost sequences again before the
 // broker looks, or does not.
 func TestNATSThatLostItsEnd(t *testing.T) {
+	t.Parallel()
 	for _, published := range []int{0, 3, 40} {
 		t.Run(fmt.Sprint(published, " published before the broker is back"), func(t *testing.T) { loseEnd(t, published) })
 	}
@@ -442,6 +444,7 @@ func loseEnd(t *testing.T, published int) {
 // A NATS elsewhere restarts, and has lost nothing. The epoch stays if the broker still runs. If
 // no broker runs, nobody can tell, and the epoch changes.
 func TestNATSThatIsStartedAnew(t *testing.T) {
+	t.Parallel()
 	e := &elsewhere{dir: t.TempDir()}
 	e.start(t)
 	o := Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}}
@@ -518,6 +521,7 @@ func TestNewcomerWaitsForThoseThatHaveSeenTheStream(t *testing.T) {
 // A stream cannot be asked yet when NATS is back. When it answers at last, the broker notes that it is
 // whole, even if no client asks for the stream.
 func TestStreamThatAnswersLateIsCompared(t *testing.T) {
+	t.Parallel()
 	e := &elsewhere{dir: t.TempDir()}
 	e.start(t)
 	b := open(t, Options{Servers: []string{e.srv.ClientURL()}, Streams: []StreamConfig{chat}})

@@ -166,6 +166,7 @@ func TestPageOfSmallPublicationsIsFull(t *testing.T) {
 // A trimmed history says so in the page with the hole, and in no other page. The publication at
 // which a page begins may be larger than a page.
 func TestTrimmedHistoryOfLargePublicationsSaysSo(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t, StreamConfig{Name: "BOOKS", Subjects: []string{"book.>"}, MaxMsgsPerTopic: 5})
 	for range 12 {
 		l.write("book.t", 300*kb)
@@ -219,6 +220,7 @@ func TestHoleBeforeMessagesThatAreNoPublicationsIsTold(t *testing.T) {
 // number. A tail has no such bound: a server would take a short tail for one of a copy that
 // lags.
 func TestPageOfTheSmallestPublicationsIsCut(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	const count = 3000
 	l.store("book.t", "1", count)
@@ -241,6 +243,7 @@ func TestPageOfTheSmallestPublicationsIsCut(t *testing.T) {
 // Thousands of messages that are not publications do not end a history, and a reader does not
 // ask for the same messages again and again.
 func TestMessagesThatAreNoPublicationsAreSkipped(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	l.write("book.t", 10)
 	l.store("book.t", "scrawl", 5000)

@@ -76,7 +76,7 @@ func TestTopicsHaveNoGoroutines(t *testing.T) {
 	b := open(t, Options{Streams: suiteStreams()})
 	s := serve(t, b, nil)
 	before := runtime.NumGoroutine()
-	const topics = 2000
+	const topics = 500
 	for i := range topics {
 		if _, err := s.Listen(fmt.Sprint([]string{"plain:", "short:"}[i%2], i), func(live.Message) {}); err != nil {
 			t.Fatal(err)

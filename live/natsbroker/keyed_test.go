@@ -71,6 +71,7 @@ func TestKeyedTopicKeepsTheNewestOfEachKey(t *testing.T) {
 // A client follows a keyed topic at one node, is away while others publish, and comes back to
 // another node.
 func TestKeyedTopicIsTheSameAtAllNodes(t *testing.T) {
+	t.Parallel()
 	nodes := openCluster(t, 3)
 	var hosts []*livetest.Host
 	for _, b := range nodes {

@@ -114,6 +114,7 @@ func chatOnDisk(dir string) Options {
 // A disk fills and is freed, again and again. The process needs no restart, and loses nothing
 // that it has acknowledged.
 func TestFullDiskHeals(t *testing.T) {
+	t.Parallel()
 	for name, always := range map[string]bool{"written": false, "synchronized": true} {
 		t.Run(name, func(t *testing.T) { fullDiskHeals(t, always) })
 	}

@@ -46,6 +46,7 @@ const (
 // scans makes slices wait for each other, and leave time for publications.
 type scans struct {
 	slots       chan struct{} // holds one for each slice that is being read
+	span        uint64        // sliceSpan; the tests have streams with fewer messages
 	publishedAt atomic.Int64  // when the last publication to a stream began, on the clock of package clock; 0: never
 }
 
@@ -54,7 +55,7 @@ func (s *scans) init(embedded bool) {
 	if embedded {
 		n = scansEmbedded
 	}
-	s.slots = make(chan struct{}, n)
+	s.slots, s.span = make(chan struct{}, n), sliceSpan
 }
 
 func (s *scans) publishing() { s.publishedAt.Store(clock.Now()) }
@@ -132,7 +133,7 @@ func (st *stream) sliceLength() int {
 	case gap == 0:
 		return firstSlice
 	case st.broker.scans.busy():
-		return int(max(sliceSpan/gap, 1))
+		return int(max(st.broker.scans.span/gap, 1))
 	}
 	return int(max(calmSpan/gap, 1))
 }

@@ -63,6 +63,7 @@ func TestTopicsWithHistoryNeedNoStream(t *testing.T) {
 // All publications of a topic may be too old, and the stream full of other topics. A subscriber
 // that has seen them all has missed nothing.
 func TestTopicThatIsQuietForLongHasNoGap(t *testing.T) {
+	t.Parallel()
 	b := open(t, Options{Streams: []StreamConfig{{Name: "S", Subjects: []string{"s.>"}, MaxAge: 500 * time.Millisecond}}})
 	b.Start(devNull{})
 	ctx := t.Context()

@@ -115,6 +115,7 @@ func TestTailBeginsWhereItShould(t *testing.T) {
 // Publications come while a tail is read. The tail and the reads after it have no hole and no
 // repetition, and at least as many publications as were asked for.
 func TestTailOfABusyTopic(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	for range 60 {
 		l.write("book.t", 20*kb)
@@ -330,6 +331,7 @@ func TestTailOfATopicWithALongName(t *testing.T) {
 
 // Messages are dropped between two batches of a tail. The tail has no hole.
 func TestTailThatIsTrimmedMeanwhileHasNoHole(t *testing.T) {
+	t.Parallel()
 	l := openLibrary(t)
 	topic := "book." + strings.Repeat("x", 900)
 	for range 800 {
