@@ -49,7 +49,7 @@ type Server struct {
 	perUser   map[string]*placesOfUser // used only with MaxSessionsPerUser
 	sweeper   *time.Timer              // runs while there are sessions
 	swept     int64                    // when the last walk of the sweeper ended, on the clock
-	draining  bool                     // Shutdown was called
+	shutdown  *shutdown                // the end that Shutdown has begun; nil: Shutdown was not called
 
 	revocations map[string]revocation // recent ones, by user
 
@@ -285,7 +285,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
 	s.startAging(sess)
-	draining := s.draining
+	draining := s.isDraining()
 	ending, revoked := s.revokedSince(sess.user, began)
 	replaced := s.takePlace(sess)
 	var ready outbox.List
