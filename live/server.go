@@ -55,6 +55,9 @@ type Server struct {
 
 	expirer    *time.Timer // runs while a session has an expiry
 	nextExpiry int64       // Unix time in seconds at which expirer acts; valid only with expirer
+
+	ager    *time.Timer // runs while there are sessions, with MaxSessionAge
+	nextAge int64       // when ager acts, on the clock; valid only with ager
 }
 
 // New returns a server that is ready to accept clients. It starts nothing that needs to be
@@ -321,6 +324,7 @@ func (s *Server) remove(sess *Session) {
 	if last == 0 {
 		s.stopSweeper()
 		s.stopExpirer()
+		s.stopAger()
 	}
 	if sess.compressed {
 		s.topics.compressed.Add(-1)

@@ -180,32 +180,29 @@ func (s *Server) closeAll(first, ctx context.Context) {
 
 // shutdownWindow returns the time over which sessions are closed, at most half of what ctx leaves.
 func shutdownWindow(ctx context.Context, sessions int) time.Duration {
-	window := time.Duration(sessions) * time.Second / closesPerSecond
+	window := returnWindow(sessions)
 	if deadline, ok := ctx.Deadline(); ok {
 		window = min(window, time.Until(deadline)/2)
 	}
 	return max(window, 0)
 }
 
+// returnWindow returns the time that servers need to take so many clients.
+func returnWindow(sessions int) time.Duration {
+	return time.Duration(sessions) * time.Second / closesPerSecond
+}
+
 // restart says how Shutdown ends a session. window is the time over which all sessions are closed.
-func restart(window time.Duration) closing {
+func restart(window time.Duration) closing { return comeBack("restart", ErrServerClosed, window) }
+
+// comeBack says how a session ends whose client shall come back within a window, or within minReturn if
+// that is longer. why is for the client.
+func comeBack(why string, err error, window time.Duration) closing {
 	within := max(window, minReturn).Milliseconds()
 	return closing{
 		code:   CloseRestart,
-		reason: fmt.Sprintf("restart; return within %d ms", within),
-		err:    ErrServerClosed,
-		within: within,
-	}
-}
-
-// tooOld says how a session ends that has reached MaxSessionAge. Its client may come back within
-// minReturn, because sessions that began together do not end together.
-func tooOld() closing {
-	within := minReturn.Milliseconds()
-	return closing{
-		code:   CloseRestart,
-		reason: fmt.Sprintf("session is old; return within %d ms", within),
-		err:    ErrSessionAge,
+		reason: fmt.Sprintf("%s; return within %d ms", why, within),
+		err:    err,
 		within: within,
 	}
 }
