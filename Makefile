@@ -16,11 +16,14 @@ MODULES := . live/natsbroker interop examples bench release
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
+# The program is built first, because Ctrl-C makes "go run" fail even if the program ends in order.
 demo: ## run all examples, and the page that leads to them, on http://localhost:8080
-	$(GO) run ./examples/demo
+	@$(GO) build -o bin/demo ./examples/demo
+	@bin/demo
 
 demo-cluster: ## run three chats that are one, on ports 8080 to 8082
-	$(GO) run ./examples/chat -demo-cluster
+	@$(GO) build -o bin/chat ./examples/chat
+	@bin/chat -demo-cluster
 
 test: deps lint release-check test-go test-sim test-js test-browser ## everything: lint, modules, Go with -race, JavaScript, browsers
 

@@ -30,7 +30,7 @@ func (s *Server) reserve() error {
 // refusesAll returns why no client is accepted now; mu is held.
 func (s *Server) refusesAll() error {
 	switch {
-	case s.draining:
+	case s.isDraining():
 		return errDraining
 	case s.opts.MaxSessions > 0 && s.admitted >= s.opts.MaxSessions:
 		return errTooManySessions

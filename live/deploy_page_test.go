@@ -1,11 +1,15 @@
 package live_test
 
 import (
+	"bytes"
 	"context"
+	"io/fs"
 	"log"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +38,41 @@ func TestSnippetsOfTheDeployPageCompile(t *testing.T) {
 		if !strings.Contains(plain(string(source)), plain(block[1])) {
 			t.Errorf("not compiled anywhere:\n%s", block[1])
 		}
+	}
+}
+
+// Every example, page and comment that makes an http.Server bounds the time that a request's header may
+// take. http.ListenAndServe and its like make a server without a bound. A program of tests or measurements
+// is no example.
+func TestEveryExampleSetsReadHeaderTimeout(t *testing.T) {
+	makes := regexp.MustCompile(`http\.Server\{[^}]*\}`)
+	unbounded := regexp.MustCompile(`http\.(ListenAndServe|ListenAndServeTLS|Serve|ServeTLS)\(`)
+	found := 0
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		switch {
+		case entry.IsDir() && slices.Contains([]string{"node_modules", "testdata", "bench", "interop", "livetest", ".git"}, entry.Name()):
+			return fs.SkipDir
+		case !strings.HasSuffix(path, ".md") && !strings.HasSuffix(path, ".go"),
+			strings.HasSuffix(path, "_test.go") && !strings.HasSuffix(path, "example_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for _, made := range makes.FindAll(text, -1) {
+			found++
+			if !bytes.Contains(made, []byte("ReadHeaderTimeout:")) {
+				t.Errorf("%s has no ReadHeaderTimeout: %s", path, made)
+			}
+		}
+		if call := unbounded.Find(text); call != nil {
+			t.Errorf("%s has %s), which has no ReadHeaderTimeout", path, call)
+		}
+		return err
+	})
+	if err != nil || found < 12 {
+		t.Errorf("%d servers were found: %v", found, err)
 	}
 }
 

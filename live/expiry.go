@@ -1,13 +1,10 @@
 package live
 
-import (
-	"math/rand/v2"
-	"time"
-)
+import "time"
 
-// One timer for all sessions finds sign-ins that expire, and sessions that reach MaxSessionAge. It runs
-// while a session has an expiry or an age. Both are whole seconds, so the timer walks over the sessions
-// at most once a second. Expiries are rounded up, so that no session ends before its expiry.
+// One timer for all sessions finds sign-ins that expire. It runs while a session has an expiry. Expiries
+// are whole seconds, so the timer walks over the sessions at most once a second. They are rounded up, so
+// that no session ends before its expiry.
 
 // maxExpiryWait bounds how late an expiry is noticed after the system's clock was set, or the system
 // slept. A timer does not notice either. A walk a minute costs nothing that can be measured.
@@ -37,15 +34,6 @@ func (s *Session) ExpireAt(t time.Time) {
 // expire closes a session whose sign-in has expired.
 func (s *Session) expire() {
 	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
-}
-
-// startAging chooses when a new session ends because of MaxSessionAge: at a random age between 80 and
-// 100 percent of it. So sessions that began together do not end together. mu is held.
-func (s *Server) startAging(sess *Session) {
-	if age := s.opts.MaxSessionAge; age > 0 {
-		sess.oldAt = time.Now().Add(age - rand.N(age/5+1)).Unix()
-		s.expireNext(sess.oldAt)
-	}
 }
 
 // expireAt sets the timer for a session, unless the session was removed.
@@ -83,7 +71,7 @@ func (s *Server) stopExpirer() {
 	}
 }
 
-// expire closes the sessions whose expiry or age has come, and sets the timer for the next. The timer
+// expire closes the sessions whose expiry has come, and sets the timer for the next. The timer
 // calls it.
 func (s *Server) expire() {
 	now := time.Now().Unix()
@@ -106,21 +94,15 @@ func (s *Server) expire() {
 		if sess.IsClosed() {
 			continue
 		}
-		at, old := sess.expiry.Load(), sess.oldAt
+		at := sess.expiry.Load()
 		if at > 0 && at <= now {
 			if sess.expiry.CompareAndSwap(at, 0) { // not replaced meanwhile
 				sess.expire()
 			}
 			continue
 		}
-		if old > 0 && old <= now {
-			sess.end(tooOld())
-			continue
-		}
-		for _, at := range [2]int64{at, old} {
-			if at > 0 && (next == 0 || at < next) {
-				next = at
-			}
+		if at > 0 && (next == 0 || at < next) {
+			next = at
 		}
 	}
 	if next == 0 {

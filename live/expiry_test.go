@@ -16,19 +16,25 @@ import (
 // closing reads frames until a close frame, and returns its code, and when it came;
 // 0 if the connection ended without one.
 func closing(conn net.Conn) (code int, at time.Time) {
+	code, _, at = closingFor(conn)
+	return code, at
+}
+
+// closingFor is closing that returns the reason of the close frame too.
+func closingFor(conn net.Conn) (code int, reason string, at time.Time) {
 	br := bufio.NewReader(conn)
 	for {
 		var head [2]byte
 		if _, err := io.ReadFull(br, head[:]); err != nil {
-			return 0, time.Now()
+			return 0, "", time.Now()
 		}
 		payload := make([]byte, head[1])
 		if _, err := io.ReadFull(br, payload); err != nil {
-			return 0, time.Now()
+			return 0, "", time.Now()
 		}
 		if head[0] == 0x88 {
 			conn.Close()
-			return int(binary.BigEndian.Uint16(payload)), time.Now()
+			return int(binary.BigEndian.Uint16(payload)), string(payload[2:]), time.Now()
 		}
 	}
 }
@@ -102,58 +108,6 @@ func TestExpiryOfASessionThatHasEnded(t *testing.T) {
 		s.ExpireAt(time.Now().Add(-time.Minute))
 		if err := s.CloseError(); err != nil {
 			t.Error(err)
-		}
-	})
-}
-
-// Sessions that begin together reach MaxSessionAge one after another, in its last fifth. A sign-in that expires
-// earlier counts.
-func TestSessionsEndAtTheirAge(t *testing.T) {
-	inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
-		const n, age = 50, 100 * time.Minute
-		ended := make(chan error, n+1)
-		opts, sessions := livetest.Connected(live.Options{
-			PingInterval: -1, MaxSessionAge: age,
-			OnClose: func(_ *live.Session, err error) { ended <- err },
-		})
-		serve(opts)
-		start := time.Now()
-		times := make(chan time.Duration, n)
-		for range n {
-			conn := dial()
-			go func() {
-				code, at := closing(conn)
-				if code != live.CloseRestart {
-					t.Errorf("closed with %d", code)
-				}
-				times <- at.Sub(start)
-			}()
-			<-sessions
-		}
-		conn := dial()
-		signedOut := make(chan int, 1)
-		go func() {
-			code, _ := closing(conn)
-			signedOut <- code
-		}()
-		(<-sessions).ExpireAt(start.Add(time.Hour))
-		if code := <-signedOut; code != live.CloseSignInExpired || time.Since(start) > time.Hour+time.Second {
-			t.Errorf("closed with %d after %v", code, time.Since(start))
-		}
-		<-ended
-		seconds := make(map[time.Duration]bool)
-		for range n {
-			at := <-times
-			if at < age*8/10-time.Second || at > age+time.Second {
-				t.Errorf("ended after %v", at)
-			}
-			seconds[at.Truncate(time.Second)] = true
-			if err := <-ended; err != live.ErrSessionAge {
-				t.Errorf("OnClose got %v", err)
-			}
-		}
-		if len(seconds) < n/2 {
-			t.Errorf("%d sessions ended within %d different seconds", n, len(seconds))
 		}
 	})
 }

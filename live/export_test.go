@@ -1,6 +1,10 @@
 package live
 
-import "context"
+import (
+	"context"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
+)
 
 // SubscribeContext is Subscribe with a context, as clients' own operations have one.
 func SubscribeContext(s *Server, ctx context.Context, sess *Session, topic string, opts ...SubscribeOption) error {
@@ -46,4 +50,14 @@ func BytesOf(b *MemoryBroker) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.bytes
+}
+
+// EndAll has all sessions reach their age now, as after a process stood still.
+func EndAll(s *Server) {
+	s.mu.Lock()
+	for _, sess := range s.sessions {
+		sess.oldAt = clock.Now()
+	}
+	s.mu.Unlock()
+	s.endOld()
 }

@@ -51,7 +51,7 @@ type Node struct {
 func (s *Server) Nodes() []Node {
 	now := time.Now()
 	s.mu.Lock()
-	draining := s.draining
+	draining := s.isDraining()
 	s.mu.Unlock()
 	all := append(s.nodes.list(now), Node{
 		ID:       s.nodes.id,
@@ -194,7 +194,7 @@ func (n *nodes) tell(gone bool) {
 	n.sentLast = gone
 	s := n.server
 	s.mu.Lock()
-	draining := s.draining
+	draining := s.isDraining()
 	s.mu.Unlock()
 	data, err := json.Marshal(nodeBeat{
 		Number:   n.sent,

@@ -5,6 +5,7 @@ package live_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -180,6 +181,68 @@ func TestServerThatStoodStillLosesNobody(t *testing.T) {
 	if st := clients[0].figures(t); st.Sessions != len(clients) || st.PingTimeouts > 0 || st.Gaps > 0 {
 		t.Errorf("%+v", st)
 	}
+}
+
+// filling is how many publications of 4 KB TestStalledProcess makes: more than fit in any socket.
+const filling = 2000
+
+// stalledTimeout is the WriteTimeout of TestStalledProcess.
+const stalledTimeout = 4 * time.Second
+
+// servings are the kinds of connections that are written to in different ways.
+var servings = map[string]livetest.Serving{
+	"plain": livetest.ServeSmall, "TLS": livetest.ServeSmallTLS, "opaque": livetest.ServeOpaque,
+}
+
+// TestStalledProcess is no test: it is the server of the test below. When it is asked to, it publishes
+// more than a client that does not read can take. LIVE_PROCESS says over which kind of connections.
+func TestStalledProcess(t *testing.T) {
+	kind, ok := strings.CutPrefix(os.Getenv("LIVE_PROCESS"), "stalled ")
+	if !ok {
+		t.Skip("started by another test")
+	}
+	var server *live.Server
+	server = live.New(livetest.Open(live.Options{
+		Logger: livetest.Quiet, WriteTimeout: stalledTimeout, PingInterval: -1,
+		Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 2 * filling} },
+		OnRequest: func(context.Context, *live.Session, string, []byte) (any, error) {
+			for n := 1; n <= filling; n++ {
+				server.Publish("t", []byte(livetest.Padded(n, 4<<10)))
+			}
+			return server.Stats(), nil
+		},
+	}))
+	fmt.Println("listens", servings[kind](t, server.Handler()).URL)
+	select {} // until it is killed
+}
+
+// A server's process stands still for longer than WriteTimeout, while a write waits for a client. The
+// client is not cut for that, whatever the connection.
+func TestServerThatStoodStillGoesOnWriting(t *testing.T) {
+	t.Parallel()
+	livetest.AtOnce(t, func(g *livetest.Together) {
+		for kind := range servings {
+			g.Run(kind, func(t *testing.T) {
+				p := start(t, "TestStalledProcess", "stalled "+kind)
+				at := livetest.Endpoint{URL: p.says(t, "listens")}
+				if strings.HasPrefix(at.URL, "wss:") {
+					at.TLS = &tls.Config{InsecureSkipVerify: true}
+				}
+				line := livetest.Through(t, at)
+				c := &numbered{Client: livetest.DialV1(t, line.Endpoint)}
+				c.Must(livetest.SubscribeTo(1, "t"))
+				line.Stall()
+				other := livetest.DialV1(t, at)
+				other.Must(livetest.Operation("request", 1, "fill", "data", nil))
+				time.Sleep(stalledTimeout * 3 / 10) // a write is checked four times in its timeout; one check was made
+				p.signal(t, syscall.SIGSTOP)
+				time.Sleep(stalledTimeout * 3 / 2)
+				p.signal(t, syscall.SIGCONT)
+				line.Resume()
+				c.reaches(t, filling)
+			})
+		}
+	})
 }
 
 // TestClientProcess is no test: it is a client of the test below. LIVE_PROCESS is the URL of its server.

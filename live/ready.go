@@ -18,7 +18,7 @@ const readyTimeout = 900 * time.Millisecond
 // method. The Broker of natsbroker waits for NATS until ctx ends.
 func (s *Server) Ready(ctx context.Context) error {
 	s.mu.Lock()
-	draining := s.draining
+	draining := s.isDraining()
 	s.mu.Unlock()
 	if draining {
 		return fmt.Errorf("%w: it is shutting down", ErrServerClosed)

@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
@@ -48,16 +50,25 @@ func TestRunProcess(t *testing.T) {
 		err = server.Run(t.Context(), serve, web.Shutdown)
 	case "forgets": // to give Run what stops serve
 		err = server.Run(t.Context(), serve)
+	case "ignores Ctrl-C", "ignores both":
+		signal.Ignore(os.Interrupt)
+		if way == "ignores both" {
+			signal.Ignore(syscall.SIGTERM)
+		}
+		err = server.Run(t.Context(), func() error {
+			fmt.Println("ignored", signal.Ignored(os.Interrupt), signal.Ignored(syscall.SIGTERM))
+			return nil
+		})
 	}
 	fmt.Println("ended", err)
 }
 
 func TestRunEndsInOrder(t *testing.T) {
 	t.Parallel()
-	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		p := start(t, "TestRunProcess", "run stops")
 		c := livetest.DialV1(t, livetest.Endpoint{URL: "ws://" + p.says(t, "listens")})
-		p.signal(t, signal)
+		p.signal(t, sig)
 		if code, _, _ := c.Closed(); code != live.CloseRestart {
 			t.Errorf("closed with %d", code)
 		}
@@ -94,6 +105,71 @@ func TestRunWithoutAStopSaysSo(t *testing.T) {
 	p.signal(t, syscall.SIGTERM)
 	if err := p.says(t, "ended"); !strings.Contains(err, "give Run a function that stops it") {
 		t.Errorf("Run returned %s", err)
+	}
+}
+
+// A signal that the process ignores is no reason for Run to end.
+func TestRunLeavesIgnoredSignalsAlone(t *testing.T) {
+	t.Parallel()
+	for way, want := range map[string]string{"ignores Ctrl-C": "true false", "ignores both": "true true"} {
+		p := start(t, "TestRunProcess", "run "+way)
+		if ignored := p.says(t, "ignored"); ignored != want {
+			t.Errorf("%s: in Run they are ignored: %s, want %s", way, ignored, want)
+		}
+		if err := p.says(t, "ended"); err != "<nil>" {
+			t.Errorf("%s: Run returned %s", way, err)
+		}
+	}
+}
+
+// runInMemory calls Run in a bubble of synctest. Its ctx ends as soon as it serves, and serve returns when
+// stop has returned.
+func runInMemory(t *testing.T, opts live.Options, stop func(context.Context)) (err error) {
+	t.Helper()
+	signals := make(chan os.Signal, 1) // package signal starts a goroutine, which must not be in the bubble
+	signal.Notify(signals, syscall.SIGHUP)
+	signal.Stop(signals)
+	inMemory(t, func(t *testing.T, start func(live.Options) *live.Server, dial func() net.Conn) {
+		server := start(opts)
+		go closing(dial())
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		stopped := make(chan struct{})
+		err = server.Run(ctx, func() error { cancel(); <-stopped; return nil }, func(ctx context.Context) error {
+			defer close(stopped)
+			stop(ctx)
+			return nil
+		})
+	})
+	return err
+}
+
+// Sessions that use up their time leave some for HTTP requests: a fifth of ShutdownTimeout.
+func TestRunLeavesTimeForTheStopFunctions(t *testing.T) {
+	const timeout = 10 * time.Second
+	hanging := make(map[string]live.Options)
+	hanging["OnClose"] = live.Options{OnClose: func(*live.Session, error) { time.Sleep(timeout) }}
+	hanging["the delay"] = live.Options{ShutdownDelay: time.Hour}
+	for name, opts := range hanging {
+		opts.ShutdownTimeout, opts.PingInterval = timeout, -1
+		err := runInMemory(t, opts, func(ctx context.Context) {
+			deadline, _ := ctx.Deadline()
+			if left := time.Until(deadline); ctx.Err() != nil || left != timeout/5 {
+				t.Errorf("%s: the stop function was called with %v left of %v", name, left, timeout)
+			}
+		})
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: Run returned %v", name, err)
+		}
+	}
+}
+
+// If serve returns at the last moment, it has returned in time.
+func TestServeMayReturnAtTheLastMoment(t *testing.T) {
+	for range 20 {
+		if err := runInMemory(t, live.Options{PingInterval: -1}, func(ctx context.Context) { <-ctx.Done() }); err != nil {
+			t.Fatalf("Run returned %v", err)
+		}
 	}
 }
 

@@ -49,12 +49,15 @@ type Server struct {
 	perUser   map[string]*placesOfUser // used only with MaxSessionsPerUser
 	sweeper   *time.Timer              // runs while there are sessions
 	swept     int64                    // when the last walk of the sweeper ended, on the clock
-	draining  bool                     // Shutdown was called
+	shutdown  *shutdown                // the end that Shutdown has begun; nil: Shutdown was not called
 
 	revocations map[string]revocation // recent ones, by user
 
 	expirer    *time.Timer // runs while a session has an expiry
 	nextExpiry int64       // Unix time in seconds at which expirer acts; valid only with expirer
+
+	ager    *time.Timer // runs while there are sessions, with MaxSessionAge
+	nextAge int64       // when ager acts, on the clock; valid only with ager
 }
 
 // New returns a server that is ready to accept clients. It starts nothing that needs to be
@@ -285,7 +288,7 @@ func (s *Server) add(sess *Session, began time.Time) {
 	s.sessions = append(s.sessions, sess)
 	s.startSweeper()
 	s.startAging(sess)
-	draining := s.draining
+	draining := s.isDraining()
 	ending, revoked := s.revokedSince(sess.user, began)
 	replaced := s.takePlace(sess)
 	var ready outbox.List
@@ -321,6 +324,7 @@ func (s *Server) remove(sess *Session) {
 	if last == 0 {
 		s.stopSweeper()
 		s.stopExpirer()
+		s.stopAger()
 	}
 	if sess.compressed {
 		s.topics.compressed.Add(-1)

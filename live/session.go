@@ -53,7 +53,7 @@ type Session struct {
 	watch    watch        // used by the sweeper alone
 	index    int          // in Server.sessions; guarded by Server.mu
 	expiry   atomic.Int64 // Unix time in seconds; 0: none
-	oldAt    int64        // when it reaches MaxSessionAge, as a Unix time in seconds; 0: never
+	oldAt    int64        // when it reaches its part of MaxSessionAge, on the clock; guarded by Server.mu
 	readDone bool         // the connection is closed; guarded by Server.mu
 }
 

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
@@ -300,21 +303,142 @@ func TestShutdownFirstOnlyRefuses(t *testing.T) {
 	}
 }
 
-// Without sessions nobody needs the delay. Nor does it outlast the context.
+// The delay holds without sessions too, because a balancer still sends pages. It does not outlast the
+// context.
 func TestShutdownDelayIsBounded(t *testing.T) {
 	t.Parallel()
-	server := live.New(live.Options{ShutdownDelay: time.Hour, Logger: livetest.Quiet})
-	if err := server.Shutdown(t.Context()); err != nil {
-		t.Error(err)
+	for _, sessions := range []int{0, 1} {
+		inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
+			const delay = time.Minute
+			server := serve(live.Options{ShutdownDelay: delay, PingInterval: -1})
+			for range sessions {
+				go closing(dial())
+				synctest.Wait()
+			}
+			began := time.Now()
+			if err := server.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if took := time.Since(began); took < delay || took > delay+time.Second {
+				t.Errorf("with %d sessions Shutdown took %v", sessions, took)
+			}
+		})
+		inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
+			const patience = 10 * time.Second
+			server := serve(live.Options{ShutdownDelay: time.Hour, PingInterval: -1})
+			for range sessions {
+				go closing(dial())
+				synctest.Wait()
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			began := time.Now()
+			if err := server.Shutdown(ctx); err != context.DeadlineExceeded {
+				t.Error(err)
+			}
+			if took := time.Since(began); took < patience || took > patience+time.Second {
+				t.Errorf("with %d sessions Shutdown took %v", sessions, took)
+			}
+		})
 	}
-	server = live.New(live.Options{ShutdownDelay: time.Hour, Logger: livetest.Quiet})
-	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := server.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Error(err)
+}
+
+// closedOnce is a broker that notes when it is closed.
+type closedOnce struct {
+	live.Broker
+	mu    sync.Mutex
+	times []time.Time
+}
+
+func (b *closedOnce) Close(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.times = append(b.times, time.Now())
+	return b.Broker.Close(ctx)
+}
+
+// closed reports how many times the broker was closed.
+func (b *closedOnce) closed() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.times)
+}
+
+// Shutdown is called again while it runs. The first call sets the pace, and every call returns when the
+// broker is closed. If the ctx of a call ends, the connections are cut for all.
+func TestShutdownIsCalledAgain(t *testing.T) {
+	t.Parallel()
+	const delay, n = 20 * time.Second, 300
+	type call struct {
+		at, timeout time.Duration // timeout 0: none
+		want        error
 	}
-	c.Rest()
+	for _, test := range []struct {
+		name  string
+		calls []call
+		first time.Duration // when the first session is closed
+		last  time.Duration // when the last is
+	}{
+		{"twice at once", []call{{}, {}}, delay, delay + n*time.Millisecond},
+		{"many times at once", slices.Repeat([]call{{}}, 30), delay, delay + n*time.Millisecond},
+		{"in the delay", []call{{}, {at: delay / 2}}, delay, delay + n*time.Millisecond},
+		{"while sessions are closed", []call{{}, {at: delay + n*time.Millisecond/2}}, delay, delay + n*time.Millisecond},
+		{"with more time", []call{{timeout: time.Minute}, {at: time.Second, timeout: time.Hour}}, delay, delay + n*time.Millisecond},
+		{"with a shorter time, which suffices", []call{{}, {at: time.Second, timeout: delay + time.Second}}, delay, delay + n*time.Millisecond},
+		{"with too short a time", []call{{}, {at: time.Second, timeout: 5 * time.Second, want: context.DeadlineExceeded}, {at: 2 * time.Second}}, 6 * time.Second, 6 * time.Second},
+		{"with a time that has ended", []call{{timeout: time.Minute}, {at: time.Second, timeout: -1, want: context.DeadlineExceeded}}, time.Second, time.Second},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inMemory(t, func(t *testing.T, serve func(live.Options) *live.Server, dial func() net.Conn) {
+				var mu sync.Mutex
+				var ends []time.Duration
+				began := time.Now()
+				broker := &closedOnce{Broker: live.NewMemoryBroker(live.MemoryOptions{})}
+				server := serve(live.Options{
+					ShutdownDelay: delay, PingInterval: -1, Broker: broker,
+					OnClose: func(*live.Session, error) {
+						mu.Lock()
+						defer mu.Unlock()
+						ends = append(ends, time.Since(began))
+					},
+				})
+				for range n {
+					go closing(dial())
+				}
+				synctest.Wait()
+				began = time.Now()
+				var calls sync.WaitGroup
+				for _, c := range test.calls {
+					calls.Go(func() {
+						time.Sleep(c.at)
+						ctx := context.Background()
+						if c.timeout != 0 {
+							limited, cancel := context.WithTimeout(ctx, c.timeout)
+							defer cancel()
+							ctx = limited
+						}
+						if err := server.Shutdown(ctx); err != c.want {
+							t.Errorf("the call after %v returned %v", c.at, err)
+						}
+						if broker.closed() != 1 {
+							t.Errorf("when the call after %v returned, the broker was closed %d times", c.at, broker.closed())
+						}
+					})
+				}
+				calls.Wait()
+				mu.Lock()
+				defer mu.Unlock()
+				if len(ends) != n {
+					t.Fatalf("%d sessions have ended, want %d", len(ends), n)
+				}
+				slices.Sort(ends)
+				const slack = 10 * time.Millisecond // the pauses between two closes are as long
+				if ends[0] < test.first || ends[0] > test.first+slack || ends[n-1] < test.last-slack || ends[n-1] > test.last+slack {
+					t.Errorf("sessions ended after %v to %v, want %v to %v", ends[0], ends[n-1], test.first, test.last)
+				}
+			})
+		})
+	}
 }
 
 // Shutdown in a callback would wait for that callback. It is refused at once, and the server goes on. In a

@@ -75,6 +75,7 @@ func NewChat(nats *natsbroker.Broker, grace time.Duration) *Chat {
 		MaxSessions:        maxSessions,
 		MaxSessionsPerUser: maxTabs,
 		MaxTopics:          maxTabTopics,
+		ShutdownTimeout:    shutdownTimeout,
 	})
 	return c
 }
@@ -89,6 +90,12 @@ func topicOptions(topic string) live.TopicOptions {
 		return live.TopicOptions{History: 1, Overflow: live.OverflowLatest}
 	}
 	return live.TopicOptions{Overflow: live.OverflowLatest}
+}
+
+// Run serves pages until ctx ends, or SIGTERM or Ctrl-C comes, and then ends the chat in order. See
+// live.Server.Run.
+func (c *Chat) Run(ctx context.Context, serve func() error, stop ...func(context.Context) error) error {
+	return c.live.Run(ctx, serve, stop...)
 }
 
 // Shutdown closes every session; pages come back by themselves when there is a

@@ -94,18 +94,11 @@ func run(ctx context.Context, c config, out io.Writer) error {
 	if c.builds {
 		running.Go(func() { chat.RunBuilds(jobs, buildStep) })
 	}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	greet(out, listener.Addr(), c)
-
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-	}
-
-	stopJobs()
-	// The live server first: http.Server does not know of WebSockets.
-	err = errors.Join(err, shutdown(chat.Shutdown), shutdown(server.Shutdown))
+	err = chat.Run(ctx, func() error {
+		greet(out, listener.Addr(), c)
+		defer stopJobs()
+		return server.Serve(listener)
+	}, server.Shutdown)
 	running.Wait()
 	return err
 }

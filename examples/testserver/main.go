@@ -48,8 +48,12 @@ func main() {
 	if err != nil {
 		log.Fatal("testserver: ", err)
 	}
+	server := newServer(*ping)
+	web := &http.Server{Handler: server.routes(), ReadHeaderTimeout: 5 * time.Second}
 	fmt.Printf("Test server: http://%s\n", listener.Addr())
-	log.Fatal("testserver: ", http.Serve(listener, newServer(*ping).routes()))
+	if err := server.live.Run(context.Background(), func() error { return web.Serve(listener) }, web.Shutdown); err != nil {
+		log.Fatal("testserver: ", err)
+	}
 }
 
 // server is the live server and what it has seen.

@@ -10,7 +10,8 @@
 //		s.RenewToken()
 //		s.Set("username", name)
 //	})
-//	http.ListenAndServe(addr, sessions.Middleware(mux))
+//	web := &http.Server{Addr: addr, Handler: sessions.Middleware(mux), ReadHeaderTimeout: 5 * time.Second}
+//	server.Run(ctx, web.ListenAndServe, web.Shutdown)
 //
 // # A session in a request and on a socket
 //

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"html"
+	"log"
 	"net/http"
+	"time"
 
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
@@ -39,7 +41,14 @@ func Example() {
 		http.Redirect(w, r, "/login", http.StatusSeeOther)
 	})
 
-	http.ListenAndServe("localhost:8080", http.NewCrossOriginProtection().Handler(sessions.Middleware(mux)))
+	web := &http.Server{
+		Addr:              "localhost:8080",
+		Handler:           http.NewCrossOriginProtection().Handler(sessions.Middleware(mux)),
+		ReadHeaderTimeout: 5 * time.Second,
+	}
+	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
 }
 
 // On a socket the same methods read and write the store.

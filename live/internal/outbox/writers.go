@@ -275,15 +275,12 @@ func (b *Box) writeWaiting(p []byte) error {
 	case b.acks:
 		return b.writeWatched(p)
 	}
-	timeout := b.writers.limits.WriteTimeout
 	for len(p) > 0 {
-		b.conn.SetWriteDeadline(time.Now().Add(timeout))
-		n, err := b.conn.Write(p[:min(len(p), blindStep)])
-		b.count(n)
-		if err != nil {
+		step := p[:min(len(p), blindStep)]
+		if err := b.writeWatched(step); err != nil {
 			return err
 		}
-		p = p[n:]
+		p = p[len(step):]
 	}
 	return nil
 }
@@ -295,12 +292,14 @@ const blindStep = 4 << 10
 // writeChecks is how often a write is checked within WriteTimeout.
 const writeChecks = 4
 
+// checkEvery is the time between two checks of a write.
+func (b *Box) checkEvery() time.Duration { return b.writers.limits.WriteTimeout / writeChecks }
+
 // writeInSteps writes to a plain socket. Such a socket can be used after a deadline has passed.
 func (b *Box) writeInSteps(p []byte) error {
-	timeout := b.writers.limits.WriteTimeout
 	stall := b.watchStall()
 	for {
-		b.conn.SetWriteDeadline(time.Now().Add(timeout / writeChecks))
+		b.conn.SetWriteDeadline(time.Now().Add(b.checkEvery()))
 		n, err := b.conn.Write(p)
 		b.count(n)
 		p = p[n:]
@@ -311,9 +310,9 @@ func (b *Box) writeInSteps(p []byte) error {
 }
 
 // writeWatched writes to a connection that cannot be used after a deadline has passed, such as TLS.
-// The deadline is moved as long as the peer takes bytes.
+// Only the check that finds that the peer takes no bytes sets a deadline. A deadline that was set before
+// would pass while this process is stopped, and the peer would be cut for that.
 func (b *Box) writeWatched(p []byte) error {
-	b.conn.SetWriteDeadline(time.Now().Add(b.writers.limits.WriteTimeout))
 	w := watches.Get().(*writeWatch)
 	w.begin(b)
 	n, err := b.conn.Write(p)
@@ -343,7 +342,7 @@ func (w *writeWatch) begin(b *Box) {
 	w.mu.Lock()
 	w.box = b
 	w.mu.Unlock()
-	w.timer.Reset(b.writers.limits.WriteTimeout / writeChecks)
+	w.timer.Reset(b.checkEvery())
 }
 
 func (w *writeWatch) end() {
@@ -362,41 +361,45 @@ func (w *writeWatch) check() {
 	if w.stall == nil {
 		w.stall = w.box.watchStall()
 	}
-	conn, timeout := w.box.conn, w.box.writers.limits.WriteTimeout
 	if w.stall.lasts(0) {
-		conn.SetWriteDeadline(time.Now())
+		w.box.conn.SetWriteDeadline(time.Now())
 		return
 	}
-	// The deadline is later than the check that decides. So bytes that the peer takes shortly before
-	// that check count too.
-	conn.SetWriteDeadline(time.Now().Add(timeout))
-	w.timer.Reset(timeout / writeChecks)
+	w.timer.Reset(w.box.checkEvery())
 }
 
 // stall finds out for how long the peer of a box has taken no byte.
 type stall struct {
-	box   *Box
-	taken uint64    // Box.taken at the last check
-	since time.Time // the last time at which the peer was seen to take bytes
+	box     *Box
+	taken   uint64    // Box.taken at the last check
+	since   time.Time // the last time at which the peer was seen to take bytes
+	checked time.Time // the last check
 }
 
 func (b *Box) watchStall() *stall {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return &stall{box: b, taken: b.taken(), since: time.Now()}
+	now := time.Now()
+	return &stall{box: b, taken: b.taken(), since: now, checked: now}
 }
 
 // lasts reports whether the peer has taken no byte for WriteTimeout. n is how many bytes the kernel
-// has taken since the last call.
+// has taken since the last call. It is called once in checkEvery. A call that comes late means that this
+// process was stopped, or had no CPU. That is not the peer's fault, so the pause counts as one checkEvery.
 func (s *stall) lasts(n int) bool {
 	s.box.mu.Lock()
 	taken := s.box.taken()
 	s.box.mu.Unlock()
+	now, every := time.Now(), s.box.checkEvery()
+	if pause := now.Sub(s.checked); pause > 2*every {
+		s.since = s.since.Add(pause - every)
+	}
+	s.checked = now
 	if n > 0 || taken > s.taken {
-		s.since = time.Now()
+		s.since = now
 	}
 	s.taken = taken // also if it is less, because the window got smaller: the window opens again from there
-	return time.Since(s.since) >= s.box.writers.limits.WriteTimeout
+	return now.Sub(s.since) >= s.box.writers.limits.WriteTimeout
 }
 
 // count counts bytes that the socket has taken.
