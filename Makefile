@@ -21,7 +21,7 @@ demo: ## run all examples, and the page that leads to them, on http://localhost:
 	@$(GO) build -o bin/demo ./examples/demo
 	@bin/demo
 
-demo-cluster: ## run three chats that are one, on ports 8080 to 8082
+demo-cluster: ## run three chats that are one, behind http://localhost:8080
 	@$(GO) build -o bin/chat ./examples/chat
 	@bin/chat -demo-cluster
 

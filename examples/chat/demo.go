@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,8 +41,6 @@ type nodeEvent struct {
 // it.
 func runDemo(ctx context.Context, c config, out io.Writer) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	defer running.Wait()
 	defer cancel()
 	routes, release, err := freeAddrs(minNodes)
 	if err != nil {
@@ -52,6 +51,16 @@ func runDemo(ctx context.Context, c config, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	listener, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		return err
+	}
+	balancer := newBalancer()
+	web := &http.Server{Handler: balancer.handler(), ReadHeaderTimeout: headerTimeout}
+	defer web.Close() // when the nodes have told their pages, and have ended
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
 	fmt.Fprintln(out, "Starting three chats. They elect a leader, which takes them up to ten seconds …")
 	events := make(chan nodeEvent)
 	for _, n := range nodes {
@@ -74,8 +83,10 @@ func runDemo(ctx context.Context, c config, out io.Writer) error {
 				fmt.Fprintf(out, "%s is back, process %d.\n", e.url, e.pid)
 			}
 			serving[e.node] = e
+			balancer.use(e.node, strings.TrimPrefix(e.url, "http://"))
 			if !begun && len(serving) == len(nodes) {
-				c.greetDemo(out, nodes, serving)
+				go web.Serve(listener) // ends with web.Close
+				c.greetDemo(out, listener.Addr(), nodes, serving)
 			}
 		}
 	}
@@ -87,13 +98,9 @@ func (c *config) demoNodes(routes []string) ([]*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	host, first, err := net.SplitHostPort(c.addr)
+	host, _, err := net.SplitHostPort(c.addr)
 	if err != nil {
 		return nil, err
-	}
-	port, err := strconv.Atoi(first)
-	if err != nil {
-		return nil, fmt.Errorf("-addr: port %q is no number", first)
 	}
 	if err := os.MkdirAll(c.store, 0o700); err != nil {
 		return nil, err
@@ -104,15 +111,12 @@ func (c *config) demoNodes(routes []string) ([]*node, error) {
 		os.Remove(store + ".log") // of last time
 		nodes = append(nodes, &node{program: program, log: store + ".log", args: []string{
 			"-until-eof",
-			"-addr", net.JoinHostPort(host, strconv.Itoa(port)),
+			"-addr", net.JoinHostPort(host, "0"),
 			"-cluster", route,
 			"-routes", strings.Join(routes, ","),
 			"-store", store,
 			"-builds=" + strconv.FormatBool(i == 0),
 		}})
-		if port != 0 { // 0: any that is free, for each
-			port++
-		}
 	}
 	return nodes, nil
 }
@@ -197,19 +201,25 @@ func (n *node) run(ctx context.Context, serves func(url string, pid int)) error 
 	return errors.New("exit status 0")
 }
 
-func (c *config) greetDemo(out io.Writer, nodes []*node, serving map[*node]nodeEvent) {
-	fmt.Fprint(out, "\nThree chats that share their rooms:\n\n")
+func (c *config) greetDemo(out io.Writer, addr net.Addr, nodes []*node, serving map[*node]nodeEvent) {
+	fmt.Fprintf(out, `
+Cluster: http://localhost:%d
+
+Behind this address are three chats that share their rooms:
+
+`, addr.(*net.TCPAddr).Port)
 	for _, n := range nodes {
 		fmt.Fprintf(out, "  %s  process %d\n", serving[n].url, serving[n].pid)
 	}
 	last := nodes[len(nodes)-1]
 	fmt.Fprintf(out, `
-Open two of them, one in a private window to be someone else, and talk. Then end
-one as a crash does:
+Open it twice, in a private window to be someone else, and talk. Then end a chat
+as a crash does:
 
   kill -9 %d
 
-The others go on, and in %v it is back with all that was said meanwhile.
+Its pages go on at another one, and in %v it is back with all that was said
+meanwhile.
 
 %s Logs are there too.
 Ctrl-C ends all three.

@@ -41,7 +41,7 @@ func parse(args []string, out io.Writer) (config, error) {
 	flags.StringVar(&c.cluster, "cluster", "", "`address` where other nodes of a cluster reach this one, as 127.0.0.1:6222")
 	flags.StringVar(&routes, "routes", "", "those `addresses` of all nodes, with commas between them")
 	flags.BoolVar(&c.builds, "builds", true, "run the background job; in a cluster one node should")
-	flags.BoolVar(&c.demoCluster, "demo-cluster", false, "run three chats that form a cluster, at -addr and the two ports after it")
+	flags.BoolVar(&c.demoCluster, "demo-cluster", false, "run three chats that form a cluster, behind -addr")
 	flags.BoolVar(&c.untilEOF, "until-eof", false, "end when standard input does, not with Ctrl-C")
 	if err := flags.Parse(args); err != nil {
 		return c, errUsage{err}

@@ -191,7 +191,8 @@ func TestDemoClusterEndsWithItsProgram(t *testing.T) {
 			t.Parallel()
 			p := prepare(t, "-demo-cluster", "-addr", "127.0.0.1:0", "-store", t.TempDir())
 			p.run()
-			p.awaitLine("Three chats")
+			front := "http://" + p.awaitLine("Cluster: http://")
+			p.awaitLine("Behind this address")
 			p.awaitLine("") // blank
 			var urls []string
 			for range minNodes {
@@ -207,6 +208,10 @@ func TestDemoClusterEndsWithItsProgram(t *testing.T) {
 				t.Fatal(status, answer)
 			}
 			bo.wantText("hi")
+			ana := open(t, front, "ana")
+			if e := ana.enter("general", "Ana"); texts(e) != "hi" {
+				t.Errorf("behind the one address is %q", texts(e))
+			}
 			if err := p.end(signal); err != nil && signal == syscall.SIGINT {
 				t.Error(err)
 			}

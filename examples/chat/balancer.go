@@ -1,0 +1,97 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// balancer is the one address of the demo cluster, in the place of nginx or HAProxy. It gives each
+// connection to the node that has the fewest. A node that does not answer is left out.
+type balancer struct {
+	mu    sync.Mutex
+	addrs map[*node]string // of nodes that serve
+	open  map[*node]int    // connections to each
+}
+
+func newBalancer() *balancer {
+	return &balancer{addrs: make(map[*node]string), open: make(map[*node]int)}
+}
+
+// use says where a node serves. After each start it is another address.
+func (b *balancer) use(n *node, addr string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.addrs[n] = addr
+}
+
+// handler passes requests on, and connections that switch to WebSocket.
+func (b *balancer) handler() http.Handler {
+	target := &url.URL{Scheme: "http", Host: "node"} // dial chooses which
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // a node compares it with the page's origin
+		},
+		Transport: &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: -1},
+	}
+}
+
+// dial connects to a node. It tries the others if the first choice refuses, as one does that was killed.
+func (b *balancer) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: time.Second}
+	var errs []error
+	for _, c := range b.choices() {
+		conn, err := dialer.DialContext(ctx, network, c.addr)
+		if err == nil {
+			b.count(c.node, 1)
+			return &counted{Conn: conn, closed: sync.OnceFunc(func() { b.count(c.node, -1) })}, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// choice is a node to which a connection may go.
+type choice struct {
+	node *node
+	addr string
+	open int
+}
+
+// choices returns the nodes, those with the fewest connections first.
+func (b *balancer) choices() []choice {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []choice
+	for n, addr := range b.addrs {
+		all = append(all, choice{n, addr, b.open[n]})
+	}
+	slices.SortFunc(all, func(x, y choice) int { return cmp.Or(x.open-y.open, strings.Compare(x.addr, y.addr)) })
+	return all
+}
+
+func (b *balancer) count(n *node, change int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open[n] += change
+}
+
+// counted is a connection that counts until it is closed.
+type counted struct {
+	net.Conn
+	closed func()
+}
+
+func (c *counted) Close() error {
+	c.closed()
+	return c.Conn.Close()
+}

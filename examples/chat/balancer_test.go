@@ -1,0 +1,61 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+)
+
+func TestBalancerLeavesOutANodeThatIsGone(t *testing.T) {
+	b := newBalancer()
+	var nodes []*httptest.Server
+	for _, name := range []string{"one", "two"} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name+" "+r.Host) }))
+		defer s.Close()
+		nodes = append(nodes, s)
+		b.use(&node{}, s.Listener.Addr().String())
+	}
+	front := httptest.NewServer(b.handler())
+	defer front.Close()
+	get := func() string {
+		t.Helper()
+		answer, err := http.Get(front.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer answer.Body.Close()
+		body, _ := io.ReadAll(answer.Body)
+		return string(body)
+	}
+	host := front.Listener.Addr().String()
+	if got := get(); got != "one "+host && got != "two "+host {
+		t.Errorf("it answers %q, which does not name the host that was asked for", got)
+	}
+	nodes[0].Close()
+	for range 5 {
+		if got := get(); got != "two "+host {
+			t.Errorf("with one node left it answers %q", got)
+		}
+	}
+	nodes[1].Close()
+	if got := get(); got != "" {
+		t.Errorf("without a node it answers %q", got)
+	}
+}
+
+func TestBalancerGivesToTheNodeWithTheFewest(t *testing.T) {
+	b := newBalancer()
+	one, two := &node{}, &node{}
+	b.use(one, "127.0.0.1:1")
+	b.use(two, "127.0.0.1:2")
+	b.count(one, 1)
+	if b.choices()[0].node != two {
+		t.Error("the node without a connection is not the first choice")
+	}
+	b.count(two, 1)
+	b.count(two, 1)
+	if b.choices()[0].node != one {
+		t.Error("the node with fewer connections is not the first choice")
+	}
+}
