@@ -7,8 +7,8 @@ export CHROMIUM FIREFOX
 PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
 PROGRAMS := /usr/bin/python3 /usr/bin/curl
 
-# The modules of the workspace, each with its own go.mod.
-MODULES := . live/natsbroker interop examples bench release
+# The packages of all modules of the workspace. Those whose tests take the longest are the first.
+PACKAGES := ./live/natsbroker/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint film release-check release soak fuzz cover bench bench-quick bench-nats deps clean
@@ -25,17 +25,16 @@ demo-cluster: ## run three chats that are one, behind http://localhost:8080
 	@$(GO) build -o bin/chat ./examples/chat
 	@bin/chat -demo-cluster
 
-test: deps lint release-check test-go test-sim test-js test-browser ## everything: lint, modules, Go with -race, JavaScript, browsers
+# Two targets run at a time, since many tests mostly wait. What a target prints comes when it ends, if make can do that.
+SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+test: deps ## everything: Go with -race, lint, modules, JavaScript, browsers
+	@$(MAKE) --no-print-directory -j2 $(SYNC) test-go lint release-check test-sim test-js test-browser
 
-# The broker's tests mostly wait for elections, so they run beside the others.
+# One package more at a time than there are processors: the broker's tests mostly wait for elections.
 test-go: ## the Go tests of every module, with the race detector
-	@mkdir -p bin; (cd live/natsbroker && $(GO) test -race -timeout 15m ./...) > bin/natsbroker.log 2>&1 & nats=$$!; \
-	failed=0; for m in $(filter-out live/natsbroker,$(MODULES)); do \
-		echo "go test -race $$m"; (cd $$m && $(GO) test -race -timeout 15m ./...) || failed=1; \
-	done; \
-	echo "go test -race live/natsbroker"; wait $$nats || failed=1; cat bin/natsbroker.log; exit $$failed
+	$(GO) test -race -timeout 15m -p $$(($$(getconf _NPROCESSORS_ONLN) + 1)) $(PACKAGES)
 
-test-sim: ## 10,000 simulated clusters with faults, without the race detector
+test-sim: ## 3,000 simulated clusters with faults, without the race detector
 	$(GO) test -timeout 5m -run "TestNothingIsLostInSilence|TestEveryViewIsTrue" ./live/internal/simcluster ./live/internal/presence
 
 test-js: deps ## the JavaScript client's tests, and its size
@@ -46,10 +45,11 @@ test-browser: deps ## the chat, and what breaks clients, in headless Chromium an
 
 lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, eslint, tsc
 	@out=$$(gofmt -l *.go cmd live internal client examples interop bench release); if [ -n "$$out" ]; then echo "gofmt would change:"; echo "$$out"; exit 1; fi
-	@set -e; for m in $(MODULES); do echo "go vet $$m"; (cd $$m && $(GO) vet ./...); done
-	@set -e; for os in darwin windows; do echo "go vet, $$os"; GOOS=$$os $(GO) vet ./live/... ./internal/...; (cd live/natsbroker && GOOS=$$os $(GO) vet ./...); done
+	$(GO) vet $(PACKAGES)
+	GOOS=darwin $(GO) vet ./live/... ./internal/... ./live/natsbroker/...
+	GOOS=windows $(GO) vet ./live/... ./internal/... ./live/natsbroker/...
 	GOARCH=386 $(GO) build ./live/...
-	@set -e; for m in $(MODULES); do echo "staticcheck $$m"; (cd $$m && $(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...); done
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(PACKAGES)
 	cd client && npm run lint
 
 film: deps ## film the chat for the README: writes docs/killed.png
@@ -62,8 +62,9 @@ release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands tha
 	$(GO) run ./release prepare $(VERSION)
 
 SOAK ?= 10m
-soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; a rollout; presence
+soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; 50,000 simulated clusters; a rollout; presence
 	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand|OnLinesThatAreCut' -v ./live -soak $(SOAK) -cut.clients 1000
+	$(GO) test -timeout 0 -run 'TestNothingIsLostInSilence|TestEveryViewIsTrue' -v ./live/internal/simcluster -sim.seeds 50000 -sim.views 5000
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestRollout$$' -v . -rollout.clients 5000
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestPresenceOverProcesses$$' -v . -guests 500 -guests.time 2m
 

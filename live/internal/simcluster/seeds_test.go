@@ -2,5 +2,5 @@
 
 package simcluster_test
 
-// defaultSeeds is how many seeds are run in half a minute.
-const defaultSeeds = 10_000
+// defaultSeeds is how many seeds are run in some ten seconds. make soak runs more.
+const defaultSeeds = 3000
