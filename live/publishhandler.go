@@ -40,9 +40,9 @@ type PublishHandlerOptions struct {
 	MaxBytes int
 
 	// MaxAtOnce bounds the requests whose bodies are read or published at the same time. Further
-	// requests are refused with 429 and a Retry-After. One request takes up to three times MaxBytes of
-	// memory. 0: 64. Requests pile up only when the broker is slow or away, and then nobody is served
-	// by more of them. Negative: no bound.
+	// requests are refused with 429 and a Retry-After. A request that waits for the broker takes twice
+	// its size of memory. 0: 64. Requests pile up only when the broker is slow or away, and then nobody
+	// is served by more of them. Negative: no bound.
 	MaxAtOnce int
 }
 

@@ -667,3 +667,37 @@ func ExampleServer_PublishHandler() {
 	}))
 	log.Fatal(http.ListenAndServe(":8080", mux))
 }
+
+// A request that waits for the broker holds its body, and one copy of its data.
+func TestMemoryOfRequestsIsBounded(t *testing.T) {
+	const size, requests = 1 << 20, 8
+	b := &held{live.NewMemoryBroker(live.MemoryOptions{}), make(chan struct{}), make(chan struct{})}
+	server := livetest.NewServer(t, live.Options{Broker: b, Logger: livetest.Quiet, Topics: func(string) live.TopicOptions { return live.TopicOptions{History: 1} }})
+	url := publishing(t, server, live.PublishHandlerOptions{Auth: anyone, MaxBytes: size})
+	body := []byte(`{"topic":"t","data":"` + strings.Repeat("x", size-23) + `"}`)
+	before := liveHeap()
+	statuses := make(chan int, requests)
+	for i := range requests {
+		go func() { // ends with the request
+			var sent io.Reader = bytes.NewReader(body)
+			if i%2 == 0 {
+				sent = io.MultiReader(sent) // of a length that is not announced
+			}
+			statuses <- post(t, url, sent).status
+		}()
+	}
+	for range requests {
+		livetest.Receive(t, b.begun)
+	}
+	grown := (liveHeap() - before) / requests
+	for range requests {
+		b.let <- struct{}{}
+		if status := livetest.Receive(t, statuses); status != 202 {
+			t.Errorf("the status is %d", status)
+		}
+	}
+	t.Logf("a request of %d bytes takes %d", size, grown)
+	if grown > 5*size/2 || grown < size {
+		t.Errorf("a request of %d bytes takes %d", size, grown)
+	}
+}

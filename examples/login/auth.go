@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-mizu/mizu"
@@ -80,11 +81,17 @@ func authRequired(next mizu.Handler) mizu.Handler {
 	}
 }
 
+// wrongPassword does not say which of the two is wrong: that would tell who may sign in.
+const wrongPassword = "Wrong name or password."
+
 func (a *App) loginPage(c *mizu.Ctx) error {
 	if session(c).GetString("username") != "" {
 		return c.Redirect(http.StatusSeeOther, "/")
 	}
-	return show(c, "login.html", map[string]any{"Flash": session(c).PopString("flash")}) // read once
+	flash, name := session(c).PopString("flash"), session(c).PopString("tried") // read once
+	return show(c, "login.html", map[string]any{
+		"Flash": flash, "Wrong": flash == wrongPassword, "Name": name, "Password": demoPassword,
+	})
 }
 
 func (a *App) login(c *mizu.Ctx) error {
@@ -97,7 +104,12 @@ func (a *App) login(c *mizu.Ctx) error {
 		return err
 	}
 	if !known {
-		if err := s.Set("flash", "Wrong name or password."); err != nil {
+		err := s.Update(func(values map[string]any) error {
+			values["flash"] = wrongPassword
+			values["tried"] = strings.ToValidUTF8(name[:min(len(name), maxName)], "")
+			return nil
+		})
+		if err != nil {
 			return err
 		}
 		return c.Redirect(http.StatusSeeOther, "/login")

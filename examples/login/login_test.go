@@ -148,8 +148,11 @@ func TestWrongPasswordFlashesOnce(t *testing.T) {
 		if at != "/login" || !strings.Contains(text, "Wrong name or password.") {
 			t.Errorf("%q, %q: at %s\n%s", try.name, try.password, at, text)
 		}
-		if _, text := b.get("/login"); strings.Contains(text, "Wrong name") {
-			t.Error("it flashes twice")
+		if !strings.Contains(text, `class="flash wrong"`) || !strings.Contains(text, `value="`+try.name+`"`) {
+			t.Errorf("%q: the page does not show an error, or has lost the name:\n%s", try.name, text)
+		}
+		if _, text := b.get("/login"); strings.Contains(text, "Wrong name") || !strings.Contains(text, `value=""`) {
+			t.Error("it flashes twice, or keeps the name")
 		}
 	}
 }

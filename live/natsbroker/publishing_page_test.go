@@ -2,11 +2,15 @@ package natsbroker
 
 import (
 	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -140,4 +144,68 @@ func TestProgramsPublishKeysOverNATSAsThePageSays(t *testing.T) {
 		}
 	}
 	livetest.Eventually(t, "the newest value", func() bool { return valuesOf(t, s, "jobs.eu")["build.17"] == "2" })
+}
+
+// While NATS is away a request over HTTP is told so, and says what was stored. The same request again
+// stores each publication once.
+func TestPublishingOverHTTPThroughAnOutageOfNATS(t *testing.T) {
+	t.Parallel()
+	away := newLink(t, startServer(t).Addr().String())
+	b := open(t, Options{Servers: []string{"nats://" + away.addr()}, PublishTimeout: 200 * time.Millisecond, Streams: []StreamConfig{chat}})
+	server := serve(t, b, nil)
+	web := httptest.NewServer(server.PublishHandler(live.PublishHandlerOptions{
+		Auth: func(context.Context, *http.Request) (any, error) { return nil, nil },
+	}))
+	defer web.Close()
+	const body = `[{"topic":"chat.1","data":1},{"topic":"chat.1","data":2},{"topic":"chat.1","data":3}]`
+	type result struct {
+		At    string
+		Error *struct{ Code string }
+	}
+	post := func(body string) (status int, results []result) {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, web.URL, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Idempotency-Key", "request-1")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var answer struct{ Results []result }
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
+			t.Fatal(err)
+		}
+		if (resp.Header.Get("Retry-After") != "") != (resp.StatusCode == http.StatusServiceUnavailable) {
+			t.Errorf("%s, Retry-After %q", resp.Status, resp.Header.Get("Retry-After"))
+		}
+		return resp.StatusCode, answer.Results
+	}
+	first, _, _ := strings.Cut(body, `,{"topic":"chat.1","data":2}`)
+	if status, _ := post(first + "]"); status != http.StatusAccepted {
+		t.Fatalf("before: %d", status)
+	}
+	away.set(linkBlackhole)
+	status, results := post(body)
+	if status != http.StatusServiceUnavailable || len(results) != 3 || results[0].Error == nil || results[0].Error.Code != "unavailable" ||
+		results[2].Error == nil || results[2].Error.Code != "not_tried" {
+		t.Errorf("while NATS is away: %d, %+v", status, results)
+	}
+	away.set(linkOK)
+	waitFor(t, "the rest to be stored", func() bool {
+		status, results = post(body)
+		return status == http.StatusAccepted
+	})
+	kept, err := server.History(t.Context(), "chat.1", 10)
+	if err != nil || len(kept) != 3 {
+		t.Fatalf("kept: %+v, %v", kept, err)
+	}
+	for i, m := range kept {
+		if m.Position.String() != results[i].At {
+			t.Errorf("number %d is at %v, and the answer says %s", i, m.Position, results[i].At)
+		}
+	}
 }

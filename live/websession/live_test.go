@@ -28,6 +28,47 @@ func TestOnlyWhoHasSignedInIsLetIn(t *testing.T) {
 	}
 }
 
+// The cookie that lets a socket in lets its page publish over HTTP, and no page of another site.
+func TestWhoHasSignedInPublishesOverHTTP(t *testing.T) {
+	n, b := start(t, setting{}), newBrowser(t)
+	callers := make(chan any, 10)
+	n.mux.Handle("/publish", n.live.PublishHandler(live.PublishHandlerOptions{
+		Auth: websession.Authenticate("username"),
+		OnPublish: func(_ context.Context, caller any, _ *live.HTTPPublication) error {
+			callers <- caller
+			return nil
+		},
+	}))
+	publish := func(origin string) int {
+		t.Helper()
+		r, err := http.NewRequest(http.MethodPost, n.url+"/publish", strings.NewReader(`{"topic":"t","data":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Origin", origin)
+		resp, err := b.client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	if status := publish(n.url); status != http.StatusUnauthorized {
+		t.Errorf("a stranger: %d", status)
+	}
+	b.get(n.url + "/login?user=ana")
+	if status := publish("https://evil.example"); status != http.StatusForbidden {
+		t.Errorf("a page of another site: %d", status)
+	}
+	if status := publish(n.url); status != http.StatusAccepted {
+		t.Errorf("the own page: %d", status)
+	}
+	if len(callers) != 1 || <-callers != "ana" {
+		t.Error("OnPublish was not called for ana alone")
+	}
+}
+
 func TestWhatIsSetInTheHandshakeIsSavedAndItsCookieSet(t *testing.T) {
 	fromContext := make(chan string, 1)
 	n, b := start(t, setting{live: live.Options{

@@ -307,7 +307,10 @@ function showChip() {
   $("chip-words").classList.toggle("wide", state === "waiting"); // what a narrow screen can do without
   $("chip-time").textContent = state === "waiting" ? ` ${Math.ceil(live.retryIn / 1000)} s` : "";
   $("retry").hidden = !["waiting", "offline"].includes(state);
-  $("mend").hidden = $("line-hint").hidden = state !== "cut";
+  $("mend").hidden = state !== "cut";
+  $("line-hint").textContent = isCut()
+    ? "Write something in another tab, then mend the line."
+    : "Breaks this tab’s connection, as a tunnel does, to see how it comes back.";
   $("cut").textContent = isCut() ? "Mend the line" : "Cut the line";
 }
 
