@@ -55,6 +55,12 @@ async function open(body) {
   await page.evaluate(async (html) => {
     const { connect } = await import("/live.js");
     window.told = [];
+    window.subscriptions = 0;
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (text) {
+      if (text.includes('"subscribe"')) window.subscriptions++;
+      send.call(this, text);
+    };
     for (const name of ["live-message", "live-swap", "live-gap", "live-error"]) {
       addEventListener(name, ({ detail }) => told.push([name, detail.reason ?? detail.code ?? detail.data]));
     }
@@ -111,6 +117,7 @@ test("scripts in HTML never run", async () => {
     `<form action="javascript:window.ran=1"><button formaction="javascript:window.ran=1">x</button></form>`,
     `<svg width=9 height=9><a class="click" xlink:href="javascript:window.ran=1"><rect width=9 height=9 /></a></svg>`,
     `<svg width=9 height=9><a class="click"><set attributeName="href" to="javascript:window.ran=1" /><rect width=9 height=9 /></a></svg>`,
+    `<svg><a><animate attributeName="xlink:href" values="#;javascript:window.ran=1" /></a></svg>`,
     `<svg><use href="data:image/svg+xml,<svg id='x' xmlns='http://www.w3.org/2000/svg'/>#x" /><use href="#icon" /></svg>`,
     `<template><img src=x onerror="${evil}"></template>`,
     `<math><mtext><table><mglyph><style><!--</style><img title="--&gt;&lt;img src=1 onerror=${evil}&gt;">`,
@@ -124,7 +131,7 @@ test("scripts in HTML never run", async () => {
     return {
       ran: window.ran,
       clickable: document.querySelectorAll(".click").length,
-      barred: document.querySelectorAll("#place :is(script, iframe, object, embed, [onerror], [onclick], [onload], [action], [formaction])").length,
+      barred: document.querySelectorAll("#place :is(script, iframe, object, embed, [onerror], [onclick], [onload], [action], [formaction], [attributeName])").length,
       uses: [...document.querySelectorAll("use")].map((use) => use.getAttribute("href")),
       place: document.querySelector("#place p").textContent,
     };
@@ -184,7 +191,9 @@ test("nothing is missing or there twice after a cut, a move and a server that fo
   await has(page, "#it", "<div>1</div><div>2</div>");
   const { accepted } = await server.call("GET", "/stats");
 
+  const asked = await page.evaluate(() => window.subscriptions);
   await page.evaluate(() => document.querySelector("main").append(document.querySelector("#it")));
+  assert.equal(await page.evaluate(() => window.subscriptions), asked, "a move is no new subscription");
   await tick();
   await has(page, "#it", "<div>1</div><div>2</div><div>3</div>");
   await page.evaluate(async () => {
@@ -248,10 +257,14 @@ test("a keyed topic is a table, and keys that the server does not have any more 
   for (const id of ["#first", "#second"]) await has(page, id, row("bo", "yes"));
   await say(page, "votes", "<p>no</p>");
   for (const id of ["#first", "#second"]) await has(page, id, row("bo", "no"));
+  await page.evaluate(() => {
+    document.body.insertAdjacentHTML("beforeend", '<live-topic src="/live?page=ann" id="third" topic="votes" keyed html></live-topic>');
+  });
+  await has(page, "#third", row("bo", "no"));
   await server.kill();
   await server.start();
   await page.evaluate(() => window.dispatchEvent(new Event("online")));
-  for (const id of ["#first", "#second"]) await has(page, id, "");
+  for (const id of ["#first", "#second", "#third"]) await has(page, id, "");
 });
 
 test("htmx knows what is swapped in, and can fetch the content anew after a gap", async () => {

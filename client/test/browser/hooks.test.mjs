@@ -169,8 +169,15 @@ for (const [name, bundled] of Object.entries(frameworks)) {
   });
 }
 
-test("a page without a bundler has an import map", async () => {
+test("a page without a bundler imports what the server has, by an import map if need be", async () => {
   const page = await open("ana", ";", server.port);
+  const [script] = blocksOf("docs/javascript.md", "html");
+  await page.setContent(script);
+  for (const deadline = Date.now() + PATIENCE; (await server.call("GET", "/stats")).sessions !== 1; ) {
+    assert.ok(Date.now() < deadline, "it did not connect");
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  await page.goto(`http://127.0.0.1:${server.port}/elsewhere`);
   const vue = readFileSync(new URL("../../node_modules/vue/dist/vue.esm-browser.prod.js", import.meta.url));
   await page.route("**/vue.esm-browser.prod.js", (route) => route.fulfill({ contentType: "text/javascript", body: vue }));
   const map = blocksOf("docs/javascript.md", "html").find((code) => code.includes("importmap"));
