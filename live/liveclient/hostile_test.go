@@ -406,6 +406,46 @@ func TestDrainNamesAWindow(t *testing.T) {
 	livetest.Eventually(t, "the next connection", func() bool { return len(seen.of(liveclient.Open)) == 2 })
 }
 
+// What a gap frame does depends on what the subscription is.
+func TestGapFrames(t *testing.T) {
+	t.Parallel()
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		for ops := p.hear(); ops != nil; ops = p.hear() {
+			for _, op := range ops {
+				state := ""
+				switch op.Topic {
+				case "keyed":
+					state = `,"keyed":true,"messages":[{"key":"k","data":1}]`
+				case "state":
+					state = `,"state":"since ` + op.Since + `"`
+				}
+				if op.Op == "request" {
+					p.say(`{"op":"gap","topic":"plain","at":"e.9"}`, `{"op":"gap","topic":"plain"}`, `{"topic":"plain","data":1,"at":"e.10"}`,
+						`{"op":"gap","topic":"keyed","at":"e.9"}`, `{"topic":"keyed","key":"l","data":2,"at":"e.10"}`,
+						`{"op":"gap","topic":"state","at":"e.9"}`, `{"topic":"state","data":"too early","at":"e.10"}`, `{"op":"gap","topic":"state"}`)
+				}
+				p.say(fmt.Sprintf(`{"op":"reply","id":%d,"at":"e.1"%s}`, op.ID, state))
+			}
+		}
+	})
+	c := connect(t, at, liveclient.Options{})
+	_, plain := subscribe(t, c, "plain")
+	s, keyed := subscribe(t, c, "keyed")
+	states := new(heard)
+	_, rows := subscribe(t, c, "state", liveclient.OnState(func(state json.RawMessage, at string) { states.note(string(state) + at) }))
+	if _, err := c.Request(deadline(t), "any", 1); err != nil {
+		t.Fatal(err)
+	}
+	plain.expect(t, "gap lost", "1")
+	keyed.expect(t, "k=1", "k removed", "l=2")
+	expectKeys(t, s, map[string]string{"l": "2"})
+	states.expect(t, `"since "e.1`, `"since "e.1`)
+	if all := rows.all(); len(all) > 0 {
+		t.Errorf("heard %s", brief(all))
+	}
+}
+
 // Null members are as if they were not there.
 func TestNullMembers(t *testing.T) {
 	t.Parallel()
