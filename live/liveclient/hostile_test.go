@@ -362,11 +362,23 @@ func TestPublicationIsSentAgainWithItsName(t *testing.T) {
 			}
 		}
 	})
-	c := connect(t, at, liveclient.Options{})
-	if at, err := c.Publish(deadline(t), "first", 1, liveclient.ID("name")); at != "e.1" || err != nil {
-		t.Errorf("published at %q, %v", at, err)
+	c := connect(t, at, liveclient.Options{MinBackoff: time.Hour, MaxBackoff: time.Hour})
+	answered := make(chan error, 2)
+	publish := func(topic, uid string) {
+		_, err := c.Publish(deadline(t), topic, 1, liveclient.ID(uid))
+		answered <- err
 	}
-	for _, want := range []string{"1 first name", "2 first name"} {
+	go publish("first", "name") // ends with its answer
+	livetest.Eventually(t, "the loss", func() bool { return c.Status().State == liveclient.Waiting })
+	go publish("newer", "other") // the same
+	livetest.Eventually(t, "both", func() bool { return liveclient.CountWaiting(c) == 2 })
+	c.Reconnect()
+	for range 2 {
+		if err := livetest.Receive(t, answered); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{"1 first name", "2 first name", "2 newer other"} {
 		if got := livetest.Receive(t, uids); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
