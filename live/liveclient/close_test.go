@@ -97,6 +97,21 @@ func TestCloseIsBounded(t *testing.T) {
 	}
 }
 
+// A server that does not answer the close frame is waited for no longer than CloseTimeout.
+func TestCloseDoesNotWaitForASilentServer(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBubble(t, with(live.TopicOptions{}))
+		dial, conns := b.faulty()
+		c := b.connect(t, liveclient.Options{Dial: dial, CloseTimeout: time.Second})
+		(<-conns).set(true, 0)
+		begun := time.Now()
+		c.Close()
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("Close took %v", took)
+		}
+	})
+}
+
 // Close while the client has no connection ends what waits.
 func TestCloseWithoutAConnection(t *testing.T) {
 	t.Parallel()

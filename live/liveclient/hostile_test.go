@@ -362,11 +362,23 @@ func TestPublicationIsSentAgainWithItsName(t *testing.T) {
 			}
 		}
 	})
-	c := connect(t, at, liveclient.Options{})
-	if at, err := c.Publish(deadline(t), "first", 1, liveclient.ID("name")); at != "e.1" || err != nil {
-		t.Errorf("published at %q, %v", at, err)
+	c := connect(t, at, liveclient.Options{MinBackoff: time.Hour, MaxBackoff: time.Hour})
+	answered := make(chan error, 2)
+	publish := func(topic, uid string) {
+		_, err := c.Publish(deadline(t), topic, 1, liveclient.ID(uid))
+		answered <- err
 	}
-	for _, want := range []string{"1 first name", "2 first name"} {
+	go publish("first", "name") // ends with its answer
+	livetest.Eventually(t, "the loss", func() bool { return c.Status().State == liveclient.Waiting })
+	go publish("newer", "other") // the same
+	livetest.Eventually(t, "both", func() bool { return liveclient.CountWaiting(c) == 2 })
+	c.Reconnect()
+	for range 2 {
+		if err := livetest.Receive(t, answered); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{"1 first name", "2 first name", "2 newer other"} {
 		if got := livetest.Receive(t, uids); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
@@ -404,6 +416,46 @@ func TestDrainNamesAWindow(t *testing.T) {
 	}
 	c.Reconnect()
 	livetest.Eventually(t, "the next connection", func() bool { return len(seen.of(liveclient.Open)) == 2 })
+}
+
+// What a gap frame does depends on what the subscription is.
+func TestGapFrames(t *testing.T) {
+	t.Parallel()
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		for ops := p.hear(); ops != nil; ops = p.hear() {
+			for _, op := range ops {
+				state := ""
+				switch op.Topic {
+				case "keyed":
+					state = `,"keyed":true,"messages":[{"key":"k","data":1}]`
+				case "state":
+					state = `,"state":"since ` + op.Since + `"`
+				}
+				if op.Op == "request" {
+					p.say(`{"op":"gap","topic":"plain","at":"e.9"}`, `{"op":"gap","topic":"plain"}`, `{"topic":"plain","data":1,"at":"e.10"}`,
+						`{"op":"gap","topic":"keyed","at":"e.9"}`, `{"topic":"keyed","key":"l","data":2,"at":"e.10"}`,
+						`{"op":"gap","topic":"state","at":"e.9"}`, `{"topic":"state","data":"too early","at":"e.10"}`, `{"op":"gap","topic":"state"}`)
+				}
+				p.say(fmt.Sprintf(`{"op":"reply","id":%d,"at":"e.1"%s}`, op.ID, state))
+			}
+		}
+	})
+	c := connect(t, at, liveclient.Options{})
+	_, plain := subscribe(t, c, "plain")
+	s, keyed := subscribe(t, c, "keyed")
+	states := new(heard)
+	_, rows := subscribe(t, c, "state", liveclient.OnState(func(state json.RawMessage, at string) { states.note(string(state) + at) }))
+	if _, err := c.Request(deadline(t), "any", 1); err != nil {
+		t.Fatal(err)
+	}
+	plain.expect(t, "gap lost", "1")
+	keyed.expect(t, "k=1", "k removed", "l=2")
+	expectKeys(t, s, map[string]string{"l": "2"})
+	states.expect(t, `"since "e.1`, `"since "e.1`)
+	if all := rows.all(); len(all) > 0 {
+		t.Errorf("heard %s", brief(all))
+	}
 }
 
 // Null members are as if they were not there.

@@ -184,6 +184,35 @@ func TestClearPresenceLasts(t *testing.T) {
 		t.Fatal(err)
 	}
 	expectMembers(t, s, "ana", "bob")
+	relay.block()
+	livetest.Eventually(t, "the grace", func() bool { return len(h.Presence("room")) == 1 })
+	relay.unblock()
+	livetest.Eventually(t, "ana again", func() bool { return len(h.Presence("room")) == 2 })
+}
+
+// A client that was away for long shows the same again, also where it is not subscribed.
+func TestPresenceIsShownAgain(t *testing.T) {
+	t.Parallel()
+	h := host(t, room(live.TopicOptions{}))
+	relay := newRoad(t, h.Endpoint)
+	ana := connect(t, relay.Endpoint, userOptions("ana"))
+	if _, err := ana.SetPresence(background, "elsewhere", "there"); err != nil {
+		t.Fatal(err)
+	}
+	relay.block()
+	livetest.Eventually(t, "the grace", func() bool { return len(h.Presence("elsewhere")) == 0 })
+	ctx, cancel := context.WithTimeout(background, time.Millisecond)
+	defer cancel()
+	if _, err := ana.SetPresence(ctx, "room", "here"); err == nil {
+		t.Fatal("SetPresence has not waited")
+	}
+	relay.unblock()
+	for topic, info := range map[string]string{"elsewhere": `"there"`, "room": `"here"`} {
+		livetest.Eventually(t, "the member of "+topic, func() bool {
+			p := h.Presence(topic)
+			return len(p) == 1 && string(p[0].Sessions[0].Info) == info
+		})
+	}
 }
 
 func TestRefusedInfo(t *testing.T) {

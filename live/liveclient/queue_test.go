@@ -202,6 +202,33 @@ func TestCallbacksMayCallAnyMethod(t *testing.T) {
 	got.expect(t, numbers(1, 30)...)
 }
 
+// The client does not wait for a callback that itself waits for an answer.
+func TestCallbackThatWaitsForAnAnswerIsNotWaitedFor(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBubble(t, with(live.TopicOptions{History: 10_000}))
+		c := b.connect(t, liveclient.Options{QueueSize: 5})
+		got := new(heard)
+		s, err := c.Subscribe("a", func(m liveclient.Message) {
+			if _, err := c.Publish(background, "b", m.Data); err != nil {
+				t.Error(err)
+			}
+			got.message(m)
+		}, liveclient.OnGap(got.gap))
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, s)
+		begun := time.Now()
+		for _, n := range numbers(1, 300) {
+			b.publish(t, "a", n)
+		}
+		got.expect(t, numbers(1, 300)...)
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("300 answers took %v", took)
+		}
+	})
+}
+
 // A new connection does not pile up what a stuck callback has not had yet.
 func TestStuckCallbackIsBoundedAcrossConnections(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,74 @@
+package liveclient
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// unconnected returns a client with a connection that nothing reads or writes.
+func unconnected(t *testing.T, o Options) (*Client, *conn) {
+	t.Helper()
+	c, err := newClient(context.Background(), "ws://example.com", o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.conn = newConn(nil, nil)
+	t.Cleanup(c.cancel)
+	return c, c.conn
+}
+
+// Each part of an answer starts the time anew.
+func TestPartsOfAnAnswerStartTheTimeAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{CallTimeout: 10 * time.Second})
+		answers := make(chan string, 1)
+		go func() { // ends with the answer
+			raw, err := c.Request(context.Background(), "a", 1)
+			if err != nil {
+				raw = []byte(err.Error())
+			}
+			answers <- string(raw)
+		}()
+		say := func(f *frame) {
+			time.Sleep(9 * time.Second)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			f.id, f.hasText = c.lastID, true
+			c.answer(cn, f)
+		}
+		for _, text := range []string{"[1", ",2", ",3"} {
+			say(&frame{op: "part", text: text})
+		}
+		say(&frame{op: "reply", text: "]"})
+		if got := <-answers; got != "[1,2,3]" {
+			t.Errorf("the answer is %s", got)
+		}
+		begun := time.Now()
+		if _, err := c.Request(context.Background(), "a", 1); !errors.Is(err, ErrTimeout) || time.Since(begun) != 10*time.Second {
+			t.Errorf("without an answer: %v after %v", err, time.Since(begun))
+		}
+	})
+}
+
+// An operation that waits for space on a connection waits for the next connection when that is lost.
+func TestOperationThatWaitsForSpaceIsNotForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{MaxUnsent: 1000})
+		cn.unsent = 1000
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go c.Publish(ctx, "a", 1) // ends with ctx
+		synctest.Wait()
+		if len(c.waiting) != 0 || len(c.asked) != 0 {
+			t.Fatal("it does not wait for space")
+		}
+		c.lost(cn, errors.New("cut"))
+		synctest.Wait()
+		if len(c.waiting) != 1 {
+			t.Error("it does not wait for the next connection")
+		}
+	})
+}
