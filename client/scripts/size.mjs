@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
-const LIMIT = 9000; // 1,000 of them for presence
+const LIMIT = 9030; // 1,000 of them for presence
 
 const source = readFileSync(new URL("../live.js", import.meta.url));
 const size = gzipSync(source, { level: 9 }).length;
