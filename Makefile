@@ -65,7 +65,7 @@ SOAK ?= 10m
 soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; 50,000 simulated clusters; a rollout; presence
 	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand|OnLinesThatAreCut' -v ./live -soak $(SOAK) -cut.clients 1000
 	$(GO) test -timeout 0 -run 'TestNothingIsLostInSilence|TestEveryViewIsTrue' -v ./live/internal/simcluster -sim.seeds 50000 -sim.views 5000
-	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestRollout$$' -v . -rollout.clients 5000
+	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestRollout$$' -v . -rollout.clients 5000 -rollout.late 2s
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestPresenceOverProcesses$$' -v . -guests 500 -guests.time 2m
 
 FUZZTIME ?= 30s

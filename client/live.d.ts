@@ -142,7 +142,7 @@ export declare class LiveClient<Topics = Untyped> {
    * new connection does the same by itself. It also does if the call has rejected with `timeout` or `disconnected`, so the
    * others see what the page has said last. Rejects as `request` does: with `forbidden` if the application's OnPresence
    * refuses, with `no_presence` if the topic has none. Unsubscribing ends it: a call that still waits for a connection
-   * rejects with `aborted`.
+   * rejects with `aborted`. It also does if `subscribe` then brings another `info`, which is newer.
    */
   setPresence(topic: AnyTopic<Topics>, info?: unknown, options?: CallOptions | null): Promise<string>;
 

@@ -112,8 +112,10 @@ export class LiveClient {
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
     if (info === undefined) ignore();
-    else if (wanted.state === "idle") this.#infos.set(topic, { info });
-    else this.#show(topic, info);
+    else if (wanted.state === "idle") {
+      this.#forget(topic); // or what waits would take the place of this info, which is newer
+      this.#infos.set(topic, { info });
+    } else this.#show(topic, info);
     wanted.callers++;
     if (onState) this.#renew(wanted);
     const stop = () => {
@@ -407,7 +409,7 @@ export class LiveClient {
         if (reply instanceof Error) failed(Object.assign(reply, { topic, sent: entry.sent }));
         else done(reply[answer]);
       };
-      const entry = { id, shown: op === "present" && topic, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
+      const entry = { id, op, topic, frame: encode({ id, ...question }), settle, wait, parts: [], sent: false, uid: offline !== "fail" && question.uid };
       const abort = () => settle(new LiveError("aborted", "aborted"));
       wait();
       signal?.addEventListener("abort", abort);
@@ -526,12 +528,19 @@ export class LiveClient {
     this.#join([wanted]);
   }
 
+  /** Forgets what the page has said of its presence in a topic, also what still waits for a connection. */
+  #forget(topic) {
+    this.#infos.delete(topic);
+    for (const entry of this.#buffer) {
+      if (entry.topic === topic && /sent$/.test(entry.op)) entry.settle(entry.op === "absent" ? entry : new LiveError("aborted", "aborted"));
+    }
+  }
+
   #leave(wanted, why = new LiveError("aborted", "aborted")) {
     const { topic, state, settle } = wanted;
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
-    this.#infos.delete(topic);
-    for (const entry of this.#buffer) if (entry.shown === topic) entry.settle(new LiveError("aborted", "aborted"));
+    this.#forget(topic);
     settle(why);
     if (state === "idle" || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));

@@ -48,6 +48,7 @@ func forbidden(err error) error {
 // clientError returns the error that the client is told.
 func (s *Session) clientError(err error) *ClientError {
 	var told *ClientError
+	var large *largePresence
 	switch app := err.(type) {
 	case refusedByApp:
 		switch {
@@ -80,6 +81,8 @@ func (s *Session) clientError(err error) *ClientError {
 		return &ClientError{"no_presence", "the topic does not tell who is present"}
 	case errors.Is(err, ErrInvalidData):
 		return errBadRequest
+	case errors.As(err, &large):
+		return &ClientError{"too_big", large.what}
 	case errors.Is(err, ErrTooLarge):
 		return &ClientError{"too_big", "the publication is too large"}
 	case errors.Is(err, ErrNoKey):

@@ -85,6 +85,9 @@ const (
 	// versions may tell more.
 	maxNodeBeat = 16 << 10
 
+	// maxNodeAge bounds the age that a beat may tell. No process is as old, and a Duration holds it.
+	maxNodeAge = 100 * 365 * 24 * time.Hour
+
 	// maxNodeName bounds the bytes of a name, as a host's name is bounded. All servers hold it.
 	maxNodeName = 255
 )
@@ -98,6 +101,11 @@ type nodeBeat struct {
 	Draining bool   `json:"draining,omitempty"`
 	Gone     bool   `json:"gone,omitempty"` // this is the last beat
 	Stats    Stats  `json:"stats"`
+}
+
+// age returns how long ago the server was made. A program that may publish to the bus may say anything.
+func (b *nodeBeat) age() time.Duration {
+	return time.Duration(min(max(b.Age, 0), maxNodeAge.Milliseconds())) * time.Millisecond
 }
 
 // nodes knows the other servers of the Broker, and tells them about this server.
@@ -237,7 +245,7 @@ func (n *nodes) hear(id string, data []byte) {
 	case o == nil && len(n.others) == maxNodes:
 		return
 	case o == nil:
-		o = &otherNode{since: now.Add(-time.Duration(b.Age) * time.Millisecond)}
+		o = &otherNode{since: now.Add(-b.age())}
 		n.others[id] = o
 	case b.Number <= o.beat.Number:
 		return // an older beat, which comes late

@@ -135,6 +135,15 @@ func TestLateAndBrokenBeatsChangeNothing(t *testing.T) {
 		say("x", `{"number":4,"name":"x","gone":true}`)
 		say("x", `{"number":3,"name":"x"}`)
 		expectNodes(t, a, "a 0*")
+		for _, age := range []string{"-9000000000000000000", "9000000000000000000"} {
+			say("age", `{"number":1,"name":"old","age":`+age+`}`)
+			since := a.Nodes()[1].Since
+			if now := time.Now(); since.After(now) || since.Before(now.AddDate(-101, 0, 0)) {
+				t.Errorf("a server of an age of %s ms was made at %v", age, since)
+			}
+			say("age", `{"number":2,"gone":true}`)
+			time.Sleep(10 * time.Second)
+		}
 		for i := range 2000 {
 			say(fmt.Sprint(i), `{"number":1,"name":"`+strings.Repeat("n", 1000)+`"}`)
 		}

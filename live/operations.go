@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -331,11 +332,14 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 		}
 	}
 	c, err := s.server.subscribe(s.ctx, s, op.topic, o)
-	if err == nil && o.hasInfo { // if it was subscribed before, it has another info still
-		err = s.setPresence(op.topic, info)
-	}
-	if err != nil || c == nil {
+	if err != nil {
 		return nil, err
+	}
+	if o.hasInfo { // if it was subscribed before, it has another info still
+		s.showInfo(op.topic, info)
+	}
+	if c == nil {
+		return nil, nil
 	}
 	return func() { // answers come in order
 		switch {
@@ -348,6 +352,14 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 			s.reply(op.id, "") // the application has ended the subscription meanwhile
 		}
 	}, nil
+}
+
+// showInfo sets the info that a subscription has brought. The client has its answer already. So an error
+// is only logged: the application may have set other infos since mayArrive was asked.
+func (s *Session) showInfo(topic string, info []byte) {
+	if err := s.setPresence(topic, info); err != nil && !errors.Is(err, ErrSessionClosed) {
+		s.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", topic, "session", s.id, "err", err)
+	}
 }
 
 // mayRead asks the application whether the client may subscribe to a topic, or read its history.
@@ -379,8 +391,11 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	if err := broker.CheckData(data); err != nil {
 		return nil, failedInApp{fmt.Errorf("live: OnPublish returned data that cannot be published: %w", err)}
 	}
-	rules := s.server.topics.options(op.topic)
-	if !s.server.publishRates.allow(op.topic, rules) { // after OnPublish: only who may publish uses the rate up
+	rules, id := s.server.topics.options(op.topic), ""
+	if op.uid != "" {
+		id = s.publicationID(op.uid)
+	}
+	if !s.server.publishRates.allow(op.topic, id, rules) { // after OnPublish: only who may publish uses the rate up
 		s.server.counters.rateLimited.Add(1)
 		s.server.logOfClient(slog.LevelInfo, "live: publication refused: PublishRate reached", "session", s.id, "user", s.user, "topic", op.topic)
 		return nil, errRateLimited
@@ -389,8 +404,8 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	if rules.ClientKey != nil {
 		opts = append(opts, Key(rules.ClientKey(s, data)))
 	}
-	if op.uid != "" {
-		opts = append(opts, ID(s.publicationID(op.uid)))
+	if id != "" {
+		opts = append(opts, ID(id))
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, publishTimeout)
 	defer cancel()

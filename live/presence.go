@@ -162,10 +162,20 @@ const (
 // checkInfo checks the size of an info, and that it is JSON.
 func checkInfo(info []byte) error {
 	if len(info) > maxInfo {
-		return fmt.Errorf("%w: the info has %d bytes, and may have %d", ErrTooLarge, len(info), maxInfo)
+		return tooLarge("the info has %d bytes, and may have %d", len(info), maxInfo)
 	}
 	return broker.CheckData(info)
 }
+
+// largePresence says what is too large to be shown to others. It wraps ErrTooLarge.
+type largePresence struct{ what string }
+
+func tooLarge(format string, args ...any) error {
+	return &largePresence{fmt.Sprintf(format, args...)}
+}
+
+func (e *largePresence) Error() string { return "live: " + e.what }
+func (e *largePresence) Unwrap() error { return ErrTooLarge }
 
 // presenceState is what a server knows of who is present in which topic.
 type presenceState struct {
@@ -277,9 +287,9 @@ func (p *presenceState) checkBounds(s *Session, topic string, info []byte, subsc
 	}
 	switch {
 	case bytes > maxInfos:
-		return fmt.Errorf("%w: the infos of the session have more than %d bytes", ErrTooLarge, maxInfos)
+		return tooLarge("the infos of the session have more than %d bytes together", maxInfos)
 	case len(topic)+len(memberID(s))+len(info) > presence.MaxEntry:
-		return fmt.Errorf("%w: topic and user have more than %d bytes", ErrTooLarge, presence.MaxEntry-len(info))
+		return tooLarge("topic and user have more than %d bytes", presence.MaxEntry-len(info))
 	case !known && !subscribed && elsewhere == maxElsewhere:
 		return fmt.Errorf("%w: it is present in %d without being subscribed", ErrTooManyTopics, maxElsewhere)
 	}

@@ -428,6 +428,9 @@ func TestInfosOfAClientAreBounded(t *testing.T) {
 		c.Send(op)
 		f, _ := c.Answer()
 		livetest.Refused(t, what, f, 1, code)
+		if code == "too_big" && !strings.Contains(string(f.Raw), "info") {
+			t.Errorf("%s: the client is told %s", what, f.Raw)
+		}
 	}
 	kilobyte := `"` + strings.Repeat("x", 1022) + `"`
 	refused("a long info", `{"op":"present","id":1,"topic":"t","info":"x`+kilobyte[1:]+`}`, "too_big")
@@ -482,6 +485,44 @@ func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T)
 	watcher(t, h, strings.Repeat("x", 16<<10)).Send(`{"op":"subscribe","topic":"t"}`)
 	if err := livetest.Receive(t, published); err != nil {
 		t.Error(err)
+	}
+}
+
+// filledMeanwhile is a broker that calls f before it subscribes.
+type filledMeanwhile struct {
+	live.Broker
+	f func()
+}
+
+func (b *filledMeanwhile) Subscribe(ctx context.Context, topic string) error {
+	b.f()
+	return b.Broker.Subscribe(ctx, topic)
+}
+
+// While a client subscribes with an info, the application sets so many infos of its session that the info
+// has no space any more. The client gets one answer all the same.
+func TestSubscriptionWithAnInfoHasOneAnswer(t *testing.T) {
+	t.Parallel()
+	opts := present(visible)
+	opts.Logger = livetest.Quiet
+	var session *live.Session
+	opts.OnConnect = func(_ context.Context, s *live.Session) error { session = s; return nil }
+	kilobyte := []byte(`"` + strings.Repeat("x", 1022) + `"`)
+	opts.Broker = &filledMeanwhile{live.NewMemoryBroker(live.MemoryOptions{}), func() {
+		for i := range 64 {
+			if err := session.SetPresence(fmt.Sprint("room ", i), kilobyte); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	h := livetest.Hosting{}.Start(t, opts)
+	c := watcher(t, h, "anna")
+	c.Say(`{"op":"subscribe","id":1,"topic":"t","info":1}`, `{"op":"presence","id":2,"topic":"t"}`)
+	if f, _ := c.Answer(); f.ID != 1 || f.Op != "reply" {
+		t.Errorf("the first answer is %s", f.Raw)
+	}
+	if f, _ := c.Answer(); f.ID != 2 {
+		t.Errorf("the second answer is %s", f.Raw)
 	}
 }
 

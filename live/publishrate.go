@@ -13,21 +13,31 @@ type publishRates struct {
 	mu      sync.Mutex         // guards the fields below; no lock is taken under it
 	topics  map[string]limiter // topics to which clients have published a short time ago
 	cleanAt int                // clean is called when there are this many topics
+	allowed publicationIDs     // of publications that were counted
 }
 
 // minRatesKept is how many topics are kept before clean is called for the first time. They take about
 // 100 KB if their names are short.
 const minRatesKept = 1000
 
-// allow counts one publication, and reports whether the topic's rate allows it.
-func (p *publishRates) allow(topic string, o TopicOptions) bool {
+// allow counts one publication, and reports whether the topic's rate allows it. id is its ID; "": it has
+// none. A publication that this server has allowed before is not counted again: its client does not know
+// whether it was made, and must get the answer. That is so only if the topic keeps history, because the
+// broker then makes it once.
+func (p *publishRates) allow(topic, id string, o TopicOptions) bool {
 	if o.PublishRate <= 0 {
 		return true
+	}
+	if o.History <= 0 {
+		id = ""
 	}
 	burst := o.PublishBurst
 	setDefault(&burst, o.PublishRate)
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if _, repeated := p.allowed.find(topic, id); repeated {
+		return true
+	}
 	now := clock.Now()
 	l := p.topics[topic]
 	if !l.allow(newRate(o.PublishRate, burst), now) {
@@ -40,6 +50,7 @@ func (p *publishRates) allow(topic string, o TopicOptions) bool {
 		p.topics = make(map[string]limiter)
 	}
 	p.topics[topic] = l
+	p.allowed.add(topic, id, Position{})
 	return true
 }
 

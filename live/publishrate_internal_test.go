@@ -15,7 +15,7 @@ func TestPublishRatesForgetTopicsAtRest(t *testing.T) {
 		most := 0
 		for second := range 100 {
 			for i := range 100 {
-				if !p.allow(fmt.Sprint(second, ":", i), o) {
+				if !p.allow(fmt.Sprint(second, ":", i), "", o) {
 					t.Fatal("refused")
 				}
 			}
@@ -26,14 +26,14 @@ func TestPublishRatesForgetTopicsAtRest(t *testing.T) {
 			t.Errorf("%d topics were kept, and 100 published to in a second", most)
 		}
 		for i := range 10 {
-			if !p.allow("busy", o) {
+			if !p.allow("busy", "", o) {
 				t.Fatalf("publication %d was refused", i)
 			}
 		}
 		for i := range 3 * minRatesKept {
-			p.allow(fmt.Sprint(i), o)
+			p.allow(fmt.Sprint(i), "", o)
 		}
-		if p.allow("busy", o) {
+		if p.allow("busy", "", o) {
 			t.Error("a busy topic was forgotten")
 		}
 	})

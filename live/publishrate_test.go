@@ -3,6 +3,7 @@ package live_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,32 @@ func TestPublishRateBoundsAllClientsTogether(t *testing.T) {
 			}
 		})
 	})
+}
+
+// A client that sends a publication again, because its connection broke before the answer, gets the answer,
+// also while the rate allows no other publication.
+func TestPublicationThatIsSentAgainIsNotRefused(t *testing.T) {
+	t.Parallel()
+	opts := livetest.Open(live.Options{Topics: func(topic string) live.TopicOptions {
+		o := live.TopicOptions{PublishRate: 1}
+		if topic == "kept" {
+			o.History = 10
+		}
+		return o
+	}})
+	opts.OnAuth = func(context.Context, *http.Request) (any, error) { return "ana", nil }
+	h := livetest.Hosting{}.Start(t, opts)
+	for topic, again := range map[string]string{"kept": "", "without history": "rate_limited"} {
+		c := h.Connect(t, livetest.Dialing{V1: true}).Attend().Greeted()
+		first := c.Do(livetest.Operation("publish", 1, topic, "data", 1, "uid", "u"))
+		c.Drop()
+		c = h.Connect(t, livetest.Dialing{V1: true}).Attend().Greeted()
+		livetest.Refused(t, "another publication", c.Do(livetest.Operation("publish", 2, topic, "data", 2, "uid", "v")), 2, "rate_limited")
+		f := c.Do(livetest.Operation("publish", 3, topic, "data", 1, "uid", "u"))
+		if f.Code != again || f.At != first.At {
+			t.Errorf("on topic %q it is answered with %s, and was with %s", topic, f.Raw, first.Raw)
+		}
+	}
 }
 
 // Who may not publish does not use the rate up.

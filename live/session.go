@@ -35,8 +35,8 @@ type Session struct {
 	cancel context.CancelFunc
 
 	inbound    inbound
-	connecting bool       // OnConnect was not called yet; only the worker of the session uses it
-	calls      sync.Mutex // held during a callback, so that they run one at a time
+	connecting bool  // OnConnect was not called yet; only the worker of the session uses it
+	calls      turns // taken during a callback, so that they run one at a time
 
 	mu     sync.Mutex // guards what follows
 	closed bool

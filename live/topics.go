@@ -38,6 +38,7 @@ import (
 //	publishRates.mu     taken under Session.calls
 //	sharedParts.mu
 //	inbound.mu
+//	turns.mu            Session.calls has it
 //	broadcasts.mu       not held while the application's functions run
 //	userChanges.mu      not held while a change is made
 //	nodes.mu            not held while a beat is sent

@@ -259,6 +259,22 @@ describe("this page's presence", () => {
     }
   });
 
+  test("is the info of a subscription that is newer than what still waits for a connection", async () => {
+    for (const ask of [(live) => live.setPresence("room", 1), (live) => live.clearPresence("room")]) {
+      const client = startV1(outside);
+      client.socket.end();
+      const clears = !String(ask).includes("set");
+      const waits = ask(client.live).then(() => "done", ({ code }) => code);
+      watch(client, { info: 2 });
+      client.live.reconnect();
+      client.socket.greet();
+      assert.deepEqual(asked(client).map(({ op, topic, info }) => [op, topic, info]), [["subscribe", "room", 2]]);
+      assert.equal(await waits, clears ? "done" : "aborted");
+      reconnect(outside, client);
+      assert.equal(asked(client)[0].info, 2);
+    }
+  });
+
   test("is not asked for by a page that has left meanwhile", async () => {
     const client = startV1(outside);
     for (const offline of [false, true]) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,6 +254,30 @@ func TestSlowClientIsSlow(t *testing.T) {
 		}
 		paced.ReadOn()
 		paced.Expect("paced", "end")
+	})
+}
+
+// A callback waits while its session ends. The bubble's time goes on.
+func TestSessionMayEndDuringACallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const long = time.Minute
+		var returned atomic.Bool
+		opts, _ := open()
+		opts.OnMessage = func(context.Context, *live.Session, string, []byte) {
+			time.Sleep(long)
+			returned.Store(true)
+		}
+		ended := make(chan bool, 1)
+		opts.OnClose = func(*live.Session, error) { ended <- returned.Load() }
+		srv := livetest.New(t, opts)
+		c := srv.Dial()
+		c.Send("room", 1)
+		synctest.Wait()
+		c.Cut()
+		begun := time.Now()
+		if after := <-ended; !after || time.Since(begun) != long {
+			t.Errorf("OnClose ran after the callback: %v; after %v", after, time.Since(begun))
+		}
 	})
 }
 

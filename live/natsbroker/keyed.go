@@ -221,38 +221,53 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	return nil
 }
 
-// values returns the newest value of each key of a topic, oldest first.
+// lagPause is how long values waits for a copy of the stream that lags. A copy is a few milliseconds
+// behind as a rule.
+const lagPause = 50 * time.Millisecond
+
+// values returns the newest value of each key of a topic, oldest first. It waits for a copy of the stream
+// that lags. If the copy still lags when ctx ends, the error wraps ErrUnavailable.
 func (st *stream) values(ctx context.Context, topic, tokens string) ([]*broker.Publication, error) {
-	page, err := st.readValues(ctx, topic, tokens)
-	return page.Publications, err
+	for {
+		page, newest, err := st.readValues(ctx, topic, tokens)
+		if err != nil || page.Epoch == newest.epoch && page.Upto >= newest.offset {
+			return page.Publications, err
+		}
+		if !sleep(ctx, lagPause) {
+			return nil, fmt.Errorf("%w: the copy of the stream that answers has less than its leader", broker.ErrUnavailable)
+		}
+	}
 }
 
-// newestValues is the Tail of a keyed topic.
+// newestValues is the Tail of a keyed topic. If the copy of the stream that answers lags, the page does not
+// reach the topic's newest publication, and Upto says so.
 func (st *stream) newestValues(ctx context.Context, topic, tokens string, limit int) (broker.Page, error) {
-	page, err := st.readValues(ctx, topic, tokens)
+	page, _, err := st.readValues(ctx, topic, tokens)
 	page.Publications = page.Publications[max(len(page.Publications)-limit, 0):]
 	return page, err
 }
 
-// readValues reads the newest value of each key of a topic, in as many pages as are needed.
-func (st *stream) readValues(ctx context.Context, topic, tokens string) (broker.Page, error) {
-	newest, err := st.lastOf(ctx, tokens, nil)
+// readValues reads the newest value of each key of a topic, in as many pages as are needed. newest is the
+// topic's newest position, as the leader knows it. If the copy that answers lags, or if the history began
+// anew, the page ends before newest.
+func (st *stream) readValues(ctx context.Context, topic, tokens string) (all broker.Page, newest checkpoint, err error) {
+	newest, err = st.lastOf(ctx, tokens, nil)
 	if err != nil {
-		return broker.Page{}, err
+		return broker.Page{}, newest, err
 	}
-	all := broker.Page{Epoch: newest.epoch, Complete: true}
+	all = broker.Page{Epoch: newest.epoch, Complete: true}
 	for all.Upto < newest.offset {
 		page, err := st.read(ctx, topic, tokens, all.Upto, newest.offset, pageMessages)
 		if err != nil {
-			return broker.Page{}, err
+			return broker.Page{}, newest, err
 		}
 		if page.Epoch != all.Epoch || page.Upto <= all.Upto {
-			break // the replica that answered lags, or the history began anew: what was read must do
+			break
 		}
 		all.Publications, all.Upto = append(all.Publications, page.Publications...), page.Upto
 	}
 	all.Publications = newestOfEach(all.Publications)
-	return all, nil
+	return all, newest, nil
 }
 
 // newestOfEach returns the newest value of each key. Two pages of one table may come from two

@@ -8,8 +8,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
@@ -305,6 +308,45 @@ func TestPublicationOfAKeyedTopicNeedsAKey(t *testing.T) {
 	_, err := b.Publish(context.Background(), "k", []byte("1"), broker.PublishOptions{History: 10, Keyed: true})
 	if err == nil || !strings.Contains(err.Error(), "has no key") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// A topic has as many keys as it may have. The copy of its stream that answers lags, and has none of them.
+// Another key is refused all the same.
+func TestCopyThatLagsLetsNoKeyIn(t *testing.T) {
+	b := open(t, Options{PublishTimeout: time.Second})
+	s := serve(t, b, keyed(3, 0))
+	for _, key := range []string{"a", "b", "c"} {
+		mustPut(t, s, "k", key, "1")
+	}
+	var lags atomic.Bool
+	nc := b.NATSConn()
+	sub, err := nc.Subscribe("$LAG.API.>", func(m *nats.Msg) {
+		method := strings.TrimPrefix(m.Subject, "$LAG.API.")
+		if lags.Load() && strings.HasPrefix(method, "DIRECT.GET.") {
+			end := nats.NewMsg(m.Reply)
+			end.Header.Set("Status", "404")
+			nc.PublishMsg(end)
+			return
+		}
+		nc.PublishRequest("$JS.API."+method, m.Reply, m.Data)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Unsubscribe()
+	b.api = "$LAG.API."
+	for _, lag := range []struct {
+		lags bool
+		want error
+	}{{true, broker.ErrUnavailable}, {false, broker.ErrTooManyKeys}} {
+		lags.Store(lag.lags)
+		if err := s.Publish("k", []byte("1"), live.Key("d")); !errors.Is(err, lag.want) {
+			t.Errorf("while the copy lags: %t, a fourth key is answered with %v", lag.lags, err)
+		}
+	}
+	if got := valuesOf(t, s, "k"); len(got) != 3 {
+		t.Errorf("the history has %v", got)
 	}
 }
 

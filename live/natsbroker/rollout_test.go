@@ -16,7 +16,16 @@ import (
 	"github.com/coder/websocket"
 )
 
-var rolloutClients = flag.Int("rollout.clients", 150, "clients of TestRollout")
+// A machine that does much else at the same time makes clients late. So only a rollout that runs alone has
+// the bound that users are promised.
+var (
+	rolloutClients = flag.Int("rollout.clients", 150, "clients of TestRollout")
+	rolloutLate    = flag.Duration("rollout.late", 15*time.Second, "how much longer than its window 95 % of the clients of TestRollout may be away")
+)
+
+// maxReturns is how many clients may come back to the other nodes in a second: so many sessions
+// does a server close in a second. Half of them again is for a machine that was busy for a moment.
+const maxReturns = 1500
 
 // follower is a viewer that comes back as live.js does, and measures how long it was away.
 type follower struct {
@@ -115,7 +124,7 @@ func TestRollout(t *testing.T) {
 	})
 
 	var windows time.Duration
-	busiest := 0 // accepted by one node in a tenth of a second
+	busiest := 0 // accepted by the other nodes together in a second
 	for i := range meshSize {
 		before := p.count()
 		waitFor(t, "publications", func() bool { return p.count() > before+20 })
@@ -152,33 +161,47 @@ func TestRollout(t *testing.T) {
 	}
 	slices.Sort(away)
 	p95 := away[len(away)*95/100]
-	t.Logf("%d clients came back %d times, half of them within %v, 95 %% within %v, all within %v; told to come back within %v; at most %d a second at one node",
-		n, len(away), away[len(away)/2], p95, away[len(away)-1], windows, busiest*10)
+	t.Logf("%d clients came back %d times, half of them within %v, 95 %% within %v, all within %v; told to come back within %v; at most %d in a second",
+		n, len(away), away[len(away)/2], p95, away[len(away)-1], windows, busiest)
+	if p95 > windows+*rolloutLate {
+		t.Errorf("5 %% of the clients were away for longer than %v; they were told to come back within %v", p95, windows)
+	}
+	if busiest > maxReturns {
+		t.Errorf("%d clients came back in one second", busiest)
+	}
 	if len(away) < n {
 		t.Errorf("%d times a client was away, and there are %d", len(away), n)
 	}
 }
 
-// countAccepted notes how many clients one node accepts in a tenth of a second at most, until it is stopped.
+// countAccepted notes how many clients the nodes together accept in a second at most, until it is stopped.
 func (f *fleet) countAccepted(most *int) (stop func()) {
+	const perSecond = 10
 	over := make(chan struct{})
 	var counting sync.WaitGroup
 	counting.Go(func() {
 		before := make(map[*instance]uint64)
-		for {
+		var accepted [perSecond]int // in each tenth of the last second
+		for tenth := 0; ; tenth++ {
+			accepted[tenth%perSecond] = 0
 			for i := range f.instances {
 				if in := f.at(i); in != nil {
 					now := in.server.Stats().Accepted
 					if last, ok := before[in]; ok {
-						*most = max(*most, int(now-last))
+						accepted[tenth%perSecond] += int(now - last)
 					}
 					before[in] = now
 				}
 			}
+			sum := 0
+			for _, n := range accepted {
+				sum += n
+			}
+			*most = max(*most, sum)
 			select {
 			case <-over:
 				return
-			case <-time.After(100 * time.Millisecond):
+			case <-time.After(time.Second / perSecond):
 			}
 		}
 	})
