@@ -47,3 +47,14 @@ func BytesOf(b *MemoryBroker) int {
 	defer b.mu.Unlock()
 	return b.bytes
 }
+
+// CallsOf counts the calls that wait for an answer about a topic.
+func CallsOf(s *Server, topic string) int {
+	t := s.topics.find(topic)
+	if t == nil {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pins
+}
