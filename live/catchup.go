@@ -22,7 +22,7 @@ import (
 // up, in turn, and ends when there are none.
 
 // cursor is how far a subscription that catches up has come. It is guarded by topic.mu.
-// Only the goroutine that catches up changes upto, and uses newest, limit and failures, so it
+// Only the goroutine that catches up changes upto, and uses newest, limit, failures and waited, so it
 // needs no lock for them.
 type cursor struct {
 	at        Position // everything up to here was queued for the client
@@ -39,6 +39,7 @@ type cursor struct {
 	answered  atomic.Bool   // the reply was queued
 
 	stateReply stateReply // not nil: the state is sent first, and the reply with it
+	elseState  stateReply // not nil: if the publications before the reply are lost, the state is sent instead
 	begun      bool       // a piece of the state was queued
 	failed     error      // why there is no state; set before replied is closed
 
@@ -47,6 +48,7 @@ type cursor struct {
 	page     []*broker.Publication // the publications after at, if they were read already
 	limit    int                   // how many publications to ask for; 0: firstPage
 	failures int                   // reads in a row that brought nothing
+	waited   bool                  // another session has made the next part, but it was for that session alone
 }
 
 // behindSet holds the subscriptions of a session that catch up. It is guarded by
@@ -177,7 +179,7 @@ func (sub *subscription) canSendFromMemory() bool {
 	if c != nil && c.stateReply != nil {
 		return false
 	}
-	return c == nil || feed == nil || feed.keys != nil || c.page != nil || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
+	return c == nil || feed == nil || feed.keys != nil || len(c.page) > 0 || c.at.Epoch != feed.at.Epoch || c.at.Offset >= feed.ringAfter
 }
 
 // catchUp sends part after part, for each subscription in turn.

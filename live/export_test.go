@@ -60,4 +60,13 @@ func EndAll(s *Server) {
 	}
 	s.mu.Unlock()
 	s.endOld()
+// CallsOf counts the calls that wait for an answer about a topic.
+func CallsOf(s *Server, topic string) int {
+	t := s.topics.find(topic)
+	if t == nil {
+		return 0
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.pins
 }

@@ -44,6 +44,7 @@ type feed struct {
 	bytes        int                   // of the data in the ring
 	complete     bool                  // the ring has all publications of the history
 	tail         *tailCall             // the call that reads older publications into the ring; nil: there is none
+	crowd        crowd                 // the questions that clients with positions share
 	parked       []*broker.Publication // deliveries that wait until the feed knows what is missing before them
 	parkedBefore int                   // how many of parked came before the history was last asked
 	overrun      bool                  // parked was full, and deliveries were dropped

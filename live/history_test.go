@@ -23,12 +23,14 @@ import (
 type remote struct {
 	*live.MemoryBroker
 	last, tail atomic.Int64
+	reads      atomic.Int64
 
 	// What it does otherwise; each may be nil.
 	keep    int                                             // publications, whatever the server says; 0: as many as it says
 	answer  func(ctx context.Context, p *broker.Page) error // of Tail
 	deliver func(s broker.Sink, p *broker.Publication)      // instead of s.Deliver
 	look    func()                                          // before Last
+	read    func()                                          // before Read
 
 	sink broker.Sink
 }
@@ -78,6 +80,14 @@ func (r *remote) Tail(ctx context.Context, topic string, limit int) (broker.Page
 		err = r.answer(ctx, &page)
 	}
 	return page, err
+}
+
+func (r *remote) Read(ctx context.Context, topic string, after, upto uint64, limit int) (broker.Page, error) {
+	r.reads.Add(1)
+	if r.read != nil {
+		r.read()
+	}
+	return r.MemoryBroker.Read(ctx, topic, after, upto, limit)
 }
 
 // keeping returns options for topics that all keep so much.

@@ -349,9 +349,9 @@ func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (
 			return beginning{}, retry, err
 		}
 	}
-	if isBetween(since, Position{Epoch: feed.at.Epoch}, feed.at) && since.Offset < feed.keys.forgottenUpto {
-		if err := ts.learnRemovals(ctx, t, o); err != nil {
-			return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
+	if isBetween(since, Position{Epoch: feed.at.Epoch}, feed.at) && since.Offset < feed.keys.forgottenUpto && !feed.crowd.current(feed).isLost(since.Offset) {
+		if retry, err := ts.learnRemovals(ctx, t, o); err != nil || retry {
+			return beginning{}, retry, err
 		}
 	}
 	at := feed.safe()
@@ -370,31 +370,38 @@ func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (
 
 // learnRemovals reads from the history the removals that the table has forgotten and that are newer
 // than a client's position. If the history does not have all of them, the table stays as it is. The
-// topic is locked before and after, and not meanwhile. The error is the broker's.
-func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) error {
-	generation, since, upto := t.feed.generation, o.since, t.feed.keys.forgottenUpto
-	var found []*broker.Publication
-	for after := since.Offset; after < upto; {
-		var page broker.Page
-		var err error
-		ts.unlocked(t, func() {
-			if o.pays {
-				ts.payForQuestion(o.session, questionUnits)
-			}
-			page, err = ts.readPage(ctx, o.session, t.name, after, upto, maxRepairPage)
-		})
+// topic is locked before and after, and not meanwhile. retry says that the caller must start over. The
+// error is the broker's.
+func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
+	q, err := ts.pageSince(ctx, t, o, func(ctx context.Context, q *sinceQuestion) (broker.Page, error) {
+		return ts.readRemovals(ctx, t.name, q)
+	})
+	if err != nil {
+		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
+	}
+	lags := q.page.Epoch != o.since.Epoch || q.page.Complete && q.page.Upto < q.upto
+	return q.after != o.since.Offset && !lags, ctx.Err() // the answer may not be for this position
+}
+
+// readRemovals reads everything from one offset up to another, page after page. The page that it
+// returns ends where the history does not have everything.
+func (ts *topics) readRemovals(ctx context.Context, name string, q *sinceQuestion) (all broker.Page, err error) {
+	all.Upto = q.after
+	for {
+		page, err := ts.recover.Read(ctx, name, all.Upto, q.upto, maxRepairPage)
 		if err != nil {
-			return err
+			return broker.Page{}, err
 		}
-		if page.Epoch != since.Epoch || !page.Complete || page.Upto <= after || t.feed.generation != generation {
-			return nil
+		moved := page.Upto > all.Upto
+		if all.Epoch != "" && page.Epoch != all.Epoch {
+			return broker.Page{Epoch: page.Epoch}, nil // the history began anew, or a copy lags
 		}
-		found, after = append(found, page.Publications...), page.Upto
+		all.Epoch, all.Complete, all.Upto = page.Epoch, page.Complete, page.Upto
+		all.Publications = append(all.Publications, page.Publications...)
+		if !page.Complete || !moved || page.Upto >= q.upto {
+			return all, nil
+		}
 	}
-	if t.feed.keys.forgottenUpto == upto { // if not, the table has forgotten newer removals meanwhile
-		t.feed.keys.learn(since.Offset, found)
-	}
-	return nil
 }
 
 // nextKeys makes the next part of a subscription to a keyed topic. The caller has locked the topic,

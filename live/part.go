@@ -74,6 +74,10 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 		c.page = nil
 		c.upto = 0 // it is of the old history: nothing that follows answers the client
 	}
+	if c.turnsToState(&m) {
+		t.mu.Unlock()
+		return part{}
+	}
 	if m.upto == feed.at && !m.gap && m.reply == nil {
 		ts.goLive(sub)
 		t.mu.Unlock()
@@ -85,20 +89,40 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	}
 	if !m.gap {
 		if shared := ts.shared.find(s.partKey(t, c, m), t, c); shared != nil {
-			c.page, c.newest = nil, false
+			c.page, c.newest, c.waited = nil, false, false
 			t.mu.Unlock()
 			return s.partOf(c, m, shared)
 		}
 	}
-	if page := c.page; page != nil {
+	if page := c.page; len(page) > 0 {
 		c.page = nil
 		m.add(page, page[len(page)-1].Offset)
 	}
 	t.mu.Unlock()
+	defer func() { ts.shared.release(m.claim) }()
 	if !ts.collect(s, t, c, &m) {
 		return part{}
 	}
-	return ts.makePart(s, sub, c, m)
+	t.mu.Lock()
+	turned := c.turnsToState(&m)
+	t.mu.Unlock()
+	if turned {
+		return part{}
+	}
+	made := ts.makePart(s, sub, c, m)
+	m.claim.succeed()
+	c.waited = false
+	return made
+}
+
+// turnsToState makes the client of a topic with a Snapshot wait for the state if it was not answered
+// yet, and the history no longer has all that it has missed. It reports whether it did. topic.mu is held.
+func (c *cursor) turnsToState(m *missed) bool {
+	if m.reply == nil || !m.gap || c.elseState == nil {
+		return false
+	}
+	c.stateReply, c.elseState, c.page = c.elseState, nil, nil
+	return true
 }
 
 // missed is what a part is made of: publications that a client has missed.
@@ -111,6 +135,8 @@ type missed struct {
 	gap          bool      // publications before from were lost, and the client was not told yet
 	reply        replyFunc // nil: the part is not a reply
 	recovered    bool      // for reply
+
+	claim *partClaim // other sessions wait for this part; nil: none does
 }
 
 // add appends publications. After them m reaches up to an offset.
@@ -163,13 +189,17 @@ func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 }
 
 // readOn reads what follows m from the broker's history, up to a position. It reports whether m has
-// grown. If it returns false, there are two cases. The history gave nothing, and readOn has waited.
-// Or the page begins after a gap, and m holds publications that must be sent before the gap.
+// grown. If it returns false, there are three cases. The history gave nothing, and readOn has waited.
+// Or the page begins after a gap, and m holds publications that must be sent before the gap. Or another
+// session has made the same part meanwhile.
 func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
 	ctx := s.ctx
 	ts.stopMaking() // others may make parts meanwhile
 	defer ts.startMaking()
-	page, err := ts.readPage(ctx, s, t.name, m.upto.Offset, upto.Offset, max(c.limit, firstPage))
+	if !ts.claimPart(s, t, c, m) {
+		return false
+	}
+	page, err := ts.readPageOf(ctx, s, t, m, upto, max(c.limit, firstPage))
 	reach := min(page.Upto, upto.Offset)
 	switch {
 	case err != nil:
@@ -226,6 +256,48 @@ func nextLimit(page []*broker.Publication) int {
 	return min(max(partBytes*len(page)/bytes, firstPage), maxPage)
 }
 
+// claimPart is called before the broker is asked for a part. It makes other sessions that need the same
+// part wait for it. If another session makes that part already, claimPart waits for it and returns
+// false. Then the caller must start over. A part after a gap is for one session.
+func (ts *topics) claimPart(s *Session, t *topic, c *cursor, m *missed) bool {
+	if ts.inProcess || m.gap || m.claim != nil || c.waited {
+		return true
+	}
+	claim, isMine := ts.shared.claim(s.partKey(t, c, *m), s)
+	if isMine {
+		m.claim = claim
+		return true
+	}
+	select {
+	case <-claim.done:
+		c.waited = claim.succeeded // and if it is not shared now, it is different for each session
+	case <-s.ctx.Done():
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.page, m.publications = m.publications, nil
+	return false
+}
+
+// readPageOf is readPage for a part.
+func (ts *topics) readPageOf(ctx context.Context, s *Session, t *topic, m *missed, upto Position, limit int) (broker.Page, error) {
+	ask := func() (broker.Page, error) {
+		ctx, cancel := context.WithTimeout(ctx, brokerTimeout)
+		defer cancel()
+		return ts.recover.Read(ctx, t.name, m.upto.Offset, upto.Offset, limit)
+	}
+	if ts.inProcess {
+		return ask()
+	}
+	p := ts.reads.apply(s)
+	ts.shared.hasten(m.claim, p)
+	if err := p.await(ctx); err != nil {
+		return broker.Page{}, err
+	}
+	defer p.leave()
+	return ask()
+}
+
 // readPage reads a page from the broker when it is the session's turn. The error is the broker's, or
 // that of ctx.
 func (ts *topics) readPage(ctx context.Context, s *Session, topic string, after, upto uint64, limit int) (broker.Page, error) {
@@ -246,9 +318,7 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 	}
 	publications, all := limitPart(m.publications, count, bytes)
 	if !all {
-		if m.reply == nil {
-			publications = alignPart(publications)
-		}
+		publications = alignPart(publications)
 		m.upto = publications[len(publications)-1].Position
 	}
 	c.newest = false

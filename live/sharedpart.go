@@ -28,6 +28,17 @@ type sharedParts struct {
 	parts map[partKey]*sharedPart
 	order []partKey // oldest first
 	bytes int       // of all parts
+
+	claims map[partKey]*partClaim // the parts for which a session asks the broker
+}
+
+// partClaim is a part for which a session asks the broker. The other sessions that need it wait.
+type partClaim struct {
+	key       partKey
+	waiting   []*Session    // those that wait, while pass is nil; guarded by sharedParts.mu
+	pass      *pass         // the latest of the session that asks; nil: it has applied for none; guarded by sharedParts.mu
+	done      chan struct{} // closed when the session that asks has ended its attempt
+	succeeded bool          // the part was made; set before done is closed
 }
 
 // sharedPart holds the bytes of a part that are the same for many sessions.
@@ -111,6 +122,67 @@ func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Public
 		delete(sp.parts, oldest)
 		sp.order = sp.order[1:]
 	}
+}
+
+// claim makes a session the one that asks the broker for a part. If another session is that already,
+// isMine is false, and the caller may wait for it.
+func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine bool) {
+	sp.mu.Lock()
+	claim = sp.claims[key]
+	if claim == nil {
+		if sp.claims == nil {
+			sp.claims = make(map[partKey]*partClaim)
+		}
+		claim = &partClaim{key: key, done: make(chan struct{})}
+		sp.claims[key] = claim
+		sp.mu.Unlock()
+		return claim, true
+	}
+	p := claim.pass
+	if p == nil {
+		claim.waiting = append(claim.waiting, s)
+	}
+	sp.mu.Unlock()
+	if p != nil {
+		p.hasten(s)
+	}
+	return claim, false
+}
+
+// hasten notes the pass of the session that asks. Its turn is that of the session whose turn comes
+// first, of all that wait for the part.
+func (sp *sharedParts) hasten(c *partClaim, p *pass) {
+	if c == nil {
+		return
+	}
+	sp.mu.Lock()
+	waiting := c.waiting
+	c.pass, c.waiting = p, nil
+	sp.mu.Unlock()
+	for _, s := range waiting {
+		p.hasten(s)
+	}
+}
+
+// succeed notes that the part was made.
+func (c *partClaim) succeed() {
+	if c != nil {
+		c.succeeded = true
+	}
+}
+
+// release ends a claim. The sessions that wait for the part go on.
+func (sp *sharedParts) release(c *partClaim) {
+	if c == nil {
+		return
+	}
+	sp.mu.Lock()
+	delete(sp.claims, c.key)
+	if len(sp.claims) == 0 {
+		sp.claims = nil
+	}
+	sp.mu.Unlock()
+	close(c.done)
 }
 
 // clear drops all parts. It is called when no subscription catches up any more.

@@ -198,6 +198,15 @@ func marshalState(state any) ([]byte, error) {
 // everything after the client's position.
 func (t *topic) wantsState(o *subscribing) bool { return t.opts.Snapshot != nil && o.stateReply != nil }
 
+// elseState returns what answers a client if the history turns out not to have what the client has
+// missed; nil: the topic has no state, or the client has not asked for it.
+func (t *topic) elseState(o *subscribing) stateReply {
+	if t.wantsState(o) {
+		return o.stateReply
+	}
+	return nil
+}
+
 // stateReply makes a frame of the answer to a client's subscribe that carries the topic's state. If
 // complete is true, text is the whole state. If not, text is a piece of it, and last is true for the
 // last piece.

@@ -153,6 +153,7 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 		// reply goes out at its next part.
 		c := known.cursor
 		c.reply, c.recovered, c.listed, c.replied = o.reply, begin.recovered, false, make(chan struct{})
+		c.elseState = t.elseState(&o)
 		c.answered.Store(false)
 		return attached{answering: c}, nil
 	}
@@ -189,7 +190,7 @@ func (ts *topics) attach(t *topic, s *Session, max int, o subscribing, begin beg
 	if begin.sweep != nil {
 		c.sweep = *begin.sweep
 	}
-	if begin.state {
+	if c.elseState = t.elseState(&o); begin.state {
 		c.stateReply = o.stateReply
 	}
 	added := attached{starts: ts.fallBehind(sub, c)}
@@ -301,24 +302,24 @@ func (ts *topics) resume(ctx context.Context, t *topic, o subscribing) (begin be
 		}
 		return beginning{at: feed.at, from: since, recovered: true}, false, nil
 	}
-	return ts.readSince(ctx, t, o)
+	return ts.beginningSince(ctx, t, o)
 }
 
 // reach waits until the feed is as far as the broker's history. If the position is not in the feed
 // then, no server has it.
 func (ts *topics) reach(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
-	var last Position
 	since := o.since
-	ts.unlocked(t, func() {
-		if o.pays {
-			ts.payForQuestion(o.session, lookupUnits)
-		}
-		last, err = ts.last(ctx, o.session, t.name)
-	})
+	if since.Epoch != t.feed.at.Epoch && t.feed.crowd.isDead(since.Epoch) {
+		return false, nil
+	}
+	last, err := ts.endOf(ctx, t, o)
 	switch at := t.feed.at; {
 	case err != nil:
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
-	case last.Epoch == at.Epoch && (last.Epoch != since.Epoch || last.Offset < since.Offset):
+	case last.Epoch == at.Epoch && last.Epoch != since.Epoch:
+		t.feed.crowd.noteDead(since.Epoch)
+		return false, nil // nobody has it
+	case last.Epoch == at.Epoch && last.Offset < since.Offset:
 		return false, nil // nobody has it
 	case at.Epoch == since.Epoch && at.Offset >= since.Offset:
 		return false, nil // it came meanwhile
@@ -352,31 +353,46 @@ func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (er
 	return err
 }
 
-// readSince asks the broker's history for the publications after a position that is older than
+// beginningSince asks the broker's history for the publications after a position that is older than
 // the feed. The first page tells whether they can be had.
-func (ts *topics) readSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
+func (ts *topics) beginningSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
-	upto := feed.at
-	var page broker.Page
-	ts.unlocked(t, func() {
-		if o.pays {
-			ts.payForQuestion(o.session, questionUnits)
-		}
-		page, err = ts.read(ctx, o.session, func() (broker.Page, error) {
-			return ts.recover.Read(ctx, t.name, since.Offset, upto.Offset, firstPage)
-		})
-	})
-	lost := beginning{at: feed.at, from: feed.at}
-	switch {
-	case err != nil:
-		return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
-	case feed.at.Epoch != since.Epoch:
-		return lost, false, nil
-	case page.Epoch == since.Epoch && page.Upto >= since.Offset && !page.Complete:
-		return lost, false, nil
-	case page.Epoch != since.Epoch, len(page.Publications) == 0 && page.Upto < upto.Offset:
-		ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
-		return beginning{}, true, ctx.Err()
+	if known := feed.crowd.current(feed); known.isLost(since.Offset) || known.isComplete(since.Offset) {
+		return feed.beginSince(since, known.pageAfter(since), known.isLost(since.Offset)), false, nil
 	}
-	return beginning{at: feed.at, from: since, recovered: true, page: page.Publications, read: bytesOf(page.Publications)}, false, nil
+	q, err := ts.pageSince(ctx, t, o, func(ctx context.Context, q *sinceQuestion) (broker.Page, error) {
+		return ts.recover.Read(ctx, t.name, q.after, q.upto, q.limit())
+	})
+	if err != nil {
+		return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
+	}
+	if feed.at.Epoch != since.Epoch {
+		return feed.beginSince(since, nil, true), false, nil
+	}
+	if q.generation != feed.generation {
+		return beginning{}, true, ctx.Err() // the history has lost its end, or more
+	}
+	page, known := q.page, feed.crowd.current(feed)
+	publications, ok := q.pageAfter(since)
+	if !ok {
+		publications = known.pageAfter(since)
+	}
+	isLost := known.isLost(since.Offset) || page.Epoch == since.Epoch && since.Offset <= q.after && page.Upto >= q.after && !page.Complete
+	switch {
+	case ok || isLost || known.isComplete(since.Offset):
+		return feed.beginSince(since, publications, isLost), false, nil
+	case page.Epoch != since.Epoch, len(page.Publications) == 0 && page.Upto < q.upto:
+		ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
+	}
+	return beginning{}, true, ctx.Err() // the next question is for the positions that this one did not answer
+}
+
+// beginSince returns the beginning of a subscription after a client's position. page has the first
+// publications after it, if they were read. If isLost, something is missing after it, so the
+// subscription begins with the next publication.
+func (f *feed) beginSince(since Position, page []*broker.Publication, isLost bool) beginning {
+	if isLost {
+		return beginning{at: f.at, from: f.at}
+	}
+	return beginning{at: f.at, from: since, recovered: true, page: page, read: bytesOf(page)}
 }

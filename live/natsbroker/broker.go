@@ -67,13 +67,16 @@ type Broker struct {
 
 	compareNow chan struct{} // has space for one request to compare the streams
 
-	ctx          context.Context // ends with Close; for all goroutines
-	cancel       context.CancelFunc
-	tasks        sync.WaitGroup
-	complete     atomic.Bool // New has set all fields that connectionError uses
-	closed       atomic.Bool
-	status       chan nats.Status
-	errorHandler nats.ErrHandler // the application's own handler, of Options.Conn or Options.Connect
+	ctx      context.Context // ends with Close; for all goroutines
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+	complete atomic.Bool // New has set all fields that connectionError uses
+	closed   atomic.Bool
+	status   chan nats.Status
+	// watchedServer is the server of the connection that watchConnection has handled last; "" or
+	// nil: the connection was down then.
+	watchedServer atomic.Pointer[string]
+	errorHandler  nats.ErrHandler // the application's own handler, of Options.Conn or Options.Connect
 }
 
 var (

@@ -29,6 +29,7 @@ func (b *Broker) watchConnection() {
 	ticker := time.NewTicker(routesEvery)
 	defer ticker.Stop()
 	connected := b.nc.IsConnected()
+	b.noteServer()
 	var routes []uint64
 	var settleAt time.Time // when topics are compared once more; zero: never
 	lost := func(cause error) {
@@ -58,7 +59,9 @@ func (b *Broker) watchConnection() {
 				b.logger.Error("natsbroker: the connection is closed for good; make a new broker", "err", cmp.Or(b.nc.LastError(), nats.ErrConnectionClosed))
 			}
 			connected = now
+			b.noteServer()
 		case <-ticker.C:
+			b.noteServer() // also if NATS had no space for a status
 			// The connection to the embedded server stays up while that server is cut off from
 			// the other nodes. A route that has gone counts as well: the node behind it may
 			// have led a stream, and may have stored publications that it did not send.
@@ -75,6 +78,22 @@ func (b *Broker) watchConnection() {
 			}
 		}
 	}
+}
+
+// noteServer notes that watchConnection has handled everything up to the connection to the present
+// server. The status of a connection is queued before the connection shows its server. So if the
+// queue is empty after the server was asked for, nothing about that server is still to be handled.
+func (b *Broker) noteServer() {
+	id := b.nc.ConnectedServerId()
+	if len(b.status) == 0 {
+		b.watchedServer.Store(&id)
+	}
+}
+
+// isWatched reports whether watchConnection has handled everything up to the connection to a server.
+func (b *Broker) isWatched(server string) bool {
+	id := b.watchedServer.Load()
+	return id != nil && *id == server
 }
 
 // routesEvery is how often a node of a cluster looks at its routes to the other nodes. After a

@@ -207,14 +207,17 @@ func (m *mender) mend(why error) {
 	}
 }
 
-// restart replaces the server, and waits until the broker is connected to the new server.
+// restart replaces the server, and waits until the broker is connected to the new server and
+// watchConnection knows it. The client of NATS may notice the end of the old server only after the
+// new one runs, and watchConnection may be late too. What they find after restart has returned would
+// be logged as a loss of the connection.
 func (m *mender) restart() error {
 	if err := m.server.restart(m.broker.ctx); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(m.broker.ctx, readyTimeout)
 	defer cancel()
-	for !m.broker.nc.IsConnected() {
+	for !m.broker.isWatched(m.server.running().ID()) {
 		if !sleep(ctx, 5*time.Millisecond) {
 			return errors.New("the broker is not connected again")
 		}
