@@ -55,7 +55,7 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		if f == nil {
 			f = ts.frame(t, p, sub.wire)
 			if o == delivered {
-				f.Queued = ts.sampler.sample()
+				f.Queued = ts.sampler.sample(ts.cameAt(p))
 			}
 			frames[sub.wire] = f
 		}
@@ -89,13 +89,23 @@ type sampler struct {
 // sampleEvery is the time between two publications that are measured.
 const sampleEvery = 50 * time.Millisecond
 
-// sample returns the time now if a publication is measured, and else 0.
-func (s *sampler) sample() int64 {
-	now, next := clock.Now(), s.next.Load()
-	if now < next || !s.next.CompareAndSwap(next, now+int64(sampleEvery)) {
+// sample returns the time at which a publication came if it is measured, and else 0.
+func (s *sampler) sample(came int64) int64 {
+	next := s.next.Load()
+	if came < next || !s.next.CompareAndSwap(next, came+int64(sampleEvery)) {
 		return 0
 	}
-	return now
+	return came
+}
+
+// cameAt returns when a publication came from the broker, on the clock of package clock. The Time of a
+// broker in this process is that of this process, and reading the clock once more would cost about as
+// much as half a delivery.
+func (ts *topics) cameAt(p *broker.Publication) int64 {
+	if ts.inProcess && !p.Time.IsZero() {
+		return clock.At(p.Time)
+	}
+	return clock.Now()
 }
 
 // handOver is how many sessions are collected before the writers get them. In a topic of 100,000

@@ -154,25 +154,35 @@ func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 		b.mu.Unlock()
 		return ErrClosed
 	}
-	before := b.depth()
-	if b.aside != nil && f.Tag != nil {
-		f = b.replaceAside(f)
-	}
-	if !b.fits(f) {
-		if f = b.displace(f, patient); f == nil {
-			b.writers.queued.add(b.depth().minus(before)) // the caller may not use the list after an error
+	if b.aside != nil && f.Tag != nil || !b.fits(f) {
+		if f = b.makeSpace(f, patient); f == nil {
 			b.mu.Unlock()
 			return ErrFull
 		}
 	}
 	b.push(f)
-	list.grew(b.depth().minus(before))
+	list.queued.frames += f.Messages()
+	list.queued.bytes += f.Len()
 	idle := b.markBusy()
 	b.mu.Unlock()
 	if idle {
 		list.add(b)
 	}
 	return nil
+}
+
+// makeSpace drops frames for a new frame. It returns the frame to queue, or nil if there is no space.
+// mu is held.
+func (b *Box) makeSpace(f *frame.Frame, patient bool) *frame.Frame {
+	before := b.depth()
+	if b.aside != nil && f.Tag != nil {
+		f = b.replaceAside(f)
+	}
+	if !b.fits(f) {
+		f = b.displace(f, patient)
+	}
+	b.writers.queued.add(b.depth().minus(before))
+	return f
 }
 
 // AddOrWait is Add for a caller that can wait. Instead of ErrFull it returns a channel that is
@@ -479,7 +489,7 @@ func (b *Box) shutWrite() {
 // these. Else it returns control frames, and then as many queued frames as fit in buf. A frame that
 // is larger than buf is returned alone. fill counts the bytes that it returned before as written. If
 // no bytes are left it returns nil, and the box is idle.
-func (b *Box) fill(buf []byte, figures *figures) []byte {
+func (b *Box) fill(batch *batch) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.rest) > 0 {
@@ -487,8 +497,8 @@ func (b *Box) fill(buf []byte, figures *figures) []byte {
 		b.rest = nil
 		return rest
 	}
-	b.landed(figures)
-	buf = buf[:0]
+	b.landed(&batch.wrote)
+	buf := batch.buf[:0]
 	if !b.greeting || b.queue == nil {
 		buf = b.appendControl(buf)
 	}
@@ -536,11 +546,11 @@ func (b *Box) form(f *frame.Frame) []byte {
 }
 
 // landed counts the frames in flying as written.
-func (b *Box) landed(figures *figures) {
+func (b *Box) landed(wrote *wrote) {
 	if b.flying.frames > 0 {
 		b.frames -= b.flying.frames
 		b.bytes -= b.flying.bytes
-		figures.land(&b.flying)
+		wrote.land(&b.flying)
 	}
 	if b.flying.ping {
 		b.pingAt = clock.Now()

@@ -11,8 +11,9 @@ import (
 
 // This file counts what the boxes of a server hold and write. Counting must cost next to nothing: a
 // burst takes 150 ns for each delivery. So what is queued is counted on the List of the caller, and
-// added once for each List. What is written is counted once for each write, in one of several sets of
-// figures, so that two CPUs seldom write to the same line of the cache.
+// added once for each List. What is written is counted in the batch of the goroutine that writes. It is
+// added for a portion of boxes at a time, to one of several sets of figures. So two CPUs seldom write to
+// the same line of the cache.
 
 // WriteSizes is how many sizes of writes are told apart: of at most 1, 2, 4, 8, 16, 32, 64 and 128
 // frames, and of more.
@@ -51,6 +52,18 @@ type figures struct {
 	_                         [64]byte // keeps neighbours on different cache lines
 }
 
+// newFigures returns one for each CPU, or a few more: a power of two.
+func newFigures(cpus int) []figures { return make([]figures, 1<<bits.Len(uint(cpus-1))) }
+
+// wrote is what a goroutine has written and not yet counted in its figures. Only that goroutine uses
+// it.
+type wrote struct {
+	landed   depth
+	bytes    uint64
+	writes   [WriteSizes]uint32
+	measured []time.Duration // of frames with Frame.Queued; it has space for a portion of boxes
+}
+
 // queued counts what is queued. Goroutines that publish use it.
 type queued struct {
 	_             [64]byte // keeps neighbours on different cache lines
@@ -68,13 +81,35 @@ func (q *queued) add(d depth) {
 }
 
 // land counts a write that has ended.
-func (f *figures) land(w *flight) {
-	f.landedFrames.Add(uint64(w.frames))
-	f.landedBytes.Add(uint64(w.bytes))
-	f.writes[min(bits.Len(uint(w.frames-1)), WriteSizes-1)].Add(1)
-	if w.since != 0 {
-		f.delivery.Add(time.Duration(clock.Now() - w.since))
+func (w *wrote) land(f *flight) {
+	w.landed.frames += f.frames
+	w.landed.bytes += f.bytes
+	w.writes[min(bits.Len(uint(f.frames-1)), WriteSizes-1)]++
+	if f.since != 0 {
+		w.measured = append(w.measured, time.Duration(clock.Now()-f.since))
 	}
+}
+
+// countWrote counts what a goroutine has written. It is called after each portion of boxes, and before
+// a write that may wait.
+func (w *Writers) countWrote(b *batch) {
+	done := &b.wrote
+	if done.bytes == 0 && done.landed == (depth{}) {
+		return
+	}
+	f := w.figuresOf(b)
+	f.bytes.Add(done.bytes)
+	f.landedFrames.Add(uint64(done.landed.frames))
+	f.landedBytes.Add(uint64(done.landed.bytes))
+	for size, n := range done.writes {
+		if n > 0 {
+			f.writes[size].Add(uint64(n))
+		}
+	}
+	for _, d := range done.measured {
+		f.delivery.Add(d)
+	}
+	*done = wrote{measured: done.measured[:0]}
 }
 
 // lanes numbers the batches.
@@ -84,11 +119,12 @@ var lanes atomic.Uint32
 // use the same figures.
 func laned(b *batch) *batch {
 	b.lane = lanes.Add(1)
+	b.wrote.measured = make([]time.Duration, 0, portion)
 	return b
 }
 
 // figuresOf returns the figures in which a batch counts.
-func (w *Writers) figuresOf(b *batch) *figures { return &w.figures[b.lane%uint32(len(w.figures))] }
+func (w *Writers) figuresOf(b *batch) *figures { return &w.figures[b.lane&uint32(len(w.figures)-1)] }
 
 // Figures returns the figures. They are read one after another, so they may not fit together exactly.
 func (w *Writers) Figures() Figures {

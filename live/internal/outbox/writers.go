@@ -54,7 +54,7 @@ type Writers struct {
 // NewWriters returns the writers of a server.
 func NewWriters(limits Limits) *Writers {
 	cpus := runtime.GOMAXPROCS(0)
-	return &Writers{limits: limits, max: cpus, figures: make([]figures, cpus)}
+	return &Writers{limits: limits, max: cpus, figures: newFigures(cpus)}
 }
 
 // List is a list of boxes that became busy. Its zero value is empty.
@@ -76,12 +76,6 @@ func (l *List) add(b *Box) {
 	}
 	l.tail = b
 	l.n++
-}
-
-// grew counts what was queued in a box.
-func (l *List) grew(by depth) {
-	l.queued.frames += by.frames
-	l.queued.bytes += by.bytes
 }
 
 func (l *List) join(other *List) {
@@ -151,6 +145,7 @@ func (w *Writers) WriteHere(list *List) {
 		b.flush(batch)
 	}
 	batch.frames, batch.writes = 0, 0
+	w.countWrote(batch)
 }
 
 func (w *Writers) write(b *Box) {
@@ -175,6 +170,7 @@ func (w *Writers) run() {
 		for b := batch.boxes.pop(); b != nil; b = batch.boxes.pop() {
 			b.flush(batch)
 		}
+		w.countWrote(batch)
 	}
 }
 
@@ -213,15 +209,14 @@ func (b *Box) flush(batch *batch) {
 		go b.drain() // ends when the queue is empty or writing has failed
 		return
 	}
-	figures := b.writers.figuresOf(batch)
-	bytes := b.fill(batch.buf, figures)
+	bytes := b.fill(batch)
 	if bytes == nil {
 		return
 	}
 	batch.writes++
 	batch.frames += b.flying.frames
 	n, err := batch.writeNow(b.raw, bytes)
-	figures.bytes.Add(uint64(n))
+	batch.wrote.bytes += uint64(n)
 	switch {
 	case err != nil:
 		b.fail(err)
@@ -229,16 +224,16 @@ func (b *Box) flush(batch *batch) {
 		b.keep(bytes[n:], n)
 		go b.drain() // ends when the queue is empty or writing has failed
 	default:
-		b.finishWrite(n, figures)
+		b.finishWrite(n, &batch.wrote)
 	}
 }
 
 // finishWrite counts a write that the socket has taken. If more frames were queued meanwhile, it puts
 // the box at the end of the list, so that one busy session does not hold up the others.
-func (b *Box) finishWrite(wrote int, figures *figures) {
+func (b *Box) finishWrite(n int, wrote *wrote) {
 	b.mu.Lock()
-	b.wrote += uint64(wrote)
-	b.landed(figures)
+	b.wrote += uint64(n)
+	b.landed(wrote)
 	more := b.queue != nil || b.ping || len(b.pongs) > 0
 	if !more {
 		b.flushed()
@@ -272,9 +267,9 @@ func (b *Box) drain() {
 	}
 	batch := slowBatches.Get().(*batch)
 	defer slowBatches.Put(batch)
-	figures := b.writers.figuresOf(batch)
 	for {
-		bytes := b.fill(batch.buf, figures)
+		bytes := b.fill(batch)
+		b.writers.countWrote(batch)
 		if bytes == nil {
 			return
 		}
@@ -282,7 +277,7 @@ func (b *Box) drain() {
 			b.fail(err)
 			return
 		}
-		figures.bytes.Add(uint64(len(bytes)))
+		batch.wrote.bytes += uint64(len(bytes))
 	}
 }
 
