@@ -5,9 +5,10 @@ CHROMIUM ?= /usr/bin/chromium
 FIREFOX  ?= /usr/bin/firefox-esr
 export CHROMIUM FIREFOX
 PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
+PROMETHEUS := /usr/bin/prometheus
 
 # The modules of the workspace, each with its own go.mod.
-MODULES := . live/natsbroker interop examples bench release
+MODULES := . live/natsbroker live/livemetrics interop examples bench release
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint release-check release soak fuzz cover bench bench-quick bench-nats deps clean
@@ -86,8 +87,8 @@ bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
 		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt
 	@cat bench/NATS.txt
 
-# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox and proxies.
-deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES)
+# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox, proxies and Prometheus.
+deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROMETHEUS)
 
 client/node_modules/.package-lock.json: client/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: installing Debian's nodejs and npm"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
@@ -101,7 +102,8 @@ $(FIREFOX): PACKAGE := firefox-esr
 /usr/sbin/apache2: PACKAGE := apache2-bin
 /usr/sbin/haproxy: PACKAGE := haproxy
 /usr/bin/caddy: PACKAGE := caddy
-$(CHROMIUM) $(FIREFOX) $(PROXIES):
+$(PROMETHEUS): PACKAGE := prometheus
+$(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROMETHEUS):
 	@echo "$@ is missing: installing Debian's $(PACKAGE)"
 	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(PACKAGE)
 

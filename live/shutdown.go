@@ -55,6 +55,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.nodes.hurry()
 
 	if begins && sessions > 0 {
+		s.opts.Logger.Info("live: shutting down", "sessions", sessions, "delay", s.opts.ShutdownDelay)
 		sleep(ctx, s.opts.ShutdownDelay)
 	}
 	s.closeAll(ctx)
@@ -174,6 +175,7 @@ func (s *Server) await(ctx context.Context) error {
 		left = append(left, sess)
 	}
 	s.mu.Unlock()
+	s.opts.Logger.Warn("live: the time for Shutdown has ended; connections are cut, and callbacks may go on", "connections", len(left))
 	for _, sess := range left {
 		sess.end(restart(0))
 		sess.out.Kill()

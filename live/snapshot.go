@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -162,7 +163,7 @@ func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 		select {
 		case <-answered: // Snapshot heeds its context
 		case <-time.After(snapshotGrace):
-			ts.server.opts.Logger.Warn("live: a Snapshot goes on after its context has ended", "topic", t.name)
+			ts.server.logOfClient(slog.LevelWarn, "live: a Snapshot goes on after its context has ended", "topic", t.name)
 			return nil, fmt.Errorf("%w: %q: %w", ErrSnapshot, t.name, sn.overdue(ts))
 		}
 	}

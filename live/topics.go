@@ -54,7 +54,6 @@ type topics struct {
 	writers  *outbox.Writers
 	options  func(topic string) TopicOptions
 	counters *counters
-	logger   *slog.Logger
 
 	life context.Context // ends with the broker: nothing is asked of it any more
 	end  context.CancelFunc
@@ -136,7 +135,6 @@ func newTopics(s *Server) *topics {
 		writers:  s.writers,
 		options:  s.opts.Topics,
 		counters: &s.counters,
-		logger:   s.opts.Logger,
 		seed:     maphash.MakeSeed(),
 	}
 	if r, ok := b.(broker.Recoverer); ok {

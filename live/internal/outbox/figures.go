@@ -64,12 +64,9 @@ type wrote struct {
 	measured []time.Duration // of frames with Frame.Queued; it has space for a portion of boxes
 }
 
-// queued counts what is queued. Goroutines that publish use it.
-type queued struct {
-	_             [64]byte // keeps neighbours on different cache lines
-	frames, bytes atomic.Int64
-	_             [64]byte
-}
+// queued counts what is queued. Goroutines that publish use it. It lies beside other fields that they
+// use in the same call.
+type queued struct{ frames, bytes atomic.Int64 }
 
 // add counts what was queued, or what was dropped if the numbers are negative.
 func (q *queued) add(d depth) {

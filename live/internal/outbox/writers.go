@@ -41,14 +41,14 @@ type Writers struct {
 	limits  Limits
 	max     int       // how many writers may run at the same time
 	figures []figures // of what was written; see figuresOf
-	queued  queued
 
 	droppedOldest, droppedLatest atomic.Uint64 // how many frames were dropped to make space for others
 
-	mu      sync.Mutex // guards the fields below, and Box.next; no lock is taken under it
+	mu      sync.Mutex // guards the fields below, except queued, and Box.next; no lock is taken under it
 	list    List       // boxes with frames to send; the box that has waited longest comes first
 	running int        // how many writers run
 	pace    pace
+	queued  queued
 }
 
 // NewWriters returns the writers of a server.
