@@ -79,7 +79,7 @@ func TestAModuleHasNoFilesOfTheModulesBelowIt(t *testing.T) {
 	for path, want := range map[string]string{
 		root:        "LICENSE README.md go.mod live/doc.go",
 		natsbroker:  "doc.go go.mod LICENSE",
-		livemetrics: "alerts.yml go.mod LICENSE",
+		livemetrics: "go.mod alerts.yml LICENSE",
 	} {
 		folder := t.TempDir()
 		for _, name := range tree {
