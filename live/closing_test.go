@@ -69,7 +69,7 @@ func TestClosingsAreCountedAndLoggedByReason(t *testing.T) {
 				t.Errorf("%+v", got)
 			}
 			if tt.line == "" {
-				if n := all.with("session"); n != 0 {
+				if n := all.with(`msg="live: session`); n != 0 {
 					t.Errorf("%d lines", n)
 				}
 				return

@@ -3,8 +3,10 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"time"
 
@@ -50,9 +52,13 @@ func only(topic string) error {
 
 func main() {
 	server := newServer()
-	web := &http.Server{Addr: "localhost:8080", Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
-	log.Print("Chat: http://localhost:8080")
-	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
+	listener, err := net.Listen("tcp", "localhost:8080")
+	if err != nil {
+		log.Fatal(err)
+	}
+	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
+	fmt.Println("Chat: http://localhost:8080")
+	if err := server.Run(context.Background(), func() error { return web.Serve(listener) }, web.Shutdown); err != nil {
 		log.Fatal(err)
 	}
 }
