@@ -5,10 +5,11 @@ CHROMIUM ?= /usr/bin/chromium
 FIREFOX  ?= /usr/bin/firefox-esr
 export CHROMIUM FIREFOX
 PROXIES  := /usr/sbin/nginx /usr/sbin/apache2 /usr/sbin/haproxy /usr/bin/caddy
+PROMETHEUS := /usr/bin/prometheus
 PROGRAMS := /usr/bin/python3 /usr/bin/curl
 
 # The packages of all modules of the workspace. Those whose tests take the longest are the first.
-PACKAGES := ./live/natsbroker/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
+PACKAGES := ./live/natsbroker/... ./live/livemetrics/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint film release-check release soak fuzz cover bench bench-quick bench-nats deps clean
@@ -94,8 +95,8 @@ bench-nats: ## what NATS costs; writes bench/NATS.txt (2 minutes)
 		$(NATSBENCH) -bench 'ColdTopic' -benchtime 100x . ; } > ../../bench/NATS.txt
 	@cat bench/NATS.txt
 
-# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox, proxies, Python and curl.
-deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROGRAMS)
+# What the tests need besides Go: Node's packages, by lockfile, and Debian's Chromium, Firefox, proxies, Prometheus, Python and curl.
+deps: client/node_modules/.package-lock.json $(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROMETHEUS) $(PROGRAMS)
 
 client/node_modules/.package-lock.json: client/package-lock.json
 	@command -v npm >/dev/null || { echo "npm is missing: installing Debian's nodejs and npm"; $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nodejs npm; }
@@ -109,9 +110,10 @@ $(FIREFOX): PACKAGE := firefox-esr
 /usr/sbin/apache2: PACKAGE := apache2-bin
 /usr/sbin/haproxy: PACKAGE := haproxy
 /usr/bin/caddy: PACKAGE := caddy
+$(PROMETHEUS): PACKAGE := prometheus
 /usr/bin/python3: PACKAGE := python3
 /usr/bin/curl: PACKAGE := curl
-$(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROGRAMS):
+$(CHROMIUM) $(FIREFOX) $(PROXIES) $(PROMETHEUS) $(PROGRAMS):
 	@echo "$@ is missing: installing Debian's $(PACKAGE)"
 	$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq $(PACKAGE)
 

@@ -81,5 +81,5 @@ func (s *Server) endOld() {
 // tooOld says how each of so many sessions ends that have reached MaxSessionAge at the same time. As a
 // rule they are few. There are many if MaxSessionAge is short, or if the process stood still.
 func tooOld(sessions int) closing {
-	return comeBack("session is old", ErrSessionAge, returnWindow(sessions))
+	return comeBack("session is old", closedAge, ErrSessionAge, returnWindow(sessions))
 }

@@ -99,7 +99,7 @@ func (s *Server) hear(b []byte) {
 	typ, first, second, ok := decodeBroadcast(b)
 	switch {
 	case !ok:
-		s.logOfClient(slog.LevelWarn, "live: broadcast that is none of a server", "bytes", len(b))
+		s.logOfClient(slog.LevelWarn, "live: unknown broadcast ignored", "bytes", len(b))
 	case typ == typeApp:
 		s.broadcasts.mu.RLock()
 		handlers := slices.Clone(s.broadcasts.handlers[first])

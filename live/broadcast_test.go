@@ -342,7 +342,7 @@ func TestSubjectOfBroadcastsIsNoTopic(t *testing.T) {
 	for _, junk := range []string{"", "x", "a", "\xff", "a\x05x", "d\x00", "z\x00"} {
 		r.Publish(subject, []byte(junk))
 	}
-	if !strings.Contains(log.String(), "broadcast that is none of a server") {
+	if !strings.Contains(log.String(), "unknown broadcast ignored") {
 		t.Errorf("nobody was told: %s", log.String())
 	}
 }

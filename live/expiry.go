@@ -33,7 +33,7 @@ func (s *Session) ExpireAt(t time.Time) {
 
 // expire closes a session whose sign-in has expired.
 func (s *Session) expire() {
-	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
+	s.end(disconnection(CloseSignInExpired, "sign-in expired", closedExpired))
 }
 
 // expireAt sets the timer for a session, unless the session was removed.

@@ -60,6 +60,8 @@ func EndAll(s *Server) {
 	}
 	s.mu.Unlock()
 	s.endOld()
+}
+
 // CallsOf counts the calls that wait for an answer about a topic.
 func CallsOf(s *Server, topic string) int {
 	t := s.topics.find(topic)

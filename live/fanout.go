@@ -1,7 +1,11 @@
 package live
 
 import (
+	"sync/atomic"
+	"time"
+
 	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
@@ -50,6 +54,9 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		f := frames[sub.wire]
 		if f == nil {
 			f = ts.frame(t, p, sub.wire)
+			if o == delivered {
+				f.Queued = ts.sampler.sample(ts.cameAt(p))
+			}
 			frames[sub.wire] = f
 		}
 		switch sub.out.Add(f, &ready) {
@@ -70,6 +77,35 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		l.deliver(p)
 	}
 	ts.counters.delivered.Add(uint64(count))
+}
+
+// sampler chooses the publications of which it is measured how long they take to the sockets. If it
+// were measured for all, reading the clock would be a part of the cost that can be noticed: there is
+// one reading for each write.
+type sampler struct {
+	next atomic.Int64 // when a publication may be chosen again, on the clock of package clock
+}
+
+// sampleEvery is the time between two publications that are measured.
+const sampleEvery = 50 * time.Millisecond
+
+// sample returns the time at which a publication came if it is measured, and else 0.
+func (s *sampler) sample(came int64) int64 {
+	next := s.next.Load()
+	if came < next || !s.next.CompareAndSwap(next, came+int64(sampleEvery)) {
+		return 0
+	}
+	return came
+}
+
+// cameAt returns when a publication came from the broker, on the clock of package clock. The Time of a
+// broker in this process is that of this process, and reading the clock once more would cost about as
+// much as half a delivery.
+func (ts *topics) cameAt(p *broker.Publication) int64 {
+	if ts.inProcess && !p.Time.IsZero() {
+		return clock.At(p.Time)
+	}
+	return clock.Now()
 }
 
 // handOver is how many sessions are collected before the writers get them. In a topic of 100,000
@@ -105,7 +141,11 @@ func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origi
 	switch {
 	case t.tag != nil:
 		c.skipOld, c.gap = true, true
-		ts.counters.dropped.Add(1)
+		if t.tag.Latest {
+			ts.counters.droppedLatest.Add(1)
+		} else {
+			ts.counters.droppedOldest.Add(1)
+		}
 	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
 		sub.session.closeForFullQueue()
 		return

@@ -232,7 +232,7 @@ func (n *nodes) hear(id string, data []byte) {
 	}
 	var b nodeBeat
 	if len(id) > len(n.id) || len(data) > maxNodeBeat || json.Unmarshal(data, &b) != nil {
-		n.server.logOfClient(slog.LevelWarn, "live: broadcast that is no beat of a server", "bytes", len(data))
+		n.server.logOfClient(slog.LevelWarn, "live: invalid beat of a server ignored", "bytes", len(data))
 		return
 	}
 	b.Name = nodeName(b.Name)

@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 
 	"github.com/livetopic/livetopic/live/broker"
@@ -203,7 +204,7 @@ func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Positi
 	reach := min(page.Upto, upto.Offset)
 	switch {
 	case err != nil:
-		ts.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		ts.server.logOfClient(slog.LevelWarn, "live: history cannot be read, trying again", "topic", t.name, "err", err)
 		sleep(ctx, backoff(c.failures))
 	case page.Epoch != m.upto.Epoch:
 		ts.checkFeed(t) // the history began anew, or a copy lags

@@ -318,7 +318,7 @@ func (p *presenceState) arrived(sub *subscription, o *subscribing) {
 	}
 	if err := p.set(sub.session, t.name, info, true); err != nil {
 		// The goroutine ends when the line is written. The topic is locked now, and a slog.Handler may publish to it.
-		go p.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", t.name, "session", sub.session.id, "err", err)
+		go p.server.logOfClient(slog.LevelWarn, "live: session is not shown as present", "topic", t.name, "session", sub.session.id, "err", err)
 	}
 }
 

@@ -477,7 +477,7 @@ func TestHandlerOfALogMayPublishToTheTopicInWhichASessionIsNotSeen(t *testing.T)
 	var h *livetest.Host
 	opts := present(visible)
 	opts.Logger = slog.New(logCalls(func(line slog.Record) {
-		if line.Message == "live: session is not seen" {
+		if line.Message == "live: session is not shown as present" {
 			published <- h.Publish("t", []byte(`1`))
 		}
 	}))

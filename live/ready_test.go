@@ -50,3 +50,25 @@ func TestReadySaysWhetherNewClientsAreTaken(t *testing.T) {
 	}
 	check("after Shutdown", live.ErrServerClosed, 503)
 }
+
+// A load balancer asks every second. The log has a line only when the answer changes.
+func TestReadyLogsChangesOnly(t *testing.T) {
+	t.Parallel()
+	b := &unready{MemoryBroker: live.NewMemoryBroker(live.MemoryOptions{})}
+	logger, all := logging()
+	server := livetest.NewServer(t, live.Options{Broker: b, Logger: logger})
+	ask := func(err error, lost, back int) {
+		t.Helper()
+		b.err = err
+		for range 5 {
+			server.Ready(t.Context())
+		}
+		if st := server.Stats(); st.NotReady != (err != nil) || all.with("live: not ready") != lost || all.with("live: ready again") != back {
+			t.Errorf("%v: %d and %d lines, NotReady is %v", err, all.with("live: not ready"), all.with("live: ready again"), st.NotReady)
+		}
+	}
+	ask(nil, 0, 0)
+	ask(errors.New("gone"), 1, 0)
+	ask(nil, 1, 1)
+	ask(errors.New("gone again"), 2, 1)
+}

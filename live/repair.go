@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -185,7 +186,7 @@ func (ts *topics) repair(t *topic) {
 			sleep(ts.life, lagBackoff(attempt))
 			continue
 		}
-		ts.logger.Debug("live: history not to be had, trying again", "topic", t.name, "err", err)
+		ts.server.logOfClient(slog.LevelWarn, "live: history cannot be read, trying again", "topic", t.name, "err", err)
 		sleep(ts.life, backoff(attempt))
 	}
 }

@@ -60,8 +60,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		s.shutdown = newShutdown(ctx)
 	}
 	end := s.shutdown
+	sessions := len(s.sessions)
 	s.mu.Unlock()
 	if first {
+		s.opts.Logger.Info("live: shutting down", "sessions", sessions, "delay", s.opts.ShutdownDelay)
 		go s.wind(ctx, end) // ends when the broker is closed
 	}
 	var err error
@@ -195,16 +197,19 @@ func returnWindow(sessions int) time.Duration {
 }
 
 // restart says how Shutdown ends a session. window is the time over which all sessions are closed.
-func restart(window time.Duration) closing { return comeBack("restart", ErrServerClosed, window) }
+func restart(window time.Duration) closing {
+	return comeBack("restart", closedShutdown, ErrServerClosed, window)
+}
 
 // comeBack says how a session ends whose client shall come back within a window, or within minReturn if
-// that is longer. why is for the client.
-func comeBack(why string, err error, window time.Duration) closing {
+// that is longer. text is for the client.
+func comeBack(text string, why closeReason, err error, window time.Duration) closing {
 	within := max(window, minReturn)
 	return closing{
 		code:   CloseRestart,
-		reason: closecode.WithWindow(why, within),
+		reason: closecode.WithWindow(text, within),
 		err:    err,
+		why:    why,
 		within: within.Milliseconds(),
 	}
 }
@@ -217,6 +222,7 @@ func (s *Server) cutAll() {
 		left = append(left, sess)
 	}
 	s.mu.Unlock()
+	s.opts.Logger.Warn("live: the time for Shutdown has ended; connections are cut, and callbacks may go on", "connections", len(left))
 	for _, sess := range left {
 		sess.end(restart(0))
 		sess.out.Kill()

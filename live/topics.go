@@ -55,7 +55,6 @@ type topics struct {
 	writers  *outbox.Writers
 	options  func(topic string) TopicOptions
 	counters *counters
-	logger   *slog.Logger
 
 	life context.Context // ends with the broker: nothing is asked of it any more
 	end  context.CancelFunc
@@ -67,6 +66,7 @@ type topics struct {
 	making    chan struct{} // holds one element for each goroutine that makes a part
 	shared    sharedParts
 	snapshots snapshots
+	sampler   sampler
 
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -136,7 +136,6 @@ func newTopics(s *Server) *topics {
 		writers:  s.writers,
 		options:  s.opts.Topics,
 		counters: &s.counters,
-		logger:   s.opts.Logger,
 		seed:     maphash.MakeSeed(),
 	}
 	if r, ok := b.(broker.Recoverer); ok {
@@ -347,6 +346,9 @@ func (ts *topics) add(t *topic, s *Session) (*subscription, error) {
 // join is add for a subscription that makes the session present.
 func (ts *topics) join(t *topic, s *Session, o *subscribing) (*subscription, error) {
 	sub, err := ts.add(t, s)
+	if err == nil {
+		ts.counters.subscribed.Add(1)
+	}
 	if err == nil && t.opts.Presence != PresenceOff {
 		ts.server.presence.arrived(sub, o)
 	}

@@ -18,12 +18,13 @@ import (
 
 // The modules that are released, always together and with one version.
 const (
-	root       = "github.com/livetopic/livetopic"
-	natsbroker = root + "/live/natsbroker"
+	root        = "github.com/livetopic/livetopic"
+	natsbroker  = root + "/live/natsbroker"
+	livemetrics = root + "/live/livemetrics"
 )
 
 // folders says where the released modules are.
-var folders = map[string]string{root: ".", natsbroker: "live/natsbroker"}
+var folders = map[string]string{root: ".", natsbroker: "live/natsbroker", livemetrics: "live/livemetrics"}
 
 func main() {
 	if err := run(".", os.Args[1:]); err != nil {
@@ -64,7 +65,8 @@ The files name %[1]s. Read the changes with git diff. Then:
 	git commit -a -m "Release %[1]s"
 	git tag -a -m %[1]s %[1]s
 	git tag -a -m %[1]s live/natsbroker/%[1]s
-	git push --atomic origin HEAD %[1]s live/natsbroker/%[1]s
+	git tag -a -m %[1]s live/livemetrics/%[1]s
+	git push --atomic origin HEAD %[1]s live/natsbroker/%[1]s live/livemetrics/%[1]s
 	npm publish ./client
 `
 
@@ -78,7 +80,7 @@ func mayRelease(repository, version string) error {
 	if err := canFollow(version, current); err != nil {
 		return err
 	}
-	tags, err := git(repository, "tag", "--list", version, "live/natsbroker/"+version)
+	tags, err := git(repository, "tag", "--list", version, "live/natsbroker/"+version, "live/livemetrics/"+version)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ func copied(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
 	for _, name := range []string{
-		"live/natsbroker/go.mod", "bench/go.mod", "examples/go.mod", "interop/go.mod",
+		"live/natsbroker/go.mod", "live/livemetrics/go.mod", "bench/go.mod", "examples/go.mod", "interop/go.mod",
 		"client/client.go", "client/package.json", "client/package-lock.json", "CHANGELOG.md",
 	} {
 		text, err := os.ReadFile(filepath.Join("..", name))
@@ -40,6 +40,7 @@ func TestAReleaseHasItsVersionEverywhere(t *testing.T) {
 		t.Errorf("current %q, error %v", current, err)
 	}
 	for name, want := range map[string]string{
+		"live/livemetrics/go.mod":  root + " v0.98.7\n",
 		"live/natsbroker/go.mod":   root + " v0.98.7\n",
 		"bench/go.mod":             natsbroker + " v0.98.7\n",
 		"examples/go.mod":          root + " v0.98.7\n",
@@ -79,10 +80,11 @@ func TestAReleaseWithoutChangesIsRefused(t *testing.T) {
 }
 
 func TestAModuleHasNoFilesOfTheModulesBelowIt(t *testing.T) {
-	tree := []string{"LICENSE", "README.md", "go.mod", "live/doc.go", "live/natsbroker/doc.go", "live/natsbroker/go.mod", "bench/go.mod", "bench/main.go"}
+	tree := []string{"LICENSE", "README.md", "go.mod", "live/doc.go", "live/natsbroker/doc.go", "live/natsbroker/go.mod", "live/livemetrics/go.mod", "live/livemetrics/alerts.yml", "bench/go.mod", "bench/main.go"}
 	for path, want := range map[string]string{
-		root:       "LICENSE README.md go.mod live/doc.go",
-		natsbroker: "doc.go go.mod LICENSE",
+		root:        "LICENSE README.md go.mod live/doc.go",
+		natsbroker:  "doc.go go.mod LICENSE",
+		livemetrics: "go.mod alerts.yml LICENSE",
 	} {
 		folder := t.TempDir()
 		for _, name := range tree {

@@ -155,7 +155,7 @@ func (b *Broker) warnOfConnection(sub *nats.Subscription, err error) {
 	if sub != nil {
 		subject = sub.Subject
 	}
-	b.logger.Warn("natsbroker: "+err.Error(), "subject", subject)
+	b.logger.Warn("natsbroker: the connection reports an error", "subject", subject, "err", err)
 }
 
 // errConnect is wrapped by every error for the options of Connect or Conn.

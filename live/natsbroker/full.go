@@ -45,11 +45,12 @@ func (st *stream) refused(err error) {
 	f.mu.Lock()
 	f.cause, f.refusedAt = err, time.Now()
 	f.isSet.Store(true)
-	if !f.isLogged && b.logLimit.due("full "+st.config.Name) {
-		f.isLogged = true
+	log := !f.isLogged && b.logLimit.due("full "+st.config.Name)
+	f.isLogged = f.isLogged || log
+	f.mu.Unlock()
+	if log { // without the lock, because a slog.Handler may publish
 		b.logger.Warn("natsbroker: publications are not stored", "stream", st.config.Name, "err", err)
 	}
-	f.mu.Unlock()
 	b.mender.limitReached()
 }
 
@@ -60,11 +61,11 @@ func (st *stream) stored() {
 		return
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.cause = nil
+	log := f.isLogged
+	f.cause, f.isLogged = nil, false
 	f.isSet.Store(false)
-	if f.isLogged {
-		f.isLogged = false
+	f.mu.Unlock()
+	if log {
 		st.broker.logger.Info("natsbroker: publications are stored again", "stream", st.config.Name)
 	}
 }

@@ -213,7 +213,7 @@ func (m *Manager) revalidate() {
 		n := min(len(keys), revalidateBatch)
 		if err := m.revalidateSome(keys[:n], known); err != nil {
 			// The sockets stay open: they must not be closed only because the store is down.
-			m.opts.Logger.Warn("websession: sessions of open sockets not looked up", "err", err)
+			m.logLimited(slog.LevelWarn, "websession: sessions of open sockets not looked up", "err", err)
 			break
 		}
 		keys = keys[n:]

@@ -11,3 +11,6 @@ const zero = 1 << 62
 // Now returns nanoseconds since an arbitrary time. Only the difference between two calls has
 // a meaning. The result is always positive, so 0 can stand for never.
 func Now() int64 { return int64(time.Since(start)) + zero }
+
+// At returns what Now has returned at a time that time.Now has returned in this process.
+func At(t time.Time) int64 { return int64(t.Sub(start)) + zero }

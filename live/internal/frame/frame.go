@@ -33,9 +33,9 @@ var Ping = &Frame{bytes: []byte{finPing, 0}}
 type Frame struct {
 	bytes    []byte
 	deflated []byte // the frame in compressed form; nil: there is no such form
-	messages int    // how many frames a Batch has; 0: this is no Batch, and counts as one
-	gap      *Frame // is sent before this frame; set by AfterGap
+	messages int32  // how many frames a Batch has; 0: this is no Batch, and counts as one
 	stays    bool   // the frame keeps its place in a queue; set by Staying
+	gap      *Frame // is sent before this frame; set by AfterGap
 
 	// Tag marks a frame that a full queue may drop. It is set before the frame is
 	// shared. nil: the frame is never dropped.
@@ -44,6 +44,11 @@ type Frame struct {
 	// Key says of which thing the frame carries the newest value. A frame replaces only frames
 	// with the same Tag and Key.
 	Key string
+
+	// Queued is when the frame was queued for all its sessions, on the clock of package clock, if it
+	// is measured how long the frame takes to reach their sockets. 0: it is not measured. It is set
+	// before the frame is shared.
+	Queued int64
 }
 
 // Replaces reports whether a frame carries a newer value of the same thing as an older frame.
@@ -80,7 +85,7 @@ func (f *Frame) Len() int {
 }
 
 // Messages returns how many messages the frame counts for in a queue.
-func (f *Frame) Messages() int { return max(f.messages, 1) }
+func (f *Frame) Messages() int { return int(max(f.messages, 1)) }
 
 // Gap returns the frame that must be sent before this frame, or nil.
 func (f *Frame) Gap() *Frame { return f.gap }
@@ -111,7 +116,7 @@ func (f *Frame) Stays() bool { return f.stays }
 type Batch struct {
 	Compact  bool // append the compressed form where a frame has one
 	bytes    []byte
-	messages int
+	messages int32
 }
 
 // Append adds a frame.

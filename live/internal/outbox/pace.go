@@ -46,6 +46,8 @@ const (
 type portionOfWork struct {
 	boxes          List
 	frames, writes int
+	wrote          wrote
+	lane           uint32 // tells in which figures wrote is counted; see figuresOf
 }
 
 // begin is called when the first writer starts.

@@ -39,27 +39,29 @@ func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
 // The goroutines start when a box has something to send, and end when no box has.
 type Writers struct {
 	limits  Limits
-	max     int           // how many writers may run at the same time
-	dropped atomic.Uint64 // how many frames were dropped to make space for others
+	max     int       // how many writers may run at the same time
+	figures []figures // of what was written; see figuresOf
 
-	mu      sync.Mutex // guards the fields below, and Box.next; no lock is taken under it
+	droppedOldest, droppedLatest atomic.Uint64 // how many frames were dropped to make space for others
+
+	mu      sync.Mutex // guards the fields below, except queued, and Box.next; no lock is taken under it
 	list    List       // boxes with frames to send; the box that has waited longest comes first
 	running int        // how many writers run
 	pace    pace
+	queued  queued
 }
 
 // NewWriters returns the writers of a server.
 func NewWriters(limits Limits) *Writers {
-	return &Writers{limits: limits, max: runtime.GOMAXPROCS(0)}
+	cpus := runtime.GOMAXPROCS(0)
+	return &Writers{limits: limits, max: cpus, figures: newFigures(cpus)}
 }
-
-// Dropped returns how many frames were dropped in full queues to make space for others.
-func (w *Writers) Dropped() uint64 { return w.dropped.Load() }
 
 // List is a list of boxes that became busy. Its zero value is empty.
 type List struct {
 	head, tail *Box
 	n          int
+	queued     depth // frames that were queued with this list, and were not counted yet
 }
 
 // Len returns the number of boxes on the list.
@@ -104,10 +106,17 @@ func (l *List) pop() *Box {
 	return b
 }
 
+// count counts what was queued with the list. It comes before the boxes are written.
+func (w *Writers) count(list *List) {
+	w.queued.add(list.queued)
+	list.queued = depth{}
+}
+
 // Write makes the writers send the queued frames of the boxes on the list. It
 // empties the list.
 func (w *Writers) Write(list *List) {
 	w.pace.calls.Add(1)
+	w.count(list)
 	if list.n == 0 {
 		return
 	}
@@ -126,6 +135,7 @@ func (w *Writers) Write(list *List) {
 
 // WriteHere is Write, but it writes in the caller's goroutine, not in the writers'.
 func (w *Writers) WriteHere(list *List) {
+	w.count(list)
 	if list.n == 0 {
 		return
 	}
@@ -135,6 +145,7 @@ func (w *Writers) WriteHere(list *List) {
 		b.flush(batch)
 	}
 	batch.frames, batch.writes = 0, 0
+	w.countWrote(batch)
 }
 
 func (w *Writers) write(b *Box) {
@@ -143,7 +154,7 @@ func (w *Writers) write(b *Box) {
 	w.Write(&list)
 }
 
-var batches = sync.Pool{New: func() any { return newBatch(batchBytes) }}
+var batches = sync.Pool{New: func() any { return laned(newBatch(batchBytes)) }}
 
 // runFirst is run for the writer that begins a busy time.
 func (w *Writers) runFirst() {
@@ -159,6 +170,7 @@ func (w *Writers) run() {
 		for b := batch.boxes.pop(); b != nil; b = batch.boxes.pop() {
 			b.flush(batch)
 		}
+		w.countWrote(batch)
 	}
 }
 
@@ -197,13 +209,14 @@ func (b *Box) flush(batch *batch) {
 		go b.drain() // ends when the queue is empty or writing has failed
 		return
 	}
-	bytes := b.fill(batch.buf)
+	bytes := b.fill(batch)
 	if bytes == nil {
 		return
 	}
 	batch.writes++
 	batch.frames += b.flying.frames
 	n, err := batch.writeNow(b.raw, bytes)
+	batch.wrote.bytes += uint64(n)
 	switch {
 	case err != nil:
 		b.fail(err)
@@ -211,16 +224,16 @@ func (b *Box) flush(batch *batch) {
 		b.keep(bytes[n:], n)
 		go b.drain() // ends when the queue is empty or writing has failed
 	default:
-		b.finishWrite(n)
+		b.finishWrite(n, &batch.wrote)
 	}
 }
 
 // finishWrite counts a write that the socket has taken. If more frames were queued meanwhile, it puts
 // the box at the end of the list, so that one busy session does not hold up the others.
-func (b *Box) finishWrite(wrote int) {
+func (b *Box) finishWrite(n int, wrote *wrote) {
 	b.mu.Lock()
-	b.wrote += uint64(wrote)
-	b.landed()
+	b.wrote += uint64(n)
+	b.landed(wrote)
 	more := b.queue != nil || b.ping || len(b.pongs) > 0
 	if !more {
 		b.flushed()
@@ -242,7 +255,7 @@ func (b *Box) keep(rest []byte, wrote int) {
 	b.mu.Unlock()
 }
 
-var slowBatches = sync.Pool{New: func() any { return newBatch(slowBatchBytes) }}
+var slowBatches = sync.Pool{New: func() any { return laned(newBatch(slowBatchBytes)) }}
 
 // drain writes until the queue is empty. It waits for the socket, but gives up the connection when
 // the peer has taken no byte for WriteTimeout.
@@ -255,7 +268,8 @@ func (b *Box) drain() {
 	batch := slowBatches.Get().(*batch)
 	defer slowBatches.Put(batch)
 	for {
-		bytes := b.fill(batch.buf)
+		bytes := b.fill(batch)
+		b.writers.countWrote(batch)
 		if bytes == nil {
 			return
 		}
@@ -263,6 +277,7 @@ func (b *Box) drain() {
 			b.fail(err)
 			return
 		}
+		batch.wrote.bytes += uint64(len(bytes))
 	}
 }
 
