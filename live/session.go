@@ -55,6 +55,9 @@ type Session struct {
 	expiry   atomic.Int64 // Unix time in seconds; 0: none
 	oldAt    int64        // when it reaches MaxSessionAge, as a Unix time in seconds; 0: never
 	readDone bool         // the connection is closed; guarded by Server.mu
+
+	catchingUp atomic.Int32 // subscriptions that catch up
+	began      int64        // when the session began, on the clock
 }
 
 // ID returns the session's ID, which Options.IDGenerator made.
@@ -182,6 +185,8 @@ type closing struct {
 	err     error  // for the application
 	discard bool   // do not send what is queued: the client cannot take it
 
+	byClient bool // the client sent a close frame first
+
 	within int64 // milliseconds within which a live.v1 client is told to come back; 0: it is not told
 }
 
@@ -197,10 +202,11 @@ func (s *Session) end(c closing) bool {
 	s.closed, s.err = true, c.err
 	s.mu.Unlock()
 	s.in.End()
+	ending := s.ending(&c)
 	s.endInbound()
 	s.out.Close(c.discard, c.frames(s.wire)...)
 	s.cancel()
-	go s.leave() // ends when OnClose has returned
+	go s.leave(ending) // ends when OnClose has returned
 	return true
 }
 
@@ -221,9 +227,11 @@ func (c *closing) frames(w wire) []*frame.Frame {
 }
 
 // leave takes the session out of every topic and then tells the application.
-func (s *Session) leave() {
+func (s *Session) leave(e ending) {
 	defer s.server.running.Done()
+	catchingUp := int(s.catchingUp.Load())
 	left := s.server.topics.leave(s)
+	s.noteEnd(e, len(left), catchingUp)
 	s.server.presence.leaveAll(s)
 	s.mu.Lock()
 	listeners := slices.Collect(maps.Keys(s.listeners))
@@ -290,7 +298,7 @@ func (s *Session) closingFor(err error) closing {
 		}
 		return c
 	case *inbox.CloseError:
-		c := closing{code: err.Code, reason: err.Reason}
+		c := closing{code: err.Code, reason: err.Reason, byClient: true}
 		switch err.Code {
 		case CloseNormal, closeGoingAway, inbox.NoCode:
 		default:
