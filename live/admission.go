@@ -132,7 +132,5 @@ func (s *Server) givePlaceBack(sess *Session) {
 // replace ends a session whose place a newer session of the user has taken. The frames that wait for
 // its client are dropped: the client is seldom still there, and does not come back.
 func (s *Session) replace() {
-	if s.end(closing{code: CloseReplaced, reason: "a newer session of the user took its place", err: ErrReplaced, discard: true}) {
-		s.server.counters.replaced.Add(1)
-	}
+	s.end(closing{code: CloseReplaced, reason: "a newer session of the user took its place", err: ErrReplaced, why: closedReplaced, discard: true})
 }

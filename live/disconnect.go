@@ -22,12 +22,12 @@ func (s *Session) Disconnect(code int, reason string) error {
 	if !mayDisconnectWith(code) {
 		return fmt.Errorf("live: a session cannot be closed with code %d", code)
 	}
-	s.end(disconnection(code, reason))
+	s.end(disconnection(code, reason, closedByApplication))
 	return nil
 }
 
-func disconnection(code int, reason string) closing {
-	c := closing{code: code, reason: strings.ToValidUTF8(reason, "\uFFFD")}
+func disconnection(code int, reason string, why closeReason) closing {
+	c := closing{code: code, reason: strings.ToValidUTF8(reason, "\uFFFD"), why: why}
 	if code == CloseNormal {
 		if reason == "" {
 			c.reason = closedByServer
@@ -94,7 +94,7 @@ func (s *Server) disconnectUser(user, reason string) {
 	if user == "" {
 		return
 	}
-	ending := disconnection(CloseRevoked, reason)
+	ending := disconnection(CloseRevoked, reason, closedUser)
 	for _, sess := range s.revoke(user, ending) {
 		sess.end(ending)
 	}

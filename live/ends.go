@@ -15,11 +15,13 @@ type SessionEnd struct {
 	UserID    string        // the first 128 bytes; "": no user in particular
 	Age       time.Duration // how long the session lasted
 
-	// Code is that of the close frame; see CloseNormal. 0: there was no close frame, because the
-	// connection broke or the client took nothing any more.
-	Code     int
-	Reason   string // of the close frame; the first 123 bytes
-	ByClient bool   // the client closed the session
+	// Why is the name of the field of Closings in which the end counts, such as "QueueFull".
+	Why string
+
+	// Code is that of the close frame; see CloseNormal. It is the client's code if Why is "Client". 0:
+	// there was no close frame, because the connection broke or the client took nothing any more.
+	Code   int
+	Reason string // of the close frame; the first 123 bytes
 
 	// Error is the text of the session's CloseError, the first 256 bytes of it. "": either side closed
 	// the session on purpose.
@@ -49,7 +51,6 @@ type ending struct {
 	at             time.Time
 	code           int
 	reason         string
-	byClient       bool
 	queuedMessages int
 	queuedBytes    int
 	unhandled      int
@@ -57,7 +58,7 @@ type ending struct {
 
 // ending notes what waits while the session ends. It is called before the queues are dropped.
 func (s *Session) ending(c *closing) ending {
-	e := ending{at: time.Now(), code: c.code, reason: c.reason, byClient: c.byClient}
+	e := ending{at: time.Now(), code: c.code, reason: c.reason}
 	e.queuedMessages, e.queuedBytes = s.out.Queued()
 	s.inbound.mu.Lock()
 	e.unhandled = s.inbound.waiting
@@ -73,9 +74,9 @@ func (s *Session) noteEnd(e ending, topics, catchingUp int) {
 		SessionID:      clip(s.id, maxEndName),
 		UserID:         clip(s.user, maxEndName),
 		Age:            s.age(),
+		Why:            whyNames[s.why],
 		Code:           e.code,
 		Reason:         clip(e.reason, maxEndReason),
-		ByClient:       e.byClient,
 		QueuedMessages: e.queuedMessages,
 		QueuedBytes:    e.queuedBytes,
 		Unhandled:      e.unhandled,
@@ -86,6 +87,26 @@ func (s *Session) noteEnd(e ending, topics, catchingUp int) {
 		end.Error = clip(fmt.Sprint(err), maxEndError) // unlike Error, Sprint does not panic
 	}
 	s.server.ends.add(end)
+}
+
+// whyNames has the fields of Closings.
+var whyNames = [closeReasons]string{
+	closedLost:          "Lost",
+	closedByClient:      "Client",
+	closedForProtocol:   "Protocol",
+	closedTooBig:        "TooBig",
+	closedByApplication: "Application",
+	closedUser:          "User",
+	closedExpired:       "Expired",
+	closedRefused:       "Refused",
+	closedShutdown:      "Shutdown",
+	closedAge:           "Age",
+	closedQueueFull:     "QueueFull",
+	closedUserBytes:     "UserBytes",
+	closedReplaced:      "Replaced",
+	closedPingTimeout:   "PingTimeout",
+	closedWriteFailed:   "WriteFailed",
+	closedPanic:         "Panic",
 }
 
 // clip returns the first bytes of a text, without half a rune. It copies them, so that a long text can

@@ -36,7 +36,7 @@ func (s *Session) ExpireAt(t time.Time) {
 
 // expire closes a session whose sign-in has expired.
 func (s *Session) expire() {
-	s.end(disconnection(CloseSignInExpired, "sign-in expired"))
+	s.end(disconnection(CloseSignInExpired, "sign-in expired", closedExpired))
 }
 
 // startAging chooses when a new session ends because of MaxSessionAge: at a random age between 80 and

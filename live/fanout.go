@@ -1,7 +1,11 @@
 package live
 
 import (
+	"sync/atomic"
+	"time"
+
 	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
 	"github.com/livetopic/livetopic/live/internal/frame"
 	"github.com/livetopic/livetopic/live/internal/outbox"
 )
@@ -51,6 +55,9 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		f := frames[sub.wire]
 		if f == nil {
 			f = ts.frame(t, p, sub.wire)
+			if o == delivered {
+				f.Queued = ts.sampler.sample()
+			}
 			frames[sub.wire] = f
 		}
 		switch sub.out.Add(f, &ready) {
@@ -71,6 +78,25 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 		l.deliver(p)
 	}
 	ts.counters.delivered.Add(uint64(count))
+}
+
+// sampler chooses the publications of which it is measured how long they take to the sockets. If it
+// were measured for all, reading the clock would be a part of the cost that can be noticed: there is
+// one reading for each write.
+type sampler struct {
+	next atomic.Int64 // when a publication may be chosen again, on the clock of package clock
+}
+
+// sampleEvery is the time between two publications that are measured.
+const sampleEvery = 50 * time.Millisecond
+
+// sample returns the time now if a publication is measured, and else 0.
+func (s *sampler) sample() int64 {
+	now, next := clock.Now(), s.next.Load()
+	if now < next || !s.next.CompareAndSwap(next, now+int64(sampleEvery)) {
+		return 0
+	}
+	return now
 }
 
 // handOver is how many sessions are collected before the writers get them. In a topic of 100,000
@@ -106,7 +132,11 @@ func (ts *topics) overflow(t *topic, sub *subscription, before Position, o origi
 	switch {
 	case t.tag != nil:
 		c.skipOld, c.gap = true, true
-		ts.counters.dropped.Add(1)
+		if t.tag.Latest {
+			ts.counters.droppedLatest.Add(1)
+		} else {
+			ts.counters.droppedOldest.Add(1)
+		}
 	case before == Position{}, t.opts.Overflow == OverflowClose && o == delivered:
 		sub.session.closeForFullQueue()
 		return

@@ -263,7 +263,9 @@ func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
 	defer cancel()
-	if broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) }); broken != nil {
+	broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) })
+	s.counters.authTime.Add(time.Since(began))
+	if broken != nil {
 		return began, nil, broken
 	}
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {

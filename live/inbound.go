@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -50,6 +51,9 @@ func (r *reading) Ping(payload []byte) { r.out.Pong(payload) }
 func (r *reading) Admit(size int)      { (*Session)(r).admit(size) }
 
 func (r *reading) Charge(reads, frames, bytes int) {
+	if bytes > 0 {
+		r.server.counters.bytesReceived.Add(uint64(bytes))
+	}
 	(*Session)(r).charge(frames+r.inbound.unpaidReads(reads, frames, bytes), bytes)
 }
 
@@ -134,7 +138,7 @@ func (s *Session) awaitSpace(space <-chan struct{}) {
 	case <-space:
 	case <-patience.C:
 		if s.out.HasLeft() {
-			s.end(closing{err: errLeft})
+			s.end(closing{err: errLeft, why: closedLost})
 		}
 	}
 }
@@ -320,7 +324,7 @@ func (s *Session) receive(m *inbox.Message) {
 }
 
 // notUTF8 ends a session whose client sent a text that is not UTF-8 (RFC 6455, section 8.1).
-var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: fmt.Errorf("live: the client broke the protocol: text that is %w (close code 1007)", errNotUTF8)}
+var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: fmt.Errorf("live: the client broke the protocol: text that is %w (close code 1007)", errNotUTF8), why: closedForProtocol}
 
 // inflate decompresses a message that the client has compressed.
 func (s *Session) inflate(m *inbox.Message) error {
@@ -381,7 +385,7 @@ func (s *Session) receivePlain(raw []byte) (ok bool) {
 // ignore counts and logs an invalid message.
 func (s *Session) ignore(err error) {
 	s.server.counters.malformed.Add(1)
-	s.server.opts.Logger.Debug("live: message ignored", "session", s.id, "err", err)
+	s.server.logOfClient(slog.LevelDebug, "live: message ignored", "session", s.id, "err", err)
 }
 
 // connectionBroke reports whether reading ended without a close frame and without a protocol

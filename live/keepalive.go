@@ -127,9 +127,7 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	switch {
 	case w.deadlineFrom == 0: // the ping was not written yet: WriteTimeout ends a session whose socket takes nothing
 	case now-w.deadlineFrom >= int64(timeout-slack):
-		if s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, discard: true}) {
-			s.server.counters.pingTimeouts.Add(1)
-		}
+		s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, why: closedPingTimeout, discard: true})
 	case due:
 		s.ping(now)
 	}

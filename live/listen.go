@@ -171,6 +171,7 @@ func (l *listener) add(next listened) {
 	if len(l.queue) >= l.server.opts.QueueSize {
 		l.queue = l.queue[1:]
 		l.dropped++
+		l.server.counters.listenerDropped.Add(1)
 	}
 	l.queue = append(l.queue, next)
 	l.startRun()

@@ -207,7 +207,7 @@ func (s *Session) receiveV1(raw []byte) {
 // refuseFrame ends the session of a client that sent an invalid frame.
 func (s *Session) refuseFrame(err error) {
 	s.server.counters.malformed.Add(1)
-	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: fmt.Errorf("live: the client broke the protocol: %w (close code %d)", err, CloseProtocol)})
+	s.end(closing{code: CloseProtocol, reason: "not a frame of live.v1", err: fmt.Errorf("live: the client broke the protocol: %w (close code %d)", err, CloseProtocol), why: closedForProtocol})
 }
 
 var errManyOperations = fmt.Errorf("more than %d operations in a frame", maxOperations)
@@ -422,7 +422,9 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 		s.server.logOnce("live: a client sent a request; Options.OnRequest is nil, so all are refused")
 		return nil, errForbidden
 	}
+	began := time.Now()
 	result, err := ask(s.ctx, s, op.topic, op.data)
+	s.server.counters.requestTime.Add(time.Since(began))
 	if err != nil {
 		return nil, failedInApp{err}
 	}

@@ -2,7 +2,6 @@ package live
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -23,10 +22,24 @@ func (s *Server) Ready(ctx context.Context) error {
 	if draining {
 		return fmt.Errorf("%w: it is shutting down", ErrServerClosed)
 	}
-	if b, ok := s.opts.Broker.(interface{ Ready(context.Context) error }); ok {
-		return b.Ready(ctx)
+	b, ok := s.opts.Broker.(interface{ Ready(context.Context) error })
+	if !ok {
+		return nil
 	}
-	return nil
+	err := b.Ready(ctx)
+	s.noteReady(err)
+	return err
+}
+
+// noteReady logs when the broker is no longer ready, and when it is ready again. A load balancer may
+// ask every second, so nothing is logged as long as the answer stays the same.
+func (s *Server) noteReady(err error) {
+	switch was := s.notReady.Swap(err != nil); {
+	case err != nil && !was:
+		s.logOfClient(slog.LevelWarn, "live: not ready", "err", err)
+	case err == nil && was:
+		s.logOfClient(slog.LevelInfo, "live: ready again")
+	}
 }
 
 // ReadyHandler returns a handler for the health checks of load balancers. It answers with 200 if Ready
@@ -39,9 +52,6 @@ func (s *Server) ReadyHandler() http.Handler {
 		defer cancel()
 		w.Header().Set("Cache-Control", "no-store")
 		if err := s.Ready(ctx); err != nil {
-			if !errors.Is(err, ErrServerClosed) {
-				s.logOfClient(slog.LevelWarn, "live: not ready", "err", err)
-			}
 			w.Header().Set("Retry-After", retryAfter(errDraining))
 			http.Error(w, "not ready", http.StatusServiceUnavailable)
 			return

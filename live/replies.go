@@ -155,6 +155,11 @@ func replyHead(id uint64) []byte {
 }
 
 func (s *Session) fail(id uint64, topic string, err *ClientError) {
+	if err.Code == errFailed.Code || err.Code == errUnavailable.Code {
+		s.server.counters.opsFailed.Add(1)
+	} else {
+		s.server.counters.opsRefused.Add(1)
+	}
 	b := []byte(`{"op":"error"`)
 	if id != 0 {
 		b = fmt.Appendf(b, `,"id":%d`, id)

@@ -31,7 +31,8 @@ type Server struct {
 	publishRates publishRates
 	counters     counters
 	logs         loglimit.Limiter
-	loggedOnce   sync.Map // message texts
+	loggedOnce   sync.Map    // message texts
+	notReady     atomic.Bool // what Ready has said last of the broker
 	broadcasts   broadcasts
 	userChanges  userChanges
 	presence     presenceState
@@ -156,12 +157,25 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if !s.topics.inProcess || o.History > 0 { // then the broker keeps data after Publish
 		data = bytes.Clone(data)
 	}
-	at, err := s.opts.Broker.Publish(ctx, topic, data, o)
+	at, err := s.callPublish(ctx, topic, data, o)
 	if err != nil {
+		s.counters.publishFailed.Add(1)
 		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
 	}
 	s.counters.published.Add(1)
 	return at, nil
+}
+
+// callPublish calls the Broker. It measures the time if the broker is not in this process. A broker in
+// this process delivers before it returns, and the delivery has a time of its own.
+func (s *Server) callPublish(ctx context.Context, topic string, data []byte, o broker.PublishOptions) (Position, error) {
+	if s.topics.inProcess {
+		return s.opts.Broker.Publish(ctx, topic, data, o)
+	}
+	began := time.Now()
+	at, err := s.opts.Broker.Publish(ctx, topic, data, o)
+	s.counters.publishTime.Add(time.Since(began))
+	return at, err
 }
 
 // publishOptions is a function of its own so that a publication without options does not

@@ -3,7 +3,6 @@ package live
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -40,7 +39,8 @@ type Session struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
-	err    error
+	err    error       // set when closed is
+	why    closeReason // the same
 	subs   subscriptionSet
 	behind behindSet
 
@@ -114,7 +114,7 @@ func (s *Session) Send(m Message) error {
 // OnClose either, which runs after the callback that is running now. The error is always nil.
 // A second call does nothing.
 func (s *Session) Close() error {
-	s.end(disconnection(CloseNormal, ""))
+	s.end(disconnection(CloseNormal, "", closedByApplication))
 	return nil
 }
 
@@ -173,21 +173,7 @@ func (s *Session) await(space <-chan struct{}) error {
 
 // closeForFullQueue ends the session of a client that reads too slowly.
 func (s *Session) closeForFullQueue() {
-	if s.end(closing{code: CloseQueueFull, reason: "queue full", err: ErrQueueFull, discard: true}) {
-		s.server.counters.queueFull.Add(1)
-	}
-}
-
-// closing is how a session ends.
-type closing struct {
-	code    int    // 0: no close frame, since nobody can read it; inbox.NoCode: a close frame without a code
-	reason  string // for the client
-	err     error  // for the application
-	discard bool   // do not send what is queued: the client cannot take it
-
-	byClient bool // the client sent a close frame first
-
-	within int64 // milliseconds within which a live.v1 client is told to come back; 0: it is not told
+	s.end(closing{code: CloseQueueFull, reason: "queue full", err: ErrQueueFull, why: closedQueueFull, discard: true})
 }
 
 // end ends the session, and reports whether it was still open. From here on the session accepts
@@ -199,8 +185,9 @@ func (s *Session) end(c closing) bool {
 		s.mu.Unlock()
 		return false
 	}
-	s.closed, s.err = true, c.err
+	s.closed, s.err, s.why = true, c.err, c.why
 	s.mu.Unlock()
+	s.server.counters.closed[c.why].Add(1)
 	s.in.End()
 	ending := s.ending(&c)
 	s.endInbound()
@@ -208,22 +195,6 @@ func (s *Session) end(c closing) bool {
 	s.cancel()
 	go s.leave(ending) // ends when OnClose has returned
 	return true
-}
-
-// frames returns the last frames that the client gets.
-func (c *closing) frames(w wire) []*frame.Frame {
-	var last []*frame.Frame
-	if c.within > 0 && w == wireV1 {
-		last = append(last, drainFrame(c.within))
-	}
-	switch c.code {
-	case 0:
-	case inbox.NoCode:
-		last = append(last, frame.EmptyClose)
-	default:
-		last = append(last, frame.Close(c.code, c.reason))
-	}
-	return last
 }
 
 // leave takes the session out of every topic and then tells the application.
@@ -248,8 +219,8 @@ func (s *Session) leave(e ending) {
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
 	}
-	if l := s.server.opts.Logger; l.Enabled(s.ctx, slog.LevelDebug) { // first, since logging takes a larger stack
-		l.Debug("live: session ended", "session", s.id, "err", s.CloseError())
+	if l := closeLog[s.why]; s.server.opts.Logger.Enabled(s.ctx, l.level) { // first, since logging takes a larger stack
+		s.server.logOfClient(l.level, l.message, "session", s.id, "user", s.user, "err", s.CloseError())
 	}
 }
 
@@ -279,12 +250,12 @@ func (s *Session) callbackFailed(name string, p any) {
 		p = "runtime.Goexit"
 	}
 	s.server.panicked(name, p, "session", s.id)
-	s.end(closing{code: ClosePanic, reason: "internal error", err: fmt.Errorf("%w: %s: %v", ErrPanic, name, p)})
+	s.end(closing{code: ClosePanic, reason: "internal error", err: fmt.Errorf("%w: %s: %v", ErrPanic, name, p), why: closedPanic})
 }
 
 func (s *Session) connect() {
 	if err := s.server.opts.OnConnect(s.ctx, s); err != nil {
-		s.end(closing{code: CloseRefused, reason: "refused", err: err})
+		s.end(closing{code: CloseRefused, reason: "refused", err: err, why: closedRefused})
 	}
 }
 
@@ -292,13 +263,13 @@ func (s *Session) connect() {
 func (s *Session) closingFor(err error) closing {
 	switch err := err.(type) {
 	case *inbox.ProtocolError:
-		c := closing{code: err.Code, reason: err.Text, err: fmt.Errorf("live: %w", err)}
+		c := closing{code: err.Code, reason: err.Text, err: fmt.Errorf("live: %w", err), why: closedForProtocol}
 		if err.Code == CloseTooBig {
-			c.err = ErrMessageTooBig
+			c.err, c.why = ErrMessageTooBig, closedTooBig
 		}
 		return c
 	case *inbox.CloseError:
-		c := closing{code: err.Code, reason: err.Reason, byClient: true}
+		c := closing{code: err.Code, reason: err.Reason, why: closedByClient}
 		switch err.Code {
 		case CloseNormal, closeGoingAway, inbox.NoCode:
 		default:
@@ -309,7 +280,7 @@ func (s *Session) closingFor(err error) closing {
 		}
 		return c
 	}
-	return closing{err: lostError{err}}
+	return closing{err: lostError{err}, why: closedLost}
 }
 
 // lostError says that the connection broke. Its text is formatted only when somebody reads it.
@@ -330,7 +301,5 @@ func (w *writing) Heard() int64 { return w.in.Heard() }
 
 func (w *writing) WriteFailed(err error) {
 	s := (*Session)(w)
-	if s.end(closing{err: fmt.Errorf("%w: %w", ErrWriteFailed, err)}) {
-		s.server.counters.writeFailed.Add(1)
-	}
+	s.end(closing{err: fmt.Errorf("%w: %w", ErrWriteFailed, err), why: closedWriteFailed})
 }

@@ -137,6 +137,7 @@ func restart(window time.Duration) closing {
 		code:   CloseRestart,
 		reason: fmt.Sprintf("restart; return within %d ms", within),
 		err:    ErrServerClosed,
+		why:    closedShutdown,
 		within: within,
 	}
 }
@@ -149,6 +150,7 @@ func tooOld() closing {
 		code:   CloseRestart,
 		reason: fmt.Sprintf("session is old; return within %d ms", within),
 		err:    ErrSessionAge,
+		why:    closedAge,
 		within: within,
 	}
 }

@@ -104,7 +104,9 @@ func (ts *topics) stateOf(ctx context.Context, t *topic) (*topicState, error) {
 
 // askForState calls Snapshot, tells the waiting clients, and keeps the state for later clients.
 func (ts *topics) askForState(t *topic, st *topicState) {
-	st.data, st.err = ts.snapshots.ask(ts, t)
+	if st.data, st.err = ts.snapshots.ask(ts, t); st.err != nil {
+		ts.counters.snapshotsFailed.Add(1)
+	}
 	size := int64(len(st.data))
 	t.mu.Lock()
 	defer ts.unlock(t)
@@ -141,11 +143,13 @@ func (sn *snapshots) ask(ts *topics, t *topic) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %q: it waited for %d others: %w", ErrSnapshot, t.name, maxSnapshots, sn.overdue(ts))
 	}
 	ts.counters.snapshots.Add(1)
+	began := time.Now()
 	answered := make(chan struct{})
 	var state any
 	err := errSnapshotPanicked // replaced if Snapshot returns
 	go func() {                // ends when Snapshot returns
 		defer func() {
+			ts.counters.snapshotTime.Add(time.Since(began))
 			close(answered)
 			<-sn.asking
 			cancel()

@@ -1,10 +1,20 @@
 package live
 
-import "sync/atomic"
+import (
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/livetopic/livetopic/live/internal/durations"
+	"github.com/livetopic/livetopic/live/internal/outbox"
+)
 
 // Stats has figures about a server: what it is doing now, and what it has done since it was
 // made. The figures are read one after another. So they may not fit together exactly while the
-// server is busy.
+// server is busy. Two Stats can be compared with ==.
+//
+// Reading them is cheap, also with many sessions. docs/operations.md says what the figures mean to
+// an operator. Package livemetrics, a module of its own, hands them to Prometheus.
 type Stats struct {
 	Sessions      int // open now
 	Topics        int // with a subscriber, or with a subscription under way
@@ -15,21 +25,53 @@ type Stats struct {
 
 	RefusedFor Refusals // the same by reason
 
-	AuthsWaiting int // handshakes that wait for OnAuth now; see MaxAuthsAtOnce
+	Closed    uint64   `json:",omitzero"` // sessions that have ended
+	ClosedFor Closings `json:",omitzero"` // the same by reason
 
-	Published uint64 // publications accepted
-	Delivered uint64 // publications queued for a session when they came, counted for each session; without what sessions read from history
-	Received  uint64 // messages from clients
-	Malformed uint64 // invalid messages from clients, which were ignored or refused, or closed the session
+	AuthsWaiting int       // handshakes that wait for OnAuth now; see MaxAuthsAtOnce
+	AuthTime     Durations `json:",omitzero"` // how long the calls of OnAuth took, also those that refused
+
+	NotReady bool `json:",omitzero"` // the Broker was not ready when Server.Ready or ReadyHandler was last called
+
+	Subscribed   uint64 `json:",omitzero"` // subscriptions that have begun
+	Recovered    uint64 `json:",omitzero"` // subscriptions from a position, since which the history has everything
+	NotRecovered uint64 `json:",omitzero"` // subscriptions from a position, since which something is lost
+
+	Published     uint64    // publications accepted
+	PublishFailed uint64    `json:",omitzero"` // publications for which the Broker returned an error
+	PublishTime   Durations `json:",omitzero"` // how long Broker.Publish took; not measured if the Broker serves one process only
+	Delivered     uint64    // publications queued for a session when they came, counted for each session; without what sessions read from history
+	DeliveryTime  Durations `json:",omitzero"` // from a publication's arrival from the Broker until a session's socket took it; of at most 20 publications a second, counted for each session
+
+	Received      uint64 // messages from clients
+	BytesReceived uint64 `json:",omitzero"` // of these messages, as they came: perhaps compressed, and without the headers of frames
+	Malformed     uint64 // invalid messages from clients, which were ignored or refused, or closed the session
 
 	RateLimited uint64 // publications of clients that PublishRate refused
 
+	RequestTime       Durations `json:",omitzero"` // how long the calls of OnRequest took
+	OperationsRefused uint64    `json:",omitzero"` // operations of clients that were answered with an error, except those that count as failed
+	OperationsFailed  uint64    `json:",omitzero"` // operations of clients that were answered with "internal" or "unavailable"
+
 	CatchingUp int // subscriptions that read from history, because their client was away or reads too slowly
 
-	Dropped uint64 // publications that a full queue dropped, as TopicOptions.Overflow allows
-	Gaps    uint64 // gaps that were announced, to all subscribers of a topic or to one that was away or reads too slowly
+	WaitingMessages int `json:",omitzero"` // frames in the queues of all sessions now, or being written
+	WaitingBytes    int `json:",omitzero"` // of these frames
 
-	Snapshots uint64 // calls of TopicOptions.Snapshot; many clients share one
+	BytesSent  uint64                    `json:",omitzero"` // bytes that the connections took, before TLS
+	FramesSent uint64                    `json:",omitzero"` // frames that the connections took, without pings and pongs
+	WriteSizes [outbox.WriteSizes]uint64 `json:",omitzero"` // writes that carried these frames: of up to 1, 2, 4, 8, 16, 32, 64 and 128 frames, and of more
+
+	Dropped         uint64 // publications that a full queue dropped, as TopicOptions.Overflow allows
+	DroppedOldest   uint64 `json:",omitzero"` // those of topics with OverflowDropOldest
+	DroppedLatest   uint64 `json:",omitzero"` // those of topics with OverflowLatest
+	ListenerDropped uint64 `json:",omitzero"` // publications that were dropped because a function given to Listen is too slow
+
+	Gaps uint64 // gaps that were announced, to all subscribers of a topic or to one that was away or reads too slowly
+
+	Snapshots       uint64    // calls of TopicOptions.Snapshot; many clients share one
+	SnapshotsFailed uint64    `json:",omitzero"` // calls that returned no state, in time or at all
+	SnapshotTime    Durations `json:",omitzero"` // how long the calls took
 
 	Present      int    // how many times a session of this server is present in a topic
 	Peers        int    // other servers that have told who is present at them
@@ -43,17 +85,68 @@ type Stats struct {
 	Panics       uint64 // callbacks that panicked
 }
 
+// Durations counts durations by their size.
+type Durations struct {
+	// Counts has how many durations were at most the DurationBounds with the same index, and longer
+	// than the bound before it. The last count has those that were longer than the last bound.
+	Counts [durations.Buckets]uint64
+
+	Sum time.Duration // of all durations
+}
+
+// Count returns how many durations were counted.
+func (d Durations) Count() uint64 {
+	var n uint64
+	for _, c := range d.Counts {
+		n += c
+	}
+	return n
+}
+
+// DurationBounds returns the bounds of Durations.Counts, from 0.1 ms to 10 s.
+func DurationBounds() []time.Duration { return durations.Bounds() }
+
+// WriteSizeBounds returns the bounds of Stats.WriteSizes, in frames. There is one bound less than
+// there are counts.
+func WriteSizeBounds() []int { return slices.Clone(writeSizeBounds) }
+
+var writeSizeBounds = []int{1, 2, 4, 8, 16, 32, 64, 128}
+
+// durationsOf returns what a Counter has counted.
+func durationsOf(c *durations.Counter) (d Durations) {
+	c.AddTo(&d.Counts, &d.Sum)
+	return d
+}
+
+// counters are grouped by who counts, and a cache line lies between the groups. Otherwise goroutines
+// that read from clients would slow down those that publish.
 type counters struct {
+	// Goroutines that publish count here.
+	published, delivered atomic.Uint64
+	_                    [64]byte
+
+	// Goroutines that read from clients count here.
+	received, bytesReceived atomic.Uint64
+	_                       [64]byte
+
 	accepted                atomic.Uint64
 	refused                 refusedCounters
-	published, delivered    atomic.Uint64
-	dropped, gaps           atomic.Uint64
+	closed                  closedCounters
+	authTime, requestTime   durations.Counter
+	publishTime             durations.Counter
+	snapshotTime            durations.Counter
+	publishFailed           atomic.Uint64
+	subscribed              atomic.Uint64
+	recovered, notRecovered atomic.Uint64
+	opsRefused, opsFailed   atomic.Uint64
+	droppedOldest           atomic.Uint64
+	droppedLatest           atomic.Uint64
+	listenerDropped         atomic.Uint64
+	gaps                    atomic.Uint64
 	snapshots               atomic.Uint64
-	received, malformed     atomic.Uint64
-	queueFull, pingTimeouts atomic.Uint64
-	replaced, rateLimited   atomic.Uint64
-	userBytes               atomic.Uint64
-	writeFailed, panics     atomic.Uint64
+	snapshotsFailed         atomic.Uint64
+	malformed, rateLimited  atomic.Uint64
+	panics                  atomic.Uint64
 }
 
 // Subscribers returns how many sessions of this server are subscribed to a topic. Listeners do not
@@ -76,31 +169,59 @@ func (s *Server) Stats() Stats {
 	present, peers, junk := s.presence.figures()
 	c := &s.counters
 	refusedFor, refused := c.refused.figures()
+	closedFor, closed := c.closed.figures()
+	out := s.writers.Figures()
+	droppedOldest := out.DroppedOldest + c.droppedOldest.Load()
+	droppedLatest := out.DroppedLatest + c.droppedLatest.Load()
 	return Stats{
-		Present:       present,
-		Peers:         peers,
-		PresenceJunk:  junk,
-		Sessions:      sessions,
-		Topics:        int(s.topics.count.Load()),
-		Subscriptions: int(s.topics.subscriptions.Load()),
-		Accepted:      c.accepted.Load(),
-		Refused:       refused,
-		RefusedFor:    refusedFor,
-		AuthsWaiting:  s.auths.length(),
-		Published:     c.published.Load(),
-		Delivered:     c.delivered.Load(),
-		Received:      c.received.Load(),
-		Malformed:     c.malformed.Load(),
-		RateLimited:   c.rateLimited.Load(),
-		CatchingUp:    int(s.topics.catchingUp.Load()),
-		Dropped:       c.dropped.Load() + s.writers.Dropped(),
-		Gaps:          c.gaps.Load(),
-		Snapshots:     c.snapshots.Load(),
-		QueueFull:     c.queueFull.Load(),
-		UserBytes:     c.userBytes.Load(),
-		Replaced:      c.replaced.Load(),
-		PingTimeouts:  c.pingTimeouts.Load(),
-		WriteFailed:   c.writeFailed.Load(),
-		Panics:        c.panics.Load(),
+		Present:           present,
+		Peers:             peers,
+		PresenceJunk:      junk,
+		Sessions:          sessions,
+		Topics:            int(s.topics.count.Load()),
+		Subscriptions:     int(s.topics.subscriptions.Load()),
+		Accepted:          c.accepted.Load(),
+		Refused:           refused,
+		RefusedFor:        refusedFor,
+		Closed:            closed,
+		ClosedFor:         closedFor,
+		AuthsWaiting:      s.auths.length(),
+		AuthTime:          durationsOf(&c.authTime),
+		NotReady:          s.notReady.Load(),
+		Subscribed:        c.subscribed.Load(),
+		Recovered:         c.recovered.Load(),
+		NotRecovered:      c.notRecovered.Load(),
+		Published:         c.published.Load(),
+		PublishFailed:     c.publishFailed.Load(),
+		PublishTime:       durationsOf(&c.publishTime),
+		Delivered:         c.delivered.Load(),
+		DeliveryTime:      Durations{out.DeliveryCounts, out.DeliverySum},
+		Received:          c.received.Load(),
+		BytesReceived:     c.bytesReceived.Load(),
+		Malformed:         c.malformed.Load(),
+		RateLimited:       c.rateLimited.Load(),
+		RequestTime:       durationsOf(&c.requestTime),
+		OperationsRefused: c.opsRefused.Load(),
+		OperationsFailed:  c.opsFailed.Load(),
+		CatchingUp:        int(s.topics.catchingUp.Load()),
+		WaitingMessages:   out.WaitingFrames,
+		WaitingBytes:      out.WaitingBytes,
+		BytesSent:         out.Bytes,
+		FramesSent:        out.Frames,
+		WriteSizes:        out.Writes,
+		Dropped:           droppedOldest + droppedLatest,
+		DroppedOldest:     droppedOldest,
+		DroppedLatest:     droppedLatest,
+		ListenerDropped:   c.listenerDropped.Load(),
+		Gaps:              c.gaps.Load(),
+		Snapshots:         c.snapshots.Load(),
+		SnapshotsFailed:   c.snapshotsFailed.Load(),
+		SnapshotTime:      durationsOf(&c.snapshotTime),
+		QueueFull:         closedFor.QueueFull,
+		UserBytes:         closedFor.UserBytes,
+		Replaced:          closedFor.Replaced,
+		PingTimeouts:      closedFor.PingTimeout,
+		WriteFailed:       closedFor.WriteFailed,
+		Panics:            c.panics.Load(),
 	}
 }

@@ -95,6 +95,7 @@ func (ts *topics) subscribe(ctx context.Context, s *Session, name string, max in
 				return nil, err
 			}
 		default:
+			ts.countResume(added)
 			if added.starts {
 				s.startCatchUp()
 			}
@@ -121,7 +122,19 @@ func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max
 	}
 	added, err = ts.attach(t, s, max, o, begin)
 	added.read = begin.read
+	added.resumed, added.recovered = o.resume, begin.recovered
 	return added, false, err
+}
+
+// countResume counts a subscription from a position.
+func (ts *topics) countResume(added attached) {
+	switch {
+	case !added.resumed:
+	case added.recovered:
+		ts.counters.recovered.Add(1)
+	default:
+		ts.counters.notRecovered.Add(1)
+	}
 }
 
 // attached says what attach has done.
@@ -130,6 +143,9 @@ type attached struct {
 	starts    bool            // the caller must start the session's catching up
 	full      <-chan struct{} // not nil: the queue had no space for the answer, and nothing was done; closed when there is space
 	read      int             // see beginning
+
+	resumed   bool // the subscription is from a position, and has begun
+	recovered bool // since that position nothing is lost; only with resumed
 }
 
 // attach makes the session a subscriber. topic.mu is held. If the client has missed nothing,

@@ -67,6 +67,7 @@ type topics struct {
 	making    chan struct{} // holds one element for each goroutine that makes a part
 	shared    sharedParts
 	snapshots snapshots
+	sampler   sampler
 
 	seed   maphash.Seed
 	shards [shardCount]shard
@@ -348,6 +349,9 @@ func (ts *topics) add(t *topic, s *Session) (*subscription, error) {
 // join is add for a subscription that makes the session present.
 func (ts *topics) join(t *topic, s *Session, o *subscribing) (*subscription, error) {
 	sub, err := ts.add(t, s)
+	if err == nil {
+		ts.counters.subscribed.Add(1)
+	}
 	if err == nil && t.opts.Presence != PresenceOff {
 		ts.server.presence.arrived(sub, o)
 	}

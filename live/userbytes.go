@@ -68,9 +68,8 @@ func (s *Session) holds() int {
 
 // endForUserBytes ends a session because its user holds too much: sum bytes.
 func (s *Session) endForUserBytes(sum int) {
-	if !s.end(closing{code: CloseUserBytes, reason: "too much waits for this user", err: ErrUserBytes, discard: true}) {
+	if !s.end(closing{code: CloseUserBytes, reason: "too much waits for this user", err: ErrUserBytes, why: closedUserBytes, discard: true}) {
 		return
 	}
-	s.server.counters.userBytes.Add(1)
 	s.server.logOfClient(slog.LevelInfo, "live: session closed: MaxBytesPerUser reached", "session", s.id, "user", s.user, "bytes", sum)
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/http"
 	"strconv"
-	"strings"
 
 	"github.com/livetopic/livetopic/live"
 )
@@ -18,7 +17,6 @@ type endRow struct {
 	Age        int64  `json:"age"`
 	Code       int    `json:"code"` // 0: no close frame
 	Reason     string `json:"reason"`
-	ByClient   bool   `json:"byClient"`
 	Error      string `json:"error"`
 	Messages   int    `json:"messages"`
 	Bytes      int    `json:"bytes"`
@@ -41,7 +39,6 @@ func rowOfEnd(e *live.SessionEnd, number int) endRow {
 		Age:        e.Age.Milliseconds(),
 		Code:       e.Code,
 		Reason:     e.Reason,
-		ByClient:   e.ByClient,
 		Error:      e.Error,
 		Messages:   e.QueuedMessages,
 		Bytes:      e.QueuedBytes,
@@ -95,51 +92,31 @@ func (in *inspector) ends(r *http.Request) (any, error) {
 // endKind is what an end means, for the person who reads it.
 type endKind struct{ name, meaning string }
 
-var (
-	leftKind     = endKind{"Client left", "The page was closed, or the program at the other end closed the connection on purpose."}
-	lostKind     = endKind{"Connection lost", "The connection broke without a close frame: the network failed, the device slept, or the program was killed. live.js comes back by itself."}
-	tookNothing  = endKind{"Took nothing", "The client took no byte for WriteTimeout, or the connection broke while the server wrote. What waited was dropped. live.js comes back, and resumes where the topic keeps history."}
-	ageKind      = endKind{"Session too old", "The session reached MaxSessionAge. Its client comes back within a second, perhaps to another server."}
-	otherKind    = endKind{"Closed by the application", "The application called Disconnect with a code of its own."}
-	clientCode   = endKind{"Client closed with a code", "The page closed the connection with a code of its own."}
-	protocolKind = endKind{"Broke the protocol", "The client sent bytes that are no valid frame. The error says which."}
-)
-
-// kindByCode has the kinds of ends that the server's close code tells; see live.CloseNormal.
-var kindByCode = map[int]endKind{
-	live.CloseNormal:        {"Closed on purpose", "The application closed the session, and the client stays away."},
-	1002:                    protocolKind,
-	1003:                    protocolKind,
-	1007:                    protocolKind,
-	live.CloseProtocol:      protocolKind,
-	live.CloseRefused:       {"Refused", "OnConnect returned an error, or a message of the client took too long to arrive. The error says which."},
-	live.CloseTooBig:        {"Message too big", "The client sent a message larger than ReadLimit."},
-	live.ClosePanic:         {"Callback failed", "A callback of the application panicked. The log has its stack."},
-	live.CloseRestart:       {"Restart", "The server shut down, and told the client when to come back."},
-	live.CloseRevoked:       {"Signed out", "DisconnectUser was called: the user may not connect any more, or has signed out."},
-	live.CloseReplaced:      {"Replaced", "The user had MaxSessionsPerUser sessions, and a newer session took this one's place."},
-	live.CloseQueueFull:     {"Queue full", "The client read more slowly than messages came for it. Its queue reached QueueSize or QueueBytes on a topic that has no history to read on in. Give the topic a History, or an Overflow that drops, or send less."},
-	live.ClosePingTimeout:   {"No answer to ping", "The client was silent for PingInterval, and then did not answer a ping within PingTimeout. It was probably gone long before."},
-	live.CloseUserBytes:     {"Too much for the user", "What waited for all sessions of the user together was more than MaxBytesPerUser, and most of it waited for this one."},
-	live.CloseSignInExpired: {"Sign-in expired", "ExpireAt has passed, or the sign-in was renewed. The client comes back at once with a new token."},
+// kindByWhy has what SessionEnd.Why means.
+var kindByWhy = map[string]endKind{
+	"Client":      {"Client left", "The page was closed, or it closed the connection itself."},
+	"Lost":        {"Connection lost", "The connection broke without a close frame: the network failed, the device slept, or the program was killed. live.js comes back by itself."},
+	"Protocol":    {"Broke the protocol", "The client sent bytes that are no valid frame, or a message that took too long to arrive. The error says which."},
+	"TooBig":      {"Message too big", "The client sent a message larger than ReadLimit."},
+	"Application": {"Closed by the application", "The application called Close or Disconnect, or somebody closed the session in the inspector."},
+	"User":        {"Signed out", "DisconnectUser was called: the user may not connect any more, or has signed out."},
+	"Expired":     {"Sign-in expired", "The time of ExpireAt has come. The client comes back at once, with a new token."},
+	"Refused":     {"Refused", "OnConnect returned an error."},
+	"Shutdown":    {"Restart", "The server shut down, and told the client when to come back."},
+	"Age":         {"Session too old", "The session reached MaxSessionAge. Its client comes back within a second, perhaps to another server."},
+	"QueueFull": {"Queue full", "The client read more slowly than messages came for it, until they reached QueueSize or QueueBytes. " +
+		"On a topic with History the client would have read on there, at its own pace. On others an Overflow that drops messages keeps the session."},
+	"UserBytes":   {"Too much for the user", "What waited for all sessions of the user together was more than MaxBytesPerUser, and most of it waited for this one."},
+	"Replaced":    {"Replaced", "The user had MaxSessionsPerUser sessions, and a newer session took the place of this one."},
+	"PingTimeout": {"No answer to ping", "The client was silent for PingInterval, and then did not answer a ping within PingTimeout. It was probably gone before."},
+	"WriteFailed": {"Took nothing", "The client took no byte for WriteTimeout, or the connection broke while the server wrote. live.js comes back, and gets what it missed where the topic keeps history."},
+	"Panic":       {"Callback failed", "A callback of the application panicked. The log has its stack."},
 }
 
 // kindOf returns what an end means.
 func kindOf(e *live.SessionEnd) endKind {
-	switch {
-	case e.ByClient && e.Code < 3000:
-		return leftKind
-	case e.ByClient:
-		return clientCode
-	case strings.HasPrefix(e.Error, live.ErrWriteFailed.Error()):
-		return tookNothing
-	case e.Code == 0:
-		return lostKind
-	case e.Error == live.ErrSessionAge.Error():
-		return ageKind
-	}
-	if kind, known := kindByCode[e.Code]; known {
+	if kind, known := kindByWhy[e.Why]; known {
 		return kind
 	}
-	return otherKind
+	return endKind{name: e.Why}
 }

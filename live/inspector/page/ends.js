@@ -4,7 +4,7 @@ import { ago, byId, bytes, count, make, plural, setText, span, timeOfDay } from 
 import { opener, Table, text } from "./table.js";
 
 /** Kinds of ends that are no fault of anybody. */
-const calm = new Set(["Client left", "Restart", "Session too old", "Closed on purpose", "Signed out", "Sign-in expired"]);
+const calm = new Set(["Client left", "Restart", "Session too old", "Closed by the application", "Signed out", "Sign-in expired"]);
 
 const toneOf = ({ kind }) => (calm.has(kind) ? "faint" : kind === "Connection lost" ? "warn" : "bad");
 const codeOf = ({ code }) => (code ? `code ${code}` : "no close frame");
@@ -76,7 +76,6 @@ export class Ends {
         "Lasted": span(row.age),
         "Close code": row.code ? String(row.code) : "none: there was no close frame",
         "Reason": row.reason || undefined,
-        "Closed by": row.byClient ? "the client" : row.code ? "the server" : "the connection",
         "Error": row.error || undefined,
         "Waited for the client": waited(row),
         "Waited for the application": row.unhandled ? plural(row.unhandled, "message") : "nothing",

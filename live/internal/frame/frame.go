@@ -44,6 +44,11 @@ type Frame struct {
 	// Key says of which thing the frame carries the newest value. A frame replaces only frames
 	// with the same Tag and Key.
 	Key string
+
+	// Queued is when the frame was queued for all its sessions, on the clock of package clock, if it
+	// is measured how long the frame takes to reach their sockets. 0: it is not measured. It is set
+	// before the frame is shared.
+	Queued int64
 }
 
 // Replaces reports whether a frame carries a newer value of the same thing as an older frame.

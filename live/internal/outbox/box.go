@@ -86,6 +86,7 @@ type Owner interface {
 type flight struct {
 	frames, bytes int
 	ping          bool
+	since         int64 // Frame.Queued of the oldest frame that has it; 0: none has it
 }
 
 // dropped counts frames.
@@ -153,16 +154,19 @@ func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 		b.mu.Unlock()
 		return ErrClosed
 	}
+	before := b.depth()
 	if b.aside != nil && f.Tag != nil {
 		f = b.replaceAside(f)
 	}
 	if !b.fits(f) {
 		if f = b.displace(f, patient); f == nil {
+			b.writers.queued.add(b.depth().minus(before)) // the caller may not use the list after an error
 			b.mu.Unlock()
 			return ErrFull
 		}
 	}
 	b.push(f)
+	list.grew(b.depth().minus(before))
 	idle := b.markBusy()
 	b.mu.Unlock()
 	if idle {
@@ -290,6 +294,7 @@ func (b *Box) Close(discard bool, last ...*frame.Frame) {
 		b.mu.Unlock()
 		return
 	}
+	before := b.depth()
 	if discard {
 		b.drop()
 		b.pongs = nil
@@ -303,6 +308,7 @@ func (b *Box) Close(discard bool, last ...*frame.Frame) {
 		b.push(f)
 		idle = b.markBusy() || idle
 	}
+	b.writers.queued.add(b.depth().minus(before))
 	b.startClosing()
 	b.wake()
 	b.mu.Unlock()
@@ -340,7 +346,9 @@ func (b *Box) Kill() {
 	b.mu.Lock()
 	first := !b.dead
 	b.dead = true
+	before := b.depth()
 	b.drop()
+	b.writers.queued.add(b.depth().minus(before))
 	b.wake()
 	b.rest, b.pongs, b.ping = nil, nil, false
 	if b.timer != nil {
@@ -360,6 +368,9 @@ func (b *Box) Kill() {
 func (b *Box) fail(err error) {
 	b.owner.WriteFailed(err)
 	b.Kill()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.writers.queued.add(depth{-b.flying.frames, -b.flying.bytes}) // they will not land
 }
 
 // The functions below are called with mu held, except fill, which takes it.
@@ -468,7 +479,7 @@ func (b *Box) shutWrite() {
 // these. Else it returns control frames, and then as many queued frames as fit in buf. A frame that
 // is larger than buf is returned alone. fill counts the bytes that it returned before as written. If
 // no bytes are left it returns nil, and the box is idle.
-func (b *Box) fill(buf []byte) []byte {
+func (b *Box) fill(buf []byte, figures *figures) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.rest) > 0 {
@@ -476,7 +487,7 @@ func (b *Box) fill(buf []byte) []byte {
 		b.rest = nil
 		return rest
 	}
-	b.landed()
+	b.landed(figures)
 	buf = buf[:0]
 	if !b.greeting || b.queue == nil {
 		buf = b.appendControl(buf)
@@ -525,9 +536,12 @@ func (b *Box) form(f *frame.Frame) []byte {
 }
 
 // landed counts the frames in flying as written.
-func (b *Box) landed() {
-	b.frames -= b.flying.frames
-	b.bytes -= b.flying.bytes
+func (b *Box) landed(figures *figures) {
+	if b.flying.frames > 0 {
+		b.frames -= b.flying.frames
+		b.bytes -= b.flying.bytes
+		figures.land(&b.flying)
+	}
 	if b.flying.ping {
 		b.pingAt = clock.Now()
 	}
@@ -554,6 +568,9 @@ func (b *Box) appendControl(buf []byte) []byte {
 func (b *Box) take(f *frame.Frame) {
 	b.flying.frames += f.Messages()
 	b.flying.bytes += f.Len()
+	if f.Queued != 0 && b.flying.since == 0 {
+		b.flying.since = f.Queued
+	}
 	b.countTaken(f)
 	b.queue.pop()
 	if b.queue.len() == 0 {

@@ -45,7 +45,7 @@ func (b *Box) replaceAside(f *frame.Frame) *frame.Frame {
 	if !b.forget(f) {
 		return f
 	}
-	b.writers.dropped.Add(1)
+	b.writers.countDropped(f.Tag.Latest)
 	if b.silent {
 		return f
 	}
@@ -114,7 +114,7 @@ func (b *Box) dropOwn(f *frame.Frame) *frame.Frame {
 		own := f.Replaces(old) && !old.Stays()
 		if own && (f.Tag.Latest || !b.fits(adding)) {
 			b.uncount(old)
-			b.writers.dropped.Add(1)
+			b.writers.countDropped(f.Tag.Latest)
 			gapDue = true
 			if !b.silent {
 				adding = f.AfterGap()
@@ -151,11 +151,11 @@ func (b *Box) dropOldest(patient bool) (ok bool) {
 	switch {
 	case next >= 0:
 		b.uncount(f)
-		b.writers.dropped.Add(1)
+		b.writers.countDropped(f.Tag.Latest)
 		waiting[i+1+next] = b.gapBefore(waiting[i+1+next])
 	case f.Stays():
 		b.uncount(f)
-		b.writers.dropped.Add(1)
+		b.writers.countDropped(f.Tag.Latest)
 		if gap := f.Tag.Gap; gap != nil && !b.silent {
 			waiting[i] = gap // a gap frame has no tag, so it is not dropped in its turn
 			b.frames += gap.Messages()

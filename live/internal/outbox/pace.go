@@ -46,6 +46,7 @@ const (
 type portionOfWork struct {
 	boxes          List
 	frames, writes int
+	lane           uint32 // tells which figures the writes count in; see figuresOf
 }
 
 // begin is called when the first writer starts.

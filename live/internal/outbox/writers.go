@@ -39,8 +39,11 @@ func (l *Limits) fit(frames, bytes int, f *frame.Frame) bool {
 // The goroutines start when a box has something to send, and end when no box has.
 type Writers struct {
 	limits  Limits
-	max     int           // how many writers may run at the same time
-	dropped atomic.Uint64 // how many frames were dropped to make space for others
+	max     int       // how many writers may run at the same time
+	figures []figures // of what was written; see figuresOf
+	queued  queued
+
+	droppedOldest, droppedLatest atomic.Uint64 // how many frames were dropped to make space for others
 
 	mu      sync.Mutex // guards the fields below, and Box.next; no lock is taken under it
 	list    List       // boxes with frames to send; the box that has waited longest comes first
@@ -50,16 +53,15 @@ type Writers struct {
 
 // NewWriters returns the writers of a server.
 func NewWriters(limits Limits) *Writers {
-	return &Writers{limits: limits, max: runtime.GOMAXPROCS(0)}
+	cpus := runtime.GOMAXPROCS(0)
+	return &Writers{limits: limits, max: cpus, figures: make([]figures, cpus)}
 }
-
-// Dropped returns how many frames were dropped in full queues to make space for others.
-func (w *Writers) Dropped() uint64 { return w.dropped.Load() }
 
 // List is a list of boxes that became busy. Its zero value is empty.
 type List struct {
 	head, tail *Box
 	n          int
+	queued     depth // frames that were queued with this list, and were not counted yet
 }
 
 // Len returns the number of boxes on the list.
@@ -74,6 +76,12 @@ func (l *List) add(b *Box) {
 	}
 	l.tail = b
 	l.n++
+}
+
+// grew counts what was queued in a box.
+func (l *List) grew(by depth) {
+	l.queued.frames += by.frames
+	l.queued.bytes += by.bytes
 }
 
 func (l *List) join(other *List) {
@@ -104,10 +112,17 @@ func (l *List) pop() *Box {
 	return b
 }
 
+// count counts what was queued with the list. It comes before the boxes are written.
+func (w *Writers) count(list *List) {
+	w.queued.add(list.queued)
+	list.queued = depth{}
+}
+
 // Write makes the writers send the queued frames of the boxes on the list. It
 // empties the list.
 func (w *Writers) Write(list *List) {
 	w.pace.calls.Add(1)
+	w.count(list)
 	if list.n == 0 {
 		return
 	}
@@ -126,6 +141,7 @@ func (w *Writers) Write(list *List) {
 
 // WriteHere is Write, but it writes in the caller's goroutine, not in the writers'.
 func (w *Writers) WriteHere(list *List) {
+	w.count(list)
 	if list.n == 0 {
 		return
 	}
@@ -143,7 +159,7 @@ func (w *Writers) write(b *Box) {
 	w.Write(&list)
 }
 
-var batches = sync.Pool{New: func() any { return newBatch(batchBytes) }}
+var batches = sync.Pool{New: func() any { return laned(newBatch(batchBytes)) }}
 
 // runFirst is run for the writer that begins a busy time.
 func (w *Writers) runFirst() {
@@ -197,13 +213,15 @@ func (b *Box) flush(batch *batch) {
 		go b.drain() // ends when the queue is empty or writing has failed
 		return
 	}
-	bytes := b.fill(batch.buf)
+	figures := b.writers.figuresOf(batch)
+	bytes := b.fill(batch.buf, figures)
 	if bytes == nil {
 		return
 	}
 	batch.writes++
 	batch.frames += b.flying.frames
 	n, err := batch.writeNow(b.raw, bytes)
+	figures.bytes.Add(uint64(n))
 	switch {
 	case err != nil:
 		b.fail(err)
@@ -211,16 +229,16 @@ func (b *Box) flush(batch *batch) {
 		b.keep(bytes[n:], n)
 		go b.drain() // ends when the queue is empty or writing has failed
 	default:
-		b.finishWrite(n)
+		b.finishWrite(n, figures)
 	}
 }
 
 // finishWrite counts a write that the socket has taken. If more frames were queued meanwhile, it puts
 // the box at the end of the list, so that one busy session does not hold up the others.
-func (b *Box) finishWrite(wrote int) {
+func (b *Box) finishWrite(wrote int, figures *figures) {
 	b.mu.Lock()
 	b.wrote += uint64(wrote)
-	b.landed()
+	b.landed(figures)
 	more := b.queue != nil || b.ping || len(b.pongs) > 0
 	if !more {
 		b.flushed()
@@ -242,7 +260,7 @@ func (b *Box) keep(rest []byte, wrote int) {
 	b.mu.Unlock()
 }
 
-var slowBatches = sync.Pool{New: func() any { return newBatch(slowBatchBytes) }}
+var slowBatches = sync.Pool{New: func() any { return laned(newBatch(slowBatchBytes)) }}
 
 // drain writes until the queue is empty. It waits for the socket, but gives up the connection when
 // the peer has taken no byte for WriteTimeout.
@@ -254,8 +272,9 @@ func (b *Box) drain() {
 	}
 	batch := slowBatches.Get().(*batch)
 	defer slowBatches.Put(batch)
+	figures := b.writers.figuresOf(batch)
 	for {
-		bytes := b.fill(batch.buf)
+		bytes := b.fill(batch.buf, figures)
 		if bytes == nil {
 			return
 		}
@@ -263,6 +282,7 @@ func (b *Box) drain() {
 			b.fail(err)
 			return
 		}
+		figures.bytes.Add(uint64(len(bytes)))
 	}
 }
 
