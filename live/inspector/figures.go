@@ -3,9 +3,9 @@ package inspector
 import (
 	"context"
 	"net/http"
+	"path"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -19,7 +19,7 @@ const readyTimeout = 500 * time.Millisecond
 type figures struct {
 	Now      int64   `json:"now"`
 	Library  string  `json:"library"` // its version
-	Program  string  `json:"program"` // its module and version
+	Program  string  `json:"program"` // its name, and its version if it has one
 	Go       string  `json:"go"`
 	NotReady string  `json:"notReady"` // why this server takes no new clients; "": it does
 	Nodes    []node  `json:"nodes"`
@@ -94,7 +94,10 @@ var builtFrom = sync.OnceValue(func() build {
 	if !ok {
 		return b
 	}
-	b.program = strings.TrimSpace(info.Path + " " + version(info.Main.Version))
+	b.program = path.Base(info.Path)
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		b.program += " " + v
+	}
 	if info.Main.Path == modulePath {
 		b.library = version(info.Main.Version)
 	}

@@ -74,6 +74,6 @@ func tableOf[T any](q *query, found []T, total int, orders map[string]order[T], 
 		Matched: len(found),
 		Page:    page,
 		Pages:   pages,
-		Rows:    found[from:min(from+pageSize, len(found))],
+		Rows:    append([]T{}, found[from:min(from+pageSize, len(found))]...), // never null in JSON
 	}
 }

@@ -1,6 +1,5 @@
 // The cards with the lines.
 import { byId, bytes, count, make, rate, setText, span } from "./dom.js";
-import { KEPT } from "./history.js";
 
 const WIDTH = 300, HEIGHT = 56, TOP = 4; // of a line, in its own units
 
@@ -21,7 +20,7 @@ const kinds = [
   { name: "delivered", title: "Deliveries", unit: "/s", say: rate },
   { name: "published", title: "Publications", unit: "/s", say: rate },
   { name: "waiting", title: "Waiting for clients", say: bytes },
-  { name: "behind", title: "Catching up", unit: "subscriptions", say: whole },
+  { name: "behind", title: "Catching up", say: whole },
   { name: "closed", title: "Closes", unit: "/min", say: perMinute, more: whyClosed },
   { name: "resumed", title: "Resumes", unit: "/min", say: perMinute, more: howResumed },
 ];
@@ -62,6 +61,7 @@ class Card {
   #cursor = svg("line", { class: "cursor", y1: 0, y2: HEIGHT, visibility: "hidden" });
   #points = [];
   #now = 0;
+  #window = 1; // ms that the line shows
 
   constructor(kind) {
     this.#kind = kind;
@@ -84,29 +84,33 @@ class Card {
     const runs = history.runs(scope, name);
     this.#points = runs.flat();
     this.#now = now;
+    this.#window = history.window(scope, now);
     const newest = history.newest(scope, name);
     const most = Math.max(...this.#points.map(({ value }) => value), 0);
     setText(this.#value, newest === undefined ? "–" : say(newest));
-    const at = ({ at: time, value }) => [WIDTH * (1 - (now - time) / KEPT), HEIGHT - (HEIGHT - TOP) * (most ? value / most : 0)];
+    const at = ({ at: time, value }) => [this.#x(time), HEIGHT - (HEIGHT - TOP) * (most ? value / most : 0)];
     const paths = runs.map((run) => run.map(at).map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`));
     this.#line.setAttribute("d", paths.map((points) => `M${points.join("L")}`).join(""));
     const closed = (points) => `M${points[0].split(" ")[0]} ${HEIGHT}L${points.join("L")}L${points.at(-1).split(" ")[0]} ${HEIGHT}Z`;
     this.#area.setAttribute("d", paths.map(closed).join(""));
     const highest = this.#points.length > 1 ? `most ${say(most)}` : "";
     this.#text = [highest, more?.(history, scope)].filter(Boolean).join(" · ") || " ";
-    this.#svg.setAttribute("aria-label", `${title} ${unit}: ${this.#value.textContent} now, ${say(most)} at most in the last five minutes`);
+    this.#svg.setAttribute("aria-label", `${title} ${unit}: ${this.#value.textContent} now, ${say(most)} at most in the last ${span(this.#window)}`);
     if (!this.element.classList.contains("pointed")) setText(this.#caption, this.#text);
+  }
+
+  #x(time) {
+    return WIDTH * (1 - (this.#now - time) / this.#window);
   }
 
   /** Shows the value under the pointer. */
   #point({ clientX }) {
     const { left, width } = this.#svg.getBoundingClientRect();
-    const time = this.#now - KEPT * (1 - (clientX - left) / width);
+    const time = this.#now - this.#window * (1 - (clientX - left) / width);
     const distance = ({ at }) => Math.abs(at - time);
     const nearest = this.#points.reduce((best, point) => (best && distance(best) <= distance(point) ? best : point), undefined);
     if (!nearest) return;
-    const x = WIDTH * (1 - (this.#now - nearest.at) / KEPT);
-    for (const end of ["x1", "x2"]) this.#cursor.setAttribute(end, x);
+    for (const end of ["x1", "x2"]) this.#cursor.setAttribute(end, this.#x(nearest.at));
     this.#cursor.setAttribute("visibility", "visible");
     this.element.classList.add("pointed");
     setText(this.#caption, `${this.#kind.say(nearest.value)} ${this.#kind.unit ?? ""}, ${span(this.#now - nearest.at)} ago`);

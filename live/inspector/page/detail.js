@@ -13,6 +13,7 @@ export function openDetail(title, ...content) {
   byId("detail-title").textContent = title;
   byId("detail-body").replaceChildren(...content);
   if (!dialog.open) dialog.showModal();
+  byId("detail-title").focus();
 }
 
 export const closeDetail = () => dialog.close();

@@ -71,5 +71,8 @@ const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-dig
 /** The time of day of a Unix time in milliseconds. */
 export const timeOfDay = (at) => clock.format(at);
 
+/** The beginning of an ID, which is enough to tell two apart. */
+export const short = (id) => (id.length > 12 ? id.slice(0, 8) + "…" : id);
+
 /** "1 topic", "2 topics". */
 export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;

@@ -1,6 +1,6 @@
 // Why clients were closed.
 import { facts, openDetail } from "./detail.js";
-import { ago, byId, bytes, count, make, plural, setText, span, timeOfDay } from "./dom.js";
+import { ago, byId, bytes, count, make, plural, setText, short, span, timeOfDay } from "./dom.js";
 import { opener, Table, text } from "./table.js";
 
 /** Kinds of ends that are no fault of anybody. */
@@ -21,6 +21,7 @@ export class Ends {
       panel: byId("panel-ends"),
       source: "ends",
       title: "The last thousand sessions that have ended at this server",
+      noun: "end",
       key: "key",
       sort: "time",
       search: "User, ID, code or reason",
@@ -28,7 +29,7 @@ export class Ends {
       more: () => ({ kind: this.#kind }),
       onData: ({ kinds }) => this.#drawKinds(kinds),
       columns: [
-        { id: "user", label: "User", sorts: true, fill: opener((row) => this.open(row), ({ user }) => user || "no user", ({ session }) => session) },
+        { id: "user", label: "User", sorts: true, fill: opener((row) => this.open(row), ({ user }) => user || "no user", ({ session }) => short(session)) },
         { id: "kind", label: "Why", sorts: true, fill: why },
         { id: "queue", label: "Had waiting", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => (row.bytes ? bytes(row.bytes) : "–")) },
         { id: "topics", label: "Topics", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => count(row.topics)) },

@@ -22,6 +22,9 @@ const counters = {
 
 export const ALL = "all";
 
+/** The shortest time that the lines show, in ms. */
+const SHORTEST = 60_000;
+
 /** The points of the lines, and the newest figures. */
 export class History {
   #series = new Map(); // server's id → points, the oldest first
@@ -63,6 +66,12 @@ export class History {
     this.#series.set(id, points);
     points.push({ at, values });
     while (points[0].at < at - KEPT) points.shift();
+  }
+
+  /** The time that the lines show, in ms. It grows until there are figures of five minutes. */
+  window(scope, now) {
+    const first = this.#series.get(scope)?.[0]?.at ?? now;
+    return Math.min(Math.max(now - first, SHORTEST), KEPT);
   }
 
   /** The runs of points of a figure that have no hole between them. */

@@ -64,7 +64,13 @@ async function lookAtFigures() {
   drawHead(answer, self);
   drawScopes(answer.nodes);
   drawNodes(answer);
-  cards.draw(figures, scope.value || ALL, answer.now);
+  drawCards(answer.now);
+}
+
+function drawCards(now) {
+  const of = scope.value || ALL;
+  cards.draw(figures, of, now);
+  setText(byId("window"), `The last ${span(figures.window(of, now))}`);
 }
 
 function trouble(text) {
@@ -148,7 +154,7 @@ function openTab(name, act) {
   act();
 }
 
-scope.addEventListener("change", () => cards.draw(figures, scope.value, Date.now()));
+scope.addEventListener("change", () => drawCards(sessions.now));
 
 byId("pause").addEventListener("click", () => {
   paused = !paused;

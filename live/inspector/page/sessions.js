@@ -1,7 +1,7 @@
 // The sessions of this server.
 import { get, post } from "./api.js";
 import { facts, openDetail } from "./detail.js";
-import { ago, byId, bytes, count, make, plural, setText, show, span, timeOfDay } from "./dom.js";
+import { ago, byId, bytes, count, make, plural, setText, short, show, span, timeOfDay } from "./dom.js";
 import { bar, opener, Table, text } from "./table.js";
 
 /** What a client does when it is closed with a code. */
@@ -12,7 +12,7 @@ const codes = [
 ];
 
 const userOf = ({ user }) => user || "no user";
-const where = ({ catchingUp }) => (catchingUp ? `catching up in ${plural(catchingUp, "topic")}` : "up to date");
+const where = ({ catchingUp }) => (catchingUp ? `catching up in ${plural(catchingUp, "topic")}` : "live");
 const waits = ({ messages, bytes: size }) => (messages || size ? `${bytes(size)} in ${plural(messages, "message")}` : "nothing");
 
 export class Sessions {
@@ -33,13 +33,14 @@ export class Sessions {
       panel: byId("panel-sessions"),
       source: "sessions",
       title: "Sessions of this server",
+      noun: "session",
       key: "id",
       sort: "queue",
       search: "User or ID",
       empty: "Nobody is connected to this server.",
       more: () => ({ topic: this.#topic }),
       columns: [
-        { id: "user", label: "User", sorts: true, fill: opener((row) => this.open(row), userOf, ({ id }) => id) },
+        { id: "user", label: "User", sorts: true, fill: opener((row) => this.open(row), userOf, ({ id }) => short(id)) },
         { id: "queue", label: "Waiting", number: true, sorts: true, first: "descending", fill: bar((row) => (row.bytes ? bytes(row.bytes) : "–"), (row) => row.bytes) },
         { id: "position", label: "Position", wide: true, sorts: true, first: "descending", fill: pill },
         { id: "topics", label: "Topics", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => count(row.topics)) },
@@ -98,7 +99,7 @@ export class Sessions {
         "Last seen": ago(this.now - row.heard),
         "Waits for the client": waits(row),
         "Waits for the application": row.unhandled ? plural(row.unhandled, "message") : "nothing",
-        "Position": where(row),
+        "Position": row.catchingUp ? where(row) : "live: it is sent publications as they come",
         "Sign-in expires": row.expires ? timeOfDay(row.expires) : undefined,
         "Speaks": (row.liveV1 ? "live.v1" : "plain messages") + (row.compressed ? ", compressed" : ""),
       }),
@@ -144,12 +145,12 @@ function pill(cell, row) {
     cell.append(mark);
   }
   mark.dataset.tone = row.catchingUp ? "warn" : "faint";
-  setText(mark, row.catchingUp ? where(row) : row.topics ? "up to date" : "no topics");
+  setText(mark, row.catchingUp ? where(row) : row.topics ? "live" : "no topics");
 }
 
 function subscriptions({ topics, subscriptions: rows }) {
   if (!rows.length) return [make("p", { className: "faint" }, "It is subscribed to no topic.")];
-  const cells = ({ topic, position, catchingUp, behind }) => [topic, position || "no history", catchingUp ? `behind by ${count(behind)}` : "up to date"];
+  const cells = ({ topic, position, catchingUp, behind }) => [topic, position || "no history", catchingUp ? `behind by ${count(behind)}` : "live"];
   const lines = rows.map((row) => make("tr", {}, ...cells(row).map((value) => make("td", {}, value))));
   const more = topics > rows.length ? [make("p", { className: "faint" }, `The first ${rows.length} of ${count(topics)} topics.`)] : [];
   const head = ["Topic", "Position", ""].map((label) => make("th", { scope: "col" }, label));

@@ -1,6 +1,6 @@
 // A table whose rows the server searches, sorts and cuts into pages of a hundred.
 import { get } from "./api.js";
-import { count, make, setText, show } from "./dom.js";
+import { count, make, plural, setText, show } from "./dom.js";
 
 /** How long to wait after a key before the server is asked, in ms. */
 const TYPING = 250;
@@ -9,6 +9,7 @@ const TYPING = 250;
  * A table in a panel. Options:
  *   panel    the element that it is put into
  *   source   what the server is asked for
+ *   noun     what a row is
  *   title    of the table, for screen readers
  *   columns  {id, label, number, wide, sorts, first, fill(cell, row, all)}: sorts says that the server can sort by it, first
  *            is "descending" if the largest should come first, wide hides it on a phone
@@ -70,7 +71,8 @@ export class Table {
       th.append(label);
       return th;
     }
-    const button = make("button", { type: "button", className: "sort" }, label, make("span", { className: "arrow", "aria-hidden": "true" }));
+    const arrow = make("span", { className: "arrow", "aria-hidden": "true" });
+    const button = make("button", { type: "button", className: "sort" }, ...(number ? [arrow, label] : [label, arrow]));
     button.addEventListener("click", () => {
       this.#chooseSort(column);
       this.#begin();
@@ -143,7 +145,8 @@ export class Table {
     }
     if (this.#body.contains(focused)) focused.focus({ preventScroll: true }); // its row may have moved
     const searches = matched !== total;
-    setText(this.#note, searches ? `${count(matched)} of ${count(total)}` : count(total));
+    const all = plural(total, this.#options.noun);
+    setText(this.#note, searches ? `${count(matched)} of ${all}` : all);
     setText(this.#empty, rows.length ? "" : searches ? "Nothing is found." : this.#options.empty);
     show(this.#empty, !rows.length);
     show(this.#pager, pages > 1);

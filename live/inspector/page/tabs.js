@@ -24,6 +24,7 @@ export class Tabs {
       const selected = nameOf(tab) === name;
       tab.setAttribute("aria-selected", String(selected));
       tab.tabIndex = selected ? 0 : -1;
+      if (selected) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
       show(byId(tab.getAttribute("aria-controls")), selected);
     }
     history.replaceState(null, "", `#${name}`);

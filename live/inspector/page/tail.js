@@ -11,7 +11,8 @@ export class Tail {
   #button = byId("tail-button");
   #payloads = byId("tail-payloads");
   #note = byId("tail-note");
-  #body = byId("tail-table").tBodies[0];
+  #rows = byId("tail-rows");
+  #body = this.#rows.querySelector("tbody");
   #followed = ""; // "": no topic
   #after = 0;
   #seen; // {at, count} of the last answer
@@ -52,6 +53,7 @@ export class Tail {
     this.#after = 0;
     this.#seen = undefined;
     this.#body.replaceChildren();
+    show(this.#rows, false);
   }
 
   #label() {
@@ -73,7 +75,7 @@ export class Tail {
       if (!error.status || topic !== this.#followed) throw error;
       this.#followed = "";
       this.#label();
-      this.#say(error.message);
+      this.#say(error.message[0].toUpperCase() + error.message.slice(1));
       return;
     }
     if (topic !== this.#followed || payloads !== this.#payloads.checked) return;
@@ -90,7 +92,7 @@ export class Tail {
     this.#say(`Following ${topic}: ${count(seen)} so far, ${rate(perSecond)}/s. At most 10 of each second are shown.${lost}`);
     this.#body.prepend(...rows.map(lineOf).reverse());
     while (this.#body.rows.length > MOST) this.#body.lastChild.remove();
-    show(byId("tail-table"), this.#body.rows.length > 0);
+    show(this.#rows, this.#body.rows.length > 0);
   }
 }
 

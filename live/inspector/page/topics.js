@@ -21,6 +21,7 @@ export class Topics {
       panel: byId("panel-topics"),
       source: "topics",
       title: "Topics of this server",
+      noun: "topic",
       key: "topic",
       sort: "rate",
       search: "Topic",
