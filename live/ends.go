@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // SessionEnd tells how a session of this server has ended, and what its client had not got by then.
@@ -49,6 +51,7 @@ const (
 // ending is what is known about an end before the session has left its topics.
 type ending struct {
 	at             time.Time
+	age            time.Duration
 	code           int
 	reason         string
 	queuedMessages int
@@ -58,7 +61,7 @@ type ending struct {
 
 // ending notes what waits while the session ends. It is called before the queues are dropped.
 func (s *Session) ending(c *closing) ending {
-	e := ending{at: time.Now(), code: c.code, reason: c.reason}
+	e := ending{at: time.Now(), age: time.Duration(clock.Now() - s.began), code: c.code, reason: c.reason}
 	e.queuedMessages, e.queuedBytes = s.out.Queued()
 	s.inbound.mu.Lock()
 	e.unhandled = s.inbound.waiting
@@ -73,7 +76,7 @@ func (s *Session) noteEnd(e ending, topics, catchingUp int) {
 		Time:           e.at,
 		SessionID:      clip(s.id, maxEndName),
 		UserID:         clip(s.user, maxEndName),
-		Age:            s.age(),
+		Age:            e.age,
 		Why:            whyNames[s.why],
 		Code:           e.code,
 		Reason:         clip(e.reason, maxEndReason),

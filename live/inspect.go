@@ -61,17 +61,17 @@ type SessionStats struct {
 // Stats returns the figures of the session. They are read one after another, so they may not fit
 // together exactly.
 func (s *Session) Stats() SessionStats {
-	now := time.Now()
+	now, ticks := time.Now(), clock.Now()
+	timeOf := func(at int64) time.Time { return now.Add(-time.Duration(max(ticks-at, 0))) }
 	st := SessionStats{
 		ID:         s.id,
 		UserID:     s.user,
-		Since:      now.Add(-s.age()),
+		Since:      timeOf(s.began),
 		LiveV1:     s.wire == wireV1,
 		Compressed: s.compressed,
 		CatchingUp: int(s.catchingUp.Load()),
 	}
-	heard := max(s.in.Heard(), s.began) // at first it may be before the session, because of pingPhase
-	st.Heard = now.Add(-time.Duration(max(clock.Now()-heard, 0)))
+	st.Heard = timeOf(max(s.in.Heard(), s.began)) // at first Heard may be before the session, because of pingPhase
 	if at := s.expiry.Load(); at != 0 {
 		st.Expires = time.Unix(at, 0)
 	}
@@ -84,8 +84,6 @@ func (s *Session) Stats() SessionStats {
 	s.inbound.mu.Unlock()
 	return st
 }
-
-func (s *Session) age() time.Duration { return time.Duration(clock.Now() - s.began) }
 
 // IsSubscribed reports whether the session is subscribed to a topic.
 func (s *Session) IsSubscribed(topic string) bool {
