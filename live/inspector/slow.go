@@ -11,8 +11,11 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"sync/atomic"
 	"time"
+
+	"github.com/livetopic/livetopic/live"
 )
 
 const (
@@ -51,8 +54,9 @@ func (in *inspector) slowReader(r *http.Request) (any, error) {
 		return nil, problemf(http.StatusTooManyRequests, "%d slow readers run already, and each lives for a minute", maxSlow)
 	}
 	c, id, err := in.connect(r)
+	var s *live.Session
 	if err == nil {
-		err = in.subscribe(id, request.Topic)
+		s, err = in.subscribe(id, request.Topic)
 	}
 	if err != nil {
 		in.slow.running.Add(-1)
@@ -64,20 +68,21 @@ func (in *inspector) slowReader(r *http.Request) (any, error) {
 	in.log(r, "slow reader begins", "session", id, "topic", request.Topic)
 	go func() { // ends after slowLife, or with the session
 		defer in.slow.running.Add(-1)
-		c.readSlowly()
+		c.readSlowly(s)
 	}()
 	return done{"The slow reader is session " + id + ". It lives for a minute."}, nil
 }
 
-func (in *inspector) subscribe(id, topic string) error {
+// subscribe subscribes a session, and returns it.
+func (in *inspector) subscribe(id, topic string) (*live.Session, error) {
 	s, err := in.find(id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := in.server.Subscribe(s, topic); err != nil {
-		return problemf(http.StatusBadRequest, "%v", err)
+		return nil, problemf(http.StatusBadRequest, "%v", err)
 	}
-	return nil
+	return s, nil
 }
 
 // pipeClient is a client in memory.
@@ -191,8 +196,9 @@ var (
 
 const pongText = `{"op":"pong"}`
 
-// readSlowly reads until its time is over or the connection ends.
-func (c *pipeClient) readSlowly() {
+// readSlowly reads until its time is over, or until it has read all that a session that has ended had
+// for it.
+func (c *pipeClient) readSlowly(s *live.Session) {
 	defer c.conn.Close()
 	c.conn.SetDeadline(time.Now().Add(slowLife + greetTimeout)) // also for a server that is stuck
 	pause := time.NewTicker(slowPause)
@@ -211,21 +217,13 @@ func (c *pipeClient) readSlowly() {
 				return
 			}
 		}
-		if err := c.read(buf); err != nil {
+		ended := s.IsClosed() // before the read: what is sent after it is not missed
+		c.conn.SetReadDeadline(time.Now().Add(slowPause))
+		_, err := c.in.Read(buf)
+		if nothing := errors.Is(err, os.ErrDeadlineExceeded); nothing && ended || !nothing && err != nil {
 			return
 		}
 	}
-}
-
-// read reads some bytes. That nothing comes for a while is no error.
-func (c *pipeClient) read(buf []byte) error {
-	c.conn.SetReadDeadline(time.Now().Add(slowPause))
-	_, err := c.in.Read(buf)
-	var timeout net.Error
-	if errors.As(err, &timeout) && timeout.Timeout() {
-		return nil
-	}
-	return err
 }
 
 // pipeWriter is the http.ResponseWriter of the handshake.
