@@ -186,8 +186,8 @@ func (c *config) greetDemo(out io.Writer, nodes []*node, serving map[*node]nodeE
 	}
 	last := nodes[len(nodes)-1]
 	fmt.Fprintf(out, `
-Open two of them, one in a private window to be someone else, and talk. Then end
-one as a crash does:
+Open two of them, one in a private window to be someone else, and talk. The inspector of
+each, at %s, shows what all three do. Then end one as a crash does:
 
   kill -9 %d
 
@@ -195,5 +195,5 @@ The others go on, and in %v it is back with all that was said meanwhile.
 
 %s Logs are there too.
 Ctrl-C ends all three.
-`, serving[last].pid, restartAfter, c.memory())
+`, inspectPath, serving[last].pid, restartAfter, c.memory())
 }

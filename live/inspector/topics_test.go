@@ -88,11 +88,12 @@ func TestTopicsCanBeSortedByEachColumn(t *testing.T) {
 	}
 }
 
-// Nothing of a look stays when nobody looks any more.
+// Nothing of a look stays when nobody looks any more. A goroutine that stays fails the test: the bubble
+// waits for it.
 func TestLooksLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := livetest.NewServer(t, live.Options{})
-		const topics = 5000
+		const topics = 2000
 		for i := range topics {
 			listen(t, server, fmt.Sprint("topic ", i))
 		}
@@ -111,7 +112,7 @@ func TestLooksLeaveNothingBehind(t *testing.T) {
 		}
 		look()
 		time.Sleep(time.Minute)
-		before, goroutines := heap(), runtime.NumGoroutine()
+		before := heap()
 		for range 10 {
 			look()
 			publish(t, server, "topic 7", 20)
@@ -125,9 +126,6 @@ func TestLooksLeaveNothingBehind(t *testing.T) {
 		synctest.Wait()
 		if st, _ := server.TopicStats("topic 7"); st.Listeners != 1 {
 			t.Errorf("when nobody follows the topic it has %d listeners, want 1", st.Listeners)
-		}
-		if n := runtime.NumGoroutine(); n > goroutines {
-			t.Errorf("%d goroutines, before %d", n, goroutines)
 		}
 		const least = 50 * topics // bytes that the samples of the rates take at least
 		if during-before < least {
