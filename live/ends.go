@@ -59,8 +59,8 @@ type ending struct {
 	unhandled      int
 }
 
-// ending notes what waits while the session ends. It is called before the queues are dropped.
-func (s *Session) ending(c *closing) ending {
+// newEnding notes what waits while the session ends. It is called before the queues are dropped.
+func (s *Session) newEnding(c *closing) ending {
 	e := ending{at: time.Now(), age: time.Duration(clock.Now() - s.began), code: c.code, reason: c.reason}
 	e.queuedMessages, e.queuedBytes = s.out.Queued()
 	s.inbound.mu.Lock()

@@ -189,7 +189,7 @@ func (s *Session) end(c closing) bool {
 	s.mu.Unlock()
 	s.server.counters.closed[c.why].Add(1)
 	s.in.End()
-	ending := s.ending(&c)
+	ending := s.newEnding(&c)
 	s.endInbound()
 	s.out.Close(c.discard, c.frames(s.wire)...)
 	s.cancel()

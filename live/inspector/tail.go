@@ -16,8 +16,8 @@ const (
 	// a topic may have ten thousand.
 	tailPerSecond = 10
 
-	// maxTailed is how many publications a tail holds: those of ten seconds.
-	maxTailed = 100
+	// maxTailRows is how many publications a tail holds: those of ten seconds.
+	maxTailRows = 100
 
 	// maxTails bounds how many topics are followed at once. Each takes a call of Listen, and with
 	// payloads up to 200 KB.
@@ -41,7 +41,7 @@ type tail struct {
 	topic    string
 	payloads bool // data is kept
 	stop     func() error
-	end      *time.Timer // ends it when nobody has asked for a while; set before it is in the map
+	timer    *time.Timer // ends it when nobody has asked for a while; set before it is in the map
 
 	mu     sync.Mutex // guards the fields below
 	seen   uint64     // publications that have come
@@ -49,11 +49,11 @@ type tail struct {
 	number uint64     // of the newest publication in kept; a later tail of the topic begins with a greater number
 	second int64      // Unix time of the newest publication
 	taken  int        // publications of this second that were kept
-	kept   []tailed   // oldest first
+	kept   []tailRow  // oldest first
 }
 
-// tailed is a publication that a tail has kept.
-type tailed struct {
+// tailRow is a publication that a tail has kept.
+type tailRow struct {
 	Number   uint64  `json:"number"`
 	Time     int64   `json:"time"` // when it came, as a Unix time in milliseconds
 	Position string  `json:"position,omitempty"`
@@ -66,11 +66,11 @@ type tailed struct {
 
 // tailAnswer is what a tail has kept since the last request.
 type tailAnswer struct {
-	Topic  string   `json:"topic"`
-	Seen   uint64   `json:"seen"`
-	Gaps   uint64   `json:"gaps"`
-	Number uint64   `json:"number"` // for the parameter after of the next request
-	Rows   []tailed `json:"rows"`
+	Topic  string    `json:"topic"`
+	Seen   uint64    `json:"seen"`
+	Gaps   uint64    `json:"gaps"`
+	Number uint64    `json:"number"` // for the parameter after of the next request
+	Rows   []tailRow `json:"rows"`
 }
 
 // tail answers with what was published to the topic in the parameter topic, and begins to follow it.
@@ -117,7 +117,7 @@ func (ts *tails) find(topic string) *tail {
 	defer ts.mu.Unlock()
 	t := ts.all[topic]
 	if t != nil {
-		t.end.Reset(idle)
+		t.timer.Reset(idle)
 	}
 	return t
 }
@@ -135,7 +135,7 @@ func (ts *tails) add(t *tail) (*tail, error) {
 	if ts.all == nil {
 		ts.all = make(map[string]*tail)
 	}
-	t.end = time.AfterFunc(idle, func() { ts.remove(t) })
+	t.timer = time.AfterFunc(idle, func() { ts.remove(t) })
 	ts.all[t.topic] = t
 	return t, nil
 }
@@ -173,7 +173,7 @@ func (t *tail) note(m live.Message) {
 	}
 	t.taken++
 	t.number++
-	next := tailed{Number: t.number, Time: now.UnixMilli(), Key: m.Key, Removed: m.Removed, Size: len(m.Data)}
+	next := tailRow{Number: t.number, Time: now.UnixMilli(), Key: m.Key, Removed: m.Removed, Size: len(m.Data)}
 	if m.Position != (live.Position{}) {
 		next.Position = m.Position.String()
 	}
@@ -181,9 +181,9 @@ func (t *tail) note(m live.Message) {
 		data := strings.ToValidUTF8(string(m.Data[:min(len(m.Data), maxPayload)]), "")
 		next.Data, next.Clipped = &data, len(m.Data) > maxPayload
 	}
-	if len(t.kept) == maxTailed {
+	if len(t.kept) == maxTailRows {
 		copy(t.kept, t.kept[1:])
-		t.kept = t.kept[:maxTailed-1]
+		t.kept = t.kept[:maxTailRows-1]
 	}
 	t.kept = append(t.kept, next)
 }
@@ -192,7 +192,7 @@ func (t *tail) note(m live.Message) {
 func (t *tail) since(after uint64, payloads bool) tailAnswer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	answer := tailAnswer{Topic: t.topic, Seen: t.seen, Gaps: t.gaps, Number: t.number, Rows: []tailed{}}
+	answer := tailAnswer{Topic: t.topic, Seen: t.seen, Gaps: t.gaps, Number: t.number, Rows: []tailRow{}}
 	for _, row := range t.kept {
 		if row.Number <= after {
 			continue

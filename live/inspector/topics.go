@@ -86,7 +86,7 @@ type rates struct {
 	mu     sync.Mutex // guards the fields below
 	before sample     // the rates are those between before and newest
 	newest sample
-	forget *time.Timer // runs after the last look; nil: nobody looks
+	timer  *time.Timer // calls clear some time after the last look; nil: nobody looks
 }
 
 // sample is how many publications each topic had at a time.
@@ -103,10 +103,10 @@ const sampleEvery = time.Second
 func (r *rates) look(all []live.TopicStats, now time.Time) func(*live.TopicStats) float64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.forget == nil {
-		r.forget = time.AfterFunc(idle, r.clear)
+	if r.timer == nil {
+		r.timer = time.AfterFunc(idle, r.clear)
 	} else {
-		r.forget.Reset(idle)
+		r.timer.Reset(idle)
 	}
 	if r.newest.counts == nil || now.Sub(r.newest.at) >= sampleEvery {
 		counts := make(map[string]uint64, len(all))
@@ -133,5 +133,5 @@ func (r *rates) look(all []live.TopicStats, now time.Time) func(*live.TopicStats
 func (r *rates) clear() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.before, r.newest, r.forget = sample{}, sample{}, nil
+	r.before, r.newest, r.timer = sample{}, sample{}, nil
 }

@@ -181,8 +181,8 @@ chromiumTest("it asks only while it can be seen, and not while it pauses", async
     }, hidden);
   const settle = () => page.waitForLoadState("networkidle");
   const goesOn = async () => {
-    const before = asked;
-    while (asked < before + 4) await page.clock.runFor(500); // two looks
+    const from = asked;
+    while (asked < from + 4) await page.clock.runFor(500); // two looks
   };
   await goesOn();
   await hide(true);

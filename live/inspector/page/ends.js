@@ -26,15 +26,15 @@ export class Ends {
       sort: "time",
       search: "User, ID, code or reason",
       empty: "No session has ended yet.",
-      more: () => ({ kind: this.#kind }),
+      parameters: () => ({ kind: this.#kind }),
       onData: ({ kinds }) => this.#drawKinds(kinds),
       columns: [
         { id: "user", label: "User", sorts: true, fill: opener((row) => this.open(row), ({ user }) => user || "no user", ({ session }) => short(session)) },
         { id: "kind", label: "Why", sorts: true, fill: why },
-        { id: "queue", label: "Had waiting", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => (row.bytes ? bytes(row.bytes) : "–")) },
-        { id: "topics", label: "Topics", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => count(row.topics)) },
-        { id: "age", label: "Lasted", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => span(row.age)) },
-        { id: "time", label: "Ended", number: true, sorts: true, first: "descending", fill: text((row) => ago(this.now - row.time)) },
+        { id: "queue", label: "Had waiting", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => (row.bytes ? bytes(row.bytes) : "–")) },
+        { id: "topics", label: "Topics", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => count(row.topics)) },
+        { id: "age", label: "Lasted", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => span(row.age)) },
+        { id: "time", label: "Ended", number: true, sorts: true, firstOrder: "descending", fill: text((row) => ago(this.now - row.time)) },
       ],
     });
   }

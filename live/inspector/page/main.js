@@ -27,14 +27,14 @@ const scope = byId("scope");
 let paused = false;
 let timer; // of the next look
 let looking = false; // a look is under way
-let again = false; // another must follow it at once
+let lookAgain = false; // another look must follow it at once
 
 /** Looks once, if the page can be seen, and sets the timer for the next look. */
 async function look() {
   clearTimeout(timer);
   if (paused || document.hidden) return;
   if (looking) {
-    again = true;
+    lookAgain = true;
     return;
   }
   looking = true;
@@ -47,8 +47,8 @@ async function look() {
     trouble(error.status ? error.message : "The server does not answer. The page goes on asking.");
   }
   looking = false;
-  const wait = again ? 0 : Math.max(POLL - (performance.now() - begun), 0);
-  again = false;
+  const wait = lookAgain ? 0 : Math.max(POLL - (performance.now() - begun), 0);
+  lookAgain = false;
   clearTimeout(timer);
   timer = setTimeout(look, wait);
 }

@@ -11,14 +11,14 @@ const TYPING = 250;
  *   source   what the server is asked for
  *   noun     what a row is
  *   title    of the table, for screen readers
- *   columns  {id, label, number, wide, sorts, first, fill(cell, row, all)}: sorts says that the server can sort by it, first
- *            is "descending" if the largest should come first, wide hides it on a phone
+ *   columns  {id, label, number, wide, sorts, firstOrder, fill(cell, row, all)}: sorts says that the server can sort by it,
+ *            firstOrder is "descending" if the largest should come first, wide hides it on a phone
  *   sort     the column by which it is sorted at first
  *   key      the member of a row that names it
  *   search   the label of the search field
  *   empty    what to say if there are no rows
- *   more     a function that returns more parameters for the server
- *   onData   is called with each answer
+ *   parameters  a function that returns more parameters for the server; may be missing
+ *   onData   is called with each answer; may be missing
  */
 export class Table {
   #options;
@@ -83,8 +83,8 @@ export class Table {
   }
 
   /** Sorts by a column, or turns the order if it is that already. */
-  #chooseSort({ id, first }) {
-    this.#descending = this.#sort === id ? !this.#descending : first === "descending";
+  #chooseSort({ id, firstOrder }) {
+    this.#descending = this.#sort === id ? !this.#descending : firstOrder === "descending";
     this.#sort = id;
     for (const [column, th] of this.#heads) {
       if (column === id) th.setAttribute("aria-sort", this.#descending ? "descending" : "ascending");
@@ -115,14 +115,14 @@ export class Table {
 
   /** Asks the server, and shows what it answers. */
   async poll() {
-    const { source, more, onData } = this.#options;
+    const { source, parameters, onData } = this.#options;
     const number = ++this.#asked;
     const answer = await get(source, {
       search: this.#search.value.trim(),
       sort: this.#sort,
       desc: this.#descending ? 1 : undefined,
       page: this.#page || undefined,
-      ...more?.(),
+      ...parameters?.(),
     });
     if (number !== this.#asked) return;
     this.#page = answer.page;
@@ -136,7 +136,7 @@ export class Table {
     rows.forEach((row, i) => {
       const key = String(row[this.#options.key]);
       left.delete(key);
-      const tr = this.#draw1(key, row, rows);
+      const tr = this.#rowOf(key, row, rows);
       if (this.#body.children[i] !== tr) this.#body.insertBefore(tr, this.#body.children[i] ?? null);
     });
     for (const key of left) {
@@ -155,7 +155,8 @@ export class Table {
     this.#next.disabled = page === pages - 1;
   }
 
-  #draw1(key, row, all) {
+  /** Returns the tr of a row, with its cells filled. */
+  #rowOf(key, row, all) {
     let known = this.#rows.get(key);
     if (!known) {
       const cells = this.#options.columns.map(({ number, wide }) => make("td", { className: classes({ number, wide }) }));

@@ -28,12 +28,12 @@ export class Topics {
       empty: "No topic has a subscriber at this server.",
       columns: [
         { id: "topic", label: "Topic", sorts: true, fill: opener((row) => this.open(row), ({ topic }) => topic, below) },
-        { id: "rate", label: "Rate", number: true, sorts: true, first: "descending", fill: bar(rateOf, ({ rate: n }) => n) },
-        { id: "subscribers", label: "Subscribers", number: true, sorts: true, first: "descending", fill: text((row) => count(row.subscribers)) },
-        { id: "catchingUp", label: "Catching up", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => (row.catchingUp ? count(row.catchingUp) : "–")) },
-        { id: "history", label: "History held", wide: true, sorts: true, first: "descending", fill: text(historyOf) },
-        { id: "presence", label: "Present", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => (row.presence ? count(row.present) : "–")) },
-        { id: "published", label: "Published", number: true, wide: true, sorts: true, first: "descending", fill: text((row) => count(row.published)) },
+        { id: "rate", label: "Rate", number: true, sorts: true, firstOrder: "descending", fill: bar(rateOf, ({ rate: n }) => n) },
+        { id: "subscribers", label: "Subscribers", number: true, sorts: true, firstOrder: "descending", fill: text((row) => count(row.subscribers)) },
+        { id: "catchingUp", label: "Catching up", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => (row.catchingUp ? count(row.catchingUp) : "–")) },
+        { id: "history", label: "History held", wide: true, sorts: true, firstOrder: "descending", fill: text(historyOf) },
+        { id: "presence", label: "Present", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => (row.presence ? count(row.present) : "–")) },
+        { id: "published", label: "Published", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => count(row.published)) },
       ],
     });
   }
