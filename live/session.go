@@ -39,8 +39,8 @@ type Session struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
+	why    closeReason // set when closed is; beside it, so that a Session fits into 416 bytes
 	err    error       // set when closed is
-	why    closeReason // the same
 	subs   subscriptionSet
 	behind behindSet
 

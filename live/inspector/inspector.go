@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/loglimit"
 )
 
 // Options configures the inspector. The zero value serves nobody.
@@ -73,7 +74,8 @@ type inspector struct {
 	tails  tails
 	slow   slowReaders
 
-	draining atomic.Bool // somebody has pressed "Drain this server"
+	refusals loglimit.Limiter // a page that is refused asks again every two seconds
+	draining atomic.Bool      // somebody has pressed "Drain this server"
 }
 
 // route is what the handler does at a path's last element.
@@ -171,7 +173,7 @@ func (in *inspector) authorize(r *http.Request) error {
 		return errNoAuth
 	}
 	if err := in.opts.Auth(r); err != nil {
-		in.opts.Logger.Info("live inspector: refused", "remote", r.RemoteAddr, "err", err)
+		in.refusals.Log(in.opts.Logger, slog.LevelInfo, "live inspector: refused", "remote", r.RemoteAddr, "err", err)
 		return errNotYou
 	}
 	return nil

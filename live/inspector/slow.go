@@ -110,7 +110,11 @@ func (in *inspector) connect(r *http.Request) (c *pipeClient, id string, err err
 	c = &pipeClient{near, bufio.NewReaderSize(near, slowBytes)}
 	if err := c.switched(); err != nil {
 		near.Close()
-		<-served
+		select {
+		case <-served:
+		case <-ctx.Done(): // OnAuth does not look at its context
+			return nil, "", problemf(http.StatusGatewayTimeout, "the application did not answer the slow reader within %v", greetTimeout)
+		}
 		if w.status != 0 {
 			return nil, "", problemf(http.StatusBadRequest, "the application refused the slow reader with %d: it connects as you do, so OnAuth must let you in", w.status)
 		}

@@ -92,8 +92,8 @@ func (in *inspector) tail(r *http.Request) (any, error) {
 
 // follow returns the tail of a topic, which lives for a while longer.
 func (ts *tails) follow(topic string, payloads bool) (*tail, error) {
-	if t := ts.find(topic); t != nil {
-		return t, nil
+	if t, err := ts.find(topic); t != nil || err != nil {
+		return t, err
 	}
 	t := &tail{topic: topic, payloads: payloads, number: uint64(time.Now().UnixMilli())}
 	sub, err := ts.server.Listen(topic, t.note, live.OnGap(func(string) { t.noteGap() }))
@@ -111,16 +111,23 @@ func (ts *tails) follow(topic string, payloads bool) (*tail, error) {
 	return t, nil
 }
 
-// find returns the tail of a topic, and lets it live for a while longer. nil: there is none.
-func (ts *tails) find(topic string) *tail {
+// find returns the tail of a topic, and lets it live for a while longer. nil: there is none. The error
+// says that there are too many others.
+func (ts *tails) find(topic string) (*tail, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	t := ts.all[topic]
-	if t != nil {
+	if t := ts.all[topic]; t != nil {
 		t.timer.Reset(idle)
+		return t, nil
 	}
-	return t
+	if len(ts.all) >= maxTails {
+		return nil, errTooManyTails
+	}
+	return nil, nil
 }
+
+var errTooManyTails = problemf(http.StatusTooManyRequests,
+	"%d topics are followed already: stop to follow another one, and wait for ten seconds", maxTails)
 
 // add adds a tail, or returns the tail of the topic that another request has added meanwhile.
 func (ts *tails) add(t *tail) (*tail, error) {
@@ -130,7 +137,7 @@ func (ts *tails) add(t *tail) (*tail, error) {
 		return known, nil
 	}
 	if len(ts.all) >= maxTails {
-		return nil, problemf(http.StatusTooManyRequests, "%d topics are followed already: stop to follow another one, and wait for ten seconds", maxTails)
+		return nil, errTooManyTails // another request was faster
 	}
 	if ts.all == nil {
 		ts.all = make(map[string]*tail)

@@ -16,6 +16,7 @@ export function openDetail(title, ...content) {
   byId("detail-title").focus();
 }
 
+/** Closes the window. */
 export const closeDetail = () => dialog.close();
 
 /** A list of names and values. Values that are undefined are left out. */

@@ -42,9 +42,9 @@ async function look() {
   try {
     await lookAtFigures();
     await panels[tabs.chosen]?.poll();
-    trouble("");
+    show(byId("trouble"), false);
   } catch (error) {
-    trouble(error.status ? error.message : "The server does not answer. The page goes on asking.");
+    trouble(error);
   }
   looking = false;
   const wait = lookAgain ? 0 : Math.max(POLL - (performance.now() - begun), 0);
@@ -73,10 +73,11 @@ function drawCards(now) {
   setText(byId("window"), `The last ${span(figures.window(of, now))}`);
 }
 
-function trouble(text) {
-  setText(byId("trouble"), text);
-  show(byId("trouble"), text !== "");
-  if (text) setState("bad", "No answer");
+function trouble(error) {
+  const refused = error.status !== undefined;
+  setText(byId("trouble"), refused ? error.message : "The server does not answer. The page goes on asking.");
+  show(byId("trouble"), true);
+  setState("bad", refused ? "Refused" : "No answer");
 }
 
 function setState(tone, text) {

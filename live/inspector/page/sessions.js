@@ -46,7 +46,7 @@ export class Sessions {
         { id: "topics", label: "Topics", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => count(row.topics)) },
         { id: "heard", label: "Last seen", number: true, sorts: true, fill: text((row) => ago(this.now - row.heard)) },
         { id: "age", label: "Age", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => span(this.now - row.since)) },
-        { id: "close", label: "", wide: true, fill: (cell, row) => this.#closeButton(cell, row) },
+        { id: "close", label: make("span", { className: "unseen" }, "Close"), wide: true, fill: (cell, row) => this.#closeButton(cell, row) },
       ],
     });
   }

@@ -30,8 +30,8 @@ export class Tail {
 
   /** Says whether payloads may be seen. */
   set allowed(allowed) {
-    this.#payloads.disabled = !allowed;
-    this.#payloads.parentElement.title = allowed ? "" : "Set Allow.Payloads in the inspector's Options";
+    show(this.#payloads.parentElement, allowed);
+    show(byId("tail-off"), !allowed);
   }
 
   /** Follows a topic. */
