@@ -49,8 +49,9 @@ type table[T any] struct {
 // order compares two rows by a column.
 type order[T any] = func(a, b *T) int
 
-// tableOf sorts the rows that a search has found, and takes a page of them. Rows that are equal in the
-// column come in the order of tie, so that they keep their places from one look to the next.
+// tableOf takes a page of the rows that a search has found, in the order of a column. Rows that are
+// equal in the column come in the order of tie, so that they keep their places from one look to the
+// next. The slice found is not to be used afterwards.
 func tableOf[T any](q *query, found []T, total int, orders map[string]order[T], tie order[T]) table[T] {
 	compare, known := orders[q.sort]
 	if !known {
@@ -60,20 +61,41 @@ func tableOf[T any](q *query, found []T, total int, orders map[string]order[T], 
 	if q.descending {
 		sign = -1
 	}
-	slices.SortFunc(found, func(a, b T) int {
-		if c := sign * compare(&a, &b); c != 0 {
-			return c
-		}
-		return tie(&a, &b)
-	})
-	pages := max((len(found)+pageSize-1)/pageSize, 1)
+	matched := len(found)
+	pages := max((matched+pageSize-1)/pageSize, 1)
 	page := min(q.page, pages-1)
 	from := page * pageSize
+	first := smallest(found, from+pageSize, func(a, b *T) int {
+		if c := sign * compare(a, b); c != 0 {
+			return c
+		}
+		return tie(a, b)
+	})
 	return table[T]{
 		Total:   total,
-		Matched: len(found),
+		Matched: matched,
 		Page:    page,
 		Pages:   pages,
-		Rows:    append([]T{}, found[from:min(from+pageSize, len(found))]...), // never null in JSON
+		Rows:    append([]T{}, first[from:]...), // never null in JSON
 	}
+}
+
+// smallest returns the n smallest rows in their order, or all if there are fewer. It does so in place.
+// To sort ten thousand rows for one page would be most of what a look costs.
+func smallest[T any](all []T, n int, compare order[T]) []T {
+	sort := func(rows []T) { slices.SortFunc(rows, func(a, b T) int { return compare(&a, &b) }) }
+	kept := all[:0] // never ahead of what is read
+	sorted := false // the first n of kept are the smallest so far, in their order
+	for i := range all {
+		if sorted && compare(&all[i], &kept[n-1]) >= 0 {
+			continue
+		}
+		kept = append(kept, all[i])
+		if len(kept) == 2*n {
+			sort(kept)
+			kept, sorted = kept[:n], true
+		}
+	}
+	sort(kept)
+	return kept[:min(n, len(kept))]
 }
