@@ -110,9 +110,10 @@ func (in *inspector) connect(r *http.Request) (c *pipeClient, id string, err err
 	c = &pipeClient{near, bufio.NewReaderSize(near, slowBytes)}
 	if err := c.switched(); err != nil {
 		near.Close()
+		<-ctx.Done() // the handshake has ended, or OnAuth does not look at its context
 		select {
 		case <-served:
-		case <-ctx.Done(): // OnAuth does not look at its context
+		default:
 			return nil, "", problemf(http.StatusGatewayTimeout, "the application did not answer the slow reader within %v", greetTimeout)
 		}
 		if w.status != 0 {

@@ -93,7 +93,7 @@ func TestTopicsCanBeSortedByEachColumn(t *testing.T) {
 func TestLooksLeaveNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := livetest.NewServer(t, live.Options{})
-		const topics = 2000
+		const topics = 4000
 		for i := range topics {
 			listen(t, server, fmt.Sprint("topic ", i))
 		}
@@ -107,6 +107,7 @@ func TestLooksLeaveNothingBehind(t *testing.T) {
 		heap := func() int {
 			var m runtime.MemStats
 			runtime.GC()
+			runtime.GC() // for what a sync.Pool held
 			runtime.ReadMemStats(&m)
 			return int(m.HeapAlloc)
 		}
@@ -127,11 +128,11 @@ func TestLooksLeaveNothingBehind(t *testing.T) {
 		if st, _ := server.TopicStats("topic 7"); st.Listeners != 1 {
 			t.Errorf("when nobody follows the topic it has %d listeners, want 1", st.Listeners)
 		}
-		const least = 50 * topics // bytes that the samples of the rates take at least
+		const least = 30 * topics // bytes that the samples of the rates take at least
 		if during-before < least {
 			t.Errorf("during the looks the heap grew by %d bytes: this test sees nothing", during-before)
 		}
-		if grown := heap() - before; grown > least/4 {
+		if grown := heap() - before; grown > least/2 {
 			t.Errorf("the heap has grown by %d bytes", grown)
 		}
 	})
