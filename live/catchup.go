@@ -64,6 +64,7 @@ type behindSet struct {
 func (ts *topics) fallBehind(sub *subscription, c *cursor) (start bool) {
 	if sub.cursor == nil {
 		ts.catchingUp.Add(1)
+		sub.session.catchingUp.Add(1)
 		sub.topic.countBehind(1)
 	} else {
 		sub.cursor.finishReply()
@@ -131,6 +132,7 @@ func (ts *topics) goLive(sub *subscription) {
 		ts.hold(sub, 0)
 		sub.cursor.finishReply()
 		sub.cursor = nil
+		sub.session.catchingUp.Add(-1)
 		if ts.catchingUp.Add(-1) == 0 {
 			ts.shared.clear()
 		}

@@ -40,6 +40,7 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 	var frames [wires]*frame.Frame
 	var ready outbox.List
 	count := 0
+	t.published++
 	for i := range t.subs {
 		sub := &t.subs[i]
 		if p.Except != "" && sub.session.id == p.Except {

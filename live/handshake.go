@@ -135,6 +135,7 @@ func (sess *Session) open(conn net.Conn, ahead []byte, request context.Context) 
 	if sess.compressed {
 		sess.out.Compress()
 	}
+	sess.began = clock.Now()
 	phase := s.pingPhase()
 	sess.in.Age(phase)
 	sess.watch.pinged = clock.Now() - int64(phase)

@@ -37,6 +37,7 @@ type Server struct {
 	userChanges  userChanges
 	presence     presenceState
 	nodes        nodes
+	ends         endRing
 	closed       atomic.Bool // Shutdown has waited for the sessions, and nothing is published any more
 
 	// running counts the handshakes, and of each session its reading, its leaving, its worker

@@ -39,8 +39,8 @@ type Session struct {
 
 	mu     sync.Mutex // guards what follows
 	closed bool
+	why    closeReason // set when closed is; beside it, so that a Session fits into 416 bytes
 	err    error       // set when closed is
-	why    closeReason // the same
 	subs   subscriptionSet
 	behind behindSet
 
@@ -55,6 +55,9 @@ type Session struct {
 	expiry   atomic.Int64 // Unix time in seconds; 0: none
 	oldAt    int64        // when it reaches its part of MaxSessionAge, on the clock; guarded by Server.mu
 	readDone bool         // the connection is closed; guarded by Server.mu
+
+	catchingUp atomic.Int32 // subscriptions that catch up
+	began      int64        // when the session began, on the clock
 }
 
 // ID returns the session's ID, which Options.IDGenerator made.
@@ -186,17 +189,20 @@ func (s *Session) end(c closing) bool {
 	s.mu.Unlock()
 	s.server.counters.closed[c.why].Add(1)
 	s.in.End()
+	ending := s.newEnding(&c)
 	s.endInbound()
 	s.out.Close(c.discard, c.frames(s.wire)...)
 	s.cancel()
-	go s.leave() // ends when OnClose has returned
+	go s.leave(ending) // ends when OnClose has returned
 	return true
 }
 
 // leave takes the session out of every topic and then tells the application.
-func (s *Session) leave() {
+func (s *Session) leave(e ending) {
 	defer s.server.running.Done()
+	catchingUp := int(s.catchingUp.Load())
 	left := s.server.topics.leave(s)
+	s.noteEnd(e, len(left), catchingUp)
 	s.server.presence.leaveAll(s)
 	s.mu.Lock()
 	listeners := slices.Collect(maps.Keys(s.listeners))

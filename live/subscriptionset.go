@@ -43,6 +43,15 @@ func (set *subscriptionSet) remove(sub *subscription) {
 	delete(set.many, sub.topic.name)
 }
 
+// list returns the subscriptions, in no particular order.
+func (set *subscriptionSet) list() []*subscription {
+	all := append([]*subscription(nil), set.few...)
+	for _, sub := range set.many {
+		all = append(all, sub)
+	}
+	return all
+}
+
 // take empties the set and returns what was in it.
 func (set *subscriptionSet) take() []*subscription {
 	all := set.few

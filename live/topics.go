@@ -41,6 +41,7 @@ import (
 //	turns.mu            Session.calls has it
 //	broadcasts.mu       not held while the application's functions run
 //	userChanges.mu      not held while a change is made
+//	endRing.mu
 //	nodes.mu            not held while a beat is sent
 //	loglimit.Limiter.mu
 //
@@ -100,9 +101,10 @@ type topic struct {
 	subs        []subscriber
 	listeners   []*listener
 	pins        int                 // calls under way that need the topic in the index
+	published   uint64              // publications that have come
 	ready       bool                // subscribed at the broker
-	waking      chan struct{}       // closed when the broker has answered; nil: nobody has asked
 	gone        bool                // no longer in the index
+	waking      chan struct{}       // closed when the broker has answered; nil: nobody has asked
 	feed        *feed               // nil: the topic keeps no history
 	state       *topicState         // the newest; nil: there is no state that can be used again
 	behindCount int                 // how many subscriptions of subs catch up

@@ -213,7 +213,8 @@ Behind this address are three chats that share their rooms:
 	}
 	last := nodes[len(nodes)-1]
 	fmt.Fprintf(out, `
-Open it twice, in a private window to be someone else, and talk. Then end a chat
+Open it twice, in a private window to be someone else, and talk. The inspector of
+each chat, at %s below its address, shows what all three do. Then end one
 as a crash does:
 
   kill -9 %d
@@ -223,5 +224,5 @@ meanwhile.
 
 %s Logs are there too.
 Ctrl-C ends all three.
-`, serving[last].pid, restartAfter, c.memory())
+`, inspectPath, serving[last].pid, restartAfter, c.memory())
 }

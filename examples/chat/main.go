@@ -121,9 +121,11 @@ Open it in two tabs, or join in from a terminal:
 
   curl --json '{"topic":"room:general","data":{"name":"curl","text":"hello from a terminal"}}' %[1]s/publish
 
+See what the server does, from this machine: %[1]s%[3]s
+
 %[2]s
 Ctrl-C ends it.
-`, url, c.memory())
+`, url, c.memory(), inspectPath)
 }
 
 // memory says where history is kept.

@@ -16,10 +16,14 @@ import (
 
 	"github.com/livetopic/livetopic/client"
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/inspector"
 )
 
 // maxBody is the largest body of a POST: some messages at once.
 const maxBody = 4 * readLimit
+
+// inspectPath is where the inspector is.
+const inspectPath = "/inspect/"
 
 //go:embed page
 var files embed.FS
@@ -38,6 +42,11 @@ func (c *Chat) Routes() http.Handler {
 	app.Static("/page/", http.FS(assets))
 	app.Mount("/live.js", client.Handler())
 	app.Mount("/live", c.live.Handler())
+	app.Mount(inspectPath, inspector.New(c.live, inspector.Options{
+		Auth:  inspector.Loopback, // whoever sits at this machine may do everything
+		Allow: inspector.Allow{Payloads: true, Publish: true, Close: true, SlowReader: true},
+		Drain: c.Shutdown,
+	}))
 	app.Get("/rooms/{room}/messages", c.listMessages)
 	app.Mount("/publish", c.live.PublishHandler(live.PublishHandlerOptions{Auth: anyone, OnPublish: c.said, MaxBytes: maxBody}))
 	return app

@@ -5,8 +5,8 @@
 //
 // Its page subscribes to the topic "ticks", of which the newest 100 publications
 // are kept. The page /presence shows who is present in the topic "room". The topic "scores" has a state, the newest score of
-// each player, and each page's publication to "votes" takes the place of its last one. The tests in client/test/browser
-// stop, kill and cut the server.
+// each player, and each page's publication to "votes" takes the place of its last one. The page /inspect/ is the
+// inspector, which allows everything. The tests in client/test/browser stop, kill and cut the server.
 package main
 
 import (
@@ -28,6 +28,7 @@ import (
 
 	"github.com/livetopic/livetopic/client"
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/inspector"
 )
 
 // maxHistory is how many ticks are kept: a test that wants a gap publishes more.
@@ -178,6 +179,13 @@ func (s *server) routes() http.Handler {
 	mux.HandleFunc("GET /stats", s.stats)
 	mux.HandleFunc("POST /token", s.token)
 	mux.HandleFunc("POST /ticks", s.tick)
+	mux.HandleFunc("POST /publish", s.publishTexts)
+	mux.HandleFunc("POST /disconnect", s.disconnect)
+	mux.Handle("/inspect/", inspector.New(s.live, inspector.Options{
+		Auth:  inspector.Loopback,
+		Allow: inspector.Allow{Payloads: true, Publish: true, Close: true, SlowReader: true},
+		Drain: s.live.Shutdown,
+	}))
 	return mux
 }
 
@@ -217,6 +225,33 @@ func (s *server) tick(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	answer(w, map[string]int{"last": s.ticks})
+}
+
+// publishTexts publishes texts to the topic in the parameter topic: as many as n says, of size bytes each.
+func (s *server) publishTexts(w http.ResponseWriter, r *http.Request) {
+	n, errN := strconv.Atoi(r.FormValue("n"))
+	size, errSize := strconv.Atoi(r.FormValue("size"))
+	if errN != nil || errSize != nil || n < 1 || size < 0 || size > 1<<20 {
+		http.Error(w, "n must be a number from 1, and size one from 0 to 1048576", http.StatusBadRequest)
+		return
+	}
+	text := strings.Repeat("x", size)
+	for range n {
+		if err := live.Publish(s.live, r.FormValue("topic"), text); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+	}
+	answer(w, map[string]int{"published": n})
+}
+
+// disconnect ends all sessions of the user in the parameter user.
+func (s *server) disconnect(w http.ResponseWriter, r *http.Request) {
+	if err := s.live.DisconnectUser(r.FormValue("user"), r.FormValue("reason")); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	answer(w, map[string]string{"disconnected": r.FormValue("user")})
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -116,5 +117,28 @@ func TestTicksAreKept(t *testing.T) {
 		if err != nil || !strings.Contains(string(heard), want) {
 			t.Fatalf("heard %s, %v, want %s", heard, err, want)
 		}
+	}
+}
+
+func TestTextsArePublishedAndUsersDisconnected(t *testing.T) {
+	url := serve(t)
+	ws, err := dial(t, url+"/live?page=ann")
+	if err != nil {
+		t.Fatal(err)
+	}
+	call(t, "POST", url+"/publish?topic=news&n=2&size=3", nil)
+	if err := ws.Write(t.Context(), websocket.MessageText, []byte(`{"op":"subscribe","id":1,"topic":"news","last":5}`)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"op":"hello"`, `"xxx"`} {
+		_, heard, err := ws.Read(t.Context())
+		if err != nil || !strings.Contains(string(heard), want) {
+			t.Fatalf("heard %s, %v, want %s", heard, err, want)
+		}
+	}
+	call(t, "POST", url+"/disconnect?user=ann&reason=enough", nil)
+	var closed websocket.CloseError
+	if _, _, err := ws.Read(t.Context()); !errors.As(err, &closed) || closed.Code != 4001 || closed.Reason != "enough" {
+		t.Errorf("the end is %v", err)
 	}
 }

@@ -1,0 +1,289 @@
+// The inspector in Chromium: a person finds out what is wrong, and what it shows fits and can be used by keyboard.
+/* global document, getComputedStyle, innerWidth */
+import assert from "node:assert/strict";
+import { after, afterEach, before, beforeEach } from "node:test";
+import { WebSocket } from "ws";
+import { chromiumTest, launch, noteFaults } from "./browser.mjs";
+import { build, Server } from "./servers.mjs";
+
+const PATIENCE = 20_000; // ms for what must happen
+const PHONE = { width: 375, height: 700 };
+const DESK = { width: 1280, height: 860 };
+
+let program, browser, server, contexts, clients, faults;
+
+before(async () => {
+  program = build("testserver");
+  browser = await launch();
+});
+
+after(async () => {
+  await browser?.close();
+  program?.remove();
+});
+
+beforeEach(async () => {
+  contexts = [];
+  clients = [];
+  faults = [];
+  server = new Server(program.binary);
+  await server.start();
+});
+
+afterEach(async () => {
+  for (const context of contexts) await context.close();
+  for (const client of clients) client.terminate();
+  await server.kill();
+  assert.deepEqual(faults, [], "no page has failed");
+});
+
+/** A client of a user that subscribes to topics. */
+async function connect(user, ...topics) {
+  const client = new WebSocket(`ws://127.0.0.1:${server.port}/live?page=${user}`, "live.v1");
+  clients.push(client);
+  client.on("error", () => {});
+  const said = new Set();
+  client.on("message", (data) => {
+    const frame = JSON.parse(data);
+    if (frame.op === "ping") client.send('{"op":"pong"}');
+    if (frame.op === "reply") said.add(frame.id);
+  });
+  await new Promise((resolve) => client.once("open", resolve));
+  topics.forEach((topic, i) => client.send(JSON.stringify({ op: "subscribe", id: i + 1, topic })));
+  while (said.size < topics.length) await new Promise((resolve) => setTimeout(resolve, 5));
+  return client;
+}
+
+const call = (path, parameters) => server.call("POST", path, new URLSearchParams(parameters));
+const publish = (topic, n, size = 10) => call("/publish", { topic, n, size });
+
+/** Opens the inspector. */
+async function look({ clock = false, ...options } = {}) {
+  const context = await browser.newContext({ viewport: DESK, ...options });
+  context.setDefaultTimeout(PATIENCE);
+  contexts.push(context);
+  if (clock) await context.clock.install();
+  const page = await context.newPage();
+  noteFaults(page, faults);
+  const home = `http://127.0.0.1:${server.port}/inspect/`;
+  page.on("request", (request) => {
+    if (!request.url().startsWith(home)) faults.push("it asked for " + request.url());
+  });
+  await page.goto(home);
+  await page.getByRole("status").filter({ hasText: "Ready" }).waitFor();
+  return page;
+}
+
+/** The first row of the table that is shown. */
+const firstRow = (page) => page.locator("[role=tabpanel]:not([hidden]) tbody tr").first();
+
+chromiumTest("a person finds the slowest client", async () => {
+  await connect("ann", "news");
+  await connect("bob", "news");
+  const slow = await connect("slow", "news");
+  slow.pause();
+  await publish("news", 400, 50_000); // more than the kernel takes for it
+  const page = await look();
+  const row = firstRow(page).filter({ hasText: "slow" });
+  await row.waitFor();
+  await row.getByText("catching up in 1 topic").waitFor();
+  await page.getByRole("button", { name: /^slow/ }).click();
+  const dialog = page.getByRole("dialog", { name: "slow" });
+  await dialog.getByText(/behind by \d+/).waitFor();
+  assert.match(await dialog.innerText(), /Waits for the client\s+\S+ (KB|MB) in \d+ messages/);
+  assert.match(await page.locator('[data-figure="behind"] .value').innerText(), /^1$/);
+});
+
+chromiumTest("a person finds the busiest topic, and sees what is published there", async () => {
+  await connect("ann", "busy", "quiet", "silent");
+  let more = true;
+  const publishing = (async () => {
+    while (more) {
+      await publish("busy", 20);
+      await publish("quiet", 1);
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  })();
+  try {
+    const page = await look();
+    await page.getByRole("tab", { name: "Topics" }).click();
+    await firstRow(page).filter({ hasText: /busy[^]*\d\/s/ }).waitFor();
+    await page.getByRole("button", { name: /^busy/ }).click();
+    await page.getByRole("dialog", { name: "busy" }).getByRole("button", { name: "Follow it" }).click();
+    await page.getByText(/Following busy: .* so far, [\d.]+\/s/).waitFor();
+    await firstRow(page).filter({ hasText: "hidden" }).waitFor();
+    assert.equal(await page.getByText("xxxxxxxxxx").count(), 0, "no payload is shown until somebody asks");
+    await page.getByLabel("Show payloads").check();
+    await firstRow(page).filter({ hasText: '"xxxxxxxxxx"' }).waitFor();
+    await page.getByRole("button", { name: "Stop" }).click();
+    await page.getByText("Stopped.").waitFor();
+  } finally {
+    more = false;
+    await publishing;
+  }
+});
+
+chromiumTest("a person finds out why a user was thrown out", async () => {
+  for (const user of ["ann", "bob", "cid"]) await connect(user, "news");
+  const page = await look();
+  await call("/disconnect", { user: "bob", reason: "the account is locked" });
+  clients[2].close(1000);
+  await page.getByRole("tab", { name: "Why closed" }).click();
+  await page.getByRole("button", { name: "Client left 1" }).waitFor();
+  await page.getByLabel("User, ID, code or reason").fill("BOB");
+  const row = firstRow(page).filter({ hasText: "Signed out" });
+  await row.waitFor();
+  await page.getByText("1 of 2 ends").waitFor();
+  assert.match(await row.innerText(), /code 4001, the account is locked/);
+  await row.getByRole("button", { name: /^bob/ }).click();
+  const dialog = page.getByRole("dialog", { name: "bob" });
+  await dialog.getByText("DisconnectUser was called").waitFor();
+  assert.match(await dialog.innerText(), /Was subscribed to\s+1 topic/);
+});
+
+chromiumTest("a person closes a session, and publishes", async () => {
+  const ann = await connect("ann", "news");
+  const closed = new Promise((resolve) => ann.once("close", (code, reason) => resolve([code, String(reason)])));
+  const heard = new Promise((resolve) => ann.on("message", (data) => JSON.parse(data).topic === "news" && resolve(JSON.parse(data).data)));
+  const page = await look();
+  await page.getByRole("tab", { name: "Try" }).click();
+  const form = page.locator("#publish");
+  await form.getByRole("textbox", { name: "Topic", exact: true }).fill("news");
+  await form.getByLabel("Data, as JSON").fill('{"text":"<b>hello</b>"}');
+  await form.getByRole("button", { name: "Publish" }).click();
+  await form.getByText(/^Published at /).waitFor();
+  assert.deepEqual(await heard, { text: "<b>hello</b>" });
+  await form.getByLabel("Data, as JSON").fill("no JSON");
+  await form.getByRole("button", { name: "Publish" }).click();
+  await form.getByText(/not valid JSON/).waitFor();
+  faults.splice(0); // Chromium notes the answer 400
+
+  await page.getByRole("tab", { name: "Sessions" }).click();
+  await page.getByRole("button", { name: /^Close the session of ann/ }).click();
+  const dialog = page.getByRole("dialog", { name: "ann" });
+  await dialog.getByLabel("The client should").selectOption({ label: "Stay away: the client does not come back (1000)" });
+  await dialog.getByLabel("Reason").fill("go home");
+  await dialog.getByRole("button", { name: "Close this session" }).click();
+  assert.deepEqual(await closed, [1000, "go home"]);
+  await dialog.getByText("The session is closed.").waitFor();
+  await page.keyboard.press("Escape");
+  await page.getByText("Nobody is connected to this server.").waitFor();
+});
+
+chromiumTest("it asks only while it can be seen, and not while it pauses", async () => {
+  const page = await look({ clock: true });
+  let asked = 0;
+  page.on("request", () => asked++);
+  const hide = (hidden) =>
+    page.evaluate((value) => {
+      Object.defineProperty(document, "hidden", { value, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, hidden);
+  const settle = () => page.waitForLoadState("networkidle");
+  const goesOn = async () => {
+    const from = asked;
+    while (asked < from + 4) await page.clock.runFor(500); // two looks
+  };
+  await goesOn();
+  await hide(true);
+  await settle();
+  asked = 0;
+  await page.clock.runFor(60_000);
+  assert.equal(asked, 0, "hidden");
+  await hide(false);
+  await goesOn();
+  await page.getByRole("button", { name: "Pause" }).click();
+  await settle();
+  asked = 0;
+  await page.clock.runFor(60_000);
+  assert.equal(asked, 0, "paused");
+  await page.getByRole("button", { name: "Go on" }).click();
+  await goesOn();
+});
+
+chromiumTest("it says when the server does not answer, and comes back", async () => {
+  const page = await look();
+  await server.kill();
+  await page.getByRole("alert").filter({ hasText: "does not answer" }).waitFor();
+  await server.start();
+  await page.getByRole("status").filter({ hasText: "Ready" }).waitFor();
+  await page.getByRole("alert").waitFor({ state: "hidden" });
+  faults.splice(0); // Chromium notes each request that has failed
+});
+
+chromiumTest("a name is a text, whatever it looks like", async () => {
+  const evil = "<img src=x onerror=alert(1)>";
+  await connect(encodeURIComponent(evil), evil);
+  const page = await look();
+  await page.locator(".open").filter({ hasText: evil }).click();
+  await page.getByRole("dialog", { name: evil }).getByRole("cell", { name: evil }).waitFor();
+  assert.equal(await page.locator("img[src=x]").count(), 0);
+});
+
+chromiumTest("the keyboard is enough", async () => {
+  await connect("ann", "news");
+  const page = await look();
+  const focused = () => page.evaluate(() => document.activeElement.id || document.activeElement.textContent.trim());
+  await page.getByRole("button", { name: /^ann/ }).waitFor();
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "Skip to the tables");
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "pause");
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "tab-sessions");
+  await page.keyboard.press("ArrowLeft");
+  assert.equal(await focused(), "tab-try");
+  await page.keyboard.press("Home");
+  await page.keyboard.press("ArrowRight");
+  assert.equal(await focused(), "tab-topics");
+  assert.equal(await page.getByRole("tab", { name: "Topics" }).getAttribute("aria-selected"), "true");
+  await page.keyboard.press("ArrowLeft");
+  const ring = await page.evaluate(() => getComputedStyle(document.activeElement).outlineWidth);
+  assert.ok(parseFloat(ring) >= 2, "the focus can be seen");
+  await page.keyboard.press("Tab"); // the search
+  for (const expected of ["User", "Waiting"]) {
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), expected);
+  }
+  const header = page.getByRole("columnheader", { name: "Waiting" });
+  assert.equal(await header.getAttribute("aria-sort"), "descending");
+  await page.keyboard.press("Enter");
+  assert.equal(await header.getAttribute("aria-sort"), "ascending");
+  const row = page.getByRole("button", { name: /^ann/ });
+  await row.focus();
+  await page.keyboard.press("Enter");
+  const dialog = page.getByRole("dialog", { name: "ann" });
+  await dialog.waitFor();
+  await page.keyboard.press("Escape");
+  await dialog.waitFor({ state: "hidden" });
+  assert.match(await focused(), /^ann/, "the focus is where it was");
+  await page.waitForResponse(/sessions/); // the row is drawn anew, and keeps the focus
+  assert.match(await focused(), /^ann/);
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  for (const viewport of [PHONE, DESK]) {
+    chromiumTest(`it fits ${viewport.width}px, ${colorScheme}`, async () => {
+      const long = "n".repeat(120);
+      await connect(long, "t".repeat(200), "news");
+      await connect("bob", "news");
+      await call("/disconnect", { user: "bob", reason: "r".repeat(100) });
+      const page = await look({ viewport, colorScheme });
+      const fits = async (what) => {
+        const width = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        assert.ok(width <= 0, `${what} is ${width}px too wide`);
+      };
+      for (const tab of ["Sessions", "Topics", "Why closed", "Follow", "Try"]) {
+        await page.getByRole("tab", { name: tab }).click();
+        if (["Sessions", "Topics", "Why closed"].includes(tab)) await firstRow(page).waitFor();
+        await fits(tab);
+      }
+      await page.getByRole("tab", { name: "Sessions" }).click();
+      await page.getByRole("button", { name: long }).first().click();
+      await page.getByRole("dialog").waitFor();
+      await fits("a session");
+      const [r, g, b] = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
+      assert.equal((r + g + b) / 3 > 128, colorScheme === "light");
+    });
+  }
+}

@@ -1,0 +1,102 @@
+package inspector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/livetopic/livetopic/live"
+)
+
+// body decodes the JSON of a request.
+func body[T any](r *http.Request) (v T, err error) {
+	var tooLarge *http.MaxBytesError
+	switch err := json.NewDecoder(r.Body).Decode(&v); {
+	case errors.As(err, &tooLarge):
+		return v, problemf(http.StatusRequestEntityTooLarge, "the request has more than %d bytes", maxBody)
+	case err != nil:
+		return v, problemf(http.StatusBadRequest, "the request is not valid JSON: %v", err)
+	}
+	return v, nil
+}
+
+// done is the answer to an action.
+type done struct {
+	Done string `json:"done"` // for the person
+}
+
+// log notes an action of a person.
+func (in *inspector) log(r *http.Request, action string, args ...any) {
+	in.opts.Logger.Info("live inspector: "+action, append([]any{"remote", r.RemoteAddr}, args...)...)
+}
+
+// close closes a session of this server.
+func (in *inspector) close(r *http.Request) (any, error) {
+	request, err := body[struct {
+		ID     string `json:"id"`
+		Code   int    `json:"code"`
+		Reason string `json:"reason"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	s, err := in.find(request.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.Disconnect(request.Code, request.Reason); err != nil {
+		return nil, problemf(http.StatusBadRequest, "%v", err)
+	}
+	in.log(r, "session closed", "session", s.ID(), "user", s.UserID(), "code", request.Code)
+	return done{"The session is closed."}, nil
+}
+
+// publish publishes to a topic.
+func (in *inspector) publish(r *http.Request) (any, error) {
+	request, err := body[struct {
+		Topic string `json:"topic"`
+		Data  string `json:"data"` // JSON
+		Key   string `json:"key"`
+	}](r)
+	if err != nil {
+		return nil, err
+	}
+	var opts []live.PublishOption
+	if request.Key != "" {
+		opts = append(opts, live.Key(request.Key))
+	}
+	at, err := in.server.PublishContext(r.Context(), request.Topic, []byte(request.Data), opts...)
+	switch {
+	case errors.Is(err, live.ErrUnavailable), errors.Is(err, live.ErrServerClosed):
+		return nil, problemf(http.StatusServiceUnavailable, "%v", err)
+	case err != nil:
+		return nil, problemf(http.StatusBadRequest, "%v", err)
+	}
+	in.log(r, "published", "topic", request.Topic, "bytes", len(request.Data))
+	if at == (live.Position{}) {
+		return done{"Published. The topic keeps no history."}, nil
+	}
+	return done{"Published at " + at.String() + "."}, nil
+}
+
+// drainTimeout is how long the context of Options.Drain lives.
+const drainTimeout = time.Minute
+
+// drain has the application end this server.
+func (in *inspector) drain(r *http.Request) (any, error) {
+	if in.draining.Swap(true) {
+		return done{"The server is draining already."}, nil
+	}
+	in.log(r, "drain")
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), drainTimeout)
+	go func() { // ends when the application has drained the server
+		defer cancel()
+		if err := in.opts.Drain(ctx); err != nil {
+			in.draining.Store(false)
+			in.opts.Logger.Warn("live inspector: the server was not drained", "err", err)
+		}
+	}()
+	return done{"The server begins to drain."}, nil
+}

@@ -1,0 +1,78 @@
+// Elements, and figures as a person reads them.
+
+/** Finds an element of the page by its id. */
+export const byId = (id) => document.getElementById(id);
+
+/** Makes an element. Properties whose names begin with "aria-" or "data-", and role, are attributes. */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (/^(aria-|data-|role$|scope$)/.test(name)) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children);
+  return element;
+}
+
+/** Sets a text, if it is another one. A text that stays is not selected anew, and not read out again. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Shows or hides an element. */
+export function show(element, shown) {
+  element.hidden = !shown;
+}
+
+const whole = new Intl.NumberFormat("en");
+const oneDigit = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+
+/** A number in at most five digits or so. */
+export function count(n) {
+  if (n < 10_000) return whole.format(n);
+  if (n < 1_000_000) return oneDigit.format(n / 1000) + "k";
+  return oneDigit.format(n / 1_000_000) + "M";
+}
+
+/** A number of events in a second. undefined or -1: nobody knows yet. */
+export function rate(n) {
+  if (n === undefined || n < 0) return "–";
+  if (n > 0 && n < 0.05) return "<0.1";
+  return n < 100 ? oneDigit.format(n) : count(Math.round(n));
+}
+
+export function bytes(n) {
+  if (n < 1024) return `${Math.round(n)} B`;
+  if (n < 1024 * 1024) return `${oneDigit.format(n / 1024)} KB`;
+  return `${oneDigit.format(n / 1024 / 1024)} MB`;
+}
+
+const DAY = 86_400, HOUR = 3600, MINUTE = 60;
+
+/** A time span given in milliseconds, in its two largest units. */
+export function span(ms) {
+  const s = Math.max(Math.round(ms / 1000), 0);
+  if (s < MINUTE) return `${s} s`;
+  if (s < HOUR) return two(s, MINUTE, "min", 1, "s");
+  if (s < DAY) return two(s, HOUR, "h", MINUTE, "min");
+  return two(s, DAY, "d", HOUR, "h");
+}
+
+function two(s, large, largeName, small, smallName) {
+  const rest = Math.floor((s % large) / small);
+  return `${Math.floor(s / large)} ${largeName}` + (rest ? ` ${rest} ${smallName}` : "");
+}
+
+/** How long ago something was. */
+export const ago = (ms) => (ms < 1500 ? "now" : `${span(ms)} ago`);
+
+const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** The time of day of a Unix time in milliseconds. */
+export const timeOfDay = (at) => clock.format(at);
+
+/** The beginning of an ID, which is enough to tell two apart. */
+export const short = (id) => (id.length > 12 ? id.slice(0, 8) + "…" : id);
+
+/** "1 topic", "2 topics". */
+export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;

@@ -1,0 +1,108 @@
+// The figures of the last five minutes, of each server and of all together. The page keeps them itself: the server
+// remembers nothing for it.
+
+export const KEPT = 300_000; // ms
+export const POLL = 2000; // ms between two looks
+
+/** A longer time without a look is a hole in the lines. */
+const HOLE = 3 * POLL;
+
+/** What the lines show. Each takes Stats, as Go has them, and returns a number. A figure of 0 may be missing there. */
+const gauges = {
+  sessions: (s) => s.Sessions,
+  waiting: (s) => s.WaitingBytes ?? 0,
+  behind: (s) => s.CatchingUp,
+};
+const counters = {
+  delivered: (s) => s.Delivered,
+  published: (s) => s.Published,
+  closed: (s) => s.Closed ?? 0,
+  resumed: (s) => (s.Recovered ?? 0) + (s.NotRecovered ?? 0),
+};
+
+export const ALL = "all";
+
+/** The shortest time that the lines show, in ms. */
+const SHORTEST = 60_000;
+
+/** The points of the lines, and the newest figures. */
+export class History {
+  #series = new Map(); // server's id → points, the oldest first
+  #newest = new Map(); // server's id → its newest {heard, stats, rates}
+  #first = new Map(); // server's id → its first stats that the page has seen
+  nodes = [];
+
+  /** Adds an answer of the server. */
+  add({ now, nodes }) {
+    this.nodes = nodes;
+    const sum = {};
+    for (const node of nodes) {
+      const point = this.#pointOf(node);
+      this.#push(node.id, now, point);
+      for (const [name, value] of Object.entries(point)) {
+        if (value !== undefined) sum[name] = (sum[name] ?? 0) + value;
+      }
+    }
+    this.#push(ALL, now, sum);
+    for (const id of this.#newest.keys()) {
+      if (!nodes.some((node) => node.id === id)) [this.#newest, this.#first, this.#series].forEach((map) => map.delete(id));
+    }
+  }
+
+  #pointOf({ id, heard, stats }) {
+    if (!this.#first.has(id)) this.#first.set(id, stats);
+    const last = this.#newest.get(id);
+    let rates = last?.rates ?? {};
+    if (last && heard > last.heard) {
+      const seconds = (heard - last.heard) / 1000;
+      rates = mapValues(counters, (read) => Math.max(read(stats) - read(last.stats), 0) / seconds);
+    }
+    if (!last || heard > last.heard) this.#newest.set(id, { heard, stats, rates });
+    return { ...mapValues(gauges, (read) => read(stats)), ...rates };
+  }
+
+  #push(id, at, values) {
+    const points = this.#series.get(id) ?? [];
+    this.#series.set(id, points);
+    points.push({ at, values });
+    while (points[0].at < at - KEPT) points.shift();
+  }
+
+  /** The time that the lines show, in ms. It grows until there are figures of five minutes. */
+  window(scope, now) {
+    const first = this.#series.get(scope)?.[0]?.at ?? now;
+    return Math.min(Math.max(now - first, SHORTEST), KEPT);
+  }
+
+  /** The runs of points of a figure that have no hole between them. */
+  runs(scope, name) {
+    const runs = [];
+    let before = -Infinity;
+    for (const { at, values } of this.#series.get(scope) ?? []) {
+      const value = values[name];
+      if (value === undefined) continue;
+      if (at - before > HOLE) runs.push([]);
+      runs.at(-1).push({ at, value });
+      before = at;
+    }
+    return runs;
+  }
+
+  /** The newest value of a figure; undefined: it is not known yet. */
+  newest(scope, name) {
+    return this.#series.get(scope)?.at(-1)?.values[name];
+  }
+
+  /** By how much counters have grown since the page was opened. read returns an object of numbers. */
+  grown(scope, read) {
+    const total = {};
+    for (const [id, { stats }] of this.#newest) {
+      if (scope !== ALL && scope !== id) continue;
+      const first = read(this.#first.get(id));
+      for (const [name, value] of Object.entries(read(stats))) total[name] = (total[name] ?? 0) + value - (first[name] ?? 0);
+    }
+    return total;
+  }
+}
+
+const mapValues = (object, change) => Object.fromEntries(Object.entries(object).map(([name, value]) => [name, change(value)]));
