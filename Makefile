@@ -58,8 +58,8 @@ release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands tha
 	$(GO) run ./release prepare $(VERSION)
 
 SOAK ?= 10m
-soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; a rollout; presence
-	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand' -v ./live -soak $(SOAK)
+soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; a slow one; a rollout; presence
+	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand|SlowClientDelays' -v ./live -soak $(SOAK)
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestRollout$$' -v . -rollout.clients 5000 -rollout.late 2s
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestPresenceOverProcesses$$' -v . -guests 500 -guests.time 2m
 
