@@ -63,8 +63,8 @@ release: ## set VERSION (vX.Y.Z) in all files, check, and print the commands tha
 	$(GO) run ./release prepare $(VERSION)
 
 SOAK ?= 10m
-soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; the inspector beside them; 50,000 simulated clusters; a rollout; presence
-	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand|OnLinesThatAreCut' -v ./live -soak $(SOAK) -cut.clients 1000
+soak: ## clients that come, are cut, flood and leave in all ways, for SOAK (10m); thousands at once; a slow one; the inspector beside them; 50,000 simulated clusters; a rollout; presence
+	$(GO) test -race -tags soak -timeout 0 -run 'TestSoak$$|Thousand|OnLinesThatAreCut|SlowClientDelays' -v ./live -soak $(SOAK) -cut.clients 1000
 	$(GO) test -tags soak -timeout 0 -run 'Thousand' -v ./live/inspector
 	$(GO) test -timeout 0 -run 'TestNothingIsLostInSilence|TestEveryViewIsTrue' -v ./live/internal/simcluster -sim.seeds 50000 -sim.views 5000
 	cd live/natsbroker && $(GO) test -timeout 0 -run 'TestRollout$$' -v . -rollout.clients 5000 -rollout.late 2s
