@@ -458,6 +458,39 @@ func TestGapFrames(t *testing.T) {
 	}
 }
 
+// A state of who is present may come in parts, with differences between them.
+func TestPresenceInParts(t *testing.T) {
+	t.Parallel()
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		if ops := p.hear(); ops != nil {
+			p.say(`{"op":"presence","topic":"r","joined":[{"id":"of an older subscription","sessions":[]}]}`,
+				fmt.Sprintf(`{"op":"reply","id":%d}`, ops[0].ID),
+				`{"op":"presence","topic":"r","members":[{"id":"old","sessions":[null]}],"more":true}`, // never complete
+				`{"op":"presence","topic":"r","members":[{"id":"anna","sessions":[null]}],"more":true}`,
+				`{"op":"presence","topic":"r","joined":[{"id":"carl","sessions":[null]}]}`,
+				`{"op":"presence","topic":"r","members":[{"id":"bert","sessions":[null]},{"id":"carl","sessions":[1]}],"continued":true}`)
+		}
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","joined":[{"id":"dora","sessions":[null]}],"changed":[{"id":"anna","sessions":[2,null]}],"left":["bert","nobody"]}`)
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","members":[{"id":"anna","sessions":[null,2]},{"id":"dora","sessions":[null]}]}`) // the same in another order, but for carl
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","count":7}`)
+		p.obey()
+	})
+	c := connect(t, at, liveclient.Options{})
+	got := new(heard)
+	s, _ := subscribe(t, c, "r", append(watching(got), liveclient.OnPresence(func(p liveclient.Presence) {
+		got.note(fmt.Sprint(p.Count, " of ", len(p.Members)))
+		c.Send(background, "next", nil)
+	}))...)
+	got.expect(t, "3 of 3", "-bert[]", "~anna[]anna[2 ]", "+dora[]", "3 of 3", "-carl[1]", "2 of 2", "7 of 0")
+	if p := s.Presence(); p.Count != 7 || p.Members != nil {
+		t.Errorf("%+v", p)
+	}
+}
+
 // Null members are as if they were not there.
 func TestNullMembers(t *testing.T) {
 	t.Parallel()
