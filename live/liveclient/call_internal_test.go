@@ -72,3 +72,24 @@ func TestOperationThatWaitsForSpaceIsNotForgotten(t *testing.T) {
 		}
 	})
 }
+
+// An operation whose context ends before it was written is not sent.
+func TestOperationThatWasNotWrittenIsNotSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{})
+		ctx, cancel := context.WithCancel(context.Background())
+		failed := make(chan error, 1)
+		go func() { // ends with ctx
+			_, err := c.Publish(ctx, "a", 1)
+			failed <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-failed; Sent(err) || !errors.Is(err, context.Canceled) {
+			t.Errorf("Publish: %v", err)
+		}
+		if text, _ := c.nextOutgoing(cn); text != nil || cn.unsent != 0 {
+			t.Errorf("%s is sent, and %d bytes wait", text, cn.unsent)
+		}
+	})
+}

@@ -433,7 +433,7 @@ func TestGapFrames(t *testing.T) {
 					state = `,"state":"since ` + op.Since + `"`
 				}
 				if op.Op == "request" {
-					p.say(`{"op":"gap","topic":"plain","at":"e.9"}`, `{"op":"gap","topic":"plain"}`, `{"topic":"plain","data":1,"at":"e.10"}`,
+					p.say(`{"op":"gap","topic":"plain","at":"e.9"}`, `{"topic":"plain","data":1,"at":"e.10"}`,
 						`{"op":"gap","topic":"keyed","at":"e.9"}`, `{"topic":"keyed","key":"l","data":2,"at":"e.10"}`,
 						`{"op":"gap","topic":"state","at":"e.9"}`, `{"topic":"state","data":"too early","at":"e.10"}`, `{"op":"gap","topic":"state"}`)
 				}
@@ -446,6 +446,7 @@ func TestGapFrames(t *testing.T) {
 	s, keyed := subscribe(t, c, "keyed")
 	states := new(heard)
 	_, rows := subscribe(t, c, "state", liveclient.OnState(func(state json.RawMessage, at string) { states.note(string(state) + at) }))
+	states.expect(t, `"since "e.1`) // a later state takes the place of one that waits
 	if _, err := c.Request(deadline(t), "any", 1); err != nil {
 		t.Fatal(err)
 	}
@@ -455,6 +456,39 @@ func TestGapFrames(t *testing.T) {
 	states.expect(t, `"since "e.1`, `"since "e.1`)
 	if all := rows.all(); len(all) > 0 {
 		t.Errorf("heard %s", brief(all))
+	}
+}
+
+// A state of who is present may come in parts, with differences between them.
+func TestPresenceInParts(t *testing.T) {
+	t.Parallel()
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		if ops := p.hear(); ops != nil {
+			p.say(`{"op":"presence","topic":"r","joined":[{"id":"of an older subscription","sessions":[]}]}`,
+				fmt.Sprintf(`{"op":"reply","id":%d}`, ops[0].ID),
+				`{"op":"presence","topic":"r","members":[{"id":"old","sessions":[null]}],"more":true}`, // never complete
+				`{"op":"presence","topic":"r","members":[{"id":"anna","sessions":[null]}],"more":true}`,
+				`{"op":"presence","topic":"r","joined":[{"id":"carl","sessions":[null]}]}`,
+				`{"op":"presence","topic":"r","members":[{"id":"bert","sessions":[null]},{"id":"carl","sessions":[1]}],"continued":true}`)
+		}
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","joined":[{"id":"dora","sessions":[null]}],"changed":[{"id":"anna","sessions":[2,null]}],"left":["bert","nobody"]}`)
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","members":[{"id":"anna","sessions":[null,2]},{"id":"dora","sessions":[null]}]}`) // the same in another order, but for carl
+		p.hear()
+		p.say(`{"op":"presence","topic":"r","count":7}`)
+		p.obey()
+	})
+	c := connect(t, at, liveclient.Options{})
+	got := new(heard)
+	s, _ := subscribe(t, c, "r", append(watching(got), liveclient.OnPresence(func(p liveclient.Presence) {
+		got.note(fmt.Sprint(p.Count, " of ", len(p.Members)))
+		c.Send(background, "next", nil)
+	}))...)
+	got.expect(t, "3 of 3", "-bert[]", "~anna[]anna[2 ]", "+dora[]", "3 of 3", "-carl[1]", "2 of 2", "7 of 0")
+	if p := s.Presence(); p.Count != 7 || p.Members != nil {
+		t.Errorf("%+v", p)
 	}
 }
 
