@@ -40,7 +40,7 @@ func (s *Server) SessionByID(id string) *Session {
 
 // SessionStats has figures about a session.
 type SessionStats struct {
-	ID     string
+	ID     string // of the session
 	UserID string // "": no user in particular
 
 	Since   time.Time // when the session began
@@ -94,7 +94,7 @@ func (s *Session) IsSubscribed(topic string) bool {
 
 // SubscriptionStats tells how far a session has come in a topic.
 type SubscriptionStats struct {
-	Topic string
+	Topic string // of the subscription
 
 	// Position is that up to which the client was sent everything, or has it in its queue. It is zero if
 	// the topic keeps no history.
@@ -158,7 +158,7 @@ func (t *topic) newestPosition() Position {
 // TopicStats has figures about a topic that this server has in its memory: one with a subscriber or
 // a listener here.
 type TopicStats struct {
-	Topic string
+	Topic string // its name
 
 	Subscribers int // sessions of this server
 	Listeners   int // calls of Listen at this server that have not ended

@@ -48,7 +48,7 @@ type PublishHandlerOptions struct {
 
 // HTTPPublication is a publication that came to a PublishHandler.
 type HTTPPublication struct {
-	Topic  string
+	Topic  string          // to which it is published
 	Data   json.RawMessage // one JSON value; nil if Remove is true
 	ID     string          // see the option ID of Publish; "": none
 	Key    string          // see the option Key of Publish; "": none

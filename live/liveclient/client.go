@@ -61,13 +61,14 @@ const (
 	Closed
 )
 
+// String returns the name of the state in lower case.
 func (s State) String() string {
 	return [...]string{"connecting", "open", "waiting", "closed"}[s]
 }
 
 // Status says how a Client is doing.
 type Status struct {
-	State State
+	State State // now
 
 	// Session is the server's ID of the newest connection. The application can leave this client out of
 	// a publication by this ID. "": no connection was open yet.

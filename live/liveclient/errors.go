@@ -74,7 +74,7 @@ const (
 // Error says why an operation or a subscription has failed.
 type Error struct {
 	Op    string // "publish", "subscribe", …
-	Topic string
+	Topic string // of the operation; "": it has none
 
 	// Code is the server's, for example "forbidden". "": the server has not refused the operation,
 	// and Err says what happened.
@@ -92,6 +92,7 @@ type Error struct {
 	Err error
 }
 
+// Error returns the operation, its topic and what has happened.
 func (e *Error) Error() string {
 	if e.Code != "" {
 		return fmt.Sprintf("liveclient: %s %q: the server answered %s: %s", e.Op, e.Topic, e.Code, e.Message)
@@ -103,6 +104,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("liveclient: %s %q (%s): %s", e.Op, e.Topic, sent, strings.TrimPrefix(e.Err.Error(), "liveclient: "))
 }
 
+// Unwrap returns Err.
 func (e *Error) Unwrap() error { return e.Err }
 
 // Code returns the code with which the server has refused an operation. "": the error is not a refusal of
@@ -124,10 +126,11 @@ func Sent(err error) bool {
 
 // CloseError says that the server has closed the connection.
 type CloseError struct {
-	Code   int // see docs/protocol.md
-	Reason string
+	Code   int    // see docs/protocol.md
+	Reason string // the server's, for a person; "": there is none
 }
 
+// Error returns the code and the reason.
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("liveclient: the server closed the connection with %d %q", e.Code, e.Reason)
 }
@@ -141,6 +144,7 @@ type RefusedError struct {
 	RetryAfter time.Duration
 }
 
+// Error returns the status and the text.
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("liveclient: the server refused the connection with %d %s: %s", e.Status, http.StatusText(e.Status), e.Text)
 }

@@ -13,7 +13,7 @@ import (
 
 // Message is a publication, or a message for this client alone.
 type Message struct {
-	Topic string
+	Topic string // to which it was published, or which the application has named
 
 	// Data is one JSON value. It is nil if the message has none.
 	Data json.RawMessage

@@ -95,8 +95,8 @@ func OnState(fn func(state json.RawMessage, at string)) SubscribeOption {
 
 // Gap says that messages of a topic are missing, or may be, between the last one that came and the next.
 type Gap struct {
-	Topic  string
-	Reason GapReason
+	Topic  string    // of which messages are missing
+	Reason GapReason // why
 }
 
 // GapReason says why there is a gap.
@@ -118,6 +118,7 @@ const (
 // GapError is what Options.OnError gets for a gap of a subscription without OnGap.
 type GapError struct{ Gap }
 
+// Error returns the topic and the reason.
 func (e *GapError) Error() string {
 	return fmt.Sprintf("liveclient: messages of %q may be missing: %s", e.Topic, e.Reason)
 }
