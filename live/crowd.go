@@ -67,12 +67,15 @@ func (ts *topics) put(t *topic, q, previous *question, g *gate, s *Session, ask 
 	if previous != nil {
 		<-previous.done
 	}
-	err := ts.putInTurn(t, q, g, s, ask)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	q.begun, q.err = true, err
-	answered()
-	close(q.done)
+	err := errBrokerPanicked // unless the broker returns
+	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		q.begun, q.err = true, err
+		answered()
+		close(q.done)
+	}()
+	err = ts.putInTurn(t, q, g, s, ask)
 }
 
 func (ts *topics) putInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {

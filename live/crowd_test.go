@@ -2,6 +2,7 @@ package live_test
 
 import (
 	"context"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"testing"
@@ -222,5 +223,35 @@ func TestStateComesIfTheHistoryWasTrimmedMeanwhile(t *testing.T) {
 	h.PublishNumbers(t, "t", 401, 500, 0)
 	if f := late.Do(livetest.ResumeFrom(1, "t", start.String())); string(f.State) != `"state"` {
 		t.Errorf("the second client was answered by %.200s", f.Raw)
+	}
+}
+
+// A broker that panics, or ends its goroutine, in a question that clients share fails that question alone.
+// Later clients are answered.
+func TestBrokerThatFailsInASharedQuestion(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(){"panic": func() { panic("boom") }, "Goexit": runtime.Goexit} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, h, position := crowdHall(t, 100, 20)
+			var failing atomic.Bool
+			failing.Store(true)
+			b.read = func() {
+				if failing.Load() {
+					fail()
+				}
+			}
+			b.look = b.read
+			c := livetest.DialV1(t, h.Endpoint)
+			if f := c.Do(livetest.ResumeFrom(1, "t", "elsewhere.7")); f.Code != "unavailable" && f.Code != "internal" {
+				t.Errorf("a client is answered with %s", f.Raw)
+			}
+			failing.Store(false)
+			c.Must(livetest.ResumeFrom(2, "t", "elsewhere.7"))
+			d := livetest.DialV1(t, h.Endpoint)
+			if f := d.Must(livetest.ResumeFrom(1, "t", position(5))); !f.WasRecovered() {
+				t.Errorf("the next client is answered with %s", f.Raw)
+			}
+		})
 	}
 }
