@@ -26,9 +26,7 @@ func TestTroubleshootingPageQuotesTheServer(t *testing.T) {
 	}
 	rows, _, _ := strings.Cut(page, "## It connects, and is closed")
 	quotes := regexp.MustCompile(`\*([a-zA-Z][^*|]+)\*`).FindAllStringSubmatch(rows, -1)
-	for _, log := range regexp.MustCompile("`(client refused[^`]*|page of another[^`]*)`").FindAllStringSubmatch(rows, -1) {
-		quotes = append(quotes, log)
-	}
+	quotes = append(quotes, regexp.MustCompile("`(client refused[^`]*|page of another[^`]*)`").FindAllStringSubmatch(rows, -1)...)
 	if len(quotes) < 12 {
 		t.Fatalf("%d quotes found", len(quotes))
 	}

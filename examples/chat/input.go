@@ -29,9 +29,6 @@ var (
 	errNoTopic  = refusal("there is no such topic here")
 	errTaken    = refusal("all rooms are taken; come to one that exists")
 	errUnclear  = refusal("the request is not understood")
-
-	// errAway is no refusal: pages try again.
-	errAway = &live.ClientError{Code: "unavailable", Message: "what is said cannot be kept at the moment"}
 )
 
 // refusal is an error whose text a page is told, unlike that of any other.
