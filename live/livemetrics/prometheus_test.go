@@ -119,7 +119,7 @@ func TestDashboardAsksWhatPrometheusUnderstands(t *testing.T) {
 // Prometheus scrapes a server, and evaluates the alerts on what it has scraped.
 func TestPrometheusScrapes(t *testing.T) {
 	h := livetest.Hosting{}.Start(t, livetest.Permissive())
-	livetest.DialV1(t, h.Endpoint).Attend().Must(livetest.SubscribeTo(1, "t"))
+	livetest.DialV1(t, h.Endpoint).Must(livetest.SubscribeTo(1, "t"))
 	metrics := livetest.Serve(t, promhttp.HandlerFor(registryOf(t, New(h.Server, nil)), promhttp.HandlerOpts{}))
 	folder := t.TempDir()
 	write(t, folder, "alerts.yml", Alerts())

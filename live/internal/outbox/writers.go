@@ -42,6 +42,8 @@ type Writers struct {
 	max     int       // how many writers may run at the same time
 	figures []figures // of what was written; see figuresOf
 
+	watches sync.Pool // of *writeWatch. Not one for all servers: a timer belongs to the synctest bubble that made it
+
 	droppedOldest, droppedLatest atomic.Uint64 // how many frames were dropped to make space for others
 
 	mu      sync.Mutex // guards the fields below, except queued, and Box.next; no lock is taken under it
@@ -328,11 +330,11 @@ func (b *Box) writeInSteps(p []byte) error {
 // Only the check that finds that the peer takes no bytes sets a deadline. A deadline that was set before
 // would pass while this process is stopped, and the peer would be cut for that.
 func (b *Box) writeWatched(p []byte) error {
-	w := watches.Get().(*writeWatch)
+	w := b.writers.watch()
 	w.begin(b)
 	n, err := b.conn.Write(p)
 	w.end()
-	watches.Put(w)
+	b.writers.watches.Put(w)
 	b.count(n)
 	return err
 }
@@ -347,11 +349,15 @@ type writeWatch struct {
 	stall *stall     // made by the first check of a write; nil: there was no check yet
 }
 
-var watches = sync.Pool{New: func() any {
-	w := new(writeWatch)
-	w.timer = time.AfterFunc(time.Hour, w.check)
-	return w
-}}
+// watch returns a watch that is not in use.
+func (w *Writers) watch() *writeWatch {
+	if used, ok := w.watches.Get().(*writeWatch); ok {
+		return used
+	}
+	fresh := new(writeWatch)
+	fresh.timer = time.AfterFunc(time.Hour, fresh.check)
+	return fresh
+}
 
 func (w *writeWatch) begin(b *Box) {
 	w.mu.Lock()
