@@ -263,3 +263,14 @@ func TestHistogramIsWithinTwoPercent(t *testing.T) {
 		t.Errorf("the longest is %v", h.share(1))
 	}
 }
+
+// A server could break the lines of a terminal, or move its cursor, by what it writes into an answer.
+func TestErrorsOfServersAreOneLine(t *testing.T) {
+	at := livetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "go away\x1b[2J\nlive: all is well", http.StatusForbidden)
+	}))
+	code, _, errs := runCommand(t, "", map[string]string{"LIVE_URL": at.HTTP()}, "who", "news")
+	if code != 1 || strings.Contains(errs, "\x1b") || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "go away") {
+		t.Errorf("%d %q", code, errs)
+	}
+}
