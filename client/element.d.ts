@@ -33,7 +33,10 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * data that is no HTML, is an error of the page: `reportError` gets it.
  */
 export declare class LiveTopic extends HTMLElement {
-  /** The client of all elements that have none of their own. Default null: each address has one, which the elements open and close. */
+  /**
+   * The client of all elements that have none of their own. Default null: elements with the same address share a client,
+   * which they open and close.
+   */
   static get client(): LiveClient<any> | null;
   static set client(live: LiveClient<any> | null | undefined);
 
