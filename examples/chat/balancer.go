@@ -40,6 +40,7 @@ func (b *balancer) handler() http.Handler {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host // a node compares it with the page's origin
+			r.SetXForwarded()      // else a node would take everybody for a person at this machine: see inspector.Loopback
 		},
 		Transport: &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: -1},
 	}
