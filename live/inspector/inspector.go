@@ -234,6 +234,6 @@ func fail(w http.ResponseWriter, err error) {
 	http.Error(w, "live inspector: "+p.text, p.status)
 }
 
-// idle is how long the inspector keeps what it needs for looking after the last look: five polls of
-// the page.
+// idle is how long the inspector keeps tails and samples when nobody asks for them: five polls of the
+// page.
 const idle = 10 * time.Second

@@ -37,7 +37,7 @@ type Client struct {
 	closing bool                     // Close was called
 	end     error                    // why the client has ended; nil: it has not
 	quiet   chan struct{}            // closed when asked is empty; nil: nobody waits for that
-	callers int                      // how many wait for what the server sends
+	callers int                      // how many goroutines wait for an answer; see awaitsAnswer
 	kicked  chan struct{}            // closed when callers grows; nil: the reader does not wait for that
 
 	events  []func() // calls of OnStatus and OnError that are due

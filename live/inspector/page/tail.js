@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { byId, bytes, count, make, rate, setText, show, timeOfDay } from "./dom.js";
 
-const MOST = 200; // rows that are shown
+const MAX_ROWS = 200;
 const HIDDEN = "hidden";
 
 export class Tail {
@@ -95,7 +95,7 @@ export class Tail {
     const lost = gaps ? ` ${count(gaps)} gaps.` : "";
     this.#say(`Following ${topic}: ${count(seen)} so far, ${rate(perSecond)}/s. At most 10 of each second are shown.${lost}`);
     this.#body.prepend(...rows.map(lineOf).reverse());
-    while (this.#body.rows.length > MOST) this.#body.lastChild.remove();
+    while (this.#body.rows.length > MAX_ROWS) this.#body.lastChild.remove();
     show(this.#rows, this.#body.rows.length > 0);
   }
 }
