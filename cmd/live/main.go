@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -144,10 +145,32 @@ func (p *program) arguments(args []string, n int) ([]string, error) {
 	return rest, nil
 }
 
+// printJSON prints a value as one line of JSON. Encoders escape the characters below a space. The other
+// characters that control a terminal can only be in strings, so they are escaped here.
+func printJSON(w io.Writer, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var line strings.Builder
+	for _, r := range string(raw) {
+		if isControl(r) {
+			fmt.Fprintf(&line, "\\u%04x", r)
+		} else {
+			line.WriteRune(r)
+		}
+	}
+	_, err = fmt.Fprintln(w, line.String())
+	return err
+}
+
+// isControl reports whether a character breaks a line or controls a terminal.
+func isControl(r rune) bool { return r < ' ' || (r >= 0x7f && r < 0xa0) }
+
 // oneLine replaces the characters that break a line or control a terminal. It is for texts that others have written.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) {
+		if isControl(r) {
 			return '\uFFFD'
 		}
 		return r

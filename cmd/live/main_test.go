@@ -274,3 +274,23 @@ func TestErrorsOfServersAreOneLine(t *testing.T) {
 		t.Errorf("%d %q", code, errs)
 	}
 }
+
+// What others have published cannot control the terminal either, and JSON stays the same JSON.
+func TestPublicationsDoNotControlTheTerminal(t *testing.T) {
+	server, url := serve(t)
+	const text = "\u009b2J\x7f ünï 😀"
+	if err := live.Publish(server, "news", text); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	for _, flag := range []string{"-json", "-json=false"} {
+		code, out, errs := runCommand(t, "", env, "history", flag, "news")
+		if code != 0 || strings.ContainsAny(out, "\u009b\x7f") || !strings.Contains(out, "ünï 😀") {
+			t.Errorf("%s: %d %q %s", flag, code, out, errs)
+		}
+		var got struct{ Data string }
+		if flag == "-json" && (json.Unmarshal([]byte(out), &got) != nil || got.Data != text) {
+			t.Errorf("the JSON is %s", out)
+		}
+	}
+}

@@ -170,7 +170,7 @@ func (o *printer) print(counts bool, line any) {
 				delete(object, name)
 			}
 		}
-		json.NewEncoder(o.p.out).Encode(object)
+		printJSON(o.p.out, object)
 	} else {
 		text := oneLine(fmt.Sprint(line))
 		if o.timed {
