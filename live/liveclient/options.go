@@ -15,7 +15,7 @@ import (
 type Options struct {
 	// Token returns the token with which the client signs in. It is called for each attempt to
 	// connect, so that it can return a new one; see StaticToken for one that stays the same. "": there is no
-	// token. If it fails, the attempt has failed. nil: no token is sent.
+	// token. An error of Token fails the attempt. nil: no token is sent.
 	Token func(ctx context.Context) (string, error)
 
 	// TokenInSubprotocol sends the token as browsers must: in the subprotocol "live.token.…".

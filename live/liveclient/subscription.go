@@ -93,7 +93,7 @@ func OnState(fn func(state json.RawMessage, at string)) SubscribeOption {
 	return func(h *hearing) { h.onState = fn }
 }
 
-// Gap says that messages of a topic are missing, or may be, between the last one that came and the next.
+// Gap says that messages of a topic are missing, or may be missing, between the newest message that came and the next.
 type Gap struct {
 	Topic  string    // of which messages are missing
 	Reason GapReason // why
