@@ -19,7 +19,7 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * | `limit` | The largest number of child elements. The oldest are removed. Default: no limit. |
  * | `last` | The number of newest messages to begin with. |
  * | `since` | The position of the content that the server has rendered. Later messages follow. |
- * | `keyed` | The topic is keyed, and each child is a key. Its attribute `data-key` has the key: the element sets it for what comes, the server for what it has rendered. A message takes the place of the child with its key. A child whose key was removed goes. `since` is not used, for all keys come. |
+ * | `keyed` | The topic is keyed, and each child shows one key, which its attribute `data-key` names. The server sets `data-key` on the children that it renders, and the element on the others. A message replaces the child of its key. If a key is removed, so is its child. `since` has no effect, because all keys come. |
  * | `src` | The address of the live server. Default `/live`. Elements with the same address share a connection. |
  * | `state` | Set by the element: the client's `state`, or `failed` if the server refuses the topic. |
  *
@@ -29,11 +29,14 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * page has htmx, the new elements are given to `htmx.process`.
  *
  * Events, which bubble: `live-message` before a message is shown (`preventDefault` keeps it from being shown), `live-swap`
- * after, `live-gap` for a gap, and `live-error` if the server refuses the subscription or the messages before it. What cannot be shown, such as
- * data that is no HTML, is an error of the page: `reportError` gets it.
+ * after, `live-gap` for a gap, and `live-error` if the server refuses the subscription or the messages before it. If a message
+ * cannot be shown, for example because its data is not HTML, `reportError` gets the error.
  */
 export declare class LiveTopic extends HTMLElement {
-  /** The client of all elements that have none of their own. Default null: each address has one, which the elements open and close. */
+  /**
+   * The client of all elements that have none of their own. Default null: elements with the same address share a client,
+   * which they open and close.
+   */
   static get client(): LiveClient<any> | null;
   static set client(live: LiveClient<any> | null | undefined);
 

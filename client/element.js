@@ -3,7 +3,7 @@ import { connect } from "./live.js";
 
 /** @import * as api from "./element.d.ts" */
 
-const IDLE = 1_000; // ms that a client stays open after its last element: a swap removes elements and puts others in
+const IDLE = 1_000; // ms that a client stays open without elements: a swap removes elements and puts others in
 const MAX_HISTORY = 1_000;
 
 /** Scripts, and documents that may have scripts. */
@@ -58,7 +58,7 @@ export class LiveTopic extends Base {
     if (name === "since") this.#at = value ?? undefined;
     if (name === "topic" && old !== null && old !== value) {
       this.#at = undefined;
-      this.#place?.replaceChildren(); // it is that of another topic
+      this.#place?.replaceChildren(); // the content is of another topic
     }
     this.#later();
   }
@@ -191,12 +191,12 @@ function borrow(src, signal) {
 }
 
 /**
- * Subscribes to a topic. Only the first caller of a topic gets the messages after `since`, the `last` ones, or all keys. Here
- * later callers get them too. The promise resolves when they have come.
+ * Subscribes to a topic. A client gives the messages after `since`, the `last` ones, or all keys only to the first subscriber
+ * of a topic. This function gets them for later ones too. The promise resolves when they have come.
  */
 async function follow(live, topic, { since, last, signal, hear, failed, onGap }) {
   const options = { since, last, signal };
-  const late = live.presence(topic) === live.presence(topic); // the object of a subscription stays the same
+  const late = live.presence(topic) === live.presence(topic); // without a subscription each call returns a new object
   const keys = [...live.keys(topic)];
   const incomplete = late && !keys.length && (since || last);
   const held = []; // what must wait for the messages before it

@@ -1,7 +1,7 @@
 // What the hooks of React, Vue and Svelte have in common.
 import type { Gap, LiveError, Member, Message, Untyped } from "./live.js";
 
-/** Nothing: the hook then waits for a client or a topic, and shows an empty view. */
+/** In the place of a client or a topic that is not known yet. The hook shows an empty view until it is. */
 export type Nothing = null | undefined | false | "";
 
 /** Any string if no topics are declared; otherwise `never`. */
@@ -67,9 +67,9 @@ export interface TopicOptions {
 
 export interface StateOptions<State, Data> {
   /**
-   * Returns the state after a message: a new object, for the old one must stay as it is. `state` is first what the topic's
-   * `Snapshot` returned, and undefined if the topic has none. The state may have the message already. So a message must say
-   * what a thing is now, and `fold` must take it twice without harm.
+   * Returns the state after a message. It must be a new object, because the old one must not change. `state` is at first what
+   * the topic's `Snapshot` returned, and undefined if the topic has none. The state may have the message already. So a
+   * message must say what a thing is now, and `fold` must take it twice without harm.
    *
    * Only the first function counts while the topic stays the same. Define it outside the component: then all components that
    * use it share one state.

@@ -24,7 +24,7 @@ export declare function useTopic<Data = unknown, Topics = Untyped>(
 ): TopicView<Data>;
 
 /**
- * The state of a topic. With `fold`, it is what the topic's `Snapshot` returns and the messages after it make:
+ * The state of a topic. With `fold`, it begins with what the topic's `Snapshot` returns, and `fold` adds each later message:
  *
  *     const add = (scores: Scores = {}, { player, score }: Score) => ({ ...scores, [player]: score });
  *     const { state } = useLiveState(live, "scores", { fold: add });

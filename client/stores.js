@@ -1,13 +1,13 @@
-// Hooks that show the same of a topic share one store, which has the subscription.
+// Hooks with the same client, view, topic and options share one store. The store has the subscription.
 
 const clients = new WeakMap();
-const within = (map, key, Kind) => map.get(key) ?? map.set(key, new Kind()).get(key);
+const valueIn = (map, key, Kind) => map.get(key) ?? map.set(key, new Kind()).get(key);
 
 /** Opens a view of a topic. Without a client or a topic it stays empty. */
 export function open({ begin, empty }, live, topic, options = {}) {
   if (!live || !topic) return { subscribe: () => () => {}, get: () => empty };
-  const ofView = within(within(clients, live, WeakMap), begin, WeakMap);
-  const stores = within(ofView, options.fold ?? begin, Map);
+  const ofView = valueIn(valueIn(clients, live, WeakMap), begin, WeakMap);
+  const stores = valueIn(ofView, options.fold ?? begin, Map);
   const key = JSON.stringify([topic, options]);
   const subscribe = (fn) => {
     const store = stores.get(key) ?? start(begin, empty, live, topic, options);
@@ -32,7 +32,7 @@ function start(begin, empty, live, topic, options) {
   const store = { listeners: new Set(), value: empty, end };
   const told = {};
   let due = false;
-  // Many messages that come at once make one new value, and so does ready, which is one microtask later.
+  // Messages that come at once make one new value. `ready` follows them by one microtask, and is in that value too.
   const set = (change) => {
     Object.assign(told, change);
     if (!due) queueMicrotask(() => queueMicrotask(show));

@@ -13,10 +13,9 @@ export interface LiveStore<Value> {
  *
  *     const news = useTopic(live, "news", { last: 20 }); // $news.messages
  *
- * All stores subscribe to the topic when somebody subscribes to the store, and end that when nobody does any more. Stores of the
- * same topic and options share one subscription and one value. A value stays the same object until something changes. For
- * another topic make another store, in Svelte 5 by `$derived(useTopic(live, room))`. For `live` or `topic` that is null, as on a
- * server, the value is empty.
+ * A store subscribes to the topic as long as the store has subscribers itself. Stores of the same topic and options share one
+ * subscription and one value. A value stays the same object until something changes. For another topic make another store, in
+ * Svelte 5 by `$derived(useTopic(live, room))`. If `live` or `topic` is null, as on a server, the value is empty.
  */
 export declare function useTopic<Topics, Topic extends TopicOf<Topics>>(
   live: LiveClient<Topics> | Nothing,
@@ -30,7 +29,7 @@ export declare function useTopic<Data = unknown, Topics = Untyped>(
 ): LiveStore<TopicView<Data>>;
 
 /**
- * The state of a topic. With `fold`, it is what the topic's `Snapshot` returns and the messages after it make:
+ * The state of a topic. With `fold`, it begins with what the topic's `Snapshot` returns, and `fold` adds each later message:
  *
  *     const add = (scores: Scores = {}, { player, score }: Score) => ({ ...scores, [player]: score });
  *     const scores = useLiveState(live, "scores", { fold: add }); // $scores.state

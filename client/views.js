@@ -1,10 +1,10 @@
-// What the hooks show of a topic. A view has `empty`, its value before anything came, and `begin`, which makes what
-// follows the subscription. Whoever has changed something calls `set`.
+// What the hooks show of a topic. A view has `empty`, its value before anything came, and `begin`, which returns the
+// listeners of the subscription and `read`, the value now. A view calls `set` after each change.
 
 const view = (parts, begin) => ({ begin, empty: { ...parts, gap: undefined, error: undefined, ready: false } });
 
 export const messages = view({ messages: [], newest: undefined }, ({ live, topic, signal, set }, { last = 0, limit = Math.max(last, 100) }) => {
-  // Only the first caller of a topic gets its last messages. If there is one already, the object stays the same.
+  // Only the first subscriber of a topic gets its last messages. Without a subscription each call returns a new object.
   const late = last && live.presence(topic) === live.presence(topic);
   let kept = new Map(); // by position, for a message may come twice
   const hear = (message) => {

@@ -12,9 +12,10 @@ export type Refs<Of> = { readonly [Name in keyof Of]: ComputedRef<Of[Name]> };
  *
  *     const { messages } = useTopic(live, "news", { last: 20 });
  *
- * All composables subscribe at once, and end the subscription with the component or the effect scope. They follow a client, a
- * topic and options that are refs or getters. Callers with the same topic and options share one subscription and one value. For
- * `live` or `topic` that is null the view is empty. Give null for `live` on a server, where components never unmount.
+ * All composables subscribe at once, and end the subscription with the component or the effect scope. A client, a topic or
+ * options may be a ref or a getter: the composable then follows its changes. Callers with the same topic and options share one
+ * subscription and one value. If `live` or `topic` is null, the view is empty. Give null for `live` on a server, where
+ * components never unmount.
  */
 export declare function useTopic<Topics, Topic extends TopicOf<Topics>>(
   live: MaybeRefOrGetter<LiveClient<Topics> | Nothing>,
@@ -28,7 +29,7 @@ export declare function useTopic<Data = unknown, Topics = Untyped>(
 ): Refs<TopicView<Data>>;
 
 /**
- * The state of a topic. With `fold`, it is what the topic's `Snapshot` returns and the messages after it make:
+ * The state of a topic. With `fold`, it begins with what the topic's `Snapshot` returns, and `fold` adds each later message:
  *
  *     const add = (scores: Scores = {}, { player, score }: Score) => ({ ...scores, [player]: score });
  *     const { state } = useLiveState(live, "scores", { fold: add });

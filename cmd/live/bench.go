@@ -35,9 +35,9 @@ type bench struct {
 	published, refused atomic.Int64
 	publishErrors      errorCounts
 
-	delivered, foreign, gaps, again atomic.Int64
-	latencies                       histogram
-	connects                        histogram
+	delivered, foreign, gaps, repeated atomic.Int64
+	latencies                          histogram
+	connects                           histogram
 }
 
 // runBench measures a server. Everything that it measures, it measures on its own clock.
@@ -196,7 +196,7 @@ func (b *bench) publish(ctx context.Context, c *liveclient.Client) {
 	}
 }
 
-// text returns what is published: the mark, a number, the time, and what fills it up to the size.
+// text returns what is published: the mark, a number, the time, and x up to the size.
 func (b *bench) text(number int64) string {
 	text := fmt.Sprintf("%s%d %v ", b.mark, number, time.Since(b.began))
 	return text + strings.Repeat("x", max(b.size-len(text), 0))
@@ -222,15 +222,15 @@ func (b *bench) hear(m liveclient.Message, newest *int64) {
 		return
 	}
 	if number == *newest {
-		b.again.Add(1)
+		b.repeated.Add(1)
 	}
 	*newest = number
 	b.delivered.Add(1)
 	b.latencies.add(time.Since(b.began) - sent)
 }
 
-// awaitDeliveries waits until every client has everything, but for no more than two seconds after the
-// last delivery.
+// awaitDeliveries waits until every client has every publication. It gives up two seconds after the newest
+// delivery.
 func (b *bench) awaitDeliveries(ctx context.Context, clients int64) {
 	before, since := b.delivered.Load(), time.Now()
 	for ctx.Err() == nil && b.delivered.Load() < b.published.Load()*clients {
@@ -292,8 +292,8 @@ func (b *bench) result(clients int, connecting, length time.Duration) *result {
 		Refused:     b.refused.Load(),
 		Rate:        float64(b.published.Load()) / length.Seconds(),
 		Delivered:   b.delivered.Load(),
-		Missing:     max(b.published.Load()*int64(clients)-b.delivered.Load()+b.again.Load(), 0),
-		Repeated:    b.again.Load(),
+		Missing:     max(b.published.Load()*int64(clients)-b.delivered.Load()+b.repeated.Load(), 0),
+		Repeated:    b.repeated.Load(),
 		Gaps:        b.gaps.Load(),
 		Others:      b.foreign.Load(),
 		P50:         ms(b.latencies.share(0.5)),
@@ -370,25 +370,25 @@ func (e *errorCounts) add(err error) {
 func (e *errorCounts) String() string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	most := ""
+	commonest := ""
 	for text, n := range e.counts {
-		if n > e.counts[most] || (n == e.counts[most] && text < most) {
-			most = text
+		if n > e.counts[commonest] || (n == e.counts[commonest] && text < commonest) {
+			commonest = text
 		}
 	}
 	if n := len(e.counts) - 1; n > 0 {
-		return fmt.Sprintf("%s (and %d other errors)", most, n)
+		return fmt.Sprintf("%s (and %d other errors)", commonest, n)
 	}
-	return most
+	return commonest
 }
 
 // histogram counts durations in steps of 2 percent, from a microsecond to ten minutes. So its memory does
 // not grow with a run.
 type histogram struct {
-	mu     sync.Mutex
-	counts [1024]int64
-	total  int64
-	most   time.Duration
+	mu      sync.Mutex
+	counts  [1024]int64
+	total   int64
+	longest time.Duration
 }
 
 const step = 1.02
@@ -402,7 +402,7 @@ func (h *histogram) add(d time.Duration) {
 	defer h.mu.Unlock()
 	h.counts[at]++
 	h.total++
-	h.most = max(h.most, d)
+	h.longest = max(h.longest, d)
 }
 
 // share returns the duration that a share of all durations does not exceed. 0: there are none.
@@ -412,8 +412,8 @@ func (h *histogram) share(of float64) time.Duration {
 	left := int64(math.Ceil(of * float64(h.total)))
 	for at, n := range h.counts {
 		if left -= n; left <= 0 && h.total > 0 && at < len(h.counts)-1 { // the last step has no end
-			return min(time.Duration(1000*math.Pow(step, float64(at+1))), h.most)
+			return min(time.Duration(1000*math.Pow(step, float64(at+1))), h.longest)
 		}
 	}
-	return h.most
+	return h.longest
 }

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -83,7 +84,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 		case errors.As(err, new(flagError)): // package flag has printed it
 			return 2
 		}
-		fmt.Fprintf(errs, "live %s: %v\n", c.name, err)
+		fmt.Fprintf(errs, "live %s: %s\n", c.name, oneLine(err.Error())) // a server has written a part of it
 		return 1
 	}
 	fmt.Fprintf(errs, "live: %q is no command\n", args[0])
@@ -108,8 +109,8 @@ func (e usageError) Error() string { return string(e) }
 // flagError is an error of package flag.
 type flagError struct{ error }
 
-// parse reads the flags, which may stand before, between and after the other arguments. It returns the
-// others. After -- all are others.
+// parse reads the flags, and returns the other arguments. Flags may stand before, between and after these.
+// After -- there are no flags.
 func (p *program) parse(args []string) (rest []string, err error) {
 	for {
 		if err := p.flags.Parse(args); err != nil {
@@ -129,7 +130,7 @@ func (p *program) parse(args []string) (rest []string, err error) {
 	}
 }
 
-// arguments reads the flags, and returns n other arguments. n < 0: at least -n.
+// arguments reads the flags, and returns the n other arguments. n < 0: there are at least -n.
 func (p *program) arguments(args []string, n int) ([]string, error) {
 	rest, err := p.parse(args)
 	if err != nil {
@@ -144,10 +145,32 @@ func (p *program) arguments(args []string, n int) ([]string, error) {
 	return rest, nil
 }
 
-// oneLine replaces what would break a line or move the cursor of a terminal, since others have written it.
+// printJSON prints a value as one line of JSON. Encoders escape the characters below a space. The other
+// characters that control a terminal can only be in strings, so they are escaped here.
+func printJSON(w io.Writer, v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	var line strings.Builder
+	for _, r := range string(raw) {
+		if isControl(r) {
+			fmt.Fprintf(&line, "\\u%04x", r)
+		} else {
+			line.WriteRune(r)
+		}
+	}
+	_, err = fmt.Fprintln(w, line.String())
+	return err
+}
+
+// isControl reports whether a character breaks a line or controls a terminal.
+func isControl(r rune) bool { return r < ' ' || (r >= 0x7f && r < 0xa0) }
+
+// oneLine replaces the characters that break a line or control a terminal. It is for texts that others have written.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || (r >= 0x7f && r < 0xa0) {
+		if isControl(r) {
 			return '\uFFFD'
 		}
 		return r

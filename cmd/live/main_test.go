@@ -263,3 +263,34 @@ func TestHistogramIsWithinTwoPercent(t *testing.T) {
 		t.Errorf("the longest is %v", h.share(1))
 	}
 }
+
+// A server could break the lines of a terminal, or move its cursor, by what it writes into an answer.
+func TestErrorsOfServersAreOneLine(t *testing.T) {
+	at := livetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "go away\x1b[2J\nlive: all is well", http.StatusForbidden)
+	}))
+	code, _, errs := runCommand(t, "", map[string]string{"LIVE_URL": at.HTTP()}, "who", "news")
+	if code != 1 || strings.Contains(errs, "\x1b") || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, "go away") {
+		t.Errorf("%d %q", code, errs)
+	}
+}
+
+// What others have published cannot control the terminal either, and JSON stays the same JSON.
+func TestPublicationsDoNotControlTheTerminal(t *testing.T) {
+	server, url := serve(t)
+	const text = "\u009b2J\x7f ünï 😀"
+	if err := live.Publish(server, "news", text); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	for _, flag := range []string{"-json", "-json=false"} {
+		code, out, errs := runCommand(t, "", env, "history", flag, "news")
+		if code != 0 || strings.ContainsAny(out, "\u009b\x7f") || !strings.Contains(out, "ünï 😀") {
+			t.Errorf("%s: %d %q %s", flag, code, out, errs)
+		}
+		var got struct{ Data string }
+		if flag == "-json" && (json.Unmarshal([]byte(out), &got) != nil || got.Data != text) {
+			t.Errorf("the JSON is %s", out)
+		}
+	}
+}

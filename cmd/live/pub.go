@@ -45,7 +45,7 @@ func runPub(ctx context.Context, p *program, args []string) error {
 		}
 		at, err := client.Publish(ctx, topic, value, opts...)
 		if err == nil && at != "" && !*quiet {
-			fmt.Fprintln(p.out, at)
+			fmt.Fprintln(p.out, oneLine(at))
 		}
 		return explain(err)
 	}
@@ -81,7 +81,7 @@ func encode(data string, isText bool) (json.RawMessage, error) {
 	return json.RawMessage(data), nil
 }
 
-// explain adds to an error what whoever uses a shell may not know.
+// explain adds to an error what a person at a shell may not know.
 func explain(err error) error {
 	var refused *liveclient.Error
 	switch {

@@ -15,19 +15,19 @@ import (
 type printer struct {
 	p      *program
 	asJSON bool
-	timed  bool // lines begin with the time at which they came
-	most   int  // messages; 0: no bound
-	full   chan struct{}
+	timed  bool          // lines begin with the time at which they came
+	limit  int           // of messages that are printed; 0: there is none
+	ended  chan struct{} // closed when limit messages are printed
 
-	mu      sync.Mutex
-	printed int
+	mu      sync.Mutex // guards printed, and is held while a line is printed
+	printed int        // messages
 }
 
 // runSub follows topics until it is told to end, or -n messages have come.
 func runSub(ctx context.Context, p *program, args []string) error {
 	since := p.flags.String("since", "", "resume after this `position`; of one topic only")
 	last := p.flags.Int("last", 0, "begin with the newest `n` messages, where the topic keeps history")
-	most := p.flags.Int("n", 0, "end after `n` messages; 0: go on")
+	limit := p.flags.Int("n", 0, "end after `n` messages; 0: go on")
 	asJSON := p.flags.Bool("json", false, "print one JSON object a line")
 	presence := p.flags.Bool("presence", false, "tell who joins and leaves")
 	topics, err := p.arguments(args, -1)
@@ -38,10 +38,10 @@ func runSub(ctx context.Context, p *program, args []string) error {
 		return usageError("-since is the position of one topic")
 	case *last < 0 || *last > 1000:
 		return usageError("-last is from 0 to 1000")
-	case *most < 0:
+	case *limit < 0:
 		return usageError("-n is not below 0")
 	}
-	out := &printer{p: p, asJSON: *asJSON, timed: true, most: *most, full: make(chan struct{})}
+	out := &printer{p: p, asJSON: *asJSON, timed: true, limit: *limit, ended: make(chan struct{})}
 	client, err := p.connect(ctx, p.tellStatus())
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ func runSub(ctx context.Context, p *program, args []string) error {
 				return err
 			}
 			fmt.Fprintln(p.err, "---", oneLine(err.Error()))
-		case <-out.full:
+		case <-out.ended:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -136,8 +136,8 @@ func (o *printer) change(topic, what string, m liveclient.Member) {
 	o.print(false, fmt.Sprintf("%s  %s %s %s", topic, m.ID, what, infos(m)))
 }
 
-// presence returns a function that tells who is present when that becomes known, and later only how many
-// there are where the server tells no more than that.
+// presence returns a function that tells who is present when that becomes known. Later it tells only the
+// number, and only if the server tells no more than that.
 func (o *printer) presence(topic string) func(liveclient.Presence) {
 	known := false
 	return func(p liveclient.Presence) {
@@ -161,16 +161,16 @@ func (o *printer) presence(topic string) func(liveclient.Presence) {
 func (o *printer) print(counts bool, line any) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.most > 0 && o.printed == o.most {
+	if o.limit > 0 && o.printed == o.limit {
 		return
 	}
 	if object, ok := line.(map[string]any); ok {
-		for name, value := range object { // what is not there is left out
+		for name, value := range object { // empty values are left out
 			if raw, isJSON := value.(json.RawMessage); value == "" || value == false || (isJSON && raw == nil) {
 				delete(object, name)
 			}
 		}
-		json.NewEncoder(o.p.out).Encode(object)
+		printJSON(o.p.out, object)
 	} else {
 		text := oneLine(fmt.Sprint(line))
 		if o.timed {
@@ -179,8 +179,8 @@ func (o *printer) print(counts bool, line any) {
 		fmt.Fprintln(o.p.out, text)
 	}
 	if counts {
-		if o.printed++; o.printed == o.most {
-			close(o.full)
+		if o.printed++; o.printed == o.limit {
+			close(o.ended)
 		}
 	}
 }

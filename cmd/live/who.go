@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/livetopic/livetopic/live/liveclient"
@@ -26,7 +25,7 @@ func runWho(ctx context.Context, p *program, args []string) error {
 		return explain(err)
 	}
 	if *asJSON {
-		return json.NewEncoder(p.out).Encode(map[string]any{"count": present.Count, "members": present.Members})
+		return printJSON(p.out, map[string]any{"count": present.Count, "members": present.Members})
 	}
 	for _, m := range present.Members {
 		fmt.Fprintln(p.out, oneLine(m.ID+"  "+infos(m)))

@@ -33,19 +33,20 @@ func (b *balancer) use(n *node, addr string) {
 	b.addrs[n] = addr
 }
 
-// handler passes requests on, and connections that switch to WebSocket.
+// handler passes requests to the nodes, also those that become WebSocket connections.
 func (b *balancer) handler() http.Handler {
 	target := &url.URL{Scheme: "http", Host: "node"} // dial chooses which
 	return &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(target)
 			r.Out.Host = r.In.Host // a node compares it with the page's origin
+			r.SetXForwarded()      // else a node would take everybody for a person at this machine: see inspector.Loopback
 		},
 		Transport: &http.Transport{DialContext: b.dial, MaxIdleConnsPerHost: -1},
 	}
 }
 
-// dial connects to a node. It tries the others if the first choice refuses, as one does that was killed.
+// dial connects to a node. If the first choice refuses, as a node does that was killed, it tries the next.
 func (b *balancer) dial(ctx context.Context, network, _ string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: time.Second}
 	var errs []error
@@ -85,7 +86,7 @@ func (b *balancer) count(n *node, change int) {
 	b.open[n] += change
 }
 
-// counted is a connection that counts until it is closed.
+// counted is a connection to a node. It counts in balancer.open until it is closed.
 type counted struct {
 	net.Conn
 	closed func()

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 )
 
@@ -41,6 +42,25 @@ func TestBalancerLeavesOutANodeThatIsGone(t *testing.T) {
 	nodes[1].Close()
 	if got := get(); got != "" {
 		t.Errorf("without a node it answers %q", got)
+	}
+}
+
+// The inspector of a node is for this machine. Behind the balancer may be anybody.
+func TestBalancerLeadsNobodyToTheInspector(t *testing.T) {
+	_, url := serve(t, 0)
+	b := newBalancer()
+	b.use(&node{}, strings.TrimPrefix(url, "http://"))
+	front := httptest.NewServer(b.handler())
+	defer front.Close()
+	for path, want := range map[string]int{"/": http.StatusOK, inspectPath: http.StatusForbidden, inspectPath + "sessions": http.StatusForbidden} {
+		answer, err := http.Get(front.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("%s: %s", path, answer.Status)
+		}
 	}
 }
 

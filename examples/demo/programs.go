@@ -23,9 +23,7 @@ var restartAfter = 3 * time.Second
 // program is an example that runs as a process of its own.
 type program struct {
 	Name, Title, Text string
-	Look              string   // what to look for
-	More              string   // the path of a further page; "": there is none
-	MoreText          string   // what that is
+	Look              string   // what to try, and to look for
 	Args              []string // of the command line, beside -addr
 	Port              int
 
@@ -72,7 +70,7 @@ func build() (string, error) {
 	return dir, nil
 }
 
-// nextPort returns the port that is i after that of the demo, or any free one if that is taken.
+// nextPort returns the i-th port after the demo's. If that is taken, it returns any free port.
 func nextPort(of net.Addr, i int) int {
 	for _, port := range []int{of.(*net.TCPAddr).Port + i, 0} {
 		if l, err := net.Listen("tcp", net.JoinHostPort("localhost", strconv.Itoa(port))); err == nil {
@@ -89,8 +87,8 @@ func (p *program) URL() string {
 	return fmt.Sprintf("http://%s.localhost:%d/", p.Name, p.Port)
 }
 
-// keepRunning runs the program until ctx ends, and again when it has ended. It calls changed when it
-// serves, and when it has ended.
+// keepRunning runs the program until ctx ends. A program that ends is started again. changed is called
+// when the program serves, and when it has ended.
 func (p *program) keepRunning(ctx context.Context, binaries, dir string, changed func()) {
 	for ctx.Err() == nil {
 		if err := p.run(ctx, filepath.Join(binaries, p.Name), filepath.Join(dir, p.Name), changed); err != nil && ctx.Err() == nil {
@@ -104,7 +102,7 @@ func (p *program) keepRunning(ctx context.Context, binaries, dir string, changed
 	}
 }
 
-// run runs the program once. What it logs goes to a file in dir.
+// run runs the program once, and calls serves when it prints its address. Its log is a file in dir.
 func (p *program) run(ctx context.Context, binary, dir string, serves func()) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -153,7 +151,7 @@ func (p *program) kill() {
 	}
 }
 
-// tell publishes the process of the program. 0: it does not run.
+// tell publishes the ID of the program's process. 0: the program does not run.
 func (p *program) tell(server *live.Server) {
 	p.mu.Lock()
 	pid := 0

@@ -17,6 +17,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,6 +44,9 @@ var templates = template.Must(template.New("page").Parse(`<!doctype html>
 	<form method="post" action="/notes/{{.ID}}/done" hx-post="/notes/{{.ID}}/done" hx-swap="none"><button>Done</button></form>
 </li>{{end}}`))
 
+// maxText is how many bytes a note has at most: the page lets a person type 200 characters.
+const maxText = 800
+
 // Note is something to remember.
 type Note struct {
 	ID   int
@@ -54,7 +58,7 @@ type board struct {
 	live *live.Server
 	htmx string // the address of htmx; "": the page has none
 
-	mu    sync.Mutex
+	mu    sync.Mutex // guards the fields below
 	notes []Note
 	last  int // ID
 }
@@ -86,38 +90,63 @@ func (b *board) routes() http.Handler {
 
 func (b *board) page(w http.ResponseWriter, r *http.Request) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	templates.Execute(w, map[string]any{"Notes": b.notes, "HTMX": b.htmx})
+	notes := slices.Clone(b.notes) // a browser may take its page slowly, and must not hold the lock meanwhile
+	b.mu.Unlock()
+	templates.Execute(w, map[string]any{"Notes": notes, "HTMX": b.htmx})
 }
 
-// add publishes a note as the page shows it.
 func (b *board) add(w http.ResponseWriter, r *http.Request) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.last++
-	note := Note{ID: b.last, Text: r.FormValue("text")}
-	var html strings.Builder
-	if err := templates.ExecuteTemplate(&html, "note", note); err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
+	text := r.FormValue("text") // reads the request, which may come slowly
+	if text == "" || len(text) > maxText {
+		http.Error(w, "a note has some text, but not too much", http.StatusBadRequest)
 		return
 	}
-	b.notes = append(b.notes, note)
-	live.Publish(b.live, "notes", html.String(), live.Key(strconv.Itoa(note.ID)))
+	if err := b.addNote(text); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	answer(w, r)
+}
+
+// addNote publishes a note as the page shows it.
+func (b *board) addNote(text string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	note := Note{ID: b.last + 1, Text: text}
+	var html strings.Builder
+	if err := templates.ExecuteTemplate(&html, "note", note); err != nil {
+		return err
+	}
+	if err := live.Publish(b.live, "notes", html.String(), live.Key(strconv.Itoa(note.ID))); err != nil {
+		return err // the topic may have all the keys that it can have
+	}
+	b.last++
+	b.notes = append(b.notes, note)
+	return nil
 }
 
 // done removes a note from every page.
 func (b *board) done(w http.ResponseWriter, r *http.Request) {
+	if err := b.removeNote(r.PathValue("id")); err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	answer(w, r)
+}
+
+func (b *board) removeNote(id string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i, note := range b.notes {
-		if strconv.Itoa(note.ID) == r.PathValue("id") {
-			b.notes = append(b.notes[:i], b.notes[i+1:]...)
-			b.live.Remove("notes", r.PathValue("id"))
-			break
+		if strconv.Itoa(note.ID) == id {
+			if err := b.live.Remove("notes", id); err != nil {
+				return err
+			}
+			b.notes = slices.Delete(b.notes, i, i+1)
+			return nil
 		}
 	}
-	answer(w, r)
+	return nil // another tab has removed it
 }
 
 // answer has a page without htmx load the notes again. With htmx, the topic brings the change.

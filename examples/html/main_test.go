@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bufio"
+	"context"
 	"html/template"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -10,13 +13,16 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/livetopic/livetopic/live"
 )
 
 func call(t *testing.T, method, url string, form url.Values, header ...string) (status int, body string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(form.Encode()))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,6 +72,48 @@ func TestThePageAndTheTopicHaveTheSameNotes(t *testing.T) {
 	}
 	if status, _ := call(t, "GET", site.URL+"/livetopic/element.js", nil); status != http.StatusOK {
 		t.Errorf("element.js: status %d", status)
+	}
+}
+
+// A browser that sends its form slowly does not stop the others.
+func TestSlowFormStopsNobody(t *testing.T) {
+	b := newBoard("")
+	site := httptest.NewServer(b.routes())
+	defer site.Close()
+	defer b.live.Shutdown(t.Context())
+	slow, err := net.Dial("tcp", site.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	// The server asks for the rest of the form when a handler reads it, and then waits for it.
+	io.WriteString(slow, "POST /notes HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n")
+	answers := bufio.NewReader(slow)
+	if line, err := answers.ReadString('\n'); !strings.Contains(line, "100 Continue") {
+		t.Fatalf("the server answers %q, %v", line, err)
+	}
+	call(t, "POST", site.URL+"/notes", url.Values{"text": {"milk"}})
+	if _, page := call(t, "GET", site.URL+"/", nil); !strings.Contains(page, "milk") {
+		t.Errorf("the page is\n%s", page)
+	}
+}
+
+// What the page lets nobody type is refused too.
+func TestEmptyAndLongNotesAreRefused(t *testing.T) {
+	b := newBoard("")
+	site := httptest.NewServer(b.routes())
+	defer site.Close()
+	defer b.live.Shutdown(t.Context())
+	for _, text := range []string{"", strings.Repeat("x", maxText+1)} {
+		if status, _ := call(t, "POST", site.URL+"/notes", url.Values{"text": {text}}); status != http.StatusBadRequest {
+			t.Errorf("%d bytes: status %d", len(text), status)
+		}
+	}
+	if status, _ := call(t, "POST", site.URL+"/notes", url.Values{"text": {strings.Repeat("x", maxText)}}); status != http.StatusSeeOther {
+		t.Errorf("%d bytes: status %d", maxText, status)
+	}
+	if len(b.notes) != 1 {
+		t.Errorf("there are %d notes", len(b.notes))
 	}
 }
 

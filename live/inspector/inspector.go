@@ -74,11 +74,11 @@ type inspector struct {
 	tails  tails
 	slow   slowReaders
 
-	refusals loglimit.Limiter // a page that is refused asks again every two seconds
+	refusals loglimit.Limiter // bounds the log: a refused page asks again every two seconds
 	draining atomic.Bool      // somebody has pressed "Drain this server"
 }
 
-// route is what the handler does at a path's last element.
+// route is what the handler does for a name. The name is the last element of the path.
 type route struct {
 	method  string
 	allowed bool
@@ -182,7 +182,7 @@ func (in *inspector) authorize(r *http.Request) error {
 // maxBody bounds the body of a request. A publication that a person types is smaller.
 const maxBody = 1 << 20
 
-// check checks the method of a request, and whether a request that does something may do so. The page
+// check checks where a request comes from, its method, and whether the Options allow its action. The page
 // of another site can have the person's browser send a request, but not from this origin. Old browsers
 // do not name the origin, but no form of theirs sends JSON.
 func (in *inspector) check(w http.ResponseWriter, r *http.Request, name string, route *route) error {
@@ -190,11 +190,11 @@ func (in *inspector) check(w http.ResponseWriter, r *http.Request, name string, 
 		w.Header().Set("Allow", route.method)
 		return problemf(http.StatusMethodNotAllowed, "the method of %s is %s", name, route.method)
 	}
+	if err := in.cross.Check(r); err != nil || isOfOtherSite(r) {
+		return problemf(http.StatusForbidden, "the request comes from a page of another site")
+	}
 	if r.Method != http.MethodPost {
 		return nil
-	}
-	if err := in.cross.Check(r); err != nil {
-		return problemf(http.StatusForbidden, "the request comes from a page of another site")
 	}
 	if r.Header.Get("Content-Type") != "application/json" {
 		return problemf(http.StatusUnsupportedMediaType, "send JSON")
@@ -204,6 +204,17 @@ func (in *inspector) check(w http.ResponseWriter, r *http.Request, name string, 
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	return nil
+}
+
+// isOfOtherSite reports whether a browser says that the page of another site makes the request.
+// CrossOriginProtection does not look at this for a GET. But a request for a tail has the server listen
+// to a topic, and every request costs time.
+func isOfOtherSite(r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "same-origin", "none": // none: the person has typed the address
+		return false
+	}
+	return true
 }
 
 // optionFor names the option that allows an action.
@@ -223,6 +234,6 @@ func fail(w http.ResponseWriter, err error) {
 	http.Error(w, "live inspector: "+p.text, p.status)
 }
 
-// idle is how long the inspector keeps what it needs for looking after the last look: five polls of
-// the page.
+// idle is how long the inspector keeps tails and samples when nobody asks for them: five polls of the
+// page.
 const idle = 10 * time.Second

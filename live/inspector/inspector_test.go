@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
@@ -79,6 +81,34 @@ func TestRequestsOfOtherSitesDoNothing(t *testing.T) {
 	if n := server.Stats().Published; n != 1 {
 		t.Errorf("of the page itself %d publications were made, want one", n)
 	}
+}
+
+// Loopback lets in each request of the person's browser, also one that the page of another site makes.
+func TestOtherSitesCannotEvenLook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Minute) // so that the tail has ended
+		server := livetest.NewServer(t, live.Options{})
+		p := open(t, server, everything)
+		look := func(site string) int {
+			return p.serve("GET", "tail?topic=t", "", func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", site) }).Code
+		}
+		for _, site := range []string{"cross-site", "same-site"} {
+			if code := look(site); code != http.StatusForbidden {
+				t.Errorf("%s: %d", site, code)
+			}
+		}
+		if n := server.Stats().Topics; n != 0 {
+			t.Errorf("the server listens to %d topics", n)
+		}
+		for _, site := range []string{"same-origin", "none"} {
+			if code := look(site); code != http.StatusOK {
+				t.Errorf("%s: %d", site, code)
+			}
+		}
+		if n := server.Stats().Topics; n != 1 {
+			t.Errorf("the server listens to %d topics, want one", n)
+		}
+	})
 }
 
 func TestNothingIsDoneThatIsNotAllowed(t *testing.T) {

@@ -14,15 +14,21 @@ var (
 
 // Loopback is an Auth for development. It lets in the browsers of this machine, which ask for localhost
 // or a loopback address. A page whose name an attacker points at this machine (DNS rebinding) asks
-// for that name, and is refused. So is a request that a proxy on this machine passes on, because
-// everybody who reaches the proxy would come from this machine.
+// for that name, and is refused.
+//
+// Do not use Loopback behind a proxy on the same machine. Everybody who reaches the proxy would come from
+// this machine. Loopback refuses a request with a header of a proxy, such as X-Forwarded-For, and one of
+// HTTP/1.0, which old versions of nginx speak. But a proxy may send HTTP/1.1 and no such header.
 func Loopback(r *http.Request) error {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil || !isLoopback(host) {
 		return errRemote
 	}
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"} {
-		if r.Header.Get(name) != "" {
+	if !r.ProtoAtLeast(1, 1) { // no browser speaks HTTP/1.0
+		return errProxied
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip", "Via"} {
+		if _, proxied := r.Header[name]; proxied {
 			return errProxied
 		}
 	}

@@ -28,6 +28,8 @@ func TestLoopbackLetsInOnlyThisMachine(t *testing.T) {
 		{"127.0.0.1:5000", "localhost:8080", "X-Forwarded-For", false},
 		{"127.0.0.1:5000", "localhost:8080", "Forwarded", false},
 		{"127.0.0.1:5000", "localhost:8080", "Via", false},
+		{"127.0.0.1:5000", "localhost:8080", "X-Forwarded-Proto", false},
+		{"127.0.0.1:5000", "localhost:8080", "X-Real-IP", false},
 		{"@", "localhost:8080", "", false}, // a Unix socket, which a proxy uses
 		{"", "localhost:8080", "", false},
 	} {
@@ -39,5 +41,15 @@ func TestLoopbackLetsInOnlyThisMachine(t *testing.T) {
 		if err := inspector.Loopback(r); (err == nil) != c.allowed {
 			t.Errorf("%+v: %v", c, err)
 		}
+	}
+}
+
+// nginx passes requests on like this, unless it is told more.
+func TestLoopbackRefusesOldHTTP(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr, r.Host = "127.0.0.1:5000", "localhost:8080"
+	r.Proto, r.ProtoMinor = "HTTP/1.0", 0
+	if inspector.Loopback(r) == nil {
+		t.Error("a request of HTTP/1.0 is let in")
 	}
 }

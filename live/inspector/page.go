@@ -61,8 +61,8 @@ func (f *file) serve(w http.ResponseWriter, r *http.Request) {
 	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.body))
 }
 
-// secure lets the page load and ask nothing but this handler's origin, and no other page frame or
-// read it. Texts of clients get into the page as texts: the page's scripts cannot make HTML of them.
+// secure sets the headers that protect the page. It loads from and asks only this handler's origin, and
+// no other page may frame or read it. Its scripts cannot make HTML of a text that a client has sent.
 func secure(h http.Header) {
 	h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "+
 		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "+

@@ -40,8 +40,8 @@ const (
 // slowReaders counts the slow readers.
 type slowReaders struct{ running atomic.Int32 }
 
-// slowReader connects a client to this server, in memory, which reads slowly. It subscribes the client
-// to the topic of the request.
+// slowReader connects a client that reads slowly to this server, in memory. It subscribes the client to
+// the topic of the request.
 func (in *inspector) slowReader(r *http.Request) (any, error) {
 	request, err := body[struct {
 		Topic string `json:"topic"`
@@ -92,7 +92,7 @@ type pipeClient struct {
 }
 
 // connect makes the handshake as the person who asks: with the cookies and the Authorization header of
-// the request, and with the values of its context. It returns the ID of the session.
+// the request, and with the values of its context. id is the ID of the session.
 func (in *inspector) connect(r *http.Request) (c *pipeClient, id string, err error) {
 	far, near := net.Pipe()
 	near.SetDeadline(time.Now().Add(greetTimeout))
@@ -102,15 +102,17 @@ func (in *inspector) connect(r *http.Request) (c *pipeClient, id string, err err
 	go func() { // ends when the handshake has ended: OnAuth and the pipe have timeouts
 		defer cancel()
 		defer close(served)
+		defer func() {
+			if !w.hijacked {
+				far.Close()
+			}
+		}()
 		in.server.Handler().ServeHTTP(w, handshake(ctx, r))
-		if !w.hijacked {
-			far.Close()
-		}
 	}()
 	c = &pipeClient{near, bufio.NewReaderSize(near, slowBytes)}
 	if err := c.switched(); err != nil {
 		near.Close()
-		<-ctx.Done() // the handshake has ended, or OnAuth does not look at its context
+		<-ctx.Done() // the handshake has ended, or OnAuth ignores its context
 		select {
 		case <-served:
 		default:
@@ -201,23 +203,22 @@ var (
 
 const pongText = `{"op":"pong"}`
 
-// readSlowly reads until its time is over, or until it has read all that a session that has ended had
-// for it.
+// readSlowly reads for slowLife. It ends sooner if the session has ended and nothing is left to read.
 func (c *pipeClient) readSlowly(s *live.Session) {
 	defer c.conn.Close()
 	c.conn.SetDeadline(time.Now().Add(slowLife + greetTimeout)) // also for a server that is stuck
 	pause := time.NewTicker(slowPause)
 	defer pause.Stop()
 	begun := time.Now()
-	said := begun
+	lastPong := begun
 	buf := make([]byte, slowBytes)
 	for now := range pause.C {
 		if now.Sub(begun) > slowLife {
 			c.conn.Write(bye)
 			return
 		}
-		if now.Sub(said) > signOfLife {
-			said = now
+		if now.Sub(lastPong) > signOfLife {
+			lastPong = now
 			if _, err := c.conn.Write(pong); err != nil {
 				return
 			}
@@ -225,7 +226,7 @@ func (c *pipeClient) readSlowly(s *live.Session) {
 		ended := s.IsClosed() // before the read: what is sent after it is not missed
 		c.conn.SetReadDeadline(time.Now().Add(slowPause))
 		_, err := c.in.Read(buf)
-		if nothing := errors.Is(err, os.ErrDeadlineExceeded); nothing && ended || !nothing && err != nil {
+		if timedOut := errors.Is(err, os.ErrDeadlineExceeded); timedOut && ended || !timedOut && err != nil {
 			return
 		}
 	}

@@ -51,7 +51,7 @@ type order[T any] = func(a, b *T) int
 
 // tableOf takes a page of the rows that a search has found, in the order of a column. Rows that are
 // equal in the column come in the order of tie, so that they keep their places from one look to the
-// next. The slice found is not to be used afterwards.
+// next. tableOf changes the slice found.
 func tableOf[T any](q *query, found []T, total int, orders map[string]order[T], tie order[T]) table[T] {
 	compare, known := orders[q.sort]
 	if !known {

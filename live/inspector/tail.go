@@ -27,8 +27,8 @@ const (
 	maxPayload = 2000
 )
 
-// tails are the topics that somebody follows. A tail begins with the first request for it, and ends
-// when there was none for some time.
+// tails are the topics that somebody follows. A tail begins with the first request for its topic. It
+// ends when nobody has asked for it for some time; see idle.
 type tails struct {
 	server *live.Server
 
@@ -48,7 +48,7 @@ type tail struct {
 	gaps   uint64     // how many times publications were lost before they came here
 	number uint64     // of the newest publication in kept; a later tail of the topic begins with a greater number
 	second int64      // Unix time of the newest publication
-	taken  int        // publications of this second that were kept
+	taken  int        // how many publications of that second were kept
 	kept   []tailRow  // oldest first
 }
 
@@ -166,7 +166,7 @@ func (t *tail) noteGap() {
 	t.gaps++
 }
 
-// note counts a publication, and keeps it if this second has few so far.
+// note counts a publication. It keeps the first few of each second; see tailPerSecond.
 func (t *tail) note(m live.Message) {
 	now := time.Now()
 	t.mu.Lock()

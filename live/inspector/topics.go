@@ -86,7 +86,7 @@ type rates struct {
 	mu     sync.Mutex // guards the fields below
 	before sample     // the rates are those between before and newest
 	newest sample
-	timer  *time.Timer // calls clear some time after the last look; nil: nobody looks
+	timer  *time.Timer // calls clear when nobody has looked for some time; nil: there are no samples
 }
 
 // sample is how many publications each topic had at a time.

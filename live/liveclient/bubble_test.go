@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -59,15 +60,17 @@ func (b bubble) publish(t *testing.T, topic, data string) {
 	}
 }
 
-// faultyConn is a connection of a client that reads slowly, or nothing.
+// faultyConn is a connection of a client that reads slowly or nothing, or writes slowly.
 type faultyConn struct {
 	net.Conn
 	closed chan struct{}
 	once   sync.Once
 
-	mu     sync.Mutex // guards the fields below
-	silent bool
-	pause  time.Duration // before each read of at most 100 bytes; 0: none
+	mu       sync.Mutex // guards the fields below
+	silent   bool
+	pause    time.Duration // before each read of at most 100 bytes; 0: none
+	writing  time.Duration // how long each write takes
+	deadline time.Time     // of writes
 }
 
 func (f *faultyConn) Read(b []byte) (int, error) {
@@ -81,6 +84,36 @@ func (f *faultyConn) Read(b []byte) (int, error) {
 	}
 	time.Sleep(pause)
 	return n, err
+}
+
+func (f *faultyConn) Write(b []byte) (int, error) {
+	f.mu.Lock()
+	writing, left := f.writing, time.Until(f.deadline)
+	f.mu.Unlock()
+	if writing == 0 {
+		return f.Conn.Write(b)
+	}
+	select {
+	case <-time.After(writing):
+		return f.Conn.Write(b)
+	case <-time.After(left):
+		return 0, os.ErrDeadlineExceeded
+	case <-f.closed:
+		return 0, net.ErrClosed
+	}
+}
+
+func (f *faultyConn) SetWriteDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deadline = t
+	return f.Conn.SetWriteDeadline(t)
+}
+
+func (f *faultyConn) writeSlowly(each time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.writing = each
 }
 
 func (f *faultyConn) Close() error {

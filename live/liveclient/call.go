@@ -14,12 +14,12 @@ import (
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
-// operation is an operation of this client. Client.mu guards the fields after once.
+// operation is an operation of this client. Client.mu guards the fields from id on.
 type operation struct {
 	op, topic     string
-	repeatable    bool // it may be sent again
-	onlyConnected bool
-	sub           *Subscription       // whose subscribe it is; nil: it is no subscribe
+	repeatable    bool                // it may be sent again
+	onlyConnected bool                // see OnlyConnected
+	sub           *Subscription       // of a subscribe; nil: it is another operation
 	settle        func(*frame, error) // called once with the answer, or the error; mu is held. nil: nobody waits
 	moved         chan struct{}       // holds one element when a part of the answer has come
 
@@ -283,6 +283,7 @@ func (c *Client) giveUp(call *operation, why error) {
 		delete(c.asked, call.id)
 		c.checkQuiet()
 	}
+	call.text, call.parts = nil, answerParts{} // the server may never answer
 }
 
 // hand gives a call to the connection, or has it wait for one. space is closed when the caller should try again;

@@ -93,3 +93,40 @@ func TestOperationThatWasNotWrittenIsNotSent(t *testing.T) {
 		}
 	})
 }
+
+// An operation whose caller has given up holds no memory for an answer that may never come.
+func TestOperationThatWasGivenUpHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{CallTimeout: time.Second})
+		part := func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.answer(cn, &frame{op: "part", id: c.lastID, text: "[", hasText: true, count: -1})
+		}
+		failed := make(chan error, 1)
+		go func() { // ends after CallTimeout
+			_, err := c.Request(context.Background(), "a", 1)
+			failed <- err
+		}()
+		synctest.Wait()
+		c.nextOutgoing(cn) // it is sent
+		part()
+		if err := <-failed; !errors.Is(err, ErrTimeout) {
+			t.Fatalf("Request: %v", err)
+		}
+		part()
+		call := c.asked[c.lastID]
+		if call == nil {
+			t.Fatal("it does not know that an answer is due")
+		}
+		if call.text != nil || call.parts.bytes != 0 {
+			t.Errorf("it holds %q and %d bytes of the answer", call.text, call.parts.bytes)
+		}
+		c.mu.Lock()
+		c.answer(cn, &frame{op: "reply", id: c.lastID, text: "1]", hasText: true, count: -1})
+		c.mu.Unlock()
+		if len(c.asked) != 0 {
+			t.Error("the answer has come, and is still due")
+		}
+	})
+}

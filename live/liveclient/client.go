@@ -37,7 +37,7 @@ type Client struct {
 	closing bool                     // Close was called
 	end     error                    // why the client has ended; nil: it has not
 	quiet   chan struct{}            // closed when asked is empty; nil: nobody waits for that
-	callers int                      // how many wait for what the server sends
+	callers int                      // how many goroutines wait for an answer; see awaitsAnswer
 	kicked  chan struct{}            // closed when callers grows; nil: the reader does not wait for that
 
 	events  []func() // calls of OnStatus and OnError that are due
@@ -63,7 +63,11 @@ const (
 
 // String returns the name of the state in lower case.
 func (s State) String() string {
-	return [...]string{"connecting", "open", "waiting", "closed"}[s]
+	names := [...]string{"connecting", "open", "waiting", "closed"}
+	if s < 0 || int(s) >= len(names) {
+		return fmt.Sprintf("State(%d)", int(s))
+	}
+	return names[s]
 }
 
 // Status says how a Client is doing.
@@ -89,11 +93,15 @@ type Status struct {
 // http or https URL. It may have a query, and a user and password, which are sent as basic authorization unless
 // there is a Token.
 //
-// Connect tries again until it succeeds or ctx ends. It fails at once if a further attempt would most likely fail as well: if
-// the address is not valid, if the server refuses with a status from 300 to 499 (but not with 408, 425
-// or 429), if it does not speak live.v1, has no TLS though the address says so, or has a certificate that is
-// not trusted, and if it closes the connection with a final code. The error may be a *RefusedError, or wrap
-// ErrNotLive.
+// Connect tries again until it succeeds or ctx ends. It fails at once if a further attempt would most likely fail as well:
+//
+//   - The address is not valid.
+//   - The server answers with a status below 500 that is not 101, 408, 425 or 429.
+//   - It does not speak live.v1.
+//   - It has no TLS though the address says so, or a certificate that is not trusted.
+//   - It closes the connection with a final code.
+//
+// The error may be a *RefusedError, or wrap ErrNotLive.
 //
 // ctx does not end the client that Connect returns. Only its values are used later, in the context of Options.Token.
 // Once it was connected, a client tries for ever to come back; Options.OnStatus tells how that goes.
@@ -170,7 +178,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// closeConn has the connection closed when all answers have come, or in the middle of an attempt to connect; mu is held.
+// closeConn has the connection closed when all answers have come. If there is none, it ends the attempt to connect, or the wait for
+// the next one; mu is held.
 func (c *Client) closeConn() {
 	if c.conn == nil {
 		c.cancel()

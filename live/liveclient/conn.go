@@ -15,14 +15,15 @@ import (
 	"github.com/livetopic/livetopic/live/internal/jsonscan"
 )
 
-// writeTimeout is how long the connection may take no byte of a frame. The server reads on while its application is
-// busy, up to its bounds. A server that takes nothing for so long is not coming back.
+// writeTimeout is how long the connection may take for the next few kilobytes of a frame. The server reads on while its
+// application is busy, up to its bounds. So a server that takes so little is gone. A whole frame may take longer: it may
+// have megabytes.
 const writeTimeout = time.Minute
 
 // conn is one connection. One goroutine reads it: Client.run. Another writes.
 type conn struct {
 	ws       *websocket.Conn
-	line     *line
+	tcp      *tcpConn
 	session  string
 	largest  int           // bytes that the server takes in a frame; 0: it has not said
 	patience time.Duration // how long the server may be silent; 0: for ever
@@ -47,21 +48,21 @@ type conn struct {
 // outgoing is a frame that waits to be written.
 type outgoing struct {
 	text []byte
-	call *operation // nil: it is no operation of a call
+	call *operation // whose frame it is; nil: nobody waits for an answer to it
 	pong bool
 }
 
-func newConn(ws *websocket.Conn, below *line) *conn {
-	return &conn{ws: ws, line: below, dead: make(chan struct{}), wake: make(chan struct{}, 1)}
+func newConn(ws *websocket.Conn, below *tcpConn) *conn {
+	return &conn{ws: ws, tcp: below, dead: make(chan struct{}), wake: make(chan struct{}, 1)}
 }
 
-// kill closes the connection at once. cause is why; nil: the reader has found out itself.
+// kill closes the connection at once. cause is why; nil: the error that the reader gets says it.
 func (cn *conn) kill(cause error) {
 	cn.once.Do(func() {
 		cn.cause = cause
 		close(cn.dead)
 	})
-	cn.line.Close() // ends a close handshake, for which CloseNow would wait
+	cn.tcp.Close() // ends a close handshake, for which CloseNow would wait
 	cn.ws.CloseNow()
 }
 
@@ -77,7 +78,7 @@ func (cn *conn) read() ([]byte, error) {
 	}
 	cn.buffer.Reset()
 	_, err = cn.buffer.ReadFrom(r)
-	if err == nil && cn.line.ended.Load() && !jsonscan.Valid(cn.buffer.Bytes()) {
+	if err == nil && cn.tcp.ended.Load() && !jsonscan.Valid(cn.buffer.Bytes()) {
 		// The WebSocket library takes the end of the connection for the end of the message, if it comes between two of its reads.
 		err = io.ErrUnexpectedEOF
 	}
@@ -155,12 +156,10 @@ func (c *Client) write(cn *conn) {
 		text, closing := c.nextOutgoing(cn)
 		switch {
 		case text != nil:
-			ctx, cancel := context.WithTimeout(context.Background(), writeTimeout)
-			err := cn.ws.Write(ctx, websocket.MessageText, text)
-			cancel()
+			err := cn.ws.Write(context.Background(), websocket.MessageText, text) // ends with writeTimeout
 			c.written(cn, len(text))
 			if err != nil {
-				cn.ws.CloseNow() // the reader finds out why
+				cn.kill(nil)
 				return
 			}
 		case closing:
@@ -226,7 +225,7 @@ func (cn *conn) watch() (stop func()) {
 	check := func() {
 		mu.Lock()
 		defer mu.Unlock()
-		left := cn.patience - cn.line.silence()
+		left := cn.patience - cn.tcp.silence()
 		switch {
 		case stopped:
 		case left < 0:

@@ -40,8 +40,8 @@ func TestSilentServerIsGivenUp(t *testing.T) {
 	})
 }
 
-// A large frame on a slow line is a sign of life, before it is complete.
-func TestSlowLineIsNotSilent(t *testing.T) {
+// A large frame on a slow connection is a sign of life, before it is complete.
+func TestSlowConnectionIsNotSilent(t *testing.T) {
 	inBubble(t, func(t *testing.T) {
 		opts := with(live.TopicOptions{History: 100})
 		opts.WriteTimeout, opts.PingTimeout = time.Hour, time.Hour // the client is tested, not the server
@@ -57,6 +57,48 @@ func TestSlowLineIsNotSilent(t *testing.T) {
 		got.expect(t, want)
 		if n := len(seen.of(liveclient.Waiting)); n != 0 {
 			t.Errorf("the connection was lost %d times: %v", n, seen.of(liveclient.Waiting)[0].Err)
+		}
+	})
+}
+
+// A large publication may take as long as a slow connection needs for it.
+func TestLargePublicationOnASlowConnectionArrives(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBubble(t, with(live.TopicOptions{History: 100}))
+		dial, conns := b.faulty()
+		c := b.connect(t, liveclient.Options{Dial: dial, CallTimeout: time.Hour})
+		(<-conns).writeSlowly(400 * time.Millisecond) // 10 KB a second; a server wants 8
+		begun := time.Now()
+		if _, err := c.Publish(t.Context(), "a", strings.Repeat("x", 1_000_000)); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took < 90*time.Second {
+			t.Errorf("it took only %v", took)
+		}
+		if n := b.Live.Stats().Accepted; n != 1 {
+			t.Errorf("there were %d connections", n)
+		}
+	})
+}
+
+// A server that takes nothing for a minute is given up.
+func TestServerThatTakesNothingIsGivenUp(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		opts := with(live.TopicOptions{History: 100})
+		opts.PingInterval = -1 // else the server gives up the client sooner
+		b := newBubble(t, opts)
+		dial, conns := b.faulty()
+		c := b.connect(t, liveclient.Options{Dial: dial, CallTimeout: time.Hour})
+		(<-conns).writeSlowly(time.Hour)
+		begun := time.Now()
+		if _, err := c.Publish(t.Context(), "a", 1); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(begun); took < time.Minute || took > 2*time.Minute {
+			t.Errorf("it took %v", took)
+		}
+		if n := b.Live.Stats().Accepted; n != 2 {
+			t.Errorf("there were %d connections", n)
 		}
 	})
 }

@@ -50,18 +50,18 @@ func parseAddress(address string) (*url.URL, error) {
 	return u, nil
 }
 
-// handshaker returns what makes one handshake, and puts the line of the connection into below. It follows no redirect: that would
-// give the token to another server.
-func (c *Client) handshaker(below *atomic.Pointer[line]) *http.Client {
+// handshaker returns an HTTP client for one handshake. It puts the TCP connection of the handshake into below. It follows no
+// redirect: that would give the token to another server.
+func (c *Client) handshaker(below *atomic.Pointer[tcpConn]) *http.Client {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := c.opts.Dial(ctx, network, addr)
 			if err != nil {
 				return nil, err
 			}
-			l := &line{Conn: conn, begun: time.Now()}
-			below.Store(l)
-			return l, nil
+			tcp := &tcpConn{Conn: conn, begun: time.Now()}
+			below.Store(tcp)
+			return tcp, nil
 		},
 		TLSClientConfig:   c.opts.TLS.Clone(),
 		Proxy:             c.opts.Proxy,
@@ -71,36 +71,43 @@ func (c *Client) handshaker(below *atomic.Pointer[line]) *http.Client {
 	return &http.Client{Transport: transport, Jar: c.opts.Jar, CheckRedirect: noRedirect}
 }
 
-// line is the TCP connection below a WebSocket connection. It notes when bytes arrive, because a large
-// frame on a slow line is a sign of life before it is complete.
-type line struct {
+// tcpConn is the TCP connection below a WebSocket connection. It notes when bytes arrive, because a large
+// frame that comes slowly is a sign of life before it is complete. For the same reason it bounds each of
+// its writes, and not that of a whole frame.
+type tcpConn struct {
 	net.Conn
 	begun time.Time
 	heard atomic.Int64 // nanoseconds after begun
 	ended atomic.Bool  // no more bytes come
 }
 
-func (l *line) Read(b []byte) (int, error) {
-	n, err := l.Conn.Read(b)
+func (t *tcpConn) Read(b []byte) (int, error) {
+	n, err := t.Conn.Read(b)
 	if n > 0 {
-		l.heard.Store(int64(time.Since(l.begun)))
+		t.heard.Store(int64(time.Since(t.begun)))
 	}
 	if err == io.EOF {
-		l.ended.Store(true)
+		t.ended.Store(true)
 	}
 	return n, err
 }
 
-// silence returns for how long no bytes have arrived.
-func (l *line) silence() time.Duration {
-	return time.Since(l.begun) - time.Duration(l.heard.Load())
+// Write writes some kilobytes of a frame: as many as the WebSocket library buffers, or as a TLS record has.
+func (t *tcpConn) Write(b []byte) (int, error) {
+	t.Conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return t.Conn.Write(b)
+}
+
+// silence returns how long no bytes have arrived.
+func (t *tcpConn) silence() time.Duration {
+	return time.Since(t.begun) - time.Duration(t.heard.Load())
 }
 
 // connect makes one attempt to connect. It returns when the server has said hello.
 func (c *Client) connect() (*conn, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.opts.ConnectTimeout)
 	defer cancel()
-	var below atomic.Pointer[line]
+	var below atomic.Pointer[tcpConn]
 	o := &websocket.DialOptions{
 		HTTPClient:   c.handshaker(&below),
 		HTTPHeader:   c.opts.Header.Clone(),

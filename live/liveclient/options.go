@@ -15,7 +15,7 @@ import (
 type Options struct {
 	// Token returns the token with which the client signs in. It is called for each attempt to
 	// connect, so that it can return a new one; see StaticToken for one that stays the same. "": there is no
-	// token. If it fails, the attempt has failed. nil: no token is sent.
+	// token. An error of Token fails the attempt. nil: no token is sent.
 	Token func(ctx context.Context) (string, error)
 
 	// TokenInSubprotocol sends the token as browsers must: in the subprotocol "live.token.…".
@@ -52,7 +52,7 @@ type Options struct {
 	StableAfter time.Duration
 
 	// ConnectTimeout bounds one attempt to connect, from the call of Token to the server's first
-	// frame. 0: 10 s, since what is not open by then mostly hangs.
+	// frame. 0: 10 s. An attempt that takes longer seldom succeeds.
 	ConnectTimeout time.Duration
 
 	// CallTimeout is how long an operation waits for its answer, or for the next part of it, if its
@@ -68,8 +68,8 @@ type Options struct {
 	// operation has a kilobyte. Negative: none wait.
 	MaxWaiting int
 
-	// MaxUnsent is how many bytes may wait to be written to the connection. Operations that would
-	// add to more wait until there is space, or their context ends. 0: 1 MiB.
+	// MaxUnsent is how many bytes may wait to be written to the connection. An operation that would
+	// exceed it waits until there is space, or its context ends. 0: 1 MiB.
 	MaxUnsent int
 
 	// QueueSize and QueueBytes bound what waits for the callbacks of one Subscription, in messages and

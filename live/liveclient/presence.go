@@ -20,7 +20,7 @@ type Presence struct {
 
 // OnPresence is called when it becomes known who is present in the topic, and whenever that changes. It is called after OnJoin,
 // OnLeave and OnChange. If a callback is slow, some changes are told together.
-func OnPresence(fn func(Presence)) SubscribeOption { return func(h *hearing) { h.onWho = fn } }
+func OnPresence(fn func(Presence)) SubscribeOption { return func(h *hearing) { h.onPresence = fn } }
 
 // OnJoin is called for each member that joins. Members that were there when it became known who is present have not joined. After a
 // reconnect only what is different from before is told. A topic with so many members that only their number is told calls
@@ -41,7 +41,7 @@ func Info(info any) SubscribeOption {
 	return func(h *hearing) {
 		raw, err := marshal(info)
 		if err != nil {
-			h.err0 = err
+			h.optionErr = err
 			return
 		}
 		h.info = raw
@@ -58,8 +58,8 @@ type attendance struct {
 	count   int               // -1: not known
 	coming  map[string]Member // of a state that is not complete yet; nil: there is none
 
-	noting bool              // an eventPresence waits
-	told   map[string]Member // as the callbacks have been told; nil: they were not
+	noting bool              // an eventPresence is in the queue
+	told   map[string]Member // the members that the callbacks know; nil: they know none
 }
 
 // attend takes a presence frame; mu is held.
@@ -110,8 +110,8 @@ func (s *Subscription) presenceCalls() func() {
 		if before != nil && now != nil {
 			s.tellChanges(before, now)
 		}
-		if s.onWho != nil {
-			s.onWho(who)
+		if s.onPresence != nil {
+			s.onPresence(who)
 		}
 	}
 }
@@ -179,15 +179,15 @@ func (c *Client) Presence(ctx context.Context, topic string, opts ...CallOption)
 // ownInfo is what others see of this client in a topic. Client.mu guards it.
 type ownInfo struct {
 	info json.RawMessage  // what the server has accepted, or what a subscribe will tell; nil: nothing yet
-	next *json.RawMessage // the server may not have it yet; nil: it has all
+	next *json.RawMessage // of a SetPresence that the server may not have yet; nil: there is none
 }
 
 // SetPresence makes this client present in a topic, whether it is subscribed or not, and gives it an info that others see:
 // at most 1,024 bytes of JSON. info is marshalled as by Publish; nil is no info. SetPresence returns the ID of this
 // client's member.
 //
-// From then on each new connection does the same by itself. It also does if the call has failed and Code of the error is "", so others
-// see what the program has said last. Unsubscribing ends it.
+// From then on each new connection does the same by itself. It does so even if the call has failed with an error whose Code is
+// "". So others see the newest info that the program has given. Unsubscribing ends it.
 //
 // It waits and fails as Request does. Code of the error is CodeForbidden if the application's OnPresence refuses, and
 // CodeNoPresence if the topic has no presence.

@@ -21,7 +21,7 @@ const (
 	eventGap
 	eventState
 	eventForget   // all keys are removed
-	eventPresence // who is present has changed; attendance says how
+	eventPresence // other members are present than before; see attendance
 )
 
 // maxPause is how long the reader waits for slow callbacks, until their queue is half empty. It is far below the ten
@@ -68,9 +68,9 @@ func (s *Subscription) isFull(size int) bool {
 	return len(s.queue) > 0 && (len(s.queue) >= o.QueueSize || s.queued+size > o.QueueBytes)
 }
 
-// compact drops values of a keyed topic that wait and that a newer value of their key has replaced; mu is held. The queue may still
-// exceed its bounds: it has up to one value of each key that the topic has. They cannot be fetched again one after another as those of other
-// topics can, because keys come in any order.
+// compact drops each waiting value of a keyed topic for which a newer value of its key waits; mu is held. The queue may still
+// exceed its bounds: it has up to one value of each key of the topic. These are not dropped and fetched again as messages of other
+// topics are, because the keys of a topic come in any order.
 func (s *Subscription) compact() {
 	if len(s.queue) < 2*s.compacted {
 		return // not much would be dropped
@@ -115,7 +115,7 @@ func (c *Client) awaitSpace(cn *conn, s *Subscription) {
 	case <-timer.C:
 	}
 	timer.Stop()
-	cn.line.heard.Store(int64(time.Since(cn.line.begun))) // nothing was read, so nothing could be heard
+	cn.tcp.heard.Store(int64(time.Since(cn.tcp.begun))) // nothing was read, so nothing could be heard
 	c.mu.Lock()
 }
 
@@ -131,7 +131,7 @@ func (s *Subscription) enqueue(e event) {
 
 func (e *event) size() int { return e.message.size() + len(e.state) }
 
-// gap tells of a gap, unless the newest event is one; mu is held.
+// gap queues a gap, unless the newest event is one; mu is held.
 func (s *Subscription) gap(reason GapReason) {
 	if n := len(s.queue); n > 0 && s.queue[n-1].kind == eventGap {
 		return
@@ -139,7 +139,8 @@ func (s *Subscription) gap(reason GapReason) {
 	s.enqueue(event{kind: eventGap, gap: Gap{s.topic, reason}})
 }
 
-// forgetKeys has all keys removed, because all keys follow; mu is held. Those that are gone meanwhile must not stay.
+// forgetKeys queues the removal of all keys, because the server sends all of them anew; mu is held. Keys that are gone
+// meanwhile must not stay.
 func (s *Subscription) forgetKeys() {
 	s.at = "" // until all have come
 	if n := len(s.queue); n > 0 && s.queue[n-1].kind == eventForget {
@@ -148,7 +149,7 @@ func (s *Subscription) forgetKeys() {
 	s.enqueue(event{kind: eventForget})
 }
 
-// replaceState has the state of the topic told instead of everything that waits; mu is held.
+// replaceState queues the state of the topic in the place of all messages and gaps that wait; mu is held.
 func (s *Subscription) replaceState(state json.RawMessage, at string) {
 	kept := s.queue[:0]
 	s.queued = 0

@@ -52,7 +52,9 @@ func (c *Client) answer(cn *conn, f *frame) {
 	if call == nil {
 		return // an answer that nobody waits for
 	}
-	call.parts.add(f, 4*c.opts.ReadLimit)
+	if !call.over { // else nobody needs it
+		call.parts.add(f, 4*c.opts.ReadLimit)
+	}
 	if f.more || f.op == "part" {
 		select {
 		case call.moved <- struct{}{}:
@@ -73,8 +75,8 @@ func (c *Client) answer(cn *conn, f *frame) {
 	}
 }
 
-// answerError takes an error that the server answered; mu is held. No operation of this client is without an id, so an error without
-// one is of no use but to a person.
+// answerError takes an error that the server answered; mu is held. All operations of this client have an id. So an error without an id
+// is only reported.
 func (c *Client) answerError(f *frame) {
 	if f.code == "" {
 		f.code = CodeInternal
@@ -95,7 +97,7 @@ func (c *Client) answerError(f *frame) {
 	call.settleWith(nil, refusal)
 }
 
-// failed ends an operation whose answer is of no use; mu is held.
+// failed ends an operation whose answer is not valid; mu is held.
 func (c *Client) failed(call *operation, err error) {
 	if call.sub != nil {
 		c.refused(call.sub, call.error(err))

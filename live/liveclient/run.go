@@ -163,9 +163,9 @@ func (c *Client) random(bound time.Duration) time.Duration {
 	return time.Duration(c.opts.random() * float64(bound))
 }
 
-// takeBack decides about the operations that wait for an answer when the connection is lost; mu is held. What was not
-// written yet waits for the next connection, and so do publications. suspect says that one of them may be
-// the cause of the loss.
+// takeBack decides about the operations that wait for an answer when the connection is lost; mu is held. Operations that
+// were not written yet wait for the next connection, and so do publications. suspect says that one of the operations may be
+// the cause of the loss. Then those that were written fail.
 func (c *Client) takeBack(suspect bool) {
 	asked := make([]*operation, 0, len(c.asked))
 	for _, call := range c.asked {

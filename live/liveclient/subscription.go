@@ -20,7 +20,7 @@ import (
 type Subscription struct {
 	client *Client
 	topic  string
-	local  bool // it is of Listen: the server does not know of it
+	local  bool // Listen has made it: the server does not know of it
 	hear   func(Message)
 	hearing
 
@@ -51,24 +51,24 @@ type Subscription struct {
 type subState int
 
 const (
-	idle  subState = iota // the server does not know of it, or is to be asked anew
+	idle  subState = iota // the server does not know of it, or must be asked anew
 	asked                 // subscribe was sent
 	on                    // the server has accepted it
 )
 
 // hearing is what the options of a subscription say.
 type hearing struct {
-	since    string
-	last     int
-	unseen   bool // Client.mu guards it: ClearPresence changes it
-	info     json.RawMessage
-	err0     error
-	onGap    func(Gap)
-	onState  func(state json.RawMessage, at string)
-	onWho    func(Presence)
-	onJoin   func(Member)
-	onLeave  func(Member)
-	onChange func(now, before Member)
+	since      string
+	last       int
+	unseen     bool // Client.mu guards it: ClearPresence changes it
+	info       json.RawMessage
+	optionErr  error // of an option; Subscribe returns it
+	onGap      func(Gap)
+	onState    func(state json.RawMessage, at string)
+	onPresence func(Presence)
+	onJoin     func(Member)
+	onLeave    func(Member)
+	onChange   func(now, before Member)
 }
 
 // SubscribeOption changes what Subscribe does.
@@ -79,7 +79,7 @@ type SubscribeOption func(*hearing)
 func Since(at string) SubscribeOption { return func(h *hearing) { h.since = at } }
 
 // Last has the server send the newest n messages first, at most 1,000, if the topic keeps history. They are Recovered. After
-// a reconnect it counts only if the missed messages are no longer all there.
+// a reconnect it counts only if the history no longer has all missed messages.
 func Last(n int) SubscribeOption { return func(h *hearing) { h.last = n } }
 
 // OnGap is called where messages of the topic were lost, or may have been. Without it a gap is an error for Options.OnError.
@@ -93,7 +93,7 @@ func OnState(fn func(state json.RawMessage, at string)) SubscribeOption {
 	return func(h *hearing) { h.onState = fn }
 }
 
-// Gap says that messages of a topic are missing, or may be, between the last one that came and the next.
+// Gap says that messages of a topic are missing, or may be missing, between the newest message that came and the next.
 type Gap struct {
 	Topic  string    // of which messages are missing
 	Reason GapReason // why
@@ -103,8 +103,8 @@ type Gap struct {
 type GapReason string
 
 const (
-	// GapLost: the server has dropped messages, mostly because this client was too slow; or this client has, because a
-	// callback was too slow, and the topic keeps no history.
+	// GapLost: the server has dropped messages, mostly because this client was too slow. Or this client has dropped them,
+	// because a callback was too slow and the topic keeps no history.
 	GapLost GapReason = "lost"
 
 	// GapNotRecovered: after a reconnect, or at first with Since, the topic's history does not reach back far enough, or
@@ -155,8 +155,8 @@ func (c *Client) add(topic string, fn func(Message), local bool, opts []Subscrib
 	for _, opt := range opts {
 		opt(&s.hearing)
 	}
-	if s.err0 != nil {
-		return nil, s.err0
+	if s.optionErr != nil {
+		return nil, s.optionErr
 	}
 	if s.hear == nil {
 		s.hear = func(Message) {}

@@ -24,16 +24,16 @@ import (
 const readyTimeout = 900 * time.Millisecond
 
 // Collector is the prometheus.Collector of one server. New makes it. A scrape calls Server.Stats,
-// Nodes and Ready, and costs some microseconds, also with many sessions. While the broker is not
-// ready it takes 0.9 s.
+// Nodes and Ready. It costs some microseconds, also with many sessions. While the broker is not
+// ready, a scrape takes up to 0.9 s.
 type Collector struct {
 	server *live.Server
 
 	ready, draining, nodes *prometheus.Desc
 
-	gauges, counters []*prometheus.Desc // as in the tables of the same names
-	labelled         []*prometheus.Desc // the same
-	times            []*prometheus.Desc // the same
+	gauges, counters []*prometheus.Desc // in the order of the tables of these names
+	labelled         []*prometheus.Desc // in the order of labelledCounters
+	times            []*prometheus.Desc // in the order of the table of this name
 	writeSizes       *prometheus.Desc   // see Stats.WriteSizes
 }
 
@@ -125,8 +125,7 @@ var (
 
 func seconds(all []time.Duration) (bounds []float64) {
 	for _, d := range all {
-		// From microseconds, because a bound of 0.1 ms would else be 0.00009999999999999999.
-		bounds = append(bounds, float64(d.Microseconds())/1e6)
+		bounds = append(bounds, d.Seconds())
 	}
 	return bounds
 }
@@ -150,7 +149,7 @@ func histogramOf(d *prometheus.Desc, all live.Durations) prometheus.Metric {
 	return histogram(d, all.Counts[:], durationBounds, math.Max(all.Sum.Seconds(), 0))
 }
 
-// histogram returns a histogram. Its buckets count all values up to their bound.
+// histogram returns a histogram. Each of its buckets counts all values up to the bucket's bound.
 func histogram(d *prometheus.Desc, counts []uint64, bounds []float64, sum float64) prometheus.Metric {
 	buckets := make(map[float64]uint64, len(bounds))
 	var n uint64

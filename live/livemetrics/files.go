@@ -8,8 +8,8 @@ var dashboard string
 //go:embed alerts.yml
 var alerts string
 
-// Dashboard returns a dashboard of Grafana, version 10 or later, as JSON. It asks for a data source of
-// the type Prometheus when it is imported.
+// Dashboard returns a dashboard of Grafana, version 10 or later, as JSON. When it is imported, it asks for a
+// data source of the type Prometheus.
 func Dashboard() string { return dashboard }
 
 // Alerts returns alerting rules as a rule file of Prometheus, in YAML. Their thresholds fit most

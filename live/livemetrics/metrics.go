@@ -40,8 +40,8 @@ var counters = []struct {
 	{"operations_failed_total", "Operations of clients that were answered with internal or unavailable.", func(st *live.Stats) uint64 { return st.OperationsFailed }},
 	{"gaps_total", "Gaps that were announced, to all subscribers of a topic or to one.", func(st *live.Stats) uint64 { return st.Gaps }},
 	{"snapshots_total", "Calls of TopicOptions.Snapshot.", func(st *live.Stats) uint64 { return st.Snapshots }},
-	{"snapshots_failed_total", "States of topics that could not be had.", func(st *live.Stats) uint64 { return st.SnapshotsFailed }},
-	{"presence_junk_total", "Broadcasts about presence that were not to be understood.", func(st *live.Stats) uint64 { return st.PresenceJunk }},
+	{"snapshots_failed_total", "Calls of TopicOptions.Snapshot that returned no state.", func(st *live.Stats) uint64 { return st.SnapshotsFailed }},
+	{"presence_junk_total", "Broadcasts about presence that could not be understood.", func(st *live.Stats) uint64 { return st.PresenceJunk }},
 	{"panics_total", "Callbacks of the application that panicked.", func(st *live.Stats) uint64 { return st.Panics }},
 }
 

@@ -58,11 +58,12 @@ const call = (path, parameters) => server.call("POST", `${path}?${new URLSearchP
 const publish = (topic, n, size = 10) => call("/publish", { topic, n, size });
 
 /** Opens the inspector. */
-async function look({ clock = false, ...options } = {}) {
+async function look({ clock = false, impatient = false, ...options } = {}) {
   const context = await browser.newContext({ viewport: DESK, ...options });
   context.setDefaultTimeout(PATIENCE);
   contexts.push(context);
   if (clock) await context.clock.install();
+  if (impatient) await context.addInitScript(haveShortTimeouts);
   const page = await context.newPage();
   noteFaults(page, faults);
   const home = `http://127.0.0.1:${server.port}/inspect/`;
@@ -72,6 +73,12 @@ async function look({ clock = false, ...options } = {}) {
   await page.goto(home);
   await page.getByRole("status").filter({ hasText: "Ready" }).waitFor();
   return page;
+}
+
+/** Makes the time that the page gives the server a tenth. */
+function haveShortTimeouts() {
+  const timeout = AbortSignal.timeout.bind(AbortSignal);
+  AbortSignal.timeout = (ms) => timeout(ms / 10);
 }
 
 /** The first row of the table that is shown. */
@@ -209,6 +216,38 @@ chromiumTest("it says when the server does not answer, and comes back", async ()
   await page.getByRole("status").filter({ hasText: "Ready" }).waitFor();
   await page.getByRole("alert").waitFor({ state: "hidden" });
   faults.splice(0); // Chromium notes each request that has failed
+});
+
+chromiumTest("it says when the server is stuck, and comes back", async () => {
+  const page = await look({ impatient: true });
+  await server.freeze();
+  await page.getByRole("alert").filter({ hasText: "does not answer" }).waitFor();
+  server.thaw();
+  await page.getByRole("status").filter({ hasText: "Ready" }).waitFor();
+  faults.splice(0); // Chromium may note the requests that were given up
+});
+
+chromiumTest("a followed topic shows each publication once, however long answers take", async () => {
+  const page = await look();
+  await fetch(`http://127.0.0.1:${server.port}/inspect/tail?topic=news`); // somebody else follows it already
+  await publish("news", 3);
+  const held = [];
+  let release;
+  const released = new Promise((resolve) => (release = resolve));
+  await page.route("**/tail?*", async (route) => {
+    const response = await route.fetch();
+    held.push(route);
+    if (held.length === 2) release();
+    await released;
+    await route.fulfill({ response });
+  });
+  await page.getByRole("tab", { name: "Follow" }).click();
+  await page.locator("#tail-topic").fill("news");
+  await page.getByRole("button", { name: "Follow", exact: true }).click();
+  await released;
+  await page.getByText(/Following news: 3 so far/).waitFor();
+  await page.waitForResponse(/tail/); // of a later look
+  assert.equal(await page.locator("#tail-rows tbody tr").count(), 3);
 });
 
 chromiumTest("a name is a text, whatever it looks like", async () => {

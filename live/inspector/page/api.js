@@ -8,6 +8,9 @@ export class Refused extends Error {
   }
 }
 
+/** How long the server may take for figures, in ms. A server that is stuck must not look as if it were well. */
+const TIMEOUT = 10_000;
+
 async function ask(path, options) {
   const response = await fetch(path, { cache: "no-store", redirect: "error", ...options });
   if (!response.ok) throw new Refused(response.status, await response.text());
@@ -17,10 +20,10 @@ async function ask(path, options) {
 /** Asks for figures. Parameters without a value are left out. */
 export function get(name, parameters = {}) {
   const query = new URLSearchParams(Object.entries(parameters).filter(([, value]) => value !== undefined && value !== ""));
-  return ask(query.size ? `${name}?${query}` : name);
+  return ask(query.size ? `${name}?${query}` : name, { signal: AbortSignal.timeout(TIMEOUT) });
 }
 
-/** Asks for something to be done, and returns what the server says about it. */
+/** Asks the server to do something, and returns its text about that. */
 export async function post(name, body) {
   const answer = await ask(name, {
     method: "POST",

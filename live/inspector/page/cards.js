@@ -11,16 +11,16 @@ const reasons = {
   PingTimeout: "no answer to ping", WriteFailed: "took nothing", Panic: "callback failed",
 };
 
-const whole = (n) => count(Math.round(n));
+const rounded = (n) => count(Math.round(n));
 const perMinute = (n) => rate(n * 60);
 
 /** What the cards show, in their order. say makes a text of a value. more tells more about it. */
 const kinds = [
-  { name: "sessions", title: "Sessions", say: whole },
+  { name: "sessions", title: "Sessions", say: rounded },
   { name: "delivered", title: "Deliveries", unit: "/s", say: rate },
   { name: "published", title: "Publications", unit: "/s", say: rate },
   { name: "waiting", title: "Waiting for clients", say: bytes },
-  { name: "behind", title: "Catching up", say: whole },
+  { name: "behind", title: "Catching up", say: rounded },
   { name: "closed", title: "Closes", unit: "/min", say: perMinute, more: whyClosed },
   { name: "resumed", title: "Resumes", unit: "/min", say: perMinute, more: howResumed },
 ];

@@ -14,7 +14,7 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Sets a text, if it is another one. A text that stays is not selected anew, and not read out again. */
+/** Sets a text if it differs. So a text that stays keeps its selection, and is not read out again. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -24,17 +24,17 @@ export function show(element, shown) {
   element.hidden = !shown;
 }
 
-const whole = new Intl.NumberFormat("en");
+const wholeNumber = new Intl.NumberFormat("en");
 const oneDigit = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 
 /** A number in at most five digits or so. */
 export function count(n) {
-  if (n < 10_000) return whole.format(n);
+  if (n < 10_000) return wholeNumber.format(n);
   if (n < 1_000_000) return oneDigit.format(n / 1000) + "k";
   return oneDigit.format(n / 1_000_000) + "M";
 }
 
-/** A number of events in a second. undefined or -1: nobody knows yet. */
+/** A number of events in a second. undefined or -1: it is not known yet. */
 export function rate(n) {
   if (n === undefined || n < 0) return "–";
   if (n > 0 && n < 0.05) return "<0.1";

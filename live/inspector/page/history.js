@@ -74,7 +74,7 @@ export class History {
     return Math.min(Math.max(now - first, SHORTEST), KEPT);
   }
 
-  /** The runs of points of a figure that have no hole between them. */
+  /** The points of a figure, cut into runs where there is a hole. */
   runs(scope, name) {
     const runs = [];
     let before = -Infinity;

@@ -29,7 +29,7 @@ let timer; // of the next look
 let looking = false; // a look is under way
 let lookAgain = false; // another look must follow it at once
 
-/** Looks once, if the page can be seen, and sets the timer for the next look. */
+/** Looks once if the page can be seen, and then sets the timer for the next look. */
 async function look() {
   clearTimeout(timer);
   if (paused || document.hidden) return;

@@ -55,12 +55,6 @@ export class Sessions {
     return this.#table.poll();
   }
 
-  searchFor(user) {
-    this.#topic = "";
-    show(this.#only, false);
-    this.#table.begin(user);
-  }
-
   /** Shows only the sessions that are subscribed to a topic. */
   ofTopic(topic) {
     this.#topic = topic;

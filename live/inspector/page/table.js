@@ -82,7 +82,7 @@ export class Table {
     return th;
   }
 
-  /** Sorts by a column, or turns the order if it is that already. */
+  /** Sorts by a column. If the table is sorted by it already, this turns the order. */
   #chooseSort({ id, firstOrder }) {
     this.#descending = this.#sort === id ? !this.#descending : firstOrder === "descending";
     this.#sort = id;
@@ -97,7 +97,7 @@ export class Table {
     this.#askNow();
   }
 
-  /** Asks for a text, or for whatever has changed in the parameters, from the first page on. */
+  /** Shows the first page for a text, or again after the parameters have changed. */
   begin(searched = this.#search.value) {
     this.#search.value = searched;
     this.#begin();
@@ -108,7 +108,7 @@ export class Table {
     this.#askNow();
   }
 
-  /** Asks because the person has done something, and not because it is time to. */
+  /** Asks at once, because the person has done something. */
   #askNow() {
     this.poll().catch((error) => setText(this.#note, error.status ? error.message : "The server does not answer."));
   }

@@ -2,7 +2,7 @@
 import { get } from "./api.js";
 import { byId, bytes, count, make, rate, setText, show, timeOfDay } from "./dom.js";
 
-const MOST = 200; // rows that are shown
+const MAX_ROWS = 200;
 const HIDDEN = "hidden";
 
 export class Tail {
@@ -16,6 +16,7 @@ export class Tail {
   #followed = ""; // "": no topic
   #after = 0;
   #seen; // {at, count} of the last answer
+  #asked = 0; // requests so far: only the answer to the newest counts
 
   constructor() {
     this.#form.addEventListener("submit", (event) => {
@@ -44,12 +45,14 @@ export class Tail {
   }
 
   #stop() {
+    this.#asked++;
     this.#followed = "";
     this.#label();
     this.#say("Stopped.");
   }
 
   #restart() {
+    this.#asked++;
     this.#after = 0;
     this.#seen = undefined;
     this.#body.replaceChildren();
@@ -68,18 +71,19 @@ export class Tail {
     const topic = this.#followed;
     if (!topic) return;
     const payloads = this.#payloads.checked;
+    const number = ++this.#asked;
     let answer;
     try {
       answer = await get("tail", { topic, after: this.#after || undefined, payloads: payloads ? 1 : undefined });
     } catch (error) {
-      if (!error.status || topic !== this.#followed) throw error;
+      if (number !== this.#asked) return;
+      if (!error.status) throw error;
       this.#followed = "";
       this.#label();
       this.#say(error.message[0].toUpperCase() + error.message.slice(1));
       return;
     }
-    if (topic !== this.#followed || payloads !== this.#payloads.checked) return;
-    this.#draw(answer);
+    if (number === this.#asked) this.#draw(answer);
   }
 
   #draw({ topic, seen, gaps, number, rows }) {
@@ -91,7 +95,7 @@ export class Tail {
     const lost = gaps ? ` ${count(gaps)} gaps.` : "";
     this.#say(`Following ${topic}: ${count(seen)} so far, ${rate(perSecond)}/s. At most 10 of each second are shown.${lost}`);
     this.#body.prepend(...rows.map(lineOf).reverse());
-    while (this.#body.rows.length > MOST) this.#body.lastChild.remove();
+    while (this.#body.rows.length > MAX_ROWS) this.#body.lastChild.remove();
     show(this.#rows, this.#body.rows.length > 0);
   }
 }

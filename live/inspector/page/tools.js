@@ -34,7 +34,6 @@ export class Tools {
     for (const id of Object.keys(tools)) {
       const form = byId(id);
       const off = !allow[form.dataset.allow];
-      form.classList.toggle("is-off", off);
       show(form.querySelector(".off"), off);
       for (const field of form.elements) field.disabled = off;
     }

@@ -42,8 +42,8 @@ const (
 	// backs off.
 	Return
 
-	// Renew: the client waits for at most RenewWindow, fetches a new token, and comes back. It
-	// backs off if the connection before has failed, too.
+	// Renew: the client waits for at most RenewWindow, fetches a new token, and comes back. If the
+	// connection before this one has failed too, the client backs off.
 	Renew
 
 	// Stop: the client stays away.
@@ -54,8 +54,8 @@ const (
 type Reaction struct {
 	Action Action
 
-	// Suspect says that a message of the client may be the cause. What has no answer yet is not sent
-	// again, because it could end each connection anew.
+	// Suspect says that a message of the client may be the cause. Messages without an answer are then
+	// not sent again, because one of them could end each new connection.
 	Suspect bool
 }
 
@@ -68,7 +68,7 @@ const (
 	MaxWindow = time.Minute
 )
 
-// table has the codes after which a client does something else than to back off.
+// table has the codes for which backing off is not the whole reaction.
 var table = []struct {
 	from, to int
 	Reaction
