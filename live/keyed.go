@@ -369,7 +369,8 @@ func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (
 }
 
 // learnRemovals reads from the history the removals that the table has forgotten and that are newer
-// than a client's position. If the history does not have all of them, the table stays as it is. The
+// than a client's position. If the history or the table cannot hold all of them, the client is sent all
+// keys: see sinceQuestion.learnRemovals. The
 // topic is locked before and after, and not meanwhile. retry says that the caller must start over. The
 // error is the broker's.
 func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
@@ -379,7 +380,8 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (r
 	if err != nil {
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
 	}
-	lags := q.page.Epoch != o.since.Epoch || q.page.Complete && q.page.Upto < q.upto
+	page := q.page
+	lags := page.Epoch != o.since.Epoch || page.Upto < q.after || page.Complete && page.Upto < q.upto
 	return q.after != o.since.Offset && !lags, ctx.Err() // the answer may not be for this position
 }
 

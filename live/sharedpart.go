@@ -35,8 +35,8 @@ type sharedParts struct {
 // partClaim is a part for which a session asks the broker. The other sessions that need it wait.
 type partClaim struct {
 	key       partKey
-	waiting   []*Session    // those that wait, while pass is nil; guarded by sharedParts.mu
-	pass      *pass         // the latest of the session that asks; nil: it has applied for none; guarded by sharedParts.mu
+	waiting   []*Session    // the sessions that began to wait while pass was nil; guarded by sharedParts.mu
+	pass      *pass         // the latest pass of the session that asks; nil: it has not applied for one; guarded by sharedParts.mu
 	done      chan struct{} // closed when the session that asks has ended its attempt
 	succeeded bool          // the part was made; set before done is closed
 }

@@ -230,7 +230,7 @@ const lagPause = 50 * time.Millisecond
 func (st *stream) values(ctx context.Context, topic, tokens string) ([]*broker.Publication, error) {
 	for {
 		page, newest, err := st.readValues(ctx, topic, tokens)
-		if err != nil || page.Epoch == newest.epoch && page.Upto >= newest.offset {
+		if err != nil || page.Upto >= newest.offset {
 			return page.Publications, err
 		}
 		if !sleep(ctx, lagPause) {

@@ -68,7 +68,7 @@ const (
 	MaxWindow = time.Minute
 )
 
-// table has the codes after which a client does something else than to back off.
+// table has the reactions to all codes except those after which a client only backs off.
 var table = []struct {
 	from, to int
 	Reaction
