@@ -35,7 +35,7 @@ type sharedParts struct {
 // partClaim is a part for which a session asks the broker. The other sessions that need it wait.
 type partClaim struct {
 	key       partKey
-	waiting   []*Session    // the sessions that began to wait while pass was nil; guarded by sharedParts.mu
+	waiting   []*Session    // the sessions that wait, and those that have ended meanwhile; guarded by sharedParts.mu
 	pass      *pass         // the latest pass of the session that asks; nil: it has not applied for one; guarded by sharedParts.mu
 	done      chan struct{} // closed when the session that asks has ended its attempt
 	succeeded bool          // the part was made; set before done is closed
@@ -138,10 +138,8 @@ func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine 
 		sp.mu.Unlock()
 		return claim, true
 	}
+	claim.waiting = append(claim.waiting, s)
 	p := claim.pass
-	if p == nil {
-		claim.waiting = append(claim.waiting, s)
-	}
 	sp.mu.Unlock()
 	if p != nil {
 		p.hasten(s)
@@ -149,15 +147,15 @@ func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine 
 	return claim, false
 }
 
-// hasten notes the pass of the session that asks. Its turn is that of the session whose turn comes
-// first, of all that wait for the part.
+// hasten notes the pass of the session that asks. The turn of the pass is that of the session whose turn
+// comes first, of all that wait for the part. A part may take several questions, and each has its pass.
 func (sp *sharedParts) hasten(c *partClaim, p *pass) {
 	if c == nil {
 		return
 	}
 	sp.mu.Lock()
 	waiting := c.waiting
-	c.pass, c.waiting = p, nil
+	c.pass = p
 	sp.mu.Unlock()
 	for _, s := range waiting {
 		p.hasten(s)
