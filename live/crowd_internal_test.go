@@ -22,9 +22,10 @@ func TestSharedQuestionTakesTheEarliestTurn(t *testing.T) {
 	busy := g.apply(&Session{})
 
 	previous, q := &question{done: make(chan struct{})}, &question{done: make(chan struct{})}
-	asked := make(chan struct{})
+	asked, answer := make(chan struct{}), make(chan struct{})
 	go ts.run(topic, q, previous, g, later(100*time.Second), func(context.Context) error { // ends when q is answered
 		close(asked)
+		<-answer
 		return nil
 	}, func() {})
 	topic.mu.Lock()
@@ -46,6 +47,7 @@ func TestSharedQuestionTakesTheEarliestTurn(t *testing.T) {
 		t.Error("another session has asked first")
 		rival.leave()
 	}
+	close(answer)
 	<-q.done
 	if q.err != nil {
 		t.Error(q.err)
