@@ -66,10 +66,10 @@ func (q *question) join(s *Session) bool {
 	return true
 }
 
-// run asks a question for a session when it is the session's turn. previous is the question before
+// askInOrder asks a question for a session when it is the session's turn. previous is the question before
 // it; nil: none is under way. ask is called without a lock. Its error is the question's. At the end
 // answered is called while topic.mu is held.
-func (ts *topics) run(t *topic, q, previous *question, g *gate, s *Session, ask func(ctx context.Context) error, answered func()) {
+func (ts *topics) askInOrder(t *topic, q, previous *question, g *gate, s *Session, ask func(ctx context.Context) error, answered func()) {
 	if previous != nil {
 		<-previous.done
 	}
@@ -81,10 +81,10 @@ func (ts *topics) run(t *topic, q, previous *question, g *gate, s *Session, ask 
 		answered()
 		close(q.done)
 	}()
-	err = ts.runInTurn(t, q, g, s, ask)
+	err = ts.askInTurn(t, q, g, s, ask)
 }
 
-func (ts *topics) runInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {
+func (ts *topics) askInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {
 	t.mu.Lock()
 	q.pass = g.apply(s)
 	for _, other := range q.early {
@@ -154,7 +154,7 @@ func (ts *topics) askForEnd(t *topic, s *Session) *endQuestion {
 			t.feed.crowd.end = nil
 		}
 	}
-	go ts.run(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
 	return q
 }
 
@@ -343,7 +343,7 @@ func (ts *topics) askSince(t *topic, s *Session, read readSince) *sinceQuestion 
 			time.AfterFunc(answerLife, func() { feed.crowd.dropPage(t, q) })
 		}
 	}
-	go ts.run(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
 	return q
 }
 

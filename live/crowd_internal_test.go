@@ -23,7 +23,7 @@ func TestSharedQuestionTakesTheEarliestTurn(t *testing.T) {
 
 	previous, q := &question{done: make(chan struct{})}, &question{done: make(chan struct{})}
 	asked, answer := make(chan struct{}), make(chan struct{})
-	go ts.run(topic, q, previous, g, later(100*time.Second), func(context.Context) error { // ends when q is answered
+	go ts.askInOrder(topic, q, previous, g, later(100*time.Second), func(context.Context) error { // ends when q is answered
 		close(asked)
 		<-answer
 		return nil
