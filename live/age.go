@@ -34,7 +34,7 @@ func (s *Server) startAging(sess *Session) {
 	}
 }
 
-// setAger sets the timer to a time on the clock, but not to one before the next walk may be; mu is held.
+// setAger sets the timer to a time on the clock, or to ageGrain from now if that is later; mu is held.
 func (s *Server) setAger(at int64) {
 	s.nextAge = at
 	wait := max(time.Duration(at-clock.Now()), s.ageGrain())

@@ -124,8 +124,8 @@ func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Public
 	}
 }
 
-// claim makes a session the one that asks the broker for a part. If another session is that already,
-// isMine is false, and the caller may wait for it.
+// claim lets a session ask the broker for a part, and makes other sessions that need the part wait. If
+// another session has the claim already, isMine is false, and the caller may wait for that session.
 func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine bool) {
 	sp.mu.Lock()
 	claim = sp.claims[key]
