@@ -120,3 +120,28 @@ func TestTopicHoldsNoLongEpochOfAClient(t *testing.T) {
 		t.Error("the topic holds the whole text that the client has sent")
 	}
 }
+
+// tableOf is the history of a keyed topic that has both a value and a removal at each offset.
+type tableOf struct{ broker.Recoverer }
+
+func (tableOf) Read(_ context.Context, _ string, after, upto uint64, _ int) (broker.Page, error) {
+	page := removalsUpto(after+1, min(after+10, upto))
+	for _, p := range page.Publications {
+		page.Publications = append(page.Publications, &broker.Publication{Key: "value", Data: []byte("1"), Position: p.Position})
+	}
+	return page, nil
+}
+
+// A question for removals holds no values, of which a table may have many.
+func TestQuestionForRemovalsHoldsNoValues(t *testing.T) {
+	ts := &topics{recover: tableOf{}}
+	page, err := ts.readRemovals(t.Context(), "t", &sinceQuestion{upto: 25})
+	if err != nil || !page.Complete || page.Upto != 25 || len(page.Publications) != 25 {
+		t.Fatalf("%d publications up to %d, complete: %v, %v", len(page.Publications), page.Upto, page.Complete, err)
+	}
+	for _, p := range page.Publications {
+		if !p.Removed {
+			t.Error("a value is held")
+		}
+	}
+}

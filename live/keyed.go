@@ -385,8 +385,9 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (r
 	return q.after != o.since.Offset && !lags, ctx.Err() // the answer may not be for this position
 }
 
-// readRemovals reads everything from one offset up to another, page after page. The page that it
-// returns ends where the history does not have everything.
+// readRemovals reads what a question asks for, page after page, and returns the removals as one page. It
+// leaves out the values, which may be many and large. If something is missing in the history, the page
+// ends there.
 func (ts *topics) readRemovals(ctx context.Context, name string, q *sinceQuestion) (all broker.Page, err error) {
 	all.Upto = q.after
 	for {
@@ -399,7 +400,11 @@ func (ts *topics) readRemovals(ctx context.Context, name string, q *sinceQuestio
 			return broker.Page{Epoch: page.Epoch}, nil // the history began anew, or a copy lags
 		}
 		all.Epoch, all.Complete, all.Upto = page.Epoch, page.Complete, page.Upto
-		all.Publications = append(all.Publications, page.Publications...)
+		for _, p := range page.Publications {
+			if p.Removed {
+				all.Publications = append(all.Publications, p)
+			}
+		}
 		if !page.Complete || !moved || page.Upto >= q.upto {
 			return all, nil
 		}
