@@ -34,7 +34,7 @@ func (s *Server) startAging(sess *Session) {
 	}
 }
 
-// setAger sets the timer to a time on the clock, but not to one before the next walk may be; mu is held.
+// setAger sets the timer to a time on the clock, or to ageGrain from now if that is later; mu is held.
 func (s *Server) setAger(at int64) {
 	s.nextAge = at
 	wait := max(time.Duration(at-clock.Now()), s.ageGrain())
@@ -78,8 +78,9 @@ func (s *Server) endOld() {
 	}
 }
 
-// tooOld says how each of so many sessions ends that have reached MaxSessionAge at the same time. As a
-// rule they are few. There are many if MaxSessionAge is short, or if the process stood still.
+// tooOld says how a session ends that has reached MaxSessionAge. sessions is how many have reached it at
+// the same time. As a rule they are few. They are many if MaxSessionAge is short, or if the process
+// stood still.
 func tooOld(sessions int) closing {
 	return comeBack("session is old", closedAge, ErrSessionAge, returnWindow(sessions))
 }

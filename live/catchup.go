@@ -48,7 +48,7 @@ type cursor struct {
 	page     []*broker.Publication // the publications after at, if they were read already
 	limit    int                   // how many publications to ask for; 0: firstPage
 	failures int                   // reads in a row that brought nothing
-	waited   bool                  // another session has made the next part, but it was for that session alone
+	waited   bool                  // another session has made its own next part, which cannot be shared
 }
 
 // behindSet holds the subscriptions of a session that catch up. It is guarded by

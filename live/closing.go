@@ -39,7 +39,7 @@ func (c *closing) frames(w wire) []*frame.Frame {
 type Closings struct {
 	Client      uint64 `json:",omitzero"` // the client sent a close frame: its page was left, or closed the connection
 	Lost        uint64 `json:",omitzero"` // the connection broke, or was closed without a close frame
-	Protocol    uint64 `json:",omitzero"` // the client sent what is no WebSocket, no UTF-8 or no frame of live.v1, or sent a message too slowly (1002, 1007, 1008, 4002)
+	Protocol    uint64 `json:",omitzero"` // the client sent an invalid frame of WebSocket or of live.v1, or invalid UTF-8, or sent a message too slowly (1002, 1007, 1008, 4002)
 	TooBig      uint64 `json:",omitzero"` // ErrMessageTooBig: a message was larger than ReadLimit (1009)
 	Application uint64 `json:",omitzero"` // Session.Close or Disconnect
 	User        uint64 `json:",omitzero"` // DisconnectUser (4001)
@@ -78,8 +78,8 @@ const (
 	closeReasons // how many reasons there are
 )
 
-// closeLog says how the end of a session is logged. It is for debugging if it happens every day, or if
-// another line says more.
+// closeLog says how the end of a session is logged. The level is Debug for ends that happen every day,
+// and for ends about which another line of the log says more.
 var closeLog = [closeReasons]struct {
 	level   slog.Level
 	message string
@@ -96,7 +96,7 @@ var closeLog = [closeReasons]struct {
 	closedAge:           {slog.LevelDebug, "live: session closed: MaxSessionAge reached"},
 	closedQueueFull:     {slog.LevelInfo, "live: session closed: its client reads too slowly"},
 	closedUserBytes:     {slog.LevelDebug, "live: session ended: MaxBytesPerUser"}, // boundUsers logs it with the number of bytes
-	closedReplaced:      {slog.LevelDebug, "live: session closed: replaced by a newer one of its user"},
+	closedReplaced:      {slog.LevelDebug, "live: session closed: replaced by a newer session of its user"},
 	closedPingTimeout:   {slog.LevelDebug, "live: session closed: its client does not answer"},
 	closedWriteFailed:   {slog.LevelDebug, "live: session ended: write failed"},
 	closedPanic:         {slog.LevelDebug, "live: session closed: a callback panicked"}, // the panic is logged with its stack

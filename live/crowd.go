@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/livetopic/livetopic/live/broker"
@@ -11,13 +12,13 @@ import (
 )
 
 // After an outage thousands of clients come back at once. If the feed does not have their positions,
-// the broker must be asked. This file asks once for all clients of a topic that come while a question
-// waits for its turn. What they have missed is then read once as well, see sharedParts.claim. A broker in
-// this process answers at once, and is asked for each client.
+// the broker must be asked. All clients of a topic that come while a question waits for its turn share
+// the answer. What they have missed is then read once as well, see sharedParts.claim. A broker in this
+// process answers at once. It is asked for each client, so its answers are always exact.
 
-// answerLife is how long the answers are used for clients that come later. Ten thousand clients come
-// back within some seconds, so they cost a handful of questions. A history drops little within a
-// second. If it drops what a client was promised, the client is told of a gap.
+// answerLife is how long an answer is used for clients that come later. Ten thousand clients come back
+// within some seconds, so they cost a handful of questions. A history drops little within a second. If
+// it drops something that a client was promised, the client is told of a gap.
 const answerLife = time.Second
 
 // crowd has the questions that the clients of one topic share. It is guarded by topic.mu.
@@ -27,43 +28,48 @@ type crowd struct {
 
 	deadEpoch string // the history has left this epoch for good
 	deadUntil int64  // deadEpoch is used until then, on the clock of package clock
-	reach     reach
+	extent    extent
 }
 
-// reach says which positions the history still reaches back to, of the feed's epoch.
-type reach struct {
+// extent is what the answers have told about how far the history goes back. The offsets are those of
+// the feed's epoch.
+type extent struct {
 	generation   int64  // the feed's
-	until        int64  // the rest is used until then, on the clock of package clock
+	until        int64  // the other fields are used until then, on the clock of package clock
 	lostBefore   uint64 // something is missing after each smaller offset
-	completeFrom uint64 // nothing is missing after this offset, nor after a greater one
+	completeFrom uint64 // nothing is missing after this offset, nor after a greater offset
 
-	page *sinceQuestion // the latest whose page is for different positions; nil after answerLife
+	page *sinceQuestion // the latest question whose page serves different positions; nil: there is none, or it is older than answerLife
 }
 
-// question is a question that many sessions wait for. A session that comes may join a question that
-// has not begun. The answer then is newer than what the session's client has seen.
+// question is a question that many sessions wait for. A session joins it only before it has begun. So
+// the answer is newer than everything that the session's client has seen.
 type question struct {
-	begun bool          // guarded by topic.mu
+	begun bool          // the broker is being asked, or was; guarded by topic.mu
+	early []*Session    // the sessions that joined while pass was nil; guarded by topic.mu
 	pass  *pass         // nil: not applied for yet; guarded by topic.mu
 	done  chan struct{} // closed when there is an answer, or err
-	err   error
+	err   error         // why there is no answer; set before done is closed
 }
 
-// canJoin reports whether a session that comes now may join the question. topic.mu is held.
-func (q *question) canJoin(s *Session) bool {
-	if q.begun {
+// join makes a session that comes now wait for the question, whose turn is then that of the session
+// whose turn comes first. If the question has begun, join returns false. topic.mu is held.
+func (q *question) join(s *Session) bool {
+	switch {
+	case q.begun:
 		return false
-	}
-	if q.pass != nil {
+	case q.pass == nil:
+		q.early = append(q.early, s)
+	default:
 		q.pass.hasten(s)
 	}
 	return true
 }
 
-// put asks a question for a session when it is the session's turn. previous is the question before
+// askInOrder asks a question for a session when it is the session's turn. previous is the question before
 // it; nil: none is under way. ask is called without a lock. Its error is the question's. At the end
 // answered is called while topic.mu is held.
-func (ts *topics) put(t *topic, q, previous *question, g *gate, s *Session, ask func(ctx context.Context) error, answered func()) {
+func (ts *topics) askInOrder(t *topic, q, previous *question, g *gate, s *Session, ask func(ctx context.Context) error, answered func()) {
 	if previous != nil {
 		<-previous.done
 	}
@@ -75,12 +81,16 @@ func (ts *topics) put(t *topic, q, previous *question, g *gate, s *Session, ask 
 		answered()
 		close(q.done)
 	}()
-	err = ts.putInTurn(t, q, g, s, ask)
+	err = ts.askInTurn(t, q, g, s, ask)
 }
 
-func (ts *topics) putInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {
+func (ts *topics) askInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {
 	t.mu.Lock()
 	q.pass = g.apply(s)
+	for _, other := range q.early {
+		q.pass.hasten(other)
+	}
+	q.early = nil
 	t.mu.Unlock()
 	waiting, cancel := context.WithTimeout(ts.life, brokerTimeout)
 	defer cancel()
@@ -112,7 +122,7 @@ func (ts *topics) endOf(ctx context.Context, t *topic, o subscribing) (last Posi
 	crowd, paid := &t.feed.crowd, !o.pays
 	for {
 		q := crowd.end
-		if q == nil || !q.canJoin(o.session) {
+		if q == nil || !q.join(o.session) {
 			if !paid {
 				paid = true
 				ts.unlocked(t, func() { ts.payForQuestion(o.session, lookupUnits) })
@@ -144,89 +154,101 @@ func (ts *topics) askForEnd(t *topic, s *Session) *endQuestion {
 			t.feed.crowd.end = nil
 		}
 	}
-	go ts.put(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
 	return q
 }
 
 // isDead reports whether the history has left an epoch for good, as far as is known.
 func (c *crowd) isDead(epoch string) bool { return c.deadEpoch == epoch && clock.Now() < c.deadUntil }
 
-// noteDead notes that the history has left an epoch for good.
+// maxDeadEpoch is the longest epoch that noteDead keeps, in bytes. A client chooses the text, and the topic
+// holds it after the client has left. The epochs of brokers are shorter.
+const maxDeadEpoch = 64
+
+// noteDead notes that the history has left an epoch for good. It does not note longer epochs, so the
+// broker is asked for each client that has one.
 func (c *crowd) noteDead(epoch string) {
-	c.deadEpoch, c.deadUntil = epoch, clock.Now()+int64(answerLife)
+	if len(epoch) <= maxDeadEpoch {
+		c.deadEpoch, c.deadUntil = strings.Clone(epoch), clock.Now()+int64(answerLife) // epoch is a piece of what the client has sent
+	}
 }
 
 // current returns what is known about the feed's history.
-func (c *crowd) current(f *feed) *reach {
-	if r := &c.reach; r.generation != f.generation || clock.Now() >= r.until {
-		*r = reach{generation: f.generation, until: clock.Now() + int64(answerLife), completeFrom: math.MaxUint64}
+func (c *crowd) current(f *feed) *extent {
+	if e := &c.extent; e.generation != f.generation || clock.Now() >= e.until {
+		*e = extent{generation: f.generation, until: clock.Now() + int64(answerLife), completeFrom: math.MaxUint64}
 	}
-	return &c.reach
+	return &c.extent
 }
 
-// dropPage lets go of the page of a question.
+// dropPage frees the page of a question.
 func (c *crowd) dropPage(t *topic, q *sinceQuestion) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if c.reach.page == q {
-		c.reach.page = nil
+	if c.extent.page == q {
+		c.extent.page = nil
 	}
 }
 
-// pageAfter returns what follows an offset, if it was read for others; nil: it was not.
-func (r *reach) pageAfter(since Position) []*broker.Publication {
-	if r.page == nil {
+// pageAfter returns the publications after a position, if they were read for other clients; nil: they
+// were not.
+func (e *extent) pageAfter(since Position) []*broker.Publication {
+	if e.page == nil {
 		return nil
 	}
-	publications, _ := r.page.pageAfter(since)
+	publications, _ := e.page.pageAfter(since)
 	return publications
 }
 
-func (r *reach) isLost(offset uint64) bool     { return offset < r.lostBefore }
-func (r *reach) isComplete(offset uint64) bool { return offset >= r.completeFrom }
+// isLost reports whether something is missing after an offset, as far as is known.
+func (e *extent) isLost(offset uint64) bool { return offset < e.lostBefore }
 
-// learn notes the answer to a question for what follows an offset.
-func (r *reach) learn(after uint64, page broker.Page) {
+// isComplete reports whether nothing is missing after an offset, as far as is known.
+func (e *extent) isComplete(offset uint64) bool { return offset >= e.completeFrom }
+
+// learn notes the answer to a question for the publications after an offset.
+func (e *extent) learn(after uint64, page broker.Page) {
 	switch {
 	case page.Upto < after: // the copy that answered lags
 	case page.Complete:
-		r.completeFrom = min(r.completeFrom, after)
+		e.completeFrom = min(e.completeFrom, after)
 	default:
-		r.noteLost(after)
+		e.noteLost(after)
 	}
 }
 
 // noteLost notes that something is missing after an offset.
-func (r *reach) noteLost(offset uint64) { r.lostBefore = max(r.lostBefore, offset+1) }
+func (e *extent) noteLost(offset uint64) { e.lostBefore = max(e.lostBefore, offset+1) }
 
-// sinceQuestion asks whether the history has everything after some positions. It reads what follows
-// one of them. If that is complete, it is complete for all greater positions. If not, all smaller ones
-// are lost as well.
+// sinceQuestion asks whether the history has everything after some positions. It reads the publications
+// after one of them. If nothing is missing after that position, nothing is missing after any greater
+// one. If something is missing, it is missing after all smaller ones as well.
 type sinceQuestion struct {
 	question
-	waiting []uint64 // the offsets of the sessions that have joined; guarded by topic.mu
+	waiting []uint64 // the offsets of the sessions that have joined, sorted by choose; guarded by topic.mu
 
 	// Set when the question begins:
 	generation int64  // the feed's
-	after      uint64 // what follows this offset is read ...
+	after      uint64 // the publications after this offset are read ...
 	upto       uint64 // ... up to this one
 
-	page broker.Page
+	page broker.Page // the answer; set before done is closed
 }
 
-// choose chooses the offset that is asked for: the smallest, because as a rule the history has
-// everything. If it has lost something, the middle one, because the answer holds for half of them.
-func (q *sinceQuestion) choose(r *reach) {
+// choose chooses after. It is the smallest offset, because as a rule the history has everything. If
+// the history is known to have lost something, it is the middle one of the offsets that are not known
+// to be lost. Then the answer holds for half of them at least.
+func (q *sinceQuestion) choose(known *extent) {
 	slices.Sort(q.waiting)
 	i := 0
-	if r.lostBefore > 0 {
-		i, _ = slices.BinarySearch(q.waiting, r.lostBefore)
+	if known.lostBefore > 0 {
+		i, _ = slices.BinarySearch(q.waiting, known.lostBefore)
 		i = min((i+len(q.waiting))/2, len(q.waiting)-1)
 	}
 	q.after = q.waiting[i]
 }
 
-// limit returns how many publications are read: a whole page if they are for different positions.
+// limit returns how many publications are read: a full page if the sessions have different positions.
 func (q *sinceQuestion) limit() int {
 	if q.waiting[0] == q.waiting[len(q.waiting)-1] {
 		return firstPage
@@ -234,7 +256,8 @@ func (q *sinceQuestion) limit() int {
 	return maxPage
 }
 
-// pageAfter returns what follows an offset, if the page has it.
+// pageAfter returns the publications after a position, as far as the page goes. ok says that the page
+// has the first of them.
 func (q *sinceQuestion) pageAfter(since Position) (publications []*broker.Publication, ok bool) {
 	if q.page.Epoch != since.Epoch || !q.page.Complete || since.Offset < q.after {
 		return nil, false
@@ -260,9 +283,10 @@ func publicationsAfter(all []*broker.Publication, offset uint64) []*broker.Publi
 	return all[i:]
 }
 
-// pageSince asks what follows the client's position: read reads it, up to the newest position or to the
-// newest removal that the table of a keyed topic has forgotten. The topic is locked before and after, and
-// not meanwhile. The error is the broker's, or that of ctx.
+// pageSince calls read for the publications after the client's position, and returns the answered
+// question. They are read up to the feed's position. On a keyed topic they are read up to the newest
+// removal that the table has forgotten. The topic is locked before and after, and not meanwhile. The
+// error is the broker's, or that of ctx.
 func (ts *topics) pageSince(ctx context.Context, t *topic, o subscribing, read readSince) (*sinceQuestion, error) {
 	if ts.inProcess {
 		q := &sinceQuestion{waiting: []uint64{o.since.Offset}}
@@ -275,7 +299,7 @@ func (ts *topics) pageSince(ctx context.Context, t *topic, o subscribing, read r
 	crowd, paid := &t.feed.crowd, !o.pays
 	for {
 		q := crowd.since
-		if q == nil || !q.canJoin(o.session) {
+		if q == nil || !q.join(o.session) {
 			if !paid {
 				paid = true
 				ts.unlocked(t, func() { ts.payForQuestion(o.session, questionUnits) })
@@ -315,15 +339,15 @@ func (ts *topics) askSince(t *topic, s *Session, read readSince) *sinceQuestion 
 			feed.crowd.since = nil
 		}
 		q.end(feed, q.err)
-		if feed.crowd.reach.page == q {
+		if feed.crowd.extent.page == q {
 			time.AfterFunc(answerLife, func() { feed.crowd.dropPage(t, q) })
 		}
 	}
-	go ts.put(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
 	return q
 }
 
-// begin decides what is asked for. topic.mu is held.
+// begin decides what the broker is asked for. topic.mu is held.
 func (q *sinceQuestion) begin(f *feed) {
 	q.generation, q.upto = f.generation, f.at.Offset
 	if f.keys != nil {
@@ -338,11 +362,28 @@ func (q *sinceQuestion) end(f *feed, err error) {
 		return
 	}
 	known := f.crowd.current(f)
-	known.learn(q.after, q.page)
-	if f.keys == nil && q.limit() == maxPage {
+	if !f.inProcess {
+		known.learn(q.after, q.page)
+	}
+	switch {
+	case f.keys != nil:
+		q.learnRemovals(f, known)
+	case q.page.Complete && q.limit() == maxPage:
 		known.page = q
 	}
-	if f.keys != nil && q.page.Complete && q.page.Upto >= q.upto && q.upto == f.keys.forgottenUpto { // if not, the table has forgotten newer removals meanwhile
+}
+
+// learnRemovals adds the removals that were read to the table. The table may have no space for them, or
+// may have forgotten newer removals meanwhile, because it is full. Clients that need those get all keys.
+// Another question would not help them.
+func (q *sinceQuestion) learnRemovals(f *feed, known *extent) {
+	if !q.page.Complete || q.page.Upto < q.upto {
+		return
+	}
+	if q.upto == f.keys.forgottenUpto {
 		f.keys.learn(q.after, q.page.Publications)
+	}
+	if upto := f.keys.forgottenUpto; upto > q.after {
+		known.noteLost(upto - 1)
 	}
 }

@@ -226,6 +226,36 @@ func TestStateComesIfTheHistoryWasTrimmedMeanwhile(t *testing.T) {
 	}
 }
 
+// A broker in this process is asked for each client, so the answer to a client is exact however soon it
+// comes after another client.
+func TestBrokerInThisProcessIsAskedForEachClient(t *testing.T) {
+	const history = 400 // the feed has the newest 256
+	h := livetest.Hosting{}.Start(t, livetest.Open(keeping(nil, live.TopicOptions{History: history})))
+	if _, err := h.Listen("t", func(live.Message) {}); err != nil {
+		t.Fatal(err)
+	}
+	start, err := h.Position(t.Context(), "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.PublishNumbers(t, "t", 1, history, 0)
+	if f := livetest.DialV1(t, h.Endpoint).Do(livetest.ResumeFrom(1, "t", start.String())); !f.WasRecovered() {
+		t.Errorf("the first client was answered by %.200s", f.Raw)
+	}
+	h.PublishNumbers(t, "t", history+1, history+1, 0)
+	if f := livetest.DialV1(t, h.Endpoint).Do(livetest.ResumeFrom(1, "t", start.String())); f.WasRecovered() {
+		t.Errorf("the second client was answered by %.200s", f.Raw)
+	}
+	var st live.Stats
+	livetest.Eventually(t, "both subscriptions are counted", func() bool {
+		st = h.Stats()
+		return st.Recovered+st.NotRecovered == 2
+	})
+	if st.Recovered != 1 {
+		t.Errorf("%d subscriptions are counted as recovered, want 1", st.Recovered)
+	}
+}
+
 // A broker that panics, or ends its goroutine, in a question that clients share fails that question alone.
 // Later clients are answered.
 func TestBrokerThatFailsInASharedQuestion(t *testing.T) {

@@ -37,8 +37,9 @@ type SessionEnd struct {
 }
 
 const (
-	// maxEnds is how many ends a server remembers. Whoever is asked why a user was thrown out looks
-	// within minutes. With the longest texts they take 0.8 MB, and 0.2 MB as a rule.
+	// maxEnds is how many ends a server remembers. An operator who is asked why a user was thrown out
+	// looks for the reason within minutes. The ends take 0.2 MB as a rule, and 0.8 MB with the longest
+	// texts.
 	maxEnds = 1000
 
 	// These bound the texts of an end in bytes. The application makes them, so they may have any
@@ -125,7 +126,7 @@ func clip(text string, most int) string {
 type endRing struct {
 	mu   sync.Mutex   // guards the fields below; no other lock is taken under it
 	ends []SessionEnd // a ring once it is full
-	next int          // the index of the oldest end, whose place the next one takes; 0: ends is not full yet
+	next int          // the index of the oldest end; the next end takes its place if ends is full
 }
 
 func (r *endRing) add(e SessionEnd) {
@@ -147,6 +148,7 @@ func (r *endRing) newestFirst() []SessionEnd {
 	return all
 }
 
-// RecentEnds returns how the last thousand sessions of this server have ended, the newest first. They
-// are for the question why a user was thrown out. An end is among them before OnClose is called.
+// RecentEnds returns how the last thousand sessions of this server have ended, the newest first. So an
+// operator can see why a user was thrown out. The end of a session is among them before its OnClose is
+// called.
 func (s *Server) RecentEnds() []SessionEnd { return s.ends.newestFirst() }

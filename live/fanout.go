@@ -80,9 +80,8 @@ func (ts *topics) fanOut(t *topic, p *broker.Publication, before Position, o ori
 	ts.counters.delivered.Add(uint64(count))
 }
 
-// sampler chooses the publications of which it is measured how long they take to the sockets. If it
-// were measured for all, reading the clock would be a part of the cost that can be noticed: there is
-// one reading for each write.
+// sampler chooses the publications whose time to the sockets is measured. Measuring all of them would
+// cost too much, because the clock is read once for each write.
 type sampler struct {
 	next atomic.Int64 // when a publication may be chosen again, on the clock of package clock
 }
@@ -90,7 +89,7 @@ type sampler struct {
 // sampleEvery is the time between two publications that are measured.
 const sampleEvery = 50 * time.Millisecond
 
-// sample returns the time at which a publication came if it is measured, and else 0.
+// sample returns when a publication came, if its time is measured. If not, sample returns 0.
 func (s *sampler) sample(came int64) int64 {
 	next := s.next.Load()
 	if came < next || !s.next.CompareAndSwap(next, came+int64(sampleEvery)) {
@@ -99,9 +98,9 @@ func (s *sampler) sample(came int64) int64 {
 	return came
 }
 
-// cameAt returns when a publication came from the broker, on the clock of package clock. The Time of a
-// broker in this process is that of this process, and reading the clock once more would cost about as
-// much as half a delivery.
+// cameAt returns when a publication came from the broker, on the clock of package clock. A broker in
+// this process has just read the clock for Time. To read the clock once more would cost about as much as
+// half a delivery.
 func (ts *topics) cameAt(p *broker.Publication) int64 {
 	if ts.inProcess && !p.Time.IsZero() {
 		return clock.At(p.Time)

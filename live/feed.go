@@ -36,7 +36,7 @@ type feed struct {
 	ringAfter    uint64                // ring has all publications after this offset
 	ring         []*broker.Publication // the newest publications, oldest first
 	age          time.Duration         // HistoryAge; 0: for ever
-	inProcess    bool                  // this process has set Time of the publications
+	inProcess    bool                  // the broker is in this process: see broker.InProcess
 	arrivals     []int64               // when the publications of ring came, on the clock of package clock; nil: age is 0
 	size         int                   // how many publications the ring keeps at most
 	widened      bool                  // the ring keeps maxRing publications even if History is less, because a subscription catches up

@@ -9,10 +9,10 @@ import (
 	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
-// This file lets a program look into a server: package inspector does so for a person. A look costs
-// the one who looks. The lists of sessions and topics are copied under their locks, and the figures
-// are read one by one after that, each under the lock of its own session or topic. So a look at
-// 10,000 sessions never holds up a publication for longer than the copy of one figure.
+// This file lets a program look into a server. Package inspector shows the same to a person. The lists
+// of sessions and topics are copied under their locks. After that the figures are read one by one, each
+// under the lock of its own session or topic. So the figures of 10,000 sessions never hold up a
+// publication for longer than it takes to copy those of one session or topic.
 
 // Sessions returns the sessions of this server that are open when the loop over them begins, in no
 // particular order. No lock is held while the loop runs. So a session may have ended when its turn
@@ -96,8 +96,8 @@ func (s *Session) IsSubscribed(topic string) bool {
 type SubscriptionStats struct {
 	Topic string // of the subscription
 
-	// Position is that up to which the client was sent everything, or has it in its queue. It is zero if
-	// the topic keeps no history.
+	// Position is how far the client has come: everything up to it was sent, or waits in the client's
+	// queue. It is zero if the topic keeps no history.
 	Position Position
 
 	// CatchingUp says that the session reads on from Position in the history, because its client was
@@ -146,7 +146,7 @@ func (sub *subscription) stats() (st SubscriptionStats, subscribed bool) {
 	return st, true
 }
 
-// newestPosition returns where the topic's subscribers are that are live; mu is held. It is zero if the
+// newestPosition returns the position of the subscribers that are live; mu is held. It is zero if the
 // topic keeps no history.
 func (t *topic) newestPosition() Position {
 	if t.feed == nil || !t.feed.started {
@@ -155,8 +155,8 @@ func (t *topic) newestPosition() Position {
 	return t.feed.at
 }
 
-// TopicStats has figures about a topic that this server has in its memory: one with a subscriber or
-// a listener here.
+// TopicStats has figures about a topic that this server has in its memory, because it has a subscriber
+// or a listener here.
 type TopicStats struct {
 	Topic string // its name
 
@@ -165,8 +165,8 @@ type TopicStats struct {
 	CatchingUp  int // subscribers that read from history, because their clients were away or read too slowly
 
 	// Published is how many publications have come to this server since it has the topic in its
-	// memory, whichever server made them. The difference between two looks is a rate. It begins
-	// with 0 again if the last subscriber leaves and another comes.
+	// memory, whichever server made them. It begins with 0 again if the last subscriber leaves and
+	// another comes.
 	Published uint64
 
 	Keyed    bool     // see TopicOptions

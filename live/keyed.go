@@ -369,7 +369,8 @@ func (ts *topics) keyedBeginning(ctx context.Context, t *topic, o subscribing) (
 }
 
 // learnRemovals reads from the history the removals that the table has forgotten and that are newer
-// than a client's position. If the history does not have all of them, the table stays as it is. The
+// than a client's position. If the history or the table cannot hold all of them, the client is sent all
+// keys: see sinceQuestion.learnRemovals. The
 // topic is locked before and after, and not meanwhile. retry says that the caller must start over. The
 // error is the broker's.
 func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (retry bool, err error) {
@@ -379,12 +380,14 @@ func (ts *topics) learnRemovals(ctx context.Context, t *topic, o subscribing) (r
 	if err != nil {
 		return false, fmt.Errorf("live: topic %q: %w", t.name, err)
 	}
-	lags := q.page.Epoch != o.since.Epoch || q.page.Complete && q.page.Upto < q.upto
+	page := q.page
+	lags := page.Epoch != o.since.Epoch || page.Upto < q.after || page.Complete && page.Upto < q.upto
 	return q.after != o.since.Offset && !lags, ctx.Err() // the answer may not be for this position
 }
 
-// readRemovals reads everything from one offset up to another, page after page. The page that it
-// returns ends where the history does not have everything.
+// readRemovals reads what a question asks for, page after page, and returns the removals as one page. It
+// leaves out the values, which may be many and large. If something is missing in the history, the page
+// ends there.
 func (ts *topics) readRemovals(ctx context.Context, name string, q *sinceQuestion) (all broker.Page, err error) {
 	all.Upto = q.after
 	for {
@@ -397,7 +400,11 @@ func (ts *topics) readRemovals(ctx context.Context, name string, q *sinceQuestio
 			return broker.Page{Epoch: page.Epoch}, nil // the history began anew, or a copy lags
 		}
 		all.Epoch, all.Complete, all.Upto = page.Epoch, page.Complete, page.Upto
-		all.Publications = append(all.Publications, page.Publications...)
+		for _, p := range page.Publications {
+			if p.Removed {
+				all.Publications = append(all.Publications, p)
+			}
+		}
 		if !page.Complete || !moved || page.Upto >= q.upto {
 			return all, nil
 		}

@@ -70,7 +70,7 @@ func (k *keyTable) put(p *broker.Publication) {
 		return
 	}
 	k.removed = append(k.removed, keySlotAt{i, k.changes})
-	most := min(max(k.keys, minRemoved), maxRemoved)
+	most := k.maxRemovals()
 	for k.removals() > most {
 		k.forgetRemoval()
 	}
@@ -81,6 +81,9 @@ func (k *keyTable) put(p *broker.Publication) {
 
 // removals returns how many removals the table remembers.
 func (k *keyTable) removals() int { return len(k.index) - k.keys }
+
+// maxRemovals returns how many removals the table may remember.
+func (k *keyTable) maxRemovals() int { return min(max(k.keys, minRemoved), maxRemoved) }
 
 func (k *keyTable) isVoid(at keySlotAt) bool { return k.slots[at.slot].change != at.change }
 
@@ -133,16 +136,25 @@ func (k *keyTable) makeSpace(p *broker.Publication, most int) bool {
 }
 
 // learn adds removals that the table had forgotten. found has all removals of the history after an
-// offset. If that offset is not before forgottenUpto, they are not needed.
+// offset, oldest first. If the table has no space for all of them, it takes the newest. No removal that
+// the table remembers makes space for them: those are newer still.
 func (k *keyTable) learn(offset uint64, found []*broker.Publication) {
 	if offset >= k.forgottenUpto {
 		return
 	}
-	k.forgottenUpto = offset
+	var missing []*broker.Publication
 	for _, p := range found {
 		if p.Removed && k.find(p.Key) == nil {
-			k.put(p)
+			missing = append(missing, p)
 		}
+	}
+	space := max(k.maxRemovals()-k.removals(), 0)
+	if tooMany := len(missing) - space; tooMany > 0 {
+		offset, missing = missing[tooMany-1].Offset, missing[tooMany:]
+	}
+	k.forgottenUpto = min(k.forgottenUpto, offset)
+	for _, p := range missing {
+		k.put(p)
 	}
 }
 

@@ -354,8 +354,9 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 	}, nil
 }
 
-// showInfo sets the info that a subscription has brought. The client has its answer already. So an error
-// is only logged: the application may have set other infos since mayArrive was asked.
+// showInfo sets the info that a client has sent with its subscribe. The client has its answer already, so
+// an error is only logged. There may be one, although mayArrive has checked the info: the application may
+// have set other infos meanwhile.
 func (s *Session) showInfo(topic string, info []byte) {
 	if err := s.setPresence(topic, info); err != nil && !errors.Is(err, ErrSessionClosed) {
 		s.server.logOfClient(slog.LevelWarn, "live: session is not shown as present", "topic", topic, "session", s.id, "err", err)

@@ -263,16 +263,16 @@ type Options struct {
 	// MaxSessionAge is how long a session may last. It is then closed with CloseRestart and
 	// ErrSessionAge, and its client comes back, perhaps to another server. So servers that were added get
 	// their share of the clients, and a restart looks like any other hour. Each session ends at a random
-	// age between 80 and 100 percent of MaxSessionAge. Its client comes back within a second, or within
-	// more if more than a thousand sessions end at the same time. If the system's clock is set, that
+	// age between 80 and 100 percent of MaxSessionAge. Its client comes back within a second, or within a
+	// longer time if more than a thousand sessions end at the same time. Setting the system's clock
 	// changes no age. 0: no bound.
 	MaxSessionAge time.Duration
 
 	// ShutdownDelay is how long Shutdown only refuses new clients, before it closes the first
 	// session. A load balancer that asks ReadyHandler needs some time to send clients to other
-	// servers. Without a delay it may send the clients of closed sessions back to this server. Pages are
-	// still served, so the delay holds without sessions too. It is a part of the time of Shutdown's ctx. 0:
-	// no delay.
+	// servers. Without a delay it may send the clients of closed sessions back to this server. A server
+	// without sessions waits too, because its pages are still served. The delay is a part of the time that
+	// Shutdown's ctx leaves. 0: no delay.
 	ShutdownDelay time.Duration
 
 	// ShutdownTimeout is how long the end of Run may take. Sessions get four fifths of it, with

@@ -116,8 +116,9 @@ func (ts *topics) nextPart(s *Session, sub *subscription) part {
 	return made
 }
 
-// turnsToState makes the client of a topic with a Snapshot wait for the state if it was not answered
-// yet, and the history no longer has all that it has missed. It reports whether it did. topic.mu is held.
+// turnsToState is for a client that was to be answered with publications, of a topic with a Snapshot. If
+// the history no longer has all of them, turnsToState makes the client wait for the state instead, and
+// returns true. topic.mu is held.
 func (c *cursor) turnsToState(m *missed) bool {
 	if m.reply == nil || !m.gap || c.elseState == nil {
 		return false
@@ -137,7 +138,7 @@ type missed struct {
 	reply        replyFunc // nil: the part is not a reply
 	recovered    bool      // for reply
 
-	claim *partClaim // other sessions wait for this part; nil: none does
+	claim *partClaim // has the other sessions that wait for this part; nil: they do not wait
 }
 
 // add appends publications. After them m reaches up to an offset.
@@ -190,9 +191,10 @@ func (ts *topics) collect(s *Session, t *topic, c *cursor, m *missed) bool {
 }
 
 // readOn reads what follows m from the broker's history, up to a position. It reports whether m has
-// grown. If it returns false, there are three cases. The history gave nothing, and readOn has waited.
-// Or the page begins after a gap, and m holds publications that must be sent before the gap. Or another
-// session has made the same part meanwhile.
+// grown. It returns false in three cases:
+//   - The history gave nothing. Then readOn has waited.
+//   - The page begins after a gap, and m holds publications that must be sent before the gap.
+//   - Another session has made the same part, or has tried to.
 func (ts *topics) readOn(s *Session, t *topic, c *cursor, m *missed, upto Position) bool {
 	ctx := s.ctx
 	ts.stopMaking() // others may make parts meanwhile
@@ -271,7 +273,7 @@ func (ts *topics) claimPart(s *Session, t *topic, c *cursor, m *missed) bool {
 	}
 	select {
 	case <-claim.done:
-		c.waited = claim.succeeded // and if it is not shared now, it is different for each session
+		c.waited = claim.succeeded // if it was made and is not shared, it is different for each session
 	case <-s.ctx.Done():
 	}
 	t.mu.Lock()

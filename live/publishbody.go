@@ -11,9 +11,9 @@ import (
 )
 
 // decodePublications reads the body of a request to a PublishHandler: one object, or an array of them.
-// many says that it is an array. The data of the publications are parts of body. Unlike a frame of a
-// client, a publication may have no members that are not known: a program that writes "keys" for "key"
-// must learn of it.
+// many says that it is an array. The data of the publications are parts of body. Unknown members are
+// refused here, though not in the frames of clients: a program that writes "keys" for "key" must learn
+// of it.
 func decodePublications(body []byte) (all []HTTPPublication, many bool, refused *publishError) {
 	if !jsonscan.Valid(body) {
 		return nil, false, badPublication("", notJSON(body))
@@ -84,7 +84,7 @@ func decodePublication(raw []byte) (p HTTPPublication, refused *publishError) {
 	case string(remove) != "true" && data == nil:
 		refused = badPublication("data", "data is missing; it may be null")
 	case string(remove) == "true" && present(data):
-		refused = badPublication("data", "what is removed has no data")
+		refused = badPublication("data", "data must be left out if remove is true")
 	case string(remove) == "true":
 		p.Remove = true
 	default:

@@ -26,8 +26,8 @@ type PublishHandlerOptions struct {
 
 	// OnPublish decides about one publication. caller is what Auth returned. OnPublish may change p,
 	// for example to write the author into the data, or to put the caller's name before the ID. It is
-	// called for all publications of a request before the first of them is made. nil: who may publish
-	// at all may publish everything.
+	// called for all publications of a request before the first of them is made. nil: a caller that
+	// Auth accepts may publish everything.
 	//
 	// An error refuses the whole request with 403. The text of a *ClientError is sent, with 400, 429 or
 	// 503 if its code is "bad_request", "rate_limited" or "unavailable". Refuse chooses any other
@@ -41,8 +41,8 @@ type PublishHandlerOptions struct {
 
 	// MaxAtOnce bounds the requests whose bodies are read or published at the same time. Further
 	// requests are refused with 429 and a Retry-After. A request that waits for the broker takes twice
-	// its size of memory. 0: 64. Requests pile up only when the broker is slow or away, and then nobody
-	// is served by more of them. Negative: no bound.
+	// its size of memory. 0: 64. Requests pile up only when the broker is slow or away. More requests
+	// at once would not make it faster. Negative: no bound.
 	MaxAtOnce int
 }
 
@@ -83,8 +83,8 @@ const (
 // its ID; in an array its index follows, after a slash.
 //
 // A browser may call the handler from the pages that may connect to Handler, and from no other page.
-// The publications count as the application's own: OnPublish and PublishRate of the other options do
-// not apply. docs/publishing.md has all answers.
+// The publications count as the application's own. So Options.OnPublish and TopicOptions.PublishRate do
+// not apply to them. docs/publishing.md has all answers.
 func (s *Server) PublishHandler(o PublishHandlerOptions) http.Handler {
 	setDefault(&o.MaxBytes, 1<<20)
 	h := &publishHandler{server: s, opts: o}
@@ -121,10 +121,10 @@ func (e *publishError) at(index int) *publishError {
 	return &indexed
 }
 
-// publishResult is what became of one publication. Without an Error it was made.
+// publishResult says whether one publication was made.
 type publishResult struct {
-	At    string        `json:"at,omitempty"` // its position; "": the topic keeps no history
-	Error *publishError `json:"error,omitempty"`
+	At    string        `json:"at,omitempty"`    // its position; "": the topic keeps no history
+	Error *publishError `json:"error,omitempty"` // why it was not made; nil: it was made
 }
 
 // publishAnswer is the body of an answer. The answer to an object has its result. The answer to an
@@ -162,7 +162,7 @@ func (h *publishHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(answer) // an error is one of the connection
+	json.NewEncoder(w).Encode(answer) // it fails only if the connection does
 }
 
 // hasReadTimeout reports whether the http.Server bounds the time that a request may take to arrive.
@@ -224,7 +224,7 @@ func failed(err *publishError) publishAnswer {
 	return publishAnswer{publishResult: publishResult{Error: err}}
 }
 
-// admit checks what is no matter of the caller.
+// admit makes the checks that do not depend on the caller's identity.
 func (h *publishHandler) admit(r *http.Request) *publishError {
 	if r.Method != http.MethodPost {
 		return &publishError{status: http.StatusMethodNotAllowed, Code: "bad_request", Message: "the method must be POST"}
@@ -297,8 +297,8 @@ func (h *publishHandler) call(name string, r *http.Request, f func() error) erro
 	return err
 }
 
-// checkPublishType refuses everything but JSON as it is. It is a rule against pages of other sites too:
-// a browser sends JSON to another site only if that site allows it.
+// checkPublishType refuses everything but uncompressed JSON. That keeps out pages of other sites too: a
+// browser sends JSON to another site only if that site allows it.
 func checkPublishType(h http.Header) *publishError {
 	refused := &publishError{status: http.StatusUnsupportedMediaType, Code: "bad_request"}
 	kind, params, err := mime.ParseMediaType(h.Get("Content-Type"))
@@ -326,7 +326,7 @@ func (h *publishHandler) read(w http.ResponseWriter, r *http.Request) ([]byte, *
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(h.opts.MaxBytes)))
 	switch {
 	case err == nil:
-		// Else net/http would end the request's context when the deadline comes.
+		// If the deadline stayed, net/http would end the request's context when it comes.
 		http.NewResponseController(w).SetReadDeadline(time.Time{})
 		return body, nil
 	case errors.As(err, new(*http.MaxBytesError)):
@@ -337,7 +337,7 @@ func (h *publishHandler) read(w http.ResponseWriter, r *http.Request) ([]byte, *
 	return nil, &publishError{status: http.StatusBadRequest, Code: "bad_request", Message: "the body did not arrive whole"}
 }
 
-// nameAfter gives the publications without an ID one that is made of the header Idempotency-Key.
+// nameAfter gives an ID to each publication that has none. The ID is made of the header Idempotency-Key.
 func nameAfter(key string, all []HTTPPublication, many bool) *publishError {
 	if key == "" {
 		return nil
@@ -358,8 +358,8 @@ func nameAfter(key string, all []HTTPPublication, many bool) *publishError {
 	return nil
 }
 
-// check checks all publications, and asks the application whether they may be made. So no publication
-// is made for a request that cannot be carried out as a whole.
+// check checks all publications, and asks the application whether they may be made. It is called before
+// the first of them is made, so an invalid request makes none of them.
 func (h *publishHandler) check(r *http.Request, caller any, all []HTTPPublication, many bool) *publishError {
 	for _, checkOne := range []func(*HTTPPublication) *publishError{
 		func(p *HTTPPublication) *publishError { return h.server.checkHTTPPublication(p) },
@@ -377,7 +377,7 @@ func (h *publishHandler) check(r *http.Request, caller any, all []HTTPPublicatio
 	return nil
 }
 
-// checkHTTPPublication returns what Publish would not take; nil: it takes the publication.
+// checkHTTPPublication returns why Publish would refuse a publication; nil: it would not.
 func (s *Server) checkHTTPPublication(p *HTTPPublication) *publishError {
 	wrong := func(code, member string, err error) *publishError {
 		return &publishError{status: http.StatusBadRequest, Code: code, Member: member, Message: err.Error()}
@@ -407,7 +407,7 @@ func (p *HTTPPublication) options() []PublishOption {
 	return []PublishOption{func(o *publishing) { o.ID, o.Key, o.Remove = p.ID, p.Key, p.Remove }}
 }
 
-// ask calls OnPublish, and checks what it has made of the publication.
+// ask calls OnPublish, and then checks the publication again, because OnPublish may have changed it.
 func (h *publishHandler) ask(r *http.Request, caller any, p *HTTPPublication) *publishError {
 	if h.opts.OnPublish == nil {
 		return nil
@@ -447,8 +447,8 @@ func (h *publishHandler) notAllowed(err error) *publishError {
 	return &publishError{status: http.StatusForbidden, Code: errForbidden.Code, Message: errForbidden.Message}
 }
 
-// publish makes the publications in order, up to the first that fails: if a later one were made, and
-// the request sent again, the order would be another one.
+// publish makes the publications in order, up to the first that fails. If later ones were made too, and
+// the program then sent the request again, the failed publication would come after them.
 func (h *publishHandler) publish(r *http.Request, all []HTTPPublication) []publishResult {
 	ctx, cancel := context.WithTimeout(r.Context(), publishRequestTimeout)
 	defer cancel()

@@ -13,7 +13,7 @@ type publishRates struct {
 	mu      sync.Mutex         // guards the fields below; no lock is taken under it
 	topics  map[string]limiter // topics to which clients have published a short time ago
 	cleanAt int                // clean is called when there are this many topics
-	allowed publicationIDs     // of publications that were counted
+	allowed publicationIDs     // of the publications that were counted and allowed
 }
 
 // minRatesKept is how many topics are kept before clean is called for the first time. They take about
@@ -21,9 +21,9 @@ type publishRates struct {
 const minRatesKept = 1000
 
 // allow counts one publication, and reports whether the topic's rate allows it. id is its ID; "": it has
-// none. A publication that this server has allowed before is not counted again: its client does not know
-// whether it was made, and must get the answer. That is so only if the topic keeps history, because the
-// broker then makes it once.
+// none. If the topic keeps history, a publication that this server has allowed before is not counted
+// again. Its client does not know whether it was made, and must get the answer. The broker makes it only
+// once. Without history the broker would make it again, so it counts again.
 func (p *publishRates) allow(topic, id string, o TopicOptions) bool {
 	if o.PublishRate <= 0 {
 		return true

@@ -31,8 +31,8 @@ func (s *Server) Ready(ctx context.Context) error {
 	return err
 }
 
-// noteReady logs when the broker is no longer ready, and when it is ready again. A load balancer may
-// ask every second, so nothing is logged as long as the answer stays the same.
+// noteReady notes the answer of the broker, and logs it if it has changed. A load balancer may ask every
+// second.
 func (s *Server) noteReady(err error) {
 	switch was := s.notReady.Swap(err != nil); {
 	case err != nil && !was:

@@ -32,7 +32,7 @@ type Server struct {
 	counters     counters
 	logs         loglimit.Limiter
 	loggedOnce   sync.Map    // message texts
-	notReady     atomic.Bool // what Ready has said last of the broker
+	notReady     atomic.Bool // the broker was not ready when Ready last asked it
 	broadcasts   broadcasts
 	userChanges  userChanges
 	presence     presenceState

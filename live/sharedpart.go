@@ -35,8 +35,8 @@ type sharedParts struct {
 // partClaim is a part for which a session asks the broker. The other sessions that need it wait.
 type partClaim struct {
 	key       partKey
-	waiting   []*Session    // those that wait, while pass is nil; guarded by sharedParts.mu
-	pass      *pass         // the latest of the session that asks; nil: it has applied for none; guarded by sharedParts.mu
+	waiting   []*Session    // the sessions that wait, and those that have ended meanwhile; guarded by sharedParts.mu
+	pass      *pass         // the latest pass of the session that asks; nil: it has not applied for one; guarded by sharedParts.mu
 	done      chan struct{} // closed when the session that asks has ended its attempt
 	succeeded bool          // the part was made; set before done is closed
 }
@@ -124,8 +124,8 @@ func (sp *sharedParts) add(key partKey, c *cursor, publications []*broker.Public
 	}
 }
 
-// claim makes a session the one that asks the broker for a part. If another session is that already,
-// isMine is false, and the caller may wait for it.
+// claim lets a session ask the broker for a part, and makes other sessions that need the part wait. If
+// another session has the claim already, isMine is false, and the caller may wait for that session.
 func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine bool) {
 	sp.mu.Lock()
 	claim = sp.claims[key]
@@ -138,10 +138,8 @@ func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine 
 		sp.mu.Unlock()
 		return claim, true
 	}
+	claim.waiting = append(claim.waiting, s)
 	p := claim.pass
-	if p == nil {
-		claim.waiting = append(claim.waiting, s)
-	}
 	sp.mu.Unlock()
 	if p != nil {
 		p.hasten(s)
@@ -149,15 +147,15 @@ func (sp *sharedParts) claim(key partKey, s *Session) (claim *partClaim, isMine 
 	return claim, false
 }
 
-// hasten notes the pass of the session that asks. Its turn is that of the session whose turn comes
-// first, of all that wait for the part.
+// hasten notes the pass of the session that asks. The turn of the pass is that of the session whose turn
+// comes first, of all that wait for the part. A part may take several questions, and each has its pass.
 func (sp *sharedParts) hasten(c *partClaim, p *pass) {
 	if c == nil {
 		return
 	}
 	sp.mu.Lock()
 	waiting := c.waiting
-	c.pass, c.waiting = p, nil
+	c.pass = p
 	sp.mu.Unlock()
 	for _, s := range waiting {
 		p.hasten(s)

@@ -125,3 +125,29 @@ func TestSharedPartIsTheSameForAll(t *testing.T) {
 		})
 	}
 }
+
+// A client that asks without end makes a part for which it needs two questions. Each of them has the turn of
+// the client that waits for the part.
+func TestEachQuestionForAPartTakesTheEarliestTurn(t *testing.T) {
+	later := func(d time.Duration) *Session { return &Session{readUntil: clock.Now() + int64(d)} }
+	g, x := newTestGate(1), sharedParts{}
+	asks := later(100 * time.Second)
+	claim, isMine := x.claim(partKey{topic: "t"}, asks)
+	if !isMine {
+		t.Fatal("the first session must ask")
+	}
+	if _, isMine := x.claim(partKey{topic: "t"}, &Session{}); isMine {
+		t.Fatal("the second session must wait")
+	}
+	for question := range 2 {
+		busy := g.apply(&Session{})
+		passes := []*pass{g.apply(asks), g.apply(later(10 * time.Second))}
+		x.hasten(claim, passes[0])
+		busy.leave()
+		wantGranted(t, fmt.Sprint("question ", question), passes, true, false)
+		passes[0].leave()
+		wantGranted(t, fmt.Sprint("question ", question, " is answered"), passes, true, true)
+		passes[1].leave()
+	}
+	x.release(claim)
+}

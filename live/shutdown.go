@@ -64,7 +64,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	if first {
 		s.opts.Logger.Info("live: shutting down", "sessions", sessions, "delay", s.opts.ShutdownDelay)
-		go s.wind(ctx, end) // ends when the broker is closed
+		go s.windDown(ctx, end) // ends when the broker is closed
 	}
 	var err error
 	select {
@@ -96,7 +96,7 @@ type shutdown struct {
 	failed error              // of the broker's Close; set before over is closed
 }
 
-// newShutdown returns the end that begins with a call of Shutdown with a ctx.
+// newShutdown returns the end that begins with the first call of Shutdown. ctx is that of the call.
 func newShutdown(ctx context.Context) *shutdown {
 	end := &shutdown{gone: make(chan struct{}), over: make(chan struct{})}
 	end.ctx, end.cut = context.WithCancel(context.WithoutCancel(ctx))
@@ -106,8 +106,8 @@ func newShutdown(ctx context.Context) *shutdown {
 // isDraining reports whether Shutdown was called; mu is held.
 func (s *Server) isDraining() bool { return s.shutdown != nil }
 
-// wind ends the server. first is the ctx of the first call, which has set the pace.
-func (s *Server) wind(first context.Context, end *shutdown) {
+// windDown ends the server. first is the ctx of the first call, which has set the pace.
+func (s *Server) windDown(first context.Context, end *shutdown) {
 	defer end.cut() // frees ctx
 	defer close(end.over)
 	s.auths.refuseAll(errDraining)
@@ -196,12 +196,13 @@ func returnWindow(sessions int) time.Duration {
 	return time.Duration(sessions) * time.Second / closesPerSecond
 }
 
-// restart says how Shutdown ends a session. window is the time over which all sessions are closed.
+// restart says how a session ends because of Shutdown. window is the time over which all sessions are
+// closed.
 func restart(window time.Duration) closing {
 	return comeBack("restart", closedShutdown, ErrServerClosed, window)
 }
 
-// comeBack says how a session ends whose client shall come back within a window, or within minReturn if
+// comeBack says how a session ends if its client is to come back within a window, or within minReturn if
 // that is longer. text is for the client.
 func comeBack(text string, why closeReason, err error, window time.Duration) closing {
 	within := max(window, minReturn)

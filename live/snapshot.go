@@ -203,8 +203,8 @@ func marshalState(state any) ([]byte, error) {
 // everything after the client's position.
 func (t *topic) wantsState(o *subscribing) bool { return t.opts.Snapshot != nil && o.stateReply != nil }
 
-// elseState returns what answers a client if the history turns out not to have what the client has
-// missed; nil: the topic has no state, or the client has not asked for it.
+// elseState returns what answers a client if the history has lost some of the publications that the
+// client has missed; nil: the topic has no state, or the client has not asked for it.
 func (t *topic) elseState(o *subscribing) stateReply {
 	if t.wantsState(o) {
 		return o.stateReply

@@ -70,12 +70,12 @@ type Stats struct {
 	Gaps uint64 // gaps that were announced, to all subscribers of a topic or to one that was away or reads too slowly
 
 	Snapshots       uint64    // calls of TopicOptions.Snapshot; many clients share one
-	SnapshotsFailed uint64    `json:",omitzero"` // calls that returned no state, in time or at all
+	SnapshotsFailed uint64    `json:",omitzero"` // states that clients did not get: the call returned an error, took too long, or could not begin in time
 	SnapshotTime    Durations `json:",omitzero"` // how long the calls took
 
 	Present      int    // how many times a session of this server is present in a topic
 	Peers        int    // other servers that have told who is present at them
-	PresenceJunk uint64 // broadcasts about presence that were not to be understood, and were ignored
+	PresenceJunk uint64 // invalid broadcasts about presence, which were ignored
 
 	QueueFull    uint64 // sessions closed with ErrQueueFull
 	UserBytes    uint64 // sessions closed with ErrUserBytes
@@ -112,14 +112,14 @@ func WriteSizeBounds() []int { return slices.Clone(writeSizeBounds) }
 
 var writeSizeBounds = []int{1, 2, 4, 8, 16, 32, 64, 128}
 
-// durationsOf returns what a Counter has counted.
+// durationsOf returns the durations that a Counter has counted.
 func durationsOf(c *durations.Counter) (d Durations) {
 	c.AddTo(&d.Counts, &d.Sum)
 	return d
 }
 
-// counters are grouped by who counts, and a cache line lies between the groups. Otherwise goroutines
-// that read from clients would slow down those that publish.
+// counters are in groups, and a cache line lies between the groups. Otherwise goroutines that read from
+// clients would slow down goroutines that publish.
 type counters struct {
 	// Goroutines that publish count here.
 	published, delivered atomic.Uint64

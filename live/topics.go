@@ -38,7 +38,7 @@ import (
 //	publishRates.mu     taken under Session.calls
 //	sharedParts.mu
 //	inbound.mu
-//	turns.mu            Session.calls has it
+//	turns.mu            that of Session.calls; not held while a callback runs
 //	broadcasts.mu       not held while the application's functions run
 //	userChanges.mu      not held while a change is made
 //	endRing.mu

@@ -2,13 +2,14 @@ package live
 
 import "sync"
 
-// turns lets one goroutine at a time run a callback of a session. It is a lock whose waiting is durable
-// in a bubble of testing/synctest: a sync.Mutex stops the bubble's time, for which the callback may be
-// waiting. Its zero value is free.
+// turns lets one goroutine at a time run a callback of a session. It is used like a sync.Mutex. A
+// goroutine that waits for a sync.Mutex stops the time in a bubble of testing/synctest, and the callback
+// may be waiting for that time. A goroutine that waits for turns does not. In the zero value no callback
+// runs.
 type turns struct {
 	mu    sync.Mutex    // guards the fields below; no lock is taken under it
 	taken bool          // a callback runs
-	free  chan struct{} // closed when it has returned; nil: nobody waits
+	free  chan struct{} // closed when the callback has returned; nil: nobody waits
 }
 
 // Lock waits until no callback runs.

@@ -28,13 +28,17 @@ func (p Position) String() string {
 	return p.Epoch + "." + strconv.FormatUint(p.Offset, 10)
 }
 
+// maxOffsetDigits is the length of the largest offset. Zeros before an offset would let a client choose how
+// much memory is held with the Epoch, which is a piece of the text.
+const maxOffsetDigits = 20
+
 // ParsePosition is the inverse of Position.String.
 func ParsePosition(s string) (Position, error) {
 	if s == "" {
 		return Position{}, nil
 	}
 	i := strings.LastIndexByte(s, '.')
-	if i < 1 {
+	if i < 1 || len(s)-(i+1) > maxOffsetDigits {
 		return Position{}, fmt.Errorf("live: %q is not a position; pass one unchanged from a publication or a reply", s)
 	}
 	offset, err := strconv.ParseUint(s[i+1:], 10, 64)

@@ -37,7 +37,7 @@ const MinTailBytes = 128 << 10
 
 // Page is a part of a topic's history.
 type Page struct {
-	// Publications are those that were read, the oldest first.
+	// Publications has what was read, oldest first.
 	Publications []*Publication
 
 	// Epoch is that of the history that was read.

@@ -81,8 +81,8 @@ func (b *Broker) watchConnection() {
 }
 
 // noteServer notes that watchConnection has handled everything up to the connection to the present
-// server. The status of a connection is queued before the connection shows its server. So if the
-// queue is empty after the server was asked for, nothing about that server is still to be handled.
+// server. The client of NATS queues a change of its status before ConnectedServerId shows the new server.
+// So if the queue is empty after ConnectedServerId was called, everything about that server was handled.
 func (b *Broker) noteServer() {
 	id := b.nc.ConnectedServerId()
 	if len(b.status) == 0 {

@@ -19,8 +19,8 @@
 //	live.h.TOPIC  what the default stream stores, and republishes on live.d.TOPIC
 //	live.b.KIND   broadcasts between the servers
 //
-// For keyed topics live.e, live.k and live.kh stand for live.d, live.s and live.h, and the last token
-// of the subject is "=k" and the key.
+// A keyed topic has live.e, live.k and live.kh in place of live.d, live.s and live.h. The last token of
+// its subjects is "=k" and the key.
 //
 // Dots and colons divide a topic into parts, and each part is a token of the subject. A colon
 // leaves a mark in the subject: chat:1 is live.d.chat.:1, and chat.1 is live.d.chat.1. The

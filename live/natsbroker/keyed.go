@@ -221,8 +221,8 @@ func (st *stream) mayAddKey(ctx context.Context, tokens, subject string, most in
 	return nil
 }
 
-// lagPause is how long values waits for a copy of the stream that lags. A copy is a few milliseconds
-// behind as a rule.
+// lagPause is the pause after which values asks again, if a copy of the stream lags. As a rule a copy is a
+// few milliseconds behind.
 const lagPause = 50 * time.Millisecond
 
 // values returns the newest value of each key of a topic, oldest first. It waits for a copy of the stream
@@ -230,11 +230,11 @@ const lagPause = 50 * time.Millisecond
 func (st *stream) values(ctx context.Context, topic, tokens string) ([]*broker.Publication, error) {
 	for {
 		page, newest, err := st.readValues(ctx, topic, tokens)
-		if err != nil || page.Epoch == newest.epoch && page.Upto >= newest.offset {
+		if err != nil || page.Upto >= newest.offset {
 			return page.Publications, err
 		}
 		if !sleep(ctx, lagPause) {
-			return nil, fmt.Errorf("%w: the copy of the stream that answers has less than its leader", broker.ErrUnavailable)
+			return nil, fmt.Errorf("%w: the copy of the stream that answers lags behind its leader", broker.ErrUnavailable)
 		}
 	}
 }

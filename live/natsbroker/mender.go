@@ -207,10 +207,10 @@ func (m *mender) mend(why error) {
 	}
 }
 
-// restart replaces the server, and waits until the broker is connected to the new server and
-// watchConnection knows it. The client of NATS may notice the end of the old server only after the
-// new one runs, and watchConnection may be late too. What they find after restart has returned would
-// be logged as a loss of the connection.
+// restart replaces the server. It waits until the broker is connected to the new server, and until
+// watchConnection has handled that. The client of NATS may notice the end of the old server only after
+// the new one runs, and watchConnection may notice it later still. If restart had returned by then, the
+// end of the old server would be logged as a loss of the connection.
 func (m *mender) restart() error {
 	if err := m.server.restart(m.broker.ctx); err != nil {
 		return err

@@ -68,7 +68,7 @@ const (
 	MaxWindow = time.Minute
 )
 
-// table has the codes for which backing off is not the whole reaction.
+// table has the reactions to all codes except those after which a client only backs off.
 var table = []struct {
 	from, to int
 	Reaction

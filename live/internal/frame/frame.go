@@ -45,8 +45,8 @@ type Frame struct {
 	// with the same Tag and Key.
 	Key string
 
-	// Queued is when the frame was queued for all its sessions, on the clock of package clock, if it
-	// is measured how long the frame takes to reach their sockets. 0: it is not measured. It is set
+	// Queued is when the frame was queued for all its sessions, on the clock of package clock. The time
+	// from then until their sockets take the frame is measured. 0: it is not measured. Queued is set
 	// before the frame is shared.
 	Queued int64
 }

@@ -147,7 +147,6 @@ func (b *Box) GreetFirst() { b.greeting = true }
 func (b *Box) Add(f *frame.Frame, list *List) error { return b.add(f, list, false) }
 
 // add is Add. A patient caller waits for space if the error is ErrFull; see displace.
-
 func (b *Box) add(f *frame.Frame, list *List, patient bool) error {
 	b.mu.Lock()
 	if b.ending != open || b.dead {

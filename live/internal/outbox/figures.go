@@ -9,11 +9,11 @@ import (
 	"github.com/livetopic/livetopic/live/internal/durations"
 )
 
-// This file counts what the boxes of a server hold and write. Counting must cost next to nothing: a
-// burst takes 150 ns for each delivery. So what is queued is counted on the List of the caller, and
-// added once for each List. What is written is counted in the batch of the goroutine that writes. It is
-// added for a portion of boxes at a time, to one of several sets of figures. So two CPUs seldom write to
-// the same line of the cache.
+// This file counts the frames that the boxes of a server hold and write. Counting must cost next to
+// nothing, because a delivery in a burst takes only 150 ns. So queued frames are counted on the List of
+// the caller, and the count is added to Writers.queued once for each List. Written frames are counted in
+// the batch of the goroutine that writes. That count is added once for each portion of boxes, to one of
+// several sets of figures. So two CPUs seldom write to the same line of the cache.
 
 // WriteSizes is how many sizes of writes are told apart: of at most 1, 2, 4, 8, 16, 32, 64 and 128
 // frames, and of more.
@@ -35,40 +35,39 @@ type Figures struct {
 	DeliverySum    time.Duration
 }
 
-// depth is how much waits or is being written.
+// depth is how many frames and bytes wait or are being written.
 type depth struct{ frames, bytes int }
 
 func (d depth) minus(other depth) depth { return depth{d.frames - other.frames, d.bytes - other.bytes} }
 
-// depth returns what Held counts; mu is held.
+// depth returns how much waits or is being written, with the frames in aside; mu is held.
 func (b *Box) depth() depth { return depth{b.frames + len(b.aside), b.bytes + b.asideBytes} }
 
 // figures are counted by the goroutines that write. Each goroutine uses the figures of its batch.
 type figures struct {
-	landedFrames, landedBytes atomic.Uint64 // they wait no more
+	landedFrames, landedBytes atomic.Uint64 // of all writes that have ended
 	bytes                     atomic.Uint64
 	writes                    [WriteSizes]atomic.Uint64
 	delivery                  durations.Counter
 	_                         [64]byte // keeps neighbours on different cache lines
 }
 
-// newFigures returns one for each CPU, or a few more: a power of two.
+// newFigures returns one set of figures for each CPU, rounded up to a power of two.
 func newFigures(cpus int) []figures { return make([]figures, 1<<bits.Len(uint(cpus-1))) }
 
-// wrote is what a goroutine has written and not yet counted in its figures. Only that goroutine uses
-// it.
+// wrote counts what a goroutine has written since it last called countWrote. Only that goroutine uses it.
 type wrote struct {
 	landed   depth
 	bytes    uint64
 	writes   [WriteSizes]uint32
-	measured []time.Duration // of frames with Frame.Queued; it has space for a portion of boxes
+	measured []time.Duration // from Frame.Queued to the end of the write; it has space for a portion of boxes
 }
 
-// queued counts what is queued. Goroutines that publish use it. It lies beside other fields that they
-// use in the same call.
+// queued counts the frames that were queued since the Writers were made, less those that were dropped.
+// Goroutines that publish use it. It lies beside other fields that they use in the same call.
 type queued struct{ frames, bytes atomic.Int64 }
 
-// add counts what was queued, or what was dropped if the numbers are negative.
+// add counts queued frames. Negative numbers stand for dropped frames.
 func (q *queued) add(d depth) {
 	if d == (depth{}) {
 		return
@@ -137,7 +136,8 @@ func (w *Writers) Figures() Figures {
 		}
 		f.delivery.AddTo(&all.DeliveryCounts, &all.DeliverySum)
 	}
-	// What is queued is read last, and may not be counted yet when it is written already.
+	// A frame may be written before it is counted as queued. So queued is read last, and may still be
+	// too small.
 	all.Frames = landedFrames
 	all.WaitingFrames = max(int(w.queued.frames.Load()-int64(landedFrames)), 0)
 	all.WaitingBytes = max(int(w.queued.bytes.Load()-int64(landedBytes)), 0)
