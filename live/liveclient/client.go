@@ -90,7 +90,7 @@ type Status struct {
 // there is a Token.
 //
 // Connect tries again until it succeeds or ctx ends. It fails at once if a further attempt would most likely fail as well: if
-// the address is not valid, if the server refuses with a status from 300 to 499 (but not with 408, 425
+// the address or a header is not valid, if the server refuses with a status from 300 to 499 (but not with 408, 425
 // or 429), if it does not speak live.v1, has no TLS though the address says so, or has a certificate that is
 // not trusted, and if it closes the connection with a final code. The error may be a *RefusedError, or wrap
 // ErrNotLive.
