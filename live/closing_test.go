@@ -99,8 +99,8 @@ func TestClosingsOfThoseWhoMayNotStay(t *testing.T) {
 		},
 	}
 	h := livetest.Hosting{}.Start(t, opts)
-	livetest.DialV1(t, h.Endpoint).Attend()
-	livetest.DialV1(t, h.Endpoint).Attend()
+	livetest.DialV1(t, h.Endpoint)
+	livetest.DialV1(t, h.Endpoint)
 	livetest.Eventually(t, "the replacement", func() bool { return h.Stats().ClosedFor == live.Closings{Replaced: 1} })
 	refused <- true
 	h.Connect(t, livetest.Dialing{V1: true}).Attend()

@@ -225,7 +225,7 @@ func TestClientsThatCameAndWentTakeNoMemory(t *testing.T) {
 			}
 			livetest.Eventually(t, "the end of all", func() bool { return h.Stats().Sessions == 0 })
 		}
-		churn(100)
+		churn(1000) // as many ends as RecentEnds remembers
 		before := liveHeap()
 		const clients = 300
 		churn(clients)

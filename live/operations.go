@@ -358,7 +358,7 @@ func (s *Session) opSubscribe(op *operation) (answer, error) {
 // is only logged: the application may have set other infos since mayArrive was asked.
 func (s *Session) showInfo(topic string, info []byte) {
 	if err := s.setPresence(topic, info); err != nil && !errors.Is(err, ErrSessionClosed) {
-		s.server.logOfClient(slog.LevelWarn, "live: session is not seen", "topic", topic, "session", s.id, "err", err)
+		s.server.logOfClient(slog.LevelWarn, "live: session is not shown as present", "topic", topic, "session", s.id, "err", err)
 	}
 }
 

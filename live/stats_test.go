@@ -27,7 +27,7 @@ func TestStatsCountWhatClientsDo(t *testing.T) {
 		return 1, nil
 	}
 	h := livetest.Hosting{}.Start(t, opts)
-	c := livetest.DialV1(t, h.Endpoint).Attend()
+	c := livetest.DialV1(t, h.Endpoint)
 	c.Must(`{"op":"subscribe","id":1,"topic":"t"}`)
 	c.Must(`{"op":"request","id":2,"topic":"t"}`)
 	livetest.Refused(t, "request", c.Do(`{"op":"request","id":3,"topic":"broken"}`), 3, "internal")
@@ -78,7 +78,7 @@ func TestStatsCountResumes(t *testing.T) {
 	t.Parallel()
 	opts := livetest.Open(live.Options{Topics: livetest.Keeping("", live.TopicOptions{History: 5})})
 	h := livetest.Hosting{}.Start(t, opts)
-	c := livetest.DialV1(t, h.Endpoint).Attend()
+	c := livetest.DialV1(t, h.Endpoint)
 	c.Must(`{"op":"subscribe","id":1,"topic":"t"}`)
 	var at []string
 	for i := range 20 {
@@ -87,7 +87,7 @@ func TestStatsCountResumes(t *testing.T) {
 		}
 		at = append(at, c.Next().At)
 	}
-	back := livetest.DialV1(t, h.Endpoint).Attend()
+	back := livetest.DialV1(t, h.Endpoint)
 	check := func(what string, subscribed, recovered, notRecovered uint64) {
 		t.Helper()
 		if st := h.Stats(); st.Subscribed != subscribed || st.Recovered != recovered || st.NotRecovered != notRecovered {
@@ -142,7 +142,7 @@ func TestStatsCountSnapshots(t *testing.T) {
 		}}
 	}})
 	h := livetest.Hosting{}.Start(t, opts)
-	c := livetest.DialV1(t, h.Endpoint).Attend()
+	c := livetest.DialV1(t, h.Endpoint)
 	c.Must(`{"op":"subscribe","id":1,"topic":"t"}`)
 	livetest.Refused(t, "subscribe", c.Do(`{"op":"subscribe","id":2,"topic":"broken"}`), 2, "internal")
 	if st := h.Stats(); st.Snapshots != 2 || st.SnapshotsFailed != 1 || st.SnapshotTime.Count() != 2 {

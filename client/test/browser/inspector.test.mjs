@@ -54,7 +54,7 @@ async function connect(user, ...topics) {
   return client;
 }
 
-const call = (path, parameters) => server.call("POST", path, new URLSearchParams(parameters));
+const call = (path, parameters) => server.call("POST", `${path}?${new URLSearchParams(parameters)}`);
 const publish = (topic, n, size = 10) => call("/publish", { topic, n, size });
 
 /** Opens the inspector. */
