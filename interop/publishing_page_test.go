@@ -62,7 +62,7 @@ func handlerOfThePage(server *live.Server, token string) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST /publish", server.PublishHandler(live.PublishHandlerOptions{
 		Auth: func(_ context.Context, r *http.Request) (any, error) {
-			if subtle.ConstantTimeCompare([]byte(live.Token(r)), []byte(token)) == 0 {
+			if token == "" || subtle.ConstantTimeCompare([]byte(live.Token(r)), []byte(token)) == 0 {
 				return nil, errors.New("unknown token")
 			}
 			return "build server", nil
@@ -78,7 +78,9 @@ func rulesOfThePage(auth func(context.Context, *http.Request) (any, error)) live
 			if !strings.HasPrefix(p.Topic, "builds:") {
 				return errors.New("not a topic of the build server") // the caller is told "forbidden", and no more
 			}
-			p.ID = fmt.Sprintf("%s/%s", caller, p.ID) // IDs of other callers are others
+			if p.ID != "" {
+				p.ID = fmt.Sprintf("%s/%s", caller, p.ID) // so that callers cannot choose the same ID
+			}
 			return nil
 		},
 	}
@@ -173,6 +175,23 @@ func TestRulesOfThePublishingPage(t *testing.T) {
 	}
 	if made, err := server.History(t.Context(), "builds:1", 10); err != nil || len(made) != 2 {
 		t.Errorf("made: %v, %v", made, err)
+	}
+	for range 2 { // publications without an ID are not repetitions of one another
+		if status, body := send(t, at.HTTP(), "a", `{"topic":"builds:2","data":1}`); status != 202 {
+			t.Errorf("%d %s", status, body)
+		}
+	}
+	if made, err := server.History(t.Context(), "builds:2", 10); err != nil || len(made) != 2 {
+		t.Errorf("made without an ID: %v, %v", made, err)
+	}
+}
+
+// Nobody may publish if the program was started without a token.
+func TestPublishingPageRefusesAnEmptyToken(t *testing.T) {
+	t.Parallel()
+	at := livetest.Serve(t, handlerOfThePage(livetest.NewServer(t, live.Options{Logger: livetest.Quiet}), ""))
+	if status, body := send(t, at.HTTP()+"/publish", "", `{"topic":"orders","data":1}`); status != http.StatusUnauthorized {
+		t.Errorf("%d %s", status, body)
 	}
 }
 

@@ -55,14 +55,17 @@ func (s *Session) clientError(err error) *ClientError {
 		case errors.As(app.error, &told):
 			return told
 		case isTemporary(app.error):
+			s.logFailure("live: operation failed", app.error)
 			return errUnavailable
 		}
+		s.server.logOfClient(slog.LevelDebug, "live: client refused by a callback", "session", s.id, "user", s.user, "err", app.error)
 		return errForbidden
 	case failedInApp:
 		switch {
 		case errors.As(app.error, &told):
 			return told
 		case isTemporary(app.error):
+			s.logFailure("live: request failed", app.error)
 			return errUnavailable
 		}
 		s.server.logOfClient(slog.LevelWarn, "live: request failed", "session", s.id, "err", app.error)
@@ -97,6 +100,14 @@ func (s *Session) clientError(err error) *ClientError {
 		return errUnavailable
 	}
 	return errFailed
+}
+
+// logFailure logs that a callback could not decide. If the session has ended, that is why its context ended,
+// and nobody waits for the answer.
+func (s *Session) logFailure(message string, err error) {
+	if s.ctx.Err() == nil {
+		s.server.logOfClient(slog.LevelWarn, message, "session", s.id, "err", err)
+	}
 }
 
 // isTemporary reports whether the same operation may succeed a little later. If a callback could not

@@ -87,6 +87,45 @@ func TestErrorOfACallback(t *testing.T) {
 	}
 }
 
+// What a client is not told is in the log: an error that refuses at level Debug, one that could not decide as a warning.
+func TestErrorOfACallbackIsLogged(t *testing.T) {
+	t.Parallel()
+	const secret = "row 7 of table users"
+	for _, test := range []struct {
+		name, want, wantOfRequest string
+		err                       error
+	}{
+		{"refusal", `level=DEBUG msg="live: client refused by a callback"`, `level=WARN msg="live: request failed"`, errors.New(secret)},
+		{"no decision", `level=WARN msg="live: operation failed"`, `level=WARN msg="live: request failed"`, fmt.Errorf("%s: %w", secret, live.ErrUnavailable)},
+		{"ClientError", "", "", fmt.Errorf("%s: %w", secret, &live.ClientError{Code: "too_late"})},
+	} {
+		logger, logged := livetest.Logged()
+		opts := livetest.Permissive()
+		opts.Logger = logger
+		opts.OnSubscribe = func(context.Context, *live.Session, string) error { return test.err }
+		opts.OnPublish = func(context.Context, *live.Session, string, []byte) ([]byte, error) { return nil, test.err }
+		opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return 1, test.err }
+		c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, opts).Handler()))
+		seen := 0
+		for name, op := range operationsOnT {
+			c.Do(op + `,"id":8}`)
+			line := logged()[seen:]
+			seen += len(line)
+			want := test.want
+			if name == "request" {
+				want = test.wantOfRequest
+			}
+			if want == "" {
+				if strings.Contains(line, secret) {
+					t.Errorf("%s, %s: logged %q", test.name, name, line)
+				}
+			} else if !strings.Contains(line, want) || !strings.Contains(line, secret) {
+				t.Errorf("%s, %s: logged %q, want %s", test.name, name, line, want)
+			}
+		}
+	}
+}
+
 // brokenBroker is a broker that fails.
 type brokenBroker struct {
 	*live.MemoryBroker

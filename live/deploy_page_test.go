@@ -84,6 +84,14 @@ var _ = func(server *live.Server, mux *http.ServeMux) {
 	}
 }
 
+var _ = func(server *live.Server, mux *http.ServeMux) {
+	web := &http.Server{Addr: ":443", Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	serve := func() error { return web.ListenAndServeTLS("cert.pem", "key.pem") }
+	if err := server.Run(context.Background(), serve, web.Shutdown); err != nil {
+		log.Fatal(err)
+	}
+}
+
 var _ = func(server *live.Server, app interface{ Listen(string) error }) {
 	if err := server.Run(context.Background(), func() error { return app.Listen(":8080") }); err != nil {
 		log.Fatal(err)

@@ -45,8 +45,9 @@ type Options struct {
 	// history. Server.Subscribe does not call it. nil: no client may.
 	//
 	// An error refuses the client. A *ClientError is sent as it is. Any other error is sent
-	// as "forbidden", without its text. An error that wraps ErrUnavailable, or an error of
-	// a context, does not refuse: the client is told "unavailable", and asks again later.
+	// as "forbidden", without its text, which is logged at level Debug. An error that wraps
+	// ErrUnavailable, or an error of a context, does not refuse: the client is told
+	// "unavailable", and asks again later. Such an error is logged as a warning.
 	OnSubscribe func(ctx context.Context, s *Session, topic string) error
 
 	// OnUnsubscribe is called when a subscription has ended because its client has asked for

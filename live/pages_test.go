@@ -96,7 +96,7 @@ var _ = func(tx *sql.Tx, server *live.Server, task task) error {
 
 var _ = publishPending
 
-// publishPending publishes what the table outbox has. It runs at the start, and after each commit.
+// publishPending publishes the rows of the table outbox. Call it at the start, and after each commit.
 func publishPending(ctx context.Context, server *live.Server, db *sql.DB) error {
 	rows, err := pending(ctx, db)
 	if err != nil {
@@ -105,7 +105,7 @@ func publishPending(ctx context.Context, server *live.Server, db *sql.DB) error 
 	for _, row := range rows {
 		_, err := server.PublishContext(ctx, row.Topic, row.Data, live.ID("outbox:"+row.ID))
 		if err != nil {
-			return err // the rest later, in the same order
+			return err // the next call goes on here
 		}
 		if err := forget(ctx, db, row); err != nil {
 			return err

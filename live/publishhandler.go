@@ -25,9 +25,10 @@ type PublishHandlerOptions struct {
 	Auth func(ctx context.Context, r *http.Request) (any, error)
 
 	// OnPublish decides about one publication. caller is what Auth returned. OnPublish may change p,
-	// for example to write the author into the data, or to put the caller's name before the ID. It is
-	// called for all publications of a request before the first of them is made. nil: a caller that
-	// Auth accepts may publish everything.
+	// for example to write the author into the data. It may put the caller's name before the ID, but only
+	// if there is an ID: publications with the same ID count as one. OnPublish is called for all
+	// publications of a request before the first of them is made. nil: whoever Auth lets in may publish
+	// everything.
 	//
 	// An error refuses the whole request with 403. The text of a *ClientError is sent, with 400, 429 or
 	// 503 if its code is "bad_request", "rate_limited" or "unavailable". Refuse chooses any other

@@ -30,7 +30,7 @@ const (
 // most, if the Broker does not hang. Shutdown has four fifths of that time, with ShutdownDelay. Then the
 // sessions that are left are cut. So at least a fifth is for the stop functions, and web.Shutdown below
 // can wait for HTTP requests. A second signal ends the process at once. A signal that the process ignores
-// stays ignored (see signal.Ignore), as in a program that nohup or a shell has put in the background.
+// stays ignored (see signal.Ignore), as Ctrl-C in a program that a shell script has started with "&".
 //
 // With net/http, where web is an *http.Server:
 //

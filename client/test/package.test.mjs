@@ -10,7 +10,7 @@ import { promisify } from "node:util";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 import { LiveServer } from "./server.mjs";
-import { blocksOf } from "./snippets.mjs";
+import { blocksOf, named } from "./snippets.mjs";
 
 const run = promisify(execFile);
 const client = fileURLToPath(new URL("..", import.meta.url));
@@ -97,9 +97,11 @@ describe("its types", () => {
     writeFileSync(join(folder, "live.ts"), declared);
     const use = 'import { live } from "./live.js";\nlive.subscribe("room:1", ({ text }) => text.length);\n// @ts-expect-error\nlive.publish("votes", 1);';
     writeFileSync(join(folder, "use.ts"), use);
+    const basics = "declare const add: (item: unknown) => void, fetchAll: () => void, show: (state: string) => void;\n";
+    writeFileSync(join(folder, "basics.ts"), basics + named("docs/javascript.md", "basics.js"));
     const tsc = join(client, "node_modules/typescript/bin/tsc");
     const flags = ["--ignoreConfig", "--noEmit", "--strict", "--types", "", "--target", "es2022", "--module", "node16"];
-    await run(process.execPath, [tsc, ...flags, "use.ts"], { cwd: folder }).catch(({ stdout }) => assert.fail(stdout));
+    await run(process.execPath, [tsc, ...flags, "use.ts", "basics.ts"], { cwd: folder }).catch(({ stdout }) => assert.fail(stdout));
   });
 });
 

@@ -38,7 +38,7 @@ func main() {
 	})
 
 	web := &http.Server{Addr: "localhost:8080", ReadHeaderTimeout: 5 * time.Second}
-	// until SIGTERM, when it has pages come back to the next process
+	// Run serves until SIGTERM. Then it tells the pages to come back to the next process, and returns.
 	if err := server.Run(context.Background(), web.ListenAndServe, web.Shutdown); err != nil {
 		log.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func main() {
 		return live.Publish(server, "news", map[string]string{"text": c.Request().FormValue("text")})
 	})
 
-	// until SIGTERM, when it has pages come back to the next process
+	// Run serves until SIGTERM. Then it tells the pages to come back to the next process, and returns.
 	if err := server.Run(context.Background(), func() error { return app.Listen("localhost:8080") }); err != nil {
 		log.Fatal(err)
 	}

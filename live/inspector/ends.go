@@ -99,7 +99,7 @@ var kindByWhy = map[string]endKind{
 	"Protocol":    {"Broke the protocol", "The client sent bytes that are no valid frame, or a message that took too long to arrive. The error says which."},
 	"TooBig":      {"Message too big", "The client sent a message larger than ReadLimit."},
 	"Application": {"Closed by the application", "The application called Close or Disconnect, or somebody closed the session in the inspector."},
-	"User":        {"Signed out", "DisconnectUser was called: the user may not connect any more, or has signed out."},
+	"User":        {"Thrown out or signed out", "DisconnectUser was called: the user may not connect any more, or has signed out."},
 	"Expired":     {"Sign-in expired", "The time of ExpireAt has come. The client comes back at once, with a new token."},
 	"Refused":     {"Refused", "OnConnect returned an error."},
 	"Shutdown":    {"Restart", "The server shut down, and told the client when to come back."},

@@ -35,7 +35,7 @@ func TestPageTellsWhyAUserWasThrownOut(t *testing.T) {
 	if all.Total != 4 || all.Rows[0].User != "dan" || all.Rows[3].User != "ann" {
 		t.Errorf("the newest comes first: %+v", all)
 	}
-	if want := map[string]int{"Signed out": 1, "Closed by the application": 1, "Client left": 2}; !reflect.DeepEqual(all.Kinds, want) {
+	if want := map[string]int{"Thrown out or signed out": 1, "Closed by the application": 1, "Client left": 2}; !reflect.DeepEqual(all.Kinds, want) {
 		t.Errorf("the kinds are %v, want %v", all.Kinds, want)
 	}
 	for search, want := range map[string]string{"Ann": "ann", "3456": "bob", "MOVED": "bob", "signed out": "ann"} {
@@ -45,10 +45,10 @@ func TestPageTellsWhyAUserWasThrownOut(t *testing.T) {
 		}
 	}
 	ann := get[table](p, "ends", "search", "ann").Rows[0]
-	if ann.Kind != "Signed out" || ann.Code != live.CloseRevoked || ann.Reason != "banned" || ann.Meaning == "" || ann.Session == "" {
+	if ann.Kind != "Thrown out or signed out" || ann.Code != live.CloseRevoked || ann.Reason != "banned" || ann.Meaning == "" || ann.Session == "" {
 		t.Errorf("ann: %+v", ann)
 	}
-	if left := get[table](p, "ends", "kind", "Client left", "sort", "user"); left.Matched != 2 || left.Rows[0].User != "cid" || left.Kinds["Signed out"] != 1 {
+	if left := get[table](p, "ends", "kind", "Client left", "sort", "user"); left.Matched != 2 || left.Rows[0].User != "cid" || left.Kinds["Thrown out or signed out"] != 1 {
 		t.Errorf("those who left: %+v", left)
 	}
 	if oldest := get[table](p, "ends", "sort", "time"); oldest.Rows[0].User != "ann" {

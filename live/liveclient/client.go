@@ -95,7 +95,7 @@ type Status struct {
 //
 // Connect tries again until it succeeds or ctx ends. It fails at once if a further attempt would most likely fail as well:
 //
-//   - The address is not valid.
+//   - The address or a header is not valid.
 //   - The server answers with a status below 500 that is not 101, 408, 425 or 429.
 //   - It does not speak live.v1.
 //   - It has no TLS though the address says so, or a certificate that is not trusted.

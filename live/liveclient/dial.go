@@ -132,6 +132,9 @@ func (c *Client) connect() (*conn, error) {
 			o.HTTPHeader.Set("Authorization", "Bearer "+token)
 		}
 	}
+	if err := checkHeader(o.HTTPHeader); err != nil {
+		return nil, err
+	}
 	ws, answer, err := websocket.Dial(ctx, c.address.String(), o)
 	if err != nil {
 		return nil, c.dialError(answer, err)
@@ -155,6 +158,30 @@ func (c *Client) connect() (*conn, error) {
 		cn.patience = hello.ping + pingSlack
 	}
 	return cn, nil
+}
+
+// errInvalidHeader is wrapped by the error for a header that no request may have.
+var errInvalidHeader = errors.New("liveclient: invalid header")
+
+// checkHeader returns an error that names a header which net/http would refuse. The error of net/http does not say
+// that each further attempt would fail in the same way. A token from a file often ends with a line break.
+func checkHeader(header http.Header) error {
+	const others = "!#$%&'*+-.^_`|~" // characters of a name, besides letters and digits (RFC 9110, section 5.6.2)
+	badInName := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune(others, r)
+	}
+	badInValue := func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }
+	for name, values := range header {
+		if name == "" || strings.ContainsFunc(name, badInName) {
+			return fmt.Errorf("%w: %q is not a name", errInvalidHeader, name)
+		}
+		for _, value := range values {
+			if strings.ContainsFunc(value, badInValue) {
+				return fmt.Errorf("%w: the value of %s has a line break or another control character", errInvalidHeader, name)
+			}
+		}
+	}
+	return nil
 }
 
 // token asks for a token, until ctx ends. The function runs in a goroutine of its own, so that it may call any method of the client.
@@ -208,7 +235,7 @@ func isLasting(err error) bool {
 	switch {
 	case errors.As(err, &refused):
 		return refused.isLasting()
-	case errors.Is(err, ErrNotLive), errors.Is(err, http.ErrSchemeMismatch):
+	case errors.Is(err, ErrNotLive), errors.Is(err, http.ErrSchemeMismatch), errors.Is(err, errInvalidHeader):
 		return true
 	}
 	return errors.As(err, &certificate)

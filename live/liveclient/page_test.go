@@ -43,7 +43,9 @@ var _ = func(ctx context.Context) error {
 	}
 	defer client.Close()
 
-	type item struct{ Text string }
+	type item struct {
+		Text string `json:"text"`
+	}
 	_, err = liveclient.Subscribe(client, "news", func(i item, m liveclient.Message) {
 		fmt.Println(i.Text)
 	})

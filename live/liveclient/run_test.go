@@ -328,6 +328,40 @@ func TestConnectFailsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	}
 }
 
+// A header that net/http refuses is refused in every attempt. The error names it, and not its value.
+func TestConnectFailsAtOnceWithAnInvalidHeader(t *testing.T) {
+	t.Parallel()
+	server := livetest.Serve(t, livetest.NewServer(t, livetest.Permissive()).Handler())
+	for name, tt := range map[string]struct {
+		opts liveclient.Options
+		text string
+	}{
+		"token with a line break":  {liveclient.Options{Token: liveclient.StaticToken("secret\n")}, "value of Authorization has a line break"},
+		"cookie with a line break": {liveclient.Options{Header: http.Header{"Cookie": {"session=secret\r\nX: y"}}}, "value of Cookie has a line break"},
+		"name with a blank":        {liveclient.Options{Header: http.Header{"X Key": {"secret"}}}, `"X Key" is not a name`},
+		"no name":                  {liveclient.Options{Header: http.Header{"": {"secret"}}}, `"" is not a name`},
+	} {
+		tt.opts.Logger = livetest.Quiet
+		ctx, cancel := context.WithTimeout(background, 10*time.Second)
+		c, err := liveclient.Connect(ctx, server.URL, tt.opts)
+		cancel()
+		if err == nil {
+			c.Close()
+			t.Errorf("%s: connected", name)
+		} else if !strings.Contains(err.Error(), tt.text) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c, err := liveclient.Connect(background, server.URL, liveclient.Options{
+		Token:  liveclient.StaticToken("a.b_c-d~"),
+		Header: http.Header{"X-Key_1": {"with a blank, a\ttab, and ümlaut"}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 // stripped returns a handshake without its subprotocols.
 func stripped(r *http.Request) *http.Request {
 	r = r.Clone(r.Context())

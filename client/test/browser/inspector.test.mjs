@@ -138,7 +138,7 @@ chromiumTest("a person finds out why a user was thrown out", async () => {
   await page.getByRole("tab", { name: "Why closed" }).click();
   await page.getByRole("button", { name: "Client left 1" }).waitFor();
   await page.getByLabel("User, ID, code or reason").fill("BOB");
-  const row = firstRow(page).filter({ hasText: "Signed out" });
+  const row = firstRow(page).filter({ hasText: "Thrown out or signed out" });
   await row.waitFor();
   await page.getByText("1 of 2 ends").waitFor();
   assert.match(await row.innerText(), /code 4001, the account is locked/);

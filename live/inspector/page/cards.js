@@ -6,7 +6,7 @@ const WIDTH = 300, HEIGHT = 56, TOP = 4; // of a line, in its own units
 /** The reasons of ClosedFor, as a person says them. */
 const reasons = {
   Client: "client left", Lost: "connection lost", Protocol: "broke the protocol", TooBig: "message too big",
-  Application: "by the application", User: "signed out", Expired: "sign-in expired", Refused: "refused",
+  Application: "by the application", User: "thrown out or signed out", Expired: "sign-in expired", Refused: "refused",
   Shutdown: "restart", Age: "too old", QueueFull: "queue full", UserBytes: "too much for the user", Replaced: "replaced",
   PingTimeout: "no answer to ping", WriteFailed: "took nothing", Panic: "callback failed",
 };

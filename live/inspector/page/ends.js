@@ -4,7 +4,7 @@ import { ago, byId, bytes, count, make, plural, setText, short, span, timeOfDay 
 import { opener, Table, text } from "./table.js";
 
 /** Kinds of ends that are no fault of anybody. */
-const calm = new Set(["Client left", "Restart", "Session too old", "Closed by the application", "Signed out", "Sign-in expired"]);
+const calm = new Set(["Client left", "Restart", "Session too old", "Closed by the application", "Thrown out or signed out", "Sign-in expired"]);
 
 const toneOf = ({ kind }) => (calm.has(kind) ? "faint" : kind === "Connection lost" ? "warn" : "bad");
 const codeOf = ({ code }) => (code ? `code ${code}` : "no close frame");
