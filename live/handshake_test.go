@@ -241,7 +241,7 @@ func TestMethodsOfASession(t *testing.T) {
 	for m := range reflect.TypeFor[*live.Session]().Methods() {
 		got = append(got, m.Name)
 	}
-	want := strings.Fields("ClearPresence Close CloseError Context Disconnect ExpireAt ID IsClosed Listen Send SetPresence Subscribe Unsubscribe UserID Value")
+	want := strings.Fields("ClearPresence Close CloseError Context Disconnect ExpireAt ID IsClosed IsSubscribed Listen Send SetPresence Stats Subscribe Subscriptions Unsubscribe UserID Value")
 	if !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
