@@ -40,7 +40,7 @@ type extent struct {
 	completeFrom uint64 // nothing is missing after this offset, nor after a greater offset
 	isMixed      bool   // clients have joined one question with different positions
 
-	page *sinceQuestion // the latest with a complete page; a short page does not replace a full-sized one; nil: there is none, or it is older than answerLife
+	page *sinceQuestion // the latest with a complete page of full size; nil: there is none, or it is older than answerLife
 }
 
 // question is a question that many sessions wait for. A session joins it only before it has begun. So
@@ -376,7 +376,7 @@ func (q *sinceQuestion) end(f *feed, err error) {
 	switch {
 	case f.keys != nil:
 		q.learnRemovals(f, known)
-	case q.page.Complete && (known.page == nil || known.page.limit <= q.limit):
+	case q.page.Complete && q.limit == maxPage:
 		known.page = q
 	}
 }

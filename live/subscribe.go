@@ -370,13 +370,15 @@ func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (er
 }
 
 // beginningSince asks the broker's history for the publications after a position that is older than
-// the feed. The first page tells whether they can be had. It also asks if it is known that they can be had,
-// but the page with the first of them is not there: otherwise each client would read it for itself.
+// the feed. The first page tells whether they can be had. If that is known, the broker is asked only for a
+// client whose publications are not in the page of others: see sinceQuestion.chooseLimit. Clients with one
+// and the same position share what they read anyway: see sharedParts.
 func (ts *topics) beginningSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
 	known := feed.crowd.current(feed)
 	publications := known.pageAfter(since)
-	if isLost := known.isLost(since.Offset); isLost || known.isComplete(since.Offset) && len(publications) > 0 {
+	switch isLost := known.isLost(since.Offset); {
+	case isLost, known.isComplete(since.Offset) && len(publications) > 0, since.Offset == known.completeFrom:
 		return feed.beginSince(since, publications, isLost), false, nil
 	}
 	q, err := ts.pageSince(ctx, t, o, func(ctx context.Context, q *sinceQuestion) (broker.Page, error) {
