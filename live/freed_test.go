@@ -225,6 +225,7 @@ func TestClientsThatCameAndWentTakeNoMemory(t *testing.T) {
 			}
 			livetest.Eventually(t, "the end of all", func() bool { return h.Stats().Sessions == 0 })
 		}
+		live.FillEnds(h.Server) // their memory is bounded
 		churn(100)
 		before := liveHeap()
 		const clients = 300
