@@ -38,8 +38,9 @@ type extent struct {
 	until        int64  // the other fields are used until then, on the clock of package clock
 	lostBefore   uint64 // something is missing after each smaller offset
 	completeFrom uint64 // nothing is missing after this offset, nor after a greater offset
+	isMixed      bool   // clients have joined one question with different positions
 
-	page *sinceQuestion // the latest question whose page serves different positions; nil: there is none, or it is older than answerLife
+	page *sinceQuestion // the latest with a complete page of full size; nil: there is none, or it is older than answerLife
 }
 
 // question is a question that many sessions wait for. A session joins it only before it has begun. So
@@ -231,6 +232,7 @@ type sinceQuestion struct {
 	generation int64  // the feed's
 	after      uint64 // the publications after this offset are read ...
 	upto       uint64 // ... up to this one
+	limit      int    // so many of them at most
 
 	page broker.Page // the answer; set before done is closed
 }
@@ -248,18 +250,22 @@ func (q *sinceQuestion) choose(known *extent) {
 	q.after = q.waiting[i]
 }
 
-// limit returns how many publications are read: a full page if the sessions have different positions.
-func (q *sinceQuestion) limit() int {
-	if q.waiting[0] == q.waiting[len(q.waiting)-1] {
-		return firstPage
+// chooseLimit chooses limit: a full page if clients have come with different positions, now or within
+// answerLife. A full page serves the clients with greater positions too.
+func (q *sinceQuestion) chooseLimit(known *extent) {
+	known.isMixed = known.isMixed || q.waiting[0] != q.waiting[len(q.waiting)-1]
+	q.limit = firstPage
+	if known.isMixed {
+		q.limit = maxPage
 	}
-	return maxPage
 }
 
 // pageAfter returns the publications after a position, as far as the page goes. ok says that the page
-// has the first of them.
+// has the first of them. A short page is for one position only: clients with greater positions would get
+// little from it, and each would have to read on by itself.
 func (q *sinceQuestion) pageAfter(since Position) (publications []*broker.Publication, ok bool) {
-	if q.page.Epoch != since.Epoch || !q.page.Complete || since.Offset < q.after {
+	isFor := since.Offset == q.after || since.Offset > q.after && q.limit == maxPage
+	if q.page.Epoch != since.Epoch || !q.page.Complete || !isFor {
 		return nil, false
 	}
 	publications = publicationsAfter(q.page.Publications, since.Offset)
@@ -353,7 +359,9 @@ func (q *sinceQuestion) begin(f *feed) {
 	if f.keys != nil {
 		q.upto = f.keys.forgottenUpto
 	}
-	q.choose(f.crowd.current(f))
+	known := f.crowd.current(f)
+	q.choose(known)
+	q.chooseLimit(known)
 }
 
 // end notes what the answer tells about the history. topic.mu is held.
@@ -368,7 +376,7 @@ func (q *sinceQuestion) end(f *feed, err error) {
 	switch {
 	case f.keys != nil:
 		q.learnRemovals(f, known)
-	case q.page.Complete && q.limit() == maxPage:
+	case q.page.Complete && q.limit == maxPage:
 		known.page = q
 	}
 }

@@ -129,7 +129,8 @@ func TestCrowdWithLostPositionsIsAskedForTogether(t *testing.T) {
 			t.Errorf("from %d: the reply is %.200s", since(i), reply.Raw)
 		}
 	})
-	// Each question halves those that are left; the pages of those that missed nothing come besides.
+	// Each question halves the number of clients without an answer, so there are ten or so. There are more if
+	// the clients ask one after another, each from a smaller position than the client before.
 	mayAsk(t, "reads", b.reads.Load()-before, crowdSize)
 }
 

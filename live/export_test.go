@@ -72,3 +72,10 @@ func CallsOf(s *Server, topic string) int {
 	defer t.mu.Unlock()
 	return t.pins
 }
+
+// FillEnds has a server remember as many ends of sessions as it may.
+func FillEnds(s *Server) {
+	for range maxEnds {
+		s.ends.add(SessionEnd{SessionID: randomID(), Error: randomID() + randomID() + randomID()})
+	}
+}

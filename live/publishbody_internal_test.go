@@ -44,7 +44,7 @@ func TestInvalidPublicationsAreNamed(t *testing.T) {
 		{`{"topic":"t","data":1,"id":1}`, "id", "string"},
 		{`{"topic":"t","data":1,"key":["a"]}`, "key", "string"},
 		{`{"topic":"t","data":1,"remove":"yes"}`, "remove", "true or false"},
-		{`{"topic":"t","data":1,"key":"a","remove":true}`, "data", "no data"},
+		{`{"topic":"t","data":1,"key":"a","remove":true}`, "data", "left out"},
 		{`{"topic":"t","data":1,"kye":"a"}`, "kye", "no member"},
 	} {
 		_, _, err := decodePublications([]byte(c.body))

@@ -370,14 +370,19 @@ func (ts *topics) await(ctx context.Context, t *topic, done <-chan struct{}) (er
 }
 
 // beginningSince asks the broker's history for the publications after a position that is older than
-// the feed. The first page tells whether they can be had.
+// the feed. The first page tells whether they can be had. If that is known, the broker is asked only for a
+// client whose publications are not in the page of others: see sinceQuestion.chooseLimit. Clients with one
+// and the same position share what they read anyway: see sharedParts.
 func (ts *topics) beginningSince(ctx context.Context, t *topic, o subscribing) (begin beginning, retry bool, err error) {
 	feed, since := t.feed, o.since
-	if known := feed.crowd.current(feed); known.isLost(since.Offset) || known.isComplete(since.Offset) {
-		return feed.beginSince(since, known.pageAfter(since), known.isLost(since.Offset)), false, nil
+	known := feed.crowd.current(feed)
+	publications := known.pageAfter(since)
+	switch isLost := known.isLost(since.Offset); {
+	case isLost, known.isComplete(since.Offset) && len(publications) > 0, since.Offset == known.completeFrom:
+		return feed.beginSince(since, publications, isLost), false, nil
 	}
 	q, err := ts.pageSince(ctx, t, o, func(ctx context.Context, q *sinceQuestion) (broker.Page, error) {
-		return ts.recover.Read(ctx, t.name, q.after, q.upto, q.limit())
+		return ts.recover.Read(ctx, t.name, q.after, q.upto, q.limit)
 	})
 	if err != nil {
 		return beginning{}, false, fmt.Errorf("live: topic %q: %w", t.name, err)
@@ -393,9 +398,11 @@ func (ts *topics) beginningSince(ctx context.Context, t *topic, o subscribing) (
 	if !ok {
 		publications = known.pageAfter(since)
 	}
-	isLost := known.isLost(since.Offset) || page.Epoch == since.Epoch && since.Offset <= q.after && page.Upto >= q.after && !page.Complete
+	isAnswer := page.Epoch == since.Epoch && page.Upto >= q.after // if not, a copy lags
+	isLost := known.isLost(since.Offset) || isAnswer && since.Offset <= q.after && !page.Complete
+	isForOthers := isAnswer && (since.Offset < q.after || !page.Complete) // the page of another question will serve this client
 	switch {
-	case ok || isLost || known.isComplete(since.Offset):
+	case ok, isLost, known.isComplete(since.Offset) && (len(publications) > 0 || !isForOthers):
 		return feed.beginSince(since, publications, isLost), false, nil
 	case page.Epoch != since.Epoch, len(page.Publications) == 0 && page.Upto < q.upto:
 		ts.unlocked(t, func() { sleep(ctx, lagBackoff(1)) }) // the copy that answered lags
