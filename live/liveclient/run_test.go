@@ -124,20 +124,20 @@ func TestPublicationsAreStoredOnceThroughCuts(t *testing.T) {
 			}
 		}
 	})
-	const n = 300
+	n := 0
 	ats := make(map[string]int)
-	for i := 1; i <= n; i++ {
-		at, err := c.Publish(deadline(t), "a", i)
-		if err != nil || at == "" || ats[at] != 0 {
-			t.Fatalf("publication %d: at %q, where %d is; %v", i, at, ats[at], err)
+	for ; n < 300 || h.Stats().Accepted < 5; n++ {
+		if n >= 300 { // so fast that there were few cuts
+			time.Sleep(time.Millisecond)
 		}
-		ats[at] = i
+		at, err := c.Publish(deadline(t), "a", n+1)
+		if err != nil || at == "" || ats[at] != 0 {
+			t.Fatalf("publication %d: at %q, where %d is; %v", n+1, at, ats[at], err)
+		}
+		ats[at] = n + 1
 	}
 	close(stop)
 	cutting.Wait()
-	if relay.dials < 5 {
-		t.Errorf("only %d connections", relay.dials)
-	}
 	stored, err := h.History(background, "a", 1000)
 	if err != nil || len(stored) != n {
 		t.Fatalf("%d publications are stored, want %d; %v", len(stored), n, err)
