@@ -239,14 +239,15 @@ func (f Frame) checkSize(t testing.TB) {
 	}
 }
 
-// CheckMore is for a part that is not the last. It checks that the part is large enough.
+// CheckMore is for a part that is not the last. It checks that the part is large enough. A server may end a
+// part after a quarter of its publications, and these may be shorter than the others.
 func (f Frame) CheckMore(t testing.TB) {
 	t.Helper()
 	size := len(f.Raw)
 	if f.Text != nil {
 		size = len(*f.Text)
 	}
-	if size < LeastOfPart {
+	if size < LeastOfPart/2 {
 		t.Errorf("more follows after %d bytes: %.100s", size, f.Raw)
 	}
 }
