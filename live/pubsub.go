@@ -98,16 +98,9 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 		return errBusSubject
 	}
 	t := &pubSubTopic{mu: &b.deliveries[maphash.String(b.seed, topic)%uint64(len(b.deliveries))]}
-	b.mu.Lock()
-	if b.closed || b.subs[topic] != nil {
-		defer b.mu.Unlock()
-		if b.closed {
-			return ErrServerClosed
-		}
-		return nil
+	if added, err := b.add(topic, t); !added {
+		return err
 	}
-	b.subs[topic] = t
-	b.mu.Unlock()
 	sub, err := b.ps.Subscribe(subjectOf(topic), func(data []byte) { b.receive(topic, t, data) })
 	if err != nil {
 		b.mu.Lock()
@@ -123,6 +116,24 @@ func (b *pubSubBroker) Subscribe(_ context.Context, topic string) error {
 		go sub.Unsubscribe()
 	}
 	return nil
+}
+
+// add adds a topic, unless it is there already. It waits for a delivery of the topic's subscription before
+// this one, which has seen that it was not done yet. Otherwise a new subscriber would get an old
+// publication, and then none up to the first of the new subscription.
+func (b *pubSubBroker) add(topic string, t *pubSubTopic) (added bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.closed:
+		return false, ErrServerClosed
+	case b.subs[topic] != nil:
+		return false, nil
+	}
+	b.subs[topic] = t
+	return true, nil
 }
 
 // Unsubscribe implements broker.Broker.
