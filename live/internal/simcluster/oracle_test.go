@@ -206,11 +206,13 @@ func (o *oracle) newest(e event, at int, later []event) {
 	}
 }
 
-// endOfAnswer returns the place in the log at which an answer ends. Publications may be part of
-// the answer. If the connection or the subscription ended before the first new publication, the
-// answer ends where the log ended.
+// endOfAnswer returns the place in the log at which the answer with the newest messages ends. It may end
+// after the position of the reply. Then the publications up to there come after the reply, or the
+// connection or the subscription ends before. There are two such cases:
+//   - The answer is too long for one part. The rest of it is marked as recovered.
+//   - The broker told of publications that the node's feed did not have yet.
 func (o *oracle) endOfAnswer(e event, at int, later []event) int {
-	end := at
+	end := max(at, o.lengthAt(e.time))
 	for _, next := range later {
 		if next.kind == "end" || next.kind == "dial" || next.topic == o.topic && next.kind != "publication" {
 			break
@@ -219,13 +221,13 @@ func (o *oracle) endOfAnswer(e event, at int, later []event) int {
 			continue
 		}
 		if next.frame.Recovered == nil || !*next.frame.Recovered {
-			return end
+			break
 		}
 		if place, ok := o.place[string(next.frame.Data)]; ok {
 			end = max(end, place+1)
 		}
 	}
-	return max(end, o.lengthAt(e.time))
+	return end
 }
 
 // notice checks a gap: the client goes on at a later place.
