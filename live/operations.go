@@ -385,7 +385,8 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 		s.server.logOnce("live: a client asked to publish; Options.OnPublish is nil, so all are refused")
 		return nil, errForbidden
 	}
-	data, err := ask(s.ctx, s, op.topic, op.data)
+	asked := &publishContext{Context: s.ctx}
+	data, err := ask(asked, s, op.topic, op.data)
 	if err != nil {
 		return nil, refusedByApp{err}
 	}
@@ -407,6 +408,9 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 	}
 	if id != "" {
 		opts = append(opts, ID(id))
+	}
+	if p := asked.traceParent.Load(); p != nil {
+		opts = append(opts, func(o *publishing) { o.TraceParent = *p })
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, publishTimeout)
 	defer cancel()

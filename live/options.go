@@ -80,7 +80,8 @@ type Options struct {
 	// TraceParent returns the trace of a context in the form of the header traceparent of W3C Trace
 	// Context. OpenTelemetry's propagation.TraceContext injects the same text. TraceParent is called
 	// with the context that PublishContext was given, or with the context of the session whose client
-	// publishes. The trace travels with the publication to the messages of Listen and History, also
+	// publishes; see SetTraceParent. Package livetrace, a module of its own, does both for
+	// OpenTelemetry. The trace travels with the publication to the messages of Listen and History, also
 	// through NATS, and not through FromPubSub. Clients do not get it. nil, or a result of "": the
 	// publication has no trace.
 	TraceParent func(ctx context.Context) string

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/livetopic/livetopic/live/broker"
@@ -64,10 +65,36 @@ var traceParent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-
 // validTraceParent returns a traceparent, or "" if it is none: a trace must not keep a publication
 // from being made.
 func validTraceParent(p string) string {
-	if traceParent.MatchString(p) {
+	if p != "" && traceParent.MatchString(p) {
 		return p
 	}
 	return ""
+}
+
+// SetTraceParent is for OnPublish, and for packages that wrap it. It says in which trace the publication
+// is made that OnPublish decides about. traceParent has the form of Options.TraceParent, which is
+// then not called for the publication. ctx is the context that OnPublish was given, or one made from
+// it. With any other context, or with "", SetTraceParent changes nothing.
+func SetTraceParent(ctx context.Context, traceParent string) {
+	if c, ok := ctx.Value(publishContextKey{}).(*publishContext); ok {
+		c.traceParent.Store(&traceParent)
+	}
+}
+
+// publishContext is the context of one call of OnPublish.
+type publishContext struct {
+	context.Context
+	traceParent atomic.Pointer[string] // atomic, since OnPublish may hand the context to other goroutines; nil: not set
+}
+
+type publishContextKey struct{}
+
+// Value also returns the publishContext itself, for SetTraceParent.
+func (c *publishContext) Value(key any) any {
+	if key == (publishContextKey{}) {
+		return c
+	}
+	return c.Context.Value(key)
 }
 
 // PublishContext is Publish with a context, and returns the publication's position; zero on a

@@ -281,3 +281,38 @@ func TestTraceOfAPublicationReachesListeners(t *testing.T) {
 		t.Errorf("the history has %v, %v", messages, err)
 	}
 }
+
+// OnPublish says in which trace its client's publication is made, and nothing else is in that trace.
+func TestOnPublishSetsTheTrace(t *testing.T) {
+	t.Parallel()
+	const other = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b8-01"
+	var server *live.Server
+	opts := live.Options{
+		TraceParent: func(context.Context) string { return aTrace },
+		OnPublish: func(ctx context.Context, s *live.Session, topic string, data []byte) ([]byte, error) {
+			live.SetTraceParent(context.WithValue(ctx, traceKey{}, "a context made from it"), map[string]string{"other": other, "none": "no trace"}[topic])
+			live.SetTraceParent(s.Context(), other) // does nothing
+			_, err := server.PublishContext(ctx, "application", []byte("1"))
+			return data, err
+		},
+	}
+	server = livetest.NewServer(t, opts)
+	heard := make(chan live.Message, 10)
+	want := map[string]string{"other": other, "default": aTrace, "none": "", "application": aTrace}
+	for topic := range want {
+		listening, err := server.Listen(topic, func(m live.Message) { heard <- m })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listening.Unsubscribe()
+	}
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	for i, topic := range []string{"other", "default", "none"} {
+		c.Must(livetest.Operation("publish", i+1, topic, "data", 1))
+		for range 2 { // the client's, and the application's
+			if m := livetest.Receive(t, heard); m.TraceParent != want[m.Topic] {
+				t.Errorf("on %s the trace is %q, want %q", m.Topic, m.TraceParent, want[m.Topic])
+			}
+		}
+	}
+}

@@ -151,9 +151,10 @@ func (s *Server) publish(ctx context.Context, topic string, data []byte, opts ..
 	if len(o.ID) > maxPublicationID {
 		return Position{}, fmt.Errorf("live: publish to %q: the ID has %d bytes, and may have %d", topic, len(o.ID), maxPublicationID)
 	}
-	if s.opts.TraceParent != nil {
-		o.TraceParent = validTraceParent(s.opts.TraceParent(ctx))
+	if o.TraceParent == "" && s.opts.TraceParent != nil {
+		o.TraceParent = s.opts.TraceParent(ctx)
 	}
+	o.TraceParent = validTraceParent(o.TraceParent)
 	if err := checkKey(&o); err != nil {
 		return Position{}, fmt.Errorf("live: publish to %q: %w", topic, err)
 	}
