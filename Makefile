@@ -9,7 +9,7 @@ PROMETHEUS := /usr/bin/prometheus
 PROGRAMS := /usr/bin/python3 /usr/bin/curl
 
 # The packages of all modules of the workspace. Those whose tests take the longest are the first.
-PACKAGES := ./live/natsbroker/... ./live/livemetrics/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
+PACKAGES := ./live/natsbroker/... ./live/livemetrics/... ./live/livetrace/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint film release-check release soak fuzz cover bench bench-quick bench-nats deps clean

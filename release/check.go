@@ -23,6 +23,7 @@ var consumers = []consumer{
 	{name: "live", modules: []string{root}, never: "nats"},
 	{name: "natsbroker", modules: []string{root, natsbroker}, never: "prometheus"},
 	{name: "livemetrics", modules: []string{root, livemetrics}, never: "nats"},
+	{name: "livetrace", modules: []string{root, livetrace}, never: "nats"},
 	// Newer versions of this driver cannot be tidied.
 	{name: "websession", modules: []string{root}, others: []string{"modernc.org/sqlite v1.50.0"}, never: "nats"},
 }

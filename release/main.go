@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 )
@@ -21,10 +22,24 @@ const (
 	root        = "github.com/livetopic/livetopic"
 	natsbroker  = root + "/live/natsbroker"
 	livemetrics = root + "/live/livemetrics"
+	livetrace   = root + "/live/livetrace"
 )
 
-// folders says where the released modules are.
-var folders = map[string]string{root: ".", natsbroker: "live/natsbroker", livemetrics: "live/livemetrics"}
+// released has the modules in the order in which they are tagged.
+var released = []string{root, natsbroker, livemetrics, livetrace}
+
+// folderOf says where a released module is.
+func folderOf(module string) string {
+	return strings.TrimPrefix(strings.TrimPrefix(module, root), "/")
+}
+
+// tagsOf returns the tags of a release, one for each module. Package cmd/go wants the folder before the version.
+func tagsOf(version string) (tags []string) {
+	for _, module := range released {
+		tags = append(tags, path.Join(folderOf(module), version))
+	}
+	return tags
+}
 
 func main() {
 	if err := run(".", os.Args[1:]); err != nil {
@@ -52,23 +67,22 @@ func run(repository string, args []string) error {
 		if err := check(repository, version); err != nil {
 			return err
 		}
-		fmt.Printf(nextSteps, version)
+		fmt.Print(nextSteps(version))
 		return nil
 	}
 	return errors.New("usage: release check | release prepare vX.Y.Z")
 }
 
 // nextSteps are left to the maintainer, who reads the changes first.
-const nextSteps = `
-The files name %[1]s. Read the changes with git diff. Then:
-
-	git commit -a -m "Release %[1]s"
-	git tag -a -m %[1]s %[1]s
-	git tag -a -m %[1]s live/natsbroker/%[1]s
-	git tag -a -m %[1]s live/livemetrics/%[1]s
-	git push --atomic origin HEAD %[1]s live/natsbroker/%[1]s live/livemetrics/%[1]s
-	npm publish ./client
-`
+func nextSteps(version string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "\nThe files name %[1]s. Read the changes with git diff. Then:\n\n\tgit commit -a -m \"Release %[1]s\"\n", version)
+	for _, tag := range tagsOf(version) {
+		fmt.Fprintf(&b, "\tgit tag -a -m %s %s\n", version, tag)
+	}
+	fmt.Fprintf(&b, "\tgit push --atomic origin HEAD %s\n\tnpm publish ./client\n", strings.Join(tagsOf(version), " "))
+	return b.String()
+}
 
 // mayRelease returns an error if the version cannot follow, or if the commit of the release
 // would contain other changes.
@@ -80,7 +94,7 @@ func mayRelease(repository, version string) error {
 	if err := canFollow(version, current); err != nil {
 		return err
 	}
-	tags, err := git(repository, "tag", "--list", version, "live/natsbroker/"+version, "live/livemetrics/"+version)
+	tags, err := git(repository, append([]string{"tag", "--list"}, tagsOf(version)...)...)
 	if err != nil {
 		return err
 	}

@@ -21,8 +21,8 @@ func writeProxy(proxy, repository, version string) error {
 		return err
 	}
 	tree := strings.Split(strings.TrimRight(listed, "\x00"), "\x00")
-	for path, folder := range folders {
-		if err := writeModule(filepath.Join(proxy, path, "@v"), path, version, repository, folder, tree); err != nil {
+	for _, path := range released {
+		if err := writeModule(filepath.Join(proxy, path, "@v"), path, version, repository, folderOf(path), tree); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -72,7 +72,7 @@ func filesOf(repository, folder string, tree []string) []zip.File {
 	licensed := false
 	for _, name := range tree {
 		inside, isOurs := name, true
-		if folder != "." {
+		if folder != "" {
 			inside, isOurs = strings.CutPrefix(name, folder+"/")
 		}
 		for _, dir := range below {

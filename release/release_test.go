@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ func copied(t *testing.T) string {
 	t.Helper()
 	folder := t.TempDir()
 	for _, name := range []string{
-		"live/natsbroker/go.mod", "live/livemetrics/go.mod", "bench/go.mod", "examples/go.mod", "interop/go.mod",
+		"live/natsbroker/go.mod", "live/livemetrics/go.mod", "live/livetrace/go.mod", "bench/go.mod", "examples/go.mod", "interop/go.mod",
 		"client/client.go", "client/package.json", "client/package-lock.json", "CHANGELOG.md",
 	} {
 		text, err := os.ReadFile(filepath.Join("..", name))
@@ -41,6 +42,7 @@ func TestAReleaseHasItsVersionEverywhere(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"live/livemetrics/go.mod":  root + " v0.98.7\n",
+		"live/livetrace/go.mod":    root + " v0.98.7\n",
 		"live/natsbroker/go.mod":   root + " v0.98.7\n",
 		"bench/go.mod":             natsbroker + " v0.98.7\n",
 		"examples/go.mod":          root + " v0.98.7\n",
@@ -94,12 +96,29 @@ func TestAModuleHasNoFilesOfTheModulesBelowIt(t *testing.T) {
 			}
 		}
 		var got []string
-		for _, f := range filesOf(folder, folders[path], tree) {
+		for _, f := range filesOf(folder, folderOf(path), tree) {
 			got = append(got, f.Path())
 		}
 		if strings.Join(got, " ") != want {
 			t.Errorf("%s has %q, want %q", path, got, want)
 		}
+	}
+}
+
+// A maintainer copies the commands. A tag that is missing leaves a module without a release.
+func TestEachModuleIsTagged(t *testing.T) {
+	want := []string{"v0.98.7", "live/natsbroker/v0.98.7", "live/livemetrics/v0.98.7", "live/livetrace/v0.98.7"}
+	if got := tagsOf("v0.98.7"); !slices.Equal(got, want) {
+		t.Errorf("the tags are %q, want %q", got, want)
+	}
+	steps := nextSteps("v0.98.7")
+	for _, tag := range want {
+		if !strings.Contains(steps, "git tag -a -m v0.98.7 "+tag+"\n") {
+			t.Errorf("the steps do not make the tag %s:\n%s", tag, steps)
+		}
+	}
+	if !strings.Contains(steps, "git push --atomic origin HEAD "+strings.Join(want, " ")+"\n") {
+		t.Errorf("the steps do not push all tags:\n%s", steps)
 	}
 }
 

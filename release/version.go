@@ -56,7 +56,10 @@ func setVersion(repository, version string) error {
 	if err != nil {
 		return err
 	}
-	for _, file := range append(modules, filepath.Join(repository, "live/natsbroker/go.mod"), filepath.Join(repository, "live/livemetrics/go.mod")) {
+	for _, module := range released[1:] { // the root requires none of ours
+		modules = append(modules, filepath.Join(repository, folderOf(module), "go.mod"))
+	}
+	for _, file := range modules {
 		if err := rewrite(file, func(text []byte) ([]byte, error) { return setRequirements(file, text, version) }); err != nil {
 			return err
 		}
@@ -96,7 +99,7 @@ func setRequirements(file string, text []byte, version string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range []string{root, natsbroker, livemetrics} {
+	for _, path := range released {
 		if slices.ContainsFunc(module.Require, func(r *modfile.Require) bool { return r.Mod.Path == path }) {
 			if err := module.AddRequire(path, version); err != nil {
 				return nil, err

@@ -41,7 +41,8 @@ var _ = func(registry *prometheus.Registry, chat, news *live.Server) {
 	registry.MustRegister(livemetrics.New(news, prometheus.Labels{"server": "news"}))
 }
 
-// Every Go snippet of docs/operations.md is also in this file, where it is compiled.
+// Every Go snippet of docs/operations.md is also in this file, where it is compiled. Those under "Traces" are
+// in that of package livetrace.
 func TestSnippetsOfTheOperationsPageCompile(t *testing.T) {
 	plain := func(code string) string {
 		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
@@ -54,7 +55,8 @@ func TestSnippetsOfTheOperationsPageCompile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	own := regexp.MustCompile("(?s)\n## Traces\n.*?\n## ").ReplaceAllString(string(page), "\n## ")
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(own, -1)
 	if len(blocks) < 2 {
 		t.Fatalf("%d snippets found", len(blocks))
 	}
