@@ -12,7 +12,7 @@ PROGRAMS := /usr/bin/python3 /usr/bin/curl
 PACKAGES := ./live/natsbroker/... ./live/livemetrics/... ./live/livetrace/... ./live/... ./interop/... ./... ./examples/... ./bench/... ./release/...
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint film release-check release soak fuzz cover bench bench-quick bench-nats deps clean
+.PHONY: help demo demo-cluster test test-go test-sim test-js test-browser lint vuln film release-check release soak fuzz cover bench bench-quick bench-nats deps clean
 
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,16 @@ lint: deps ## gofmt, go vet (on three systems and with 32 bits), staticcheck, es
 	GOARCH=386 $(GO) build ./live/...
 	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 $(PACKAGES)
 	cd client && npm run lint
+
+# Each module is checked alone, with the versions that its own go.mod requires: users get those, and not the
+# newer ones that go.work may choose. Known faults are in a database, by default that of the Go project.
+VULNDB ?= https://vuln.go.dev
+vuln: ## govulncheck: known faults in what each module uses; needs https://vuln.go.dev, or a copy in VULNDB
+	@dirs=$$($(GO) list -m -f '{{.Dir}}') && for dir in $$dirs; do \
+		echo "govulncheck in $$dir"; \
+		GOWORK=off $(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 -db $(VULNDB) -C $$dir ./... || \
+			{ echo "make vuln failed: see above. If $(VULNDB) cannot be reached, name a copy of it: make vuln VULNDB=file:///folder"; exit 1; }; \
+	done
 
 film: deps ## film the chat for the README: writes docs/killed.png
 	cd client && node scripts/film.mjs
