@@ -160,7 +160,7 @@ func TestOnlyFaultsOfTheApplicationAreErrors(t *testing.T) {
 		{"request", errors.New("not UTF-8: \xff" + strings.Repeat("é", 500)), "", "internal"},
 		{"request", told("\xff" + strings.Repeat("é", 500)), strings.Repeat("é", 127), ""},
 	} {
-		t.Run(one.callback+" "+one.refused+one.fault, func(t *testing.T) {
+		t.Run(fmt.Sprintf("%s %.12s%s", one.callback, one.refused, one.fault), func(t *testing.T) {
 			spans, o := recording()
 			opts := answering()
 			switch one.callback {
