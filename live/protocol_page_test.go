@@ -248,13 +248,25 @@ var exampleOf = map[string]func(t *testing.T, b block) string{
 			c.Must(livetest.SubscribeTo(1, b.frame.Topic))
 			return c
 		}
+		told := make(chan live.PresenceChange, 10)
+		if _, err := p.ListenPresence(b.frame.Topic, func(c live.PresenceChange) { told <- c }); err != nil {
+			t.Fatal(err)
+		}
 		typing := connect("anna")
 		typing.Send(livetest.Operation("present", 2, b.frame.Topic, "info", map[string]bool{"typing": true}))
 		typing.Answer()
+		present := 2 // sessions
 		if b.frame.Count == nil {
 			connect("anna")
+			present++
 		}
 		bert := connect("bert")
+		for sessions := map[string]int{}; sumOf(sessions) < present; { // else some come after the state
+			change := livetest.Receive(t, told)
+			for _, m := range append(change.Joined, change.Changed...) {
+				sessions[m.ID] = len(m.Sessions)
+			}
+		}
 		p.client.Send(livetest.Operation("subscribe", 3, b.frame.Topic, "unseen", true))
 		p.client.Answer()
 		state := p.client.Next()
@@ -556,4 +568,11 @@ func listOf(messages []livetest.Past) string {
 		all[i] = fmt.Sprintf(`[%s,%d]`, m.Data, offset)
 	}
 	return strings.Join(all, ",")
+}
+
+func sumOf(counts map[string]int) (sum int) {
+	for _, n := range counts {
+		sum += n
+	}
+	return sum
 }
