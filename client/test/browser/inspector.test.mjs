@@ -326,6 +326,24 @@ chromiumTest("behind a load balancer it says that servers answer in turn", async
   assert.ok(most <= 2000, `two servers have each made a thousand publications in two seconds, and the figure says ${most} a second`);
 });
 
+chromiumTest("a server that was killed makes no deliveries while it is still in the list", async () => {
+  const page = await look();
+  let looks = 0;
+  await page.route("**/figures", async (route) => {
+    const answer = await (await route.fetch()).json();
+    const other = { ...answer.nodes[0], id: "2", name: "web-2", self: false, silent: 0 };
+    const beats = Math.min(looks++, 2); // its last beat comes with the third look
+    other.stats = { ...other.stats, Delivered: 1000 * beats };
+    other.silent = looks > 3 ? 7000 : 0;
+    await route.fulfill({ json: { ...answer, nodes: [answer.nodes[0], other] } });
+  });
+  const row = page.locator("#nodes tbody tr").filter({ hasText: "web-2" });
+  await row.filter({ hasText: /\d\d\d\/s/ }).waitFor();
+  await row.filter({ hasText: "Heard 7 s ago" }).waitFor();
+  assert.match(await row.innerText(), /–\/s/);
+  assert.match(await page.locator('[data-figure="delivered"] .value').innerText(), /^0$/, "all servers");
+});
+
 chromiumTest("the lines go on when somebody sets the server's clock", async () => {
   const page = await look();
   let looks = 0;

@@ -4,8 +4,8 @@
 export const KEPT = 300_000; // ms
 export const POLL = 2000; // ms between two looks
 
-/** A longer time without a look is a hole in the lines. */
-const HOLE = 3 * POLL;
+/** A longer time without a look is a hole in the lines. A server that is silent for longer has no rates: it may be dead. */
+export const HOLE = 3 * POLL;
 
 /** Figures that came sooner after the last ones give no rate, in ms: it would jump. */
 const SOON = 500;
@@ -45,6 +45,7 @@ export class History {
     const sum = {};
     for (const node of nodes) {
       const point = this.#pointOf(node, now - node.silent);
+      if (node.silent > HOLE) for (const name of Object.keys(counters)) delete point[name];
       this.#push(node.id, now, point);
       for (const [name, value] of Object.entries(point)) {
         if (value !== undefined) sum[name] = (sum[name] ?? 0) + value;

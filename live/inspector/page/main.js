@@ -3,7 +3,7 @@ import { get } from "./api.js";
 import { Cards } from "./cards.js";
 import { byId, bytes, count, make, quoted, rate, setParts, setText, show, span, visible } from "./dom.js";
 import { Ends } from "./ends.js";
-import { ALL, History, POLL } from "./history.js";
+import { ALL, History, HOLE, POLL } from "./history.js";
 import { Sessions } from "./sessions.js";
 import { Tabs } from "./tabs.js";
 import { Tail } from "./tail.js";
@@ -144,7 +144,7 @@ function drawNodes({ now, nodes }) {
   show(byId("nodes"), nodes.length > 1);
   if (nodes.length < 2) return;
   const lines = nodes.map(({ id, name, self, draining, since, silent, stats }) => {
-    const quiet = silent > 3 * POLL;
+    const quiet = silent > HOLE;
     const state = draining ? ["warn", "Draining"] : quiet ? ["warn", `Heard ${span(silent)} ago`] : ["good", "Ready"];
     if (!draining && !quiet && stats.NotReady) state.splice(0, 2, "bad", "Not ready");
     const number = (value, more = "") => make("td", { className: `number ${more}` }, value);
