@@ -8,8 +8,10 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"time"
 
 	"github.com/livetopic/livetopic/live/broker"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // Listen calls fn for every publication of a topic, from every server of the Broker, until
@@ -49,6 +51,13 @@ func OnGap(fn func(topic string)) ListenOption {
 // may wrap ErrSnapshot, or ErrNoHistory if the topic has no Snapshot.
 func OnState(fn func(state json.RawMessage)) ListenOption {
 	return func(l *listener) { l.onState = fn }
+}
+
+// Sampled has Listen call fn for at most perSecond publications of each second, and for 1 if perSecond is
+// smaller. It is for code that watches a busy topic. The publications that are left out are no gap, and
+// do not count as dropped. TopicStats.Published counts them.
+func Sampled(perSecond int) ListenOption {
+	return func(l *listener) { l.sampled = max(perSecond, 1) }
 }
 
 func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*listener, error) {
@@ -110,7 +119,10 @@ type listener struct {
 	fn      func(Message)
 	onGap   func(topic string)    // nil: a gap is logged
 	onState func(json.RawMessage) // nil: it wants no state
-	index   int                   // in topic.listeners; guarded by topic.mu
+	sampled int                   // publications of each second that reach fn; 0: all
+	index   int                   // in topic.listeners; guarded by topic.mu, as are the two fields below
+	second  int64                 // of the newest publication; counted only if sampled is not 0
+	taken   int                   // publications of that second that were queued
 	session *Session              // with which it ends; nil: with none
 
 	mu      sync.Mutex // guards what follows
@@ -156,7 +168,21 @@ func (l *listener) Unsubscribe() error {
 
 // deliver queues a publication; topic.mu is held.
 func (l *listener) deliver(p *broker.Publication) {
-	l.add(listened{Message: messageOf(p)})
+	if l.takes() {
+		l.add(listened{Message: messageOf(p)})
+	}
+}
+
+// takes reports whether the next publication is for fn; topic.mu is held.
+func (l *listener) takes() bool {
+	if l.sampled == 0 {
+		return true
+	}
+	if second := clock.Now() / int64(time.Second); second != l.second {
+		l.second, l.taken = second, 0
+	}
+	l.taken++
+	return l.taken <= l.sampled
 }
 
 // tellGap queues a gap; topic.mu is held.
@@ -168,7 +194,7 @@ func (l *listener) add(next listened) {
 	if l.stopped {
 		return
 	}
-	if len(l.queue) >= l.server.opts.QueueSize {
+	if len(l.queue) >= max(l.server.opts.QueueSize, l.sampled) {
 		l.queue = l.queue[1:]
 		l.dropped++
 		l.server.counters.listenerDropped.Add(1)
@@ -241,9 +267,12 @@ func (l *listener) next() (next listened, dropped int, ok bool) {
 }
 
 // takeTable puts all keys of a keyed topic in the place of what waits. It reports false if the topic is
-// not keyed.
+// not keyed, and if fn gets a sample only.
 func (l *listener) takeTable() bool {
 	t := l.topic
+	if l.sampled != 0 {
+		return false
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.feed == nil || t.feed.keys == nil {

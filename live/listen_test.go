@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/livetopic/livetopic/internal/livetest"
@@ -370,6 +371,46 @@ func TestSlowListener(t *testing.T) {
 	}
 	first.Unsubscribe()
 	second.Unsubscribe()
+}
+
+// Code that watches a busy topic gets a few publications, and is not called too slow for the others.
+func TestSampledListenerHearsAFewOfEachSecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, topics := range []func(string) live.TopicOptions{nil, livetest.Keeping("", live.TopicOptions{History: 5}), livetest.Keeping("", live.TopicOptions{Keyed: true})} {
+			logger, log := livetest.Logged()
+			server := livetest.NewServer(t, live.Options{QueueSize: 2, Logger: logger, Topics: topics})
+			var sampled, one ear
+			gap := live.OnGap(func(string) { t.Error("a gap") })
+			for sub, heard := range map[int]*ear{10: &sampled, -1: &one} {
+				listening, err := server.Listen("t", heard.hear, live.Sampled(sub), gap)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer listening.Unsubscribe()
+			}
+			publish := func(from, to int) {
+				for n := from; n <= to; n++ {
+					if err := server.Publish("t", fmt.Append(nil, n), live.Key("k")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				synctest.Wait()
+			}
+			publish(1, 1000)
+			sampled.wants(t, livetest.Numbers(1, 10)...)
+			one.wants(t, "1")
+			time.Sleep(time.Second)
+			publish(1001, 1003)
+			sampled.wants(t, append(livetest.Numbers(1, 10), "1001", "1002", "1003")...)
+			one.wants(t, "1", "1001")
+			if n := server.Stats().ListenerDropped; n != 0 || strings.Contains(log(), "too slow") {
+				t.Errorf("%d publications count as dropped, and the log has %s", n, log())
+			}
+			if st, _ := server.TopicStats("t"); st.Published != 1003 {
+				t.Errorf("the topic counts %d publications", st.Published)
+			}
+		}
+	})
 }
 
 func TestListenerThatPanicsGoesOn(t *testing.T) {

@@ -442,9 +442,7 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 		s.server.logOnce("live: a client sent a request; Options.OnRequest is nil, so all are refused")
 		return nil, errForbidden
 	}
-	began := time.Now()
-	result, err := ask(s.ctx, s, op.topic, op.data)
-	s.server.counters.requestTime.Add(time.Since(began))
+	result, err := s.timed(ask, op)
 	if err != nil {
 		return nil, failedInApp{err}
 	}
@@ -459,6 +457,13 @@ func (s *Session) opRequest(op *operation) (answer, error) {
 		return nil, failedInApp{fmt.Errorf("live: OnRequest returned a value that is not valid JSON: %w", err)}
 	}
 	return func() { s.replyWithData(op.id, data) }, nil
+}
+
+// timed calls OnRequest and counts how long it takes, also if it panics.
+func (s *Session) timed(ask func(context.Context, *Session, string, []byte) (any, error), op *operation) (any, error) {
+	began := time.Now()
+	defer func() { s.server.counters.requestTime.Add(time.Since(began)) }()
+	return ask(s.ctx, s, op.topic, op.data)
 }
 
 func (s *Session) opHistory(op *operation) (answer, error) {

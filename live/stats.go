@@ -33,11 +33,11 @@ type Stats struct {
 
 	NotReady bool `json:",omitzero"` // the Broker was not ready when Server.Ready or ReadyHandler was last called
 
-	Subscribed   uint64 `json:",omitzero"` // subscriptions that have begun
+	Subscribed   uint64 `json:",omitzero"` // subscriptions that have begun, also those that ended at once because Snapshot failed
 	Recovered    uint64 `json:",omitzero"` // subscriptions from a position, since which the history has everything
 	NotRecovered uint64 `json:",omitzero"` // subscriptions from a position, since which something is lost
 
-	Published     uint64    // publications accepted
+	Published     uint64    // publications accepted; one with an ID that is known already counts again
 	PublishFailed uint64    `json:",omitzero"` // publications for which the Broker returned an error
 	PublishTime   Durations `json:",omitzero"` // how long Broker.Publish took; not measured if the Broker serves one process only
 	Delivered     uint64    // publications queued for a session when they came, counted for each session; without what sessions read from history
@@ -67,7 +67,7 @@ type Stats struct {
 	DroppedLatest   uint64 `json:",omitzero"` // those of topics with OverflowLatest
 	ListenerDropped uint64 `json:",omitzero"` // publications that were dropped because a function given to Listen is too slow
 
-	Gaps uint64 // gaps that were announced, to all subscribers of a topic or to one that was away or reads too slowly
+	Gaps uint64 // gaps that were announced: to all subscribers of a topic, to one that reads too slowly, or in the answer to one that was away
 
 	Snapshots       uint64    // calls of TopicOptions.Snapshot; many clients share one
 	SnapshotsFailed uint64    `json:",omitzero"` // states that clients did not get: the call returned an error, took too long, or could not begin in time

@@ -123,6 +123,7 @@ func (ts *topics) trySubscribe(ctx context.Context, s *Session, name string, max
 	added, err = ts.attach(t, s, max, o, begin)
 	added.read = begin.read
 	added.resumed, added.recovered = o.resume, begin.recovered
+	added.gap = o.reply != nil && !begin.state && !begin.recovered
 	return added, false, err
 }
 
@@ -134,6 +135,9 @@ func (ts *topics) countResume(added attached) {
 		ts.counters.recovered.Add(1)
 	default:
 		ts.counters.notRecovered.Add(1)
+		if added.gap {
+			ts.counters.gaps.Add(1)
+		}
 	}
 }
 
@@ -146,6 +150,7 @@ type attached struct {
 
 	resumed   bool // the subscription is from a position, and has begun
 	recovered bool // since that position nothing is lost; only with resumed
+	gap       bool // the answer tells the client that something is lost; only with resumed
 }
 
 // attach makes the session a subscriber. topic.mu is held. If the client has missed nothing,

@@ -53,7 +53,7 @@ func LogPage(t *testing.T, folder, prefix, page string) {
 
 // logLevels has the level of each function that logs. "": it is an argument.
 var logLevels = map[string]string{
-	"Debug": "Debug", "Info": "Info", "Warn": "Warn", "Error": "Error", "logOnce": "Info",
+	"Debug": "Debug", "Info": "Info", "Warn": "Warn", "Error": "Error", "logOnce": "Info", "logAction": "Info",
 	"Log": "", "logOfClient": "", "logLimited": "",
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/livetopic/livetopic/live"
@@ -27,9 +29,9 @@ type done struct {
 	Done string `json:"done"` // for the person
 }
 
-// log notes an action of a person.
-func (in *inspector) log(r *http.Request, action string, args ...any) {
-	in.opts.Logger.Info("live inspector: "+action, append([]any{"remote", r.RemoteAddr}, args...)...)
+// logAction notes an action of a person.
+func (in *inspector) logAction(r *http.Request, message string, args ...any) {
+	in.opts.Logger.Info(message, append([]any{"remote", r.RemoteAddr}, args...)...)
 }
 
 // close closes a session of this server.
@@ -49,7 +51,7 @@ func (in *inspector) close(r *http.Request) (any, error) {
 	if err := s.Disconnect(request.Code, request.Reason); err != nil {
 		return nil, problemf(http.StatusBadRequest, "%v", err)
 	}
-	in.log(r, "session closed", "session", s.ID(), "user", s.UserID(), "code", request.Code)
+	in.logAction(r, "live inspector: session closed", "session", s.ID(), "user", s.UserID(), "code", request.Code)
 	return done{"The session is closed."}, nil
 }
 
@@ -74,7 +76,7 @@ func (in *inspector) publish(r *http.Request) (any, error) {
 	case err != nil:
 		return nil, problemf(http.StatusBadRequest, "%v", err)
 	}
-	in.log(r, "published", "topic", request.Topic, "bytes", len(request.Data))
+	in.logAction(r, "live inspector: published", "topic", request.Topic, "bytes", len(request.Data))
 	if at == (live.Position{}) {
 		return done{"Published. The topic keeps no history."}, nil
 	}
@@ -89,14 +91,25 @@ func (in *inspector) drain(r *http.Request) (any, error) {
 	if in.draining.Swap(true) {
 		return done{"The server is draining already."}, nil
 	}
-	in.log(r, "drain")
+	in.logAction(r, "live inspector: drain")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), drainTimeout)
 	go func() { // ends when the application has drained the server
 		defer cancel()
-		if err := in.opts.Drain(ctx); err != nil {
+		if err := in.callDrain(ctx); err != nil {
 			in.draining.Store(false)
 			in.opts.Logger.Warn("live inspector: the server was not drained", "err", err)
 		}
 	}()
 	return done{"The server begins to drain."}, nil
+}
+
+// callDrain calls Options.Drain. A panic is an error, because it would end the program. The panic of a
+// function that is called in a request does not end it either.
+func (in *inspector) callDrain(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("it panicked: %v\n%s", v, debug.Stack())
+		}
+	}()
+	return in.opts.Drain(ctx)
 }

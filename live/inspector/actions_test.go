@@ -2,12 +2,14 @@ package inspector_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/inspector"
 )
 
 func TestSessionIsClosedAsThePersonSays(t *testing.T) {
@@ -79,5 +81,33 @@ func TestServerIsDrainedOnce(t *testing.T) {
 	close(release)
 	if len(begun) > 0 {
 		t.Error("Drain was called twice")
+	}
+}
+
+// A Drain that fails or panics ends nothing but itself, and may be tried again.
+func TestDrainThatFailsIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	logger, log := livetest.Logged()
+	calls := make(chan int, 10)
+	n := 0
+	handler := inspector.New(livetest.NewServer(t, live.Options{}), inspector.Options{
+		Insecure: true,
+		Logger:   logger,
+		Drain: func(context.Context) error { // calls come one after another
+			n++
+			calls <- n
+			if n == 1 {
+				panic("boom")
+			}
+			return errors.New("the disk is full")
+		},
+	})
+	p := page{t, handler}
+	for i, line := range []string{"it panicked: boom", "the disk is full"} {
+		livetest.Eventually(t, "another call", func() bool {
+			p.do("drain", object{})
+			return len(calls) > i
+		})
+		livetest.Eventually(t, "the line", func() bool { return strings.Contains(log(), line) })
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // readyTimeout is how long the page waits for the broker to say that it is ready.
@@ -18,6 +19,7 @@ const readyTimeout = 500 * time.Millisecond
 // figures is what the page shows of the servers. Times are Unix times in milliseconds.
 type figures struct {
 	Now      int64   `json:"now"`
+	Ticks    int64   `json:"ticks"`   // milliseconds on a clock that nobody sets: rates and lines need one
 	Library  string  `json:"library"` // its version
 	Program  string  `json:"program"` // its name, and its version if it has one
 	Go       string  `json:"go"`
@@ -33,7 +35,7 @@ type node struct {
 	Since    int64      `json:"since"`
 	Self     bool       `json:"self"`
 	Draining bool       `json:"draining"`
-	Heard    int64      `json:"heard"`
+	Silent   int64      `json:"silent"` // milliseconds since its figures came
 	Stats    live.Stats `json:"stats"`
 }
 
@@ -50,7 +52,6 @@ type allowed struct {
 func (in *inspector) figures(r *http.Request) (any, error) {
 	b := builtFrom()
 	f := figures{
-		Now:     time.Now().UnixMilli(),
 		Library: b.library,
 		Program: b.program,
 		Go:      runtime.Version(),
@@ -67,14 +68,17 @@ func (in *inspector) figures(r *http.Request) (any, error) {
 	if err := in.server.Ready(ctx); err != nil {
 		f.NotReady = err.Error()
 	}
-	for _, n := range in.server.Nodes() {
+	nodes := in.server.Nodes()
+	now := time.Now() // after Ready, which may take a while
+	f.Now, f.Ticks = now.UnixMilli(), clock.Now()/int64(time.Millisecond)
+	for _, n := range nodes {
 		f.Nodes = append(f.Nodes, node{
 			ID:       n.ID,
 			Name:     n.Name,
-			Since:    n.Since.UnixMilli(),
+			Since:    f.Now - now.Sub(n.Since).Milliseconds(), // as if nobody had set the clock since then
 			Self:     n.Self,
 			Draining: n.Draining,
-			Heard:    n.Heard.UnixMilli(),
+			Silent:   now.Sub(n.Heard).Milliseconds(),
 			Stats:    n.Stats,
 		})
 	}

@@ -98,7 +98,7 @@ type row struct {
 	ID, User, Topic, Session, Kind, Meaning, Reason, Error, Position string
 	Bytes, Messages, Topics, Subscribers, Present, Held, Code        int
 	Published                                                        uint64
-	Rate                                                             float64
+	Rate, Deliveries                                                 float64
 	Span, Since, Heard                                               int64
 	CatchingUp, Listeners                                            int
 }

@@ -231,8 +231,11 @@ func fail(w http.ResponseWriter, err error) {
 	if !errors.As(err, &p) {
 		p = &problem{http.StatusInternalServerError, "internal error"}
 	}
-	http.Error(w, "live inspector: "+p.text, p.status)
+	http.Error(w, speaker+p.text, p.status)
 }
+
+// speaker says whose text it is. A person may see it without the page.
+const speaker = "live inspector: "
 
 // idle is how long the inspector keeps tails and samples when nobody asks for them: five polls of the
 // page.

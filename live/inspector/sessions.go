@@ -3,6 +3,7 @@ package inspector
 import (
 	"cmp"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/livetopic/livetopic/live"
@@ -28,7 +29,7 @@ func rowOfSession(s *live.Session) sessionRow {
 	st := s.Stats()
 	return sessionRow{
 		ID:         st.ID,
-		User:       st.UserID,
+		User:       clip(st.UserID),
 		Since:      st.Since.UnixMilli(),
 		Heard:      st.Heard.UnixMilli(),
 		Expires:    millis(st.Expires),
@@ -40,6 +41,18 @@ func rowOfSession(s *live.Session) sessionRow {
 		LiveV1:     st.LiveV1,
 		Compressed: st.Compressed,
 	}
+}
+
+// maxUser is how many bytes of a user's name are shown. The application makes the names, and a page of a
+// table has a hundred.
+const maxUser = 256
+
+// clip returns the beginning of a user's name, without half a rune.
+func clip(user string) string {
+	if len(user) <= maxUser {
+		return user
+	}
+	return strings.ToValidUTF8(user[:maxUser], "") + "…"
 }
 
 // millis returns a Unix time in milliseconds; 0 for the zero Time.

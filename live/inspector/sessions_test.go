@@ -1,9 +1,11 @@
 package inspector_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/livetopic/livetopic/internal/livetest"
@@ -96,5 +98,22 @@ func TestSlowestClientIsTheFirst(t *testing.T) {
 	}
 	if w := p.serve("GET", "session?id=nobody's", "", nil); w.Code != http.StatusNotFound {
 		t.Errorf("an unknown session: %d %s", w.Code, w.Body)
+	}
+}
+
+// A page of a hundred long names must not take megabytes every two seconds.
+func TestLongNamesOfUsersAreCut(t *testing.T) {
+	t.Parallel()
+	name := "a" + strings.Repeat("ä", 5000) // a cut at an even number of bytes would halve a letter
+	opts, sessions := named(live.Options{})
+	opts.OnAuth = func(context.Context, *http.Request) (any, error) { return name, nil }
+	h := livetest.Hosting{}.Start(t, opts)
+	livetest.Connect(t, h.Endpoint, livetest.Dialing{})
+	id := livetest.Receive(t, sessions).ID()
+	p := open(t, h.Server, everything)
+	for _, shown := range []row{get[table](p, "sessions", "search", name[len(name)-10:]).Rows[0], get[row](p, "session", "id", id)} {
+		if start, cut := strings.CutSuffix(shown.User, "…"); !cut || len(start) != 255 || !strings.HasPrefix(name, start) {
+			t.Errorf("%d bytes are shown: %.300q", len(shown.User), shown.User)
+		}
 	}
 }

@@ -65,7 +65,7 @@ func (in *inspector) slowReader(r *http.Request) (any, error) {
 		}
 		return nil, err
 	}
-	in.log(r, "slow reader begins", "session", id, "topic", request.Topic)
+	in.logAction(r, "live inspector: slow reader begins", "session", id, "topic", request.Topic)
 	go func() { // ends after slowLife, or with the session
 		defer in.slow.running.Add(-1)
 		c.readSlowly(s)

@@ -12,8 +12,9 @@ import (
 )
 
 const (
-	// tailPerSecond is how many publications of a second a tail keeps. A person cannot read more, and
-	// a topic may have ten thousand.
+	// tailPerSecond is how many publications of a second a tail gets. A person cannot read more, and
+	// a topic may have ten thousand. Those that are left out cost next to nothing, and do not count as
+	// dropped.
 	tailPerSecond = 10
 
 	// maxTailRows is how many publications a tail holds: those of ten seconds.
@@ -42,13 +43,11 @@ type tail struct {
 	payloads bool // data is kept
 	stop     func() error
 	timer    *time.Timer // ends it when nobody has asked for a while; set before it is in the map
+	before   uint64      // what TopicStats.Published was when the tail began; set before it is in the map
 
 	mu     sync.Mutex // guards the fields below
-	seen   uint64     // publications that have come
 	gaps   uint64     // how many times publications were lost before they came here
 	number uint64     // of the newest publication in kept; a later tail of the topic begins with a greater number
-	second int64      // Unix time of the newest publication
-	taken  int        // how many publications of that second were kept
 	kept   []tailRow  // oldest first
 }
 
@@ -67,7 +66,7 @@ type tailRow struct {
 // tailAnswer is what a tail has kept since the last request.
 type tailAnswer struct {
 	Topic  string    `json:"topic"`
-	Seen   uint64    `json:"seen"`
+	Seen   uint64    `json:"seen"` // publications that have come since the tail began
 	Gaps   uint64    `json:"gaps"`
 	Number uint64    `json:"number"` // for the parameter after of the next request
 	Rows   []tailRow `json:"rows"`
@@ -87,7 +86,11 @@ func (in *inspector) tail(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return t.since(after, payloads), nil
+	answer := t.since(after, payloads)
+	if st, ok := in.server.TopicStats(t.topic); ok && st.Published >= t.before {
+		answer.Seen = st.Published - t.before
+	}
+	return answer, nil
 }
 
 // follow returns the tail of a topic, which lives for a while longer.
@@ -96,7 +99,7 @@ func (ts *tails) follow(topic string, payloads bool) (*tail, error) {
 		return t, err
 	}
 	t := &tail{topic: topic, payloads: payloads, number: uint64(time.Now().UnixMilli())}
-	sub, err := ts.server.Listen(topic, t.note, live.OnGap(func(string) { t.noteGap() }))
+	sub, err := ts.server.Listen(topic, t.note, live.Sampled(tailPerSecond), live.OnGap(func(string) { t.noteGap() }))
 	switch {
 	case errors.Is(err, live.ErrInvalidTopic):
 		return nil, problemf(http.StatusBadRequest, "%v", err)
@@ -104,6 +107,9 @@ func (ts *tails) follow(topic string, payloads bool) (*tail, error) {
 		return nil, problemf(http.StatusServiceUnavailable, "%v", err)
 	}
 	t.stop = sub.Unsubscribe
+	if st, ok := ts.server.TopicStats(topic); ok {
+		t.before = st.Published
+	}
 	if known, err := ts.add(t); known != t {
 		sub.Unsubscribe()
 		return known, err
@@ -166,21 +172,12 @@ func (t *tail) noteGap() {
 	t.gaps++
 }
 
-// note counts a publication. It keeps the first few of each second; see tailPerSecond.
+// note keeps a publication. It is called for the first few of each second; see tailPerSecond.
 func (t *tail) note(m live.Message) {
-	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.seen++
-	if second := now.Unix(); second != t.second {
-		t.second, t.taken = second, 0
-	}
-	if t.taken == tailPerSecond {
-		return
-	}
-	t.taken++
 	t.number++
-	next := tailRow{Number: t.number, Time: now.UnixMilli(), Key: m.Key, Removed: m.Removed, Size: len(m.Data)}
+	next := tailRow{Number: t.number, Time: time.Now().UnixMilli(), Key: m.Key, Removed: m.Removed, Size: len(m.Data)}
 	if m.Position != (live.Position{}) {
 		next.Position = m.Position.String()
 	}
@@ -195,11 +192,14 @@ func (t *tail) note(m live.Message) {
 	t.kept = append(t.kept, next)
 }
 
-// since returns what was kept after a number.
+// since returns what was kept after a number. If no publication has such a number yet, it returns all.
 func (t *tail) since(after uint64, payloads bool) tailAnswer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	answer := tailAnswer{Topic: t.topic, Seen: t.seen, Gaps: t.gaps, Number: t.number, Rows: []tailRow{}}
+	if after > t.number {
+		after = 0 // of an earlier tail, that began before somebody set the clock back
+	}
+	answer := tailAnswer{Topic: t.topic, Gaps: t.gaps, Number: t.number, Rows: []tailRow{}}
 	for _, row := range t.kept {
 		if row.Number <= after {
 			continue

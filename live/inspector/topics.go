@@ -16,12 +16,13 @@ type topicRow struct {
 	Listeners   int     `json:"listeners"`
 	CatchingUp  int     `json:"catchingUp"`
 	Published   uint64  `json:"published"`
-	Rate        float64 `json:"rate"`     // publications a second; -1: not known yet
-	History     int     `json:"history"`  // 0: none
-	Held        int     `json:"held"`     // publications, or keys
-	Span        int64   `json:"span"`     // milliseconds that the held publications reach back
-	Keyed       bool    `json:"keyed"`    //
-	Presence    bool    `json:"presence"` // the topic has presence
+	Rate        float64 `json:"rate"`       // publications a second; -1: not known yet
+	Deliveries  float64 `json:"deliveries"` // a second, if each subscriber gets each publication; -1: not known yet
+	History     int     `json:"history"`    // 0: none
+	Held        int     `json:"held"`       // publications, or keys
+	Span        int64   `json:"span"`       // milliseconds that the held publications reach back
+	Keyed       bool    `json:"keyed"`      //
+	Presence    bool    `json:"presence"`   // the topic has presence
 	Present     int     `json:"present"`
 	Position    string  `json:"position"` // "": the topic keeps no history
 }
@@ -54,6 +55,9 @@ var topicOrders = map[string]order[topicRow]{
 	"rate": func(a, b *topicRow) int {
 		return cmp.Or(cmp.Compare(a.Rate, b.Rate), cmp.Compare(a.Published, b.Published))
 	},
+	"deliveries": func(a, b *topicRow) int {
+		return cmp.Or(cmp.Compare(a.Deliveries, b.Deliveries), cmp.Compare(a.Subscribers, b.Subscribers))
+	},
 	"published":  func(a, b *topicRow) int { return cmp.Compare(a.Published, b.Published) },
 	"history":    func(a, b *topicRow) int { return cmp.Compare(a.Span, b.Span) },
 	"presence":   func(a, b *topicRow) int { return cmp.Compare(a.Present, b.Present) },
@@ -74,6 +78,10 @@ func (in *inspector) topics(r *http.Request) (any, error) {
 		if q.finds(all[i].Topic) {
 			row := rowOfTopic(&all[i], now)
 			row.Rate = rateOf(&all[i])
+			row.Deliveries = row.Rate
+			if row.Rate > 0 {
+				row.Deliveries *= float64(row.Subscribers)
+			}
 			found = append(found, row)
 		}
 	}

@@ -58,6 +58,33 @@ func TestBusiestTopicIsTheFirst(t *testing.T) {
 	})
 }
 
+// A topic with few publications and many subscribers costs more than one with many and few.
+func TestTopicWithTheMostDeliveriesIsFound(t *testing.T) {
+	t.Parallel()
+	opts, sessions := named(live.Options{})
+	h := livetest.Hosting{}.Start(t, opts)
+	for i := range 3 {
+		livetest.Dial(t, h.Endpoint)
+		s := livetest.Receive(t, sessions)
+		h.Subscribe(s, "all")
+		if i == 0 {
+			h.Subscribe(s, "own")
+		}
+	}
+	p := open(t, h.Server, everything)
+	look := func() []row { return get[table](p, "topics", "sort", "deliveries", "desc", "1").Rows }
+	if first := look()[0]; first.Deliveries != -1 || first.Topic != "all" {
+		t.Errorf("at the first look no rate is known, and the topic with the most subscribers comes first: %+v", first)
+	}
+	publish(t, h.Server, "all", 10)
+	publish(t, h.Server, "own", 20)
+	var rows []row
+	livetest.Eventually(t, "the rates", func() bool { rows = look(); return rows[0].Rate > 0 })
+	if all, own := rows[0], rows[1]; all.Topic != "all" || all.Deliveries != 3*all.Rate || own.Deliveries != own.Rate || own.Rate <= all.Rate {
+		t.Errorf("the topics are %+v", rows)
+	}
+}
+
 func TestTopicsCanBeSortedByEachColumn(t *testing.T) {
 	t.Parallel()
 	opts, sessions := named(live.Options{Topics: livetest.Keeping("b", live.TopicOptions{History: 10, Presence: live.PresenceVisible})})

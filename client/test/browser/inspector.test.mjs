@@ -259,6 +259,107 @@ chromiumTest("a name is a text, whatever it looks like", async () => {
   assert.equal(await page.locator("img[src=x]").count(), 0);
 });
 
+// What people have as names, and how they are shown. A row has the first three lines of a name.
+const names = [
+  ["\u202elive", "⟨U+202E⟩live"],
+  ["\u200b", "⟨U+200B⟩"],
+  ["ann\u200d", "ann⟨U+200D⟩"],
+  [" bob ", "␣bob␣"],
+  ["a\nb", "a⟨U+000A⟩b"],
+  ["👩‍👧 می‌خواهم", "👩‍👧 می‌خواهم"],
+];
+
+chromiumTest("a name that nobody sees, or that looks like another, can be told", async () => {
+  for (const [name] of names) await connect(encodeURIComponent(name), "news");
+  await connect("W".repeat(200) + "end", "news");
+  await connect("tall" + "\u0300".repeat(60), "news");
+  const page = await look();
+  await page.locator(".open").nth(names.length + 1).waitFor();
+  const shown = await page.locator(".open .name").allTextContents();
+  for (const [name, expected] of names) assert.ok(shown.includes(expected), `${JSON.stringify(name)} is shown as ${expected}: ${JSON.stringify(shown)}`);
+  const tallest = await page.locator(".open .name").evaluateAll((all) => Math.max(...all.map((name) => name.scrollHeight && name.clientHeight / parseFloat(getComputedStyle(name).lineHeight))));
+  assert.ok(tallest < 3.2, `a name takes ${tallest} lines`);
+  await call("/disconnect", { user: "ann\u200d", reason: "out\u202e" });
+  await page.getByRole("tab", { name: "Why closed" }).click();
+  await page.getByRole("button", { name: /^ann⟨U\+200D⟩/ }).click();
+  await page.getByRole("dialog", { name: "ann⟨U+200D⟩" }).getByText("out⟨U+202E⟩", { exact: true }).waitFor();
+});
+
+chromiumTest("a name that is written from right to left leaves the sentence around it in order", async () => {
+  const topic = "חדר";
+  await connect("ann", topic);
+  const page = await look();
+  await page.getByRole("tab", { name: "Follow" }).click();
+  await page.locator("#tail-topic").fill(topic);
+  await page.getByRole("button", { name: "Follow", exact: true }).click();
+  await page.getByText(/^Following חדר: 0 so far/).waitFor();
+  const places = await page.locator("#tail-note").evaluate((note) => {
+    const place = (node, at) => {
+      const range = document.createRange();
+      range.setStart(node, at);
+      range.setEnd(node, at + 1);
+      return range.getBoundingClientRect().left;
+    };
+    const [, name, rest] = note.childNodes;
+    return [place(name.firstChild, 0), place(rest, 0), place(rest, rest.textContent.indexOf("0"))];
+  });
+  assert.deepEqual(places, places.toSorted((a, b) => a - b), "the name, the colon, the number");
+});
+
+chromiumTest("behind a load balancer it says that servers answer in turn", async () => {
+  const page = await look();
+  let looks = 0;
+  await page.route("**/figures", async (route) => {
+    const answer = await (await route.fetch()).json();
+    const one = { ...answer.nodes[0], id: "1", name: "web-1" };
+    const two = { ...answer.nodes[0], id: "2", name: "web-2" };
+    const self = looks++ % 2 ? two : one;
+    for (const node of [one, two]) node.self = node === self;
+    answer.ticks += self === two ? 1e9 : 0; // its clock began at another time
+    await route.fulfill({ json: { ...answer, nodes: [one, two] } });
+  });
+  await page.getByText(/answer this page in turn, such as web-1 and web-2/).waitFor();
+  await publish("news", 1000);
+  const published = page.locator('[data-figure="published"]');
+  await published.filter({ hasText: /most [1-9]/ }).waitFor();
+  const most = Number((await published.locator(".caption").innerText()).replace(/\D/g, ""));
+  assert.ok(most <= 2000, `two servers have each made a thousand publications in two seconds, and the figure says ${most} a second`);
+});
+
+chromiumTest("a server that was killed makes no deliveries while it is still in the list", async () => {
+  const page = await look();
+  let looks = 0;
+  await page.route("**/figures", async (route) => {
+    const answer = await (await route.fetch()).json();
+    const other = { ...answer.nodes[0], id: "2", name: "web-2", self: false, silent: 0 };
+    const beats = Math.min(looks++, 2); // its last beat comes with the third look
+    other.stats = { ...other.stats, Delivered: 1000 * beats };
+    other.silent = looks > 3 ? 7000 : 0;
+    await route.fulfill({ json: { ...answer, nodes: [answer.nodes[0], other] } });
+  });
+  const row = page.locator("#nodes tbody tr").filter({ hasText: "web-2" });
+  await row.filter({ hasText: /\d\d\d\/s/ }).waitFor();
+  await row.filter({ hasText: "Heard 7 s ago" }).waitFor();
+  assert.match(await row.innerText(), /–\/s/);
+  assert.match(await page.locator('[data-figure="delivered"] .value').innerText(), /^0$/, "all servers");
+});
+
+chromiumTest("the lines go on when somebody sets the server's clock", async () => {
+  const page = await look();
+  let looks = 0;
+  await page.route("**/figures", async (route) => {
+    const answer = await (await route.fetch()).json();
+    if (++looks > 1) answer.now -= 3_600_000;
+    if (looks > 1) for (const node of answer.nodes) node.since -= 3_600_000;
+    await route.fulfill({ json: answer });
+  });
+  while (looks < 2) await page.waitForResponse(/figures/);
+  await publish("news", 1000);
+  await page.locator('[data-figure="published"]').filter({ hasText: /most [1-9]/ }).waitFor();
+  const last = await page.locator('[data-figure="sessions"] .line').evaluate((line) => line.getAttribute("d").match(/([\d.]+) [\d.]+$/)[1]);
+  assert.equal(last, "300.0", "the newest point is at the right end");
+});
+
 chromiumTest("the keyboard is enough", async () => {
   await connect("ann", "news");
   const page = await look();

@@ -45,8 +45,8 @@ export class Cards {
   }
 
   /** Shows the figures of a server, or of all. */
-  draw(history, scope, now) {
-    for (const card of this.#cards) card.draw(history, scope, now);
+  draw(history, scope) {
+    for (const card of this.#cards) card.draw(history, scope);
   }
 }
 
@@ -79,12 +79,12 @@ class Card {
     this.#svg.addEventListener("pointerleave", () => this.#unpoint());
   }
 
-  draw(history, scope, now) {
+  draw(history, scope) {
     const { name, title, say, unit = "", more } = this.#kind;
     const runs = history.runs(scope, name);
     this.#points = runs.flat();
-    this.#now = now;
-    this.#window = history.window(scope, now);
+    this.#now = history.now;
+    this.#window = history.window(scope);
     const newest = history.newest(scope, name);
     const most = Math.max(...this.#points.map(({ value }) => value), 0);
     setText(this.#value, newest === undefined ? "–" : say(newest));

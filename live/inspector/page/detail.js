@@ -1,5 +1,5 @@
 // The window that shows one row with all that is known about it.
-import { byId, make } from "./dom.js";
+import { byId, make, visible } from "./dom.js";
 
 const dialog = byId("detail");
 
@@ -8,9 +8,9 @@ dialog.addEventListener("click", (event) => {
   if (event.target === dialog) dialog.close(); // beside the window
 });
 
-/** Opens the window. When it closes, the focus goes back to where it was. */
+/** Opens the window. The title may be a name. When it closes, the focus goes back to where it was. */
 export function openDetail(title, ...content) {
-  byId("detail-title").textContent = title;
+  byId("detail-title").textContent = visible(title);
   byId("detail-body").replaceChildren(...content);
   if (!dialog.open) dialog.showModal();
   byId("detail-title").focus();

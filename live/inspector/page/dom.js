@@ -19,6 +19,30 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** The same for a text of several parts, some of which may be elements. */
+export function setParts(element, ...parts) {
+  const text = parts.map((part) => part.textContent ?? part).join("");
+  if (element.textContent !== text) element.replaceChildren(...parts);
+}
+
+/**
+ * Characters that nobody sees, or that turn the order of those around them: controls, marks of direction, spaces without
+ * a width, empty letters. With them a user can have the name of another user, as it looks, or no name at all.
+ */
+const UNSEEN =
+  /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]|(?<![^\0-\u024f])[\u200c\u200d]|[\u200c\u200d]$/gu;
+
+const codePoint = (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
+
+/** A text that somebody else has chosen, of several lines perhaps, with marks for characters that cannot be seen. */
+export const visibleLines = (text) => text.replace(UNSEEN, codePoint);
+
+/** The same for a name: also its line ends are marked, and spaces at its ends. */
+export const visible = (text) => visibleLines(text).replace(/[\t\n]/g, codePoint).replace(/^\s+|\s+$/g, (spaces) => "␣".repeat(spaces.length));
+
+/** A name within a sentence. Letters that are written from right to left do not change the order of the sentence. */
+export const quoted = (name) => make("bdi", {}, visible(name));
+
 /** Shows or hides an element. */
 export function show(element, shown) {
   element.hidden = !shown;

@@ -1,6 +1,6 @@
 // Why clients were closed.
 import { facts, openDetail } from "./detail.js";
-import { ago, byId, bytes, count, make, plural, setText, short, span, timeOfDay } from "./dom.js";
+import { ago, byId, bytes, count, make, plural, quoted, setParts, setText, short, span, timeOfDay, visible } from "./dom.js";
 import { opener, Table, text } from "./table.js";
 
 /** Kinds of ends that are no fault of anybody. */
@@ -76,12 +76,12 @@ export class Ends {
         "Ended": `${ago(this.now - row.time)}, at ${timeOfDay(row.time)}`,
         "Lasted": span(row.age),
         "Close code": row.code ? String(row.code) : "none: there was no close frame",
-        "Reason": row.reason || undefined,
-        "Error": row.error || undefined,
+        "Reason": row.reason ? visible(row.reason) : undefined,
+        "Error": row.error ? visible(row.error) : undefined,
         "Waited for the client": waited(row),
         "Waited for the application": row.unhandled ? plural(row.unhandled, "message") : "nothing",
         "Was subscribed to": plural(row.topics, "topic") + (row.catchingUp ? `, caught up in ${count(row.catchingUp)}` : ""),
-        "Session": make("code", {}, row.session),
+        "Session": make("code", {}, visible(row.session)),
       }),
     );
   }
@@ -91,5 +91,6 @@ function why(cell, row) {
   if (!cell.firstElementChild) cell.append(make("span", { className: "pill" }), make("span", { className: "below" }));
   cell.firstElementChild.dataset.tone = toneOf(row);
   setText(cell.firstElementChild, row.kind);
-  setText(cell.lastElementChild, [codeOf(row), row.reason && row.reason !== row.kind.toLowerCase() ? row.reason : ""].filter(Boolean).join(", "));
+  const reason = row.reason && row.reason !== row.kind.toLowerCase() ? [", ", quoted(row.reason)] : [];
+  setParts(cell.lastElementChild, codeOf(row), ...reason);
 }

@@ -4,8 +4,11 @@
 export const KEPT = 300_000; // ms
 export const POLL = 2000; // ms between two looks
 
-/** A longer time without a look is a hole in the lines. */
-const HOLE = 3 * POLL;
+/** A longer time without a look is a hole in the lines. A server that is silent for longer has no rates: it may be dead. */
+export const HOLE = 3 * POLL;
+
+/** Figures that came sooner after the last ones give no rate, in ms: it would jump. */
+const SOON = 500;
 
 /** What the lines show. Each takes Stats, as Go has them, and returns a number. A figure of 0 may be missing there. */
 const gauges = {
@@ -25,19 +28,24 @@ export const ALL = "all";
 /** The shortest time that the lines show, in ms. */
 const SHORTEST = 60_000;
 
-/** The points of the lines, and the newest figures. */
+/**
+ * The points of the lines, and the newest figures. All times here are on a clock that nobody sets. It begins with
+ * the first answer. A load balancer may have several servers answer in turn, and each counts its ticks from another time.
+ */
 export class History {
+  #offsets = new Map(); // id of a server that has answered → what is added to its ticks
+  now = 0; // of the newest answer
   #series = new Map(); // server's id → points, the oldest first
   #newest = new Map(); // server's id → its newest {heard, stats, rates}
   #first = new Map(); // server's id → its first stats that the page has seen
-  nodes = [];
 
   /** Adds an answer of the server. */
-  add({ now, nodes }) {
-    this.nodes = nodes;
+  add({ ticks, nodes }) {
+    const now = this.#timeOf(ticks, nodes);
     const sum = {};
     for (const node of nodes) {
-      const point = this.#pointOf(node);
+      const point = this.#pointOf(node, now - node.silent);
+      if (node.silent > HOLE) for (const name of Object.keys(counters)) delete point[name];
       this.#push(node.id, now, point);
       for (const [name, value] of Object.entries(point)) {
         if (value !== undefined) sum[name] = (sum[name] ?? 0) + value;
@@ -45,19 +53,27 @@ export class History {
     }
     this.#push(ALL, now, sum);
     for (const id of this.#newest.keys()) {
-      if (!nodes.some((node) => node.id === id)) [this.#newest, this.#first, this.#series].forEach((map) => map.delete(id));
+      if (!nodes.some((node) => node.id === id)) [this.#newest, this.#first, this.#series, this.#offsets].forEach((map) => map.delete(id));
     }
+    this.now = now;
   }
 
-  #pointOf({ id, heard, stats }) {
+  #timeOf(ticks, nodes) {
+    const { id } = nodes.find((node) => node.self);
+    if (!this.#offsets.has(id)) this.#offsets.set(id, performance.now() - ticks);
+    return Math.max(ticks + this.#offsets.get(id), this.now);
+  }
+
+  #pointOf({ id, stats }, heard) {
     if (!this.#first.has(id)) this.#first.set(id, stats);
     const last = this.#newest.get(id);
     let rates = last?.rates ?? {};
-    if (last && heard > last.heard) {
+    const news = !last || heard - last.heard > SOON;
+    if (last && news) {
       const seconds = (heard - last.heard) / 1000;
       rates = mapValues(counters, (read) => Math.max(read(stats) - read(last.stats), 0) / seconds);
     }
-    if (!last || heard > last.heard) this.#newest.set(id, { heard, stats, rates });
+    if (news) this.#newest.set(id, { heard, stats, rates });
     return { ...mapValues(gauges, (read) => read(stats)), ...rates };
   }
 
@@ -69,9 +85,9 @@ export class History {
   }
 
   /** The time that the lines show, in ms. It grows until there are figures of five minutes. */
-  window(scope, now) {
-    const first = this.#series.get(scope)?.[0]?.at ?? now;
-    return Math.min(Math.max(now - first, SHORTEST), KEPT);
+  window(scope) {
+    const first = this.#series.get(scope)?.[0]?.at ?? this.now;
+    return Math.min(Math.max(this.now - first, SHORTEST), KEPT);
   }
 
   /** The points of a figure, cut into runs where there is a hole. */

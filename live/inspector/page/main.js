@@ -1,9 +1,9 @@
 // The page looks at the server every two seconds, and only while it can be seen.
 import { get } from "./api.js";
 import { Cards } from "./cards.js";
-import { byId, bytes, count, make, rate, setText, show, span } from "./dom.js";
+import { byId, bytes, count, make, quoted, rate, setParts, setText, show, span, visible } from "./dom.js";
 import { Ends } from "./ends.js";
-import { ALL, History, POLL } from "./history.js";
+import { ALL, History, HOLE, POLL } from "./history.js";
 import { Sessions } from "./sessions.js";
 import { Tabs } from "./tabs.js";
 import { Tail } from "./tail.js";
@@ -28,6 +28,8 @@ let paused = false;
 let timer; // of the next look
 let looking = false; // a look is under way
 let lookAgain = false; // another look must follow it at once
+let answered = ""; // id of the server that has answered last
+let inTurn; // names of two servers that have answered in turn; undefined: one server has answered so far
 
 /** Looks once if the page can be seen, and then sets the timer for the next look. */
 async function look() {
@@ -64,13 +66,13 @@ async function lookAtFigures() {
   drawHead(answer, self);
   drawScopes(answer.nodes);
   drawNodes(answer);
-  drawCards(answer.now);
+  drawCards();
 }
 
-function drawCards(now) {
+function drawCards() {
   const of = scope.value || ALL;
-  cards.draw(figures, of, now);
-  setText(byId("window"), `The last ${span(figures.window(of, now))}`);
+  cards.draw(figures, of);
+  setText(byId("window"), `The last ${span(figures.window(of))}`);
 }
 
 function trouble(error) {
@@ -86,8 +88,8 @@ function setState(tone, text) {
 }
 
 function drawHead({ now, library, program, go, notReady, nodes }, self) {
-  setText(byId("node"), self.name);
-  document.title = `${self.name} – Live inspector`;
+  setText(byId("node"), visible(self.name));
+  document.title = `${visible(self.name)} – Live inspector`;
   if (self.draining) setState("warn", "Draining");
   else if (notReady) setState("bad", "Not ready");
   else setState("good", "Ready");
@@ -117,28 +119,41 @@ function drawScopes(nodes) {
   const several = nodes.length > 1;
   show(byId("scope-label"), several);
   show(byId("only-here"), several);
-  if (several) setText(byId("only-here"), `These tables are of this server, ${nodes.find((node) => node.self).name}. Open the inspector of another server to see what it has.`);
-  const wanted = [[ALL, `all ${nodes.length} servers`], ...nodes.map(({ id, name, self }) => [id, name + (self ? " (this one)" : "")])];
+  if (several) drawWhose(nodes);
+  const wanted = [[ALL, `all ${nodes.length} servers`], ...nodes.map(({ id, name, self }) => [id, visible(name) + (self ? " (this one)" : "")])];
   if (JSON.stringify(wanted) === JSON.stringify([...scope.options].map((option) => [option.value, option.text]))) return;
   const chosen = scope.value;
   scope.replaceChildren(...wanted.map(([value, label]) => make("option", { value }, label)));
   scope.value = wanted.some(([value]) => value === chosen) ? chosen : ALL;
 }
 
+/** Says whose the tables are. Behind a load balancer each answer may come from another server, and the tables change all the time. */
+function drawWhose(nodes) {
+  const self = nodes.find((node) => node.self);
+  const before = nodes.find((node) => node.id === answered && node !== self);
+  if (before) inTurn = [before.name, self.name].sort();
+  answered = self.id;
+  const whose = inTurn
+    ? ["Several servers answer this page in turn, such as ", quoted(inTurn[0]), " and ", quoted(inTurn[1]), ". So the tables change with each look. Open the inspector at the address of one server."]
+    : ["These tables are of this server, ", quoted(self.name), ". Open the inspector of another server to see what it has."];
+  setParts(byId("only-here"), ...whose);
+  byId("only-here").dataset.tone = inTurn ? "warn" : "faint";
+}
+
 function drawNodes({ now, nodes }) {
   show(byId("nodes"), nodes.length > 1);
   if (nodes.length < 2) return;
-  const lines = nodes.map(({ id, name, self, draining, since, heard, stats }) => {
-    const quiet = now - heard > 3 * POLL;
-    const state = draining ? ["warn", "Draining"] : quiet ? ["warn", `Heard ${span(now - heard)} ago`] : ["good", "Ready"];
+  const lines = nodes.map(({ id, name, self, draining, since, silent, stats }) => {
+    const quiet = silent > HOLE;
+    const state = draining ? ["warn", "Draining"] : quiet ? ["warn", `Heard ${span(silent)} ago`] : ["good", "Ready"];
     if (!draining && !quiet && stats.NotReady) state.splice(0, 2, "bad", "Not ready");
-    const number = (value) => make("td", { className: "number" }, value);
+    const number = (value, more = "") => make("td", { className: `number ${more}` }, value);
     return make(
       "tr",
       {},
-      make("th", { scope: "row" }, name, ...(self ? [" ", make("span", { className: "tag" }, "this one")] : [])),
+      make("th", { scope: "row" }, quoted(name), ...(self ? [" ", make("span", { className: "tag" }, "this one")] : [])),
       make("td", {}, make("span", { className: "pill", "data-tone": state[0] }, state[1])),
-      number(span(now - since)),
+      number(span(now - since), "wide"),
       number(count(stats.Sessions)),
       number(`${rate(figures.newest(id, "delivered"))}/s`),
       number(`${rate(figures.newest(id, "published"))}/s`),
@@ -155,7 +170,7 @@ function openTab(name, act) {
   act();
 }
 
-scope.addEventListener("change", () => drawCards(sessions.now));
+scope.addEventListener("change", drawCards);
 
 byId("pause").addEventListener("click", () => {
   paused = !paused;

@@ -1,7 +1,7 @@
 // The sessions of this server.
 import { get, post } from "./api.js";
 import { facts, openDetail } from "./detail.js";
-import { ago, byId, bytes, count, make, plural, setText, short, show, span, timeOfDay } from "./dom.js";
+import { ago, byId, bytes, count, make, plural, quoted, setParts, setText, short, show, span, timeOfDay, visible } from "./dom.js";
 import { bar, opener, Table, text } from "./table.js";
 
 /** What a client does when it is closed with a code. */
@@ -59,7 +59,7 @@ export class Sessions {
   ofTopic(topic) {
     this.#topic = topic;
     show(this.#only, topic !== "");
-    setText(this.#onlyText, `Only subscribers of ${topic}.`);
+    setParts(this.#onlyText, "Only subscribers of ", quoted(topic), ".");
     this.#table.begin("");
   }
 
@@ -72,7 +72,7 @@ export class Sessions {
       cell.append(button);
     }
     button.row = row;
-    button.setAttribute("aria-label", `Close the session of ${userOf(row)}, ${row.id}`);
+    button.setAttribute("aria-label", `Close the session of ${visible(userOf(row))}, ${visible(row.id)}`);
   }
 
   /** Opens a session. */
@@ -88,7 +88,7 @@ export class Sessions {
     openDetail(
       title,
       facts({
-        ID: make("code", {}, row.id),
+        ID: make("code", {}, visible(row.id)),
         "Connected": `${span(this.now - row.since)} ago, at ${timeOfDay(row.since)}`,
         "Last seen": ago(this.now - row.heard),
         "Waits for the client": waits(row),
@@ -144,7 +144,7 @@ function pill(cell, row) {
 
 function subscriptions({ topics, subscriptions: rows }) {
   if (!rows.length) return [make("p", { className: "faint" }, "It is subscribed to no topic.")];
-  const cells = ({ topic, position, catchingUp, behind }) => [topic, position || "no history", catchingUp ? `behind by ${count(behind)}` : "live"];
+  const cells = ({ topic, position, catchingUp, behind }) => [visible(topic), position || "no history", catchingUp ? `behind by ${count(behind)}` : "live"];
   const lines = rows.map((row) => make("tr", {}, ...cells(row).map((value) => make("td", {}, value))));
   const more = topics > rows.length ? [make("p", { className: "faint" }, `The first ${rows.length} of ${count(topics)} topics.`)] : [];
   const head = ["Topic", "Position", ""].map((label) => make("th", { scope: "col" }, label));

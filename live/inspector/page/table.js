@@ -1,6 +1,6 @@
 // A table whose rows the server searches, sorts and cuts into pages of a hundred.
 import { get } from "./api.js";
-import { count, make, plural, setText, show } from "./dom.js";
+import { count, make, plural, setText, show, visible } from "./dom.js";
 
 /** How long to wait after a key before the server is asked, in ms. */
 const TYPING = 250;
@@ -174,7 +174,7 @@ const classes = (names) => Object.keys(names).filter((name) => names[name]).join
 /** Returns a fill that shows a text. */
 export const text = (say) => (cell, row) => setText(cell, say(row));
 
-/** Returns a fill for the column that opens a row: a button with a name, and a smaller text below it. */
+/** Returns a fill for the column that opens a row: a button with a name, which somebody else has chosen, and a smaller text below it. */
 export const opener = (open, name, below) => (cell, row) => {
   let button = cell.firstElementChild;
   if (!button) {
@@ -183,8 +183,8 @@ export const opener = (open, name, below) => (cell, row) => {
     cell.append(button);
   }
   button.row = row;
-  setText(button.firstChild, name(row));
-  setText(button.lastChild, below(row));
+  setText(button.firstChild, visible(name(row)));
+  setText(button.lastChild, visible(below(row)));
 };
 
 /** Returns a fill that shows a text over a bar. The bar of the largest row is full. */

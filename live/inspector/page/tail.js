@@ -1,6 +1,6 @@
 // What is published to one topic, as it comes.
 import { get } from "./api.js";
-import { byId, bytes, count, make, rate, setText, show, timeOfDay } from "./dom.js";
+import { byId, bytes, count, make, quoted, rate, setParts, setText, show, timeOfDay, visible, visibleLines } from "./dom.js";
 
 const MAX_ROWS = 200;
 const HIDDEN = "hidden";
@@ -63,8 +63,8 @@ export class Tail {
     setText(this.#button, this.#followed && this.#followed === this.#topic.value ? "Stop" : "Follow");
   }
 
-  #say(text) {
-    setText(this.#note, text);
+  #say(...parts) {
+    setParts(this.#note, ...parts);
   }
 
   async poll() {
@@ -93,7 +93,7 @@ export class Tail {
     this.#after = number;
     const perSecond = last && seen >= last.count ? (1000 * (seen - last.count)) / (now - last.at) : undefined;
     const lost = gaps ? ` ${count(gaps)} gaps.` : "";
-    this.#say(`Following ${topic}: ${count(seen)} so far, ${rate(perSecond)}/s. At most 10 of each second are shown.${lost}`);
+    this.#say("Following ", quoted(topic), `: ${count(seen)} so far, ${rate(perSecond)}/s. At most 10 of each second are shown.${lost}`);
     this.#body.prepend(...rows.map(lineOf).reverse());
     while (this.#body.rows.length > MAX_ROWS) this.#body.lastChild.remove();
     show(this.#rows, this.#body.rows.length > 0);
@@ -101,13 +101,13 @@ export class Tail {
 }
 
 function lineOf({ time, position, key, removed, size, data, clipped }) {
-  const payload = removed ? "removed" : data === undefined ? HIDDEN : data + (clipped ? "…" : "");
+  const payload = removed ? "removed" : data === undefined ? HIDDEN : visibleLines(data) + (clipped ? "…" : "");
   return make(
     "tr",
     {},
     make("td", { className: "nowrap" }, timeOfDay(time)),
-    make("td", { className: "code" }, position ?? "–"),
-    make("td", {}, key ?? "–"),
+    make("td", { className: "code wide" }, position ?? "–"),
+    make("td", { className: "code" }, key === undefined ? "–" : visible(key)),
     make("td", { className: "number" }, bytes(size)),
     make("td", { className: data === undefined ? "faint" : "code payload" }, payload),
   );

@@ -3,7 +3,8 @@ import { closeDetail, facts, openDetail } from "./detail.js";
 import { byId, count, make, plural, rate, span } from "./dom.js";
 import { bar, opener, Table, text } from "./table.js";
 
-const rateOf = ({ rate: perSecond }) => (perSecond < 0 ? "–" : `${rate(perSecond)}/s`);
+const perSecond = (n) => (n < 0 ? "–" : `${rate(n)}/s`);
+const rateOf = (row) => perSecond(row.rate);
 
 function historyOf({ history, held, span: reach, keyed }) {
   if (keyed) return plural(held, "key");
@@ -30,6 +31,7 @@ export class Topics {
         { id: "topic", label: "Topic", sorts: true, fill: opener((row) => this.open(row), ({ topic }) => topic, below) },
         { id: "rate", label: "Rate", number: true, sorts: true, firstOrder: "descending", fill: bar(rateOf, ({ rate: n }) => n) },
         { id: "subscribers", label: "Subscribers", number: true, sorts: true, firstOrder: "descending", fill: text((row) => count(row.subscribers)) },
+        { id: "deliveries", label: "Deliveries", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => perSecond(row.deliveries)) },
         { id: "catchingUp", label: "Catching up", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => (row.catchingUp ? count(row.catchingUp) : "–")) },
         { id: "history", label: "History held", wide: true, sorts: true, firstOrder: "descending", fill: text(historyOf) },
         { id: "presence", label: "Present", number: true, wide: true, sorts: true, firstOrder: "descending", fill: text((row) => (row.presence ? count(row.present) : "–")) },
@@ -57,6 +59,7 @@ export class Topics {
       facts({
         "Subscribers here": count(row.subscribers),
         "Of them catching up": count(row.catchingUp),
+        "Deliveries here": perSecond(row.deliveries),
         "Functions that listen here": count(row.listeners),
         "Publications": `${rateOf(row)}, ${count(row.published)} since this server has the topic`,
         "History": row.keyed ? `keyed, ${plural(row.held, "key")}` : row.history ? `keeps ${count(row.history)}; this server holds ${historyOf(row)}` : "none",
