@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -651,6 +652,66 @@ const (
 	nginxHost  = "\t\tproxy_set_header Host $http_host;\n"
 	apacheHost = "\tProxyPreserveHost On\n"
 )
+
+// While one node restarts after another, nginx must always use one of them.
+func TestNodesThatRestartOneAfterAnother(t *testing.T) {
+	one, two := newNode(t), newNode(t)
+	p := newProxy(t, proxyKinds[0])
+	one.start()
+	two.start()
+	p.start(replaced(t, p.several(two.address), pageNode, one.address))
+
+	one.stop()
+	for range 2 { // one of two requests meets the node that is away
+		p.dial()
+	}
+	one.start()
+	two.stop()
+	for range 2 {
+		p.dial()
+	}
+}
+
+// node is a server that restarts at one address.
+type node struct {
+	t       testing.TB
+	address string
+	live    *live.Server
+	web     *http.Server
+}
+
+func newNode(t testing.TB) *node {
+	n := &node{t: t, address: fmt.Sprintf("127.0.0.1:%d", livetest.FreePort(t))}
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *node) start() {
+	n.t.Helper()
+	listener, err := net.Listen("tcp", n.address)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.live = live.New(livetest.Permissive())
+	mux := http.NewServeMux()
+	mux.Handle("/live", n.live.Handler())
+	mux.HandleFunc("/node", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, n.address) })
+	n.web = &http.Server{Handler: mux, ReadHeaderTimeout: livetest.Patience}
+	go n.web.Serve(listener) // ends with stop
+}
+
+func (n *node) stop() {
+	if n.web == nil {
+		return
+	}
+	n.web.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), livetest.Patience)
+	defer cancel()
+	if err := n.live.Shutdown(ctx); err != nil {
+		n.t.Error(err)
+	}
+	n.web = nil
+}
 
 func TestProxyThatDoesNotPassOnHost(t *testing.T) {
 	for i, line := range []string{nginxHost, apacheHost} {

@@ -29,8 +29,8 @@ type bench struct {
 	mark    string    // begins the text that is published, so that others' publications do not count
 	began   time.Time // the times in the texts count from it, on the monotonic clock
 
-	connected, failed, lost atomic.Int64
-	refusals                errorCounts
+	open, failed, lost atomic.Int64 // open: how many connections there are now
+	refusals           errorCounts
 
 	published, refused atomic.Int64
 	publishErrors      errorCounts
@@ -98,6 +98,8 @@ func (b *bench) run(ctx context.Context) (*result, error) {
 	}
 	length := time.Since(began)
 	b.awaitDeliveries(ctx, int64(len(clients)))
+	stop() // before the clients leave
+	telling.Wait()
 	if n := b.published.Load(); b.rate > 0 && n == 0 {
 		return nil, fmt.Errorf("nothing was published: %s", b.publishErrors.String())
 	}
@@ -128,7 +130,6 @@ func (b *bench) connectAll(ctx context.Context) []*liveclient.Client {
 				return
 			}
 			b.connects.add(time.Since(began))
-			b.connected.Add(1)
 			mu.Lock()
 			defer mu.Unlock()
 			clients = append(clients, c)
@@ -140,12 +141,19 @@ func (b *bench) connectAll(ctx context.Context) []*liveclient.Client {
 
 // connect connects one client and waits until it is subscribed.
 func (b *bench) connect(ctx context.Context) (*liveclient.Client, error) {
-	wasOpen := false
+	isOpen := false // only OnStatus uses it, whose calls follow one another
 	c, err := b.p.connect(ctx, func(s liveclient.Status) {
-		if s.State == liveclient.Waiting && wasOpen {
-			b.lost.Add(1)
+		wasOpen := isOpen
+		isOpen = s.State == liveclient.Open
+		switch {
+		case isOpen && !wasOpen:
+			b.open.Add(1)
+		case wasOpen && !isOpen:
+			b.open.Add(-1)
+			if s.State == liveclient.Waiting {
+				b.lost.Add(1)
+			}
 		}
-		wasOpen = wasOpen || s.State == liveclient.Open
 	})
 	if err != nil {
 		return nil, err
@@ -250,7 +258,7 @@ func (b *bench) tellProgress(ctx context.Context) {
 	for sleep(ctx, time.Second) {
 		delivered := b.delivered.Load()
 		fmt.Fprintf(b.p.err, "%d connected, %d failed, %d lost; %d published; %d deliveries/s, p99 %v\n",
-			b.connected.Load(), b.failed.Load(), b.lost.Load(), b.published.Load(), delivered-before, b.latencies.share(0.99).Round(time.Microsecond))
+			b.open.Load(), b.failed.Load(), b.lost.Load(), b.published.Load(), delivered-before, b.latencies.share(0.99).Round(time.Microsecond))
 		before = delivered
 	}
 }
