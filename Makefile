@@ -17,14 +17,16 @@ PACKAGES := ./live/natsbroker/... ./live/livemetrics/... ./live/livetrace/... ./
 help: ## print the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-# The program is built first, because Ctrl-C makes "go run" fail even if the program ends in order.
-demo: ## run all examples, and the page that leads to them, on http://localhost:8080
-	@$(GO) build -o bin/demo ./examples/demo
-	@bin/demo
+ADDR ?= localhost:8080
 
-demo-cluster: ## run three chats that are one, behind http://localhost:8080
+# The program is built first, because Ctrl-C makes "go run" fail even if the program ends in order.
+demo: ## run the examples, and the page that leads to them, on http://localhost:8080, or on ADDR
+	@$(GO) build -o bin/demo ./examples/demo
+	@bin/demo -addr $(ADDR)
+
+demo-cluster: ## run three chats that are one, behind http://localhost:8080, or behind ADDR
 	@$(GO) build -o bin/chat ./examples/chat
-	@bin/chat -demo-cluster
+	@bin/chat -demo-cluster -addr $(ADDR)
 
 # Two targets run at a time, since many tests mostly wait. What a target prints comes when it ends, if make can do that.
 SYNC := $(if $(filter output-sync,$(.FEATURES)),--output-sync=target)

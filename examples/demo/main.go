@@ -48,19 +48,23 @@ func run(addr, dir string) error {
 		}
 		dir = filepath.Join(cache, "livetopic-demo")
 	}
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer cancel()
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w; choose another address with -addr, or with make demo ADDR=localhost:9000", err)
 	}
 	fmt.Println("Building the examples …")
-	binaries, err := build()
-	if err != nil {
+	binaries, err := build(ctx)
+	switch {
+	case ctx.Err() != nil: // Ctrl-C, which has ended the build too
+		return nil
+	case err != nil:
 		return err
 	}
 	defer os.RemoveAll(binaries)
 
 	server := newServer()
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	var running, starting sync.WaitGroup
 	for i, p := range programs {
 		p.Port = nextPort(listener.Addr(), i+1)
@@ -72,7 +76,13 @@ func run(addr, dir string) error {
 	}
 	starting.Wait() // until each serves, or has failed and said so
 	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
-	fmt.Printf("Demo: http://localhost:%d\n\nCtrl-C ends it. The programs keep their data in %s.\n", listener.Addr().(*net.TCPAddr).Port, dir)
+	fmt.Printf("Demo: http://localhost:%d\n\n", listener.Addr().(*net.TCPAddr).Port)
+	for _, p := range programs {
+		if p.Secret != "" {
+			fmt.Printf("%s: %s\n", p.Title, p.Secret)
+		}
+	}
+	fmt.Printf("Ctrl-C ends it. The programs keep their data in %s.\n", dir)
 	err = server.Run(ctx, func() error { return web.Serve(listener) }, web.Shutdown)
 	cancel()
 	running.Wait()

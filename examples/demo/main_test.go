@@ -22,7 +22,7 @@ func TestKilledProgramComesBack(t *testing.T) {
 		programs = []*program{p} // one is enough
 	}
 	restartAfter = 100 * time.Millisecond
-	binaries, err := build()
+	binaries, err := build(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ type program struct {
 	Name, Title, Text string
 	Look              string   // what to try, and to look for
 	Args              []string // of the command line, beside -addr
+	Secret            string   // what the terminal says of it, and no page
 	Port              int
 
 	mu      sync.Mutex // guards process
@@ -36,23 +37,26 @@ var programs = []*program{
 	{Name: "chat", Title: "Chat", Text: "Rooms, who is here, who is typing, and what was said, on a disk.",
 		Look: "Cut the line, write in another tab, and mend it.", Args: []string{"-store", "chat"}},
 	{Name: "notifications", Title: "Notifications", Text: "Publish over HTTP, and follow a job's progress.",
-		Look: "Start a job, load the page again, and open it in a second tab."},
+		Look: "Start a job, load the page again, and open it in a second tab.", Args: []string{"-store", "notifications"}},
 	{Name: "tasks", Title: "Tasks", Text: "A list in SQLite that every open page follows.",
 		Look: "Add tasks in two tabs. Kill it meanwhile."},
 	{Name: "stream", Title: "Stream", Text: "An answer that grows word by word.",
 		Look: "Load the page again in the middle of a sentence."},
+	{Name: "nethttp", Title: "Small chat", Text: "One room, in one file, with the standard library.",
+		Look: "Kill it, write, and see what you wrote wait and arrive."},
 	{Name: "cursors", Title: "Cursors", Text: "Everybody's cursor on one page, sixty times a second.",
 		Look: "Put two windows side by side."},
 	{Name: "html", Title: "HTML", Text: "Notes that the server renders, and <live-topic> swaps in.",
 		Look: "View the page's source: it has no script of its own."},
 	{Name: "login", Title: "Sign-in with a cookie", Text: "Devices, flash messages, and sockets that end with the sign-out.",
-		Look: "Sign in with two browsers, and sign one out from the other."},
+		Look:   "Sign in with two browsers, and sign one out from the other. The terminal says the password.",
+		Secret: `sign in as ana or bo, with the password "correct horse".`},
 	{Name: "token", Title: "Sign-in with a token", Text: "Tokens that expire, and a page that fetches a new one.",
 		Look: "Wait for the countdown."},
 }
 
 // build builds the programs into a new folder.
-func build() (string, error) {
+func build(ctx context.Context) (string, error) {
 	dir, err := os.MkdirTemp("", "livetopic-demo-")
 	if err != nil {
 		return "", err
@@ -61,7 +65,7 @@ func build() (string, error) {
 	for _, p := range programs {
 		args = append(args, "github.com/livetopic/livetopic/examples/"+p.Name)
 	}
-	cmd := exec.Command("go", args...)
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		os.RemoveAll(dir)

@@ -10,10 +10,12 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
 	"html/template"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -27,21 +29,27 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
+//go:embed notes.css
+var style string
+
 var templates = template.Must(template.New("page").Parse(`<!doctype html>
 <html lang="en">
 <meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Notes</title>
+<link rel="icon" href="data:,"><link rel="stylesheet" href="/notes.css">
 <script type="module" src="/livetopic/element.js"></script>
 {{with .HTMX}}<script src="{{.}}"></script>{{end}}
+<main>
 <h1>Notes</h1>
 <form method="post" action="/notes" hx-post="/notes" hx-swap="none">
-	<input name="text" aria-label="Note" required maxlength="200"> <button>Add</button>
+	<input name="text" aria-label="Note" required pattern=".*\S.*" title="Some text" maxlength="200"> <button>Add</button>
 </form>
 <ul id="notes">{{range .Notes}}{{template "note" .}}{{end}}</ul>
 <live-topic topic="notes" keyed html target="#notes"></live-topic>
+</main>
 </html>
 
 {{define "note"}}<li data-key="{{.ID}}">{{.Text}}
-	<form method="post" action="/notes/{{.ID}}/done" hx-post="/notes/{{.ID}}/done" hx-swap="none"><button>Done</button></form>
+	<form method="post" action="/notes/{{.ID}}/done" hx-post="/notes/{{.ID}}/done" hx-swap="none"><button aria-label="Done: {{.Text}}">Done</button></form>
 </li>{{end}}`))
 
 // maxText is how many bytes a note has at most: the page lets a person type 200 characters.
@@ -82,6 +90,10 @@ func (b *board) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /live", b.live.Handler())
 	mux.Handle("GET /livetopic/", client.Files())
+	mux.HandleFunc("GET /notes.css", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/css")
+		io.WriteString(w, style)
+	})
 	mux.HandleFunc("GET /{$}", b.page)
 	mux.HandleFunc("POST /notes", b.add)
 	mux.HandleFunc("POST /notes/{id}/done", b.done)
@@ -96,7 +108,7 @@ func (b *board) page(w http.ResponseWriter, r *http.Request) {
 }
 
 func (b *board) add(w http.ResponseWriter, r *http.Request) {
-	text := r.FormValue("text") // reads the request, which may come slowly
+	text := strings.TrimSpace(r.FormValue("text")) // reads the request, which may come slowly
 	if text == "" || len(text) > maxText {
 		http.Error(w, "a note has some text, but not too much", http.StatusBadRequest)
 		return

@@ -90,7 +90,7 @@ func (a *App) loginPage(c *mizu.Ctx) error {
 	}
 	flash, name := session(c).PopString("flash"), session(c).PopString("tried") // read once
 	return show(c, "login.html", map[string]any{
-		"Flash": flash, "Wrong": flash == wrongPassword, "Name": name, "Password": demoPassword,
+		"Flash": flash, "Wrong": flash == wrongPassword, "Name": name,
 	})
 }
 

@@ -31,14 +31,16 @@ const page = `<!doctype html>
 	input, button { font: inherit; padding: .375rem .75rem; }
 	ul { padding: 0; list-style: none; overflow-wrap: anywhere; }
 	li { padding: .25rem 0; border-bottom: 1px solid color-mix(in srgb, currentColor 15%, transparent); }
-	#waiting li { opacity: .65; }
+	#waiting li { opacity: .75; }
 	#waiting li::after { content: " – waits for the connection"; }
 </style>
+<main>
 <h1>Chat</h1>
 <p id="state" role="status">Connecting …</p>
 <form><input id="text" aria-label="Message" maxlength="1000" autocomplete="off" required autofocus> <button>Send</button></form>
 <ul id="waiting"></ul>
 <ul id="said" aria-live="polite"></ul>
+</main>
 <script type="module">
 	import { connect } from "/live.js";
 	const live = connect("/live"), form = document.querySelector("form"), state = document.querySelector("#state");
@@ -52,7 +54,9 @@ const page = `<!doctype html>
 	live.subscribe("chat", (text) => line("#said", text), { last: 50, onGap: () => document.querySelector("#said").replaceChildren() });
 	form.onsubmit = async (event) => {
 		event.preventDefault();
-		const text = form.text.value, waiting = line("#waiting", text);
+		const text = form.text.value.trim();
+		if (!text) return;
+		const waiting = line("#waiting", text);
 		form.reset();
 		try {
 			await live.publish("chat", text, { timeout: Infinity }); // sent again if the connection breaks before the answer

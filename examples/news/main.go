@@ -12,13 +12,17 @@ import (
 	"github.com/livetopic/livetopic/live"
 )
 
-const page = `<!doctype html><meta charset="utf-8"><title>News</title>
-<form><input name="text" aria-label="News"> <button>Post</button></form><ul></ul>
+const page = `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>News</title>
+<link rel="icon" href="data:,"><style>:root { color-scheme: light dark; font: 1.1rem/1.6 system-ui } input, button { font: inherit }</style>
+<form><input name="text" aria-label="News" required> <button>Post</button></form><ul></ul>
 <script type="module">
 	import { connect } from "/live.js";
 	const live = connect("/live"), form = document.forms[0], list = document.querySelector("ul");
 	live.subscribe("news", (item) => list.appendChild(document.createElement("li")).append(item.text), { last: 20 });
-	form.onsubmit = () => { fetch("/news", { method: "POST", body: new URLSearchParams(new FormData(form)) }); form.reset(); return false; };
+	form.onsubmit = () => {
+		fetch("/news", { method: "POST", body: new URLSearchParams(new FormData(form)) }).then(() => form.reset(), () => alert("Not posted"));
+		return false;
+	};
 </script>`
 
 func main() {

@@ -94,6 +94,9 @@ func (a *app) jobs() ([]Job, error) {
 	return live.History[Job](ctx, a.live, "jobs", 20)
 }
 
+// newID returns an ID by which jobs are in the order of their start.
+func newID(start time.Time) string { return fmt.Sprintf("%013d-%s", start.UnixMilli(), rand.Text()) }
+
 func (a *app) publish(job Job) error {
 	return live.Publish(a.live, "jobs", job, live.Key(job.ID))
 }
@@ -102,7 +105,7 @@ func (a *app) publish(job Job) error {
 func (a *app) asked(_ context.Context, _ *live.Session, what string, _ []byte) (any, error) {
 	switch what {
 	case "start":
-		job := Job{ID: rand.Text(), Name: "Export of " + time.Now().Format("15:04:05"), Steps: jobSteps}
+		job := Job{ID: newID(time.Now()), Name: "Export of " + time.Now().Format("15:04:05"), Steps: jobSteps}
 		err := a.publish(job)
 		if errors.Is(err, live.ErrTooManyKeys) {
 			return nil, &live.ClientError{Code: "too_many", Message: "there are 20 jobs already: clear those that are done"}
@@ -186,7 +189,7 @@ func main() {
 	flag.Parse()
 	broker, err := natsbroker.New(natsbroker.Options{StoreDir: *store})
 	if err != nil {
-		log.Fatal("notifications: ", err)
+		log.Fatalf("notifications: %v (-store names another folder)", err)
 	}
 	a, err := newApp(broker, *step)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
+	"strings"
 
 	"github.com/livetopic/livetopic/client"
 	"github.com/livetopic/livetopic/live"
@@ -16,6 +17,9 @@ import (
 
 // topic is that of the one list which there is.
 const topic = "tasks"
+
+// maxName is how many bytes a name has at most: the page lets a person type 40 characters.
+const maxName = 160
 
 // App is the list, and the live server through which its pages follow it.
 type App struct {
@@ -131,8 +135,10 @@ func (a *App) save(w http.ResponseWriter, r *http.Request) {
 
 func (a *App) login(w http.ResponseWriter, r *http.Request) {
 	s := websession.FromRequest(r)
-	s.RenewToken() // first, against session fixation
-	s.Set("name", r.FormValue("name"))
+	if name := strings.TrimSpace(r.FormValue("name")); name != "" && len(name) <= maxName {
+		s.RenewToken() // first, against session fixation
+		s.Set("name", name)
+	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }
 

@@ -86,7 +86,7 @@ func (l *List) Save(ctx context.Context, t *Task) error {
 var errBadTask = errors.New("a task has an id of at most 40 bytes, and a text of at most 200")
 
 func (t *Task) check() error {
-	if t.ID == "" || len(t.ID) > 40 || !t.Deleted && t.Text == "" || len(t.Text) > 200 {
+	if t.ID == "" || len(t.ID) > 40 || !t.Deleted && t.Text == "" || len(t.Text) > 400 {
 		return errBadTask
 	}
 	return nil

@@ -1,7 +1,7 @@
 import { connect } from "/live.js";
 
 const ul = document.querySelector("#tasks");
-const status = document.querySelector("#status");
+const say = (id, text) => (document.getElementById(id).textContent = text);
 const live = connect("/live");
 
 let tasks = new Map(); // by id, as the server has them
@@ -22,36 +22,46 @@ function apply(task) {
 }
 
 /** Shows a change at once, and takes it back if the server refuses it. */
-async function save(task) {
+function save(task) {
   mine.set(task.id, task);
   show();
+  return send(task);
+}
+
+/** If the server cannot be reached, the change waits for the connection, or five seconds. To store a change twice does no harm. */
+async function send(task) {
   let failed = "";
   try {
     const answer = await fetch("/tasks", { method: "POST", body: JSON.stringify(task) });
     if (answer.ok) apply(await answer.json());
     else failed = await answer.text();
   } catch {
-    failed = "The server cannot be reached.";
+    setTimeout(() => live.state === "open" && mine.get(task.id) === task && send(task), 5000);
+    return;
   }
-  status.textContent = failed;
+  say("problem", failed && `Not saved: ${failed}`);
   if (mine.get(task.id) === task) mine.delete(task.id); // it was not changed again meanwhile
   show();
 }
 
 function show() {
   const all = new Map([...tasks, ...mine]);
+  const focused = document.activeElement?.dataset.focus; // a change that comes must not take the focus away
   ul.replaceChildren(...[...all.values()].filter((task) => !task.deleted).map(line));
+  if (focused) ul.querySelector(`[data-focus="${CSS.escape(focused)}"]`)?.focus();
 }
 
 function line(task) {
   const li = document.createElement("li");
   li.classList.toggle("done", task.done);
   li.classList.toggle("pending", mine.has(task.id));
-  const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: task.done, ariaLabel: "Done" });
+  const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: task.done, ariaLabel: `Done: ${task.text}` });
+  box.dataset.focus = "done " + task.id;
   box.onchange = () => save({ ...task, done: box.checked });
   const text = Object.assign(document.createElement("span"), { textContent: task.text });
   const by = Object.assign(document.createElement("small"), { textContent: task.by ?? "" });
   const remove = Object.assign(document.createElement("button"), { textContent: "✕", ariaLabel: `Delete ${task.text}` });
+  remove.dataset.focus = "delete " + task.id;
   remove.onclick = () => save({ ...task, deleted: true });
   li.append(box, text, by, remove);
   return li;
@@ -59,12 +69,16 @@ function line(task) {
 
 document.querySelector("#add").onsubmit = (event) => {
   event.preventDefault();
+  const text = event.target.text.value.trim();
+  if (!text) return;
   const id = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-  save({ id, text: event.target.text.value, done: false });
+  save({ id, text, done: false });
   event.target.reset();
 };
 
 replace(JSON.parse(ul.dataset.state));
-ul.ariaBusy = "false";
 live.subscribe("tasks", apply, { since: ul.dataset.since, onState: replace });
-live.on("state", ({ state }) => (status.textContent = state === "open" ? "" : "Connecting …"));
+live.on("state", ({ state }) => {
+  say("state", { open: "Connected", closed: "You have been signed out. Load the page again." }[state] ?? "Connecting …");
+  if (state === "open") for (const task of mine.values()) send(task);
+});
