@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -150,9 +151,10 @@ type question struct {
 	Key  string `json:"key"`
 }
 
-// answer tells a page who it is, as in the list and beside messages.
+// answer tells a page who it is, as in the list and beside messages, and which process it is connected to.
 type answer struct {
-	You string `json:"you"`
+	You     string `json:"you"`
+	Process int    `json:"process"`
 }
 
 // asked answers a page's requests: "me" asks who it is, "say" says something in a room.
@@ -169,7 +171,7 @@ func (c *Chat) asked(_ context.Context, s *live.Session, topic string, data []by
 	default:
 		err = errUnclear
 	}
-	return answer{You: v.person}, err
+	return answer{You: v.person, Process: os.Getpid()}, err
 }
 
 // message is something said in a room.

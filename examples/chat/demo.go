@@ -219,8 +219,8 @@ as a crash does:
 
   kill -9 %d
 
-Its pages go on at another one, and in %v it is back with all that was said
-meanwhile.
+Its pages go on at another one, whose process they show below "Connection". In
+%v it is back with all that was said meanwhile.
 
 %s Logs are there too.
 Ctrl-C ends all three.

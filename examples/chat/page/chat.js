@@ -101,10 +101,11 @@ function follow(topic, fn, { since, onGap, info, ...options }) {
   return Object.assign(() => subscription(), { ready: subscription.ready });
 }
 
-/** Asks the server who this page is. */
+/** Asks the server who this page is, and which process answers: it is another one after a failover. */
 async function arrive() {
   try {
-    const { you } = await live.request("me", {}, { offline: "fail" });
+    const { you, process } = await live.request("me", {}, { offline: "fail" });
+    $("server").textContent = `Server: process ${process}`;
     if (you === me) return;
     me = you;
     showRoom();

@@ -48,6 +48,7 @@ async function look() {
   } catch (error) {
     trouble(error);
   }
+  document.querySelector("main").ariaBusy = "false"; // what comes later moves nothing
   looking = false;
   const wait = lookAgain ? 0 : Math.max(POLL - (performance.now() - begun), 0);
   lookAgain = false;
