@@ -48,7 +48,7 @@ func TestSnippetsOfThePageCompile(t *testing.T) {
 var _ = func(mux *http.ServeMux) http.Handler {
 	sessions := websession.New(nil, websession.Options{}) // in memory
 	server := sessions.NewServer(live.Options{
-		OnAuth: websession.Authenticate("username"), // 401 for who has not signed in
+		OnAuth: websession.Authenticate("username"), // 401 for a browser that has not signed in
 	})
 	mux.Handle("GET /live", server.Handler())
 	handler := sessions.Middleware(mux) // around everything, in the place of scs's LoadAndSave
