@@ -40,7 +40,7 @@ var templates = template.Must(template.New("page").Parse(`<!doctype html>
 {{with .HTMX}}<script src="{{.}}"></script>{{end}}
 <main>
 <h1>Notes</h1>
-<form method="post" action="/notes" hx-post="/notes" hx-swap="none">
+<form method="post" action="/notes" hx-post="/notes" hx-swap="none" hx-on::after:request="this.reset()">
 	<input name="text" aria-label="Note" required pattern=".*\S.*" title="Some text" maxlength="200"> <button>Add</button>
 </form>
 <ul id="notes">{{range .Notes}}{{template "note" .}}{{end}}</ul>
