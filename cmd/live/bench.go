@@ -141,20 +141,7 @@ func (b *bench) connectAll(ctx context.Context) []*liveclient.Client {
 
 // connect connects one client and waits until it is subscribed.
 func (b *bench) connect(ctx context.Context) (*liveclient.Client, error) {
-	isOpen := false // only OnStatus uses it, whose calls follow one another
-	c, err := b.p.connect(ctx, func(s liveclient.Status) {
-		wasOpen := isOpen
-		isOpen = s.State == liveclient.Open
-		switch {
-		case isOpen && !wasOpen:
-			b.open.Add(1)
-		case wasOpen && !isOpen:
-			b.open.Add(-1)
-			if s.State == liveclient.Waiting {
-				b.lost.Add(1)
-			}
-		}
-	})
+	c, err := b.p.connect(ctx, b.countConnection())
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +158,24 @@ func (b *bench) connect(ctx context.Context) (*liveclient.Client, error) {
 		return nil, explain(err)
 	}
 	return c, nil
+}
+
+// countConnection returns a client's OnStatus. It counts the connection that is lost, and not each failed attempt after it.
+func (b *bench) countConnection() func(liveclient.Status) {
+	isOpen := false // the calls of OnStatus follow one another
+	return func(s liveclient.Status) {
+		wasOpen := isOpen
+		isOpen = s.State == liveclient.Open
+		switch {
+		case isOpen && !wasOpen:
+			b.open.Add(1)
+		case wasOpen && !isOpen:
+			b.open.Add(-1)
+			if s.State == liveclient.Waiting {
+				b.lost.Add(1)
+			}
+		}
+	}
 }
 
 // publish publishes at the rate. A server that is slower than the rate gets several at once, a hundred

@@ -13,6 +13,7 @@ import (
 
 	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
+	"github.com/livetopic/livetopic/live/liveclient"
 )
 
 // output is what a command has printed. Commands print from several goroutines.
@@ -244,6 +245,24 @@ func TestBenchCountsAndMeasures(t *testing.T) {
 	code, out, errs = runCommand(t, "", env, "bench", "-clients", "2", "-rate", "0", "-for", "10ms", "news")
 	if code != 0 || !strings.Contains(out, "from others 0") {
 		t.Errorf("%d %s %s", code, out, errs)
+	}
+}
+
+func TestBenchCountsALostConnectionOnce(t *testing.T) {
+	b := &bench{}
+	tell := b.countConnection()
+	for _, step := range []struct {
+		state      liveclient.State
+		open, lost int64
+	}{
+		{liveclient.Connecting, 0, 0}, {liveclient.Waiting, 0, 0}, {liveclient.Connecting, 0, 0}, {liveclient.Open, 1, 0},
+		{liveclient.Waiting, 0, 1}, {liveclient.Connecting, 0, 1}, {liveclient.Waiting, 0, 1}, {liveclient.Connecting, 0, 1}, {liveclient.Open, 1, 1},
+		{liveclient.Closed, 0, 1},
+	} {
+		tell(liveclient.Status{State: step.state})
+		if open, lost := b.open.Load(), b.lost.Load(); open != step.open || lost != step.lost {
+			t.Errorf("after state %v: %d are open and %d lost, want %d and %d", step.state, open, lost, step.open, step.lost)
+		}
 	}
 }
 

@@ -85,3 +85,16 @@ func TestKilledProgramComesBack(t *testing.T) {
 	}
 	get()
 }
+
+// Ctrl-C while the examples are built ends the build, and leaves no folder behind.
+func TestBuildThatIsEnded(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := build(ctx); err == nil {
+		t.Error("a build that was ended returns no error")
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+		t.Errorf("%v is left: %v", left, err)
+	}
+}
