@@ -294,8 +294,9 @@ export interface SubscribeOptions {
    * `gap`. After a reconnect the missed messages come without a new state, if the history still has them. `at` is the
    * position of the state. `last` is not used then. A topic without a `Snapshot` never calls it.
    *
-   * Give it to all callers of a topic, or to none: for a caller that comes later the state is asked for again, all that have
-   * `onState` are called, and the others get some messages twice.
+   * If no caller of the topic has it, there is a `gap` where a state would have come again. Give it to all callers of a topic,
+   * or to none: for a caller that comes later the state is asked for again, all that have `onState` are called, and the others
+   * get some messages twice. Where messages were lost, the others are told by their `onGap`, and there is no `gap` event.
    */
   onState?: ((state: any, at: string) => void) | null | undefined;
 

@@ -7,7 +7,7 @@ const MAX_BATCH = 1000;
 const SLOW = 50; // bytes per ms
 
 const MAX_WINDOW = 60_000;
-const PING_SLACK = 10_000; // how late a ping may be
+const PING_SLACK = 10_000; // of a late ping
 const TICK = 5_000; // between two checks
 const FRESH = 2_000; // a connection heard this recently is alive
 
@@ -16,11 +16,11 @@ export const connect = (url, options) => new LiveClient(url, options);
 
 /** @implements {api.LiveError} */
 export class LiveError extends Error {
+  name = "LiveError";
   topic;
 
   constructor(code, text) {
     super("live: " + text);
-    this.name = "LiveError";
     this.code = code;
   }
 }
@@ -103,17 +103,18 @@ export class LiveClient {
     const { signal, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
     if (this.#options.plain && (since || last || onState)) throw new TypeError("live: the plain wire has no since, last, onState");
     // Messages before the answer are for an older subscription.
-    const early = ({ known, state } = { known: true, state: "" }) => !known || (onState && state === "asked");
-    const hear = (data, message) => (message.at && early(this.#wanted.get(topic))) || fn(data, message);
+    const hear = (data, message) => {
+      const { known = true, state } = this.#wanted.get(topic) ?? {};
+      return (message.at && (!known || (onState && state === "asked"))) || fn(data, message);
+    };
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
-    if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
-    const told = { state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
+    const told = { gap: onGap && ((gap, replaced) => (replaced && onState) || onGap(gap)), state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
     for (const name in told) if (told[name]) ends.push(this.#events.add(`${name} ${topic}`, told[name]));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
     if (info === undefined) ignore();
     else if (wanted.state === "idle") {
-      this.#forget(topic); // or what waits would take the place of this info, which is newer
+      this.#forget(topic); // this info is newer than what waits
       this.#infos.set(topic, { info });
     } else this.#show(topic, info);
     wanted.callers++;
@@ -127,12 +128,12 @@ export class LiveClient {
     signal?.addEventListener("abort", stop);
     if (signal?.aborted) stop();
     else this.#join([wanted]);
-    if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#events.call("presence " + topic, this.#report, wanted));
+    if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#emit("presence " + topic, wanted));
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
   }
 
   keys(topic) {
-    return this.#wanted.get(topic)?.keys ?? new Map();
+    return this.presence(topic).keys;
   }
 
   presence(topic) {
@@ -299,7 +300,7 @@ export class LiveClient {
     const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
     this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
     this.#settle("disconnected", "connection lost");
-    for (const wanted of this.#wanted.values()) wanted.state = "idle";
+    for (const wanted of this.#wanted.values()) wanted.lose();
     if (final) {
       this.#finish({ code, reason });
     } else {
@@ -484,12 +485,13 @@ export class LiveClient {
   }
 
   #joined(wanted, reply) {
-    const { topic, at, known } = wanted;
+    const { topic, missed } = wanted;
+    const hasState = reply.state !== undefined;
     if (!this.#socket || this.#wanted.get(topic) !== wanted) return;
     if (!reply.op) {
       const { random = Math.random } = this.#options;
       reply.topic = topic;
-      wanted.state = "idle";
+      wanted.lose();
       if (/^(unavailable|internal)$/.test(reply.code)) {
         const bound = Math.min(20_000, 1_000 * 2 ** wanted.failures++);
         wanted.timer = setTimeout(() => this.#join([wanted]), (bound * (1 + random())) / 2);
@@ -502,14 +504,15 @@ export class LiveClient {
     wanted.known = true;
     wanted.failures = 0;
     wanted.keyed = reply.keyed;
-    if (reply.state !== undefined) this.#events.call("state " + topic, this.#report, reply.state, reply.at);
-    else if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
-    else if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
+    wanted.missed = "";
+    if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
+    else if (missed === "lost" ? !hasState : missed && !reply.recovered) this.#miss(topic, missed, hasState);
+    if (hasState) this.#emit("state " + topic, reply.state, reply.at);
     for (const message of reply.messages) {
       if (this.#wanted.get(topic) !== wanted) return;
       this.#deliver({ topic, ...message, recovered: true });
     }
-    wanted.at = reply.at;
+    if (wanted.state === "on") wanted.at = reply.at;
     wanted.settle();
   }
 
@@ -520,15 +523,25 @@ export class LiveClient {
     for (const key of keys.keys()) this.#deliver({ topic, key, removed: true });
   }
 
+  /** Callers with onState get a state instead. */
+  #miss(topic, reason, hasState) {
+    const gap = { topic, reason };
+    const replaced = hasState && this.#events.has("state " + topic);
+    if (!replaced) this.#emit("gap", gap);
+    this.#emit("gap " + topic, gap, replaced);
+    return replaced;
+  }
+
   /** Asks for the state of a topic. */
-  #renew(wanted) {
-    if (wanted?.state !== "on") return;
+  #renew(wanted, missed = wanted.missed) {
+    wanted.missed = missed;
+    if (wanted.state !== "on") return;
     wanted.state = "idle";
     wanted.at = undefined;
     this.#join([wanted]);
   }
 
-  /** Forgets what the page has said of its presence in a topic, also what still waits for a connection. */
+  /** Forgets what the page has said of its presence, also what still waits. */
   #forget(topic) {
     this.#infos.delete(topic);
     for (const entry of this.#buffer) {
@@ -537,12 +550,12 @@ export class LiveClient {
   }
 
   #leave(wanted, why = new LiveError("aborted", "aborted")) {
-    const { topic, state, settle } = wanted;
+    const { topic, state, known, settle } = wanted;
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
     this.#forget(topic);
     settle(why);
-    if (state === "idle" || !this.#ready) return;
+    if ((state === "idle" && !known) || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
     else this.#tellPlainly("unsubscribe", topic);
   }
@@ -588,15 +601,14 @@ export class LiveClient {
       const wanted = this.#wanted.get(topic);
       if (at && wanted?.state === "on") wanted.at = at;
       if (wanted?.keyed) this.#forgetKeys(wanted);
-      else if (this.#events.has("state " + topic)) this.#renew(wanted);
-      else this.#emit("gap", { topic, reason: "lost" });
+      else this.#miss(topic, "lost", wanted) && this.#renew(wanted, "lost");
     }
     if (op === "presence") this.#attend(frame);
     if (op === "reply" || op === "part") this.#answer(id, frame);
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
   }
 
-  /** Tells what is different when a state is complete, or a difference came. */
+  /** Tells what has changed, once a state is complete. */
   #attend({ topic, members, continued, more, joined = [], changed = [], left = [], count }) {
     const wanted = this.#wanted.get(topic);
     const begins = count >= 0 || (members && !continued);
@@ -610,16 +622,15 @@ export class LiveClient {
     wanted.coming = undefined;
     wanted.members = next;
     wanted.count = count ?? next.size;
-    const tell = (name, ...args) => this.#events.call(name + topic, this.#report, ...args);
     if (before === was.size && !count) {
-      for (const [id, member] of was) next.has(id) || tell("leave ", member);
+      for (const [id, member] of was) next.has(id) || this.#emit("leave " + topic, member);
       for (const [id, member] of next) {
         const old = was.get(id);
-        if (!old) tell("join ", member);
-        else if (infos(old) !== infos(member)) tell("change ", member, old);
+        if (!old) this.#emit("join " + topic, member);
+        else if (infos(old) !== infos(member)) this.#emit("change " + topic, member, old);
       }
     }
-    tell("presence ", wanted);
+    this.#emit("presence " + topic, wanted);
   }
 
   /** The last part of an answer gets the text and the messages of all. */
@@ -648,15 +659,15 @@ export class LiveClient {
     const { topic, data, at, key, removed } = message;
     const wanted = this.#wanted.get(topic);
     if (at && wanted?.state === "on") wanted.at = at;
-    else if (at && (wanted?.at || wanted?.last)) return; // the answer will bring it
+    else if (at && (wanted?.at || (wanted?.last && !wanted.known))) return; // the answer will bring it
     if (removed) wanted?.keys.delete(key);
     else if (key) wanted?.keys.set(key, data);
     this.#emit("message", message);
     this.#topics.call(topic, this.#report, data, message);
   }
 
-  #emit(name, event) {
-    this.#events.call(name, this.#report, event);
+  #emit(name, ...args) {
+    this.#events.call(name, this.#report, ...args);
   }
 
   #refuseIfClosed() {
@@ -686,11 +697,12 @@ class Wanted {
   state = "idle"; // or "asked", "on"
   callers = 0;
   known = false; // was on before
+  missed; // the reason of a gap, if the next answer does not fill it
   failures = 0;
   keyed; // the topic is a table
   keys = new Map(); // the newest value of each
   members = new Map(); // who is present
-  count; // of them, or of those that are not listed; undefined: nobody has told
+  count; // of members, listed or not; undefined: not told yet
   coming; // the members of a state that is not complete yet
   timer;
   settle;
@@ -698,6 +710,7 @@ class Wanted {
   constructor(topic, at, last, unseen) {
     this.topic = topic;
     this.at = at;
+    this.missed = at && "not_recovered";
     this.last = last;
     this.unseen = unseen;
     this.ready = new Promise((done, failed) => {
@@ -708,6 +721,12 @@ class Wanted {
       };
     });
     this.ready.catch(ignore); // refusals are events, too
+  }
+
+  /** The server has it no more. */
+  lose() {
+    this.state = "idle";
+    if (this.known) this.missed = this.at ? "not_recovered" : "no_history";
   }
 }
 
@@ -752,7 +771,7 @@ function present(object) {
   return object;
 }
 
-/** Servers may list the sessions of a member in another order. */
+/** Sessions have no order. */
 const infos = ({ sessions }) => String(sessions.map((info) => JSON.stringify(info)).sort());
 
 const encoded = (text) => new TextEncoder().encode(text);
