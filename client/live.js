@@ -505,6 +505,7 @@ export class LiveClient {
     wanted.failures = 0;
     wanted.keyed = reply.keyed;
     wanted.missed = "";
+    if (!reply.recovered) wanted.hasState = hasState;
     if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
     else if (missed === "lost" ? !hasState : missed && !reply.recovered) this.#miss(topic, missed, hasState);
     if (hasState) this.#emit("state " + topic, reply.state, reply.at);
@@ -533,9 +534,9 @@ export class LiveClient {
   }
 
   /** Asks for the state of a topic. */
-  #renew(wanted, missed = wanted.missed) {
-    wanted.missed = missed;
-    if (wanted.state !== "on") return;
+  #renew(wanted) {
+    if (wanted.state !== "on" || !wanted.hasState) return;
+    wanted.missed = "lost";
     wanted.state = "idle";
     wanted.at = undefined;
     this.#join([wanted]);
@@ -601,7 +602,7 @@ export class LiveClient {
       const wanted = this.#wanted.get(topic);
       if (at && wanted?.state === "on") wanted.at = at;
       if (wanted?.keyed) this.#forgetKeys(wanted);
-      else this.#miss(topic, "lost", wanted) && this.#renew(wanted, "lost");
+      else this.#miss(topic, "lost", wanted?.hasState) && this.#renew(wanted);
     }
     if (op === "presence") this.#attend(frame);
     if (op === "reply" || op === "part") this.#answer(id, frame);
@@ -700,6 +701,7 @@ class Wanted {
   missed; // the reason of a gap, if the next answer does not fill it
   failures = 0;
   keyed; // the topic is a table
+  hasState = true; // until the server tells
   keys = new Map(); // the newest value of each
   members = new Map(); // who is present
   count; // of members, listed or not; undefined: not told yet

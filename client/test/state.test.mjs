@@ -184,20 +184,41 @@ describe("a state that takes the place of missed messages", () => {
   });
 });
 
-test("a topic without a Snapshot tells of gaps to who has onState, with their reason", () => {
-  const client = startV1(outside);
-  const { told } = follow(client);
-  answer(client, { at: "a.2" });
-  follow(client); // has the state asked for anew; nothing is missed by that
-  answer(client, { at: "a.2" });
-  assert.deepEqual(client.all("gap"), []);
-  client.socket.sayFrame({ op: "gap", topic: "tasks", at: "a.9" });
-  answer(client, { at: "a.9" });
-  assert.deepEqual(told, ["gap"]);
-  assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "lost" }]);
-  reconnect(outside, client);
-  answer(client, { at: "a.9", recovered: true });
-  assert.deepEqual(told, ["gap"]);
+describe("a topic without a Snapshot, and callers with onState", () => {
+  test("tells of gaps, with their reason", () => {
+    const client = startV1(outside);
+    const { told } = follow(client);
+    answer(client, { at: "a.2" });
+    client.socket.sayFrame({ op: "gap", topic: "tasks", at: "a.9" });
+    assert.deepEqual(told, ["gap"]);
+    assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "lost" }]);
+    reconnect(outside, client);
+    assert.equal(asked(client).at(-1).since, "a.9");
+    answer(client, { at: "b.1", recovered: false });
+    assert.deepEqual(client.all("gap").at(-1), { topic: "tasks", reason: "not_recovered" });
+  });
+
+  test("asks for no state again, so that no message is kept back for it", () => {
+    const client = startV1(outside);
+    const { told } = follow(client);
+    answer(client, { at: "a.2" });
+    follow(client);
+    publish(client, "x", "a.3");
+    assert.deepEqual(told, ["x"]);
+    assert.equal(asked(client).length, 1);
+  });
+
+  test("tells that messages were kept back, if it was not known that there is no state", () => {
+    const client = startV1(outside);
+    const { told } = follow(client, { since: "a.1" });
+    answer(client, { at: "a.2", recovered: true });
+    follow(client);
+    publish(client, "x", "a.3");
+    answer(client, { at: "a.3" });
+    publish(client, "y", "a.4");
+    assert.deepEqual(told, ["gap", "y"]);
+    assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "lost" }]);
+  });
 });
 
 describe("while a caller that came later has the state asked for anew", () => {
