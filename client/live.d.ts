@@ -285,6 +285,12 @@ export interface SubscribeOptions {
    */
   since?: string | null | undefined;
 
+  /**
+   * Called if the subscription ends, but not by its caller: the server refuses it, at first or after a reconnect, or the client
+   * ends. The error is that of {@link Subscription.ready}, which tells only of the first time.
+   */
+  onEnd?: ((error: LiveError) => void) | null | undefined;
+
   /** Called for each `gap` of this topic. */
   onGap?: ((gap: Gap) => void) | null | undefined;
 

@@ -1,4 +1,4 @@
-// Live topics over WebSocket; see live.d.ts.
+// Live topics; see live.d.ts.
 
 /** @import * as api from "./live.d.ts" */
 
@@ -100,7 +100,7 @@ export class LiveClient {
   }
 
   subscribe(topic, fn, options) {
-    const { signal, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
+    const { signal, onEnd, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
     if (this.#options.plain && (since || last || onState)) throw new TypeError("live: the plain wire has no since, last, onState");
     // Messages before the answer are for an older subscription.
     const hear = (data, message) => {
@@ -108,7 +108,7 @@ export class LiveClient {
       return (message.at && (!known || (onState && state === "asked"))) || fn(data, message);
     };
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
-    const told = { gap: onGap && ((gap, replaced) => (replaced && onState) || onGap(gap)), state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
+    const told = { gap: onGap && ((gap, replaced) => (replaced && onState) || onGap(gap)), end: onEnd, state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
     for (const name in told) if (told[name]) ends.push(this.#events.add(`${name} ${topic}`, told[name]));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
@@ -317,19 +317,19 @@ export class LiveClient {
 
   #finish(ending) {
     const socket = this.#socket;
-    const waiting = [...this.#buffer];
+    const unsent = this.#buffer.size;
     this.#socket = undefined;
     this.#end = `closed ${ending ? `by the server with ${ending.code} ${ending.reason}` : "here"}; connect again`;
     this.#timer = clearTimeout(this.#timer);
     this.#awake.abort();
     this.#settle("closed", this.#end);
-    for (const { settle } of [...waiting, ...this.#wanted.values()]) settle?.(new LiveError("closed", this.#end));
+    for (const { settle } of this.#buffer) settle?.(new LiveError("closed", this.#end));
     this.#buffer.clear();
-    this.#wanted.clear();
+    for (const wanted of this.#wanted.values()) this.#leave(wanted, new LiveError("closed", this.#end));
     this.#topics.clear();
     this.#emit("finish"); // ends the subscriptions
     socket?.close(1000);
-    this.#become("closed", { ...ending, unsent: waiting.length });
+    this.#become("closed", { ...ending, unsent });
   }
 
   /** Events dial once a second at most; reconnect() is not limited. */
@@ -556,6 +556,7 @@ export class LiveClient {
     this.#wanted.delete(topic);
     this.#forget(topic);
     settle(why);
+    this.#emit("end " + topic, why);
     if ((state === "idle" && !known) || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
     else this.#tellPlainly("unsubscribe", topic);
