@@ -502,7 +502,7 @@ export interface Options {
    * A string is sent as it is written. The query of the address is sent as it is written too, unless a name is replaced:
    * then its other parameters keep their values but may be encoded differently. A name may come several times, as in
    * `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out. Any other value that is not a well-formed string is a
-   * TypeError. A function is called as that of `token` is. The query may appear in logs.
+   * TypeError, and so is a query of another kind, such as a number. A function is called as that of `token` is. The query may appear in logs.
    */
   query?: Asked<string | URLSearchParams | Iterable<[string, string]> | Record<string, string | null | undefined>>;
 

@@ -112,13 +112,7 @@ export class LiveClient {
     for (const name in told) if (told[name]) ends.push(this.#events.add(`${name} ${topic}`, told[name]));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
-    if (info === undefined) ignore();
-    else if (wanted.state === "idle") {
-      this.#forget(topic); // this info is newer than what waits
-      this.#infos.set(topic, { info });
-    } else this.#show(topic, info);
     wanted.callers++;
-    if (onState) this.#renew(wanted);
     const stop = () => {
       if (!ends.length) return;
       signal?.removeEventListener("abort", stop);
@@ -127,9 +121,20 @@ export class LiveClient {
     };
     signal?.addEventListener("abort", stop);
     if (signal?.aborted) stop();
-    else this.#join([wanted]);
+    else this.#enter(wanted, info, onState);
     if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#emit("presence " + topic, wanted));
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
+  }
+
+  #enter(wanted, info, onState) {
+    const { topic, state } = wanted;
+    if (info === undefined) ignore();
+    else if (state === "idle") {
+      this.#forget(topic); // this info is newer than what waits
+      this.#infos.set(topic, { info });
+    } else this.#show(topic, info);
+    if (onState) this.#renew(wanted);
+    this.#join([wanted]);
   }
 
   keys(topic) {
@@ -295,7 +300,7 @@ export class LiveClient {
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
-    const final = /^40|^1000[^]/.test(ending); // a proxy closes with 1000, but gives no reason
+    const final = /^40|^1000[^]/.test(ending); // a proxy gives no reason
     const fault = /^10(0[2789]|11)/.test(ending); // perhaps of what we sent
     const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
     this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
@@ -635,7 +640,7 @@ export class LiveClient {
     this.#emit("presence " + topic, wanted);
   }
 
-  /** The last part of an answer gets the text and the messages of all. */
+  /** The last part of an answer gets all text and messages. */
   #answer(id, answer) {
     const asked = this.#asked.get(id);
     if (!id && !answer.op) this.#report(answer);
@@ -807,7 +812,7 @@ function resolve(url) {
 }
 
 function withQuery(address, query) {
-  if (typeof query !== "string") {
+  if (typeof query === "object") {
     query = query[Symbol.iterator] ? [...query] : Object.entries(present({ ...query }));
     query.flat().forEach(wellFormed);
     query = String(new URLSearchParams(query));

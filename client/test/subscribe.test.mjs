@@ -135,6 +135,19 @@ describe("ready", () => {
   });
 });
 
+test("a subscription whose signal has aborted asks the server for nothing", async () => {
+  const client = startV1(outside);
+  follow(client, "a");
+  client.socket.reply("subscribe", "a", { at: "e.1", state: 1 });
+  client.socket.heard();
+  follow(client, "a", { info: { typing: true }, onState: () => {}, signal: AbortSignal.abort() });
+  assert.deepEqual(client.socket.heard(), []);
+  const { stop } = follow(client, "b", { info: 1, signal: AbortSignal.abort() });
+  assert.equal(await codeOf(stop.ready), "aborted");
+  reconnect(outside, client);
+  assert.deepEqual(client.socket.heard().map(({ op, topic, info }) => [op, topic, info]), [["subscribe", "a", undefined]]);
+});
+
 describe("a refusal", () => {
   test("is told to the caller and as an error event, with its topic", async () => {
     const client = startV1(outside);
