@@ -8,7 +8,7 @@ const SLOW = 50; // bytes per ms
 
 const MAX_WINDOW = 60_000;
 const PING_SLACK = 10_000; // of a late ping
-const TICK = 5_000; // between two checks
+const TICK = 5_000; // between checks
 const FRESH = 2_000; // a connection heard this recently is alive
 
 /** @type {typeof api.connect} */
@@ -215,7 +215,7 @@ export class LiveClient {
     } else {
       this.#connect(given);
     }
-    if (this.#end) return; // closed from an option's function
+    if (this.#end) return; // an option's function closed it
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
     timer = this.#timer;
     this.#become("connecting");
@@ -283,7 +283,7 @@ export class LiveClient {
         (entry.settle ?? this.#report)(err);
       }
     }
-    if (!this.#socket) return; // closed from an option's function
+    if (!this.#socket) return; // an option's function closed it
     for (const [topic, { info, next = this.#wanted.has(topic) ? undefined : info }] of this.#infos) {
       if (next !== undefined) this.#show(topic, next);
     }
@@ -591,7 +591,7 @@ export class LiveClient {
     } catch {
       this.#answer(frame?.op && frame.id, new LiveError("bad_message", "the server sent a bad message"));
     }
-    if (this.#state === "connecting") this.#opened();
+    if (this.#state === "connecting" && this.#socket?.readyState === 1) this.#opened();
   }
 
   #obey(frame) {
