@@ -126,18 +126,18 @@ class TopicElement extends Base {
   #hear(message) {
     this.#at = message.at ?? this.#at;
     if (!this.#tell("live-message", message)) return;
+    const place = this.#place;
+    if (!place) return this.#report("target", "an element of the page");
+    if (place !== this) this.#faults.delete("target"); // it is there
     try {
-      this.#swap(message);
+      this.#swap(place, message);
       this.#tell("live-swap", message);
     } catch (err) {
       reportError(err);
     }
   }
 
-  #swap(message) {
-    const place = this.#place;
-    if (!place) return this.#report("target", "an element of the page");
-    if (place !== this) this.#faults.delete("target"); // it is there
+  #swap(place, message) {
     const key = this.hasAttribute("keyed") ? message.key : undefined;
     if (message.removed) return key && find(place, key)?.remove();
 

@@ -14,7 +14,9 @@
  *
  * Throws a TypeError if the address is not valid for a WebSocket, and if two options exclude each other (`plain` with
  * `token`; `backoff` with `min` above `max`). It dials at once, so it also throws the errors of the dial: a TypeError if
- * there is no WebSocket class, here or in the options, and a TypeError if the `token` or `query` cannot be sent. If `token`
+ * there is no WebSocket class, here or in the options, a TypeError if the `token` or `query` cannot be sent, and what the
+ * WebSocket class throws. Firefox's throws if the Content-Security-Policy forbids the address; in Chromium the dial then fails
+ * as if there were no server. If `token`
  * or `query` is a function, the dial comes later, and an error of the dial is an `error` event. An option that is null
  * counts as absent, here and in all other methods.
  *

@@ -704,7 +704,7 @@ class Wanted {
   state = "idle"; // or "asked", "on"
   callers = 0;
   known = false; // was on before
-  missed; // the reason of a gap, if the next answer does not fill it
+  missed; // why there is a gap, unless the next answer fills it
   failures = 0;
   keyed; // the topic is a table
   hasState = true; // until the server tells
@@ -731,7 +731,7 @@ class Wanted {
     this.ready.catch(ignore); // refusals are events, too
   }
 
-  /** The server has it no more. */
+  /** The server no longer has it. */
   lose() {
     this.state = "idle";
     if (this.known) this.missed = this.at ? "not_recovered" : "no_history";

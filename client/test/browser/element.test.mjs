@@ -201,6 +201,7 @@ test("a target that is not there is told once, until it is there", async () => {
   await say(page, "t", 1, 2);
   await has(page, "#other", "<div>1</div><div>2</div>");
   assert.deepEqual(faults.splice(0), [lost]);
+  assert.deepEqual(await toldOf(page, "live-swap"), [1, 2], "only the other element has shown them");
   await place('<div id="place"></div>');
   await say(page, "t", 3);
   await has(page, "#place", "<div>3</div>");
