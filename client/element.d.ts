@@ -16,12 +16,16 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * | `html` | Messages are HTML: a string, or an object with the string `html`. Default: they are text. |
  * | `swap` | `append` (the default), `prepend`, or `replace`, which replaces all content. |
  * | `target` | A CSS selector of the element that gets the content, such as a `tbody`. Default: this element. |
- * | `limit` | The largest number of child elements. The oldest are removed. Default: no limit. |
- * | `last` | The number of newest messages to begin with. |
- * | `since` | The position of the content that the server has rendered. Later messages follow. |
+ * | `limit` | The largest number of child elements. The oldest are removed. Default, and 0: no limit. |
+ * | `last` | The number of newest messages to begin with, up to 1000. Default: 0. |
+ * | `since` | The position of the content that the server has rendered. Later messages follow. If it is not a position, the element begins with a gap. |
  * | `keyed` | The topic is keyed, and each child shows one key, which its attribute `data-key` names. The server sets `data-key` on the children that it renders, and the element on the others. A message replaces the child of its key. If a key is removed, so is its child. `since` has no effect, because all keys come. |
  * | `src` | The address of the live server. Default `/live`. Elements with the same address share a connection. |
  * | `state` | Set by the element: the client's `state`, or `failed` if the server refuses the topic. |
+ *
+ * A wrong value is reported by `reportError`, once, and the default counts instead. While the page has no element that `target`
+ * finds, messages are not shown; that too is reported once. `html`, `swap`, `target` and `limit` may be changed at any time, for
+ * the next messages. `last`, `since` and `keyed` count when the element begins.
  *
  * With `append` and `prepend`, an element takes the place of a child that has the same `id`.
  *
@@ -29,8 +33,8 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * page has htmx, the new elements are given to `htmx.process`.
  *
  * Events, which bubble: `live-message` before a message is shown (`preventDefault` keeps it from being shown), `live-swap`
- * after, `live-gap` for a gap, and `live-error` if the server refuses the subscription or the messages before it. If a message
- * cannot be shown, for example because its data is not HTML, `reportError` gets the error.
+ * after, `live-gap` for a gap, and `live-error` if the server refuses the subscription, at first or after a reconnect, or the
+ * messages before it, and if `src` is no address. If a message cannot be shown, for example because its data is not HTML, `reportError` gets the error.
  */
 export declare class LiveTopic extends HTMLElement {
   /**

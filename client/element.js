@@ -5,6 +5,7 @@ import { connect } from "./live.js";
 
 const IDLE = 1_000; // ms that a client stays open without elements: a swap removes elements and puts others in
 const MAX_HISTORY = 1_000;
+const SWAPS = ["append", "prepend", "replace"];
 
 /** Scripts, and documents that may have scripts. */
 const SCRIPTS = "script, iframe, frame, object, embed";
@@ -18,13 +19,14 @@ let common; // the client of the page, if it has set one
 const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {});
 
 /** @implements {api.LiveTopic} */
-export class LiveTopic extends Base {
+class TopicElement extends Base {
   static observedAttributes = ["topic", "src", "since"];
 
   #client;
   #at; // the position of the content
   #running; // { topic, src, client, end }
   #due = false;
+  #faults = new Map(); // that were reported, by attribute
 
   static get client() {
     return common ?? null;
@@ -72,7 +74,7 @@ export class LiveTopic extends Base {
   #update() {
     this.#due = false;
     const topic = this.isConnected && this.getAttribute("topic");
-    const src = this.getAttribute("src") ?? "/live";
+    const src = this.getAttribute("src") || "/live";
     const client = this.#client ?? common;
     const now = this.#running;
     if (topic ? now?.topic === topic && now.src === src && now.client === client : !now) return;
@@ -112,10 +114,11 @@ export class LiveTopic extends Base {
     };
     follow(live, topic, {
       since: keyed ? undefined : this.#at, // all keys come, so that those that are gone are known
-      last: Number(this.getAttribute("last")) || undefined,
+      last: Math.min(this.#count("last"), MAX_HISTORY) || undefined,
       signal,
       hear: (message) => this.#hear(message),
       onGap: (gap) => this.#tell("live-gap", gap),
+      onEnd: (err) => this.#fail(err, running),
       failed: (err) => this.#tell("live-error", err) && reportError(err),
     }).then(begun, (err) => this.#fail(err, running));
   }
@@ -123,21 +126,23 @@ export class LiveTopic extends Base {
   #hear(message) {
     this.#at = message.at ?? this.#at;
     if (!this.#tell("live-message", message)) return;
+    const place = this.#place;
+    if (!place) return this.#report("target", "an element of the page");
+    if (place !== this) this.#faults.delete("target"); // it is there
     try {
-      this.#swap(message);
+      this.#swap(place, message);
       this.#tell("live-swap", message);
     } catch (err) {
       reportError(err);
     }
   }
 
-  #swap(message) {
-    const place = this.#place;
-    if (!place) throw new Error(`live: <live-topic> finds no target "${this.getAttribute("target")}"`);
+  #swap(place, message) {
     const key = this.hasAttribute("keyed") ? message.key : undefined;
     if (message.removed) return key && find(place, key)?.remove();
 
-    const how = this.getAttribute("swap") ?? "append";
+    const how = this.getAttribute("swap") || "append";
+    if (!SWAPS.includes(how)) this.#report("swap", SWAPS.join(", "));
     const content = this.hasAttribute("html") ? parse(message.data) : textOf(message.data, how, place);
     const swapped = /** @type {HTMLElement[]} */ ([...content.children]);
     if (how === "replace") {
@@ -151,23 +156,56 @@ export class LiveTopic extends Base {
       if (how === "prepend") place.prepend(content);
       else place.append(content);
     }
-    const limit = Number(this.getAttribute("limit")) || Infinity;
+    const limit = this.#count("limit") || Infinity;
     while (place.childElementCount > limit) place.removeChild(how === "prepend" ? place.lastChild : place.firstChild);
     for (const element of swapped) globalThis.htmx?.process(element);
   }
 
   get #place() {
     const target = this.getAttribute("target");
-    return target ? this.ownerDocument.querySelector(target) : this;
+    try {
+      return target ? this.ownerDocument.querySelector(target) : this;
+    } catch {
+      this.#report("target", "a CSS selector");
+      return this;
+    }
+  }
+
+  /** The number in an attribute. 0 stands for the default. */
+  #count(name) {
+    const value = this.getAttribute(name)?.trim() ?? "";
+    if (/^\d*$/.test(value)) return Number(value);
+    this.#report(name, "a whole number");
+    return 0;
+  }
+
+  /** Reports a value that an attribute cannot have, once. */
+  #report(name, wanted) {
+    const fault = `live: <live-topic ${name}="${this.getAttribute(name)}">: the value is not ${wanted}`;
+    if (this.#faults.get(name) !== fault) reportError(new TypeError(fault));
+    this.#faults.set(name, fault);
   }
 
   /** The subscription is over. It begins anew with another topic, or when the element is put into the page again. */
-  #fail(err, { end }) {
+  #fail(err, { topic, src, end }) {
     if (end.signal.aborted) return;
     end.abort();
     this.#place?.removeAttribute("aria-busy");
+    if (err.code === "bad_request" && this.#at && this.#at === this.getAttribute("since")) {
+      this.#report("since", "a position");
+      return this.#startAnew(topic);
+    }
     this.setAttribute("state", err.code === "closed" ? "closed" : "failed");
-    this.#tell("live-error", err);
+    // The client has reported its own errors.
+    if (this.#tell("live-error", err) && err.name !== "LiveError") reportError(new TypeError(`live: <live-topic src="${src}">: ${err.message}`));
+  }
+
+  /** Begins without the position of the content. */
+  #startAnew(topic) {
+    this.#at = undefined;
+    this.#running = undefined;
+    this.#tell("live-gap", { topic, reason: "not_recovered" });
+    this.#later();
   }
 
   #tell(name, detail) {
@@ -194,14 +232,14 @@ function borrow(src, signal) {
  * Subscribes to a topic. A client gives the messages after `since`, the `last` ones, or all keys only to the first subscriber
  * of a topic. This function gets them for later ones too. The promise resolves when they have come.
  */
-async function follow(live, topic, { since, last, signal, hear, failed, onGap }) {
+async function follow(live, topic, { since, last, signal, hear, failed, onGap, onEnd }) {
   const options = { since, last, signal };
   const late = live.presence(topic) === live.presence(topic); // without a subscription each call returns a new object
   const keys = [...live.keys(topic)];
   const incomplete = late && !keys.length && (since || last);
   const held = []; // what must wait for the messages before it
   let waits = incomplete;
-  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hear(message)), { ...options, onGap });
+  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hear(message)), { ...options, onGap, onEnd });
   for (const [key, data] of keys) hear({ topic, key, data, recovered: true });
   await ready;
   if (!incomplete) return;
@@ -267,4 +305,8 @@ function removeScripts(content) {
   }
 }
 
-globalThis.customElements?.define("live-topic", LiveTopic);
+/** A page may load this module twice, by two addresses. Then the first one counts. */
+const earlier = globalThis.customElements?.get("live-topic");
+if (!earlier) globalThis.customElements?.define("live-topic", TopicElement);
+
+export const LiveTopic = /** @type {typeof TopicElement} */ (earlier ?? TopicElement);

@@ -16,12 +16,13 @@ export interface View {
   readonly gap: Gap | undefined;
 
   /**
-   * Why the view is not filled: a {@link LiveError} if the server refused the subscription or the last messages, or if the
-   * client has ended; a TypeError for a topic that is not well-formed, or for `useLiveState` on the plain wire.
+   * Why the view is not filled, or why nothing more comes: a {@link LiveError} if the server refused the last messages or the
+   * subscription, at first or after a reconnect, or if the client has ended; a TypeError for a topic that is not well-formed, or
+   * for `useLiveState` on the plain wire.
    */
   readonly error: LiveError | TypeError | undefined;
 
-  /** Whether the server has accepted the subscription. It stays true while the connection is lost; see `state` of the client. */
+  /** Whether there is a subscription that the server has accepted. It stays true while the connection is lost; see `state` of the client. */
   readonly ready: boolean;
 }
 

@@ -14,7 +14,9 @@
  *
  * Throws a TypeError if the address is not valid for a WebSocket, and if two options exclude each other (`plain` with
  * `token`; `backoff` with `min` above `max`). It dials at once, so it also throws the errors of the dial: a TypeError if
- * there is no WebSocket class, here or in the options, and a TypeError if the `token` or `query` cannot be sent. If `token`
+ * there is no WebSocket class, here or in the options, a TypeError if the `token` or `query` cannot be sent, and what the
+ * WebSocket class throws. Firefox's throws if the Content-Security-Policy forbids the address; in Chromium the dial then fails
+ * as if there were no server. If `token`
  * or `query` is a function, the dial comes later, and an error of the dial is an `error` event. An option that is null
  * counts as absent, here and in all other methods.
  *
@@ -285,6 +287,12 @@ export interface SubscribeOptions {
    */
   since?: string | null | undefined;
 
+  /**
+   * Called if the subscription ends, but not by its caller: the server refuses it, at first or after a reconnect, or the client
+   * ends. The error is that of {@link Subscription.ready}, which tells only of the first time.
+   */
+  onEnd?: ((error: LiveError) => void) | null | undefined;
+
   /** Called for each `gap` of this topic. */
   onGap?: ((gap: Gap) => void) | null | undefined;
 
@@ -294,8 +302,9 @@ export interface SubscribeOptions {
    * `gap`. After a reconnect the missed messages come without a new state, if the history still has them. `at` is the
    * position of the state. `last` is not used then. A topic without a `Snapshot` never calls it.
    *
-   * Give it to all callers of a topic, or to none: for a caller that comes later the state is asked for again, all that have
-   * `onState` are called, and the others get some messages twice.
+   * If no caller of the topic has it, there is a `gap` where a state would have come again. Give it to all callers of a topic,
+   * or to none: for a caller that comes later the state is asked for again, all that have `onState` are called, and the others
+   * get some messages twice. Where messages were lost, the others are told by their `onGap`, and there is no `gap` event.
    */
   onState?: ((state: any, at: string) => void) | null | undefined;
 
@@ -495,7 +504,7 @@ export interface Options {
    * A string is sent as it is written. The query of the address is sent as it is written too, unless a name is replaced:
    * then its other parameters keep their values but may be encoded differently. A name may come several times, as in
    * `[["tag", "a"], ["tag", "b"]]`. A member that is null is left out. Any other value that is not a well-formed string is a
-   * TypeError. A function is called as that of `token` is. The query may appear in logs.
+   * TypeError, and so is a query of another kind, such as a number. A function is called as that of `token` is. The query may appear in logs.
    */
   query?: Asked<string | URLSearchParams | Iterable<[string, string]> | Record<string, string | null | undefined>>;
 

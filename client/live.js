@@ -1,4 +1,4 @@
-// Live topics over WebSocket; see live.d.ts.
+// Live topics; see live.d.ts.
 
 /** @import * as api from "./live.d.ts" */
 
@@ -7,8 +7,8 @@ const MAX_BATCH = 1000;
 const SLOW = 50; // bytes per ms
 
 const MAX_WINDOW = 60_000;
-const PING_SLACK = 10_000; // how late a ping may be
-const TICK = 5_000; // between two checks
+const PING_SLACK = 10_000; // of a late ping
+const TICK = 5_000; // between checks
 const FRESH = 2_000; // a connection heard this recently is alive
 
 /** @type {typeof api.connect} */
@@ -16,11 +16,11 @@ export const connect = (url, options) => new LiveClient(url, options);
 
 /** @implements {api.LiveError} */
 export class LiveError extends Error {
+  name = "LiveError";
   topic;
 
   constructor(code, text) {
     super("live: " + text);
-    this.name = "LiveError";
     this.code = code;
   }
 }
@@ -100,24 +100,19 @@ export class LiveClient {
   }
 
   subscribe(topic, fn, options) {
-    const { signal, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
+    const { signal, onEnd, onGap, onState, since, last, info, unseen, onPresence, onJoin, onLeave, onChange } = present({ ...options });
     if (this.#options.plain && (since || last || onState)) throw new TypeError("live: the plain wire has no since, last, onState");
     // Messages before the answer are for an older subscription.
-    const early = ({ known, state } = { known: true, state: "" }) => !known || (onState && state === "asked");
-    const hear = (data, message) => (message.at && early(this.#wanted.get(topic))) || fn(data, message);
+    const hear = (data, message) => {
+      const { known = true, state } = this.#wanted.get(topic) ?? {};
+      return (message.at && (!known || (onState && state === "asked"))) || fn(data, message);
+    };
     const ends = [this.listen(topic, hear), this.on("finish", () => stop())];
-    if (onGap) ends.push(this.on("gap", (gap) => gap.topic === topic && onGap(gap)));
-    const told = { state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
+    const told = { gap: onGap && ((gap, replaced) => (replaced && onState) || onGap(gap)), end: onEnd, state: onState, presence: onPresence, join: onJoin, leave: onLeave, change: onChange };
     for (const name in told) if (told[name]) ends.push(this.#events.add(`${name} ${topic}`, told[name]));
     const wanted = this.#wanted.get(topic) ?? new Wanted(topic, since, last, unseen);
     this.#wanted.set(topic, wanted);
-    if (info === undefined) ignore();
-    else if (wanted.state === "idle") {
-      this.#forget(topic); // or what waits would take the place of this info, which is newer
-      this.#infos.set(topic, { info });
-    } else this.#show(topic, info);
     wanted.callers++;
-    if (onState) this.#renew(wanted);
     const stop = () => {
       if (!ends.length) return;
       signal?.removeEventListener("abort", stop);
@@ -126,13 +121,24 @@ export class LiveClient {
     };
     signal?.addEventListener("abort", stop);
     if (signal?.aborted) stop();
-    else this.#join([wanted]);
-    if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#events.call("presence " + topic, this.#report, wanted));
+    else this.#enter(wanted, info, onState);
+    if (onPresence && wanted.count >= 0) queueMicrotask(() => ends.length && this.#emit("presence " + topic, wanted));
     return Object.assign(stop, { ready: wanted.ready, [Symbol.dispose]: stop });
   }
 
+  #enter(wanted, info, onState) {
+    const { topic, state } = wanted;
+    if (info === undefined) ignore();
+    else if (state === "idle") {
+      this.#forget(topic); // this info is newer than what waits
+      this.#infos.set(topic, { info });
+    } else this.#show(topic, info);
+    if (onState) this.#renew(wanted);
+    this.#join([wanted]);
+  }
+
   keys(topic) {
-    return this.#wanted.get(topic)?.keys ?? new Map();
+    return this.presence(topic).keys;
   }
 
   presence(topic) {
@@ -209,7 +215,7 @@ export class LiveClient {
     } else {
       this.#connect(given);
     }
-    if (this.#end) return; // closed from an option's function
+    if (this.#end) return; // an option's function closed it
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
     timer = this.#timer;
     this.#become("connecting");
@@ -277,7 +283,7 @@ export class LiveClient {
         (entry.settle ?? this.#report)(err);
       }
     }
-    if (!this.#socket) return; // closed from an option's function
+    if (!this.#socket) return; // an option's function closed it
     for (const [topic, { info, next = this.#wanted.has(topic) ? undefined : info }] of this.#infos) {
       if (next !== undefined) this.#show(topic, next);
     }
@@ -294,12 +300,12 @@ export class LiveClient {
     const wasOpen = this.#state === "open";
     this.#socket = undefined;
     if (wasOpen && now() - this.#openedAt >= stableAfter) this.#attempt = 0;
-    const final = /^40|^1000[^]/.test(ending); // a proxy closes with 1000, but gives no reason
+    const final = /^40|^1000[^]/.test(ending); // a proxy gives no reason
     const fault = /^10(0[2789]|11)/.test(ending); // perhaps of what we sent
     const again = [...this.#asked.values()].filter((asked) => asked?.uid && !final && !fault);
     this.#buffer = new Set([...again.slice(0, maxBuffered - this.#buffer.size), ...this.#buffer]);
     this.#settle("disconnected", "connection lost");
-    for (const wanted of this.#wanted.values()) wanted.state = "idle";
+    for (const wanted of this.#wanted.values()) wanted.lose();
     if (final) {
       this.#finish({ code, reason });
     } else {
@@ -316,19 +322,19 @@ export class LiveClient {
 
   #finish(ending) {
     const socket = this.#socket;
-    const waiting = [...this.#buffer];
+    const unsent = this.#buffer.size;
     this.#socket = undefined;
     this.#end = `closed ${ending ? `by the server with ${ending.code} ${ending.reason}` : "here"}; connect again`;
     this.#timer = clearTimeout(this.#timer);
     this.#awake.abort();
     this.#settle("closed", this.#end);
-    for (const { settle } of [...waiting, ...this.#wanted.values()]) settle?.(new LiveError("closed", this.#end));
+    for (const { settle } of this.#buffer) settle?.(new LiveError("closed", this.#end));
     this.#buffer.clear();
-    this.#wanted.clear();
+    for (const wanted of this.#wanted.values()) this.#leave(wanted, new LiveError("closed", this.#end));
     this.#topics.clear();
     this.#emit("finish"); // ends the subscriptions
     socket?.close(1000);
-    this.#become("closed", { ...ending, unsent: waiting.length });
+    this.#become("closed", { ...ending, unsent });
   }
 
   /** Events dial once a second at most; reconnect() is not limited. */
@@ -484,12 +490,13 @@ export class LiveClient {
   }
 
   #joined(wanted, reply) {
-    const { topic, at, known } = wanted;
+    const { topic, missed } = wanted;
+    const hasState = reply.state !== undefined;
     if (!this.#socket || this.#wanted.get(topic) !== wanted) return;
     if (!reply.op) {
       const { random = Math.random } = this.#options;
       reply.topic = topic;
-      wanted.state = "idle";
+      wanted.lose();
       if (/^(unavailable|internal)$/.test(reply.code)) {
         const bound = Math.min(20_000, 1_000 * 2 ** wanted.failures++);
         wanted.timer = setTimeout(() => this.#join([wanted]), (bound * (1 + random())) / 2);
@@ -502,14 +509,16 @@ export class LiveClient {
     wanted.known = true;
     wanted.failures = 0;
     wanted.keyed = reply.keyed;
-    if (reply.state !== undefined) this.#events.call("state " + topic, this.#report, reply.state, reply.at);
-    else if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
-    else if ((known || at) && !reply.recovered) this.#emit("gap", { topic, reason: at ? "not_recovered" : "no_history" });
+    wanted.missed = "";
+    if (!reply.recovered) wanted.hasState = hasState;
+    if (reply.keyed) reply.recovered || this.#forgetKeys(wanted);
+    else if (missed === "lost" ? !hasState : missed && !reply.recovered) this.#miss(topic, missed, hasState);
+    if (hasState) this.#emit("state " + topic, reply.state, reply.at);
     for (const message of reply.messages) {
       if (this.#wanted.get(topic) !== wanted) return;
       this.#deliver({ topic, ...message, recovered: true });
     }
-    wanted.at = reply.at;
+    if (wanted.state === "on") wanted.at = reply.at;
     wanted.settle();
   }
 
@@ -520,15 +529,25 @@ export class LiveClient {
     for (const key of keys.keys()) this.#deliver({ topic, key, removed: true });
   }
 
+  /** Callers with onState get a state instead. */
+  #miss(topic, reason, hasState) {
+    const gap = { topic, reason };
+    const replaced = hasState && this.#events.has("state " + topic);
+    if (!replaced) this.#emit("gap", gap);
+    this.#emit("gap " + topic, gap, replaced);
+    return replaced;
+  }
+
   /** Asks for the state of a topic. */
   #renew(wanted) {
-    if (wanted?.state !== "on") return;
+    if (wanted.state !== "on" || !wanted.hasState) return;
+    wanted.missed = "lost";
     wanted.state = "idle";
     wanted.at = undefined;
     this.#join([wanted]);
   }
 
-  /** Forgets what the page has said of its presence in a topic, also what still waits for a connection. */
+  /** Forgets what the page has said of its presence, also what still waits. */
   #forget(topic) {
     this.#infos.delete(topic);
     for (const entry of this.#buffer) {
@@ -537,12 +556,13 @@ export class LiveClient {
   }
 
   #leave(wanted, why = new LiveError("aborted", "aborted")) {
-    const { topic, state, settle } = wanted;
+    const { topic, state, known, settle } = wanted;
     if (this.#wanted.get(topic) !== wanted) return;
     this.#wanted.delete(topic);
     this.#forget(topic);
     settle(why);
-    if (state === "idle" || !this.#ready) return;
+    this.#emit("end " + topic, why);
+    if ((state === "idle" && !known) || !this.#ready) return;
     if (this.#v1) this.#write(JSON.stringify({ op: "unsubscribe", topic }));
     else this.#tellPlainly("unsubscribe", topic);
   }
@@ -571,7 +591,7 @@ export class LiveClient {
     } catch {
       this.#answer(frame?.op && frame.id, new LiveError("bad_message", "the server sent a bad message"));
     }
-    if (this.#state === "connecting") this.#opened();
+    if (this.#state === "connecting" && this.#socket?.readyState === 1) this.#opened();
   }
 
   #obey(frame) {
@@ -588,15 +608,14 @@ export class LiveClient {
       const wanted = this.#wanted.get(topic);
       if (at && wanted?.state === "on") wanted.at = at;
       if (wanted?.keyed) this.#forgetKeys(wanted);
-      else if (this.#events.has("state " + topic)) this.#renew(wanted);
-      else this.#emit("gap", { topic, reason: "lost" });
+      else this.#miss(topic, "lost", wanted?.hasState) && this.#renew(wanted);
     }
     if (op === "presence") this.#attend(frame);
     if (op === "reply" || op === "part") this.#answer(id, frame);
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
   }
 
-  /** Tells what is different when a state is complete, or a difference came. */
+  /** Tells what has changed, once a state is complete. */
   #attend({ topic, members, continued, more, joined = [], changed = [], left = [], count }) {
     const wanted = this.#wanted.get(topic);
     const begins = count >= 0 || (members && !continued);
@@ -610,19 +629,18 @@ export class LiveClient {
     wanted.coming = undefined;
     wanted.members = next;
     wanted.count = count ?? next.size;
-    const tell = (name, ...args) => this.#events.call(name + topic, this.#report, ...args);
     if (before === was.size && !count) {
-      for (const [id, member] of was) next.has(id) || tell("leave ", member);
+      for (const [id, member] of was) next.has(id) || this.#emit("leave " + topic, member);
       for (const [id, member] of next) {
         const old = was.get(id);
-        if (!old) tell("join ", member);
-        else if (infos(old) !== infos(member)) tell("change ", member, old);
+        if (!old) this.#emit("join " + topic, member);
+        else if (infos(old) !== infos(member)) this.#emit("change " + topic, member, old);
       }
     }
-    tell("presence ", wanted);
+    this.#emit("presence " + topic, wanted);
   }
 
-  /** The last part of an answer gets the text and the messages of all. */
+  /** The last part of an answer gets all text and messages. */
   #answer(id, answer) {
     const asked = this.#asked.get(id);
     if (!id && !answer.op) this.#report(answer);
@@ -648,15 +666,15 @@ export class LiveClient {
     const { topic, data, at, key, removed } = message;
     const wanted = this.#wanted.get(topic);
     if (at && wanted?.state === "on") wanted.at = at;
-    else if (at && (wanted?.at || wanted?.last)) return; // the answer will bring it
+    else if (at && (wanted?.at || (wanted?.last && !wanted.known))) return; // the answer will bring it
     if (removed) wanted?.keys.delete(key);
     else if (key) wanted?.keys.set(key, data);
     this.#emit("message", message);
     this.#topics.call(topic, this.#report, data, message);
   }
 
-  #emit(name, event) {
-    this.#events.call(name, this.#report, event);
+  #emit(name, ...args) {
+    this.#events.call(name, this.#report, ...args);
   }
 
   #refuseIfClosed() {
@@ -686,11 +704,13 @@ class Wanted {
   state = "idle"; // or "asked", "on"
   callers = 0;
   known = false; // was on before
+  missed; // why there is a gap, unless the next answer fills it
   failures = 0;
   keyed; // the topic is a table
+  hasState = true; // until the server tells
   keys = new Map(); // the newest value of each
   members = new Map(); // who is present
-  count; // of them, or of those that are not listed; undefined: nobody has told
+  count; // of members, listed or not; undefined: not told yet
   coming; // the members of a state that is not complete yet
   timer;
   settle;
@@ -698,6 +718,7 @@ class Wanted {
   constructor(topic, at, last, unseen) {
     this.topic = topic;
     this.at = at;
+    this.missed = at && "not_recovered";
     this.last = last;
     this.unseen = unseen;
     this.ready = new Promise((done, failed) => {
@@ -708,6 +729,12 @@ class Wanted {
       };
     });
     this.ready.catch(ignore); // refusals are events, too
+  }
+
+  /** The server no longer has it. */
+  lose() {
+    this.state = "idle";
+    if (this.known) this.missed = this.at ? "not_recovered" : "no_history";
   }
 }
 
@@ -752,7 +779,7 @@ function present(object) {
   return object;
 }
 
-/** Servers may list the sessions of a member in another order. */
+/** Sessions have no order. */
 const infos = ({ sessions }) => String(sessions.map((info) => JSON.stringify(info)).sort());
 
 const encoded = (text) => new TextEncoder().encode(text);
@@ -785,7 +812,7 @@ function resolve(url) {
 }
 
 function withQuery(address, query) {
-  if (typeof query !== "string") {
+  if (typeof query === "object") {
     query = query[Symbol.iterator] ? [...query] : Object.entries(present({ ...query }));
     query.flat().forEach(wellFormed);
     query = String(new URLSearchParams(query));

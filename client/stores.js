@@ -59,11 +59,11 @@ function start(begin, empty, live, topic, options) {
     view.ready?.();
   };
   const onGap = (gap) => set({ gap });
-  const failed = (error) => set({ error });
+  const onEnd = (error) => set({ error, ready: false });
   try {
-    live.subscribe(topic, hear, { ...options, ...view, onGap, signal: end.signal }).ready.then(ready, failed);
+    live.subscribe(topic, hear, { ...options, ...view, onGap, onEnd, signal: end.signal }).ready.then(ready, () => {});
   } catch (error) {
-    failed(error);
+    onEnd(error);
   }
   return store;
 }

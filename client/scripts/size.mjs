@@ -3,13 +3,13 @@ import { readFileSync } from "node:fs";
 import { gzipSync } from "node:zlib";
 
 const LIMITS = {
-  "live.js": 9030, // 1,000 of them for presence
+  "live.js": 9150, // 1,000 of them for presence; 120 so that callers with and without onState may share a topic
   "stores.js": 1000, // react.js, vue.js and svelte.js need this and the next one
   "views.js": 1000,
   "react.js": 1000,
   "vue.js": 1000,
   "svelte.js": 1000,
-  "element.js": 4000,
+  "element.js": 4300, // 300 of them for attributes whose values are wrong
 };
 
 for (const [name, limit] of Object.entries(LIMITS)) {

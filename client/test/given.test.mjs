@@ -79,7 +79,7 @@ describe("a query", () => {
     });
   }
 
-  const odd = [{ a: ["1", "2"] }, { a: {} }, { a: Symbol("s") }, { a: () => 1 }, [["a"]], [["a", "b", "c"]], ["ab=1"], ...LONE.map((a) => ({ a })), ...LONE, [["a", LONE[0]]]];
+  const odd = [7, false, 1n, Symbol("s"), { a: ["1", "2"] }, { a: {} }, { a: Symbol("s") }, { a: () => 1 }, [["a"]], [["a", "b", "c"]], ["ab=1"], ...LONE.map((a) => ({ a })), ...LONE, [["a", LONE[0]]]];
   for (const query of odd) {
     test(`of ${inspect(query)} is refused`, async () => {
       assert.throws(() => dialledNow({ query }), TypeError);

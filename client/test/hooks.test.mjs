@@ -159,6 +159,24 @@ describe("useTopic", () => {
     assert.deepEqual([last().error.code, last().ready], ["forbidden", false]);
   });
 
+  test("shows that the server refuses after a reconnect, and that the client has ended", async () => {
+    const client = startV1(outside);
+    const secret = watch(useTopic(client.live, "secret"));
+    const news = watch(useTopic(client.live, "news"));
+    answer(client, "subscribe", "secret", {});
+    answer(client, "subscribe", "news", {});
+    await settled();
+    reconnect(outside, client);
+    client.socket.refuse("subscribe", "secret", "forbidden");
+    answer(client, "subscribe", "news", {});
+    await settled();
+    assert.deepEqual([secret.last().error.code, secret.last().ready], ["forbidden", false]);
+    assert.deepEqual([news.last().error, news.last().ready], [undefined, true]);
+    client.live.close();
+    await settled();
+    assert.deepEqual([news.last().error.code, news.last().ready], ["closed", false]);
+  });
+
   test("shows errors that subscribe throws", async () => {
     const client = startV1(outside);
     client.live.close();

@@ -1,7 +1,7 @@
 // When the client comes back, and when it does not.
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
-import { FakeSocket, setUp, start, startOpen } from "./fakes.mjs";
+import { FakeSocket, setUp, settled, start, startOpen } from "./fakes.mjs";
 
 const outside = setUp();
 
@@ -406,3 +406,22 @@ test("a failed attempt is no close event", () => {
   client.socket.end();
   assert.deepEqual(client.names(), ["waiting"]);
 });
+
+for (const token of ["t", () => "t"]) {
+  test(`a listener that dials anew while the first frame comes does not open the new connection (${typeof token})`, async () => {
+    const client = start(outside, { token });
+    await settled();
+    client.socket.accept("live.v1");
+    outside.clock.stall(10_000); // the time to connect is over, but its timer has not run
+    client.live.listen("a", () => {
+      client.live.reconnect();
+      client.live.reconnect();
+    });
+    client.socket.sayFrame({ topic: "a", data: 1 });
+    assert.equal(client.live.state, "connecting");
+    await settled();
+    assert.equal(client.sockets.length, 2);
+    client.socket.greet();
+    assert.equal(client.live.state, "open");
+  });
+}

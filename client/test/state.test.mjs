@@ -133,6 +133,150 @@ test("a topic without a state tells of gaps as ever", () => {
   assert.equal(asked(client).length, 1);
 });
 
+describe("a state that takes the place of missed messages", () => {
+  test("is a gap for a page without onState", () => {
+    const client = startV1(outside);
+    const { told } = follow(client, { onState: undefined });
+    answer(client, { at: "a.2", state: 1 });
+    assert.deepEqual(told, [], "nothing was missed at first");
+    reconnect(outside, client);
+    answer(client, { at: "b.9", recovered: false, state: 7 });
+    publish(client, "x", "b.10");
+    assert.deepEqual(told, ["gap", "x"]);
+    assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "not_recovered" }]);
+  });
+
+  test("is a gap for a page without onState that comes with a position", () => {
+    const client = startV1(outside);
+    const { told } = follow(client, { onState: undefined, since: "a.1" });
+    answer(client, { at: "b.9", state: 7 });
+    assert.deepEqual(told, ["gap"]);
+  });
+
+  for (const [how, lose] of [
+    ["a reconnect", (client) => reconnect(outside, client)],
+    ["a gap frame", (client) => client.socket.sayFrame({ op: "gap", topic: "tasks" })],
+  ]) {
+    test(`is a gap for those callers alone that have no onState, after ${how}`, () => {
+      const client = startV1(outside);
+      const first = follow(client);
+      const second = follow(client, { onState: undefined });
+      answer(client, { at: "a.2", state: 1 });
+      lose(client);
+      answer(client, { at: "a.9", state: 2 });
+      publish(client, "x", "a.10");
+      assert.deepEqual(first.told, [["state", 1, "a.2"], ["state", 2, "a.9"], "x"]);
+      assert.deepEqual(second.told, ["gap", "x"]);
+      assert.deepEqual(client.all("gap"), []);
+    });
+  }
+
+  test("is no gap where a caller with onState has it told anew", () => {
+    const client = startV1(outside);
+    const first = follow(client, { onState: undefined });
+    answer(client, { at: "a.2", state: 1 });
+    follow(client);
+    answer(client, { at: "a.2", state: 1 });
+    assert.deepEqual(first.told, []);
+    reconnect(outside, client);
+    answer(client, { at: "a.9", state: 2 });
+    assert.deepEqual(first.told, ["gap"]);
+  });
+});
+
+describe("a topic without a Snapshot, and callers with onState", () => {
+  test("tells of gaps, with their reason", () => {
+    const client = startV1(outside);
+    const { told } = follow(client);
+    answer(client, { at: "a.2" });
+    client.socket.sayFrame({ op: "gap", topic: "tasks", at: "a.9" });
+    assert.deepEqual(told, ["gap"]);
+    assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "lost" }]);
+    reconnect(outside, client);
+    assert.equal(asked(client).at(-1).since, "a.9");
+    answer(client, { at: "b.1", recovered: false });
+    assert.deepEqual(client.all("gap").at(-1), { topic: "tasks", reason: "not_recovered" });
+  });
+
+  test("asks for no state again, so that no message is kept back for it", () => {
+    const client = startV1(outside);
+    const { told } = follow(client);
+    answer(client, { at: "a.2" });
+    follow(client);
+    publish(client, "x", "a.3");
+    assert.deepEqual(told, ["x"]);
+    assert.equal(asked(client).length, 1);
+  });
+
+  test("tells that messages were kept back, if it was not known that there is no state", () => {
+    const client = startV1(outside);
+    const { told } = follow(client, { since: "a.1" });
+    answer(client, { at: "a.2", recovered: true });
+    follow(client);
+    publish(client, "x", "a.3");
+    answer(client, { at: "a.3" });
+    publish(client, "y", "a.4");
+    assert.deepEqual(told, ["gap", "y"]);
+    assert.deepEqual(client.all("gap"), [{ topic: "tasks", reason: "lost" }]);
+  });
+});
+
+describe("while a caller that came later has the state asked for anew", () => {
+  /** A caller without onState, and one with it whose state is asked for. */
+  function renewing() {
+    const client = startV1(outside);
+    const first = follow(client, { onState: undefined, last: 5 });
+    answer(client, { at: "a.2", state: 1 });
+    return { client, first, second: follow(client) };
+  }
+
+  test("the others hear all messages, also those who began with last", () => {
+    const { client, first, second } = renewing();
+    publish(client, "x", "a.3");
+    answer(client, { at: "a.3", state: 2 });
+    publish(client, "y", "a.4");
+    assert.deepEqual(first.told, ["x", "y"]);
+    assert.deepEqual(second.told, [["state", 2, "a.3"], "y"]);
+  });
+
+  test("an answer that fails for now is asked for again, and the others may have missed something", () => {
+    const { client, first } = renewing();
+    client.socket.sayFrame({ op: "error", id: lastId(client), topic: "tasks", code: "unavailable", message: "later" });
+    outside.clock.advance(2_000);
+    answer(client, { at: "a.7", state: 3 });
+    assert.deepEqual(first.told, ["error unavailable", "gap"]);
+  });
+
+  test("a refusal ends the old subscription too, which the server still has", () => {
+    const { client } = renewing();
+    client.socket.sayFrame({ op: "error", id: lastId(client), topic: "tasks", code: "forbidden", message: "no" });
+    assert.deepEqual(client.socket.sent.at(-1), { op: "unsubscribe", topic: "tasks" });
+  });
+
+  test("the end of all callers ends the old subscription too, which the server may still have", () => {
+    const { client, first, second } = renewing();
+    client.socket.sayFrame({ op: "error", id: lastId(client), topic: "tasks", code: "unavailable", message: "later" });
+    first.stop();
+    second.stop();
+    assert.deepEqual(client.socket.sent.at(-1), { op: "unsubscribe", topic: "tasks" });
+  });
+
+  test("the position of an older answer does not come back", () => {
+    const client = startV1(outside);
+    const { told } = follow(client);
+    answer(client, { at: "a.2", state: 1 });
+    reconnect(outside, client);
+    let second;
+    client.live.listen("tasks", () => (second ??= follow(client)));
+    answer(client, { at: "a.4", recovered: true, messages: [{ data: "x", at: "a.3" }, { data: "y", at: "a.4" }] });
+    client.socket.sayFrame({ op: "error", id: lastId(client), topic: "tasks", code: "unavailable", message: "later" });
+    outside.clock.advance(2_000);
+    assert.equal(asked(client).at(-1).since, undefined, "y was told to nobody");
+    answer(client, { at: "a.4", state: 4 });
+    assert.deepEqual(told.filter((item) => item !== "error unavailable"), [["state", 1, "a.2"], "x", ["state", 4, "a.4"]]);
+  });
+});
+
 test("the plain wire has no states", () => {
   const client = start(outside, { plain: true });
   assert.throws(() => follow(client), TypeError);

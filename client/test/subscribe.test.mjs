@@ -135,6 +135,19 @@ describe("ready", () => {
   });
 });
 
+test("a subscription whose signal has aborted asks the server for nothing", async () => {
+  const client = startV1(outside);
+  follow(client, "a");
+  client.socket.reply("subscribe", "a", { at: "e.1", state: 1 });
+  client.socket.heard();
+  follow(client, "a", { info: { typing: true }, onState: () => {}, signal: AbortSignal.abort() });
+  assert.deepEqual(client.socket.heard(), []);
+  const { stop } = follow(client, "b", { info: 1, signal: AbortSignal.abort() });
+  assert.equal(await codeOf(stop.ready), "aborted");
+  reconnect(outside, client);
+  assert.deepEqual(client.socket.heard().map(({ op, topic, info }) => [op, topic, info]), [["subscribe", "a", undefined]]);
+});
+
 describe("a refusal", () => {
   test("is told to the caller and as an error event, with its topic", async () => {
     const client = startV1(outside);
@@ -186,6 +199,35 @@ describe("a refusal", () => {
     second.stop();
     assert.deepEqual(ops(client), ["unsubscribe secret"]);
   });
+
+  test("after a reconnect is told to onEnd, which is told at first too", () => {
+    const client = startV1(outside);
+    const ended = [];
+    const onEnd = ({ code, topic }) => ended.push([code, topic]);
+    follow(client, "a", { onEnd });
+    follow(client, "b", { onEnd }).stop();
+    client.socket.reply("subscribe", "a");
+    reconnect(outside, client);
+    client.socket.refuse("subscribe", "a", "unavailable");
+    assert.deepEqual(ended, [], "it is asked for again");
+    outside.clock.advance(2_000);
+    client.socket.refuse("subscribe", "a", "forbidden");
+    assert.deepEqual(ended, [["forbidden", "a"]]);
+    follow(client, "c", { onEnd });
+    client.socket.refuse("subscribe", "c", "forbidden");
+    assert.deepEqual(ended.splice(0), [["forbidden", "a"], ["forbidden", "c"]]);
+  });
+
+  for (const [how, end] of [["the page", (client) => client.live.close()], ["the server", (client) => client.socket.end(4001, "no more")]]) {
+    test(`onEnd is told that ${how} has ended the client`, () => {
+      const client = startV1(outside);
+      const ended = [];
+      follow(client, "a", { onEnd: (err) => ended.push(err) });
+      client.socket.reply("subscribe", "a");
+      end(client);
+      assert.deepEqual(ended.map(({ code }) => code), ["closed"]);
+    });
+  }
 
   test("of a topic that nobody wants any more is nobody's", () => {
     const client = startV1(outside);

@@ -85,6 +85,10 @@ const say = (page, topic, ...messages) =>
 const has = (page, selector, html) =>
   page.waitForFunction(([wanted, content]) => document.querySelector(wanted).innerHTML === content, [selector, html]);
 
+/** Waits until an element has what there was before. */
+const begun = (page, selector) =>
+  page.waitForFunction((wanted) => document.querySelector(wanted).matches("[state=open]:not([aria-busy])"), selector);
+
 const toldOf = (page, name) => page.evaluate((wanted) => told.filter(([event]) => event === wanted).map(([, detail]) => detail), name);
 
 test("messages are text unless the page asks for HTML", async () => {
@@ -154,6 +158,106 @@ test("the attributes say where messages go, and how many stay", async () => {
   await has(page, "#rows", "<tr><td>1</td></tr>");
   const live = await page.evaluate(() => ["#append", "#rows", "#said", "#log"].map((id) => document.querySelector(id).getAttribute("aria-live")));
   assert.deepEqual(live, ["polite", "polite", "off", null]);
+});
+
+test("a wrong value of an attribute is told once, and the default counts", async () => {
+  const page = await open(`
+    <live-topic id="limit" topic="t" limit="-1"></live-topic>
+    <live-topic id="none" topic="t" limit="" last="" swap="" target=""></live-topic>
+    <live-topic id="zero" topic="t" limit="0" last="0"></live-topic>
+    <live-topic id="huge" topic="t" limit="99999999999999999999" last="99999999999999999999"></live-topic>
+    <live-topic id="last" topic="t" last="NaN"></live-topic>
+    <live-topic id="swap" topic="t" swap="prepand"></live-topic>
+    <live-topic id="target" topic="t" target="#"></live-topic>`);
+  await say(page, "t", 1, 2);
+  const all = "<div>1</div><div>2</div>";
+  for (const id of ["limit", "none", "zero", "huge", "last", "swap", "target"]) await has(page, `#${id}`, all);
+  const wrong = (attribute, wanted) => `live: <live-topic ${attribute}>: the value is not ${wanted}`;
+  assert.deepEqual(faults.splice(0).sort(), [
+    wrong('last="NaN"', "a whole number"),
+    wrong('limit="-1"', "a whole number"),
+    wrong('swap="prepand"', "append, prepend, replace"),
+    wrong('target="#"', "a CSS selector"),
+  ]);
+
+  await page.evaluate(() => document.querySelector("#limit").setAttribute("limit", "1.5"));
+  await say(page, "t", 3);
+  await has(page, "#limit", `${all}<div>3</div>`);
+  assert.deepEqual(faults.splice(0), [wrong('limit="1.5"', "a whole number")]);
+  await page.evaluate(() => document.querySelector("#limit").setAttribute("limit", "2"));
+  await say(page, "t", 4);
+  await has(page, "#limit", "<div>3</div><div>4</div>");
+});
+
+test("a target that is not there is told once, until it is there", async () => {
+  const page = await open('<live-topic topic="t" target="#place"></live-topic>');
+  const place = (html) => page.evaluate((text) => {
+    document.querySelector("#place")?.remove();
+    document.body.insertAdjacentHTML("beforeend", text);
+  }, html);
+  await page.evaluate(() => document.body.insertAdjacentHTML("beforeend", '<live-topic src="/live?page=ann" id="other" topic="t"></live-topic>'));
+  await begun(page, "#other");
+  const lost = 'live: <live-topic target="#place">: the value is not an element of the page';
+  await say(page, "t", 1, 2);
+  await has(page, "#other", "<div>1</div><div>2</div>");
+  assert.deepEqual(faults.splice(0), [lost]);
+  assert.deepEqual(await toldOf(page, "live-swap"), [1, 2], "only the other element has shown them");
+  await place('<div id="place"></div>');
+  await say(page, "t", 3);
+  await has(page, "#place", "<div>3</div>");
+  await place("");
+  await say(page, "t", 4, 5);
+  await has(page, "#other", "<div>1</div><div>2</div><div>3</div><div>4</div><div>5</div>");
+  assert.deepEqual(faults.splice(0), [lost]);
+});
+
+test("a position or an address that is none is told, and the element goes on as far as it can", async () => {
+  const page = await open("<i></i>");
+  await page.evaluate(() => {
+    document.body.innerHTML = `
+      <live-topic src="/live?page=ann" id="since" topic="t" since="&lt;no value>"></live-topic>
+      <live-topic id="src" topic="t" src="http://["></live-topic>
+      <live-topic id="empty" topic="" src=""></live-topic>`;
+  });
+  await page.waitForFunction(() => told.some(([name]) => name === "live-gap"));
+  await begun(page, "#since");
+  await say(page, "t", 1);
+  await has(page, "#since", "<div>1</div>");
+  assert.deepEqual(await toldOf(page, "live-gap"), ["not_recovered"]);
+  assert.equal(await page.getAttribute("#src", "state"), "failed");
+  assert.equal(await page.getAttribute("#empty", "state"), null);
+  assert.deepEqual(faults.splice(0).map((text) => text.replace(/: Failed.*/, "")).sort(), [
+    'live: <live-topic since="<no value>">: the value is not a position',
+    'live: <live-topic src="http://[">',
+    "live: a member is missing or of the wrong kind",
+  ]);
+});
+
+test("an element tells that the server refuses its topic after a reconnect", async () => {
+  const page = await open('<live-topic id="it" topic="t"></live-topic>');
+  await page.evaluate(() => {
+    const { send } = WebSocket.prototype;
+    WebSocket.prototype.send = function (text) {
+      send.call(this, text.replace('"topic":"t"', `"topic":"${"t".repeat(300)}"`));
+    };
+  });
+  network.cut();
+  network.mend();
+  await page.waitForFunction(() => document.querySelector("#it").matches("[state=failed]"));
+  assert.deepEqual(await toldOf(page, "live-error"), ["invalid_topic"]);
+  assert.match(faults.splice(0).join(), /topic/);
+});
+
+test("a page that loads the module twice has one element", async () => {
+  const page = await open('<live-topic id="it" topic="t"></live-topic>');
+  await page.evaluate(async () => {
+    const other = await import("/element.js?again");
+    if (other.LiveTopic !== LiveTopic) throw new Error("there are two classes");
+    other.LiveTopic.client = window.other;
+  });
+  await begun(page, "#it");
+  await say(page, "t", 1);
+  await has(page, "#it", "<div>1</div>");
 });
 
 test("an element begins with the last messages, or after the position of what the server has rendered", async () => {
