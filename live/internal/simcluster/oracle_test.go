@@ -103,6 +103,7 @@ func (o *oracle) reply(e event, later []event) {
 		o.fail(e, "recovered is missing")
 	case *e.frame.Recovered:
 		o.messages(e)
+		o.skipLost(at)
 		if o.next != at {
 			o.fail(e, "recovered up to place %d, at is place %d", o.next, at)
 		}
@@ -201,6 +202,7 @@ func (o *oracle) newest(e event, at int, later []event) {
 		}
 	}
 	o.messages(e)
+	o.skipLost(at)
 	if o.next != at {
 		o.fail(e, "the newest are those up to place %d, at is place %d", o.next, at)
 	}
