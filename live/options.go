@@ -15,10 +15,11 @@ import (
 // callback that blocks delays only the messages of its own session, and the server still
 // answers pings. When the client leaves, the callback's context ends within a second.
 //
-// While a client's inbox is full (see InboxSize) the server does not read from the client. So
-// it sees a close frame only after the messages before it. On Linux it still notices within a
-// second that the client has closed or reset the connection. The session then ends, and the
-// unread messages are lost.
+// While a client's inbox is full (see InboxSize), or the client is over InboundRate, the server
+// does not read from the client. So it sees a close frame only after the messages before it. On
+// Linux it still notices within a second that the client has closed or reset the connection. If
+// more bytes are on their way than the kernel has space for, it notices that with the next two
+// pings. The session then ends, and the unread messages are lost.
 //
 // A callback that panics, or calls runtime.Goexit, is logged with its stack, and its session is
 // closed with code 1011. The context of a callback has the values of the request's context. It
@@ -242,9 +243,9 @@ type Options struct {
 	MaxTopicLength int
 
 	// InboundRate is how many units a client may use in a second, in the long run. A client
-	// that uses more is read more slowly: TCP makes it wait, and nothing is lost. 0: 1,000,
-	// which keeps one client at a percent of a CPU, and at three more if it asks for
-	// history without end. Negative: no bound.
+	// that uses more is read more slowly: TCP makes it wait, and nothing is lost as long as
+	// the client stays. 0: 1,000, which keeps one client at a percent of a CPU, and at three
+	// more if it asks for history without end. Negative: no bound.
 	//
 	// Each message, fragment, ping and operation is one unit, and so is each kilobyte that
 	// the client sends. History that it asks for is counted apart, at the same rate: one
