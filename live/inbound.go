@@ -27,6 +27,7 @@ type inbound struct {
 	waiting int           // how many messages wait
 	bytes   int           // of the messages that wait
 	inWork  int           // bytes of the message that is being handled; 0: there is none
+	coming  int           // bytes of a large message that is being read, at its last read; 0: there is none
 	working bool          // a goroutine handles messages, or calls OnConnect
 	ended   bool          // no message is handled any more
 	space   chan struct{} // closed when a message was handled; nil: the reader does not wait
@@ -110,6 +111,7 @@ func (s *Session) admit(size int) {
 	paused := false
 	for {
 		in.mu.Lock()
+		in.coming = size
 		full := !in.ended && in.full(size, &s.server.opts)
 		if full && in.space == nil {
 			in.space = make(chan struct{})

@@ -202,14 +202,15 @@ type Options struct {
 
 	// MaxBytesPerUser bounds the bytes that all sessions of one UserID on this server hold together:
 	// the bytes that wait for the clients, and the bytes of their messages that wait for the
-	// application. A publication counts for each session with its whole size, although the sessions
+	// application or have not come completely. A publication counts for each session with its whole size, although the sessions
 	// share its bytes.
 	//
 	// The bound is checked once a second. If a user has more then, the session with the most is
 	// closed with CloseUserBytes and ErrUserBytes, and the messages that wait for its client are
 	// dropped. Then the next session is closed, until the others fit. The clients back off and
 	// resume. Between two checks each session may have what QueueBytes and InboxBytes allow. 0: no
-	// bound. A useful bound is a few times QueueBytes.
+	// bound. A useful bound is a few times QueueBytes, and not less than ReadLimit: a large message
+	// counts while it comes.
 	MaxBytesPerUser int
 
 	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait. A
