@@ -59,8 +59,8 @@ type broadcasts struct {
 
 // OnBroadcast makes the server call f for every broadcast of a kind, from every server of the
 // Broker, this server included. Broadcasts from one server come in the order in which it made
-// them. Broadcasts from several servers may come at the same time. f must not block, because it
-// runs in the goroutine that receives broadcasts. It must not change data. A panic in f is
+// them. Broadcasts from several servers may come at the same time. f must not block, because the
+// goroutine that receives broadcasts waits for it. It must not change data. A panic in f is
 // logged, and ends nothing.
 func (s *Server) OnBroadcast(kind string, f func(data []byte)) {
 	s.broadcasts.mu.Lock()
@@ -105,7 +105,7 @@ func (s *Server) hear(b []byte) {
 		handlers := slices.Clone(s.broadcasts.handlers[first])
 		s.broadcasts.mu.RUnlock()
 		for _, f := range handlers {
-			s.callSafely("OnBroadcast", "kind", first, func() { f(second) })
+			s.callApart("OnBroadcast", "kind", first, func() { f(second) })
 		}
 	case typ == typeDisconnect:
 		s.disconnectUser(first, string(second))

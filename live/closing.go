@@ -39,7 +39,7 @@ func (c *closing) frames(w wire) []*frame.Frame {
 type Closings struct {
 	Client      uint64 `json:",omitzero"` // the client sent a close frame: its page was left, or closed the connection
 	Lost        uint64 `json:",omitzero"` // the connection broke, or was closed without a close frame
-	Protocol    uint64 `json:",omitzero"` // the client sent an invalid frame of WebSocket or of live.v1, or invalid UTF-8, or sent a message too slowly (1002, 1007, 1008, 4002)
+	Protocol    uint64 `json:",omitzero"` // the client sent an invalid frame of WebSocket or of live.v1, or invalid UTF-8, or sent a message too slowly or in too many frames (1002, 1007, 1008, 4002)
 	TooBig      uint64 `json:",omitzero"` // ErrMessageTooBig: a message was larger than ReadLimit (1009)
 	Application uint64 `json:",omitzero"` // Session.Close or Disconnect
 	User        uint64 `json:",omitzero"` // DisconnectUser (4001)

@@ -144,3 +144,20 @@ func TestClosingsAreLoggedAtABoundedRate(t *testing.T) {
 		t.Errorf("%d lines for %d sessions, at most %d are good", n, clients, most)
 	}
 }
+
+// An end is in the log when OnClose is called, also if OnClose never returns.
+func TestEndIsLoggedBeforeOnClose(t *testing.T) {
+	t.Parallel()
+	logger, all := logging()
+	lines := make(chan int, 1)
+	release := make(chan struct{})
+	h := livetest.Hosting{}.Start(t, live.Options{Logger: logger, ReadLimit: 10, OnClose: func(*live.Session, error) {
+		lines <- all.with("ReadLimit reached")
+		<-release
+	}})
+	defer close(release)
+	livetest.Dial(t, h.Endpoint).Send(strings.Repeat("x", 11))
+	if n := livetest.Receive(t, lines); n != 1 {
+		t.Errorf("%d lines when OnClose was called", n)
+	}
+}

@@ -245,8 +245,8 @@ func Token(r *http.Request) string {
 	return ""
 }
 
-// authenticate takes a place for the session and calls OnAuth, when it is the handshake's turn. If OnAuth panics or takes too long, the
-// error wraps the refusal for that.
+// authenticate takes a place for the session and calls OnAuth, when it is the handshake's turn. If OnAuth
+// panics, takes too long, or fails because the client has left, the error wraps the refusal for that.
 func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, err error) {
 	s := sess.server
 	if err := s.auths.enter(r.Context(), r.RemoteAddr); err != nil {
@@ -263,13 +263,28 @@ func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, 
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), s.opts.AuthTimeout)
 	defer cancel()
+	defer context.AfterFunc(s.handshakes, cancel)()
 	broken := s.guard("OnAuth", r, func() { value, err = s.opts.OnAuth(ctx, r) })
 	s.counters.authTime.Add(time.Since(began))
 	if broken != nil {
 		return began, nil, broken
 	}
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("%w (%w)", err, errAuthSlow)
+	return began, value, s.whyAuthFailed(ctx, r, err)
+}
+
+// whyAuthFailed returns err, the error of OnAuth. If the context that OnAuth got has ended, it is the reason
+// that counts. An error that OnAuth has made with Refuse remains the answer, but not to a client that has
+// left, nor at the end of Shutdown. ctx is OnAuth's.
+func (s *Server) whyAuthFailed(ctx context.Context, r *http.Request, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return fmt.Errorf("%w (%w)", err, errAuthSlow)
+	case r.Context().Err() != nil:
+		return fmt.Errorf("%w (%w)", errClientGone, err)
+	case ctx.Err() != nil:
+		return fmt.Errorf("%w (%w)", errDraining, err)
 	}
-	return began, value, err
+	return err
 }

@@ -27,6 +27,7 @@ type inbound struct {
 	waiting int           // how many messages wait
 	bytes   int           // of the messages that wait
 	inWork  int           // bytes of the message that is being handled; 0: there is none
+	coming  int           // bytes of a large message that is being read, at its last read; 0: there is none
 	working bool          // a goroutine handles messages, or calls OnConnect
 	ended   bool          // no message is handled any more
 	space   chan struct{} // closed when a message was handled; nil: the reader does not wait
@@ -34,8 +35,9 @@ type inbound struct {
 
 	received  limiter // counts the client's messages, reads and operations
 	answered  limiter // counts the history that the client asked for
-	uncounted int     // received bytes that make no whole unit yet; only the reader uses it
-	prepaid   int     // counted bytes that pay for later reads; only the reader uses it
+	uncounted int32   // received bytes that make no whole unit yet; only the reader uses it
+	prepaid   int32   // counted bytes that pay for later reads; only the reader uses it
+	leftAt    int64   // when the client was seen to have left while it was over its rate, on the clock; 0: it was not. Only the reader uses it
 }
 
 // leaveGrace is how long callbacks may go on with messages that a client sent before it
@@ -109,6 +111,7 @@ func (s *Session) admit(size int) {
 	paused := false
 	for {
 		in.mu.Lock()
+		in.coming = size
 		full := !in.ended && in.full(size, &s.server.opts)
 		if full && in.space == nil {
 			in.space = make(chan struct{})
@@ -163,21 +166,42 @@ const maxPrepaid = 8 * inboundUnit
 // brings pays for it, and so does a kilobyte. So nothing changes for a client whose reads bring that
 // much, or that causes less than 1,000 reads in a second (the default InboundRate).
 func (in *inbound) unpaidReads(reads, frames, bytes int) int {
-	in.prepaid += (frames-reads)*inboundUnit + bytes
-	unpaid := max(0, (inboundUnit-1-in.prepaid)/inboundUnit)
-	in.prepaid = min(in.prepaid+unpaid*inboundUnit, maxPrepaid)
+	prepaid := int(in.prepaid) + (frames-reads)*inboundUnit + bytes
+	unpaid := max(0, (inboundUnit-1-prepaid)/inboundUnit)
+	in.prepaid = int32(min(prepaid+unpaid*inboundUnit, maxPrepaid))
 	return unpaid
 }
 
 // charge counts frames and bytes that were read, and waits while the client is over its rate.
 func (s *Session) charge(frames, bytes int) {
-	s.inbound.uncounted += bytes
-	units := frames + s.inbound.uncounted/inboundUnit
-	s.inbound.uncounted %= inboundUnit // else a client that sends a little at a time would pay nothing
+	bytes += int(s.inbound.uncounted)
+	units := frames + bytes/inboundUnit
+	s.inbound.uncounted = int32(bytes % inboundUnit) // else a client that sends a little at a time would pay nothing
 	if wait := s.owes(&s.inbound.received, units); wait > 0 {
 		s.in.Pause()
-		sleep(s.ctx, wait)
+		s.sleepUnread(wait)
 		s.in.Resume()
+	}
+}
+
+// sleepUnread waits because a client is over its rate. Meanwhile the connection is not read. So the kernel
+// is asked whether the client has left. If it has, it is read for leaveGrace more at its rate, and the
+// session ends. Else it could last for hours: a message of 4 MiB at one unit a second takes so long.
+func (s *Session) sleepUnread(wait time.Duration) {
+	for wait > 0 && s.ctx.Err() == nil {
+		step := min(wait, leaveGrace)
+		sleep(s.ctx, step)
+		wait -= step
+		if !s.out.HasLeft() {
+			continue
+		}
+		in, now := &s.inbound, clock.Now()
+		if in.leftAt == 0 {
+			in.leftAt = now
+		}
+		if now-in.leftAt >= int64(leaveGrace) {
+			s.end(closing{err: errLeft, why: closedLost})
+		}
 	}
 }
 
@@ -311,9 +335,13 @@ func (s *Session) receive(m *inbox.Message) {
 		return
 	}
 	s.server.counters.received.Add(1)
-	if err := s.inflate(m); err != nil {
+	wait, err := s.inflate(m)
+	if err != nil {
 		s.end(s.closingFor(err))
 		return
+	}
+	if wait > 0 {
+		sleep(s.ctx, wait)
 	}
 	switch {
 	case s.wire == wireV1:
@@ -326,20 +354,18 @@ func (s *Session) receive(m *inbox.Message) {
 // notUTF8 ends a session whose client sent a text that is not UTF-8 (RFC 6455, section 8.1).
 var notUTF8 = closing{code: 1007, reason: "not UTF-8", err: fmt.Errorf("live: the client broke the protocol: text that is %w (close code 1007)", errNotUTF8), why: closedForProtocol}
 
-// inflate decompresses a message that the client has compressed.
-func (s *Session) inflate(m *inbox.Message) error {
+// inflate decompresses a message that the client has compressed. It returns how long the client then has
+// to wait.
+func (s *Session) inflate(m *inbox.Message) (wait time.Duration, err error) {
 	if !m.Compressed {
-		return nil
+		return 0, nil
 	}
 	before := len(m.Data) // these bytes were counted when they were read
 	cost, err := m.Inflate(s.server.opts.ReadLimit)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if wait := s.owes(&s.inbound.received, (cost-before)/inboundUnit); wait > 0 {
-		sleep(s.ctx, wait)
-	}
-	return nil
+	return s.owes(&s.inbound.received, (cost-before)/inboundUnit), nil
 }
 
 // longestPing bounds the messages in which the reader looks for a ping, in bytes. A ping with spaces
@@ -353,12 +379,13 @@ func (s *Session) isPing(m *inbox.Message) bool {
 		return false
 	}
 	if m.Compressed {
-		s.in.Pause() // it may have to wait for the client's rate
-		err := s.inflate(m)
-		s.in.Resume()
+		wait, err := s.inflate(m)
 		if err != nil {
 			return false // receive gets the same error in its turn, and ends the session
 		}
+		s.in.Pause()
+		s.sleepUnread(wait)
+		s.in.Resume()
 	}
 	return string(bytes.TrimSpace(m.Data)) == ping
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -348,5 +349,55 @@ func leavesWithAFullInbox(t *testing.T, say []string, leave func(p *livetest.Cli
 	leave(p)
 	if !livetest.Receive(t, ended) {
 		t.Error("the context has not ended")
+	}
+}
+
+// A client that leaves while the server does not read is noticed, also if its bytes fill the kernel's buffers,
+// so that the end of the connection cannot arrive. At this rate the server would read for more than an hour
+// what the client has sent.
+func TestClientThatLeavesUnreadIsNoticed(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells that a client has left whose bytes are not read")
+	}
+	t.Parallel()
+	const much = 4 << 20 // bytes that are sent before the client leaves
+	small := string(livetest.Masked(livetest.TextFrame, `{"topic":"t"}`))
+	large := string(livetest.Masked(livetest.TextFrame, strings.Repeat("x", much)))
+	slowly := live.Options{InboundRate: 1, Compression: true, PingInterval: shortPing}
+	unasked := live.Options{InboundRate: 1, Compression: true, PingInterval: -1}
+	for _, test := range []struct {
+		name    string
+		sent    string
+		dialing livetest.Dialing
+		opts    live.Options
+	}{
+		{"small messages", strings.Repeat(small, 100), livetest.Dialing{}, unasked},
+		{"many small messages", strings.Repeat(small, much/len(small)), livetest.Dialing{}, slowly},
+		{"a large message", large, livetest.Dialing{}, slowly},
+		{"a large message of live.v1", large, livetest.Dialing{V1: true}, slowly},
+		{"compressed pings", strings.Repeat(string(deflated(strings.Repeat(" ", 2000)+`{"op":"ping"}`)), 100), livetest.Dialing{V1: true, Deflate: true}, unasked},
+		{"a callback that blocks", strings.Repeat(small, much/len(small)), livetest.Dialing{},
+			live.Options{InboundRate: -1, PingInterval: shortPing, OnMessage: func(ctx context.Context, _ *live.Session, _ string, _ []byte) { <-ctx.Done() }}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			livetest.OverBoth(t, func(t *testing.T, secure bool) {
+				var ended livetest.Ends
+				opts := test.opts
+				opts.OnClose = ended.OnClose
+				h := livetest.Hosting{Secure: secure}.Start(t, opts)
+				c := h.Connect(t, test.dialing)
+				go c.Write([]byte(test.sent)) // ends with the connection
+				livetest.Eventually(t, "bytes", func() bool { return h.Stats().BytesReceived > 0 })
+				c.Drop()
+				if err := ended.Only(t); err == nil {
+					t.Error("the session has ended without an error")
+				}
+				shut(t, h.Server)
+				if st := h.Stats(); st.ClosedFor.Lost+st.ClosedFor.WriteFailed != 1 || st.WaitingBytes != 0 {
+					t.Errorf("%+v", st)
+				}
+			})
+		})
 	}
 }

@@ -105,7 +105,10 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	due := now-w.pinged >= int64(interval-slack)
 	if s.in.Idle() < interval-slack {
 		w.asked = false
-		if due && s.wire == wireV1 { // the client needs pings to know that the server lives
+		// A client of live.v1 needs pings to know that the server lives. If the server does not read, the
+		// end of the connection may be behind bytes for which the kernel has no space. A ping has the
+		// kernel of a client that has left reset the connection: see HasLeft.
+		if due && (s.wire == wireV1 || s.in.Paused()) {
 			s.ping(now)
 		}
 		return

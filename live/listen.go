@@ -91,6 +91,9 @@ func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*l
 // Listen is Server.Listen until the session ends. It returns ErrSessionClosed if the session has
 // ended already.
 func (s *Session) Listen(topic string, fn func(Message), opts ...ListenOption) (Subscription, error) {
+	if s.IsClosed() {
+		return nil, ErrSessionClosed // before the broker is asked
+	}
 	l, err := s.server.listen(topic, fn, opts)
 	if err != nil {
 		return nil, err

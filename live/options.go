@@ -15,10 +15,11 @@ import (
 // callback that blocks delays only the messages of its own session, and the server still
 // answers pings. When the client leaves, the callback's context ends within a second.
 //
-// While a client's inbox is full (see InboxSize) the server does not read from the client. So
-// it sees a close frame only after the messages before it. On Linux it still notices within a
-// second that the client has closed or reset the connection. The session then ends, and the
-// unread messages are lost.
+// While a client's inbox is full (see InboxSize), or the client is over InboundRate, the server
+// does not read from the client. So it sees a close frame only after the messages before it. On
+// Linux it still notices within a second that the client has closed or reset the connection. If
+// more bytes are on their way than the kernel has space for, it notices that with the next two
+// pings. The session then ends, and the unread messages are lost.
 //
 // A callback that panics, or calls runtime.Goexit, is logged with its stack, and its session is
 // closed with code 1011. The context of a callback has the values of the request's context. It
@@ -201,14 +202,15 @@ type Options struct {
 
 	// MaxBytesPerUser bounds the bytes that all sessions of one UserID on this server hold together:
 	// the bytes that wait for the clients, and the bytes of their messages that wait for the
-	// application. A publication counts for each session with its whole size, although the sessions
+	// application or have not come completely. A publication counts for each session with its whole size, although the sessions
 	// share its bytes.
 	//
 	// The bound is checked once a second. If a user has more then, the session with the most is
 	// closed with CloseUserBytes and ErrUserBytes, and the messages that wait for its client are
 	// dropped. Then the next session is closed, until the others fit. The clients back off and
 	// resume. Between two checks each session may have what QueueBytes and InboxBytes allow. 0: no
-	// bound. A useful bound is a few times QueueBytes.
+	// bound. A useful bound is a few times QueueBytes, and not less than ReadLimit: a large message
+	// counts while it comes.
 	MaxBytesPerUser int
 
 	// MaxAuthsAtOnce bounds the calls of OnAuth that run at once. Further handshakes wait. A
@@ -242,9 +244,9 @@ type Options struct {
 	MaxTopicLength int
 
 	// InboundRate is how many units a client may use in a second, in the long run. A client
-	// that uses more is read more slowly: TCP makes it wait, and nothing is lost. 0: 1,000,
-	// which keeps one client at a percent of a CPU, and at three more if it asks for
-	// history without end. Negative: no bound.
+	// that uses more is read more slowly: TCP makes it wait, and nothing is lost as long as
+	// the client stays. 0: 1,000, which keeps one client at a percent of a CPU, and at three
+	// more if it asks for history without end. Negative: no bound.
 	//
 	// Each message, fragment, ping and operation is one unit, and so is each kilobyte that
 	// the client sends. History that it asks for is counted apart, at the same rate: one

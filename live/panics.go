@@ -59,6 +59,17 @@ func (s *Server) callSafely(callback, who, value string, call func()) {
 	returned = true
 }
 
+// callApart is callSafely in a goroutine of its own. So a callback that calls runtime.Goexit does not end
+// the goroutine of the caller, which others need.
+func (s *Server) callApart(callback, who, value string, call func()) {
+	returned := make(chan struct{})
+	go func() { // ends when call returns
+		defer close(returned)
+		s.callSafely(callback, who, value, call)
+	}()
+	<-returned
+}
+
 // guard runs a function of the options for a handshake. A panic in it refuses that
 // client only.
 func (s *Server) guard(name string, r *http.Request, call func()) (err error) {

@@ -183,6 +183,100 @@ func TestGoexitOutsideOfASessionLeavesNothing(t *testing.T) {
 	}
 }
 
+// OnUnsubscribe that ends its goroutine keeps no topic from its own OnUnsubscribe, and no session from OnClose.
+func TestGoexitInOnUnsubscribeSkipsNoCallback(t *testing.T) {
+	t.Parallel()
+	const topics = 5
+	var calls atomic.Int32
+	var ended livetest.Ends
+	h := livetest.Hosting{}.Start(t, livetest.Open(live.Options{
+		OnUnsubscribe: func(*live.Session, string) { calls.Add(1); runtime.Goexit() },
+		OnClose: func(s *live.Session, err error) {
+			if n := calls.Load(); n != topics {
+				t.Errorf("OnUnsubscribe was called %d times before OnClose, want %d", n, topics)
+			}
+			ended.OnClose(s, err)
+			runtime.Goexit()
+		},
+	}))
+	c := livetest.DialV1(t, h.Endpoint)
+	for i := range topics {
+		c.Must(livetest.SubscribeTo(i+1, fmt.Sprint("t", i)))
+	}
+	c.Leave()
+	ended.Only(t)
+	shut(t, h.Server)
+	ended.Only(t) // once
+	if st := h.Stats(); st.Panics != topics+1 {
+		t.Errorf("%d panics are counted, want %d", st.Panics, topics+1)
+	}
+}
+
+// A callback that runs in a goroutine that others need cannot end it.
+func TestGoexitDoesNotEndWhatOthersNeed(t *testing.T) {
+	t.Parallel()
+	t.Run("OnBroadcast", func(t *testing.T) {
+		h := livetest.Hosting{}.Start(t, live.Options{})
+		heard := make(chan string, 10)
+		h.OnBroadcast("kind", func([]byte) { runtime.Goexit() })
+		h.OnBroadcast("kind", func(data []byte) { heard <- string(data) })
+		returned := make(chan error, 1)
+		for _, text := range []string{"first", "second"} {
+			go func() { returned <- h.Broadcast(t.Context(), "kind", []byte(text)) }() // ends when Broadcast returns
+			livetest.Check(t, "the other handler", livetest.Receive(t, heard), text)
+			if err := livetest.Receive(t, returned); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	t.Run("Topics, for SubscribeUser", func(t *testing.T) {
+		h := livetest.Hosting{}.Start(t, live.Options{
+			UserID: func(any) string { return "ann" },
+			Topics: func(topic string) live.TopicOptions {
+				if topic == "bad" {
+					runtime.Goexit()
+				}
+				return live.TopicOptions{}
+			},
+		})
+		livetest.DialV1(t, h.Endpoint)
+		for _, topic := range []string{"bad", "good"} {
+			if err := h.SubscribeUser("ann", topic); err != nil {
+				t.Error(err)
+			}
+		}
+		livetest.Eventually(t, "the good topic", func() bool { return h.Subscribers("good") == 1 })
+	})
+}
+
+// rude is a broker that panics when the last subscriber of a topic has gone.
+type rude struct{ *live.MemoryBroker }
+
+func (rude) Unsubscribe(string) error { panic("boom of the broker") }
+
+// A session may end in a goroutine that has no caller. So a broker that panics then would end the process.
+func TestBrokerThatPanicsWhenASessionEnds(t *testing.T) {
+	t.Parallel()
+	logger, log := livetest.Logged()
+	var ended livetest.Ends
+	opts := livetest.Open(live.Options{Broker: rude{live.NewMemoryBroker(live.MemoryOptions{})}, Logger: logger, OnClose: ended.OnClose})
+	h := livetest.Hosting{}.Start(t, opts)
+	c := livetest.DialV1(t, h.Endpoint)
+	c.Must(livetest.SubscribeTo(1, "t"))
+	c.Leave()
+	ended.Only(t)
+	if st := h.Stats(); st.Panics != 1 || st.Topics != 0 || st.Subscriptions != 0 {
+		t.Errorf("%+v", st)
+	}
+	if text := log(); !strings.Contains(text, "did not unsubscribe") || !strings.Contains(text, "boom of the broker") {
+		t.Errorf("logged %q", text)
+	}
+	c = livetest.DialV1(t, h.Endpoint)
+	c.Must(livetest.SubscribeTo(1, "t"))
+	h.Publish("t", []byte("1"))
+	c.Hears("t", "1")
+}
+
 // A broker that panics over one subscription does not take the topic along.
 func TestBrokerThatPanicsDoesNotPoisonItsTopic(t *testing.T) {
 	t.Parallel()

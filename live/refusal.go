@@ -20,7 +20,7 @@ type Refusals struct {
 	Auth            uint64 // OnAuth returned an error (401, or the status given to Refuse)
 	AuthTimeout     uint64 // OnAuth returned an error after AuthTimeout had passed (503)
 	Panic           uint64 // a callback panicked (500)
-	Gone            uint64 // the client left while it waited for OnAuth, or did not read the answer
+	Gone            uint64 // the client left before OnAuth had returned, or did not read the answer
 }
 
 // refusalReason is why a handshake was refused.

@@ -208,3 +208,32 @@ func TestTimeoutOfTheAnswerEndsWithTheHandshake(t *testing.T) {
 		livetest.Check(t, "the client", c.Read(), `{"topic":"t","data":1}`)
 	})
 }
+
+// A client that leaves while OnAuth runs was not refused by OnAuth, whatever OnAuth returns then.
+func TestClientThatLeavesDuringOnAuthIsGone(t *testing.T) {
+	t.Parallel()
+	for name, failure := range map[string]error{"its own error": errors.New("the database was not asked"), "Refuse": live.Refuse(403, "no")} {
+		t.Run(name, func(t *testing.T) {
+			livetest.OverBoth(t, func(t *testing.T, secure bool) {
+				logger, all := logging()
+				called := make(chan struct{})
+				h := livetest.Hosting{Secure: secure}.Start(t, live.Options{Logger: logger, OnAuth: func(ctx context.Context, _ *http.Request) (any, error) {
+					close(called)
+					<-ctx.Done()
+					return nil, failure
+				}})
+				conn := livetest.DialTransport(t, h.Endpoint)
+				conn.Write([]byte(livetest.Dialing{}.Request(h.Endpoint)))
+				livetest.Receive(t, called)
+				conn.Close()
+				livetest.Eventually(t, "the refusal", func() bool { return h.Stats().Refused == 1 })
+				if got, want := h.Stats().RefusedFor, (live.Refusals{Gone: 1}); got != want {
+					t.Errorf("%+v, want %+v", got, want)
+				}
+				if n := all.with("live: client refused"); n != 0 {
+					t.Errorf("%d lines above Debug", n)
+				}
+			})
+		})
+	}
+}

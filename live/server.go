@@ -44,6 +44,9 @@ type Server struct {
 	// and its catching up.
 	running sync.WaitGroup
 
+	handshakes    context.Context    // ends when Shutdown waits for no OnAuth any more
+	endHandshakes context.CancelFunc // ends handshakes
+
 	mu        sync.Mutex               // guards what follows
 	sessions  []*Session               // open sessions
 	lingering map[*Session]struct{}    // sessions that have ended, but whose connection is still open
@@ -85,6 +88,7 @@ func New(opts Options) *Server {
 
 		revocations: make(map[string]revocation),
 	}
+	s.handshakes, s.endHandshakes = context.WithCancel(context.Background())
 	s.auths = newAuthQueue(&s.opts)
 	s.topics = newTopics(s)
 	s.presence.init(s)

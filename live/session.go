@@ -199,7 +199,6 @@ func (s *Session) end(c closing) bool {
 
 // leave takes the session out of every topic and then tells the application.
 func (s *Session) leave(e ending) {
-	defer s.server.running.Done()
 	catchingUp := int(s.catchingUp.Load())
 	left := s.server.topics.leave(s)
 	s.noteEnd(e, len(left), catchingUp)
@@ -211,16 +210,38 @@ func (s *Session) leave(e ending) {
 		l.Unsubscribe()
 	}
 	s.server.remove(s)
+	s.logEnd()
+	s.tellOfEnd(left)
+}
+
+// logEnd is called before the application is told, because OnClose may take long, or never return.
+func (s *Session) logEnd() {
+	if l := closeLog[s.why]; s.server.opts.Logger.Enabled(s.ctx, l.level) { // first, since logging takes a larger stack
+		s.server.logOfClient(l.level, l.message, "session", s.id, "user", s.user, "err", s.CloseError())
+	}
+}
+
+// tellOfEnd calls OnUnsubscribe for each subscription, and then OnClose. If OnUnsubscribe ends this
+// goroutine with runtime.Goexit, another goroutine makes the calls that are left.
+func (s *Session) tellOfEnd(left []*subscription) {
+	last := false // no call is left after the one that is being made
+	defer func() {
+		if last {
+			s.server.running.Done()
+		} else {
+			go s.tellOfEnd(left) // ends when OnClose has returned
+		}
+	}()
 	if onUnsubscribe := s.server.opts.OnUnsubscribe; onUnsubscribe != nil {
-		for _, sub := range left {
+		for len(left) > 0 {
+			sub := left[0]
+			left = left[1:]
 			s.call("OnUnsubscribe", func() { onUnsubscribe(s, sub.topic.name) })
 		}
 	}
+	last = true
 	if onClose := s.server.opts.OnClose; onClose != nil {
 		s.call("OnClose", func() { onClose(s, s.CloseError()) })
-	}
-	if l := closeLog[s.why]; s.server.opts.Logger.Enabled(s.ctx, l.level) { // first, since logging takes a larger stack
-		s.server.logOfClient(l.level, l.message, "session", s.id, "user", s.user, "err", s.CloseError())
 	}
 }
 

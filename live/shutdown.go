@@ -31,8 +31,9 @@ const (
 // Shutdown ends the server. New clients are refused with 503. For Options.ShutdownDelay that is all.
 // Then every session is sent what is queued for it, and is closed with code 1012. Shutdown waits until
 // every OnClose has returned and every connection is closed. Then it closes the broker, which has five
-// seconds for that, and returns. If ctx ends first, Shutdown cuts the remaining connections, closes the
-// broker, and returns the error of ctx. The error may also wrap that of the broker's Close.
+// seconds for that, and returns. If ctx ends first, Shutdown cuts the remaining connections, ends the
+// contexts of callbacks and of OnAuth, closes the broker, and returns the error of ctx. The error may
+// also wrap that of the broker's Close.
 //
 // Shutdown closes a thousand sessions a second, or more if they would otherwise take longer
 // than half of the time that ctx leaves. The reason of the close frame names the time over
@@ -215,8 +216,9 @@ func comeBack(text string, why closeReason, err error, window time.Duration) clo
 	}
 }
 
-// cutAll ends the remaining sessions, and closes their connections at once.
+// cutAll ends the remaining sessions, and closes their connections at once. The contexts of OnAuth end too.
 func (s *Server) cutAll() {
+	s.endHandshakes()
 	s.mu.Lock()
 	left := append([]*Session(nil), s.sessions...)
 	for sess := range s.lingering {

@@ -489,3 +489,30 @@ func TestShutdownInACallbackIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// OnAuth that waits for its context does not outlast Shutdown, whose ctx has ended. Its client is refused as
+// any other then.
+func TestOnAuthEndsWithTheTimeOfShutdown(t *testing.T) {
+	t.Parallel()
+	called := make(chan struct{})
+	h := livetest.Hosting{}.Start(t, live.Options{AuthTimeout: time.Hour, OnAuth: func(ctx context.Context, _ *http.Request) (any, error) {
+		close(called)
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}})
+	status := make(chan int, 1)
+	go func() { status <- livetest.Refusal(t, h.Endpoint, nil) }() // ends with the answer
+	livetest.Receive(t, called)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := h.Shutdown(ctx); err != context.DeadlineExceeded {
+		t.Error(err)
+	}
+	if got := livetest.Receive(t, status); got != http.StatusServiceUnavailable {
+		t.Errorf("the client got %d", got)
+	}
+	shut(t, h.Server) // nothing is left to wait for
+	if got, want := h.Stats().RefusedFor, (live.Refusals{Draining: 1}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -275,7 +276,7 @@ func (ts *topics) wake(ctx context.Context, s *Session, t *topic) error {
 	err := errBrokerPanicked // unless it returns
 	defer func() {
 		if err != nil {
-			ts.broker.Unsubscribe(t.name) // the broker may have subscribed all the same
+			ts.callUnsubscribe(t.name) // the broker may have subscribed all the same
 		}
 		t.mu.Lock()
 		close(waking)
@@ -321,7 +322,7 @@ func (ts *topics) removeTopic(t *topic) (err error) {
 		t.feed.watch.Stop()
 	}
 	if t.ready {
-		err = ts.broker.Unsubscribe(t.name) // comes before the next Subscribe, because the lock is held
+		err = ts.callUnsubscribe(t.name) // comes before the next Subscribe, because the lock is held
 	}
 	sh := ts.shard(t.name)
 	sh.mu.Lock()
@@ -329,6 +330,19 @@ func (ts *topics) removeTopic(t *topic) (err error) {
 	sh.mu.Unlock()
 	ts.count.Add(-1)
 	return err
+}
+
+// callUnsubscribe unsubscribes a topic at the broker. A panic of the broker becomes an error, because
+// sessions that end have no caller. It is not logged here: a slog.Handler may publish to the topic, which
+// may be locked.
+func (ts *topics) callUnsubscribe(topic string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			ts.counters.panics.Add(1)
+			err = fmt.Errorf("%w: %v\n%s", errBrokerPanicked, p, debug.Stack())
+		}
+	}()
+	return ts.broker.Unsubscribe(topic)
 }
 
 // add makes the session a subscriber; topic.mu is held. The error is ErrSessionClosed.

@@ -87,3 +87,65 @@ func TestInboxCountsForMaxBytesPerUser(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// A message that never comes completely counts, too. Otherwise a user could hold ReadLimit with each connection.
+func TestMessageThatComesCountsForMaxBytesPerUser(t *testing.T) {
+	t.Parallel()
+	const most, each = 150_000, 100_000
+	ends := make(chan error, 10)
+	h := livetest.Hosting{}.Start(t, live.Options{
+		MaxBytesPerUser: most, OnAuth: named, InboundRate: -1,
+		OnClose: func(s *live.Session, err error) { ends <- err },
+	})
+	half := livetest.Masked(livetest.TextFrame, `{"topic":"t","data":`+livetest.Padded(1, 2*each)+`}`)[:each]
+	for _, user := range []string{"ann", "bob"} {
+		// This one has one message after another, which is handled at once. Nothing of them may stay in the count.
+		c := livetest.Connect(t, h.Endpoint.With("user="+user), livetest.Dialing{})
+		for range 3 {
+			c.Say(`{"topic":"t","data":` + livetest.Padded(1, each) + `}`)
+		}
+	}
+	livetest.Eventually(t, "whole messages", func() bool { return h.Stats().Received == 6 })
+	for range 2 {
+		livetest.Connect(t, h.Endpoint.With("user=ann"), livetest.Dialing{}).Write(half)
+	}
+	livetest.Connect(t, h.Endpoint.With("user=bob"), livetest.Dialing{}).Write(half)
+	if err := livetest.Receive(t, ends); !errors.Is(err, live.ErrUserBytes) {
+		t.Errorf("OnClose got %v", err)
+	}
+	time.Sleep(2200 * time.Millisecond) // two more measurements
+	if st := h.Stats(); st.UserBytes != 1 || st.Sessions != 4 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A topic without history keeps its newest publication for a client whose queue is full. It waits for the client as well.
+func TestNewestPublicationCountsForMaxBytesPerUser(t *testing.T) {
+	t.Parallel()
+	const queue, most, newest = 100_000, 120_000, 50_000
+	ends := make(chan error, 10)
+	opts, sessions := livetest.Connected(live.Options{
+		QueueBytes: queue, MaxBytesPerUser: most, OnAuth: named,
+		Topics:  func(string) live.TopicOptions { return live.TopicOptions{Overflow: live.OverflowLatest} },
+		OnClose: func(s *live.Session, err error) { ends <- err },
+	})
+	h := livetest.Hosting{Buffer: 16 << 10}.Start(t, opts)
+	c := livetest.Connect(t, h.Endpoint.With("user=ann"), livetest.Dialing{V1: true, Buffer: 16 << 10})
+	c.Line.Stall()
+	s := livetest.Receive(t, sessions)
+	if err := s.Subscribe("t"); err != nil {
+		t.Fatal(err)
+	}
+	livetest.Eventually(t, "the end", func() bool {
+		switch {
+		case s.Stats().QueuedBytes < queue*4/5: // the socket takes some first
+			s.Send(live.Message{Data: []byte(livetest.Padded(1, 10_000))})
+		case h.Stats().CatchingUp == 0: // it does not fit
+			h.Publish("t", []byte(livetest.Padded(1, newest)))
+		}
+		return len(ends) > 0
+	})
+	if err := livetest.Receive(t, ends); !errors.Is(err, live.ErrUserBytes) {
+		t.Errorf("OnClose got %v", err)
+	}
+}

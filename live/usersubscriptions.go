@@ -107,7 +107,7 @@ func (s *Server) makeUserChange(c userChange) {
 // the goroutine.
 func (s *Server) tryUserChange(change func(*Session, string) error, sess *Session, topic string) error {
 	err := fmt.Errorf("live: topic %q: %w", topic, errBrokerPanicked) // unless it returns
-	s.callSafely("Topics", "topic", topic, func() { err = change(sess, topic) })
+	s.callApart("Topics", "topic", topic, func() { err = change(sess, topic) })
 	return err
 }
 

@@ -1,6 +1,7 @@
 package inbox
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"strings"
@@ -143,6 +144,40 @@ func TestPausesDoNotCountForThePace(t *testing.T) {
 				}
 				if pauses < 3 {
 					t.Errorf("only %d pauses", pauses)
+				}
+			})
+		})
+	}
+}
+
+// A peer may not hold a message for ever with small frames for which it always has to wait.
+func TestMessageMayNotHaveTooManyFrames(t *testing.T) {
+	fragments := func(n, size int) []byte {
+		return append(frameOf(begin, ""), bytes.Repeat(frameOf(more, strings.Repeat("x", size)), n)...)
+	}
+	for _, test := range []struct {
+		name string
+		in   []byte
+		end  string
+	}{
+		{"as many empty fragments as may be", append(fragments(freeFrames-2, 0), frameOf(last, "x")...), "close 1000 "},
+		{"empty fragments without end", fragments(freeFrames+1, 0), "broken 1008"},
+		{"pings without end", append(frameOf(begin, "x"), bytes.Repeat(frameOf(ping, ""), freeFrames+1)...), "broken 1008"},
+		{"fragments of a byte without end", fragments(freeFrames*5/4, 1), "broken 1008"},
+		{"fragments of eight bytes", append(fragments(2*freeFrames, framePays), frameOf(last, "x")...), "close 1000 "},
+		{"many messages and pings", bytes.Repeat(append(frameOf(text, "x"), frameOf(ping, "")...), freeFrames+1), "close 1000 "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			pace(t, nil, func(t *testing.T, p *paced) {
+				p.charged = func(int, int) { // as a client that is over its rate
+					p.r.Pause()
+					time.Sleep(time.Millisecond)
+					p.r.Resume()
+				}
+				p.read()
+				go p.far.Write(append(test.in, closeFrame(1000, "")...)) // ends with the pipe
+				if h := <-p.ends; h.end != test.end {
+					t.Errorf("ended with %q, want %q", h.end, test.end)
 				}
 			})
 		})
