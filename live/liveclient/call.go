@@ -24,9 +24,10 @@ type operation struct {
 	moved         chan struct{}       // holds one element when a part of the answer has come
 
 	id    uint64
-	text  []byte // the frame
-	sent  bool   // it was written, or is being written
-	over  bool   // settle was called, or nobody waits any more
+	text  []byte    // the frame
+	sent  bool      // it was written, or is being written
+	begun time.Time // when it was written first; zero: it was not
+	over  bool      // settle was called, or nobody waits any more
 	parts answerParts
 }
 
@@ -65,8 +66,8 @@ func OnlyConnected() CallOption { return func(c *calling) { c.onlyConnected = tr
 // Without a connection, the publication waits for one. If the connection breaks before the answer, the publication waits
 // again, and is sent on the next one before newer ones. Its ID tells the server that it is the same. On a topic with
 // history it is published once. On a topic without history it may be published twice. The application's OnPublish is called
-// each time. It is not sent again after a close code that says that a message of the client was
-// wrong: it may have been this one.
+// each time. It is not sent again later than 100 seconds after the first time, since servers know an ID for two minutes. Nor is it sent again after a
+// close code that says that a message of the client was wrong: it may have been this one. It then fails with ErrDisconnected.
 //
 // The error is an *Error, or wraps ErrInvalidTopic or ErrInvalidData. If Sent of the error is false, the publication was
 // not made. If it is true and Code returns "", the server may or may not have it. The program may then publish again
@@ -140,35 +141,61 @@ func (c *Client) Send(ctx context.Context, topic string, data any, opts ...CallO
 }
 
 // Ping asks the server whether it lives, and returns how long the answer took. It fails with ErrOffline if there is no
-// connection, and with ErrDisconnected if that breaks before the answer.
+// connection, with ErrDisconnected if that breaks before the answer, and with ErrTimeout after Options.CallTimeout if ctx has no deadline.
 func (c *Client) Ping(ctx context.Context) (time.Duration, error) {
+	timer := time.NewTimer(c.timeout(ctx))
+	defer timer.Stop()
+	defer c.awaitsAnswer()()
 	answered := make(chan struct{})
-	c.mu.Lock()
-	cn, err := c.conn, c.isClosed()
-	if err != nil || cn == nil {
-		c.mu.Unlock()
-		if err == nil {
-			err = ErrOffline
+	for {
+		begun := time.Now()
+		cn, space, err := c.handPing(answered)
+		if err != nil {
+			return 0, err
 		}
-		return 0, err
+		select {
+		case <-space:
+			continue
+		case <-answered:
+		case <-cn.dead:
+		case <-timer.C:
+			return 0, ErrTimeout
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		select {
+		case <-cn.dead:
+			return 0, ErrDisconnected
+		default:
+			return time.Since(begun), nil
+		}
 	}
-	begun := time.Now()
+}
+
+// handPing gives a ping to the connection. space is closed when the caller should try again; nil: it was taken.
+func (c *Client) handPing(answered chan struct{}) (cn *conn, space <-chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	cn = c.conn
+	switch err := c.isClosed(); {
+	case err != nil:
+		return nil, nil, err
+	case cn == nil:
+		return nil, nil, ErrOffline
+	case c.isFull(cn):
+		return cn, cn.awaitSpace(), nil
+	}
 	cn.pings = append(cn.pings, answered)
 	cn.put(outgoing{text: []byte(`{"op":"ping"}`)})
-	c.mu.Unlock()
-	defer c.awaitsAnswer()()
-	select {
-	case <-answered:
-	case <-cn.dead:
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	return cn, nil, nil
+}
+
+// timeout returns how long an operation waits for its answer, besides its context.
+func (c *Client) timeout(ctx context.Context) time.Duration {
+	if _, ok := ctx.Deadline(); ok || c.opts.CallTimeout < 0 {
+		return 1<<63 - 1
 	}
-	select {
-	case <-cn.dead:
-		return 0, ErrDisconnected
-	default:
-		return time.Since(begun), nil
-	}
+	return c.opts.CallTimeout
 }
 
 func callOptions(opts []CallOption) calling {
@@ -235,10 +262,7 @@ func (c *Client) await(ctx context.Context, call *operation, o calling) (*frame,
 	call.onlyConnected = o.onlyConnected
 	call.moved = make(chan struct{}, 1)
 	call.settle = func(f *frame, err error) { done <- result{f, err} }
-	timeout := c.opts.CallTimeout
-	if _, ok := ctx.Deadline(); ok || timeout < 0 {
-		timeout = 1<<63 - 1
-	}
+	timeout := c.timeout(ctx)
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	if err := ctx.Err(); err != nil {
@@ -272,6 +296,24 @@ func (c *Client) await(ctx context.Context, call *operation, o calling) (*frame,
 	}
 }
 
+// repeatWithin is how long after its first time a publication is sent again. Servers know its ID for two minutes. The rest is for the
+// way to the server, and for clocks that run at different speeds.
+const repeatWithin = 100 * time.Second
+
+// noteSent notes that the operation is being written; mu is held.
+func (call *operation) noteSent() {
+	call.sent = true
+	if call.begun.IsZero() {
+		call.begun = time.Now()
+	}
+}
+
+// isTooOld reports whether the server may have forgotten that it has made this publication. If it were sent again, it could be made twice; mu is
+// held.
+func (call *operation) isTooOld() bool {
+	return !call.over && !call.begun.IsZero() && time.Since(call.begun) > repeatWithin
+}
+
 // giveUp ends a call whose caller waits no longer; mu is not held. It does nothing if the call was settled in the
 // meantime. A call that was sent stays in asked, so that Close and a waiting reader know that its answer is due.
 func (c *Client) giveUp(call *operation, why error) {
@@ -296,10 +338,7 @@ func (c *Client) hand(call *operation) (space <-chan struct{}, err error) {
 	case err != nil:
 	case cn != nil && len(c.waiting) == 0:
 		if cn.unsent > 0 && cn.unsent+len(call.text) > c.opts.MaxUnsent {
-			if cn.space == nil {
-				cn.space = make(chan struct{})
-			}
-			return cn.space, nil
+			return cn.awaitSpace(), nil
 		}
 		c.give(cn, call)
 		return nil, nil

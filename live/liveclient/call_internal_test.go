@@ -3,6 +3,7 @@ package liveclient
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +12,7 @@ import (
 // unconnected returns a client with a connection that nothing reads or writes.
 func unconnected(t *testing.T, o Options) (*Client, *conn) {
 	t.Helper()
+	o.Logger = slog.New(slog.DiscardHandler)
 	c, err := newClient(context.Background(), "ws://example.com", o)
 	if err != nil {
 		t.Fatal(err)
@@ -127,6 +129,78 @@ func TestOperationThatWasGivenUpHoldsNothing(t *testing.T) {
 		c.mu.Unlock()
 		if len(c.asked) != 0 {
 			t.Error("the answer has come, and is still due")
+		}
+	})
+}
+
+// Servers know the ID of a publication for two minutes. Later it is not sent again, because it could be made twice.
+func TestPublicationIsNotSentAgainWhenItsIDMayBeForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{})
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		failed := make(chan error, 1)
+		go func() { // ends with the publication
+			_, err := c.Publish(ctx, "a", 1)
+			failed <- err
+		}()
+		synctest.Wait()
+		if text, _ := c.nextOutgoing(cn); text == nil {
+			t.Fatal("it was not sent")
+		}
+		reconnect := func(after time.Duration) (text []byte) {
+			c.lost(cn, errors.New("cut"))
+			time.Sleep(after)
+			cn = newConn(nil, nil)
+			c.open(cn)
+			text, _ = c.nextOutgoing(cn)
+			return text
+		}
+		if reconnect(90*time.Second) == nil {
+			t.Error("after 90 s it is not sent again")
+		}
+		if text := reconnect(15 * time.Second); text != nil {
+			t.Errorf("after 105 s %s is sent", text)
+		}
+		synctest.Wait()
+		select {
+		case err := <-failed:
+			if !errors.Is(err, ErrDisconnected) || !Sent(err) {
+				t.Errorf("Publish: %v", err)
+			}
+		default:
+			t.Error("Publish still waits")
+			cancel()
+		}
+		if len(c.asked) != 0 || cn.unsent != 0 {
+			t.Errorf("%d answers are due, and %d bytes wait", len(c.asked), cn.unsent)
+		}
+	})
+}
+
+// A ping is an operation like others: it has an end, and its bytes count.
+func TestPingEndsAndIsCounted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cn := unconnected(t, Options{CallTimeout: 10 * time.Second, MaxUnsent: 100})
+		failed := make(chan error, 50)
+		for range cap(failed) {
+			go func() { // ends after CallTimeout
+				_, err := c.Ping(context.Background())
+				failed <- err
+			}()
+		}
+		synctest.Wait()
+		if cn.unsent > 120 {
+			t.Errorf("%d bytes wait", cn.unsent)
+		}
+		begun := time.Now()
+		for range cap(failed) {
+			if err := <-failed; !errors.Is(err, ErrTimeout) {
+				t.Errorf("Ping: %v", err)
+			}
+		}
+		if took := time.Since(begun); took != 10*time.Second {
+			t.Errorf("it took %v", took)
 		}
 	})
 }

@@ -99,6 +99,21 @@ func TestTypedCalls(t *testing.T) {
 	}
 }
 
+// A subscription may have no callback for messages, for example if it is only there to be present.
+func TestTypedSubscriptionNeedsNoCallback(t *testing.T) {
+	t.Parallel()
+	h := host(t, livetest.Permissive())
+	c := connect(t, h.Endpoint, liveclient.Options{})
+	s, err := liveclient.Subscribe[int](c, "chat", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, s)
+	publish(t, h, "chat", "1")
+	livetest.Eventually(t, "the message", func() bool { return s.At() != "" && liveclient.IsIdle(s) })
+	s.Unsubscribe()
+}
+
 func TestRefusedCallsTellTheCode(t *testing.T) {
 	t.Parallel()
 	opts := livetest.Permissive()

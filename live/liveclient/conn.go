@@ -36,12 +36,17 @@ type conn struct {
 	wake  chan struct{} // holds one element when the writer has something to do
 
 	// Client.mu guards these fields.
-	window  time.Duration // within which the server wants the client back; 0: it has not said
-	out     []outgoing
-	unsent  int           // bytes of out, and of the frame that is being written
-	space   chan struct{} // closed when some bytes were written; nil: nobody waits for that
-	ponging bool          // a pong is in out already; it answers all pings
-	closing bool          // the writer closes the connection when out is empty
+	window time.Duration // within which the server wants the client back; 0: it has not said
+	out    []outgoing
+	unsent int           // bytes of out, and of the frame that is being written
+	space  chan struct{} // closed when some bytes were written; nil: nobody waits for that
+
+	// untold has the topics whose subscription has changed while there was no space; see Client.inform. The value says that the
+	// server has to be told of an unsubscribe first. It is empty while there is space.
+	untold map[string]bool
+
+	ponging bool // a pong is in out already; it answers all pings
+	closing bool // the writer closes the connection when out is empty
 	pings   []chan struct{}
 }
 
@@ -142,6 +147,14 @@ func (cn *conn) wakeWriter() {
 	}
 }
 
+// awaitSpace returns a channel that is closed when some bytes were written, or the connection is lost; Client.mu is held.
+func (cn *conn) awaitSpace() <-chan struct{} {
+	if cn.space == nil {
+		cn.space = make(chan struct{})
+	}
+	return cn.space
+}
+
 // pong answers a ping of the server; Client.mu is held.
 func (cn *conn) pong() {
 	if !cn.ponging {
@@ -186,12 +199,16 @@ func (c *Client) nextOutgoing(cn *conn) (text []byte, closing bool) {
 		switch {
 		case o.pong:
 			cn.ponging = false
+		case o.call != nil && o.call.isTooOld():
+			c.settled(o.call)
+			o.call.fail(ErrDisconnected)
+			c.freed(cn, len(o.text))
+			continue
 		case o.call != nil && o.call.over: // its context has ended
-			cn.unsent -= len(o.text)
-			wakeAll(&cn.space)
+			c.freed(cn, len(o.text))
 			continue
 		case o.call != nil:
-			o.call.sent = true
+			o.call.noteSent()
 		}
 		return o.text, false
 	}
@@ -202,9 +219,18 @@ func (c *Client) nextOutgoing(cn *conn) (text []byte, closing bool) {
 func (c *Client) written(cn *conn, bytes int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.freed(cn, bytes)
+}
+
+// freed notes that some bytes do not wait any more; mu is held.
+func (c *Client) freed(cn *conn, bytes int) {
 	cn.unsent -= bytes
 	wakeAll(&cn.space)
+	c.informRest(cn)
 }
+
+// isFull reports whether as many bytes wait as may; mu is held.
+func (c *Client) isFull(cn *conn) bool { return cn.unsent > 0 && cn.unsent >= c.opts.MaxUnsent }
 
 // wakeAll closes a channel, if there is one, and so wakes all goroutines that wait for that.
 func wakeAll(ch *chan struct{}) {

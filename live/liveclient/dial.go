@@ -116,6 +116,8 @@ func (c *Client) connect() (*conn, error) {
 	if o.HTTPHeader == nil {
 		o.HTTPHeader = make(http.Header)
 	}
+	o.Host = o.HTTPHeader.Get("Host") // net/http ignores it among the headers
+	o.HTTPHeader.Del("Host")
 	if c.opts.Compression {
 		o.CompressionMode = websocket.CompressionNoContextTakeover
 	}
@@ -143,7 +145,7 @@ func (c *Client) connect() (*conn, error) {
 	cn := newConn(ws, below.Load())
 	stop := context.AfterFunc(ctx, func() { cn.kill(errNoHello) })
 	defer stop()
-	if ws.Subprotocol() == "" {
+	if ws.Subprotocol() != subprotocol { // a server may also pick the one that carries the token
 		cn.kill(ErrNotLive)
 		return nil, ErrNotLive
 	}
@@ -213,9 +215,7 @@ func (c *Client) dialError(answer *http.Response, err error) error {
 			text, _ := io.ReadAll(io.LimitReader(answer.Body, 500))
 			refused.Text = strings.TrimSpace(strings.ToValidUTF8(string(text), "\uFFFD"))
 		}
-		if seconds, err := strconv.Atoi(answer.Header.Get("Retry-After")); err == nil && seconds > 0 {
-			refused.RetryAfter = time.Duration(min(seconds, 3600)) * time.Second
-		}
+		refused.RetryAfter = retryAfter(answer.Header)
 		return refused
 	}
 	var request *url.Error // its text has the address, with its query
@@ -225,7 +225,35 @@ func (c *Client) dialError(answer *http.Response, err error) error {
 	if errors.Is(err, http.ErrSchemeMismatch) {
 		return fmt.Errorf("liveclient: the server at %s has no TLS; use ws instead of wss: %w", c.address.Host, http.ErrSchemeMismatch)
 	}
+	if answer != nil { // with 101, and a header that RFC 6455 does not allow
+		return fmt.Errorf("%w: %s: %w", ErrNotLive, c.address.Host, err)
+	}
 	return fmt.Errorf("liveclient: cannot connect to %s: %w", c.address.Host, err)
+}
+
+// maxRetryAfter bounds what a server may ask for.
+const maxRetryAfter = time.Hour
+
+// retryAfter returns how long a server asks the client to wait: in seconds, or until a time (RFC 9110, section 10.2.3). 0: it
+// has not said.
+func retryAfter(header http.Header) time.Duration {
+	value := header.Get("Retry-After")
+	if value != "" && strings.Trim(value, "0123456789") == "" {
+		seconds, err := strconv.ParseInt(value, 10, 64)
+		if err != nil { // out of range
+			return maxRetryAfter
+		}
+		return time.Duration(min(seconds, int64(maxRetryAfter/time.Second))) * time.Second
+	}
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(header.Get("Date")) // the server's clock may differ from this one
+	if err != nil {
+		now = time.Now()
+	}
+	return min(max(at.Sub(now), 0), maxRetryAfter)
 }
 
 // isLasting reports whether a further attempt would most likely fail in the same way.

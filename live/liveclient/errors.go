@@ -1,6 +1,7 @@
 package liveclient
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/http"
@@ -94,14 +95,22 @@ type Error struct {
 
 // Error returns the operation, its topic and what has happened.
 func (e *Error) Error() string {
+	op := cmp.Or(e.Op, "operation")
 	if e.Code != "" {
-		return fmt.Sprintf("liveclient: %s %q: the server answered %s: %s", e.Op, e.Topic, e.Code, e.Message)
+		text := fmt.Sprintf("liveclient: %s %q: the server answered %s", op, e.Topic, e.Code)
+		if e.Message != "" {
+			text += ": " + e.Message
+		}
+		return text
 	}
-	sent := "not sent"
+	sent, why := "not sent", "it is not known why"
 	if e.Sent {
 		sent = "sent"
 	}
-	return fmt.Sprintf("liveclient: %s %q (%s): %s", e.Op, e.Topic, sent, strings.TrimPrefix(e.Err.Error(), "liveclient: "))
+	if e.Err != nil { // it is nil in an Error that a program has made itself
+		why = strings.TrimPrefix(e.Err.Error(), "liveclient: ")
+	}
+	return fmt.Sprintf("liveclient: %s %q (%s): %s", op, e.Topic, sent, why)
 }
 
 // Unwrap returns Err.

@@ -30,3 +30,10 @@ func Unsent(c *Client) int {
 	defer c.mu.Unlock()
 	return c.conn.unsent
 }
+
+// IsIdle reports whether no callback of a subscription runs, and none is due.
+func IsIdle(s *Subscription) bool {
+	s.client.mu.Lock()
+	defer s.client.mu.Unlock()
+	return !s.running
+}

@@ -2,9 +2,12 @@ package liveclient_test
 
 import (
 	"context"
+	"crypto/sha1"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -506,4 +509,105 @@ func TestNullMembers(t *testing.T) {
 	c := connect(t, at, liveclient.Options{})
 	_, got := subscribe(t, c, "a")
 	got.expect(t, "null")
+}
+
+// A server that breaks the handshake does not speak live.v1, and would break the next one too.
+func TestServersThatBreakTheHandshake(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"no WebSocket":        "Connection: close\r\n",
+		"wrong key":           "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n",
+		"no subprotocol":      "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: KEY\r\n",
+		"the token's":         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: KEY\r\nSec-WebSocket-Protocol: live.token.YQ\r\n",
+		"another subprotocol": "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: KEY\r\nSec-WebSocket-Protocol: chat\r\n",
+	} {
+		at := livetest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
+			answer := strings.ReplaceAll(answer, "KEY", base64.StdEncoding.EncodeToString(sum[:]))
+			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\n%s\r\n", answer)
+			io.Copy(io.Discard, conn)
+		}))
+		c, err := liveclient.Connect(deadline(t), at.URL, liveclient.Options{
+			Token: liveclient.StaticToken("a"), TokenInSubprotocol: true, Logger: livetest.Quiet,
+		})
+		if err == nil {
+			c.Close()
+		}
+		if !errors.Is(err, liveclient.ErrNotLive) || errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// An answer that becomes too large has failed at once, though its parts may have no end.
+func TestEndlessAnswerFails(t *testing.T) {
+	t.Parallel()
+	unsubscribed := make(chan string, 1)
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		for ops := p.hear(); ops != nil; ops = p.hear() {
+			if ops[0].Op == "unsubscribe" {
+				unsubscribed <- ops[0].Topic
+				continue
+			}
+			for range 10 {
+				p.say(fmt.Sprintf(`{"op":"part","id":%d,"text":"%s"}`, ops[0].ID, strings.Repeat("1", 5_000)))
+			}
+		}
+	})
+	c := connect(t, at, liveclient.Options{ReadLimit: 10_000, CloseTimeout: time.Millisecond, OnError: func(error) {}})
+	if _, err := c.Request(deadline(t), "a", 1); !errors.Is(err, liveclient.ErrTooBig) || !liveclient.Sent(err) {
+		t.Errorf("Request: %v", err)
+	}
+	s, err := c.Subscribe("b", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Wait(deadline(t)); !errors.Is(err, liveclient.ErrTooBig) {
+		t.Errorf("Wait: %v", err)
+	}
+	if topic := livetest.Receive(t, unsubscribed); topic != "b" { // the server has it
+		t.Errorf("%q was unsubscribed", topic)
+	}
+}
+
+// A subscription that is being renewed is one that the server has, also while the server cannot decide.
+func TestUnsubscribeWhileARenewalWaits(t *testing.T) {
+	t.Parallel()
+	unsubscribed := make(chan string, 1)
+	at := play(t, func(p *peer) {
+		p.say(hello)
+		subscribes := 0
+		for ops := p.hear(); ops != nil; ops = p.hear() {
+			switch ops[0].Op {
+			case "subscribe":
+				if subscribes++; subscribes > 1 {
+					p.say(fmt.Sprintf(`{"op":"error","id":%d,"code":"unavailable","message":"later"}`, ops[0].ID))
+					continue
+				}
+				p.say(fmt.Sprintf(`{"op":"reply","id":%d,"state":1,"at":"e.1"}`, ops[0].ID), `{"op":"gap","topic":"a"}`)
+			case "unsubscribe":
+				unsubscribed <- ops[0].Topic
+			}
+		}
+	})
+	told := make(chan error, 10)
+	c := connect(t, at, liveclient.Options{OnError: func(err error) { told <- err }})
+	s, err := c.Subscribe("a", nil, liveclient.OnState(func(json.RawMessage, string) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := livetest.Receive(t, told); liveclient.Code(err) != liveclient.CodeUnavailable {
+		t.Errorf("OnError: %v", err)
+	}
+	s.Unsubscribe()
+	if topic := livetest.Receive(t, unsubscribed); topic != "a" {
+		t.Errorf("%q was unsubscribed", topic)
+	}
 }

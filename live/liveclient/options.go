@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// Options says how a client connects and what it bounds. The zero value is ready for use.
+// Options says how a client connects and what it bounds. The zero value is ready for use. A negative number is as 0, unless the comment
+// says otherwise.
 type Options struct {
 	// Token returns the token with which the client signs in. It is called for each attempt to
 	// connect, so that it can return a new one; see StaticToken for one that stays the same. "": there is no
@@ -22,7 +23,7 @@ type Options struct {
 	// Otherwise it is the bearer token of the Authorization header. live.Token reads both.
 	TokenInSubprotocol bool
 
-	// Header is sent with each handshake. Origin and Cookie may be among its headers.
+	// Header is sent with each handshake. Origin, Cookie and Host may be among its headers.
 	Header http.Header
 
 	// Jar has the cookies of handshakes, and gets those of the answers. nil: no cookies.
@@ -69,7 +70,9 @@ type Options struct {
 	MaxWaiting int
 
 	// MaxUnsent is how many bytes may wait to be written to the connection. An operation that would
-	// exceed it waits until there is space, or its context ends. 0: 1 MiB.
+	// exceed it waits until there is space, or its context ends. Subscribe and Unsubscribe do not wait: the
+	// client tells the server when there is space, and only what has become of the topic by then. A new
+	// connection renews all subscriptions at once, whatever their size. 0: 1 MiB.
 	MaxUnsent int
 
 	// QueueSize and QueueBytes bound what waits for the callbacks of one Subscription, in messages and
@@ -102,7 +105,7 @@ func StaticToken(token string) func(context.Context) (string, error) {
 }
 
 func orDefault[T int | time.Duration](value *T, otherwise T) {
-	if *value == 0 {
+	if *value <= 0 {
 		*value = otherwise
 	}
 }
@@ -112,9 +115,13 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.MaxBackoff, 20*time.Second)
 	orDefault(&o.StableAfter, 5*time.Second)
 	orDefault(&o.ConnectTimeout, 10*time.Second)
-	orDefault(&o.CallTimeout, 15*time.Second)
+	if o.CallTimeout == 0 {
+		o.CallTimeout = 15 * time.Second
+	}
 	orDefault(&o.CloseTimeout, 5*time.Second)
-	orDefault(&o.MaxWaiting, 1000)
+	if o.MaxWaiting == 0 {
+		o.MaxWaiting = 1000
+	}
 	orDefault(&o.MaxUnsent, 1<<20)
 	orDefault(&o.QueueSize, 1024)
 	orDefault(&o.QueueBytes, 4<<20)

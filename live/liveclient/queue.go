@@ -204,7 +204,7 @@ func (c *Client) catchUp(s *Subscription) {
 	case c.conn == nil || s.state != on: // the next subscribe begins at s.at
 	case s.at != "" || s.keyed || s.onState != nil:
 		s.state = idle
-		c.join([]*Subscription{s})
+		c.inform(s.topic, false)
 	default:
 		s.gap(GapLost)
 	}

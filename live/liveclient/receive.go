@@ -56,6 +56,10 @@ func (c *Client) answer(cn *conn, f *frame) {
 		call.parts.add(f, 4*c.opts.ReadLimit)
 	}
 	if f.more || f.op == "part" {
+		if call.parts.tooBig { // the rest is ignored
+			c.failed(call, call.parts.tooBigError())
+			call.over = true
+		}
 		select {
 		case call.moved <- struct{}{}:
 		default:
@@ -137,7 +141,7 @@ func (p *answerParts) add(f *frame, limit int) {
 func (p *answerParts) join(f *frame) error {
 	switch {
 	case p.tooBig:
-		return fmt.Errorf("%w: the answer has more than %d bytes", ErrTooBig, p.bytes-1)
+		return p.tooBigError()
 	case p.hasText && !jsonscan.Valid([]byte(p.text.String())):
 		return fmt.Errorf("%w: the parts of the answer are not JSON", ErrBadFrame)
 	case p.hasText:
@@ -146,6 +150,10 @@ func (p *answerParts) join(f *frame) error {
 	}
 	f.messages, f.members = p.messages, p.members
 	return nil
+}
+
+func (p *answerParts) tooBigError() error {
+	return fmt.Errorf("%w: the answer has more than %d bytes", ErrTooBig, p.bytes-1)
 }
 
 // size returns about how many bytes a message holds.

@@ -117,7 +117,7 @@ func (c *Client) lost(cn *conn, err error) (wait time.Duration, ended bool) {
 	}
 	c.takeBack(reaction.Suspect)
 	for _, s := range c.subs {
-		s.state = idle
+		s.state, s.askedOn = idle, nil
 		s.coming = nil
 	}
 	if wasOpen {

@@ -426,6 +426,21 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 	}
 }
 
+// A server may serve several sites, which it tells apart by the Host header.
+func TestHostHeaderIsSent(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 10)
+	opts := livetest.Permissive()
+	opts.OnAuth = func(_ context.Context, r *http.Request) (any, error) {
+		got <- r.Host
+		return nil, nil
+	}
+	connect(t, host(t, opts).Endpoint, liveclient.Options{Header: http.Header{"Host": {"live.example.com"}}})
+	if host := livetest.Receive(t, got); host != "live.example.com" {
+		t.Errorf("the host is %q", host)
+	}
+}
+
 func TestSignInByHeaderCookieAndJar(t *testing.T) {
 	t.Parallel()
 	got := make(chan *http.Request, 10)

@@ -26,6 +26,7 @@ type Subscription struct {
 
 	// Client.mu guards the fields below.
 	state    subState
+	askedOn  *conn  // where the server was asked for it, so that it may have it; nil: it has not
 	known    bool   // the server has accepted it before
 	at       string // everything up to here has come; "": no position is known
 	keyed    bool
@@ -179,7 +180,7 @@ func (c *Client) add(topic string, fn func(Message), local bool, opts []Subscrib
 		if s.info != nil {
 			c.infos[topic] = &ownInfo{info: s.info}
 		}
-		c.join([]*Subscription{s})
+		c.inform(topic, false)
 	}
 	return s, nil
 }
@@ -247,11 +248,9 @@ func (s *Subscription) Unsubscribe() {
 
 // leave ends a subscription; mu is held.
 func (c *Client) leave(s *Subscription, why error) {
-	if c.conn != nil && s.state != idle && !s.local {
-		c.conn.put(outgoing{text: append(jsonscan.AppendQuoted([]byte(`{"op":"unsubscribe","topic":`), []byte(s.topic)), '}')})
-	}
 	delete(c.subs, s.topic)
 	if !s.local {
+		c.inform(s.topic, s.askedOn != nil)
 		delete(c.infos, s.topic)
 		c.waiting = slices.DeleteFunc(c.waiting, func(call *operation) bool {
 			if call.op != "present" || call.topic != s.topic {
@@ -273,6 +272,49 @@ func (s *Subscription) finish(why error) {
 	}
 	wakeAll(&s.space)
 	close(s.over)
+}
+
+// inform tells the server what has become of the subscription to a topic; mu is held. ended says that there was another one before, which the
+// server may have. If there is no space, the server is told later. It is then told only of the newest subscription, so that a
+// program which subscribes and unsubscribes faster than the server reads does not fill the memory.
+func (c *Client) inform(topic string, ended bool) {
+	cn := c.conn
+	if cn == nil {
+		return
+	}
+	s := c.subs[topic]
+	if c.isFull(cn) {
+		ended = ended || cn.untold[topic]
+		if s == nil && !ended {
+			delete(cn.untold, topic)
+			return
+		}
+		if cn.untold == nil {
+			cn.untold = make(map[string]bool)
+		}
+		cn.untold[topic] = ended
+		return
+	}
+	if ended {
+		cn.put(outgoing{text: append(jsonscan.AppendQuoted([]byte(`{"op":"unsubscribe","topic":`), []byte(topic)), '}')})
+	}
+	if s != nil {
+		c.join([]*Subscription{s})
+	}
+}
+
+// informRest tells the server what there was no space for; mu is held.
+func (c *Client) informRest(cn *conn) {
+	if cn != c.conn {
+		return
+	}
+	for topic, ended := range cn.untold {
+		if c.isFull(cn) {
+			return
+		}
+		delete(cn.untold, topic)
+		c.inform(topic, ended)
+	}
 }
 
 // Bounds of one frame with subscriptions. docs/protocol.md bounds their number. The bytes leave space for other
@@ -318,7 +360,7 @@ func (c *Client) join(subs []*Subscription) {
 			c.refused(s, call.error(ErrTooBig))
 			continue
 		}
-		s.state, s.dropping = asked, false
+		s.state, s.dropping, s.askedOn = asked, false, cn
 		if s.retry != nil {
 			s.retry.Stop()
 		}
@@ -408,10 +450,10 @@ func (c *Client) refused(s *Subscription, err *Error) {
 	}
 	s.state = idle
 	c.report(err)
+	if err.Code != "" && !s.known { // else the server may have it
+		s.askedOn = nil
+	}
 	if err.Code != CodeUnavailable && err.Code != CodeInternal {
-		if s.known && c.conn != nil {
-			s.state = on // the server may have it still
-		}
 		c.leave(s, err)
 		return
 	}
@@ -424,7 +466,9 @@ func (c *Client) refused(s *Subscription, err *Error) {
 	s.retry = time.AfterFunc(bound/2+c.random(bound/2), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.join([]*Subscription{s})
+		if s.err == nil {
+			c.inform(s.topic, false)
+		}
 	})
 }
 
@@ -440,7 +484,7 @@ func (c *Client) noteGap(f *frame) {
 		s.forgetKeys()
 	case s.onState != nil:
 		s.state, s.at = idle, ""
-		c.join([]*Subscription{s})
+		c.inform(s.topic, false)
 	default:
 		if f.at != "" {
 			s.at = f.at

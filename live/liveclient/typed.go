@@ -18,6 +18,9 @@ func Listen[T any](c *Client, topic string, fn func(data T, m Message), opts ...
 }
 
 func decoding[T any](c *Client, fn func(T, Message)) func(Message) {
+	if fn == nil {
+		return nil
+	}
 	return func(m Message) {
 		var v T
 		if err := decode(m.Data, &v); err != nil {
