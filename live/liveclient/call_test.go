@@ -109,8 +109,9 @@ func TestTypedSubscriptionNeedsNoCallback(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, s)
+	before := s.At()
 	publish(t, h, "chat", "1")
-	livetest.Eventually(t, "the message", func() bool { return s.At() != "" && liveclient.IsIdle(s) })
+	livetest.Eventually(t, "the message", func() bool { return s.At() != before && liveclient.IsIdle(s) })
 	s.Unsubscribe()
 }
 

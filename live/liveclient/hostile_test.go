@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -531,7 +530,6 @@ func TestServersThatBreakTheHandshake(t *testing.T) {
 			sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
 			answer := strings.ReplaceAll(answer, "KEY", base64.StdEncoding.EncodeToString(sum[:]))
 			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\n%s\r\n", answer)
-			io.Copy(io.Discard, conn)
 		}))
 		c, err := liveclient.Connect(deadline(t), at.URL, liveclient.Options{
 			Token: liveclient.StaticToken("a"), TokenInSubprotocol: true, Logger: livetest.Quiet,
