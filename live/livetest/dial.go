@@ -154,7 +154,7 @@ func (s *Server) handshake(d *dialing, v *visit) (*connection, error) {
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var err error
 			conn.line, err = s.listener.dial(ctx, v)
-			return conn.line, err
+			return clientLine{conn.line}, err
 		},
 	}
 	o := &websocket.DialOptions{

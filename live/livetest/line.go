@@ -104,6 +104,18 @@ func (l *line) SetDeadline(t time.Time) error {
 	return l.SetWriteDeadline(t)
 }
 
+// clientLine is the client's end of a line that carries a WebSocket connection. The WebSocket library takes io.EOF in the middle of a
+// message for the end of that message. So the end of the line has another error here.
+type clientLine struct{ *line }
+
+func (l clientLine) Read(b []byte) (int, error) {
+	n, err := l.line.Read(b)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
 // pipe is one direction of a line.
 type pipe struct {
 	mu     sync.Mutex // guards the fields below
