@@ -45,6 +45,8 @@ type Member struct {
 // frame is one frame of the server. It depends on op which of its members count. It shares no memory with
 // what it was decoded from.
 type frame struct {
+	isGarbled bool // it is not JSON
+
 	op       string // "": a publication
 	id       uint64 // 0: none
 	topic    string
@@ -82,6 +84,7 @@ type frame struct {
 func decodeFrame(raw []byte) (f *frame, err error) {
 	f = &frame{count: -1}
 	if !jsonscan.Valid(raw) {
+		f.isGarbled = true
 		return f, fmt.Errorf("%w: not JSON in UTF-8: %.60q", ErrBadFrame, raw)
 	}
 	if jsonscan.Kind(raw) != '{' {

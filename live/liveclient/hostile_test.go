@@ -3,12 +3,15 @@ package liveclient_test
 import (
 	"context"
 	"crypto/sha1"
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -173,6 +176,50 @@ func TestBadAnswerToASubscribe(t *testing.T) {
 		}
 		c.Close()
 	}
+}
+
+// A connection that ends in the middle of a frame has ended. It has not brought a bad frame, wherever the end is, with TLS or without.
+func TestConnectionThatEndsInAFrame(t *testing.T) {
+	t.Parallel()
+	frame := "\x81\x7e\x07\x6c" + `{"topic":"a","data":"` + strings.Repeat("x", 1877) + `"}` // 1,900 bytes
+	for _, length := range []int{1, 4, 4 + 512, 1000} {
+		for _, secure := range []bool{false, true} {
+			serve := func(w http.ResponseWriter, r *http.Request) {
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+					"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: live.v1\r\n\r\n\x81%c%s%s", acceptKey(r), len(hello), hello, frame[:length])
+				if conn, ok := conn.(*tls.Conn); ok {
+					conn.CloseWrite() // the end of the TCP connection comes later, or never
+					io.Copy(io.Discard, conn) // ends when the client closes its side
+				}
+			}
+			server := httptest.NewUnstartedServer(http.HandlerFunc(serve))
+			o := liveclient.Options{MinBackoff: time.Hour, MaxBackoff: time.Hour}
+			if secure {
+				server.StartTLS()
+				o.TLS = server.Client().Transport.(*http.Transport).TLSClientConfig
+			} else {
+				server.Start()
+			}
+			t.Cleanup(server.Close)
+			var seen statuses
+			o.OnStatus = seen.note
+			c := connect(t, livetest.Endpoint{URL: server.URL}, o) // an error fails the test
+			seen.first(t, liveclient.Waiting)
+			c.Close()
+		}
+	}
+}
+
+// acceptKey returns the answer to the key of a handshake (RFC 6455, section 4.2.2).
+func acceptKey(r *http.Request) string {
+	sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // A server may end the client while everything waits for answers.
@@ -527,8 +574,7 @@ func TestServersThatBreakTheHandshake(t *testing.T) {
 				return
 			}
 			defer conn.Close()
-			sum := sha1.Sum([]byte(r.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) // RFC 6455, section 4.2.2
-			answer := strings.ReplaceAll(answer, "KEY", base64.StdEncoding.EncodeToString(sum[:]))
+			answer := strings.ReplaceAll(answer, "KEY", acceptKey(r))
 			fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\n%s\r\n", answer)
 		}))
 		c, err := liveclient.Connect(deadline(t), at.URL, liveclient.Options{

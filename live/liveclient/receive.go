@@ -13,6 +13,16 @@ func (c *Client) receive(cn *conn, raw []byte) {
 	f, err := decodeFrame(raw)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if cn.doubt != nil {
+		c.report(cn.doubt)
+		cn.doubt = nil
+	}
+	if err != nil && f.isGarbled {
+		// It may be the part of a frame before the end of a TLS connection, of which conn.read has not learned. So it is reported when a
+		// further frame has come. No operation waits for it, since it has no id.
+		cn.doubt = err
+		return
+	}
 	if err != nil {
 		c.report(err)
 		if call := c.asked[f.id]; call != nil && (f.op == "reply" || f.op == "part" || f.op == "error") {
