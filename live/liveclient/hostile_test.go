@@ -194,7 +194,7 @@ func TestConnectionThatEndsInAFrame(t *testing.T) {
 				fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
 					"Sec-WebSocket-Accept: %s\r\nSec-WebSocket-Protocol: live.v1\r\n\r\n\x81%c%s%s", acceptKey(r), len(hello), hello, frame[:length])
 				if conn, ok := conn.(*tls.Conn); ok {
-					conn.CloseWrite() // the end of the TCP connection comes later, or never
+					conn.CloseWrite()         // the end of the TCP connection comes later, or never
 					io.Copy(io.Discard, conn) // ends when the client closes its side
 				}
 			}
