@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -70,17 +69,20 @@ func runBench(ctx context.Context, p *program, args []string) error {
 		return err
 	}
 	if *asJSON {
-		return json.NewEncoder(p.out).Encode(r)
+		return printJSON(p.out, r)
 	}
 	r.print(p)
 	return nil
 }
 
 func (b *bench) run(ctx context.Context) (*result, error) {
-	progress, stop := context.WithCancel(ctx)
+	progress, cancel := context.WithCancel(ctx)
 	var telling sync.WaitGroup
 	telling.Go(func() { b.tellProgress(progress) }) // ends with progress
-	defer telling.Wait()
+	stop := func() {
+		cancel()
+		telling.Wait()
+	}
 	defer stop()
 
 	began := time.Now()
@@ -99,8 +101,11 @@ func (b *bench) run(ctx context.Context) (*result, error) {
 	length := time.Since(began)
 	b.awaitDeliveries(ctx, int64(len(clients)))
 	stop() // before the clients leave
-	telling.Wait()
-	if n := b.published.Load(); b.rate > 0 && n == 0 {
+	switch {
+	case b.rate == 0 || b.published.Load() > 0:
+	case b.refused.Load() == 0:
+		return nil, errors.New("it was ended before anything was published")
+	default:
 		return nil, fmt.Errorf("nothing was published: %s", b.publishErrors.String())
 	}
 	return b.result(len(clients), took, length), nil
@@ -141,7 +146,7 @@ func (b *bench) connectAll(ctx context.Context) []*liveclient.Client {
 
 // connect connects one client and waits until it is subscribed.
 func (b *bench) connect(ctx context.Context) (*liveclient.Client, error) {
-	c, err := b.p.connect(ctx, b.countConnection())
+	c, err := b.p.connectWith(ctx, b.countConnection(), func(error) {}) // a subscription that is refused is counted
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +176,7 @@ func (b *bench) countConnection() func(liveclient.Status) {
 			b.open.Add(1)
 		case wasOpen && !isOpen:
 			b.open.Add(-1)
-			if s.State == liveclient.Waiting {
+			if closed := new(liveclient.CloseError); s.State == liveclient.Waiting || errors.As(s.Err, &closed) {
 				b.lost.Add(1)
 			}
 		}

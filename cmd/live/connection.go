@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -51,8 +52,13 @@ func (c *connection) addFlags(flags *flag.FlagSet, getenv func(string) string) {
 	flags.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long to try to connect, and to wait for an answer")
 }
 
-// connect connects a client. told is called for each later change of its status; nil: nobody is told.
-func (p *program) connect(ctx context.Context, told func(liveclient.Status)) (*liveclient.Client, error) {
+// connect connects a client that tells the person at the shell how its connection does.
+func (p *program) connect(ctx context.Context) (*liveclient.Client, error) {
+	return p.connectWith(ctx, p.tellStatus(), p.tellError)
+}
+
+// connectWith connects a client. told is called for each change of its status, and failed for each error that no call returns.
+func (p *program) connectWith(ctx context.Context, told func(liveclient.Status), failed func(error)) (*liveclient.Client, error) {
 	c := &p.connection
 	header := http.Header(c.header).Clone()
 	if c.cookie != "" {
@@ -62,11 +68,11 @@ func (p *program) connect(ctx context.Context, told func(liveclient.Status)) (*l
 		Header:      header,
 		CallTimeout: c.timeout,
 		OnStatus:    told,
-		OnError:     func(err error) { fmt.Fprintln(p.err, "--- error:", oneLine(err.Error())) },
+		OnError:     failed,
 		Logger:      slog.New(slog.DiscardHandler), // this program says it in its own words
 	}
 	token := c.token
-	if token == "" {
+	if token == "" && header.Get("Authorization") == "" { // what was given for this command counts more than the environment
 		token = p.getenv("LIVE_TOKEN")
 	}
 	if token != "" {
@@ -80,17 +86,30 @@ func (p *program) connect(ctx context.Context, told func(liveclient.Status)) (*l
 	return liveclient.Connect(ctx, c.url, o)
 }
 
-// tellStatus prints each change after the first connection.
+// tellStatus prints each change after the first connection, and the first attempt that fails before it: otherwise a person would see
+// nothing until -timeout is over.
 func (p *program) tellStatus() func(liveclient.Status) {
-	wasOpen := false
+	wasOpen, hasFailed := false, false
 	return func(s liveclient.Status) {
 		switch {
 		case s.State == liveclient.Open && wasOpen:
 			fmt.Fprintln(p.err, "--- connected again")
 		case s.State == liveclient.Open:
 			wasOpen = true
+		case s.State == liveclient.Waiting && !wasOpen && !hasFailed:
+			hasFailed = true
+			fmt.Fprintf(p.err, "--- no connection (%s); trying for %v\n", oneLine(fmt.Sprint(s.Err)), p.connection.timeout)
 		case s.State == liveclient.Waiting && wasOpen:
 			fmt.Fprintf(p.err, "--- no connection (%s); next attempt in %v\n", oneLine(fmt.Sprint(s.Err)), s.RetryIn.Round(time.Millisecond))
 		}
 	}
+}
+
+// tellError prints an error that ends nothing. The end of a subscription is told by runSub.
+func (p *program) tellError(err error) {
+	var of *liveclient.Error
+	if errors.As(err, &of) && of.Op == "subscribe" && of.Code != liveclient.CodeUnavailable && of.Code != liveclient.CodeInternal {
+		return
+	}
+	fmt.Fprintln(p.err, "--- error:", oneLine(err.Error()))
 }

@@ -15,7 +15,7 @@ func runHistory(ctx context.Context, p *program, args []string) error {
 	case *limit < 1 || *limit > 1000:
 		return usageError("-n is from 1 to 1000")
 	}
-	client, err := p.connect(ctx, nil)
+	client, err := p.connect(ctx)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -38,7 +39,8 @@ var commands = []command{
 type program struct {
 	name             string // of the command
 	in               io.Reader
-	out, err         io.Writer
+	out              *stdout // the standard output
+	err              io.Writer
 	getenv           func(string) string
 	connection       connection
 	flags            *flag.FlagSet
@@ -66,15 +68,18 @@ func run(ctx context.Context, args []string, in io.Reader, out, errs io.Writer, 
 		if c.name != args[0] {
 			continue
 		}
-		p := &program{name: c.name, in: in, out: out, err: errs, getenv: getenv, explainArguments: c.args}
+		p := &program{name: c.name, in: in, out: newStdout(out), err: errs, getenv: getenv, explainArguments: c.args}
 		p.flags = flag.NewFlagSet("live "+c.name, flag.ContinueOnError)
 		p.flags.SetOutput(errs)
 		p.flags.Usage = func() {
-			fmt.Fprintf(errs, "live %s [flags] %s\n%s\n\nFlags:\n", c.name, c.args, c.help)
+			fmt.Fprintf(errs, "live %s [flags] %s\n%s\nArguments that begin with - come after --, as in: live pub news -- -5\n\nFlags:\n", c.name, c.args, c.help)
 			p.flags.PrintDefaults()
 		}
 		p.connection.addFlags(p.flags, getenv)
 		err := c.run(ctx, p, args[1:])
+		if err == nil {
+			err = p.out.failure()
+		}
 		switch {
 		case err == nil || errors.Is(err, flag.ErrHelp):
 			return 0
@@ -101,6 +106,38 @@ func usage(w io.Writer) {
 		"The environment variables LIVE_URL and LIVE_TOKEN stand for -url and -token.\n")
 }
 
+// stdout is the standard output. It keeps the first error: a program that loses lines must not end as if it had printed them.
+type stdout struct {
+	to     io.Writer
+	failed chan struct{} // closed when a write has failed
+
+	mu  sync.Mutex // guards err, and is held while something is written
+	err error
+}
+
+func newStdout(to io.Writer) *stdout { return &stdout{to: to, failed: make(chan struct{})} }
+
+func (o *stdout) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.to.Write(b)
+	if err != nil {
+		o.err = fmt.Errorf("cannot write to the standard output: %w", err)
+		close(o.failed)
+	}
+	return n, o.err
+}
+
+// failure returns the error of the first write that has failed.
+func (o *stdout) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
 // usageError says what is wrong with a command line.
 type usageError string
 
@@ -118,6 +155,9 @@ func (p *program) parse(args []string) (rest []string, err error) {
 				return nil, err
 			}
 			return nil, flagError{err}
+		}
+		if p.connection.timeout <= 0 {
+			return nil, usageError("-timeout is above 0")
 		}
 		left := p.flags.Args()
 		if len(left) == 0 {

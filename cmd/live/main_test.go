@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -73,10 +74,20 @@ func serve(t *testing.T) (*live.Server, string) {
 		return "ana", nil
 	}
 	opts.OnSubscribe = func(_ context.Context, _ *live.Session, topic string) error {
-		if topic == "closed" {
+		switch topic {
+		case "closed", "closed/2":
 			return errors.New("closed")
+		case "busy":
+			return live.ErrUnavailable
 		}
 		return nil
+	}
+	publish := opts.OnPublish
+	opts.OnPublish = func(ctx context.Context, s *live.Session, topic string, data []byte) ([]byte, error) {
+		if topic == "closed/publish" {
+			return nil, errors.New("closed")
+		}
+		return publish(ctx, s, topic, data)
 	}
 	opts.OnPresence = func(_ context.Context, _ *live.Session, _ string, info []byte) ([]byte, error) { return info, nil }
 	server := livetest.NewServer(t, opts)
@@ -177,6 +188,10 @@ func TestHistoryAndWho(t *testing.T) {
 	if code != 0 || out != "bob  1 session {\"typing\":true}\n" || errs != "1 present\n" {
 		t.Errorf("%d %q %q", code, out, errs)
 	}
+	code, out, errs = runCommand(t, "", env, "who", "-json", "news", "-token", "secret")
+	if code != 0 || out != `{"count":1,"members":[{"id":"bob","sessions":[{"typing":true}]}]}`+"\n" {
+		t.Errorf("%d %q %q", code, out, errs)
+	}
 	stop()
 	if code := <-ended; code != 0 {
 		t.Errorf("told to end, it returned %d: %s", code, told.String())
@@ -210,6 +225,10 @@ func TestMistakesAreExplained(t *testing.T) {
 		{"who -token wrong news", 1, "401"},
 		{"who -url http://127.0.0.1:1/live -timeout 300ms news", 1, "refused"},
 		{"who -url ftp://x news", 1, "ftp"},
+		{"who -url 127.0.0.1:8080/live news", 1, "such as wss://"},
+		{"who -url http://127.0.0.1:1/live -timeout 300ms news", 1, "trying for 300ms"},
+		{"who -timeout 0 news", 2, "-timeout is above 0"},
+		{"pub news -5", 2, "pub news -- -5"},
 	} {
 		var args []string
 		if test.args != "" {
@@ -264,6 +283,11 @@ func TestBenchCountsALostConnectionOnce(t *testing.T) {
 			t.Errorf("after state %v: %d are open and %d lost, want %d and %d", step.state, open, lost, step.open, step.lost)
 		}
 	}
+	tell(liveclient.Status{State: liveclient.Open})
+	tell(liveclient.Status{State: liveclient.Closed, Err: &liveclient.CloseError{Code: 4001}})
+	if lost := b.lost.Load(); lost != 2 {
+		t.Errorf("the server has ended the client: %d lost, want 2", lost)
+	}
 }
 
 func TestHistogramIsWithinTwoPercent(t *testing.T) {
@@ -280,6 +304,109 @@ func TestHistogramIsWithinTwoPercent(t *testing.T) {
 	}
 	if h.share(1) != 1<<40 {
 		t.Errorf("the longest is %v", h.share(1))
+	}
+}
+
+func TestRefusalsAreToldOnce(t *testing.T) {
+	_, url := serve(t)
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	for args, times := range map[string]int{
+		"sub closed":                                 1,
+		"sub closed closed/2":                        2, // one for each topic
+		"pub closed/publish 1":                       1,
+		"bench -clients 5 closed":                    1, // whose text says that it stands for all
+		"bench -clients 2 -for 100ms closed/publish": 1,
+	} {
+		code, out, errs := runCommand(t, "", env, strings.Split(args, " ")...)
+		if code != 1 || strings.Count(errs, "forbidden") != times || out != "" {
+			t.Errorf("live %s: %d %q %q, want one refusal in %d lines", args, code, out, errs, times)
+		}
+	}
+}
+
+// A subscription that the server cannot decide now goes on, and a person is told.
+func TestErrorThatEndsNothingIsTold(t *testing.T) {
+	_, url := serve(t)
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	ctx, stop := context.WithCancel(t.Context())
+	var out, errs output
+	ended := make(chan int)
+	go func() { // ends with ctx
+		ended <- run(ctx, []string{"sub", "busy"}, nil, &out, &errs, func(name string) string { return env[name] })
+	}()
+	livetest.Eventually(t, "the error", func() bool { return strings.Contains(errs.String(), "unavailable") })
+	stop()
+	if code := <-ended; code != 0 {
+		t.Errorf("%d %s", code, errs.String())
+	}
+}
+
+// full is a standard output that takes nothing, as a disk that is full.
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
+
+// What was not printed is not taken for printed, and nothing is followed in vain.
+func TestOutputThatIsLostIsAnError(t *testing.T) {
+	server, url := serve(t)
+	server.Publish("news", []byte("1"))
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	for _, args := range []string{
+		"sub -last 1 news", "sub -json -last 1 news", "pub news 1", "pub news -", "history news", "history -json news", "who -json news",
+		"bench -clients 1 -for 10ms news", "bench -json -clients 1 -for 10ms news",
+	} {
+		var errs output
+		ctx, cancel := context.WithTimeout(t.Context(), livetest.Patience)
+		code := run(ctx, strings.Split(args, " "), strings.NewReader("1\n2\n"), full{}, &errs, func(name string) string { return env[name] })
+		if code != 1 || !strings.Contains(errs.String(), "cannot write to the standard output: no space left") || ctx.Err() != nil {
+			t.Errorf("live %s: %d %q", args, code, errs.String())
+		}
+		cancel()
+	}
+}
+
+// pub - waits for a person who types. It ends with a signal, and when the server ends the client.
+func TestPubEndsWhileItWaitsForInput(t *testing.T) {
+	server, url := serve(t)
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	for name, end := range map[string]func(stop func()){
+		"signal": func(stop func()) { stop() },
+		"server": func(func()) { server.DisconnectUser("ana", "signed out") },
+	} {
+		input, typing := io.Pipe()
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		var out, errs output
+		ended := make(chan int)
+		go func() { // ends with ctx, or the client
+			ended <- run(ctx, []string{"pub", "news", "-"}, input, &out, &errs, func(name string) string { return env[name] })
+		}()
+		typing.Write([]byte("1\n"))
+		livetest.Eventually(t, "the position", func() bool { return out.String() != "" })
+		end(stop)
+		code := livetest.Receive(t, ended)
+		if want := map[string]int{"signal": 0, "server": 1}[name]; code != want || code == 1 && !strings.Contains(errs.String(), "signed out") {
+			t.Errorf("%s: %d %q", name, code, errs.String())
+		}
+		typing.Close() // ends the goroutine that reads
+	}
+}
+
+func TestLinesHaveABound(t *testing.T) {
+	_, url := serve(t)
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
+	code, out, errs := runCommand(t, "1\n\""+strings.Repeat("x", 1<<20)+"\"\n"+strings.Repeat("x", maxLine)+"\n4\n", env, "pub", "news", "-")
+	if code != 1 || strings.Count(out, "\n") != 2 || !strings.Contains(errs, "line 3 is longer than") {
+		t.Errorf("%d %q %.200q", code, out, errs)
+	}
+}
+
+// What was given for one command counts more than the environment.
+func TestHeaderCountsMoreThanTheEnvironment(t *testing.T) {
+	_, url := serve(t)
+	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "wrong"}
+	if code, _, errs := runCommand(t, "", env, "who", "-header", "Authorization: Bearer secret", "news"); code != 0 {
+		t.Errorf("%d %s", code, errs)
 	}
 }
 

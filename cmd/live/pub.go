@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/livetopic/livetopic/live/liveclient"
 )
@@ -33,7 +34,7 @@ func runPub(ctx context.Context, p *program, args []string) error {
 			return usageError(err.Error())
 		}
 	}
-	client, err := p.connect(ctx, nil)
+	client, err := p.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,18 +57,47 @@ func runPub(ctx context.Context, p *program, args []string) error {
 		}
 		return publish(data, opts...)
 	}
-	lines := bufio.NewScanner(p.in)
-	lines.Buffer(nil, maxLine)
+	lines, ended := readLines(ctx, p.in)
 	number := 0
-	for lines.Scan() {
-		if number++; lines.Text() == "" {
-			continue
-		}
-		if err := publish(lines.Text()); err != nil {
-			return fmt.Errorf("line %d: %w", number, err)
+	for {
+		select {
+		case line := <-lines:
+			if number++; line == "" {
+				continue
+			}
+			if err := publish(line); err != nil {
+				return fmt.Errorf("line %d: %w", number, err)
+			}
+		case err := <-ended:
+			if errors.Is(err, bufio.ErrTooLong) {
+				return fmt.Errorf("line %d is longer than %d bytes", number+1, maxLine)
+			}
+			return err
+		case <-client.Done(): // it would be told with the next line only
+			return client.Err()
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	return lines.Err()
+}
+
+// readLines reads lines in a goroutine of its own, because reading does not end with ctx. ended gets the end of the input after all
+// lines; nil: it is complete.
+func readLines(ctx context.Context, in io.Reader) (lines chan string, ended chan error) {
+	lines, ended = make(chan string), make(chan error, 1)
+	go func() { // ends with the input, or with the line during which ctx ends
+		scanner := bufio.NewScanner(in)
+		scanner.Buffer(nil, maxLine)
+		for scanner.Scan() {
+			select {
+			case lines <- scanner.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+		ended <- scanner.Err()
+	}()
+	return lines, ended
 }
 
 // encode returns data as JSON.

@@ -42,7 +42,7 @@ func runSub(ctx context.Context, p *program, args []string) error {
 		return usageError("-n is not below 0")
 	}
 	out := &printer{p: p, asJSON: *asJSON, timed: true, limit: *limit, ended: make(chan struct{})}
-	client, err := p.connect(ctx, p.tellStatus())
+	client, err := p.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -78,11 +78,13 @@ func runSub(ctx context.Context, p *program, args []string) error {
 				return client.Err()
 			}
 			if len(topics) == 1 {
-				return err
+				return explain(err)
 			}
-			fmt.Fprintln(p.err, "---", oneLine(err.Error()))
+			fmt.Fprintln(p.err, "---", oneLine(explain(err).Error()))
 		case <-out.ended:
 			return nil
+		case <-p.out.failed:
+			return nil // run tells
 		case <-ctx.Done():
 			return nil
 		}

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 
 	"github.com/livetopic/livetopic/live/liveclient"
@@ -15,7 +16,7 @@ func runWho(ctx context.Context, p *program, args []string) error {
 	if err != nil {
 		return err
 	}
-	client, err := p.connect(ctx, nil)
+	client, err := p.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -25,7 +26,11 @@ func runWho(ctx context.Context, p *program, args []string) error {
 		return explain(err)
 	}
 	if *asJSON {
-		return printJSON(p.out, map[string]any{"count": present.Count, "members": present.Members})
+		object := map[string]any{"count": present.Count}
+		if present.Members != nil || present.Count == 0 { // else the server tells only the number
+			object["members"] = members(present.Members)
+		}
+		return printJSON(p.out, object)
 	}
 	for _, m := range present.Members {
 		fmt.Fprintln(p.out, oneLine(m.ID+"  "+infos(m)))
@@ -35,6 +40,20 @@ func runWho(ctx context.Context, p *program, args []string) error {
 	}
 	fmt.Fprintln(p.err, present.Count, "present")
 	return nil
+}
+
+// member is a member of a topic in JSON, as in the protocol.
+type member struct {
+	ID       string            `json:"id"`
+	Sessions []json.RawMessage `json:"sessions"`
+}
+
+func members(list []liveclient.Member) []member {
+	all := make([]member, len(list))
+	for i, m := range list {
+		all[i] = member{m.ID, m.Sessions}
+	}
+	return all
 }
 
 // infos returns how many sessions a member has, and their infos.

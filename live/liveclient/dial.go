@@ -32,7 +32,7 @@ func parseAddress(address string) (*url.URL, error) {
 		if errors.As(err, &parse) {
 			err = parse.Err // without the address, which may have a password
 		}
-		return nil, fmt.Errorf("liveclient: the address is not a URL: %w", err)
+		return nil, fmt.Errorf("liveclient: the address is not a URL such as wss://example.com/live: %w", err)
 	}
 	switch u.Scheme {
 	case "ws", "wss":
@@ -41,7 +41,7 @@ func parseAddress(address string) (*url.URL, error) {
 	case "https":
 		u.Scheme = "wss"
 	default:
-		return nil, fmt.Errorf("liveclient: the address has the scheme %q; want ws, wss, http or https", u.Scheme)
+		return nil, fmt.Errorf("liveclient: the address has the scheme %q; want ws, wss, http or https, as in wss://example.com/live", u.Scheme)
 	}
 	if u.Hostname() == "" {
 		return nil, errors.New("liveclient: the address has no host")
