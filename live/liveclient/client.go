@@ -22,6 +22,10 @@ type Client struct {
 	opened chan struct{} // closed when the first connection is open
 	done   chan struct{} // closed when the client has ended
 
+	// asking gets the result of a call of Options.Token that was still running when its attempt to connect ended; nil: there is none. Only
+	// the goroutine of run uses it.
+	asking chan tokenResult
+
 	// mu guards the fields below, and those of conn, operation and Subscription that say so. It is never held
 	// while a callback runs.
 	mu      sync.Mutex

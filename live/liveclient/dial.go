@@ -186,21 +186,34 @@ func checkHeader(header http.Header) error {
 	return nil
 }
 
-// token asks for a token, until ctx ends. The function runs in a goroutine of its own, so that it may call any method of the client.
+// tokenResult is what Options.Token has returned.
+type tokenResult struct {
+	token string
+	err   error
+}
+
+// token asks for a token, until ctx ends. The function runs in a goroutine of its own, so that it may call any method of the client. While a
+// call of an earlier attempt has not returned, there is no other one: a Token that does not end with its context must not pile up.
 func (c *Client) token(ctx context.Context) (string, error) {
-	type result struct {
-		token string
-		err   error
+	done := c.asking
+	c.asking = nil
+	select {
+	case <-done: // it came too late, and may be an error of a context that has ended
+		done = nil
+	default:
 	}
-	done := make(chan result, 1)
-	go func() { // ends when Token returns
-		token, err := c.opts.Token(ctx)
-		done <- result{token, err}
-	}()
+	if done == nil {
+		done = make(chan tokenResult, 1)
+		go func() { // ends when Token returns
+			token, err := c.opts.Token(ctx)
+			done <- tokenResult{token, err}
+		}()
+	}
 	select {
 	case r := <-done:
 		return r.token, r.err
 	case <-ctx.Done():
+		c.asking = done
 		return "", ctx.Err()
 	}
 }

@@ -15,7 +15,8 @@ import (
 // says otherwise.
 type Options struct {
 	// Token returns the token with which the client signs in. It is called for each attempt to
-	// connect, so that it can return a new one; see StaticToken for one that stays the same. "": there is no
+	// connect, so that it can return a new one; see StaticToken for one that stays the same. If it is still running when its
+	// context ends, the next attempt waits for it. "": there is no
 	// token. An error of Token fails the attempt. nil: no token is sent.
 	Token func(ctx context.Context) (string, error)
 

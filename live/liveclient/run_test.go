@@ -280,6 +280,47 @@ func TestTokenThatFailsIsAskedAgain(t *testing.T) {
 	}
 }
 
+// A Token that does not end with its context is not called again while it runs. A result that came between two attempts is not used.
+func TestTokenThatComesTooLate(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		b := newBubble(t, livetest.Permissive())
+		for _, test := range []struct {
+			late  time.Duration // after the end of the first attempt
+			calls int32
+		}{
+			{101 * time.Second, 1},
+			{time.Microsecond, 2}, // then the first result is an error of a context that has ended
+		} {
+			var calls atomic.Int32
+			begun := time.Now()
+			ctx, cancel := context.WithTimeout(background, time.Hour)
+			c, err := liveclient.Connect(ctx, b.URL+"/live", liveclient.Options{
+				Token: func(ctx context.Context) (string, error) {
+					if calls.Add(1) > 1 {
+						return "token", nil
+					}
+					<-ctx.Done()
+					time.Sleep(test.late)
+					if test.calls > 1 {
+						return "", ctx.Err()
+					}
+					return "token", nil
+				},
+				ConnectTimeout: 10 * time.Second, MinBackoff: time.Second, MaxBackoff: time.Second, Dial: b.dial, Logger: quiet,
+			})
+			cancel()
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			c.Close()
+			if n, took := calls.Load(), time.Since(begun); n != test.calls || took > test.late+15*time.Second {
+				t.Errorf("%v too late: connected after %d calls and %v", test.late, n, took)
+			}
+		}
+	})
+}
+
 // A refusal that lasts fails Connect at once, with the status.
 func TestConnectFailsAtOnceWhereWaitingDoesNotHelp(t *testing.T) {
 	t.Parallel()
@@ -408,6 +449,58 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// However a program subscribes and unsubscribes, and wherever connections are cut, the server has in the end the subscriptions that the
+// client has. There is so little space that most changes have to wait for it.
+func TestSubscriptionsAgreeAfterCuts(t *testing.T) {
+	t.Parallel()
+	opts := with(live.TopicOptions{History: 10})
+	opts.InboundRate = 100_000
+	h := host(t, opts)
+	relay := newRoad(t, h.Endpoint)
+	c := connect(t, relay.Endpoint, liveclient.Options{MaxUnsent: 100, OnError: func(error) {}})
+	const topics = 8
+	var changing, cutting sync.WaitGroup
+	for i := range topics {
+		changing.Go(func() { // ends after its rounds
+			for round := range 200 {
+				s, err := c.Subscribe(fmt.Sprint("topic ", i), nil)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if round%20 == i {
+					s.Wait(deadline(t))
+				}
+				if round < 199 || i%2 == 0 {
+					s.Unsubscribe()
+				}
+			}
+		})
+	}
+	ended := make(chan struct{})
+	cutting.Go(func() { // ends with the changes
+		for {
+			select {
+			case <-ended:
+				return
+			case <-time.After(5 * time.Millisecond):
+				relay.cut()
+			}
+		}
+	})
+	changing.Wait()
+	close(ended)
+	cutting.Wait()
+	livetest.Eventually(t, "the same subscriptions", func() bool {
+		for i := range topics {
+			if h.Subscribers(fmt.Sprint("topic ", i)) != i%2 {
+				return false
+			}
+		}
+		return h.Stats().Sessions == 1
+	})
 }
 
 // A server that names a time after which clients should come back is not asked earlier.
