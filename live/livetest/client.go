@@ -50,8 +50,9 @@ type connection struct {
 	visit *visit
 	over  chan struct{} // closed when the reader has ended
 
-	greeted bool  // hello has come
-	end     error // why it has ended; nil: it is open
+	greeted bool   // hello has come
+	end     error  // why it has ended; nil: it is open
+	left    string // how the client itself has ended it; "": it has not
 }
 
 // topicState is what a client knows of a topic.
@@ -165,10 +166,30 @@ func (conn *connection) closed() (code websocket.StatusCode, reason string) {
 
 // describe tells a person how a connection has ended.
 func (conn *connection) describe() string {
-	if code, reason := conn.closed(); code != 0 {
+	code, reason := conn.closed()
+	switch {
+	case conn.wasLeft():
+		return conn.left
+	case code != 0:
 		return fmt.Sprintf("the server has closed the connection with %d %q", code, reason)
 	}
 	return "the connection has ended without a close frame"
+}
+
+// wasLeft reports whether the client itself has ended the connection. The server answers the close frame of Close by the same code. Another
+// code is that of the server, which was faster.
+func (conn *connection) wasLeft() bool {
+	code, _ := conn.closed()
+	return conn.left != "" && (code == 0 || code == websocket.StatusGoingAway)
+}
+
+// leave notes that the client itself ends a connection, unless that has ended already.
+func (c *Client) leave(conn *connection, how string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn.end == nil && conn.left == "" {
+		conn.left = how
+	}
 }
 
 // write sends a text frame.
@@ -336,6 +357,7 @@ func (c *Client) Cut() {
 	if conn == nil {
 		return
 	}
+	c.leave(conn, "the client has cut the connection itself")
 	conn.line.Close()
 	<-conn.over
 }
@@ -347,6 +369,7 @@ func (c *Client) Close() {
 	c.mu.Lock()
 	conn := c.conn
 	c.mu.Unlock()
+	c.leave(conn, "the client has closed the connection itself")
 	conn.ws.Close(websocket.StatusGoingAway, "") // an error means that the connection has ended before
 	c.Cut()
 }

@@ -97,7 +97,7 @@ func nameOf(value any, number int) string {
 }
 
 // Dial connects a client, and waits until OnConnect has returned. The test fails if the server
-// refuses the client. A plain client of Serve does not wait for OnConnect.
+// refuses the handshake: see ExpectRefused. If OnConnect refuses the client, Dial returns, and ExpectClosed tells the code. A plain client of Serve does not wait for OnConnect.
 func (s *Server) Dial(opts ...DialOption) *Client {
 	s.t.Helper()
 	s.mu.Lock()

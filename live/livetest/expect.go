@@ -244,7 +244,8 @@ func (c *Client) awaitOpen(holds func() bool) bool {
 
 // ExpectClosed waits until the server has closed the connection. The code of its close frame must
 // be this one, for example live.CloseRevoked. ExpectClosed returns the reason. Messages that have come
-// before can still be expected.
+// before can still be expected. A connection that the client itself has ended, with Close or Cut, was not closed by the server: see
+// ExpectEnd.
 func (c *Client) ExpectClosed(code int) (reason string) {
 	c.t.Helper()
 	c.mu.Lock()
@@ -254,7 +255,7 @@ func (c *Client) ExpectClosed(code int) (reason string) {
 		c.fatalf("the connection is open after %v, want the close code %d", c.srv.Patience, code)
 	}
 	got, reason := conn.closed()
-	if int(got) != code {
+	if int(got) != code || conn.wasLeft() {
 		c.fatalf("%s, want the close code %d", conn.describe(), code)
 	}
 	return reason

@@ -47,6 +47,20 @@ var failing = []struct {
 		srv.Live.DisconnectUser("alice", "banned")
 		c.Expect("room", 1) // fails
 	}},
+	{"after Close", "no message of \"room\" has come, want 1: the client has closed the connection itself", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+		c.Close()
+		c.Expect("room", 1) // fails
+	}},
+	{"a close of the client", "the client has closed the connection itself, want the close code 1001", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+		c.Close()
+		c.ExpectClosed(1001) // fails
+	}},
+	{"a close of the server, and Close after it", `the server has closed the connection with 4001 "banned", want the close code 1001`, func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+		srv.Live.DisconnectUser("alice", "banned")
+		c.ExpectClosed(4001)
+		c.Close()
+		c.ExpectClosed(1001) // fails
+	}},
 	{"something comes", "want nothing, but there have come:\n\t\"room\": 1", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
 		srv.Publish("room", 1)
 		c.ExpectNothing("elsewhere")
@@ -137,7 +151,7 @@ var failing = []struct {
 		var n int
 		c.Request("echo", "text", &n) // fails
 	}},
-	{"an operation after the end", "cannot send: the connection has ended without a close frame", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+	{"an operation after the end", "cannot send: the client has cut the connection itself", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
 		c.Cut()
 		c.Subscribe("room") // fails
 	}},
@@ -163,7 +177,7 @@ var failing = []struct {
 		c.Session().Disconnect(4321, "enough")
 		c.ExpectClosed(live.CloseRevoked) // fails
 	}},
-	{"no code", "ended without a close frame, want the close code 4001", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
+	{"no code", "the client has cut the connection itself, want the close code 4001", func(t testing.TB, srv *livetest.Server, c *livetest.Client) {
 		c.Cut()
 		c.ExpectClosed(live.CloseRevoked) // fails
 	}},

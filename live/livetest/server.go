@@ -43,7 +43,8 @@ type Server struct {
 // defaultPatience is the first value of Server.Patience.
 const defaultPatience = 10 * time.Second
 
-// New serves a live.Server with these options. At the end of the test its clients are
+// New serves a live.Server with these options. t is the test whose failures the server and its clients report. So a test with
+// subtests makes a server in each of them. At the end of the test its clients are
 // disconnected, and it is shut down.
 //
 // The callbacks are called as always, with one exception: OnAuth is not called for a client with
