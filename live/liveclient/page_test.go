@@ -57,6 +57,17 @@ var _ = func(ctx context.Context) error {
 	return err
 }
 
+var _ = func(ctx context.Context, client *liveclient.Client, sub *liveclient.Subscription) error {
+	select {
+	case <-ctx.Done(): // Ctrl-C
+		return nil
+	case <-sub.Done(): // the server has refused the subscription
+		return sub.Err()
+	case <-client.Done(): // the server has ended the client for good
+		return client.Err()
+	}
+}
+
 var _ = func(login func(context.Context) (string, error)) liveclient.Options {
 	opts := liveclient.Options{
 		Token: func(ctx context.Context) (string, error) { return login(ctx) }, // for each attempt to connect
