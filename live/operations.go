@@ -391,6 +391,9 @@ func (s *Session) opPublish(op *operation) (answer, error) {
 		return nil, refusedByApp{err}
 	}
 	if err := broker.CheckData(data); err != nil {
+		if broker.CheckData(op.data) != nil { // the client's data nests too deeply, and the application has passed it on
+			return nil, errBadRequest
+		}
 		return nil, failedInApp{fmt.Errorf("live: OnPublish returned data that cannot be published: %w", err)}
 	}
 	rules, id := s.server.topics.options(op.topic), ""

@@ -220,6 +220,19 @@ func TestClientMayRepeatAPublication(t *testing.T) {
 	livetest.Refused(t, "a uid that is a number", c.Do(`{"op":"publish","id":4,"topic":"t","uid":5}`), 4, "bad_request")
 }
 
+// A frame with data that nests too deeply could not be read by many clients. The client that sends such data is at fault, and not the
+// application.
+func TestDeepDataOfAClientIsRefused(t *testing.T) {
+	t.Parallel()
+	server := livetest.NewServer(t, livetest.Permissive())
+	c := livetest.DialV1(t, livetest.Serve(t, server.Handler()))
+	publish := func(id, levels int) string {
+		return fmt.Sprintf(`{"op":"publish","id":%d,"topic":"t","data":%s%s}`, id, strings.Repeat("[", levels), strings.Repeat("]", levels))
+	}
+	c.Must(publish(1, 9_990))
+	livetest.Refused(t, "9,991 levels", c.Do(publish(2, 9_991)), 2, "bad_request")
+}
+
 // What OnPublish returns is published: the application knows the author.
 func TestApplicationStampsTheAuthor(t *testing.T) {
 	t.Parallel()

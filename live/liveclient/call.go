@@ -220,7 +220,11 @@ func checkJSON(raw []byte) (json.RawMessage, error) {
 	if raw == nil {
 		return json.RawMessage("null"), nil
 	}
-	if !jsonscan.Valid(raw) {
+	switch {
+	case jsonscan.ValidData(raw):
+	case jsonscan.Valid(raw):
+		return nil, fmt.Errorf("%w: it nests deeper than %d levels", ErrInvalidData, jsonscan.MaxDataDepth)
+	default:
 		return nil, fmt.Errorf("%w: %.60q", ErrInvalidData, raw)
 	}
 	return raw, nil

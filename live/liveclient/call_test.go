@@ -2,6 +2,7 @@ package liveclient_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -268,5 +269,54 @@ func TestPingMeasures(t *testing.T) {
 	c.Close()
 	if _, err := c.Ping(background); !errors.Is(err, liveclient.ErrClosed) {
 		t.Errorf("Ping after Close: %v", err)
+	}
+}
+
+// Data that nests too deeply would make a frame that the other end does not read: the server would end the client for good. As deep as it may
+// be, it arrives in each kind of frame.
+func TestDeepData(t *testing.T) {
+	t.Parallel()
+	nested := func(depth int) []byte { return []byte(strings.Repeat("[", depth) + strings.Repeat("]", depth)) }
+	opts := with(live.TopicOptions{History: 10})
+	opts.OnRequest = func(_ context.Context, _ *live.Session, _ string, data []byte) (any, error) {
+		return json.RawMessage(data), nil
+	}
+	h := host(t, opts)
+	c := connect(t, h.Endpoint, liveclient.Options{})
+	const most = 9990
+	for name, data := range map[string]any{
+		"too deep":                  nested(most + 1),
+		"deeper than encoding/json": nested(20_000),
+		"deep in a value":           map[string]any{"a": json.RawMessage(nested(most))},
+		"not UTF-8 in a value":      struct{ A json.RawMessage }{json.RawMessage("\"\xff\"")},
+	} {
+		if _, err := c.Publish(deadline(t), "a", data); !errors.Is(err, liveclient.ErrInvalidData) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := h.Publish("a", nested(most+1)); !errors.Is(err, live.ErrInvalidData) {
+		t.Errorf("Server.Publish: %v", err)
+	}
+	got := new(heard)
+	s, err := c.Subscribe("a", got.message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, s)
+	if _, err := c.Publish(deadline(t), "a", nested(most)); err != nil {
+		t.Fatal(err)
+	}
+	got.expect(t, string(nested(most)))
+	if messages, err := c.History(deadline(t), "a", 1); err != nil || len(messages) != 1 {
+		t.Errorf("History: %d messages, %v", len(messages), err)
+	}
+	if raw, err := c.Request(deadline(t), "a", nested(most)); err != nil || len(raw) != 2*most {
+		t.Errorf("Request: %d bytes, %v", len(raw), err)
+	}
+	s.Unsubscribe()
+	_, again := subscribe(t, c, "a", liveclient.Last(1))
+	again.expect(t, string(nested(most)))
+	if st := c.Status(); st.Attempt > 1 || st.State != liveclient.Open {
+		t.Errorf("%+v", st)
 	}
 }

@@ -323,5 +323,5 @@ func marshal(v any) (json.RawMessage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidData, err)
 	}
-	return data, nil
+	return checkJSON(data) // a json.RawMessage in v may have text that is not UTF-8, and encoding/json nests to any depth
 }

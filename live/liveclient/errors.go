@@ -41,7 +41,8 @@ var (
 	// ErrInvalidTopic says that a topic is empty or not UTF-8.
 	ErrInvalidTopic = errors.New("liveclient: invalid topic")
 
-	// ErrInvalidData says that a value cannot be sent, because it is not valid JSON or cannot be marshalled to JSON.
+	// ErrInvalidData says that a value cannot be sent, because it is not valid JSON in UTF-8, cannot be marshalled to JSON, or nests deeper
+	// than 9,990 levels.
 	ErrInvalidData = errors.New("liveclient: data is not JSON")
 
 	// ErrBadFrame says that the server has sent a frame that is not one of live.v1.

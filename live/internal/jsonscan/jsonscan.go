@@ -22,6 +22,37 @@ func Valid(b []byte) bool {
 	return json.Valid(b) && utf8.Valid(b)
 }
 
+// MaxDataDepth is how many levels data may nest. Readers of JSON often allow 10,000 levels, as encoding/json does. A frame puts
+// some levels around the data. It must not be one that such a reader refuses, because each subscriber would fail on it.
+const MaxDataDepth = 9_990
+
+// ValidData is Valid for data that is to stand in a frame: it may nest MaxDataDepth levels deep.
+func ValidData(b []byte) bool {
+	if end := Value(b, 0); end >= 0 && space(b, end) == len(b) {
+		return true
+	}
+	return json.Valid(b) && utf8.Valid(b) && depth(b) <= MaxDataDepth
+}
+
+// depth returns how many levels valid JSON nests.
+func depth(b []byte) int {
+	deepest, now := 0, 0
+	for i := 0; i < len(b); {
+		switch b[i] {
+		case '"':
+			i = skipString(b, i)
+			continue
+		case '{', '[':
+			now++
+			deepest = max(deepest, now)
+		case '}', ']':
+			now--
+		}
+		i++
+	}
+	return deepest
+}
+
 // maxDepth is how many levels Value can follow: as many as a word has bits.
 const maxDepth = 64
 

@@ -89,3 +89,27 @@ func BenchmarkValid(b *testing.B) {
 		})
 	}
 }
+
+func TestDataMayNestLessDeepThanAFrame(t *testing.T) {
+	nested := func(opens, closes string, depth int) []byte {
+		return []byte(strings.Repeat(opens, depth) + "1" + strings.Repeat(closes, depth))
+	}
+	for _, brackets := range [][2]string{{"[", "]"}, {`{"[{":`, "}"}, {"[1, ", "\n]"}} {
+		if !ValidData(nested(brackets[0], brackets[1], MaxDataDepth)) {
+			t.Errorf("%s is refused at %d levels", brackets[0], MaxDataDepth)
+		}
+		if deeper := nested(brackets[0], brackets[1], MaxDataDepth+1); ValidData(deeper) || !Valid(deeper) {
+			t.Errorf("%s is allowed at %d levels", brackets[0], MaxDataDepth+1)
+		}
+	}
+	for _, shallow := range []string{`"` + strings.Repeat("[", 20_000) + `"`, strings.Repeat("[", 100) + `"\"["` + strings.Repeat("]", 100), "1", `[[],[]]`} {
+		if !ValidData([]byte(shallow)) {
+			t.Errorf("%.20s… is refused", shallow)
+		}
+	}
+	for _, invalid := range []string{"", "[", strings.Repeat("[", 100), strings.Repeat("[", 100) + "\"\xff\"" + strings.Repeat("]", 100)} {
+		if ValidData([]byte(invalid)) {
+			t.Errorf("%.20s… is allowed", invalid)
+		}
+	}
+}
