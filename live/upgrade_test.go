@@ -154,7 +154,7 @@ func TestHTTP2ClientGets426OnAConnectionThatStaysGood(t *testing.T) {
 func TestSessionOutlivesTheTimeoutsOfTheHTTPServer(t *testing.T) {
 	t.Parallel()
 	livetest.OverEach(t, func(t *testing.T, _ livetest.Serving) {
-		const short = 50 * time.Millisecond
+		const short = 250 * time.Millisecond // a handshake over TLS must fit in four of them
 		server := livetest.NewSubscriberServer(t)
 		hs := httptest.NewUnstartedServer(server.Handler())
 		hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 4*short, 4*short, short
