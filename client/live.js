@@ -159,7 +159,7 @@ export class LiveClient {
     return this.#call({ op: "present", topic, info }, "member", options).then(settled, settled);
   }
 
-  /** A connection that is lost is no error: the next one tries again. */
+  /** A lost connection is no error: the next one tries again. */
   #show(topic, info) {
     this.setPresence(topic, info).catch((err) => this.#socket && this.#report(err));
   }
@@ -205,20 +205,17 @@ export class LiveClient {
   #dial() {
     const { token, query, connectTimeout = 10_000 } = this.#options;
     const given = [token, query, this.#attempt % 8 > 1 && this.#isDown()];
-    let timer = 0;
+    const direct = !given[2] && given.every((option) => typeof option !== "function");
     this.#window = 0;
-    if (given[2] || given.some((option) => typeof option === "function")) {
-      const current = () => this.#timer === timer;
-      Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
-        .then((answers) => current() && (answers[2] && this.#headAnswered ? this.#giveUp("no answer") : this.#connect(answers)))
-        .catch((err) => current() && this.#fail(err));
-    } else {
-      this.#connect(given);
-    }
-    if (this.#end) return; // an option's function closed it
+    if (direct) this.#connect(given);
     this.#after(connectTimeout, () => this.#giveUp("connect timeout"));
-    timer = this.#timer;
-    this.#become("connecting");
+    const timer = this.#timer;
+    this.#become("connecting"); // an option's function may call reconnect()
+    if (direct) return;
+    const current = () => this.#timer === timer;
+    Promise.all(given.map(async (option) => (typeof option === "function" ? option() : option)))
+      .then((answers) => current() && (answers[2] && this.#headAnswered ? this.#giveUp("no answer") : this.#connect(answers)))
+      .catch((err) => current() && this.#fail(err));
   }
 
   /** Firefox delays dials after failures, but not a fetch. A policy may forbid it. */
@@ -615,7 +612,7 @@ export class LiveClient {
     if (op === "error") this.#answer(id, Object.assign(new LiveError(code, message), { topic }));
   }
 
-  /** Tells what has changed, once a state is complete. */
+  /** Tells what changed, once a state is complete. */
   #attend({ topic, members, continued, more, joined = [], changed = [], left = [], count }) {
     const wanted = this.#wanted.get(topic);
     const begins = count >= 0 || (members && !continued);

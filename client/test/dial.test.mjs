@@ -129,6 +129,20 @@ describe("the token", () => {
     assert.deepEqual(client.all("error"), []);
   });
 
+  test("that calls reconnect() is asked once in each attempt", async () => {
+    let calls = 0;
+    const client = start(outside, { token: () => (++calls > 1 ? client.live.reconnect() : undefined) });
+    await settled();
+    client.socket.end();
+    for (let attempt = 2; attempt < 4; attempt++) {
+      outside.clock.advance(client.live.retryIn);
+      await settled();
+      assert.deepEqual([calls, client.sockets.length, client.live.state], [attempt, attempt, "connecting"]);
+      client.socket.end();
+    }
+    assert.deepEqual(client.all("error"), []);
+  });
+
   test("that comes, or fails, after close() does nothing", async () => {
     for (const end of ["answer", "fail"]) {
       const token = asked();
