@@ -61,7 +61,8 @@ export interface TopicOptions {
 
   /**
    * The largest number of messages that are kept. Older ones are dropped, so that a page that stays open for days does not
-   * grow. Default 100, or `last` if that is more.
+   * grow. Default 100, or `last` if that is more. Infinity: all are kept. `reportError` tells once of a limit that is negative
+   * or not a number, and the default counts instead.
    */
   limit?: number | undefined;
 }

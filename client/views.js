@@ -3,13 +3,14 @@
 
 const view = (parts, begin) => ({ begin, empty: { ...parts, gap: undefined, error: undefined, ready: false } });
 
-export const messages = view({ messages: [], newest: undefined }, ({ live, topic, signal, set }, { last = 0, limit = Math.max(last, 100) }) => {
-  // Only the first subscriber of a topic gets its last messages. Without a subscription each call returns a new object.
+export const messages = view({ messages: [], newest: undefined }, ({ live, topic, signal, set }, { last = 0, limit }) => {
+  const most = mostOf(limit, Math.max(last || 0, 100));
+  // Only the first subscriber gets the last messages. Without a subscription each call returns a new object.
   const late = last && live.presence(topic) === live.presence(topic);
   let kept = new Map(); // by position, for a message may come twice
   const hear = (message) => {
     kept.set(message.at ?? message, message);
-    if (kept.size > limit) kept.delete(kept.keys().next().value);
+    if (kept.size > most) kept.delete(kept.keys().next().value);
   };
   const fill = () =>
     live.history(topic, last, { signal }).then(
@@ -24,10 +25,19 @@ export const messages = view({ messages: [], newest: undefined }, ({ live, topic
     );
   return {
     hear,
-    read: () => ({ messages: [...kept.values()], newest: [...kept.values()].at(-1) }),
+    read() {
+      const all = [...kept.values()];
+      return { messages: all, newest: all.at(-1) };
+    },
     ready: () => late && fill(),
   };
 });
+
+function mostOf(limit, usual) {
+  if ((limit ?? 0) >= 0) return limit ?? usual;
+  (globalThis.reportError ?? console.error)(new TypeError(`live: the limit ${limit} is not a number from 0`));
+  return usual;
+}
 
 export const folded = view({ state: undefined }, ({ set }, { fold }) => {
   let state;

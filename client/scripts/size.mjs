@@ -5,7 +5,7 @@ import { gzipSync } from "node:zlib";
 const LIMITS = {
   "live.js": 9150, // 1,000 of them for presence; 120 so that callers with and without onState may share a topic
   "stores.js": 1000, // react.js, vue.js and svelte.js need this and the next one
-  "views.js": 1000,
+  "views.js": 1040, // 40 of them for limits that are wrong
   "react.js": 1000,
   "vue.js": 1000,
   "svelte.js": 1000,

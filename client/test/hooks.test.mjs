@@ -60,6 +60,22 @@ describe("useTopic", () => {
     assert.deepEqual([many.last().messages.length, textsOf(many.last())[0]], [100, 2]);
   });
 
+  test("tells once that a limit is wrong, and takes the default", async (t) => {
+    const told = t.mock.method(console, "error", () => {}).mock;
+    const client = startV1(outside);
+    const views = [{ limit: NaN }, { limit: -1 }, { limit: "few" }, { limit: null }, { last: NaN }].map((options, n) => watch(useTopic(client.live, `t${n}`, options)));
+    const again = watch(useTopic(client.live, "t1", { limit: -1 }));
+    const unlimited = watch(useTopic(client.live, "t1", { limit: Infinity }));
+    for (let n = 0; n < views.length; n++) {
+      answer(client, "subscribe", `t${n}`);
+      for (let i = 1; i <= 101; i++) client.socket.say(`t${n}`, i);
+    }
+    await settled();
+    for (const { last } of [...views, again]) assert.deepEqual([last().messages.length, textsOf(last())[0]], [100, 2]);
+    assert.equal(unlimited.last().messages.length, 101);
+    assert.deepEqual(told.calls.map(({ arguments: [err] }) => /limit (.*) is/.exec(err.message)[1]), ["NaN", "-1", "few"]);
+  });
+
   test("leaves a value as it was when another message comes", async () => {
     const client = startV1(outside);
     const { last } = watch(useTopic(client.live, "news"));
