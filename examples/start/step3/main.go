@@ -84,7 +84,11 @@ func routes(server *live.Server, sessions *websession.Manager, db *sql.DB) http.
 	mux.HandleFunc("POST /notes", func(w http.ResponseWriter, r *http.Request) {
 		name := websession.FromRequest(r).GetString("name")
 		note := Note{Room: r.FormValue("room"), By: name, Text: r.FormValue("text")}
-		if name == "" || !mayEnter(name, note.Room) {
+		if name == "" {
+			http.Error(w, "please sign in again", http.StatusUnauthorized)
+			return
+		}
+		if !mayEnter(name, note.Room) {
 			http.Error(w, "not your room", http.StatusForbidden)
 			return
 		}

@@ -10,7 +10,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// The whole site: who has signed in follows the wall, is seen there, and posts.
+// The whole site: a user who has signed in follows the wall, is seen there, and posts. After the sign-out none of it works.
 func TestSite(t *testing.T) {
 	db, err := openDB(filepath.Join(t.TempDir(), "wall.db"))
 	if err != nil {
@@ -51,4 +51,5 @@ func TestSite(t *testing.T) {
 	post("/notes", url.Values{"room": {"office"}, "text": {"hi"}}, http.StatusForbidden)
 	post("/logout", nil, http.StatusOK)
 	ben.ExpectClosed(4001)
+	post("/notes", url.Values{"room": {"lobby"}, "text": {"from a tab that is still open"}}, http.StatusUnauthorized)
 }
