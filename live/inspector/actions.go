@@ -61,15 +61,12 @@ func (in *inspector) publish(r *http.Request) (any, error) {
 		Topic string `json:"topic"`
 		Data  string `json:"data"` // JSON
 		Key   string `json:"key"`
+		ID    string `json:"id"`
 	}](r)
 	if err != nil {
 		return nil, err
 	}
-	var opts []live.PublishOption
-	if request.Key != "" {
-		opts = append(opts, live.Key(request.Key))
-	}
-	at, err := in.server.PublishContext(r.Context(), request.Topic, []byte(request.Data), opts...)
+	at, err := in.server.PublishContext(r.Context(), request.Topic, []byte(request.Data), live.Key(request.Key), live.ID(request.ID))
 	switch {
 	case errors.Is(err, live.ErrUnavailable), errors.Is(err, live.ErrServerClosed):
 		return nil, problemf(http.StatusServiceUnavailable, "%v", err)

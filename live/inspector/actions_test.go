@@ -59,6 +59,10 @@ func TestPublicationReachesItsSubscribers(t *testing.T) {
 	if f := c.Next(); f.Topic != "table" || f.Key != "a" {
 		t.Errorf("the client got %v", f)
 	}
+	first := p.do("publish", object{"topic": "table", "data": `3`, "key": "b", "id": "once"})
+	if again := p.do("publish", object{"topic": "table", "data": `3`, "key": "b", "id": "once"}); again != first || !strings.Contains(first, ".2") {
+		t.Errorf("the answers for one ID are %s and %s", first, again)
+	}
 	p.expect(http.StatusBadRequest, "publish", object{"topic": "table", "data": `2`})
 }
 

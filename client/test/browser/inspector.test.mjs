@@ -157,8 +157,14 @@ chromiumTest("a person closes a session, and publishes", async () => {
   const form = page.locator("#publish");
   await form.getByRole("textbox", { name: "Topic", exact: true }).fill("news");
   await form.getByLabel("Data, as JSON").fill('{"text":"<b>hello</b>"}');
-  await form.getByRole("button", { name: "Publish" }).click();
-  await form.getByText(/^Published at /).waitFor();
+  await form.getByLabel(/^ID/).fill("once");
+  const answers = [];
+  for (let i = 0; i < 2; i++) {
+    await form.getByRole("button", { name: "Publish" }).click();
+    await form.getByText(/^Published at /).waitFor();
+    answers.push(await form.getByRole("status").innerText());
+  }
+  assert.equal(answers[1], answers[0], "the ID is published once");
   assert.deepEqual(await heard, { text: "<b>hello</b>" });
   await form.getByLabel("Data, as JSON").fill("no JSON");
   await form.getByRole("button", { name: "Publish" }).click();

@@ -1,5 +1,5 @@
 // The example of publishing over HTTP: what a terminal publishes, and jobs that outlive the server.
-/* global document */
+/* global document, requestAnimationFrame */
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -34,6 +34,25 @@ const awaitJob = (page, percent) =>
     return bars.length === 1 && bars[0].value * 100 >= least * bars[0].max;
   }, percent);
 
+/** Loads the page, and returns which parts of it moved. */
+async function shiftsOf(page, server) {
+  await page.addInitScript(() => {
+    globalThis.shifts = [];
+    const note = (entries) => globalThis.shifts.push(...entries.flatMap(({ sources }) => sources.map(({ node }) => node?.nodeName)));
+    const observer = new PerformanceObserver((list) => note(list.getEntries()));
+    observer.observe({ type: "layout-shift" });
+    globalThis.takeShifts = () => note(observer.takeRecords());
+  });
+  await page.goto(`http://127.0.0.1:${server.port}/`);
+  await awaitJob(page, 100);
+  await awaitText(page, "Hello from a terminal");
+  return page.evaluate(async () => {
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+    globalThis.takeShifts();
+    return globalThis.shifts.filter((name) => name !== "P"); // the state has another text
+  });
+}
+
 test("every tab follows a job through kill -9 and a reload, and gets what a terminal publishes", async () => {
   const server = new Server(notifications.binary, "-store", store, "-step", "40ms");
   const faults = [];
@@ -61,6 +80,8 @@ test("every tab follows a job through kill -9 and a reload, and gets what a term
     assert.equal(status, 0, stderr);
     for (const page of pages) await awaitText(page, "Hello from a terminal");
     for (const page of pages) assert.equal(await page.locator("#list li").count(), 2, "each notification is there once");
+
+    assert.deepEqual(await shiftsOf(await context.newPage(), server), [], "nothing moves while a page is loaded");
 
     await pages[0].click("#clear");
     for (const page of pages) await page.waitForFunction(() => document.querySelectorAll("#jobs li").length === 0);

@@ -3,7 +3,7 @@ import { post } from "./api.js";
 import { byId, make, setText, show } from "./dom.js";
 
 const tools = {
-  publish: ({ topic, key, data }) => post("publish", { topic, key, data }),
+  publish: ({ topic, key, id, data }) => post("publish", { topic, key, id, data }),
   slow: ({ topic }) => post("slow", { topic }),
   drain: () => post("drain", {}),
 };
