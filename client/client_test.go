@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/livetopic/livetopic/client"
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // get makes one request to the handler. header is a list of names and values, in turn.
@@ -301,15 +302,5 @@ func TestVersionIsThePackages(t *testing.T) {
 
 // Each Go snippet of docs/javascript.md stands in an example, where it is compiled.
 func TestSnippetsOfTheJavaScriptPageCompile(t *testing.T) {
-	squeeze := func(code []byte) string { return strings.Join(strings.Fields(string(code)), " ") }
-	example := squeeze(file(t, "example_test.go"))
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(file(t, "../docs/javascript.md"), -1)
-	if len(blocks) < 1 {
-		t.Fatal("no snippet found")
-	}
-	for _, block := range blocks {
-		if !strings.Contains(example, squeeze(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../docs/javascript.md"), 1, "go"), "example_test.go")
 }

@@ -226,18 +226,14 @@ func TestWhatCompilesWithBoth(t *testing.T) {
 // What the page says to write instead compiles.
 func TestSnippetsOfTheMovingPageCompile(t *testing.T) {
 	c := newCompiler(t)
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(movingPage(t), -1)
-	for _, block := range blocks {
-		code := block[1] + "\nvar _ interface{ Publish(string, []byte) } = publisher{}"
+	for _, snippet := range livetest.Snippets(t, movingPage(t), 2, "go") {
+		code := snippet + "\nvar _ interface{ Publish(string, []byte) } = publisher{}"
 		if !strings.HasPrefix(code, "type ") {
-			code = "func f(server *live.Server) {\n" + block[1] + "var _ func(string, []byte) = notify\n}"
+			code = "func f(server *live.Server) {\n" + snippet + "var _ func(string, []byte) = notify\n}"
 		}
 		if err := c.compile(ourImport, code); err != nil {
-			t.Errorf("%v in\n%s", err, block[1])
+			t.Errorf("%v in\n%s", err, snippet)
 		}
-	}
-	if len(blocks) != 2 {
-		t.Errorf("%d snippets, want 2", len(blocks))
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"reflect"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,36 +24,16 @@ import (
 
 // snippetsIn returns the blocks of docs/publishing.md in a language, without those of the part on NATS, which
 // a test of natsbroker runs.
-func snippetsIn(t *testing.T, language string) (all []string) {
+func snippetsIn(t *testing.T, language string) []string {
 	t.Helper()
-	page, err := os.ReadFile("../docs/publishing.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _, _ := strings.Cut(string(page), "\n## Over NATS\n")
-	for _, block := range regexp.MustCompile("(?s)```"+language+"\n(.*?)```").FindAllStringSubmatch(text, -1) {
-		all = append(all, block[1])
-	}
-	if len(all) == 0 {
-		t.Fatalf("the page has no %s", language)
-	}
-	return all
+	page := livetest.ReadFile(t, "../docs/publishing.md")
+	page = strings.Replace(page, livetest.Section(t, page, "Over NATS"), "", 1)
+	return livetest.Snippets(t, page, 1, language)
 }
 
 // Each Go snippet of the page is repeated in this file, where it is compiled.
 func TestGoSnippetsOfThePublishingPageCompile(t *testing.T) {
-	source, err := os.ReadFile("publishing_page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	for _, snippet := range snippetsIn(t, "go") {
-		if !strings.Contains(plain(string(source)), plain(snippet)) {
-			t.Errorf("not in publishing_page_test.go:\n%s", snippet)
-		}
-	}
+	livetest.InFiles(t, snippetsIn(t, "go"), "publishing_page_test.go")
 }
 
 // handlerOfThePage serves the first snippet.

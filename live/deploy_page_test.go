@@ -14,31 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // Every Go snippet of docs/deploy.md is also in this file, where it is compiled.
 func TestSnippetsOfTheDeployPageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("deploy_page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../docs/deploy.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 3 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../docs/deploy.md"), 3, "go"), "deploy_page_test.go")
 }
 
 // Every example, page and comment that makes an http.Server bounds the time that a request's header may

@@ -7,30 +7,18 @@ import (
 	"errors"
 	"html/template"
 	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // Every Go snippet of these pages is also in this file, where it is compiled.
 func TestSnippetsOfThePagesCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source := plain(readFile(t, "pages_test.go"))
 	for _, name := range []string{"from-your-database.md", "topics.md", "delivery.md", "moving-from-others.md"} {
-		blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(readFile(t, "../docs/"+name), -1)
-		if len(blocks) == 0 {
-			t.Errorf("%s has no snippet", name)
-		}
-		for _, block := range blocks {
-			if !strings.Contains(source, plain(block[1])) {
-				t.Errorf("%s: not compiled anywhere:\n%s", name, block[1])
-			}
-		}
+		livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../docs/"+name), 1, "go"), "pages_test.go")
 	}
 }
 

@@ -4,59 +4,22 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // Every Go snippet of docs/presence.md is also in this file, where it is compiled.
 func TestSnippetsOfThePresencePageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("presence_page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../docs/presence.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 4 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../docs/presence.md"), 4, "go"), "presence_page_test.go")
 }
 
 // Every JavaScript snippet is also in a page that the tests of the client run in browsers.
 func TestScriptsOfThePresencePageAreRun(t *testing.T) {
-	page, err := os.ReadFile("../docs/presence.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	run, err := os.ReadFile("../examples/testserver/presence.html")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```js\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 2 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	squeeze := func(code string) string { return strings.Join(strings.Fields(code), " ") }
-	for _, block := range blocks {
-		for part := range strings.SplitSeq(strings.TrimSpace(block[1]), "\n\n") {
-			if !strings.Contains(squeeze(string(run)), squeeze(part)) {
-				t.Errorf("not run anywhere:\n%s", part)
-			}
-		}
+	for _, snippet := range livetest.Snippets(t, livetest.ReadFile(t, "../docs/presence.md"), 2, "js") {
+		livetest.InFiles(t, strings.Split(snippet, "\n\n"), "../examples/testserver/presence.html")
 	}
 }
 

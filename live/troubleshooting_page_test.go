@@ -2,17 +2,17 @@ package live_test
 
 import (
 	"fmt"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
 // docs/troubleshooting.md has a row for each close code, and quotes texts that the server sends.
 func TestTroubleshootingPageQuotesTheServer(t *testing.T) {
-	page := readFile(t, "../docs/troubleshooting.md")
+	page := livetest.ReadFile(t, "../docs/troubleshooting.md")
 	codes := []int{live.CloseRefused, live.CloseTooBig, live.ClosePanic, live.CloseRestart, live.CloseRevoked, live.CloseProtocol,
 		live.CloseReplaced, live.CloseQueueFull, live.ClosePingTimeout, live.CloseUserBytes, live.CloseSignInExpired}
 	for _, code := range codes {
@@ -22,7 +22,7 @@ func TestTroubleshootingPageQuotesTheServer(t *testing.T) {
 	}
 	var source string
 	for _, file := range []string{"refusal.go", "origin.go", "handshake.go"} {
-		source += readFile(t, file)
+		source += livetest.ReadFile(t, file)
 	}
 	rows, _, _ := strings.Cut(page, "## It connects, and is closed")
 	quotes := regexp.MustCompile(`\*([a-zA-Z][^*|]+)\*`).FindAllStringSubmatch(rows, -1)
@@ -35,13 +35,4 @@ func TestTroubleshootingPageQuotesTheServer(t *testing.T) {
 			t.Errorf("the server does not say %q", quote[1])
 		}
 	}
-}
-
-func readFile(t *testing.T, name string) string {
-	t.Helper()
-	raw, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(raw)
 }

@@ -9,12 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -119,29 +118,9 @@ func TestEmptyAndLongNotesAreRefused(t *testing.T) {
 
 // Every Go and HTML snippet of docs/html.md stands in this program, in a test, or in a page that is run in browsers.
 func TestSnippetsOfTheHTMLPageAreRun(t *testing.T) {
-	squeeze := func(code string) string { return strings.Join(strings.Fields(code), " ") }
-	var source string
-	for _, file := range []string{"main.go", "main_test.go", "../../client/test/browser/element.test.mjs"} {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		source += squeeze(string(raw)) + " "
-	}
-	page, err := os.ReadFile("../../docs/html.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, _, _ := strings.Cut(string(page), "\n## templ\n") // interop has that
-	blocks := regexp.MustCompile("(?s)```(?:go|html)\n(.*?)```").FindAllStringSubmatch(text, -1)
-	if len(blocks) < 9 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(source, squeeze(block[1])) {
-			t.Errorf("not run anywhere:\n%s", block[1])
-		}
-	}
+	page := livetest.ReadFile(t, "../../docs/html.md")
+	page = strings.Replace(page, livetest.Section(t, page, "templ"), "", 1) // interop has that
+	livetest.InFiles(t, livetest.Snippets(t, page, 9, "go", "html"), "main.go", "main_test.go", "../../client/test/browser/element.test.mjs")
 }
 
 // A page that renders the lines of a log, and gets each line after that.

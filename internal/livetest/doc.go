@@ -12,5 +12,7 @@
 //	address.go  addresses of this machine that nobody else takes
 //	wrappers.go wrappers of a ResponseWriter
 //	compare.go  comparisons
+//	page.go     pages of the documentation, and their snippets
+//	logpage.go  LogPage: the page that lists what is logged
 //	wait.go     waiting
 package livetest

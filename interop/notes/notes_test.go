@@ -1,11 +1,9 @@
 package notes
 
 import (
-	"os"
-	"regexp"
-	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 )
 
@@ -25,23 +23,7 @@ func TestAComponentOfTemplIsPublishedAsHTML(t *testing.T) {
 
 // The section on templ of docs/html.md is the code of this package.
 func TestSnippetsOfTheHTMLPageAreThisCode(t *testing.T) {
-	page, err := os.ReadFile("../../docs/html.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, found := strings.Cut(string(page), "\n## templ\n")
-	blocks := regexp.MustCompile("(?s)```(templ|go)\n(.*?)```").FindAllStringSubmatch(section, -1)
-	if !found || len(blocks) != 2 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	squeeze := func(code string) string { return strings.Join(strings.Fields(code), " ") }
-	for i, file := range []string{"note.templ", "notes.go"} {
-		source, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.Contains(squeeze(string(source)), squeeze(blocks[i][2])) {
-			t.Errorf("%s has no\n%s", file, blocks[i][2])
-		}
-	}
+	section := livetest.Section(t, livetest.ReadFile(t, "../../docs/html.md"), "templ")
+	livetest.InFiles(t, livetest.Snippets(t, section, 1, "templ"), "note.templ")
+	livetest.InFiles(t, livetest.Snippets(t, section, 1, "go"), "notes.go")
 }

@@ -6,12 +6,11 @@ import (
 	"log"
 	"net/http"
 	"os"
-	"regexp"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/inspector"
 )
@@ -107,24 +106,5 @@ var _ = []any{mount, mountBehind, mountForDevelopment, slowest, busiest, whyGone
 
 // Every Go snippet of docs/inspector.md is also in this file, where it is compiled.
 func TestSnippetsOfTheInspectorPageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../../docs/inspector.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 5 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../../docs/inspector.md"), 5, "go"), "example_test.go")
 }

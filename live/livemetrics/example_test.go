@@ -5,11 +5,10 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/livemetrics"
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,27 +41,9 @@ var _ = func(registry *prometheus.Registry, chat, news *live.Server) {
 }
 
 // Every Go snippet of docs/operations.md is also in this file, where it is compiled. Those under "Traces" are
-// in that of package livetrace.
+// in example_test.go of package livetrace.
 func TestSnippetsOfTheOperationsPageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	own := regexp.MustCompile("(?s)\n## Traces\n.*?\n## ").ReplaceAllString(string(page), "\n## ")
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(own, -1)
-	if len(blocks) < 2 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	page := livetest.ReadFile(t, "../../docs/operations.md")
+	page = strings.Replace(page, livetest.Section(t, page, "Traces"), "", 1)
+	livetest.InFiles(t, livetest.Snippets(t, page, 2, "go"), "example_test.go")
 }

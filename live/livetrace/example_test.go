@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"log"
 	"net/http"
-	"os"
-	"regexp"
-	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/livetrace"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
@@ -78,26 +76,6 @@ func ExampleExtract() {
 
 // Every Go snippet under "Traces" in docs/operations.md is also in this file, where it is compiled.
 func TestSnippetsAboutTracesCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("example_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../../docs/operations.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(page), "\n## Traces\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(section, -1)
-	if len(blocks) == 0 {
-		t.Fatal("no snippets found")
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	traces := livetest.Section(t, livetest.ReadFile(t, "../../docs/operations.md"), "Traces")
+	livetest.InFiles(t, livetest.Snippets(t, traces, 1, "go"), "example_test.go")
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,35 +22,8 @@ const publishingPage = "../../docs/publishing.md"
 
 // Each Go snippet of the part of docs/publishing.md on NATS is repeated here, where it is compiled and run.
 func TestNATSSnippetsOfThePublishingPageCompile(t *testing.T) {
-	_, part, found := strings.Cut(page(t), "\n## Over NATS\n")
-	if !found {
-		t.Fatal("the page has no part on NATS")
-	}
-	source, err := os.ReadFile("publishing_page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(part, -1)
-	if len(blocks) < 1 {
-		t.Fatal("no snippet found")
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not in publishing_page_test.go:\n%s", block[1])
-		}
-	}
-}
-
-func page(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile(publishingPage)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	part := livetest.Section(t, livetest.ReadFile(t, publishingPage), "Over NATS")
+	livetest.InFiles(t, livetest.Snippets(t, part, 1, "go"), "publishing_page_test.go")
 }
 
 // publishOrder is a program that has only NATS's own client.
@@ -105,7 +77,7 @@ func TestProgramsPublishOverNATSAsThePageSays(t *testing.T) {
 // The page's table of topics and subjects is that of the code. It has one subject of each kind.
 func TestSubjectsOfThePublishingPage(t *testing.T) {
 	t.Parallel()
-	rows := regexp.MustCompile("(?m)^\\| `([^`]+)`(?:, key `([^`]+)`)? \\| `live\\.([dshk])\\.([^`]+)` \\|$").FindAllStringSubmatch(page(t), -1)
+	rows := regexp.MustCompile("(?m)^\\| `([^`]+)`(?:, key `([^`]+)`)? \\| `live\\.([dshk])\\.([^`]+)` \\|$").FindAllStringSubmatch(livetest.ReadFile(t, publishingPage), -1)
 	if len(rows) < 5 {
 		t.Fatalf("%d rows found", len(rows))
 	}

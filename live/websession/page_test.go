@@ -6,43 +6,17 @@ import (
 	"encoding/json"
 	"log"
 	"net/http"
-	"os"
-	"path/filepath"
-	"regexp"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/websession"
 )
 
 // Every Go snippet of docs/sessions.md is also in this file or in an example, where it is compiled.
 func TestSnippetsOfThePageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	var source strings.Builder
-	for _, file := range []string{"page_test.go", "../../examples/token/token.go"} {
-		raw, err := os.ReadFile(filepath.FromSlash(file))
-		if err != nil {
-			t.Fatal(err)
-		}
-		source.WriteString(plain(string(raw)))
-	}
-	page, err := os.ReadFile(filepath.FromSlash("../../docs/sessions.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 9 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(source.String(), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../../docs/sessions.md"), 9, "go"), "page_test.go", "../../examples/token/token.go")
 }
 
 var _ = func(mux *http.ServeMux) http.Handler {
