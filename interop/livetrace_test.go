@@ -38,10 +38,8 @@ func TestTraceGoesThroughNATSToAnotherServer(t *testing.T) {
 	hearer := livetest.NewServer(t, live.Options{Broker: second, Logger: livetest.Quiet})
 	c := livetest.DialV1(t, livetest.Serve(t, publisher.Handler()))
 	for i, topic := range []string{"kept", "passing"} {
-		heard := make(chan string, 1)
-		subscription, err := hearer.Listen(topic, livetrace.Listener(listening, func(ctx context.Context, _ live.Message) {
-			heard <- livetrace.TraceParent(ctx)
-		}))
+		heard := make(chan live.Message, 1)
+		subscription, err := hearer.Listen(topic, livetrace.Listener(listening, func(_ context.Context, m live.Message) { heard <- m }))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -80,9 +80,9 @@ type Options struct {
 
 	// TraceParent returns the trace of a context in the form of the header traceparent of W3C Trace
 	// Context. OpenTelemetry's propagation.TraceContext injects the same text. TraceParent is called
-	// with the context that PublishContext was given, or with the context of the session whose client
-	// publishes; see SetTraceParent. Package livetrace, a module of its own, does both for
-	// OpenTelemetry. The trace travels with the publication to the messages of Listen and History, also
+	// with the context that PublishContext was given. If a client publishes, it is called with the context
+	// of the session, unless OnPublish has called SetTraceParent. Package livetrace, a module of its own,
+	// sets both for OpenTelemetry. The trace travels with the publication to the messages of Listen and History, also
 	// through NATS, and not through FromPubSub. Clients do not get it. nil, or a result of "": the
 	// publication has no trace.
 	TraceParent func(ctx context.Context) string

@@ -71,10 +71,10 @@ func validTraceParent(p string) string {
 	return ""
 }
 
-// SetTraceParent is for OnPublish, and for packages that wrap it. It says in which trace the publication
-// is made that OnPublish decides about. traceParent has the form of Options.TraceParent, which is
-// then not called for the publication. ctx is the context that OnPublish was given, or one made from
-// it. With any other context, or with "", SetTraceParent changes nothing.
+// SetTraceParent sets the trace of a client's publication. OnPublish calls it with its own context, or with
+// a context that is made from it. With any other context SetTraceParent does nothing. traceParent has the form
+// of a result of Options.TraceParent, which is then not called. If the form is wrong, the publication has no
+// trace. "": Options.TraceParent is called, as if nothing had been set.
 func SetTraceParent(ctx context.Context, traceParent string) {
 	if c, ok := ctx.Value(publishContextKey{}).(*publishContext); ok {
 		c.traceParent.Store(&traceParent)

@@ -5,11 +5,10 @@
 // Each call of OnAuth, OnPublish and OnRequest has a span. A delivery has none, because one publication
 // may have a hundred thousand of them. OnSubscribe has none either: after a restart all clients subscribe
 // to all their topics at once. Payloads and tokens are never recorded.
-//
-// The package is a module of its own, so that a program without OpenTelemetry gets nothing of it.
 package livetrace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -22,18 +21,15 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
-	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// Options says how spans are made.
+// Options says what makes the spans.
 type Options struct {
-	// TracerProvider makes the spans. nil: otel.GetTracerProvider(). With a noop.TracerProvider
-	// Wrap changes nothing.
-	TracerProvider trace.TracerProvider
+	TracerProvider trace.TracerProvider // nil: otel.GetTracerProvider()
 }
 
-// Wrap returns opts with spans around OnAuth, OnPublish and OnRequest. A callback that is nil stays nil.
-// If opts.TraceParent is nil, it becomes TraceParent of this package.
+// Wrap returns opts with spans around OnAuth, OnPublish and OnRequest. A callback that is nil stays nil. If
+// opts.TraceParent is nil, each publication takes the span in its context along, to Listener and Extract.
 //
 // The span of OnAuth is a child of the span in the request's context, or else of the span that the header
 // traceparent names. A span of OnPublish or OnRequest begins a trace, because a session may last for days. It
@@ -43,12 +39,9 @@ type Options struct {
 // "unavailable", as the client is told, or "panic". If it refuses the client, the status stays unset, the
 // attribute live.refused has the code of the refusal, and the error's text is not recorded.
 func Wrap(opts live.Options, o Options) live.Options {
-	if _, off := o.TracerProvider.(noop.TracerProvider); off {
-		return opts
-	}
 	tracer := o.tracer()
 	if opts.TraceParent == nil {
-		opts.TraceParent = TraceParent
+		opts.TraceParent = traceParent
 	}
 	if call := opts.OnAuth; call != nil {
 		opts.OnAuth = func(ctx context.Context, r *http.Request) (any, error) {
@@ -61,14 +54,14 @@ func Wrap(opts live.Options, o Options) live.Options {
 	}
 	if call := opts.OnPublish; call != nil {
 		opts.OnPublish = func(ctx context.Context, s *live.Session, topic string, data []byte) ([]byte, error) {
-			ctx, span := tracer.start(ctx, s, "publish", topic, trace.SpanKindProducer, semconv.MessagingOperationTypeSend)
-			live.SetTraceParent(ctx, TraceParent(ctx))
+			ctx, span := start(ctx, tracer, "publish", trace.SpanKindProducer, semconv.MessagingOperationTypeSend, topic, s)
+			live.SetTraceParent(ctx, traceParent(ctx))
 			return run(ctx, span, "forbidden", func() ([]byte, error) { return call(ctx, s, topic, data) })
 		}
 	}
 	if call := opts.OnRequest; call != nil {
 		opts.OnRequest = func(ctx context.Context, s *live.Session, topic string, data []byte) (any, error) {
-			ctx, span := tracer.start(ctx, s, "request", topic, trace.SpanKindServer, semconv.MessagingOperationTypeProcess)
+			ctx, span := start(ctx, tracer, "request", trace.SpanKindServer, semconv.MessagingOperationTypeProcess, topic, s)
 			return run(ctx, span, "internal", func() (any, error) { return call(ctx, s, topic, data) })
 		}
 	}
@@ -80,7 +73,7 @@ func Wrap(opts live.Options, o Options) live.Options {
 func Listener(o Options, fn func(ctx context.Context, m live.Message)) func(live.Message) {
 	tracer := o.tracer()
 	return func(m live.Message) {
-		ctx, span := tracer.start(Extract(context.Background(), m), nil, "process", m.Topic, trace.SpanKindConsumer, semconv.MessagingOperationTypeProcess)
+		ctx, span := start(Extract(context.Background(), m), tracer, "process", trace.SpanKindConsumer, semconv.MessagingOperationTypeProcess, m.Topic, nil)
 		run(ctx, span, "", func() (any, error) { fn(ctx, m); return nil, nil })
 	}
 }
@@ -91,59 +84,48 @@ func Extract(ctx context.Context, m live.Message) context.Context {
 	return propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": m.TraceParent})
 }
 
-// TraceParent returns the span in ctx in the form of live.Options.TraceParent. "": there is no span.
-func TraceParent(ctx context.Context) string {
+// traceParent returns the span in ctx in the form of live.Options.TraceParent. "": there is no span.
+func traceParent(ctx context.Context) string {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
-		return "" // costs nothing
+		return "" // allocates nothing
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	return carrier["traceparent"]
 }
 
-func (o Options) tracer() tracer {
-	provider := o.TracerProvider
-	if provider == nil {
-		provider = otel.GetTracerProvider()
-	}
-	return tracer{provider.Tracer("github.com/livetopic/livetopic/live/livetrace", trace.WithSchemaURL(semconv.SchemaURL))}
+func (o Options) tracer() trace.Tracer {
+	return cmp.Or(o.TracerProvider, otel.GetTracerProvider()).Tracer("github.com/livetopic/livetopic/live/livetrace", trace.WithSchemaURL(semconv.SchemaURL))
 }
 
-type tracer struct{ trace.Tracer }
-
-// start starts the span of an operation on a topic. s is the session whose client asked for it; nil: none did. The
-// topic is an attribute, and not part of the name, because there may be millions of topics.
-func (t tracer) start(ctx context.Context, s *live.Session, name, topic string, kind trace.SpanKind, operation attribute.KeyValue) (context.Context, trace.Span) {
-	attributes := []attribute.KeyValue{semconv.MessagingSystemKey.String("livetopic"), semconv.MessagingOperationName(name), operation, semconv.MessagingDestinationName(text(topic))}
-	opts := []trace.SpanStartOption{trace.WithSpanKind(kind)}
+// start starts the span of an operation on a topic. The topic is an attribute, and not part of the name, because
+// there may be millions of topics. s is the session of the client that asked; nil: no client did.
+func start(ctx context.Context, tracer trace.Tracer, name string, kind trace.SpanKind, operation attribute.KeyValue, topic string, s *live.Session) (context.Context, trace.Span) {
+	opts := []trace.SpanStartOption{trace.WithSpanKind(kind), trace.WithAttributes(operation,
+		semconv.MessagingSystemKey.String("livetopic"), semconv.MessagingOperationName(name), semconv.MessagingDestinationName(text(topic)))}
 	if s != nil {
-		attributes = append(attributes, semconv.MessagingClientID(s.ID()))
-		opts = append(opts, trace.WithNewRoot())
-		if trace.SpanContextFromContext(ctx).IsValid() {
-			opts = append(opts, trace.WithLinks(trace.LinkFromContext(ctx)))
-		}
+		opts = append(opts, trace.WithAttributes(semconv.MessagingClientID(s.ID())),
+			trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx))) // a link to no span is left out
 	}
-	return t.Start(ctx, name, append(opts, trace.WithAttributes(attributes...))...)
+	return tracer.Start(ctx, name, opts...)
 }
 
-// run calls a callback in its span. refusal is the code for an error of which codeOf knows no other. The
-// span also ends if the callback does not return. live deals with the panic itself.
+// run calls a callback in its span. The span also ends if the callback panics or calls runtime.Goexit: live
+// recovers. refusal is the code for an error that has no other; see codeOf.
 func run[T any](ctx context.Context, span trace.Span, refusal string, call func() (T, error)) (result T, err error) {
 	code, status := "panic", "the callback panicked, or called runtime.Goexit"
 	defer func() {
-		switch code {
-		case "":
-		case "internal", "unavailable", "panic":
+		if code == "internal" || code == "unavailable" || code == "panic" {
 			span.SetStatus(codes.Error, status)
 			span.SetAttributes(semconv.ErrorTypeKey.String(code))
-		default:
+		} else if code != "" {
 			span.SetAttributes(attribute.String("live.refused", text(code)))
 		}
 		span.End()
 	}()
-	if result, err = call(); err == nil {
-		code = ""
-	} else {
+	result, err = call()
+	code = ""
+	if err != nil {
 		code, status = codeOf(ctx, err, refusal), text(err.Error())
 	}
 	return result, err
@@ -151,9 +133,8 @@ func run[T any](ctx context.Context, span trace.Span, refusal string, call func(
 
 // codeOf returns the code that the client is told.
 func codeOf(ctx context.Context, err error, refusal string) string {
-	var told *live.ClientError
-	switch {
-	case errors.As(err, &told):
+	switch told, ok := errors.AsType[*live.ClientError](err); {
+	case ok:
 		return told.Code
 	case errors.Is(ctx.Err(), context.Canceled):
 		return "gone" // the client has left, and nobody failed
@@ -164,5 +145,5 @@ func codeOf(ctx context.Context, err error, refusal string) string {
 	return refusal
 }
 
-// text is short and UTF-8. An exporter may drop all its spans for one text that is not UTF-8.
+// text cuts a text, and removes what is not UTF-8: an exporter may drop all its spans because of such bytes.
 func text(s string) string { return strings.ToValidUTF8(s[:min(len(s), 255)], "") }

@@ -13,9 +13,7 @@ func main() {
 	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 	server := live.New(livetrace.Wrap(live.Options{}, livetrace.Options{}))
 	heard := make(chan string, 1)
-	listener := livetrace.Listener(livetrace.Options{}, func(ctx context.Context, _ live.Message) {
-		heard <- livetrace.TraceParent(ctx)
-	})
+	listener := livetrace.Listener(livetrace.Options{}, func(_ context.Context, m live.Message) { heard <- m.TraceParent })
 	if _, err := server.Listen("t", listener); err != nil {
 		log.Fatal(err)
 	}
