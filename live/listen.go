@@ -53,11 +53,12 @@ func OnState(fn func(state json.RawMessage)) ListenOption {
 	return func(l *listener) { l.onState = fn }
 }
 
-// Sampled has Listen call fn for at most perSecond publications of each second, and for 1 if perSecond is
-// smaller. It is for code that watches a busy topic. The publications that are left out are no gap, and
-// do not count as dropped. TopicStats.Published counts them.
+// Sampled has Listen call fn for the first perSecond publications of each second, and leave the others out.
+// A perSecond below 1 counts as 1. Sampled is for code that watches a busy topic. The publications
+// that are left out are no gap, and do not count as dropped. TopicStats.Published counts them. After a
+// gap fn does not get the keys of a keyed topic.
 func Sampled(perSecond int) ListenOption {
-	return func(l *listener) { l.sampled = max(perSecond, 1) }
+	return func(l *listener) { l.perSecond = max(perSecond, 1) }
 }
 
 func (s *Server) listen(topic string, fn func(Message), opts []ListenOption) (*listener, error) {
@@ -117,16 +118,18 @@ func (s *Session) Listen(topic string, fn func(Message), opts ...ListenOption) (
 
 // listener is Go code that is subscribed to a topic.
 type listener struct {
-	server  *Server
-	topic   *topic
-	fn      func(Message)
-	onGap   func(topic string)    // nil: a gap is logged
-	onState func(json.RawMessage) // nil: it wants no state
-	sampled int                   // publications of each second that reach fn; 0: all
-	index   int                   // in topic.listeners; guarded by topic.mu, as are the two fields below
-	second  int64                 // of the newest publication; counted only if sampled is not 0
-	taken   int                   // publications of that second that were queued
-	session *Session              // with which it ends; nil: with none
+	server    *Server
+	topic     *topic
+	fn        func(Message)
+	onGap     func(topic string)    // nil: a gap is logged
+	onState   func(json.RawMessage) // nil: it wants no state
+	perSecond int                   // how many publications of each second reach fn; 0: all
+	session   *Session              // with which it ends; nil: with none
+
+	// topic.mu guards these fields.
+	index  int   // in topic.listeners
+	second int64 // the second of the newest publication, if perSecond is not 0
+	came   int   // publications that have come in that second
 
 	mu      sync.Mutex // guards what follows
 	queue   []listened
@@ -176,16 +179,16 @@ func (l *listener) deliver(p *broker.Publication) {
 	}
 }
 
-// takes reports whether the next publication is for fn; topic.mu is held.
+// takes counts the next publication, and reports whether fn gets it; topic.mu is held.
 func (l *listener) takes() bool {
-	if l.sampled == 0 {
+	if l.perSecond == 0 {
 		return true
 	}
 	if second := clock.Now() / int64(time.Second); second != l.second {
-		l.second, l.taken = second, 0
+		l.second, l.came = second, 0
 	}
-	l.taken++
-	return l.taken <= l.sampled
+	l.came++
+	return l.came <= l.perSecond
 }
 
 // tellGap queues a gap; topic.mu is held.
@@ -197,7 +200,7 @@ func (l *listener) add(next listened) {
 	if l.stopped {
 		return
 	}
-	if len(l.queue) >= max(l.server.opts.QueueSize, l.sampled) {
+	if len(l.queue) >= max(l.server.opts.QueueSize, l.perSecond) { // a sample that comes at once fits in
 		l.queue = l.queue[1:]
 		l.dropped++
 		l.server.counters.listenerDropped.Add(1)
@@ -270,10 +273,10 @@ func (l *listener) next() (next listened, dropped int, ok bool) {
 }
 
 // takeTable puts all keys of a keyed topic in the place of what waits. It reports false if the topic is
-// not keyed, and if fn gets a sample only.
+// not keyed, or if fn gets only a sample.
 func (l *listener) takeTable() bool {
 	t := l.topic
-	if l.sampled != 0 {
+	if l.perSecond != 0 {
 		return false
 	}
 	t.mu.Lock()

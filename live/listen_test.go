@@ -381,8 +381,8 @@ func TestSampledListenerHearsAFewOfEachSecond(t *testing.T) {
 			server := livetest.NewServer(t, live.Options{QueueSize: 2, Logger: logger, Topics: topics})
 			var sampled, one ear
 			gap := live.OnGap(func(string) { t.Error("a gap") })
-			for sub, heard := range map[int]*ear{10: &sampled, -1: &one} {
-				listening, err := server.Listen("t", heard.hear, live.Sampled(sub), gap)
+			for perSecond, heard := range map[int]*ear{10: &sampled, -1: &one} {
+				listening, err := server.Listen("t", heard.hear, live.Sampled(perSecond), gap)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -409,6 +409,38 @@ func TestSampledListenerHearsAFewOfEachSecond(t *testing.T) {
 			if st, _ := server.TopicStats("t"); st.Published != 1003 {
 				t.Errorf("the topic counts %d publications", st.Published)
 			}
+		}
+	})
+}
+
+// A listener that is too slow for its sample is told of a gap, and is not flooded with the keys of the topic.
+func TestSlowSampledListenerIsToldOfAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := livetest.NewServer(t, live.Options{QueueSize: 1, Logger: livetest.Quiet, Topics: livetest.Keeping("", live.TopicOptions{Keyed: true})})
+		var heard ear
+		goOn := make(chan struct{})
+		listening, err := server.Listen("t", func(m live.Message) {
+			heard.hear(m)
+			<-goOn
+		}, live.Sampled(2), live.OnGap(func(string) { heard.add("gap") }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listening.Unsubscribe()
+		for n := range 6 { // 0 keeps fn busy, 1 is dropped, and 2 and 5 are beyond the sample
+			if n == 3 {
+				time.Sleep(time.Second)
+			}
+			if err := server.Publish("t", fmt.Append(nil, n), live.Key(fmt.Sprint(n))); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		close(goOn)
+		synctest.Wait()
+		heard.wants(t, "0", "gap", "3", "4")
+		if n := server.Stats().ListenerDropped; n != 1 {
+			t.Errorf("%d were dropped, want 1", n)
 		}
 	})
 }
