@@ -16,7 +16,7 @@ import type { Gap, LiveClient, LiveError, Message } from "./live.js";
  * | `html` | Messages are HTML: a string, or an object with the string `html`. Default: they are text. |
  * | `swap` | `append` (the default), `prepend`, or `replace`, which replaces all content. |
  * | `target` | A CSS selector of the element that gets the content, such as a `tbody`. Default: this element. |
- * | `limit` | The largest number of child elements. The oldest are removed. Default, and 0: no limit. |
+ * | `limit` | The largest number of child elements. The oldest are removed. 0, the default: no limit. |
  * | `last` | The number of newest messages to begin with, up to 1000. Default: 0. |
  * | `since` | The position of the content that the server has rendered. Later messages follow. If it is not a position, the element begins with a gap. |
  * | `keyed` | The topic is keyed, and each child shows one key, which its attribute `data-key` names. The server sets `data-key` on the children that it renders, and the element on the others. A message replaces the child of its key. If a key is removed, so is its child. `since` has no effect, because all keys come. |

@@ -16,9 +16,9 @@ export interface View {
   readonly gap: Gap | undefined;
 
   /**
-   * Why the view is not filled, or why nothing more comes: a {@link LiveError} if the server refused the last messages or the
-   * subscription, at first or after a reconnect, or if the client has ended; a TypeError for a topic that is not well-formed, or
-   * for `useLiveState` on the plain wire.
+   * Why the view is not filled, or why nothing more comes. A {@link LiveError}: the server refused the last messages, or the
+   * subscription (at first or after a reconnect), or the client has ended. A TypeError: the topic is not well-formed, or
+   * `useLiveState` got a client of the plain wire.
    */
   readonly error: LiveError | TypeError | undefined;
 

@@ -288,8 +288,8 @@ export interface SubscribeOptions {
   since?: string | null | undefined;
 
   /**
-   * Called if the subscription ends, but not by its caller: the server refuses it, at first or after a reconnect, or the client
-   * ends. The error is that of {@link Subscription.ready}, which tells only of the first time.
+   * Called when something else than its caller ends the subscription: the server refuses it, at first or after a reconnect, or
+   * the client ends. {@link Subscription.ready} rejects with the same error, but only at first.
    */
   onEnd?: ((error: LiveError) => void) | null | undefined;
 
@@ -303,8 +303,8 @@ export interface SubscribeOptions {
    * position of the state. `last` is not used then. A topic without a `Snapshot` never calls it.
    *
    * If no caller of the topic has it, there is a `gap` where a state would have come again. Give it to all callers of a topic,
-   * or to none: for a caller that comes later the state is asked for again, all that have `onState` are called, and the others
-   * get some messages twice. Where messages were lost, the others are told by their `onGap`, and there is no `gap` event.
+   * or to none. If a caller with `onState` comes later, the client asks for the state again. All callers with `onState` get it,
+   * and the others get some messages twice. If messages are lost, the others get `onGap`, and there is no `gap` event.
    */
   onState?: ((state: any, at: string) => void) | null | undefined;
 

@@ -37,7 +37,7 @@ type Stats struct {
 	Recovered    uint64 `json:",omitzero"` // subscriptions from a position, since which the history has everything
 	NotRecovered uint64 `json:",omitzero"` // subscriptions from a position, since which something is lost
 
-	Published     uint64    // publications accepted; one with an ID that is known already counts again
+	Published     uint64    // publications accepted, also those whose ID was known already
 	PublishFailed uint64    `json:",omitzero"` // publications for which the Broker returned an error
 	PublishTime   Durations `json:",omitzero"` // how long Broker.Publish took; not measured if the Broker serves one process only
 	Delivered     uint64    // publications queued for a session when they came, counted for each session; without what sessions read from history

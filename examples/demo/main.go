@@ -78,8 +78,8 @@ func run(addr, dir string) error {
 	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second}
 	fmt.Printf("Demo: http://localhost:%d\n\n", listener.Addr().(*net.TCPAddr).Port)
 	for _, p := range programs {
-		if p.Secret != "" {
-			fmt.Printf("%s: %s\n", p.Title, p.Secret)
+		if p.SignIn != "" {
+			fmt.Printf("%s: %s\n", p.Title, p.SignIn)
 		}
 	}
 	fmt.Printf("Ctrl-C ends it. The programs keep their data in %s.\n", dir)

@@ -25,7 +25,7 @@ type program struct {
 	Name, Title, Text string
 	Look              string   // what to try, and to look for
 	Args              []string // of the command line, beside -addr
-	Secret            string   // what the terminal says of it, and no page
+	SignIn            string   // how to sign in: the terminal says it, and the page does not
 	Port              int
 
 	mu      sync.Mutex // guards process
@@ -43,14 +43,14 @@ var programs = []*program{
 	{Name: "stream", Title: "Stream", Text: "An answer that grows word by word.",
 		Look: "Load the page again in the middle of a sentence."},
 	{Name: "nethttp", Title: "Small chat", Text: "One room, in one file, with the standard library.",
-		Look: "Kill it, write, and see what you wrote wait and arrive."},
+		Look: "Kill it and write something. It waits, and is sent when the program is back."},
 	{Name: "cursors", Title: "Cursors", Text: "Everybody's cursor on one page, sixty times a second.",
 		Look: "Put two windows side by side."},
 	{Name: "html", Title: "HTML", Text: "Notes that the server renders, and <live-topic> swaps in.",
 		Look: "View the page's source: it has no script of its own."},
 	{Name: "login", Title: "Sign-in with a cookie", Text: "Devices, flash messages, and sockets that end with the sign-out.",
 		Look:   "Sign in with two browsers, and sign one out from the other. The terminal says the password.",
-		Secret: `sign in as ana or bo, with the password "correct horse".`},
+		SignIn: `sign in as ana or bo, with the password "correct horse".`},
 	{Name: "token", Title: "Sign-in with a token", Text: "Tokens that expire, and a page that fetches a new one.",
 		Look: "Wait for the countdown."},
 }

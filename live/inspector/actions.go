@@ -100,8 +100,8 @@ func (in *inspector) drain(r *http.Request) (any, error) {
 	return done{"The server begins to drain."}, nil
 }
 
-// callDrain calls Options.Drain. A panic is an error, because it would end the program. The panic of a
-// function that is called in a request does not end it either.
+// callDrain calls Options.Drain, and returns a panic as an error. net/http recovers panics only in its own
+// goroutines, so in this one a panic would end the program.
 func (in *inspector) callDrain(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

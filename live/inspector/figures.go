@@ -19,7 +19,7 @@ const readyTimeout = 500 * time.Millisecond
 // figures is what the page shows of the servers. Times are Unix times in milliseconds.
 type figures struct {
 	Now      int64   `json:"now"`
-	Ticks    int64   `json:"ticks"`   // milliseconds on a clock that nobody sets: rates and lines need one
+	Ticks    int64   `json:"ticks"`   // milliseconds on a monotonic clock, for rates and lines
 	Library  string  `json:"library"` // its version
 	Program  string  `json:"program"` // its name, and its version if it has one
 	Go       string  `json:"go"`
@@ -30,13 +30,13 @@ type figures struct {
 
 // node is a server of the Broker.
 type node struct {
-	ID       string     `json:"id"`
-	Name     string     `json:"name"`
-	Since    int64      `json:"since"`
-	Self     bool       `json:"self"`
-	Draining bool       `json:"draining"`
-	Silent   int64      `json:"silent"` // milliseconds since its figures came
-	Stats    live.Stats `json:"stats"`
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Since     int64      `json:"since"`
+	Self      bool       `json:"self"`
+	Draining  bool       `json:"draining"`
+	SilentFor int64      `json:"silentFor"` // milliseconds since its figures came
+	Stats     live.Stats `json:"stats"`
 }
 
 // allowed says which of its parts the page shows.
@@ -73,13 +73,13 @@ func (in *inspector) figures(r *http.Request) (any, error) {
 	f.Now, f.Ticks = now.UnixMilli(), clock.Now()/int64(time.Millisecond)
 	for _, n := range nodes {
 		f.Nodes = append(f.Nodes, node{
-			ID:       n.ID,
-			Name:     n.Name,
-			Since:    f.Now - now.Sub(n.Since).Milliseconds(), // as if nobody had set the clock since then
-			Self:     n.Self,
-			Draining: n.Draining,
-			Silent:   now.Sub(n.Heard).Milliseconds(),
-			Stats:    n.Stats,
+			ID:        n.ID,
+			Name:      n.Name,
+			Since:     f.Now - now.Sub(n.Since).Milliseconds(), // on the clock as it is set now
+			Self:      n.Self,
+			Draining:  n.Draining,
+			SilentFor: now.Sub(n.Heard).Milliseconds(),
+			Stats:     n.Stats,
 		})
 	}
 	return f, nil

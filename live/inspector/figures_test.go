@@ -17,10 +17,10 @@ type figures struct {
 	Now, Ticks                     int64
 	Library, Program, Go, NotReady string
 	Nodes                          []struct {
-		ID, Name       string
-		Self, Draining bool
-		Since, Silent  int64
-		Stats          live.Stats
+		ID, Name         string
+		Self, Draining   bool
+		Since, SilentFor int64
+		Stats            live.Stats
 	}
 	Allow map[string]bool
 }
@@ -41,8 +41,8 @@ func TestFiguresAreThoseOfAllServers(t *testing.T) {
 			t.Errorf("the figures are %+v", f.Nodes)
 		}
 		for _, n := range f.Nodes {
-			if up := f.Now - n.Since; up < 4900 || up > 5100 || n.Silent < 0 || n.Silent > 2100 {
-				t.Errorf("%s is up for %d ms, and was heard %d ms ago", n.Name, up, n.Silent)
+			if up := f.Now - n.Since; up < 4900 || up > 5100 || n.SilentFor < 0 || n.SilentFor > 2100 {
+				t.Errorf("%s is up for %d ms, and was heard %d ms ago", n.Name, up, n.SilentFor)
 			}
 		}
 		time.Sleep(time.Second)

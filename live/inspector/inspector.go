@@ -231,11 +231,12 @@ func fail(w http.ResponseWriter, err error) {
 	if !errors.As(err, &p) {
 		p = &problem{http.StatusInternalServerError, "internal error"}
 	}
-	http.Error(w, speaker+p.text, p.status)
+	http.Error(w, errorPrefix+p.text, p.status)
 }
 
-// speaker says whose text it is. A person may see it without the page.
-const speaker = "live inspector: "
+// errorPrefix says whose error it is. A person may see the text without the page. It is a constant because
+// the test of the log's page takes a call of http.Error with such a text for a line of the log.
+const errorPrefix = "live inspector: "
 
 // idle is how long the inspector keeps tails and samples when nobody asks for them: five polls of the
 // page.

@@ -43,8 +43,8 @@ func rowOfSession(s *live.Session) sessionRow {
 	}
 }
 
-// maxUser is how many bytes of a user's name are shown. The application makes the names, and a page of a
-// table has a hundred.
+// maxUser is how many bytes of a user's name are shown. The application makes the names, and a page of the
+// table has a hundred of them.
 const maxUser = 256
 
 // clip returns the beginning of a user's name, without half a rune.

@@ -39,11 +39,11 @@ type tails struct {
 
 // tail follows a topic.
 type tail struct {
-	topic    string
-	payloads bool // data is kept
-	stop     func() error
-	timer    *time.Timer // ends it when nobody has asked for a while; set before it is in the map
-	before   uint64      // what TopicStats.Published was when the tail began; set before it is in the map
+	topic     string
+	payloads  bool // data is kept
+	stop      func() error
+	timer     *time.Timer // ends it when nobody has asked for a while; set before it is in the map
+	published uint64      // TopicStats.Published when the tail began; set before it is in the map
 
 	mu     sync.Mutex // guards the fields below
 	gaps   uint64     // how many times publications were lost before they came here
@@ -87,8 +87,8 @@ func (in *inspector) tail(r *http.Request) (any, error) {
 		return nil, err
 	}
 	answer := t.since(after, payloads)
-	if st, ok := in.server.TopicStats(t.topic); ok && st.Published >= t.before {
-		answer.Seen = st.Published - t.before
+	if st, ok := in.server.TopicStats(t.topic); ok && st.Published >= t.published {
+		answer.Seen = st.Published - t.published
 	}
 	return answer, nil
 }
@@ -108,7 +108,7 @@ func (ts *tails) follow(topic string, payloads bool) (*tail, error) {
 	}
 	t.stop = sub.Unsubscribe
 	if st, ok := ts.server.TopicStats(topic); ok {
-		t.before = st.Published
+		t.published = st.Published
 	}
 	if known, err := ts.add(t); known != t {
 		sub.Unsubscribe()
@@ -196,8 +196,8 @@ func (t *tail) note(m live.Message) {
 func (t *tail) since(after uint64, payloads bool) tailAnswer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if after > t.number {
-		after = 0 // of an earlier tail, that began before somebody set the clock back
+	if after > t.number { // it is of an earlier tail, and the clock was set back since then
+		after = 0
 	}
 	answer := tailAnswer{Topic: t.topic, Gaps: t.gaps, Number: t.number, Rows: []tailRow{}}
 	for _, row := range t.kept {

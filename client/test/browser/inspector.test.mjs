@@ -337,10 +337,10 @@ chromiumTest("a server that was killed makes no deliveries while it is still in 
   let looks = 0;
   await page.route("**/figures", async (route) => {
     const answer = await (await route.fetch()).json();
-    const other = { ...answer.nodes[0], id: "2", name: "web-2", self: false, silent: 0 };
+    const other = { ...answer.nodes[0], id: "2", name: "web-2", self: false, silentFor: 0 };
     const beats = Math.min(looks++, 2); // its last beat comes with the third look
     other.stats = { ...other.stats, Delivered: 1000 * beats };
-    other.silent = looks > 3 ? 7000 : 0;
+    other.silentFor = looks > 3 ? 7000 : 0;
     await route.fulfill({ json: { ...answer, nodes: [answer.nodes[0], other] } });
   });
   const row = page.locator("#nodes tbody tr").filter({ hasText: "web-2" });

@@ -28,7 +28,7 @@ function save(task) {
   return send(task);
 }
 
-/** If the server cannot be reached, the change waits for the connection, or five seconds. To store a change twice does no harm. */
+/** If the server cannot be reached, the change is sent again after five seconds, or when the connection is back. It may be stored twice without harm. */
 async function send(task) {
   let failed = "";
   try {

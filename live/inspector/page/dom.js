@@ -26,21 +26,21 @@ export function setParts(element, ...parts) {
 }
 
 /**
- * Characters that nobody sees, or that turn the order of those around them: controls, marks of direction, spaces without
- * a width, empty letters. With them a user can have the name of another user, as it looks, or no name at all.
+ * Characters that nobody sees, or that change the order of the others: controls, marks of direction, spaces without
+ * a width, empty letters. With them a user's name can look like that of another user, or like no name.
  */
 const UNSEEN =
   /[\0-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0\ufff9-\ufffb\u{e0000}-\u{e0fff}]|(?<![^\0-\u024f])[\u200c\u200d]|[\u200c\u200d]$/gu;
 
 const codePoint = (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
 
-/** A text that somebody else has chosen, of several lines perhaps, with marks for characters that cannot be seen. */
+/** A text of a user, with a mark for each character that cannot be seen. It may have several lines. */
 export const visibleLines = (text) => text.replace(UNSEEN, codePoint);
 
-/** The same for a name: also its line ends are marked, and spaces at its ends. */
+/** A name of a user. Tabs, line ends, and spaces at its beginning and end have marks too. */
 export const visible = (text) => visibleLines(text).replace(/[\t\n]/g, codePoint).replace(/^\s+|\s+$/g, (spaces) => "␣".repeat(spaces.length));
 
-/** A name within a sentence. Letters that are written from right to left do not change the order of the sentence. */
+/** A name within a sentence. If it is written from right to left, the sentence keeps its order. */
 export const quoted = (name) => make("bdi", {}, visible(name));
 
 /** Shows or hides an element. */

@@ -4,11 +4,11 @@
 export const KEPT = 300_000; // ms
 export const POLL = 2000; // ms between two looks
 
-/** A longer time without a look is a hole in the lines. A server that is silent for longer has no rates: it may be dead. */
+/** A longer time without a look is a hole in the lines. A server that is silent for longer may be dead, and has no rates. */
 export const HOLE = 3 * POLL;
 
-/** Figures that came sooner after the last ones give no rate, in ms: it would jump. */
-const SOON = 500;
+/** The shortest time between two figures that give a rate, in ms. With a shorter one the rate would jump. */
+const MIN_STEP = 500;
 
 /** What the lines show. Each takes Stats, as Go has them, and returns a number. A figure of 0 may be missing there. */
 const gauges = {
@@ -29,8 +29,8 @@ export const ALL = "all";
 const SHORTEST = 60_000;
 
 /**
- * The points of the lines, and the newest figures. All times here are on a clock that nobody sets. It begins with
- * the first answer. A load balancer may have several servers answer in turn, and each counts its ticks from another time.
+ * The points of the lines, and the newest figures. All times here are on the page's monotonic clock. Each server counts
+ * its ticks from another time, and behind a load balancer several servers may answer in turn.
  */
 export class History {
   #offsets = new Map(); // id of a server that has answered → what is added to its ticks
@@ -44,8 +44,8 @@ export class History {
     const now = this.#timeOf(ticks, nodes);
     const sum = {};
     for (const node of nodes) {
-      const point = this.#pointOf(node, now - node.silent);
-      if (node.silent > HOLE) for (const name of Object.keys(counters)) delete point[name];
+      const point = this.#pointOf(node, now - node.silentFor);
+      if (node.silentFor > HOLE) for (const name of Object.keys(counters)) delete point[name];
       this.#push(node.id, now, point);
       for (const [name, value] of Object.entries(point)) {
         if (value !== undefined) sum[name] = (sum[name] ?? 0) + value;
@@ -68,12 +68,12 @@ export class History {
     if (!this.#first.has(id)) this.#first.set(id, stats);
     const last = this.#newest.get(id);
     let rates = last?.rates ?? {};
-    const news = !last || heard - last.heard > SOON;
-    if (last && news) {
+    const isNew = !last || heard - last.heard > MIN_STEP;
+    if (last && isNew) {
       const seconds = (heard - last.heard) / 1000;
       rates = mapValues(counters, (read) => Math.max(read(stats) - read(last.stats), 0) / seconds);
     }
-    if (news) this.#newest.set(id, { heard, stats, rates });
+    if (isNew) this.#newest.set(id, { heard, stats, rates });
     return { ...mapValues(gauges, (read) => read(stats)), ...rates };
   }
 

@@ -28,7 +28,7 @@ let paused = false;
 let timer; // of the next look
 let looking = false; // a look is under way
 let lookAgain = false; // another look must follow it at once
-let answered = ""; // id of the server that has answered last
+let lastServer = ""; // id of the server that has answered last
 let inTurn; // names of two servers that have answered in turn; undefined: one server has answered so far
 
 /** Looks once if the page can be seen, and then sets the timer for the next look. */
@@ -131,9 +131,9 @@ function drawScopes(nodes) {
 /** Says whose the tables are. Behind a load balancer each answer may come from another server, and the tables change all the time. */
 function drawWhose(nodes) {
   const self = nodes.find((node) => node.self);
-  const before = nodes.find((node) => node.id === answered && node !== self);
+  const before = nodes.find((node) => node.id === lastServer && node !== self);
   if (before) inTurn = [before.name, self.name].sort();
-  answered = self.id;
+  lastServer = self.id;
   const whose = inTurn
     ? ["Several servers answer this page in turn, such as ", quoted(inTurn[0]), " and ", quoted(inTurn[1]), ". So the tables change with each look. Open the inspector at the address of one server."]
     : ["These tables are of this server, ", quoted(self.name), ". Open the inspector of another server to see what it has."];
@@ -144,9 +144,9 @@ function drawWhose(nodes) {
 function drawNodes({ now, nodes }) {
   show(byId("nodes"), nodes.length > 1);
   if (nodes.length < 2) return;
-  const lines = nodes.map(({ id, name, self, draining, since, silent, stats }) => {
-    const quiet = silent > HOLE;
-    const state = draining ? ["warn", "Draining"] : quiet ? ["warn", `Heard ${span(silent)} ago`] : ["good", "Ready"];
+  const lines = nodes.map(({ id, name, self, draining, since, silentFor, stats }) => {
+    const quiet = silentFor > HOLE;
+    const state = draining ? ["warn", "Draining"] : quiet ? ["warn", `Heard ${span(silentFor)} ago`] : ["good", "Ready"];
     if (!draining && !quiet && stats.NotReady) state.splice(0, 2, "bad", "Not ready");
     const number = (value, more = "") => make("td", { className: `number ${more}` }, value);
     return make(

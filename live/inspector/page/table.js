@@ -174,7 +174,7 @@ const classes = (names) => Object.keys(names).filter((name) => names[name]).join
 /** Returns a fill that shows a text. */
 export const text = (say) => (cell, row) => setText(cell, say(row));
 
-/** Returns a fill for the column that opens a row: a button with a name, which somebody else has chosen, and a smaller text below it. */
+/** Returns a fill for the column that opens a row: a button with a name of a user, and a smaller text below it. */
 export const opener = (open, name, below) => (cell, row) => {
   let button = cell.firstElementChild;
   if (!button) {
