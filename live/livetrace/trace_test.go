@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -190,6 +191,29 @@ func TestOnlyFaultsOfTheApplicationAreErrors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The page on operations lists the attributes of the spans, without those that say what kind of operation it is.
+func TestPageListsTheAttributes(t *testing.T) {
+	spans, o := recording()
+	opts := answering()
+	opts.OnPublish = func(context.Context, *live.Session, string, []byte) ([]byte, error) { return nil, errors.New("no") }
+	opts.OnRequest = func(context.Context, *live.Session, string, []byte) (any, error) { return nil, errors.New("a fault") }
+	c := livetest.DialV1(t, livetest.Serve(t, livetest.NewServer(t, livetrace.Wrap(opts, o)).Handler()))
+	c.Do(livetest.Operation("publish", 1, "t", "data", 1))
+	c.Do(livetest.Operation("request", 2, "t"))
+	found := map[string]bool{}
+	for _, name := range []string{"publish", "request"} {
+		for key := range attributesOf(ended(t, spans, name)) {
+			found[key] = true
+		}
+	}
+	want := map[string]bool{"messaging.system": true, "messaging.operation.name": true, "messaging.operation.type": true}
+	traces := livetest.Section(t, livetest.ReadFile(t, "../../docs/operations.md"), "Traces")
+	for _, row := range regexp.MustCompile("(?m)^\\| `([^`]+)` \\|").FindAllStringSubmatch(traces, -1) {
+		want[row[1]] = true
+	}
+	check(t, "attributes", found, want)
 }
 
 // A client that has left is no fault either.
