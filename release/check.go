@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// consumer is a program of somebody else, in testdata. It is a module outside the repository.
+// consumer is a program in testdata, as a user of the library writes it: a module outside the repository.
 type consumer struct {
 	name    string
 	modules []string // of ours
@@ -54,13 +54,13 @@ func check(repository, version string) error {
 	return nil
 }
 
-// outside is the environment of somebody who has nothing of this repository.
+// outside returns the environment of a user who has nothing of this repository.
 //
-// The module cache is empty, for the same version had other files in the last check. What
-// others have published comes from the ordinary cache, as from a proxy. The build cache is the ordinary
+// The module cache is empty, because the same version had other files in the last check. Modules of
+// other people come from the ordinary cache, as from a proxy. The build cache is the ordinary
 // one: with -trimpath its entries do not depend on where the module cache is.
 //
-// The checksum database knows nothing of our version. go.sum has the sums of the others.
+// The checksum database does not know our version. go.sum has the sums of other people's modules.
 func outside(temp, proxy string) ([]string, error) {
 	out, err := exec.Command("go", "env", "GOMODCACHE", "GOPROXY").Output()
 	if err != nil {
@@ -129,8 +129,8 @@ func (c consumer) run(folder, repository, version string, environment []string) 
 	return err
 }
 
-// judge looks at the build list, without the consumer itself. It has our modules with the
-// version, and none that the consumer shall be spared.
+// judge checks the build list, without the consumer itself. Our modules must have the version. Modules that
+// the consumer must never get may not be there.
 func (c consumer) judge(list []string, version string) error {
 	var ours []string
 	for _, line := range list[1:] {

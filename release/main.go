@@ -4,7 +4,7 @@
 //	go run ./release check
 //	go run ./release prepare v0.2.0
 //
-// It has a go.mod of its own, so that nobody who uses the library needs what it needs.
+// It has a go.mod of its own, so that users of the library get none of its dependencies.
 package main
 
 import (
@@ -28,12 +28,12 @@ const (
 // released has the modules in the order in which they are tagged.
 var released = []string{root, natsbroker, livemetrics, livetrace}
 
-// folderOf says where a released module is.
+// folderOf returns the folder of a released module; "" for the root.
 func folderOf(module string) string {
 	return strings.TrimPrefix(strings.TrimPrefix(module, root), "/")
 }
 
-// tagsOf returns the tags of a release, one for each module. Package cmd/go wants the folder before the version.
+// tagsOf returns the tags of a release, one for each module. The go command wants the folder before the version.
 func tagsOf(version string) (tags []string) {
 	for _, module := range released {
 		tags = append(tags, path.Join(folderOf(module), version))
@@ -73,7 +73,7 @@ func run(repository string, args []string) error {
 	return errors.New("usage: release check | release prepare vX.Y.Z")
 }
 
-// nextSteps are left to the maintainer, who reads the changes first.
+// nextSteps returns what the program prints at its end: the commands that the maintainer runs after reading the changes.
 func nextSteps(version string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "\nThe files name %[1]s. Read the changes with git diff. Then:\n\n\tgit commit -a -m \"Release %[1]s\"\n", version)

@@ -14,9 +14,9 @@ import (
 	"golang.org/x/mod/semver"
 )
 
-// clientVersion finds the version in each file of the client that states it. The one in client.go is
-// public, and so it is the version of the repository: that of the last release, or of the
-// first one until there is a release.
+// clientVersion finds the version in each file of the client that states it. The constant in client.go is
+// public, so it counts as the version of the repository: the version of the last release, or before that of the
+// first one.
 var clientVersion = map[string]*regexp.Regexp{
 	"client/client.go":         regexp.MustCompile(`(?m)^(const Version = ")([0-9][^"]*)(")$`),
 	"client/package.json":      regexp.MustCompile(`(?m)^(  "version": ")([0-9][^"]*)(",)$`),
@@ -92,8 +92,8 @@ func rewrite(file string, change func([]byte) ([]byte, error)) error {
 	return os.WriteFile(file, changed, 0o644)
 }
 
-// setRequirements has a go.mod require the version of those of our modules that it requires.
-// The modules that are never released follow too, for go mod tidy would change them.
+// setRequirements sets the version of our modules in a go.mod that requires them. A module that is never
+// released gets it too, because go mod tidy would set it.
 func setRequirements(file string, text []byte, version string) ([]byte, error) {
 	module, err := modfile.Parse(file, text, nil)
 	if err != nil {
@@ -109,7 +109,7 @@ func setRequirements(file string, text []byte, version string) ([]byte, error) {
 	return module.Format()
 }
 
-// releaseChanges puts what stands under "Unreleased" under the version.
+// releaseChanges moves the entries under "Unreleased" to the version.
 func releaseChanges(text []byte, version string, day time.Time) ([]byte, error) {
 	const heading = "## [Unreleased]\n"
 	before, after, found := bytes.Cut(text, []byte(heading))

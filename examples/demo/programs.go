@@ -32,7 +32,7 @@ type program struct {
 	process *os.Process
 }
 
-// programs are all examples with a page, in the order in which they are worth a look.
+// programs are the examples that the demo runs, in the order in which a visitor should look at them.
 var programs = []*program{
 	{Name: "chat", Title: "Chat", Text: "Rooms, who is here, who is typing, and what was said, on a disk.",
 		Look: "Cut the line, write in another tab, and mend it.", Args: []string{"-store", "chat"}},

@@ -94,7 +94,7 @@ func (a *app) jobs() ([]Job, error) {
 	return live.History[Job](ctx, a.live, "jobs", 20)
 }
 
-// newID returns an ID by which jobs are in the order of their start.
+// newID returns an ID for a job. The IDs sort in the order in which the jobs started.
 func newID(start time.Time) string { return fmt.Sprintf("%013d-%s", start.UnixMilli(), rand.Text()) }
 
 func (a *app) publish(job Job) error {

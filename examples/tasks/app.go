@@ -15,7 +15,7 @@ import (
 	"github.com/livetopic/livetopic/live/websession"
 )
 
-// topic is that of the one list which there is.
+// topic is the topic of the list.
 const topic = "tasks"
 
 // maxName is how many bytes a name has at most: the page lets a person type 40 characters.
@@ -28,7 +28,7 @@ type App struct {
 	live     *live.Server
 }
 
-// NewApp returns an app that keeps the list and who is signed in, in a database.
+// NewApp returns an app that keeps the list and the sign-ins in a database.
 func NewApp(db *sql.DB) (*App, error) {
 	list, err := OpenList(db)
 	if err != nil {

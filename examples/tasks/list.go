@@ -6,8 +6,8 @@ import (
 	"errors"
 )
 
-// Task is one line of the list. A page folds the tasks that it is told of into what it shows: of
-// two with one ID the one with the greater Rev counts, in whatever order they come.
+// Task is one line of the list. Of two tasks with one ID a page shows that with the greater Rev, in whatever
+// order they come.
 type Task struct {
 	ID      string `json:"id"` // the page that adds a task chooses it
 	Text    string `json:"text"`
