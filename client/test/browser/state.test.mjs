@@ -51,7 +51,7 @@ async function withServer(program, flag, run) {
 const signIn = async (page, name) => {
   await page.fill("input[name=name]", name);
   await page.click("button");
-  await page.waitForSelector("#tasks[aria-busy=false]", { state: "attached" });
+  await page.getByText("Connected", { exact: true }).waitFor();
 };
 
 /** What a page shows: each task with its mark. */
