@@ -71,10 +71,10 @@ func validTraceParent(p string) string {
 	return ""
 }
 
-// SetTraceParent is for OnPublish, and for packages that wrap it. It says in which trace the publication
-// is made that OnPublish decides about. traceParent has the form of Options.TraceParent, which is
-// then not called for the publication. ctx is the context that OnPublish was given, or one made from
-// it. With any other context, or with "", SetTraceParent changes nothing.
+// SetTraceParent sets the trace of the publication that OnPublish is asked about. It is for OnPublish, and
+// for packages that wrap it. ctx is the context that OnPublish was given, or one made from it.
+// traceParent has the form that Options.TraceParent returns. That function is then not called for this
+// publication. With any other context, or with "", SetTraceParent changes nothing.
 func SetTraceParent(ctx context.Context, traceParent string) {
 	if c, ok := ctx.Value(publishContextKey{}).(*publishContext); ok {
 		c.traceParent.Store(&traceParent)
