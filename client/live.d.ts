@@ -111,6 +111,7 @@ export declare class LiveClient<Topics = Untyped> {
    * It is not sent again, and rejects with `disconnected`, in these cases:
    *
    * - The option `offline` is `fail`.
+   * - It was sent for the first time more than 100 seconds ago. Servers know a `uid` for two minutes, so it could be made twice.
    * - `maxBuffered` messages and operations wait already.
    * - The server has ended the client for good.
    * - The close code is 1002, 1007, 1008, 1009 or 1011. The publication may be what made the server close the connection.

@@ -445,6 +445,8 @@ export class LiveClient {
     if (length > this.#largest) throw new LiveError("too_big", `${length} bytes; at most ${this.#largest}`);
     if (unsent && unsent + length > maxUnsent) throw new LiveError("buffer_full", `${unsent} bytes wait already`);
     if (!settle || this.#v1) {
+      // Servers forget a uid after 120 s.
+      if (Date.now() - (entry.begun ??= Date.now()) > 100_000) throw new LiveError("disconnected", "connection lost");
       entry.sent = true;
       if (settle) this.#asked.set(id, entry);
       return this.#write(frame);

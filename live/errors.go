@@ -64,8 +64,8 @@ var (
 	// DisconnectUser or ExpireAt ended. Its text names the close code and the reason.
 	ErrDisconnected = errors.New("live: session disconnected")
 
-	// ErrPingTimeout ends a session whose client did not answer a ping
-	// within PingTimeout.
+	// ErrPingTimeout ends a session whose client did not answer a ping within PingTimeout. While
+	// the server does not read from the client, it is enough that the client's kernel acknowledges it.
 	ErrPingTimeout = errors.New("live: client does not answer")
 
 	// ErrWriteFailed is wrapped by the error that ends a session when writing to its

@@ -272,9 +272,9 @@ func (sess *Session) authenticate(r *http.Request) (began time.Time, value any, 
 	return began, value, s.whyAuthFailed(ctx, r, err)
 }
 
-// whyAuthFailed returns err, the error of OnAuth. If the context that OnAuth got has ended, it is the reason
-// that counts. An error that OnAuth has made with Refuse remains the answer, but not to a client that has
-// left, nor at the end of Shutdown. ctx is OnAuth's.
+// whyAuthFailed returns why OnAuth has returned err. ctx is the context that OnAuth got. If ctx has ended
+// because the client has left, or because the time of Shutdown is over, that is the refusal, whatever err
+// is. If ctx has ended after AuthTimeout, an error that OnAuth has made with Refuse remains the answer.
 func (s *Server) whyAuthFailed(ctx context.Context, r *http.Request, err error) error {
 	switch {
 	case err == nil:

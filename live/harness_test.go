@@ -164,13 +164,13 @@ func shortPings(opts live.Options) (live.Options, chan error) {
 }
 
 // stillOpen checks that no session has ended.
-func stillOpen(t *testing.T, h *livetest.Host, ends chan error) {
+func stillOpen(t *testing.T, srv *live.Server, ends chan error) {
 	t.Helper()
 	select {
 	case err := <-ends:
 		t.Errorf("the session has ended: %v", err)
 	default:
-		if st := h.Stats(); st.Sessions != 1 || st.PingTimeouts != 0 {
+		if st := srv.Stats(); st.Sessions != 1 || st.PingTimeouts != 0 {
 			t.Errorf("%+v", st)
 		}
 	}

@@ -93,6 +93,7 @@ func (s *Session) take(m *inbox.Message) {
 	in.last = m
 	in.waiting++
 	in.bytes += sizeOf(m)
+	in.coming = 0 // else boundUsers could count the message twice
 	start := !in.working
 	in.working = true
 	in.mu.Unlock()
@@ -185,8 +186,9 @@ func (s *Session) charge(frames, bytes int) {
 }
 
 // sleepUnread waits because a client is over its rate. Meanwhile the connection is not read. So the kernel
-// is asked whether the client has left. If it has, it is read for leaveGrace more at its rate, and the
-// session ends. Else it could last for hours: a message of 4 MiB at one unit a second takes so long.
+// is asked whether the client has left. The messages of a client that has left are read for leaveGrace
+// more, at its rate. Then the session ends. Otherwise the session could last for an hour: so long takes
+// a message of 4 MiB at one unit a second. checkUnread finds a client that has vanished.
 func (s *Session) sleepUnread(wait time.Duration) {
 	for wait > 0 && s.ctx.Err() == nil {
 		step := min(wait, leaveGrace)

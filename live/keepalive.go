@@ -56,7 +56,7 @@ func (s *Server) sweep() {
 	if s.opts.PingInterval >= 0 {
 		for _, sess := range sessions {
 			if late {
-				sess.watch.asked = false // so that checkAlive pings it again
+				sess.watch.asked, sess.watch.deadlineFrom = false, 0 // so that checkAlive pings it again
 			}
 			sess.checkAlive(s.opts.PingInterval, s.opts.PingTimeout, every)
 		}
@@ -90,7 +90,7 @@ func (s *Server) pingPhase() time.Duration {
 type watch struct {
 	pinged       int64  // when it was last pinged, on the clock
 	asked        bool   // a ping was sent because the client was silent, and it is silent still
-	deadlineFrom int64  // when PingTimeout began: the ping was written, or the client took some bytes after that; 0: not yet
+	deadlineFrom int64  // when PingTimeout began: see checkAlive and checkUnread; 0: not yet
 	taken        uint64 // bytes that the client had taken at the last walk
 }
 
@@ -102,13 +102,14 @@ type watch struct {
 // take the bytes before the ping. That is a sign of life, and timeout begins again.
 func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	w, now := &s.watch, clock.Now()
+	if s.in.Paused() {
+		s.checkUnread(interval, timeout, slack)
+		return
+	}
 	due := now-w.pinged >= int64(interval-slack)
 	if s.in.Idle() < interval-slack {
-		w.asked = false
-		// A client of live.v1 needs pings to know that the server lives. If the server does not read, the
-		// end of the connection may be behind bytes for which the kernel has no space. A ping has the
-		// kernel of a client that has left reset the connection: see HasLeft.
-		if due && (s.wire == wireV1 || s.in.Paused()) {
+		w.asked, w.deadlineFrom = false, 0
+		if due && s.wire == wireV1 { // the client needs pings to know that the server lives
 			s.ping(now)
 		}
 		return
@@ -130,10 +131,42 @@ func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	switch {
 	case w.deadlineFrom == 0: // the ping was not written yet: WriteTimeout ends a session whose socket takes nothing
 	case now-w.deadlineFrom >= int64(timeout-slack):
-		s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, why: closedPingTimeout, discard: true})
+		s.endUnanswered()
 	case due:
 		s.ping(now)
 	}
+}
+
+// checkUnread checks a client that the server does not read for now. Its answers would lie unread, so its silence means
+// nothing. It is pinged all the same. If it has left, its kernel resets the connection at the ping: see HasLeft. The
+// end of the connection itself may be behind bytes for which this kernel has no space. If it has vanished, its kernel
+// acknowledges nothing. The session then ends after timeout. It begins at the first walk that finds bytes in flight.
+// That may be one walk after the ping, so the ping is one walk earlier than checkAlive's.
+func (s *Session) checkUnread(interval, timeout, slack time.Duration) {
+	w, now := &s.watch, clock.Now()
+	taken, _ := s.out.Progress()
+	moved := taken > w.taken
+	w.taken = taken
+	if w.asked {
+		w.asked, w.deadlineFrom = false, 0
+	}
+	switch {
+	case moved || !s.out.InFlight():
+		w.deadlineFrom = 0
+	case w.deadlineFrom == 0:
+		w.deadlineFrom = now
+	case now-w.deadlineFrom >= int64(timeout-slack):
+		s.endUnanswered()
+		return
+	}
+	if now-w.pinged >= int64(interval-2*slack) {
+		s.ping(now)
+	}
+}
+
+// endUnanswered ends the session of a client that is taken for dead.
+func (s *Session) endUnanswered() {
+	s.end(closing{code: ClosePingTimeout, reason: "no answer to ping", err: ErrPingTimeout, why: closedPingTimeout, discard: true})
 }
 
 func (s *Session) ping(now int64) {

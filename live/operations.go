@@ -175,17 +175,19 @@ const maxDigits = 17
 // receiveV1 carries out the operations of one frame of a live.v1 client. The operations are
 // counted before the first of them is parsed.
 func (s *Session) receiveV1(raw []byte) {
-	if !jsonscan.Valid(raw) {
-		if !utf8.Valid(raw) {
-			s.end(notUTF8)
-			return
-		}
+	valid := jsonscan.Valid(raw)
+	switch {
+	case valid || jsonscan.TooDeep(raw):
+	case !utf8.Valid(raw):
+		s.end(notUTF8)
+		return
+	default:
 		s.refuseFrame(errNotJSON)
 		return
 	}
 	switch jsonscan.Kind(raw) {
 	case '{':
-		s.operate(raw)
+		s.operate(raw, valid)
 	case '[':
 		if err := checkOperations(raw); err != nil {
 			s.refuseFrame(err)
@@ -197,7 +199,7 @@ func (s *Session) receiveV1(raw []byte) {
 				s.throttle() // each operation counts; the first was counted with the frame
 			}
 			first = false
-			s.operate(one)
+			s.operate(one, valid || jsonscan.Valid(one))
 			return s.ctx.Err() == nil
 		})
 	default:
@@ -230,14 +232,15 @@ func checkOperations(raw []byte) error {
 	return nil
 }
 
-// operate carries out one operation, or takes one plain message.
-func (s *Session) operate(raw []byte) {
+// operate carries out one operation, or takes one plain message. valid is false if it nests deeper than the readers of
+// JSON allow to which it could be given: it is refused, and the session goes on.
+func (s *Session) operate(raw []byte, valid bool) {
 	op, isOp, ok := parseOperation(raw)
 	switch {
 	case !isOp:
-		s.receivePlain(raw)
+		s.receivePlain(raw) // checks it again
 		return
-	case !ok:
+	case !ok || !valid:
 		s.server.counters.malformed.Add(1)
 		s.fail(op.id, op.topic, errBadRequest)
 		return

@@ -18,8 +18,9 @@ import (
 // While a client's inbox is full (see InboxSize), or the client is over InboundRate, the server
 // does not read from the client. So it sees a close frame only after the messages before it. On
 // Linux it still notices within a second that the client has closed or reset the connection. If
-// more bytes are on their way than the kernel has space for, it notices that with the next two
-// pings. The session then ends, and the unread messages are lost.
+// the kernel has no space for all that the client has sent, it notices that with the next two
+// pings. A client that has vanished without a word is found after PingInterval and PingTimeout,
+// because it acknowledges no ping. The session then ends, and the unread messages are lost.
 //
 // A callback that panics, or calls runtime.Goexit, is logged with its stack, and its session is
 // closed with code 1011. The context of a callback has the values of the request's context. It
@@ -202,8 +203,8 @@ type Options struct {
 
 	// MaxBytesPerUser bounds the bytes that all sessions of one UserID on this server hold together:
 	// the bytes that wait for the clients, and the bytes of their messages that wait for the
-	// application or have not come completely. A publication counts for each session with its whole size, although the sessions
-	// share its bytes.
+	// application or have not come completely. A publication counts for each session with its
+	// whole size, although the sessions share its bytes.
 	//
 	// The bound is checked once a second. If a user has more then, the session with the most is
 	// closed with CloseUserBytes and ErrUserBytes, and the messages that wait for its client are

@@ -76,7 +76,7 @@ func TestOptionsAtTheirTypesMaximum(t *testing.T) {
 					h.PublishNumbers(t, "t1", 1, 1, 400)
 					p.ExpectNumbers("t1", 1, 1)
 					time.Sleep(100 * time.Millisecond)
-					stillOpen(t, h, ends)
+					stillOpen(t, h.Server, ends)
 				})
 			})
 		}

@@ -79,12 +79,15 @@ func (s *Server) guard(name string, r *http.Request, call func()) (err error) {
 			return
 		}
 		p := recover()
-		if p == nil { // nothing answers the client then: net/http closes the connection
+		exits := p == nil
+		if exits {
 			p = "runtime.Goexit"
-			s.counters.refuse(refusedPanic)
 		}
 		s.panicked(name, p, "remote", r.RemoteAddr)
 		err = fmt.Errorf("%w: %s: %v (%w)", ErrPanic, name, p, errInternal)
+		if exits { // the caller does not go on. net/http closes the connection without an answer
+			s.noteRefusal(r, err)
+		}
 	}()
 	call()
 	returned = true

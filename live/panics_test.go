@@ -165,11 +165,21 @@ func TestGoexitOutsideOfASessionLeavesNothing(t *testing.T) {
 					runtime.Goexit()
 				}
 			})
+			logger, lines := livetest.Logged()
+			opts.Logger = logger
 			h := livetest.Hosting{}.Start(t, opts)
 			if p, err := livetest.Try(t, h.Endpoint, livetest.Dialing{}); err == nil {
 				p.Reset()
 			}
 			livetest.Eventually(t, "the end", func() bool { return h.Stats().Sessions == 0 })
+			if name != "OnClose" {
+				livetest.Eventually(t, "a line of the refusal", func() bool {
+					return strings.Count(lines(), `msg="live: client refused: a callback panicked"`) == 1
+				})
+				if n := h.Stats().RefusedFor.Panic; n != 1 {
+					t.Errorf("%d refusals are counted, want 1", n)
+				}
+			}
 			good.Store(true)
 			livetest.Eventually(t, "a client that is served", func() bool {
 				p, err := livetest.Try(t, h.Endpoint, livetest.Dialing{})

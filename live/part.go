@@ -325,7 +325,7 @@ func (ts *topics) makePart(s *Session, sub *subscription, c *cursor, m missed) p
 		m.upto = publications[len(publications)-1].Position
 	}
 	c.newest = false
-	if m.gap && (m.reply == nil || m.recovered) { // countResume has counted a reply that was not to say recovered
+	if m.gap && (m.reply == nil || m.recovered) { // if the reply says that it is not recovered, countResume has counted the gap
 		ts.counters.gaps.Add(1)
 	}
 	if m.reply == nil {

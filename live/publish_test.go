@@ -231,6 +231,20 @@ func TestDeepDataOfAClientIsRefused(t *testing.T) {
 	}
 	c.Must(publish(1, 9_990))
 	livetest.Refused(t, "9,991 levels", c.Do(publish(2, 9_991)), 2, "bad_request")
+	livetest.Refused(t, "100,000 levels", c.Do(publish(3, 100_000)), 3, "bad_request")
+	c.Say(`[` + publish(4, 9_990) + `,` + publish(5, 20_000) + `,{"topic":"plain","data":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `},` + publish(6, 1) + `]`)
+	for id, op := range []string{4: "reply", 5: "error", 6: "reply"} {
+		if op == "" {
+			continue
+		}
+		if f, _ := c.Reply(id); f.Op != op {
+			t.Errorf("operation %d of a frame with others: %.100s", id, f.Raw)
+		}
+	}
+	c.Say(`{"op":"publish","id":7,"topic":"t","data":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 19_999) + `}`)
+	if code, _, _ := c.Closed(); code != live.CloseProtocol {
+		t.Errorf("after a frame that is not JSON: closed with %d", code)
+	}
 }
 
 // What OnPublish returns is published: the application knows the author.

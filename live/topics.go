@@ -332,9 +332,9 @@ func (ts *topics) removeTopic(t *topic) (err error) {
 	return err
 }
 
-// callUnsubscribe unsubscribes a topic at the broker. A panic of the broker becomes an error, because
-// sessions that end have no caller. It is not logged here: a slog.Handler may publish to the topic, which
-// may be locked.
+// callUnsubscribe unsubscribes a topic at the broker. A panic of the broker becomes an error, because a
+// session may end in a goroutine in which nobody else would recover. It is not logged here: a
+// slog.Handler may publish to the topic, which may be locked.
 func (ts *topics) callUnsubscribe(topic string) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -53,7 +53,8 @@ func (s *Server) boundUsers(sessions []*Session) {
 }
 
 // holds returns how many bytes wait for the client and for the application. The message that a
-// callback is handling counts too, and so does a message that has not come completely. A session that has ended counts as 0: it gives its bytes back soon.
+// callback is handling counts too, and so does a message that has not come completely. A session
+// that has ended counts as 0: it gives its bytes back soon.
 func (s *Session) holds() int {
 	in := &s.inbound
 	in.mu.Lock()

@@ -81,6 +81,29 @@ describe("a publication whose answer was lost", () => {
     assert.equal(await answer, "e.1");
   });
 
+  test("is not sent again when the server may have forgotten its uid", async () => {
+    const client = startV1(outside);
+    const end = endOf(client.live.publish("a", 1, { timeout: 3_600_000 }));
+    outage(client, 90_000);
+    recover(client);
+    assert.deepEqual(published(client), [1], "after 90 s");
+    outage(client, 15_000);
+    const later = endOf(client.live.publish("a", 2, { timeout: 3_600_000 }));
+    recover(client);
+    assert.deepEqual(published(client), [2], "after more than 100 s");
+    answerAll(client);
+    assert.deepEqual(await Promise.all([end, later]), [["disconnected", true], ["none", "e.2"]]);
+  });
+
+  test("that waited long for its first connection is sent", async () => {
+    const client = start(outside);
+    const end = endOf(client.live.publish("a", 1, { timeout: 3_600_000 }));
+    outage(client, 300_000);
+    recover(client);
+    answerAll(client);
+    assert.deepEqual(await end, ["none", "e.1"]);
+  });
+
   test("keeps its place: after the subscriptions, before those that came later", async () => {
     const client = startV1(outside);
     client.live.subscribe("s", () => {});

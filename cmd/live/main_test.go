@@ -346,7 +346,7 @@ type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 
-// What was not printed is not taken for printed, and nothing is followed in vain.
+// Output that was not printed is an error, and a command whose output is lost does not go on.
 func TestOutputThatIsLostIsAnError(t *testing.T) {
 	server, url := serve(t)
 	server.Publish("news", []byte("1"))

@@ -73,7 +73,7 @@ func runPub(ctx context.Context, p *program, args []string) error {
 				return fmt.Errorf("line %d is longer than %d bytes", number+1, maxLine)
 			}
 			return err
-		case <-client.Done(): // it would be told with the next line only
+		case <-client.Done(): // publish would return the error only with the next line
 			return client.Err()
 		case <-ctx.Done():
 			return nil
@@ -81,8 +81,8 @@ func runPub(ctx context.Context, p *program, args []string) error {
 	}
 }
 
-// readLines reads lines in a goroutine of its own, because reading does not end with ctx. ended gets the end of the input after all
-// lines; nil: it is complete.
+// readLines reads lines in a goroutine of its own, because reading does not end with ctx. After the last line, ended gets the error of
+// reading; nil: the input is complete.
 func readLines(ctx context.Context, in io.Reader) (lines chan string, ended chan error) {
 	lines, ended = make(chan string), make(chan error, 1)
 	go func() { // ends with the input, or with the line during which ctx ends

@@ -84,7 +84,7 @@ func runSub(ctx context.Context, p *program, args []string) error {
 		case <-out.ended:
 			return nil
 		case <-p.out.failed:
-			return nil // run tells
+			return nil // run returns the error of the output
 		case <-ctx.Done():
 			return nil
 		}

@@ -31,7 +31,7 @@ type Client struct {
 	send func(text string) error
 	drop func()
 
-	mu sync.Mutex // held while frames are written
+	turn chan struct{} // holds one element while bytes are written. A mutex would not let the time of a synctest bubble pass
 
 	attends bool                        // Attend was called
 	kept    mailbox                     // frames that have come and were not taken
@@ -55,7 +55,7 @@ func newClient(t testing.TB, conn net.Conn) *Client {
 // NewClient returns a client that another library connects. The client calls send to send a text,
 // and drop to close the connection. The caller must call Put and End.
 func NewClient(t testing.TB, send func(text string) error, drop func()) *Client {
-	c := &Client{t: t, send: send, drop: drop}
+	c := &Client{t: t, send: send, drop: drop, turn: make(chan struct{}, 1)}
 	c.kept.change = make(chan struct{}, 1)
 	return c
 }
@@ -105,8 +105,8 @@ func (m *mailbox) take() (f Frame, ok, ended bool) {
 
 // Write sends bytes as they are. If that fails, the client notices when it reads.
 func (c *Client) Write(b []byte) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.turn <- struct{}{}
+	defer func() { <-c.turn }()
 	_, err := c.Conn.Write(b)
 	return err
 }

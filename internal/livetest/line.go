@@ -12,7 +12,8 @@ type Line struct {
 	perSecond atomic.Int64 // 0: as fast as it goes
 	stalled   atomic.Bool
 	read      atomic.Int64
-	free      time.Time // when the next byte may be read
+	free      time.Time     // when the next byte may be read
+	overslept time.Duration // how much too late the last pause ended: a busy machine must not make the line slower than its pace
 }
 
 // Stall makes the client read no bytes until Resume.
@@ -41,11 +42,12 @@ func (l *Line) Read(b []byte) (int, error) {
 	n, err := l.Conn.Read(b)
 	l.read.Add(int64(n))
 	if pace > 0 {
-		if now := time.Now(); l.free.Before(now) {
-			l.free = now
+		if earliest := time.Now().Add(-l.overslept); l.free.Before(earliest) {
+			l.free = earliest
 		}
 		l.free = l.free.Add(time.Duration(n) * time.Second / time.Duration(pace))
 		time.Sleep(time.Until(l.free))
+		l.overslept = max(time.Since(l.free), 0)
 	}
 	return n, err
 }

@@ -29,7 +29,7 @@ type conn struct {
 	patience time.Duration // how long the server may be silent; 0: for ever
 	openedAt time.Time
 	buffer   bytes.Buffer // of the frame that is being read
-	doubt    error        // the newest frame was not JSON; only the goroutine that reads uses it
+	garbled  error        // the newest frame was not JSON; nil: it was. Only the goroutine that reads uses it
 
 	dead  chan struct{} // closed by kill
 	once  sync.Once     // closes dead

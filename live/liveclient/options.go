@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Options says how a client connects and what it bounds. The zero value is ready for use. A negative number is as 0, unless the comment
-// says otherwise.
+// Options says how a client connects and what it bounds. The zero value is ready for use. A negative number counts as 0, unless the
+// comment of its field says otherwise.
 type Options struct {
 	// Token returns the token with which the client signs in. It is called for each attempt to
 	// connect, so that it can return a new one; see StaticToken for one that stays the same. If it is still running when its

@@ -13,14 +13,14 @@ func (c *Client) receive(cn *conn, raw []byte) {
 	f, err := decodeFrame(raw)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if cn.doubt != nil {
-		c.report(cn.doubt)
-		cn.doubt = nil
+	if cn.garbled != nil {
+		c.report(cn.garbled)
+		cn.garbled = nil
 	}
 	if err != nil && f.isGarbled {
-		// It may be the part of a frame before the end of a TLS connection, of which conn.read has not learned. So it is reported when a
-		// further frame has come. No operation waits for it, since it has no id.
-		cn.doubt = err
+		// It may be the first part of a frame that the end of a TLS connection has cut off: conn.read then does not learn of the cut. So it
+		// is reported only when a further frame has come. No operation waits for it, since it has no id.
+		cn.garbled = err
 		return
 	}
 	if err != nil {

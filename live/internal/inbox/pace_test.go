@@ -164,7 +164,7 @@ func TestMessageMayNotHaveTooManyFrames(t *testing.T) {
 		{"empty fragments without end", fragments(freeFrames+1, 0), "broken 1008"},
 		{"pings without end", append(frameOf(begin, "x"), bytes.Repeat(frameOf(ping, ""), freeFrames+1)...), "broken 1008"},
 		{"fragments of a byte without end", fragments(freeFrames*5/4, 1), "broken 1008"},
-		{"fragments of eight bytes", append(fragments(2*freeFrames, framePays), frameOf(last, "x")...), "close 1000 "},
+		{"fragments of eight bytes", append(fragments(2*freeFrames, bytesPerFrame), frameOf(last, "x")...), "close 1000 "},
 		{"many messages and pings", bytes.Repeat(append(frameOf(text, "x"), frameOf(ping, "")...), freeFrames+1), "close 1000 "},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -59,7 +59,7 @@ type Reader struct {
 	frame dataFrame // the data frame whose payload is being read
 	msg   *Message  // the message whose frames are being read; nil: there is none
 	began int64     // when the first header of msg was read, plus the pauses since then
-	came  int       // how many frames were read since then, also pings
+	count int       // of frames that were read since that header, also pings
 	owed  charge    // for frames, bytes and reads that were not charged yet
 
 	heard  atomic.Int64 // when the peer was last heard, on the clock of package clock
@@ -125,12 +125,12 @@ const (
 	slowGrace = 30 * time.Second
 	slowRate  = 8 << 10
 
-	// While a message comes, the peer may send freeFrames, and one more for every framePays bytes of the
-	// message. Pings count too. The time above does not bound a peer that sends small frames faster than
-	// its rate allows: the server then mostly waits, and that time does not count. freeFrames is what the
-	// default InboundRate allows in slowGrace.
-	freeFrames = 30_000
-	framePays  = 8
+	// While a message comes, the peer may send freeFrames, and one more for every bytesPerFrame bytes of
+	// the message. Pings count too. The time above does not bound a peer that sends small frames faster
+	// than its rate allows: the server then mostly waits, and that time does not count. freeFrames is what
+	// the default InboundRate allows in slowGrace.
+	freeFrames    = 30_000
+	bytesPerFrame = 8
 
 	// firstGrowth is the first capacity of a message that does not come in one piece. The
 	// capacity doubles as bytes come, whatever length the frame's header says.
@@ -334,13 +334,13 @@ func (r *Reader) header() error {
 		}
 		r.msg.Compressed = first&rsv1Bit != 0
 		r.msg.Binary = op == opBinary
-		r.came = 0
+		r.count = 0
 		r.began = r.heard.Load()
 		if len(r.early) > 0 {
 			r.began = clock.Now() // Age may have moved the time at which the peer was heard
 		}
 	}
-	r.came++
+	r.count++
 	r.skip(size)
 	return r.checkSize()
 }
@@ -398,7 +398,7 @@ func (r *Reader) control(op byte, b []byte) error {
 	case opClose:
 		err = closeError(payload)
 	}
-	r.came++
+	r.count++
 	r.skip(len(b))
 	r.chargeOwed()
 	if err == nil && r.msg != nil {
@@ -535,7 +535,7 @@ func (f *dataFrame) unmask(b []byte) {
 
 // checkPace returns an error if the message comes too slowly, or in too many frames.
 func (r *Reader) checkPace() error {
-	if r.came > freeFrames+len(r.msg.Data)/framePays {
+	if r.count > freeFrames+len(r.msg.Data)/bytesPerFrame {
 		return &ProtocolError{codePolicy, "a message in too many frames"}
 	}
 	took := r.heard.Load() - r.began

@@ -8,6 +8,7 @@ package jsonscan
 import (
 	"encoding/binary"
 	"encoding/json"
+	"math"
 	"math/bits"
 	"unicode/utf8"
 )
@@ -22,8 +23,16 @@ func Valid(b []byte) bool {
 	return json.Valid(b) && utf8.Valid(b)
 }
 
-// MaxDataDepth is how many levels data may nest. Readers of JSON often allow 10,000 levels, as encoding/json does. A frame puts
-// some levels around the data. It must not be one that such a reader refuses, because each subscriber would fail on it.
+// TooDeep reports whether Valid refuses b only because it nests deeper than 10,000 levels. Members, Elements and Kind
+// can read such a value.
+func TooDeep(b []byte) bool {
+	end := value(b, 0, math.MaxInt)
+	return end >= 0 && space(b, end) == len(b) && !Valid(b)
+}
+
+// MaxDataDepth is how many levels data may nest. Many readers of JSON allow 10,000 levels, as encoding/json does, and a
+// frame puts some levels around the data. No frame may be deeper than such a reader allows, because then each
+// subscriber would fail on it.
 const MaxDataDepth = 9_990
 
 // ValidData is Valid for data that is to stand in a frame: it may nest MaxDataDepth levels deep.
@@ -53,15 +62,19 @@ func depth(b []byte) int {
 	return deepest
 }
 
-// maxDepth is how many levels Value can follow: as many as a word has bits.
+// maxDepth is how many levels Value can follow without allocating: as many as a word has bits.
 const maxDepth = 64
 
 // Value skips white space, and returns the index after the JSON value that begins
 // there. It returns -1 if there is no value, or the value is not UTF-8 or nests
 // deeper than 64 levels.
-func Value(b []byte, i int) int {
+func Value(b []byte, i int) int { return value(b, i, maxDepth) }
+
+// value is Value for another bound of depth, a multiple of maxDepth.
+func value(b []byte, i, most int) int {
 	depth := 0
 	objects := uint64(0) // has a bit for each level, the lowest for the innermost level; 1: the level is an object
+	var outer []uint64   // the words of the levels outside of those in objects
 	for {
 		i = space(b, i)
 		if i == len(b) {
@@ -70,8 +83,11 @@ func Value(b []byte, i int) int {
 		opened := false
 		switch c := b[i]; c {
 		case '{', '[':
-			if depth == maxDepth {
+			if depth == most {
 				return -1
+			}
+			if depth > 0 && depth%maxDepth == 0 {
+				outer = append(outer, objects)
 			}
 			depth++
 			objects <<= 1
@@ -110,6 +126,10 @@ func Value(b []byte, i int) int {
 				case b[i] == '}' && objects&1 == 1, b[i] == ']' && objects&1 == 0:
 					depth--
 					objects >>= 1
+					if len(outer) > 0 && depth%maxDepth == 0 {
+						objects = outer[len(outer)-1]
+						outer = outer[:len(outer)-1]
+					}
 				default:
 					return -1
 				}

@@ -90,6 +90,33 @@ func BenchmarkValid(b *testing.B) {
 	}
 }
 
+// What nests too deeply is told from what is no JSON: the innermost value decides.
+func TestTooDeepIsNotInvalid(t *testing.T) {
+	for _, brackets := range [][2]string{{"[", "]"}, {`{"[{":`, "}"}, {`[1, {"b":`, "\n}, true]"}} {
+		nested := func(inner string, times int) []byte {
+			return []byte(strings.Repeat(brackets[0], times) + inner + strings.Repeat(brackets[1], times))
+		}
+		for _, inner := range samples {
+			if len(inner) > 1000 {
+				continue // it nests too deeply itself
+			}
+			once := nested(inner, 1)
+			valid := json.Valid(once) && utf8.Valid(once)
+			if deep := nested(inner, 10_001); Valid(deep) || TooDeep(deep) != valid {
+				t.Errorf("%s around %.60q: too deep is %v, want %v", brackets[0], inner, TooDeep(deep), valid)
+			}
+			if shallow := nested(inner, 100); TooDeep(shallow) {
+				t.Errorf("%.60q a hundred times in %s is too deep", inner, brackets[0])
+			}
+		}
+		for _, broken := range []string{string(nested("1", 20_000)) + "]", "[" + string(nested("1", 20_000)), strings.Repeat("[{", 10_001) + strings.Repeat("]}", 10_001)} {
+			if TooDeep([]byte(broken)) {
+				t.Errorf("%.20s… is not JSON", broken)
+			}
+		}
+	}
+}
+
 func TestDataMayNestLessDeepThanAFrame(t *testing.T) {
 	nested := func(opens, closes string, depth int) []byte {
 		return []byte(strings.Repeat(opens, depth) + "1" + strings.Repeat(closes, depth))

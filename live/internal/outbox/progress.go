@@ -16,6 +16,11 @@ func (b *Box) Progress() (taken uint64, more bool) {
 // that. On other systems HasLeft returns false.
 func (b *Box) HasLeft() bool { return hasLeft(b.tcp) }
 
+// InFlight reports whether bytes were sent that the peer's kernel has not acknowledged. A kernel acknowledges them at
+// once, also while its program reads nothing. Bytes for which it has no space are not sent. Only the
+// kernel of Linux tells that. On other systems InFlight returns false.
+func (b *Box) InFlight() bool { return inFlight(b.tcp) }
+
 // taken returns a number that rises when the peer takes bytes; mu is held.
 //
 // A peer's kernel acknowledges the bytes in its buffer before the peer reads them. When the peer has

@@ -8,6 +8,8 @@ func acknowledged(syscall.RawConn) (n, window uint64, ok bool) { return 0, 0, fa
 
 func hasLeft(syscall.RawConn) bool { return false }
 
+func inFlight(syscall.RawConn) bool { return false }
+
 func unacknowledged(syscall.RawConn) int { return 0 }
 
 func limitUnsent(syscall.RawConn) {}

@@ -11,6 +11,9 @@ import (
 )
 
 const (
+	// unackedOffset is the offset of tcpi_unacked in struct tcp_info: how many segments were sent and are not acknowledged.
+	unackedOffset = 24
+
 	// bytesAckedOffset is the offset of tcpi_bytes_acked in struct tcp_info, since Linux 4.1.
 	bytesAckedOffset = 120
 
@@ -57,6 +60,22 @@ func hasLeft(raw syscall.RawConn) (left bool) {
 		left = errno == 0 && (state[0] == tcpClose || state[0] == tcpCloseWait)
 	})
 	return left
+}
+
+// inFlight reports whether the peer's kernel has not acknowledged some bytes that were sent to it. Bytes for
+// which the peer has no space are not sent.
+func inFlight(raw syscall.RawConn) (unacked bool) {
+	if raw == nil {
+		return false
+	}
+	raw.Control(func(fd uintptr) {
+		var info [unackedOffset + 4]byte
+		size := uint32(len(info))
+		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		unacked = errno == 0 && binary.NativeEndian.Uint32(info[unackedOffset:]) > 0
+	})
+	return unacked
 }
 
 // unacknowledged returns how many bytes the kernel holds because the peer has not acknowledged them.
