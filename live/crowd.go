@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -44,14 +45,27 @@ type extent struct {
 }
 
 // question is a question that many sessions wait for. A session joins it only before it has begun. So
-// the answer is newer than everything that the session's client has seen.
+// the answer is newer than everything that the session's client has seen. The question waits for its
+// turn as long as any session waits for the answer. So a session has all of its own time, also if it
+// joins when the session that came first is about to give up.
 type question struct {
-	begun bool          // the broker is being asked, or was; guarded by topic.mu
-	early []*Session    // the sessions that joined while pass was nil; guarded by topic.mu
-	pass  *pass         // nil: not applied for yet; guarded by topic.mu
-	done  chan struct{} // closed when there is an answer, or err
-	err   error         // why there is no answer; set before done is closed
+	begun   bool               // the broker is being asked, or was, or need not be asked; guarded by topic.mu
+	waiters int                // how many sessions wait for the answer; guarded by topic.mu
+	early   []*Session         // the sessions that joined while pass was nil; guarded by topic.mu
+	pass    *pass              // nil: not applied for yet; guarded by topic.mu
+	life    context.Context    // ends when no session waits for the turn, or with topics.life
+	end     context.CancelFunc // ends life
+	done    chan struct{}      // closed when there is an answer, or err
+	err     error              // why there is no answer; set before done is closed
 }
+
+func (ts *topics) newQuestion() question {
+	q := question{done: make(chan struct{})}
+	q.life, q.end = context.WithCancel(ts.life)
+	return q
+}
+
+var errNobodyWaits = errors.New("live: no session waits for the answer any more")
 
 // join makes a session that comes now wait for the question, whose turn is then that of the session
 // whose turn comes first. If the question has begun, join returns false. topic.mu is held.
@@ -67,6 +81,19 @@ func (q *question) join(s *Session) bool {
 	return true
 }
 
+// awaitAnswer waits until a question that the session has joined or begun is answered, or ctx ends,
+// whose error it returns. The topic is locked before and after, and not meanwhile.
+func (ts *topics) awaitAnswer(ctx context.Context, t *topic, q *question) error {
+	q.waiters++
+	err := ts.await(ctx, t, q.done)
+	q.waiters--
+	if q.waiters == 0 && q.pass != nil && !q.begun {
+		q.begun = true // a session that comes now needs another question
+		q.end()
+	}
+	return err
+}
+
 // askInOrder asks a question for a session when it is the session's turn. previous is the question before
 // it; nil: none is under way. ask is called without a lock. Its error is the question's. At the end
 // answered is called while topic.mu is held.
@@ -76,6 +103,7 @@ func (ts *topics) askInOrder(t *topic, q, previous *question, g *gate, s *Sessio
 	}
 	err := errBrokerPanicked // unless the broker returns
 	defer func() {
+		q.end()
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		q.begun, q.err = true, err
@@ -86,25 +114,37 @@ func (ts *topics) askInOrder(t *topic, q, previous *question, g *gate, s *Sessio
 }
 
 func (ts *topics) askInTurn(t *topic, q *question, g *gate, s *Session, ask func(ctx context.Context) error) error {
-	t.mu.Lock()
-	q.pass = g.apply(s)
-	for _, other := range q.early {
-		q.pass.hasten(other)
+	if !ts.inProcess {
+		if !ts.applyFor(t, q, g, s) {
+			return errNobodyWaits
+		}
+		if err := q.pass.await(q.life); err != nil {
+			return err
+		}
+		defer q.pass.leave()
 	}
-	q.early = nil
-	t.mu.Unlock()
-	waiting, cancel := context.WithTimeout(ts.life, brokerTimeout)
-	defer cancel()
-	if err := q.pass.await(waiting); err != nil {
-		return err
-	}
-	defer q.pass.leave()
 	t.mu.Lock()
 	q.begun = true
 	t.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ts.life, brokerTimeout)
 	defer cancel()
 	return ask(ctx)
+}
+
+// applyFor applies for the pass of a question, unless no session waits any more.
+func (ts *topics) applyFor(t *topic, q *question, g *gate, s *Session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if q.waiters == 0 {
+		q.begun = true
+		return false
+	}
+	q.pass = g.apply(s)
+	for _, other := range q.early {
+		q.pass.hasten(other)
+	}
+	q.early = nil
+	return true
 }
 
 // endQuestion asks for the newest position of a topic.
@@ -131,7 +171,7 @@ func (ts *topics) endOf(ctx context.Context, t *topic, o subscribing) (last Posi
 			}
 			q = ts.askForEnd(t, o.session)
 		}
-		if err := ts.await(ctx, t, q.done); err != nil {
+		if err := ts.awaitAnswer(ctx, t, &q.question); err != nil {
 			return Position{}, err
 		}
 		return q.last, q.err
@@ -140,7 +180,7 @@ func (ts *topics) endOf(ctx context.Context, t *topic, o subscribing) (last Posi
 
 // askForEnd begins a question for the newest position. topic.mu is held.
 func (ts *topics) askForEnd(t *topic, s *Session) *endQuestion {
-	q := &endQuestion{question: question{done: make(chan struct{})}}
+	q := &endQuestion{question: ts.newQuestion()}
 	var previous *question
 	if before := t.feed.crowd.end; before != nil {
 		previous = &before.question
@@ -155,7 +195,7 @@ func (ts *topics) askForEnd(t *topic, s *Session) *endQuestion {
 			t.feed.crowd.end = nil
 		}
 	}
-	go ts.askInOrder(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.lookups, s, ask, answered) // ends with the broker's answer, or brokerTimeout after its turn, or when no session waits for the turn
 	return q
 }
 
@@ -314,7 +354,7 @@ func (ts *topics) pageSince(ctx context.Context, t *topic, o subscribing, read r
 			q = ts.askSince(t, o.session, read)
 		}
 		q.waiting = append(q.waiting, o.since.Offset)
-		if err := ts.await(ctx, t, q.done); err != nil {
+		if err := ts.awaitAnswer(ctx, t, &q.question); err != nil {
 			return nil, err
 		}
 		return q, q.err
@@ -327,7 +367,7 @@ type readSince func(ctx context.Context, q *sinceQuestion) (broker.Page, error)
 // askSince begins a question for the sessions that join it. topic.mu is held.
 func (ts *topics) askSince(t *topic, s *Session, read readSince) *sinceQuestion {
 	feed := t.feed
-	q := &sinceQuestion{question: question{done: make(chan struct{})}}
+	q := &sinceQuestion{question: ts.newQuestion()}
 	var previous *question
 	if before := feed.crowd.since; before != nil {
 		previous = &before.question
@@ -349,7 +389,7 @@ func (ts *topics) askSince(t *topic, s *Session, read readSince) *sinceQuestion 
 			time.AfterFunc(answerLife, func() { feed.crowd.dropPage(t, q) })
 		}
 	}
-	go ts.askInOrder(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or twice brokerTimeout after the question before it
+	go ts.askInOrder(t, &q.question, previous, ts.reads, s, ask, answered) // ends with the broker's answer, or brokerTimeout after its turn, or when no session waits for the turn
 	return q
 }
 

@@ -42,10 +42,10 @@ const (
 type gate struct {
 	countsUntil func(s *Session) *int64 // the time until which the questions of a session count; guarded by mu
 
-	mu      sync.Mutex // guards the fields below; no other lock is taken under it
-	places  int        // how many more questions may be under way
-	waiting []*pass    // in the order in which they were applied for
-	asking  map[*Session]bool
+	mu      sync.Mutex       // guards the fields below; no other lock is taken under it
+	places  int              // how many more questions may be under way
+	waiting []*pass          // in the order in which they were applied for
+	asking  map[*Session]int // how many questions of a session are under way
 }
 
 // pass is the right to ask one question. A session applies for it, and waits until it is granted.
@@ -53,11 +53,12 @@ type pass struct {
 	gate    *gate
 	session *Session      // nil: the server itself asks
 	turn    int64         // see gate.turn; the smallest comes first; guarded by gate.mu
+	shared  bool          // other sessions wait for the answer too; guarded by gate.mu
 	granted chan struct{} // closed when the question may be asked
 }
 
 func newGate(most int, countsUntil func(*Session) *int64) *gate {
-	return &gate{countsUntil: countsUntil, places: most, asking: make(map[*Session]bool)}
+	return &gate{countsUntil: countsUntil, places: most, asking: make(map[*Session]int)}
 }
 
 func newReadGate() *gate {
@@ -106,17 +107,24 @@ func (p *pass) leave() {
 }
 
 // hasten is called when another session waits for the same answer. If the turn of that session comes
-// earlier, the question takes it.
+// earlier, the question takes it. From then on the question does not wait until the session that has
+// applied for it has its other answers.
 func (p *pass) hasten(s *Session) {
 	p.gate.mu.Lock()
 	defer p.gate.mu.Unlock()
 	p.turn = min(p.turn, p.gate.turn(s))
+	if s != p.session && !p.shared {
+		p.shared = true
+		p.gate.admit()
+	}
 }
 
 // end makes the place of a pass free for another; mu is held.
 func (g *gate) end(p *pass) {
 	g.places++
-	delete(g.asking, p.session)
+	if g.asking[p.session]--; g.asking[p.session] <= 0 {
+		delete(g.asking, p.session)
+	}
 	g.admit()
 }
 
@@ -125,7 +133,7 @@ func (g *gate) admit() {
 	for g.places > 0 {
 		next := -1
 		for i, p := range g.waiting {
-			if !g.asking[p.session] && (next < 0 || p.turn < g.waiting[next].turn) {
+			if (p.shared || g.asking[p.session] == 0) && (next < 0 || p.turn < g.waiting[next].turn) {
 				next = i
 			}
 		}
@@ -136,7 +144,7 @@ func (g *gate) admit() {
 		g.waiting = slices.Delete(g.waiting, next, next+1)
 		g.places--
 		if s := p.session; s != nil {
-			g.asking[s] = true
+			g.asking[s]++
 			*g.countsUntil(s) = min(g.turn(s)+questionWeight, clock.Now()+maxWeight)
 		}
 		close(p.granted)

@@ -15,11 +15,9 @@ import (
 // tailCall is a question to the broker for a topic's newest publications, under way or answered.
 // All sessions that need the same publications wait for it.
 type tailCall struct {
+	question
 	limit int
-	pass  *pass         // for the read; nil: none is needed
-	done  chan struct{} // closed when what follows is there
-	page  broker.Page
-	err   error
+	page  broker.Page // the answer; set before done is closed
 }
 
 // newest finds where the newest publications begin, o.last at most. The result is marked as
@@ -83,27 +81,25 @@ func cutForSize(page broker.Page) bool {
 func (ts *topics) tail(ctx context.Context, t *topic, o subscribing, exactly bool) (*tailCall, error) {
 	n, paid := o.last, !o.pays
 	for {
-		call := t.feed.tail
-		if call == nil && !paid {
+		call, late := t.feed.tail, false
+		switch {
+		case call != nil:
+			late = !call.join(o.session)
+		case !paid:
 			paid = true
 			ts.unlocked(t, func() { ts.payForQuestion(o.session, questionUnits) })
 			continue
-		}
-		if call == nil {
+		default:
 			limit := n
 			if !exactly {
 				limit = min(max(n, t.feed.size), maxNewest)
 			}
-			call = &tailCall{limit: limit, done: make(chan struct{})}
-			if !ts.inProcess {
-				call.pass = ts.reads.apply(o.session)
-			}
-			t.feed.tail = call
-			go ts.ask(t, call) // ends with the broker's answer, or twice brokerTimeout
-		} else if call.pass != nil {
-			call.pass.hasten(o.session)
+			call = ts.askForTail(t, o.session, limit)
 		}
-		err := ts.await(ctx, t, call.done)
+		err := ts.awaitAnswer(ctx, t, &call.question)
+		if err == nil && call.err != nil && late {
+			continue // the call began before the session came, and its time was over sooner
+		}
 		if err == nil {
 			err = call.err
 		}
@@ -113,29 +109,21 @@ func (ts *topics) tail(ctx context.Context, t *topic, o subscribing, exactly boo
 	}
 }
 
-// ask runs in a goroutine of its own. So the other sessions get the answer even if the session that
-// asked first has ended.
-func (ts *topics) ask(t *topic, call *tailCall) {
-	call.page, call.err = ts.askWithPass(t, call)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if call.err == nil && t.feed.joins(call.page) {
-		t.feed.warm(call) // before anybody asks again
+// askForTail begins a call. It runs in a goroutine of its own. So the other sessions get the answer even
+// if the session that asked first has ended. topic.mu is held.
+func (ts *topics) askForTail(t *topic, s *Session, limit int) *tailCall {
+	call := &tailCall{question: ts.newQuestion(), limit: limit}
+	t.feed.tail = call
+	ask := func(ctx context.Context) (err error) {
+		call.page, err = ts.recover.Tail(ctx, t.name, limit)
+		return err
 	}
-	t.feed.tail = nil
-	close(call.done)
-}
-
-func (ts *topics) askWithPass(t *topic, call *tailCall) (broker.Page, error) {
-	if p := call.pass; p != nil {
-		ctx, cancel := context.WithTimeout(ts.life, brokerTimeout)
-		defer cancel()
-		if err := p.await(ctx); err != nil {
-			return broker.Page{}, err
+	answered := func() {
+		if call.err == nil && t.feed.joins(call.page) {
+			t.feed.warm(call) // before anybody asks again
 		}
-		defer p.leave()
+		t.feed.tail = nil
 	}
-	ctx, cancel := context.WithTimeout(ts.life, brokerTimeout)
-	defer cancel()
-	return ts.recover.Tail(ctx, t.name, call.limit)
+	go ts.askInOrder(t, &call.question, nil, ts.reads, s, ask, answered) // ends with the broker's answer, or brokerTimeout after its turn, or when no session waits for the turn
+	return call
 }

@@ -299,6 +299,11 @@ func (b *Broker) health() error {
 	if err := b.denials.current(b); err != nil {
 		return err
 	}
+	if b.server != nil {
+		if err := b.server.twin(); err != nil {
+			return err
+		}
+	}
 	return b.streams.missing()
 }
 

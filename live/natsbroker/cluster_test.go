@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/livetopic/livetopic/internal/livetest"
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 func TestClusterSaysWhatIsWrong(t *testing.T) {
@@ -239,6 +241,32 @@ func TestRoutesMayNameTheNodeItself(t *testing.T) {
 	if found := book.find("duplicate"); len(found) > 0 {
 		t.Errorf("logged: %s", found)
 	}
+}
+
+// Two nodes have the same name, as if one ran on a copy of the other's folder. The node to which the other
+// tries to connect says so until one of them stops. The log has a line, and not one for each attempt.
+func TestNodesOfOneNameSaySo(t *testing.T) {
+	addrs := livetest.FreeAddresses(t, 3)
+	book := &logBook{least: slog.LevelWarn}
+	node := func(i int, name string) *Broker {
+		b, err := New(Options{Name: name, Logger: slog.New(book), Cluster: &Cluster{Listen: addrs[i], NoStore: true, Routes: addrs[:2]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { b.Close(context.Background()) })
+		return b
+	}
+	node(0, "hub")
+	one, other := node(1, "twin"), node(2, "twin") // the other has the address of the one
+	waitFor(t, "a node to notice", func() bool { return errors.Is(notReady(one), errTwin) })
+	heard := one.server.twinUntil.Load()
+	waitFor(t, "another attempt to connect", func() bool { return one.server.twinUntil.Load() > heard })
+	if found := book.find(twinReport); len(found) > 2 {
+		t.Errorf("logged: %q", found)
+	}
+	other.Close(t.Context())
+	one.server.twinUntil.Store(clock.Now()) // instead of waiting for twinFor
+	waitFor(t, "the node that is left to be ready", func() bool { return notReady(one) == nil })
 }
 
 // A server in a cluster has a port for clients, because without it there would be no port for

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+
+	"github.com/livetopic/livetopic/live/internal/clock"
 )
 
 // maxPayload is the largest message between nodes: twice the four megabytes that a client may
@@ -37,6 +39,7 @@ type embedded struct {
 
 	restarting   atomic.Bool            // the server is being replaced
 	writeFailure atomic.Pointer[string] // the server's message about a failed write; nil: no write has failed
+	twinUntil    atomic.Int64           // until then another node counts as having this node's name, on the clock of package clock; 0: none has had it
 
 	mu  sync.RWMutex // guards srv after the mender has started
 	srv *server.Server
@@ -156,8 +159,26 @@ func (e *embedded) sawProblem(text string) {
 	if strings.Contains(strings.ToLower(text), "critical write error") {
 		e.writeFailure.Store(&text)
 	}
+	if strings.Contains(text, twinReport) {
+		e.twinUntil.Store(clock.Now() + int64(twinFor))
+	}
 	e.poke()
 }
+
+// twinFor is how long a node counts as having a twin after the twin has last tried to connect. It
+// tries about once a second.
+const twinFor = 10 * time.Second
+
+// twin returns an error if another node of the cluster has the name of this node; nil: none has.
+func (e *embedded) twin() error {
+	if until := e.twinUntil.Load(); until == 0 || clock.Now() >= until {
+		return nil
+	}
+	return fmt.Errorf("%w: %q; Options.Name is the same for both, or one of them runs on a copy of the other's StoreDir: stop one, and give it a name and a StoreDir of its own",
+		errTwin, e.store.node)
+}
+
+var errTwin = errors.New("natsbroker: another node of the cluster has the name of this node")
 
 // poke makes the mender look at the store.
 func (e *embedded) poke() {

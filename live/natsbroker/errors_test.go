@@ -103,6 +103,34 @@ func purge(t testing.TB, js jetstream.JetStream) {
 	}
 }
 
+// A stream is sealed while the broker uses it. Publish fails at once, and Ready says why, until somebody has
+// deleted the stream.
+func TestSealedStreamIsNotReady(t *testing.T) {
+	s := runServer(t, func(*server.Options) {})
+	b := open(t, Options{Servers: []string{s.ClientURL()}, Streams: []StreamConfig{chat}})
+	publish := func() error {
+		_, err := b.Publish(t.Context(), room, []byte("1"), broker.PublishOptions{})
+		return err
+	}
+	if err := publish(); err != nil {
+		t.Fatal(err)
+	}
+	alter(t, b.js, func(c *jetstream.StreamConfig) { c.Sealed = true })
+	if err := publish(); !errors.Is(err, errNotAccepted) {
+		t.Errorf("a publication to a sealed stream: %v", err)
+	}
+	if err := notReady(b); !errors.Is(err, errNotAccepted) {
+		t.Errorf("Ready says %v", err)
+	}
+	if err := b.js.DeleteStream(t.Context(), "CHAT"); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "publications to be stored again", func() bool { return publish() == nil })
+	if err := notReady(b); err != nil {
+		t.Errorf("Ready says %v", err)
+	}
+}
+
 // When any limit of JetStream is reached, Publish fails at once, Ready gives advice, and the
 // log has one line at the beginning and one at the end. Publishing works again by itself.
 func TestLimitsOfJetStream(t *testing.T) {

@@ -2,6 +2,7 @@ package natsbroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -10,12 +11,13 @@ import (
 	"github.com/livetopic/livetopic/live/broker"
 )
 
-// fullFor is how long Ready fails after a stream has refused a publication for lack of space.
+// fullFor is how long Ready fails after a stream has refused a publication for lack of space, or
+// because it is sealed.
 // If Ready failed until the next publication is stored, a load balancer that sends no client to
 // the node would keep the node out for ever.
 const fullFor = 10 * time.Second
 
-// fullness tells whether a stream refuses publications for lack of space.
+// fullness tells whether a stream refuses all publications, as a rule for lack of space.
 type fullness struct {
 	isSet atomic.Bool // cause is set
 
@@ -39,7 +41,7 @@ func (f *fullness) current() error {
 	return f.cause
 }
 
-// refused notes that the stream had no space for a publication.
+// refused notes that the stream had no space for a publication, or takes none at all.
 func (st *stream) refused(err error) {
 	b, f := st.broker, &st.fullness
 	f.mu.Lock()
@@ -51,7 +53,9 @@ func (st *stream) refused(err error) {
 	if log { // without the lock, because a slog.Handler may publish
 		b.logger.Warn("natsbroker: publications are not stored", "stream", st.config.Name, "err", err)
 	}
-	b.mender.limitReached()
+	if errors.Is(err, ErrFull) {
+		b.mender.limitReached()
+	}
 }
 
 // stored notes that the stream had space for a publication.

@@ -20,7 +20,7 @@ type serverLogger struct {
 	onProblem  func(string) // called with the text of each warning and error
 	restarting *atomic.Bool // true while JetStream restarts, and finds files that a full disk has cut short
 	hasMender  bool         // a mender reports what menderReports says
-	limit      logLimit     // of menderReports, if there is no mender
+	limit      logLimit     // of menderReports, if there is no mender, and of twinReports
 }
 
 func newServerLogger(l *slog.Logger, node string) *serverLogger {
@@ -50,6 +50,12 @@ var menderReports = []string{
 	"resource limits exceeded", "account limits exceeded",
 }
 
+// twinReports are parts of the server's messages while another node has its name. The server repeats
+// them several times a second. Each of them is logged once in a while.
+var twinReports = []string{twinReport, "processRemoteSub Parse Error"}
+
+const twinReport = "has a duplicate name"
+
 // problem logs a warning or an error, and tells onProblem.
 func (s *serverLogger) problem(level slog.Level, format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
@@ -59,6 +65,11 @@ func (s *serverLogger) problem(level slog.Level, format string, v ...any) {
 	}
 	for _, said := range menderReports {
 		if strings.Contains(text, said) && (s.hasMender || !s.limit.due(said)) {
+			level = slog.LevelDebug
+		}
+	}
+	for _, said := range twinReports {
+		if strings.Contains(text, said) && !s.limit.due(said) {
 			level = slog.LevelDebug
 		}
 	}

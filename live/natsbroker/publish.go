@@ -138,7 +138,7 @@ func (st *stream) publish(ctx context.Context, tokens string, data []byte, o bro
 			}
 		}
 		err = unavailable(err)
-		if errors.Is(err, ErrFull) {
+		if errors.Is(err, ErrFull) || errors.Is(err, errNotAccepted) {
 			st.refused(err)
 			return broker.Position{}, st.notStored(err, unanswered)
 		}
