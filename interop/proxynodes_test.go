@@ -43,6 +43,7 @@ type node struct {
 	web     *http.Server
 	cut     context.CancelFunc // ends the sessions of a node that drains
 	hangs   atomic.Bool        // requests get no answer
+	checks  atomic.Int64       // answers of its ReadyHandler
 }
 
 // startNodes returns three nodes that run.
@@ -69,7 +70,11 @@ func (n *node) start() {
 	n.live = live.New(opts)
 	mux := http.NewServeMux()
 	mux.Handle("/live", n.live.Handler())
-	mux.Handle("/ready", n.live.ReadyHandler())
+	ready := n.live.ReadyHandler()
+	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
+		ready.ServeHTTP(w, r)
+		n.checks.Add(1)
+	})
 	mux.HandleFunc("/node", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, n.address) })
 	n.web = &http.Server{ReadHeaderTimeout: livetest.Patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.hangs.Load() {
@@ -156,12 +161,12 @@ func (p *proxy) leavesOut(n *node) {
 		return
 	}
 	livetest.Eventually(p.t, "handshakes that succeed one after another", func() bool {
-		for range 6 {
+		for range 6 { // they stay, so that each node has the fewest connections once
 			c, err := p.tryDial()
 			if err != nil {
 				return false
 			}
-			c.Drop()
+			defer c.Drop()
 		}
 		return true
 	})
@@ -198,6 +203,24 @@ func TestNodesThatAreAllAwayForAWhile(t *testing.T) {
 	}
 }
 
+// A proxy that checks nodes leaves a node that shuts down its clients: the node closes them in its own time.
+func TestNodeThatDrainsKeepsItsClients(t *testing.T) {
+	for _, kind := range proxyKinds[2:] { // nginx and Apache do not check nodes
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			nodes := startNodes(t)
+			p := before(t, kind, nodes)
+			c := p.clientWhereFewAre(nodes)
+			nodes[0].drain()
+			seen := nodes[0].checks.Load() + 5 // more than it takes to mark a node as down
+			livetest.Eventually(t, "checks of a node that drains", func() bool { return nodes[0].checks.Load() >= seen })
+			if err := c.Ping("still there"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A node that accepts connections and answers nothing gets no further clients. HAProxy also ends the
 // connections that it has.
 func TestNodeThatHangs(t *testing.T) {
@@ -213,7 +236,7 @@ func TestNodeThatHangs(t *testing.T) {
 			}
 			livetest.Eventually(t, "answers one after another", func() bool {
 				for range 6 {
-					if !p.answersSoon() {
+					if !p.answersWithin(time.Second) {
 						return false
 					}
 				}
@@ -224,6 +247,15 @@ func TestNodeThatHangs(t *testing.T) {
 			}
 		})
 	}
+}
+
+// nginx does not notice a node that hangs, and does not send every client to it either.
+func TestNginxGivesSomeClientsToOtherNodesThanOneThatHangs(t *testing.T) {
+	nodes := startNodes(t)
+	p := before(t, proxyKinds[0], nodes)
+	p.clientWhereFewAre(nodes)
+	nodes[0].hangs.Store(true)
+	livetest.Eventually(t, "an answer: one request in three gets it", func() bool { return p.answersWithin(livetest.Patience / 40) })
 }
 
 // clientWhereFewAre returns the only client of the first node. The other nodes have three each, so that
@@ -247,10 +279,10 @@ func (p *proxy) clientWhereFewAre(nodes []*node) *livetest.Client {
 	return at[0]
 }
 
-// answersSoon says whether a node answers a request.
-func (p *proxy) answersSoon() bool {
+// answersWithin says whether a node answers a request in this time.
+func (p *proxy) answersWithin(bound time.Duration) bool {
 	p.t.Helper()
-	client := http.Client{Timeout: time.Second, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
+	client := http.Client{Timeout: bound, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
 	resp, err := client.Get(p.HTTP() + "/node")
 	if err != nil {
 		return false
