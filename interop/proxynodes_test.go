@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ type node struct {
 	cut     context.CancelFunc // ends the sessions of a node that drains
 	hangs   atomic.Bool        // requests get no answer
 	checks  atomic.Int64       // answers of its ReadyHandler
+	posts   atomic.Int64       // to its path /post, which answers with 503
 }
 
 // startNodes returns three nodes that run.
@@ -74,6 +76,10 @@ func (n *node) start() {
 	mux.HandleFunc("/ready", func(w http.ResponseWriter, r *http.Request) {
 		ready.ServeHTTP(w, r)
 		n.checks.Add(1)
+	})
+	mux.HandleFunc("POST /post", func(w http.ResponseWriter, _ *http.Request) {
+		n.posts.Add(1)
+		http.Error(w, "not now", http.StatusServiceUnavailable)
 	})
 	mux.HandleFunc("/node", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, n.address) })
 	n.web = &http.Server{ReadHeaderTimeout: livetest.Patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -170,6 +176,27 @@ func (p *proxy) leavesOut(n *node) {
 		}
 		return true
 	})
+}
+
+// Handshakes are repeated at another node. What the application does in a POST is done once.
+func TestProxyDoesNotRepeatAPost(t *testing.T) {
+	for _, kind := range proxyKinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			nodes := startNodes(t)
+			p := before(t, kind, nodes)
+			client := http.Client{Timeout: livetest.Patience, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
+			resp, err := client.Post(p.HTTP()+"/post", "text/plain", strings.NewReader("once"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			posts := nodes[0].posts.Load() + nodes[1].posts.Load() + nodes[2].posts.Load()
+			if resp.StatusCode != http.StatusServiceUnavailable || posts != 1 {
+				t.Errorf("the POST reached %d nodes and got %d, want one node and its 503", posts, resp.StatusCode)
+			}
+		})
+	}
 }
 
 // When all nodes have been away, none stays marked as down.
