@@ -18,6 +18,7 @@ import (
 
 // A browser that has the page from HAProxy over HTTP/2 opens the WebSocket on that connection.
 func TestWebSocketOverHTTP2ThroughHAProxy(t *testing.T) {
+	t.Parallel()
 	certificate, trusted := testCertificate(t)
 	kind := proxyKinds[2]
 	kind.listen[1] = "bind 127.0.0.1:PORT ssl crt DIR/cert.pem alpn h2,http/1.1\n"

@@ -19,6 +19,7 @@ import (
 // These tests run three nodes behind the configurations of docs/proxies.md, and take nodes away.
 
 func TestSeveralNodesBehindAProxy(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -130,6 +131,7 @@ func (k proxyKind) asksNext() bool { return k.name == "nginx" || k.name == "HAPr
 // While one node restarts after another, every client finds one that runs, and a node that is back
 // gets clients again.
 func TestNodesThatRestartOneAfterAnother(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -180,6 +182,7 @@ func (p *proxy) leavesOut(n *node) {
 
 // Handshakes are repeated at another node. What the application does in a POST is done once.
 func TestProxyDoesNotRepeatAPost(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -201,6 +204,7 @@ func TestProxyDoesNotRepeatAPost(t *testing.T) {
 
 // When all nodes have been away, none stays marked as down.
 func TestNodesThatAreAllAwayForAWhile(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -232,6 +236,7 @@ func TestNodesThatAreAllAwayForAWhile(t *testing.T) {
 
 // A proxy that checks nodes leaves a node that shuts down its clients: the node closes them in its own time.
 func TestNodeThatDrainsKeepsItsClients(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds[2:] { // nginx and Apache do not check nodes
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -251,6 +256,7 @@ func TestNodeThatDrainsKeepsItsClients(t *testing.T) {
 // A node that accepts connections and answers nothing gets no further clients. HAProxy also ends the
 // connections that it has.
 func TestNodeThatHangs(t *testing.T) {
+	t.Parallel()
 	for _, kind := range proxyKinds[2:] { // nginx and Apache do not check nodes
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
@@ -278,6 +284,7 @@ func TestNodeThatHangs(t *testing.T) {
 
 // nginx does not notice a node that hangs, and does not send every client to it either.
 func TestNginxGivesSomeClientsToOtherNodesThanOneThatHangs(t *testing.T) {
+	t.Parallel()
 	nodes := startNodes(t)
 	p := before(t, proxyKinds[0], nodes)
 	p.clientWhereFewAre(nodes)
@@ -320,6 +327,7 @@ func (p *proxy) answersWithin(bound time.Duration) bool {
 
 // With a bound for old processes, a client that stays ends with 1006, and comes back to the new process.
 func TestBoundOfAnOldProcessAfterAReload(t *testing.T) {
+	t.Parallel()
 	for kind, bound := range map[int]string{0: "worker_shutdown_timeout 1s;\n", 2: "global\n\thard-stop-after 1s\n"} {
 		kind := proxyKinds[kind]
 		files := kind.files
