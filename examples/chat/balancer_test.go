@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestBalancerLeavesOutANodeThatIsGone(t *testing.T) {
@@ -42,6 +43,47 @@ func TestBalancerLeavesOutANodeThatIsGone(t *testing.T) {
 	nodes[1].Close()
 	if got := get(); got != "" {
 		t.Errorf("without a node it answers %q", got)
+	}
+}
+
+// A node that shuts down or hangs has the fewest connections. Handshakes get to the other node.
+func TestBalancerPassesHandshakesOnToANodeThatTakesThem(t *testing.T) {
+	b := newBalancer()
+	b.transport.ResponseHeaderTimeout = 100 * time.Millisecond
+	answers := []http.HandlerFunc{
+		func(w http.ResponseWriter, r *http.Request) { http.Error(w, "draining", http.StatusServiceUnavailable) },
+		func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "taken") },
+	}
+	for i, answer := range answers {
+		s := httptest.NewServer(answer)
+		defer s.Close()
+		n := &node{}
+		b.use(n, s.Listener.Addr().String())
+		b.count(n, 10*i)
+	}
+	front := httptest.NewServer(b.handler())
+	defer front.Close()
+	for _, test := range []struct {
+		upgrade string
+		want    int
+	}{{"websocket", http.StatusOK}, {"", http.StatusServiceUnavailable}} {
+		r, err := http.NewRequest(http.MethodGet, front.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if test.upgrade != "" {
+			r.Header.Set("Connection", "Upgrade")
+			r.Header.Set("Upgrade", test.upgrade)
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != test.want {
+			t.Errorf("with the header Upgrade: %q the answer is %d, want %d", test.upgrade, answer.StatusCode, test.want)
+		}
 	}
 }
 
