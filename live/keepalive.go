@@ -99,7 +99,10 @@ type watch struct {
 // so that a dead client is found within the promised time.
 //
 // timeout begins when the ping was written to the socket. A client on a slow connection first has to
-// take the bytes before the ping. That is a sign of life, and timeout begins again.
+// take the bytes before the ping. That is a sign of life, and timeout begins again. The client's kernel takes
+// them also if its program stands still. So on a busy topic such a client is found when that kernel's buffer is
+// full. The window that the kernel offers tells no more: with small packets it may stand still while the
+// program reads.
 func (s *Session) checkAlive(interval, timeout, slack time.Duration) {
 	w, now := &s.watch, clock.Now()
 	if s.in.Paused() {
