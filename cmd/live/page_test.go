@@ -2,27 +2,25 @@ package main
 
 import (
 	"context"
-	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/livetopic/livetopic/internal/livetest"
 )
 
 // Every command of docs/cli.md succeeds.
 func TestCommandsOfThePageRun(t *testing.T) {
-	page, err := os.ReadFile("../../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	blocks := livetest.Snippets(t, livetest.ReadFile(t, "../../docs/cli.md"), 5, "sh")
 	server, url := serve(t)
 	for range 60 {
 		server.Publish("news", []byte("1"))
 	}
 	env := map[string]string{"LIVE_URL": url, "LIVE_TOKEN": "secret"}
 	commands := 0
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
-		for line := range strings.Lines(block[1]) {
+	for _, block := range blocks {
+		for line := range strings.Lines(block) {
 			commands++
 			t.Run(strings.TrimSpace(line), func(t *testing.T) {
 				t.Parallel()

@@ -4,36 +4,15 @@ import (
 	"context"
 	"fmt"
 	"log"
-	"os"
-	"regexp"
-	"strings"
 	"testing"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live/liveclient"
 )
 
 // Every Go snippet of docs/go-client.md is also in this file, where it is compiled.
 func TestSnippetsOfThePageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile("../../docs/go-client.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 5 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	livetest.InFiles(t, livetest.Snippets(t, livetest.ReadFile(t, "../../docs/go-client.md"), 5, "go"), "page_test.go")
 }
 
 var _ = func(ctx context.Context) error {

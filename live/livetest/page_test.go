@@ -6,41 +6,20 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	inner "github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/livetest"
 )
 
 // Every Go snippet of docs/testing.md is also in this file, where it runs.
 func TestSnippetsOfThePageCompile(t *testing.T) {
-	plain := func(code string) string {
-		return regexp.MustCompile(`\s+`).ReplaceAllString(strings.TrimSpace(code), " ")
-	}
-	source, err := os.ReadFile("page_test.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	page, err := os.ReadFile(filepath.FromSlash("../../docs/testing.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(page), -1)
-	if len(blocks) < 5 {
-		t.Fatalf("%d snippets found", len(blocks))
-	}
-	for _, block := range blocks {
-		if !strings.Contains(plain(string(source)), plain(block[1])) {
-			t.Errorf("not compiled anywhere:\n%s", block[1])
-		}
-	}
+	inner.InFiles(t, inner.Snippets(t, inner.ReadFile(t, "../../docs/testing.md"), 5, "go"), "page_test.go")
 }
 
 // chat returns the options of a chat with rooms.
