@@ -121,7 +121,7 @@ func TestClientThatReadsOnAfterAStallIsNotGivenUp(t *testing.T) {
 func TestClientThatTakesSomethingInTimeIsNotGivenUp(t *testing.T) {
 	t.Parallel()
 	const writeTimeout, stall, burst = 8 * time.Second, 3 * time.Second, 100 * time.Millisecond // a busy machine may lose five seconds
-	const rounds, size, pace = 3, 2_000_000, 1_000_000 // bursts take less than half of it
+	const rounds, size, pace = 3, 2_000_000, 1_000_000                                          // bursts take less than half of it
 	livetest.OverBoth(t, func(t *testing.T, secure bool) {
 		ends := make(chan error, 1)
 		opts, sessions := livetest.Connected(live.Options{
