@@ -239,15 +239,25 @@ async function follow(live, topic, { since, last, signal, hear, failed, onGap, o
   const incomplete = late && !keys.length && (since || last);
   const held = []; // what must wait for the messages before it
   let waits = incomplete;
-  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hear(message)), { ...options, onGap, onEnd });
+  let end = since; // of what the caller has; messages before it may be on the way still
+  const hearNew = (message) => isAfter(message.at, end) && hear(message);
+  const { ready } = live.subscribe(topic, (_, message) => (waits ? held.push(message) : hearNew(message)), { ...options, onGap, onEnd });
   for (const [key, data] of keys) hear({ topic, key, data, recovered: true });
   await ready;
   if (!incomplete) return;
   const past = await pastOf(live, topic, options, onGap).catch(failed);
   if (signal.aborted) return;
+  for (const message of past ?? []) hear({ topic, ...message });
   waits = false;
-  const known = new Set(past?.map(({ at }) => at));
-  for (const message of [...(past ?? []), ...held.filter(({ at }) => !known.has(at))]) hear({ topic, ...message });
+  end = past?.at(-1)?.at ?? end;
+  held.forEach(hearNew);
+}
+
+/** Positions of different epochs have no order. */
+function isAfter(at = "", end = "") {
+  const [epoch, offset] = at.split(".");
+  const [ended, last] = end.split(".");
+  return epoch !== ended || !(Number(offset) <= Number(last));
 }
 
 /** The messages after a position if there is one, and otherwise the last ones. */

@@ -15,10 +15,10 @@ export const messages = view({ messages: [], newest: undefined }, ({ live, topic
   const fill = () =>
     live.history(topic, last, { signal }).then(
       (past) => {
-        const newer = kept.values();
+        const heard = kept.values();
         kept = new Map();
         for (const message of past) hear({ topic, ...message, recovered: true });
-        for (const message of newer) hear(message);
+        for (const message of heard) if (isAfter(message.at, past.at(-1)?.at)) hear(message);
         set();
       },
       (error) => (/^(timeout|disconnected)$/.test(error.code) ? fill() : set({ error })),
@@ -32,6 +32,13 @@ export const messages = view({ messages: [], newest: undefined }, ({ live, topic
     ready: () => late && fill(),
   };
 });
+
+/** Positions of different epochs have no order. */
+function isAfter(at = "", end = "") {
+  const [epoch, offset] = at.split(".");
+  const [ended, last] = end.split(".");
+  return epoch !== ended || !(Number(offset) <= Number(last));
+}
 
 function mostOf(limit, usual) {
   if ((limit ?? 0) >= 0) return limit ?? usual;

@@ -116,18 +116,18 @@ describe("useTopic", () => {
   test("asks for the last messages of a topic that is subscribed already", async () => {
     const client = startV1(outside);
     client.live.subscribe("news", () => {});
-    answer(client, "subscribe", "news", { at: "e.3" });
+    answer(client, "subscribe", "news", { at: "e.8" });
     const { last } = watch(useTopic(client.live, "news", { last: 3 }));
     await settled();
-    client.socket.say("news", 4, "e.4"); // before the answer
+    for (const n of [9, 10, 11]) client.socket.say("news", n, `e.${n}`); // before the answer, which begins with the second of them
     assert.deepEqual(ops(client, "history").map(({ topic, limit }) => [topic, limit]), [["news", 3]]);
-    const past = [2, 3, 4, 5].map((n) => ({ data: n, at: `e.${n}` }));
+    const past = [10, 11, 12].map((n) => ({ data: n, at: `e.${n}` }));
     answer(client, "history", "news", { messages: past });
-    client.socket.say("news", 5, "e.5"); // it was in the answer
-    client.socket.say("news", 6, "e.6");
+    client.socket.say("news", 12, "e.12"); // it was in the answer
+    client.socket.say("news", 13, "e.13");
     await settled();
-    assert.deepEqual(textsOf(last()), [2, 3, 4, 5, 6]);
-    assert.deepEqual(last().messages[0], { topic: "news", data: 2, at: "e.2", recovered: true });
+    assert.deepEqual(textsOf(last()), [10, 11, 12, 13]);
+    assert.deepEqual(last().messages[0], { topic: "news", data: 10, at: "e.10", recovered: true });
     assert.equal(last().error, undefined);
   });
 
