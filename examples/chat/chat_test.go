@@ -14,6 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/livetopic/livetopic/internal/livetest"
 	"github.com/livetopic/livetopic/live"
 	"github.com/livetopic/livetopic/live/natsbroker"
 )
@@ -168,7 +169,7 @@ func TestPeopleAreCountedOnce(t *testing.T) {
 }
 
 func TestReloadIsNoLeaving(t *testing.T) {
-	_, url := serve(t, time.Hour)
+	chat, url := serve(t, time.Hour)
 	bo := open(t, url, "")
 	bo.enter("general", "Bo")
 	ana := open(t, url, "ana")
@@ -176,6 +177,7 @@ func TestReloadIsNoLeaving(t *testing.T) {
 	bo.untilHere("2: Ana Bo")
 
 	ana.ws.CloseNow()
+	livetest.Eventually(t, "the server has noticed", func() bool { return chat.live.Stats().Sessions == 1 }) // else Ana would be here twice
 	open(t, url, "ana").enter("general", "Anna")
 	bo.until(func(event) bool {
 		if len(bo.people) != 2 {
