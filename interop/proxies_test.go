@@ -314,10 +314,14 @@ func (p *proxy) log() string {
 	return string(text)
 }
 
+// client returns an HTTP client of the proxy, with a connection for each request.
+func (p *proxy) client(timeout time.Duration) *http.Client {
+	return &http.Client{Timeout: timeout, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
+}
+
 // get asks over a new connection. The status is 0 if there is no answer.
 func (p *proxy) get(path string) (status int, body string) {
-	client := http.Client{Timeout: livetest.Patience, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
-	resp, err := client.Get(p.HTTP() + path)
+	resp, err := p.client(livetest.Patience).Get(p.HTTP() + path)
 	if err != nil {
 		return 0, ""
 	}

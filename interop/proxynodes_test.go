@@ -125,6 +125,18 @@ func before(t testing.TB, kind proxyKind, nodes []*node) *proxy {
 	return p
 }
 
+// behindEach runs a test once for each of these proxies, with three nodes of its own behind it.
+func behindEach(t *testing.T, kinds []proxyKind, test func(t *testing.T, p *proxy, nodes []*node)) {
+	t.Helper()
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
+			t.Parallel()
+			nodes := startNodes(t)
+			test(t, before(t, kind, nodes), nodes)
+		})
+	}
+}
+
 // asksNext says that the proxy has another node answer a handshake to which a node says 503.
 func (k proxyKind) asksNext() bool { return k.name == "nginx" || k.name == "HAProxy" }
 
@@ -132,30 +144,25 @@ func (k proxyKind) asksNext() bool { return k.name == "nginx" || k.name == "HAPr
 // gets clients again.
 func TestNodesThatRestartOneAfterAnother(t *testing.T) {
 	t.Parallel()
-	for _, kind := range proxyKinds {
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			nodes := startNodes(t)
-			p := before(t, kind, nodes)
-			for _, n := range nodes {
-				n.drain()
-				p.leavesOut(n)
-				n.stop()
-				for range 6 {
-					p.dial()
-				}
-				n.start()
-				livetest.Eventually(t, "clients at a node that is back", func() bool {
-					c := p.dial()
-					if n.live.Stats().Sessions > 0 {
-						return true
-					}
-					c.Drop()
-					return false
-				})
+	behindEach(t, proxyKinds, func(t *testing.T, p *proxy, nodes []*node) {
+		for _, n := range nodes {
+			n.drain()
+			p.leavesOut(n)
+			n.stop()
+			for range 6 {
+				p.dial()
 			}
-		})
-	}
+			n.start()
+			livetest.Eventually(t, "clients at a node that is back", func() bool {
+				c := p.dial()
+				if n.live.Stats().Sessions > 0 {
+					return true
+				}
+				c.Drop()
+				return false
+			})
+		}
+	})
 }
 
 // leavesOut waits until clients that a node refuses get to another one.
@@ -183,103 +190,84 @@ func (p *proxy) leavesOut(n *node) {
 // Handshakes are repeated at another node. What the application does in a POST is done once.
 func TestProxyDoesNotRepeatAPost(t *testing.T) {
 	t.Parallel()
-	for _, kind := range proxyKinds {
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			nodes := startNodes(t)
-			p := before(t, kind, nodes)
-			client := http.Client{Timeout: livetest.Patience, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
-			resp, err := client.Post(p.HTTP()+"/post", "text/plain", strings.NewReader("once"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			resp.Body.Close()
-			posts := nodes[0].posts.Load() + nodes[1].posts.Load() + nodes[2].posts.Load()
-			if resp.StatusCode != http.StatusServiceUnavailable || posts != 1 {
-				t.Errorf("the POST reached %d nodes and got %d, want one node and its 503", posts, resp.StatusCode)
-			}
-		})
-	}
+	behindEach(t, proxyKinds, func(t *testing.T, p *proxy, nodes []*node) {
+		resp, err := p.client(livetest.Patience).Post(p.HTTP()+"/post", "text/plain", strings.NewReader("once"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		posts := nodes[0].posts.Load() + nodes[1].posts.Load() + nodes[2].posts.Load()
+		if resp.StatusCode != http.StatusServiceUnavailable || posts != 1 {
+			t.Errorf("the POST reached %d nodes and got %d, want one node and its 503", posts, resp.StatusCode)
+		}
+	})
 }
 
 // When all nodes have been away, none stays marked as down.
 func TestNodesThatAreAllAwayForAWhile(t *testing.T) {
 	t.Parallel()
-	for _, kind := range proxyKinds {
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			nodes := startNodes(t)
-			p := before(t, kind, nodes)
+	behindEach(t, proxyKinds, func(t *testing.T, p *proxy, nodes []*node) {
+		for _, n := range nodes {
+			n.stop()
+		}
+		if status, _ := p.get("/node"); status != http.StatusBadGateway && status != http.StatusServiceUnavailable {
+			t.Errorf("without a node the proxy answers %d", status)
+		}
+		for _, n := range nodes {
+			n.start()
+		}
+		livetest.Eventually(t, "clients at every node", func() bool {
+			if _, err := p.tryDial(); err != nil {
+				return false
+			}
 			for _, n := range nodes {
-				n.stop()
-			}
-			if status, _ := p.get("/node"); status != http.StatusBadGateway && status != http.StatusServiceUnavailable {
-				t.Errorf("without a node the proxy answers %d", status)
-			}
-			for _, n := range nodes {
-				n.start()
-			}
-			livetest.Eventually(t, "clients at every node", func() bool {
-				if _, err := p.tryDial(); err != nil {
+				if n.live.Stats().Sessions == 0 {
 					return false
 				}
-				for _, n := range nodes {
-					if n.live.Stats().Sessions == 0 {
-						return false
-					}
-				}
-				return true
-			})
+			}
+			return true
 		})
-	}
+	})
 }
 
 // A proxy that checks nodes leaves a node that shuts down its clients: the node closes them in its own time.
 func TestNodeThatDrainsKeepsItsClients(t *testing.T) {
 	t.Parallel()
-	for _, kind := range proxyKinds[2:] { // nginx and Apache do not check nodes
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			nodes := startNodes(t)
-			p := before(t, kind, nodes)
-			c := p.clientWhereFewAre(nodes)
-			nodes[0].drain()
-			seen := nodes[0].checks.Load() + 5 // more than it takes to mark a node as down
-			livetest.Eventually(t, "checks of a node that drains", func() bool { return nodes[0].checks.Load() >= seen })
-			if err := c.Ping("still there"); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	// nginx and Apache do not check nodes
+	behindEach(t, proxyKinds[2:], func(t *testing.T, p *proxy, nodes []*node) {
+		c := p.clientWhereFewAre(nodes)
+		nodes[0].drain()
+		seen := nodes[0].checks.Load() + 5 // more than it takes to mark a node as down
+		livetest.Eventually(t, "checks of a node that drains", func() bool { return nodes[0].checks.Load() >= seen })
+		if err := c.Ping("still there"); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // A node that accepts connections and answers nothing gets no further clients. HAProxy also ends the
 // connections that it has.
 func TestNodeThatHangs(t *testing.T) {
 	t.Parallel()
-	for _, kind := range proxyKinds[2:] { // nginx and Apache do not check nodes
-		t.Run(kind.name, func(t *testing.T) {
-			t.Parallel()
-			nodes := startNodes(t)
-			p := before(t, kind, nodes)
-			hanging := p.clientWhereFewAre(nodes)
-			nodes[0].hangs.Store(true)
-			if kind.name == "HAProxy" {
-				p.endsAs(hanging, "1006")
-			}
-			livetest.Eventually(t, "answers one after another", func() bool {
-				for range 6 {
-					if !p.answersWithin(time.Second) {
-						return false
-					}
-				}
-				return true
-			})
+	// nginx and Apache do not check nodes
+	behindEach(t, proxyKinds[2:], func(t *testing.T, p *proxy, nodes []*node) {
+		hanging := p.clientWhereFewAre(nodes)
+		nodes[0].hangs.Store(true)
+		if p.kind.name == "HAProxy" {
+			p.endsAs(hanging, "1006")
+		}
+		livetest.Eventually(t, "answers one after another", func() bool {
 			for range 6 {
-				p.dial()
+				if !p.answersWithin(time.Second) {
+					return false
+				}
 			}
+			return true
 		})
-	}
+		for range 6 {
+			p.dial()
+		}
+	})
 }
 
 // nginx does not notice a node that hangs, and does not send every client to it either.
@@ -316,8 +304,7 @@ func (p *proxy) clientWhereFewAre(nodes []*node) *livetest.Client {
 // answersWithin says whether a node answers a request in this time.
 func (p *proxy) answersWithin(bound time.Duration) bool {
 	p.t.Helper()
-	client := http.Client{Timeout: bound, Transport: &http.Transport{TLSClientConfig: p.TLS, DisableKeepAlives: true}}
-	resp, err := client.Get(p.HTTP() + "/node")
+	resp, err := p.client(bound).Get(p.HTTP() + "/node")
 	if err != nil {
 		return false
 	}
